@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Python >= 3.11 with venv, make and the public package registries; nothing else.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Read by tests and benchmarks too: nothing may reach for a model hub or send usage statistics.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install demo check format test lock clean
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed ## create .venv and install the hash-pinned lock into it
+
+# uv is itself pinned in the lock: pip installs only that block of it, uv the rest (minutes faster than pip).
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "milvus-stream needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	awk '/^[a-z]/ {on = /^uv==/} on' requirements.lock > $(VENV)/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install ## start Kafka and Milvus Lite here, ingest real documents, search them
+	$(BIN)/milvus-stream demo $(ARGS)
+
+check: install ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## apply the formatter and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: install ## every test, against real Apache Kafka and a real Milvus server
+	$(BIN)/pytest $(ARGS)
+
+lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) .data .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist ./*.egg-info

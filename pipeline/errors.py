@@ -1,0 +1,80 @@
+"""Exceptions named for what the caller must do.
+
+MilvusStreamError                      exit code of a command that ends with it
+├── UsageError            fix the setting or argument named              2
+├── Unavailable           back off and try again; nothing happened       3
+│   ├── RateLimited       the same, after a longer wait                  3
+│   └── OutcomeUnknown    the same call again: it may have happened      3
+├── Mismatch              another schema, model or version is there      4
+├── NotFound              the collection or Milvus partition is not there 1
+├── RequestTooLarge       send the same rows in smaller requests         1
+├── RowsRefused           bisect: at least one row of these is bad       1
+├── RecordRejected        dead-letter this record                        1
+├── OffsetsLost           stop: records are gone from the topic          1
+├── MembershipLost        stop writing: another worker owns these        1
+└── Stopped               a stage ended early; the cause is chained      1
+"""
+
+
+class MilvusStreamError(Exception):
+    """Base of every error raised on purpose; `exit_code` is what a command ends with."""
+
+    exit_code = 1
+
+
+class UsageError(MilvusStreamError):
+    """A setting or argument is wrong; the message names it and says what to write instead."""
+
+    exit_code = 2
+
+
+class Unavailable(MilvusStreamError):
+    """Kafka, Milvus or the model cannot be used at the moment; the call had no effect and may be repeated later."""
+
+    exit_code = 3
+
+
+class RateLimited(Unavailable):
+    """The server asks for fewer requests; repeat later."""
+
+
+class OutcomeUnknown(Unavailable):
+    """No answer came in time: the call may have had its effect. Only idempotent calls may be repeated."""
+
+
+class Mismatch(MilvusStreamError):
+    """What is stored was made with another schema, model or version than the one configured."""
+
+    exit_code = 4
+
+
+class NotFound(MilvusStreamError):
+    """The collection or Milvus partition named does not exist."""
+
+
+class RequestTooLarge(MilvusStreamError):
+    """The request is over the server's message limit; split it."""
+
+
+class RowsRefused(MilvusStreamError):
+    """Milvus refused the whole request because of the content of at least one row."""
+
+
+class RecordRejected(MilvusStreamError):
+    """This record can never be stored; `reason` is a stable word for metrics and filters, the message the detail."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class OffsetsLost(MilvusStreamError):
+    """The next offset to read no longer exists in the topic: records were lost; the message gives how many."""
+
+
+class MembershipLost(MilvusStreamError):
+    """This worker no longer owns its Kafka partitions (or was fenced); it must not write for them any more."""
+
+
+class Stopped(MilvusStreamError):
+    """A stage of the flow has ended; `__cause__` tells why."""

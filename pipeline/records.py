@@ -1,0 +1,153 @@
+"""The frozen values that flow, in the order they come into being.
+
+SourceRecord -> Operation (Put | Delete | Rejected) -> Chunk -> Write -> Receipt
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+
+MAX_DOC_ID_BYTES = 1024
+"""Limit of the `doc_id` field in UTF-8 bytes: Milvus counts VARCHAR in bytes."""
+MAX_TEXT_BYTES = 65_535
+"""Limit of the `text` field of one row in UTF-8 bytes: the largest VARCHAR Milvus has."""
+MAX_METADATA_BYTES = 65_536
+"""Limit of one row's metadata as JSON, in bytes: Milvus's limit of a dynamic field."""
+
+
+class Position(NamedTuple):
+    """Where a record stands in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One Kafka record as it was read: raw bytes, nothing decoded."""
+
+    position: Position
+    timestamp_ms: int
+    """Kafka's record timestamp, epoch milliseconds."""
+    key: bytes | None
+    value: bytes | None
+    """None is a tombstone; b"" is an empty value and not the same."""
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and header values: what the byte budgets count."""
+        size = len(self.key or b"") + len(self.value or b"")
+        if self.headers:
+            size += sum(len(name) + len(value or b"") for name, value in self.headers)
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a record says about one document."""
+
+    doc_id: str
+    text: str
+    event_time: int
+    """Epoch milliseconds; decides the Milvus partition."""
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Every other field of the record, by the names the rows will carry (collisions are already renamed)."""
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Store this document as the current version of its key."""
+
+    position: Position
+    timestamp_ms: int
+    document: Document
+    version: int | None = None
+    """From `record.version_field`; None: the Kafka position is the version."""
+
+    @property
+    def key(self) -> tuple[str | None, str]:
+        """Tenant and doc_id: what identifies the document."""
+        return self.document.tenant, self.document.doc_id
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove the document with this key."""
+
+    position: Position
+    timestamp_ms: int
+    doc_id: str
+    tenant: str | None = None
+    version: int | None = None
+
+    @property
+    def key(self) -> tuple[str | None, str]:
+        """Tenant and doc_id: what identifies the document."""
+        return self.tenant, self.doc_id
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that can never be stored; it goes to the dead-letter topic with what is said here."""
+
+    record: SourceRecord
+    stage: str
+    """decode | validate | embed | write."""
+    reason: str
+    """A stable snake_case word, for metrics and `dlq list --reason`."""
+    message: str
+    """One sentence: what is wrong, with which field, and what would be right. Never holds document text."""
+    error_class: str = "pipeline.errors.RecordRejected"
+
+    @property
+    def position(self) -> Position:
+        """Where the record stands in Kafka."""
+        return self.record.position
+
+
+Operation: TypeAlias = Put | Delete | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of one document's text, as the model will read it."""
+
+    index: int
+    """Counts from 0 without a gap within the document."""
+    start: int
+    end: int
+    """Characters [start, end) of the document's text. Neighbours touch or overlap, so all chunks cover the text."""
+    text: str
+    token_ids: NDArray[np.int32]
+    """The model's token ids of this chunk, shape (n,), without special tokens or prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPut:
+    """A document ready to be stored."""
+
+    put: Put
+    chunks: Sequence[Chunk]
+    vectors: NDArray[np.float32]
+    """Shape (len(chunks), dimension), finite."""
+
+
+Write: TypeAlias = EmbeddedPut | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """These records are finished: durable in Milvus, resolved by a later record, or confirmed in the dead-letter topic.
+
+    Only now may an offset at or above them be committed.
+    """
+
+    positions: Sequence[Position]
