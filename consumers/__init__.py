@@ -1,0 +1,1 @@
+"""The processes: workers, jobs and commands built from the pipeline."""

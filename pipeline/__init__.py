@@ -1,0 +1,1 @@
+"""The library: documents, vectors, Milvus. It knows no Kafka, no configuration and no process."""

@@ -1,0 +1,1 @@
+"""Everything spoken to Kafka: source, offsets, rebalance, dead letters."""

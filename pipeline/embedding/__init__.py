@@ -1,0 +1,1 @@
+"""From chunks to vectors: loading a model, packing its input, running it."""

@@ -1,0 +1,1 @@
+"""From a request to hits: filters, the plan of Milvus partitions, the search."""

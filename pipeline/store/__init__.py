@@ -1,0 +1,1 @@
+"""From vectors to Milvus: schema, time partitions, ledger, writer, flush governor, client."""

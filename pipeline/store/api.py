@@ -161,7 +161,7 @@ class MilvusApi(Protocol):
         """Rows that a strong read sees, deletes taken into account."""
 
     def flush(self, collection: str) -> None:
-        """Seal and persist what was acknowledged before the call; returns when that is done. Never call it per batch."""
+        """Seal and persist what was acknowledged before the call; returns when done. Never call it per batch."""
 
     def close(self) -> None:
         """Close the connection; further calls raise `Unavailable`."""
