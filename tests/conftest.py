@@ -1,0 +1,53 @@
+"""Fixtures every test may use: the servers, unique names and topics."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from kafka.admin import KafkaAdminClient
+
+from tests.support.names import unique
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> str:
+    """`host:port` of a real Apache Kafka."""
+    return os.environ["KAFKA_BOOTSTRAP"]
+
+
+@pytest.fixture(scope="session")
+def milvus_uri() -> str:
+    """Address of a real Milvus server (2.3.5 or newer)."""
+    return os.environ["MILVUS_URI"]
+
+
+@pytest.fixture(scope="session")
+def milvus_lite_uri() -> str:
+    """Address of a Milvus Lite server."""
+    return os.environ["MILVUS_LITE_URI"]
+
+
+@pytest.fixture
+def unique_name() -> Callable[..., str]:
+    """`unique_name(prefix)`: a name for a topic, group or collection that nothing else uses."""
+    return unique
+
+
+@pytest.fixture
+def make_topic(kafka_bootstrap: str) -> Iterator[Callable[..., str]]:
+    """`make_topic(partitions=1, prefix="topic", configs={...})` creates a topic, deleted after the test."""
+    created: list[str] = []
+    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
+
+        def make(partitions: int = 1, *, prefix: str = "topic", configs: dict[str, str] | None = None) -> str:
+            name = unique(prefix)
+            admin.create_topics(
+                {name: {"num_partitions": partitions, "replication_factor": 1, "configs": configs or {}}}
+            )
+            created.append(name)
+            return name
+
+        yield make
+        if created:
+            admin.delete_topics(created)
