@@ -5,7 +5,7 @@ SourceRecord -> Operation (Put | Delete | Rejected) -> Chunk -> Write -> Receipt
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,29 @@ class Rejected:
 
 
 Operation: TypeAlias = Put | Delete | Rejected
+
+
+class Tokens(NamedTuple):
+    """One text as the model's tokenizer reads it, without special tokens; three arrays of one length."""
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    """Characters [start, end) of the text that each token stands for."""
+    ends: NDArray[np.int32]
+
+
+class Tokenizer(Protocol):
+    """What chunking asks of a model's tokenizer; the embedding room provides it."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens one chunk may have: the model's limit less special tokens and document prompt."""
+
+    def tokenize(self, texts: Sequence[str], fits: int = 0) -> list[Tokens]:
+        """Tokens of each text, nothing truncated.
+
+        Of a text with at most `fits` tokens `starts` and `ends` may be left empty: it will not be cut.
+        """
 
 
 @dataclass(frozen=True, slots=True)
