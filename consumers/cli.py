@@ -1,0 +1,299 @@
+"""The commands of `milvus-stream`: they translate arguments and errors, and nothing more.
+
+Data goes to stdout, progress and logs to stderr. Exit codes: 0 done (also after a graceful SIGTERM), 1 failed, 2 usage
+or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from consumers.settings import Settings, environment, load_settings, shown
+from pipeline.errors import MilvusStreamError
+
+app = typer.Typer(
+    name="milvus-stream",
+    help="Kafka topics, searchable by meaning in Milvus.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at and check the configuration.", no_args_is_help=True)
+local_app = typer.Typer(help="Apache Kafka and Milvus on this machine.", no_args_is_help=True)
+dlq_app = typer.Typer(help="The dead-letter topic.", no_args_is_help=True)
+collections_app = typer.Typer(help="The collections in Milvus.", no_args_is_help=True)
+for name, group in (
+    ("config", config_app),
+    ("local", local_app),
+    ("dlq", dlq_app),
+    ("collections", collections_app),
+):
+    app.add_typer(group, name=name)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override one setting")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+
+
+def main() -> None:
+    """Run the command line; every error raised on purpose becomes one line on stderr and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except MilvusStreamError as error:
+        sys.stderr.write(f"milvus-stream: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python would print a traceback when flushing stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _load(config: Path | None, sets: list[str] | None) -> Settings:
+    from pipeline.telemetry import configure_logging
+
+    settings = load_settings(config, environment(), sets or ())
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    return settings
+
+
+def _print(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event set by the first SIGTERM or SIGINT; the second one ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
+
+
+# --- workers -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def ingest(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    until_caught_up: Annotated[
+        bool, typer.Option(help="end when everything present at the start is durable and committed")
+    ] = False,
+    max_records: Annotated[int | None, typer.Option(min=1, help="end after this many records")] = None,
+    json_: Json = False,
+) -> None:
+    """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
+    stop = _stop_on_signals()
+    settings = _load(config, sets)
+    from consumers import wiring
+
+    with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
+        process = wiring.ingest(settings, api, model, until_caught_up=until_caught_up, max_records=max_records)
+        summary = process.run(stop)
+    if json_:
+        _print(summary.as_dict())
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    host: Annotated[str | None, typer.Option(help="[default: query.host]")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="[default: query.port]")] = None,
+) -> None:
+    """Run a query worker: searches over HTTP, POST /v1/search."""
+    overrides = [f"query.host={host}"] * (host is not None) + [f"query.port={port}"] * (port is not None)
+    settings = _load(config, [*(sets or ()), *overrides])
+    from consumers import wiring
+
+    with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
+        wiring.serve(settings, api, model)
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="what to look for")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    limit: Annotated[int, typer.Option(min=1)] = 10,
+    last: Annotated[str | None, typer.Option(metavar="24h", help="only documents of this long ago until now")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, inclusive")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339, exclusive")] = None,
+    where: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="metadata filter; repeatable")] = None,
+    json_: Json = False,
+) -> None:
+    """Search once, without a server."""
+    settings = _load(config, sets)
+    from consumers.commands import search as command
+
+    command.run(settings, text, limit=limit, last=last, from_=from_, to=to, where=where or [], as_json=json_)
+
+
+# --- a look inside -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
+    """Lag by Kafka partition, rows, Milvus partitions, dead letters, model."""
+    settings = _load(config, sets)
+    from consumers.commands import status as command
+
+    report = command.collect(settings)
+    _print(report) if json_ else command.show(report)
+
+
+@app.command()
+def doctor(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
+    """Check everything a worker needs; exit 5 if something is wrong."""
+    settings = _load(config, sets)
+    from consumers.commands import doctor as command
+
+    findings = command.examine(settings)
+    _print([finding.as_dict() for finding in findings]) if json_ else command.show(findings)
+    raise typer.Exit(command.exit_code(findings))
+
+
+@dlq_app.command("list")
+def dlq_list(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    limit: Annotated[int, typer.Option(min=1, help="newest first")] = 20,
+    reason: Annotated[str | None, typer.Option(help="only this reason, e.g. invalid_json")] = None,
+    json_: Json = False,
+) -> None:
+    """List dead letters: where each record came from and why it was rejected."""
+    settings = _load(config, sets)
+    from consumers.commands import dead_letters as command
+
+    letters = command.newest(settings, limit, reason)
+    _print([letter.as_dict(with_value=False) for letter in letters]) if json_ else command.show_list(letters)
+
+
+@dlq_app.command("show")
+def dlq_show(
+    position: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="as printed by `dlq list`")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    json_: Json = False,
+) -> None:
+    """Show one dead letter whole: reason, headers, key and value."""
+    settings = _load(config, sets)
+    from consumers.commands import dead_letters as command
+
+    letter = command.one(settings, position)
+    _print(letter.as_dict(with_value=True)) if json_ else command.show_one(letter)
+
+
+@collections_app.command("list")
+def collections_list(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
+    """List the collections made by milvus-stream, with rows and model."""
+    settings = _load(config, sets)
+    from consumers.commands import collections as command
+
+    rows = command.list_all(settings)
+    _print(rows) if json_ else command.show_list(rows)
+
+
+@collections_app.command("info")
+def collections_info(
+    name: Annotated[str | None, typer.Argument(help="[default: milvus.collection]")] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    json_: Json = False,
+) -> None:
+    """Show one collection: fields, index and its progress, model, rows by Milvus partition."""
+    settings = _load(config, sets)
+    from consumers.commands import collections as command
+
+    info = command.info(settings, name or settings.milvus.collection)
+    _print(info) if json_ else command.show_info(info)
+
+
+@collections_app.command("drop")
+def collections_drop(
+    name: Annotated[str, typer.Argument(help="the collection; its ledger goes with it")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Remove a collection with all its rows."""
+    settings = _load(config, sets)
+    from consumers.commands import collections as command
+
+    command.drop(settings, name, dry_run=dry_run, yes=yes)
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
+    """Print the configuration in force (file, environment, --set and defaults together), secrets masked."""
+    import yaml
+
+    values = shown(_load(config, sets))
+    _print(values) if json_ else sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+@config_app.command("lint")
+def config_lint(config: ConfigFile = None, sets: Sets = None) -> None:
+    """Check the configuration without connecting to anything."""
+    settings = _load(config, sets)
+    from consumers import wiring
+
+    wiring.check(settings)
+    sys.stderr.write("the configuration is valid\n")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration file."""
+    _print(Settings.model_json_schema())
+
+
+# --- on this machine -----------------------------------------------------------------------------------------------
+
+
+@local_app.command("up")
+def local_up(
+    milvus: Annotated[Literal["lite", "standalone"], typer.Option(help="Milvus Lite, or a full server")] = "lite",
+    directory: Annotated[Path | None, typer.Option("--dir", help="data folder [default: a temporary one]")] = None,
+    kafka_port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")] = None,
+    milvus_port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")] = None,
+) -> None:
+    """Run Apache Kafka and Milvus on loopback until SIGTERM; prints their addresses as one JSON line."""
+    from consumers.local import run_local
+
+    run_local(milvus, directory, kafka_port, milvus_port)
+
+
+@app.command()
+def demo(
+    documents: Annotated[int, typer.Option(min=10, help="how many to publish")] = 1500,
+    keep: Annotated[bool, typer.Option("--keep", help="leave everything running")] = False,
+) -> None:
+    """The whole thing on this machine: Kafka, Milvus Lite, documents, an ingest worker, a query worker, searches."""
+    from consumers.commands.demo import run_demo
+
+    run_demo(documents, keep=keep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the commands do; `consumers.cli` translates the arguments to these."""

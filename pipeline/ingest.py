@@ -1,0 +1,402 @@
+"""The ingest flow, top-down: decode, fold, plan, chunk | embed | write, acknowledge.
+
+Three threads joined by bounded lanes; batches stay in the order they were submitted, so that the operations of one
+key are applied in order and the ledger rows of one batch are final before the next batch's are begun.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import structlog
+
+from pipeline.batching import Batch
+from pipeline.chunking import Chunker
+from pipeline.embedding import Embedder
+from pipeline.errors import MilvusStreamError, Stopped, Unavailable
+from pipeline.intake import Decoder, fold
+from pipeline.lanes import Lane
+from pipeline.records import (
+    Chunk,
+    Delete,
+    EmbeddedPut,
+    Position,
+    Put,
+    Receipt,
+    Rejected,
+    SourceRecord,
+)
+from pipeline.store import FlushGovernor, Plan, Writer
+from pipeline.telemetry import IngestMetrics
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+KafkaPartition = tuple[str, int]
+
+
+class DeadLetterSink(Protocol):
+    """Where rejected records go; it confirms each one with a receipt of its own."""
+
+    def send(self, rejected: Rejected) -> None:
+        """Take charge of the record; returns at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowPolicy:
+    """How the flow runs."""
+
+    append: bool
+    """Every record is a document of its own: no fold, no ledger."""
+    window_tokens: int = 65_536
+    """Batches already waiting are embedded together up to this many tokens: sorted by length they pad less."""
+    retry_delay_s: float = 0.5
+    """First pause after Milvus failed; doubles up to `retry_cap_s`, jittered."""
+    retry_cap_s: float = 30.0
+
+
+@dataclass(slots=True)
+class _Work:
+    """One micro-batch on its way through the stages."""
+
+    batch: Batch
+    number: int
+    started: float
+    plan: Plan = field(init=False)
+    chunks: Sequence[Sequence[Chunk]] = ()
+    embedded: Sequence[EmbeddedPut] = ()
+    finished: Counter[str] = field(default_factory=Counter)
+    rejected: set[Position] = field(default_factory=set)
+    embed_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(chunk.token_ids) for document in self.chunks for chunk in document)
+
+
+@dataclass(frozen=True, slots=True)
+class _Barrier:
+    """Goes through every stage behind the batches before it; whoever set it waits until it has reached the end."""
+
+    passed: threading.Event = field(default_factory=threading.Event)
+
+
+class IngestFlow:
+    """Turns submitted batches into receipts.
+
+    `submit` never blocks: the caller watches `buffered_bytes` and stops reading Kafka when it is too much. The first
+    error of any stage ends all of them and is raised by `check`. Milvus being away is not an error: the stage waits
+    and tries again for as long as it takes, `trouble` says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        chunker: Chunker,
+        embedder: Embedder,
+        writer: Writer,
+        governor: FlushGovernor,
+        dead_letters: DeadLetterSink,
+        metrics: IngestMetrics,
+        policy: FlowPolicy,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._decoder = decoder
+        self._chunker = chunker
+        self._embedder = embedder
+        self._writer = writer
+        self._governor = governor
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._policy = policy
+        self._wall_clock = wall_clock
+        self._incoming: Lane[_Work | _Barrier] = Lane()
+        self._to_embed: Lane[_Work | _Barrier] = Lane(4)
+        self._to_write: Lane[_Work | _Barrier] = Lane(2)
+        self._lock = threading.Lock()
+        self._buffered_bytes = 0
+        self._unwritten: Counter[KafkaPartition] = Counter()
+        self._abandoned: dict[KafkaPartition, int] = {}
+        self._number = 0
+        self._error: BaseException | None = None
+        self._ending = threading.Event()
+        self._trouble: dict[str, str] = {}
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(stage,), name=f"ingest-{name}", daemon=True)
+            for name, stage in (("prepare", self._prepare), ("embed", self._embed), ("write", self._write))
+        ]
+
+    # --- the caller's side -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the stages."""
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, batch: Batch) -> None:
+        """Take charge of a batch; its records come back in receipts. Never blocks. Raises Stopped after an error."""
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._buffered_bytes += batch.size
+            for record in batch.records:
+                self._unwritten[record.position[:2]] += 1
+        self._metrics.batches.labels(batch.trigger).inc()
+        self._metrics.batch_records.observe(len(batch.records))
+        self._incoming.put(_Work(batch, number, time.monotonic()))
+
+    def forget(self) -> None:
+        """After an assignment: what was read of stored documents may be outdated; read anew behind the batches before."""
+        self._incoming.put(_Barrier())
+
+    def abandon(self, partitions: Collection[KafkaPartition]) -> None:
+        """These belong to another worker now: what of them is not yet being written never will be."""
+        with self._lock:
+            self._abandoned.update(dict.fromkeys(partitions, self._number))
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of records submitted and not yet acknowledged by Milvus."""
+        return self._buffered_bytes
+
+    def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
+        """Records of these Kafka partitions submitted and not yet acknowledged."""
+        with self._lock:
+            return sum(self._unwritten[partition] for partition in partitions)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every record submitted has been acknowledged or handed to the dead letters."""
+        return not any(self._unwritten.values())
+
+    @property
+    def trouble(self) -> Mapping[str, str]:
+        """By stage: why it is waiting for Milvus at the moment."""
+        return dict(self._trouble)
+
+    def check(self) -> None:
+        """Raise the error that ended the flow, if one did."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self, timeout_s: float) -> bool:
+        """Let the stages finish what was submitted; False if they were cut off after `timeout_s` or had failed."""
+        self._incoming.close()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        finished = not any(thread.is_alive() for thread in self._threads)
+        self._end()
+        return finished and self._error is None
+
+    # --- stage 1: decode, fold, plan, chunk --------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        while (item := self._incoming.get()) is not None:
+            if isinstance(item, _Work):
+                self._prepare_batch(item)
+                self._to_embed.put(item)
+            else:
+                self._to_embed.put(item)
+                while not item.passed.wait(0.2):
+                    if self._ending.is_set():
+                        raise Stopped("the flow has ended")
+                self._writer.forget()
+        self._to_embed.close()
+
+    def _prepare_batch(self, work: _Work) -> None:
+        now_ms = int(self._wall_clock() * 1000)
+        decode = self._decoder.decode
+        operations = [decode(record, now_ms) for record in self._kept(work, work.batch.records)]
+        self._reject(work, [operation for operation in operations if isinstance(operation, Rejected)])
+        puts_and_deletes = [operation for operation in operations if not isinstance(operation, Rejected)]
+        if not self._policy.append:
+            kept = fold(puts_and_deletes).operations
+            work.finished["folded"] = len(puts_and_deletes) - len(kept)
+            puts_and_deletes = list(kept)
+        work.plan = plan = self._persistently("plan", lambda: self._writer.plan(puts_and_deletes))
+        work.finished["unchanged"] = plan.unchanged
+        work.finished["stale"] = plan.stale
+        self._refuse(work, plan.refused, "write")
+        work.chunks = self._chunker.chunk([put.document.text for put in plan.to_embed])
+
+    def _kept(self, work: _Work, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
+        if not self._abandoned:
+            return records
+        return [record for record in records if not self._is_abandoned(work, record.position)]
+
+    def _is_abandoned(self, work: _Work, position: Position) -> bool:
+        return self._abandoned.get(position[:2], 0) >= work.number
+
+    # --- stage 2: embed ----------------------------------------------------------------------------------------
+
+    def _embed(self) -> None:
+        while (item := self._to_embed.get()) is not None:
+            if isinstance(item, _Work):
+                window = [item]
+                tokens = item.tokens
+                while tokens < self._policy.window_tokens and (more := self._to_embed.get_ready(_Work)) is not None:
+                    window.append(more)
+                    tokens += more.tokens
+                self._embed_window(window)
+                for work in window:
+                    self._to_write.put(work)
+            else:
+                self._to_write.put(item)
+        self._to_write.close()
+
+    def _embed_window(self, window: Sequence[_Work]) -> None:
+        chunks = [chunk for work in window for document in work.chunks for chunk in document]
+        if not chunks:
+            return
+        started = time.monotonic()
+        vectors = self._embedder.embed(chunks)
+        elapsed = time.monotonic() - started
+        self._metrics.embedding_seconds.observe(elapsed)
+        self._metrics.embedding_chunks.inc(len(chunks))
+        self._metrics.embedding_tokens.inc(sum(work.tokens for work in window))
+        finite = np.isfinite(vectors).all(axis=1)
+        at = 0
+        for work in window:
+            work.embed_s = elapsed
+            embedded = []
+            for put, document in zip(work.plan.to_embed, work.chunks, strict=True):
+                rows = slice(at, at + len(document))
+                at += len(document)
+                if finite[rows].all():
+                    embedded.append(EmbeddedPut(put, document, vectors[rows]))
+                else:
+                    message = f"the model gave NaN or infinity for {int((~finite[rows]).sum())} of its chunks"
+                    self._refuse(work, [(put, "vector_not_finite", message)], "embed")
+            work.embedded = embedded
+            work.chunks = ()
+
+    # --- stage 3: write ----------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        while (item := self._to_write.get()) is not None:
+            if isinstance(item, _Work):
+                self._write_batch(item)
+            else:
+                item.passed.set()
+
+    def _write_batch(self, work: _Work) -> None:
+        started = time.monotonic()
+        plan, embedded = work.plan, work.embedded
+        if self._abandoned:
+            plan = plan.without(lambda operation: self._is_abandoned(work, operation.position))
+            embedded = [item for item in embedded if not self._is_abandoned(work, item.put.position)]
+        applied = self._persistently("write", lambda: self._writer.apply(plan, embedded))
+        self._refuse(work, applied.refused, "write")
+        write_s = time.monotonic() - started
+        work.finished["written"] = len(embedded) - sum(isinstance(item[0], Put) for item in applied.refused)
+        work.finished["deleted"] = len(plan.deletes) - sum(isinstance(item[0], Delete) for item in applied.refused)
+        self._acknowledge(work, applied.rows_written + applied.rows_deleted)
+        log.info(
+            "batch.written",
+            batch=work.number,
+            records=len(work.batch.records),
+            positions=_ranges(work.batch.records),
+            **{name: count for name, count in work.finished.items() if count},
+            rows=applied.rows_written,
+            rows_deleted=applied.rows_deleted,
+            embed_ms=round(work.embed_s * 1000),
+            write_ms=round(write_s * 1000),
+            total_ms=round((time.monotonic() - work.started) * 1000),
+        )
+
+    def _acknowledge(self, work: _Work, rows: int) -> None:
+        now = self._wall_clock()
+        fresh = self._metrics.freshness.labels("acked")
+        positions = []
+        for record in work.batch.records:
+            if record.position not in work.rejected and not self._is_abandoned(work, record.position):
+                positions.append(record.position)
+                fresh.observe(max(0.0, now - record.timestamp_ms / 1000))
+        for outcome, count in work.finished.items():
+            self._metrics.records.labels(outcome).inc(count)
+        with self._lock:
+            self._buffered_bytes -= work.batch.size
+            self._unwritten.subtract(Counter(record.position[:2] for record in work.batch.records))
+        self._metrics.buffered_bytes.set(self._buffered_bytes)
+        self._governor.acked(Receipt(positions), rows)
+
+    # --- what the stages share ---------------------------------------------------------------------------------
+
+    def _refuse(self, work: _Work, refused: Sequence[tuple[Put | Delete, str, str]], stage: str) -> None:
+        if refused:
+            records = {record.position: record for record in work.batch.records}
+            self._reject(
+                work,
+                [Rejected(records[operation.position], stage, reason, text) for operation, reason, text in refused],
+            )
+
+    def _reject(self, work: _Work, rejected: Sequence[Rejected]) -> None:
+        for item in rejected:
+            work.rejected.add(item.position)
+            self._metrics.dead_letters.labels(item.reason).inc()
+            self._dead_letters.send(item)
+            log.debug("record.rejected", position=_name(item.position), reason=item.reason, why=item.message)
+        work.finished["dead_lettered"] += len(rejected)
+
+    def _persistently(self, stage: str, call: Callable[[], T]) -> T:
+        """Repeat an idempotent call for as long as Milvus cannot be used: an outage skips and dead-letters nothing."""
+        delay = self._policy.retry_delay_s
+        while True:
+            try:
+                result = call()
+            except Unavailable as error:
+                if stage not in self._trouble:
+                    log.warning("milvus.unavailable", stage=stage, why=str(error), what="waiting and trying again")
+                self._trouble[stage] = str(error)
+                self._metrics.retries.labels(stage).inc()
+                if self._ending.wait(delay * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
+                    raise Stopped("ended while waiting for Milvus") from error
+                delay = min(2 * delay, self._policy.retry_cap_s)
+            else:
+                if self._trouble.pop(stage, None) is not None:
+                    log.info("milvus.available", stage=stage)
+                return result
+
+    def _guarded(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except Stopped as error:
+            self._fail(error)
+        except MilvusStreamError as error:
+            self._fail(error)
+        except BaseException as error:  # the edge of the thread: nothing may die unseen
+            log.exception("flow.failed")
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._error is None and not self._ending.is_set():
+                self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._ending.set()
+        for lane in (self._incoming, self._to_embed, self._to_write):
+            lane.abort()
+
+
+def _name(position: Position) -> str:
+    return f"{position.topic}/{position.partition}/{position.offset}"
+
+
+def _ranges(records: Sequence[SourceRecord]) -> str:
+    """`topic/partition/first-last` for each Kafka partition in the batch."""
+    ranges: dict[KafkaPartition, tuple[int, int]] = {}
+    for record in records:
+        topic, partition, offset = record.position
+        first, _ = ranges.get((topic, partition), (offset, offset))
+        ranges[topic, partition] = (first, offset)
+    return " ".join(f"{topic}/{number}/{first}-{last}" for (topic, number), (first, last) in ranges.items())
