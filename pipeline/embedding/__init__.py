@@ -1,1 +1,11 @@
-"""From chunks to vectors: loading a model, packing its input, running it."""
+"""From chunks to vectors: loading a model, packing its input, running it.
+
+torch is imported when a model is loaded, not with this package.
+"""
+
+from pipeline.embedding.api import Embedder, EmbeddingSettings, ModelStamp
+from pipeline.embedding.hash_embedder import HashEmbedder
+from pipeline.embedding.load import load_embedder
+from pipeline.embedding.query_batcher import QueryBatcher
+
+__all__ = ["Embedder", "EmbeddingSettings", "HashEmbedder", "ModelStamp", "QueryBatcher", "load_embedder"]

