@@ -1,1 +1,45 @@
-"""Everything spoken to Kafka: source, offsets, rebalance, dead letters."""
+"""Everything spoken to Kafka: source, offsets, rebalance, dead letters.
+
+What reaches a caller are the values of `pipeline.records` and the errors of `pipeline.errors`.
+"""
+
+from consumers.kafka.admin import (
+    BrokerInfo,
+    PartitionLag,
+    broker_info,
+    ensure_dead_letter_topic,
+    group_lag,
+    topic_partitions,
+)
+from consumers.kafka.connection import KafkaSettings
+from consumers.kafka.dead_letters import DeadLetterPolicy, DeadLetters, DeadLetterTopic
+from consumers.kafka.letters import DeadLetter, describe
+from consumers.kafka.offsets import KafkaPartition, OffsetTracker
+from consumers.kafka.reader import newest, offsets_at, read_range, topic_ranges
+from consumers.kafka.rebalance import RebalanceHandler
+from consumers.kafka.source import KafkaSource, Lag, Source
+
+__all__ = [
+    "BrokerInfo",
+    "DeadLetter",
+    "DeadLetterPolicy",
+    "DeadLetterTopic",
+    "DeadLetters",
+    "KafkaPartition",
+    "KafkaSettings",
+    "KafkaSource",
+    "Lag",
+    "OffsetTracker",
+    "PartitionLag",
+    "RebalanceHandler",
+    "Source",
+    "broker_info",
+    "describe",
+    "ensure_dead_letter_topic",
+    "group_lag",
+    "newest",
+    "offsets_at",
+    "read_range",
+    "topic_partitions",
+    "topic_ranges",
+]

@@ -1,0 +1,181 @@
+"""A rejected record as a dead letter and back: Kafka Connect's headers, so that any tool can read why."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.records import Position, Rejected, SourceRecord
+
+CONNECT = "__connect.errors."
+"""Prefix of the headers that Kafka Connect writes (DeadLetterQueueReporter.java): UTF-8 strings, all of them."""
+OWN = "milvus-stream."
+"""Prefix of the headers that Kafka Connect has no name for."""
+
+MAX_MESSAGE_BYTES = 1_024
+MAX_STACK_BYTES = 8_192
+_SMALLEST_LIMIT = 1_024
+_RECORD_OVERHEAD = 128
+"""Record and batch framing in bytes, generously."""
+_HEADER_OVERHEAD = 10
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is produced to the dead-letter topic."""
+
+    position: Position
+    """Of the rejected record."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, about."""
+        return _RECORD_OVERHEAD + len(self.key or b"") + len(self.value or b"") + _headers_size(self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record of the dead-letter topic, read back."""
+
+    record: SourceRecord
+    """As it stands in the dead-letter topic."""
+    topic: str
+    partition: int | None
+    offset: int | None
+    stage: str
+    reason: str
+    """`unknown` where another program wrote it."""
+    message: str
+    original_headers: tuple[tuple[str, bytes | None], ...]
+    """The headers the rejected record had."""
+    truncated: bool
+    """Key, value or headers did not fit and are not all there."""
+
+
+def letter(rejected: Rejected, *, pipeline: str, worker: str) -> Letter:
+    """The dead letter of a rejected record: key, value, headers and timestamp unchanged, the reason in headers.
+
+    A header of the record that already has one of these names stays as it is, as in Kafka Connect. kafka-python
+    cannot send a header without a value: it becomes an empty one, and `milvus-stream.null-headers` lists its index.
+    """
+    record = rejected.record
+    headers: list[tuple[str, bytes]] = [(name, value or b"") for name, value in record.headers]
+    taken = {name for name, _ in record.headers}
+    about = {
+        CONNECT + "topic": record.position.topic,
+        CONNECT + "partition": str(record.position.partition),
+        CONNECT + "offset": str(record.position.offset),
+        CONNECT + "connector.name": pipeline,
+        CONNECT + "task.id": worker,
+        CONNECT + "stage": rejected.stage,
+        CONNECT + "class.name": f"pipeline.{_ROOMS.get(rejected.stage, rejected.stage)}",
+        CONNECT + "exception.class.name": rejected.error_class,
+        CONNECT + "exception.message": _cut(rejected.message, MAX_MESSAGE_BYTES),
+        # There is no call stack worth keeping behind a rejected record: the first line of one says it all.
+        CONNECT + "exception.stacktrace": _cut(f"{rejected.error_class}: {rejected.message}", MAX_STACK_BYTES),
+        OWN + "reason": rejected.reason,
+    }
+    nulls = ",".join(str(index) for index, (_, value) in enumerate(record.headers) if value is None)
+    if nulls:
+        about[OWN + "null-headers"] = nulls
+    headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
+    return Letter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
+
+
+_ROOMS: Mapping[str, str] = {
+    "decode": "intake.Decoder",
+    "validate": "intake.Decoder",
+    "embed": "embedding.Embedder",
+    "write": "store.Writer",
+}
+
+
+def fitted(whole: Letter, limit: int) -> Letter:
+    """The letter cut to `limit` bytes: first the value, then the record's own headers, then the key.
+
+    What was cut is named in headers with its full size and SHA-256, so that it can be found again in the source topic
+    by its position and verified. Raises ValueError for a limit under which the reason itself does not fit.
+    """
+    if whole.size <= limit:
+        return whole
+    if limit < _SMALLEST_LIMIT:
+        raise ValueError(f"a dead-letter topic that takes only {limit} bytes a record is of no use")
+    notes: list[tuple[str, bytes]] = []
+    value, key, headers = whole.value, whole.key, whole.headers
+
+    def excess() -> int:
+        return Letter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms).size - limit
+
+    if value:
+        notes += _cut_note("value", value)
+        value = value[: max(0, len(value) - excess())]
+    if excess() > 0:
+        own = [pair for pair in headers if pair[0].startswith((CONNECT, OWN))]
+        notes.append((OWN + "dropped-headers", _utf8(str(len(headers) - len(own)))))
+        headers = tuple(own)
+    if excess() > 0 and key:
+        notes += _cut_note("key", key)
+        key = key[: max(0, len(key) - excess())]
+    while excess() > 0 and headers:
+        headers = headers[:-1]  # forged headers with our prefix can be of any size; the position stands first
+    return Letter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
+
+
+def retimed(whole: Letter) -> Letter:
+    """The letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`)."""
+    note = (OWN + "original-timestamp", _utf8(str(whole.timestamp_ms)))
+    return Letter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
+
+
+def describe(record: SourceRecord) -> DeadLetter:
+    """Read a record of the dead-letter topic; what another program left out is empty."""
+    headers = dict(reversed(record.headers))
+    nulls = {int(index) for index in _text(headers, OWN + "null-headers").split(",") if index.isdecimal()}
+    original = tuple(
+        (name, None if index in nulls else value)
+        for index, (name, value) in enumerate(record.headers)
+        if not name.startswith((CONNECT, OWN))
+    )
+    partition, offset = _text(headers, CONNECT + "partition"), _text(headers, CONNECT + "offset")
+    return DeadLetter(
+        record=record,
+        topic=_text(headers, CONNECT + "topic"),
+        partition=int(partition) if partition.isdecimal() else None,
+        offset=int(offset) if offset.isdecimal() else None,
+        stage=_text(headers, CONNECT + "stage"),
+        reason=_text(headers, OWN + "reason") or "unknown",
+        message=_text(headers, CONNECT + "exception.message"),
+        original_headers=original,
+        truncated=any(name.startswith((OWN + "truncated-", OWN + "dropped-")) for name, _ in record.headers),
+    )
+
+
+def _cut_note(part: str, whole: bytes) -> list[tuple[str, bytes]]:
+    digest = hashlib.sha256(whole).hexdigest()
+    return [
+        (f"{OWN}truncated-{part}-size", _utf8(str(len(whole)))),
+        (f"{OWN}truncated-{part}-sha256", _utf8(digest)),
+    ]
+
+
+def _headers_size(headers: Headers) -> int:
+    return sum(len(name.encode()) + len(value) + _HEADER_OVERHEAD for name, value in headers)
+
+
+def _cut(text: str, limit: int) -> str:
+    raw = _utf8(text)
+    return text if len(raw) <= limit else raw[:limit].decode("utf-8", "ignore")
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate can stand in a message that quotes a key; it must not stop the dead letter.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _text(headers: Mapping[str, bytes | None], name: str) -> str:
+    return (headers.get(name) or b"").decode("utf-8", "replace")

@@ -1,0 +1,162 @@
+"""Which offsets may be committed: for each Kafka partition the lowest one that is not finished."""
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
+
+from pipeline.records import Position
+
+KafkaPartition = tuple[str, int]
+"""Topic and partition number."""
+
+_OPEN = 1
+_DONE = 2
+_LARGEST_HOLE = 1_024
+_TRIM_AT = 65_536
+
+
+class _Run:
+    """Offsets taken one after the other: one byte each, 0 where the topic has a hole (compaction, transactions)."""
+
+    __slots__ = ("first", "head", "states")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.states = bytearray()
+        self.head = 0
+
+    def advance(self) -> int | None:
+        """The lowest open offset, None when none is left. Costs one byte scan in C over what was finished."""
+        index = self.states.find(_OPEN, self.head)
+        if index < 0:
+            return None
+        self.head = index
+        if index >= _TRIM_AT and index * 2 >= len(self.states):
+            del self.states[:index]
+            self.first += index
+            self.head = 0
+        return self.first + self.head
+
+
+class _Log:
+    """What was taken from one Kafka partition, in runs without large holes."""
+
+    __slots__ = ("committed", "next", "open", "runs")
+
+    def __init__(self, position: int) -> None:
+        self.committed = position
+        self.next = position
+        self.open = 0
+        self.runs: list[_Run] = []
+
+    def take(self, offset: int) -> None:
+        if offset < self.next:
+            raise ValueError(f"offset {offset} was taken after {self.next - 1}: assigned() must announce a rewind")
+        hole = offset - self.next
+        if not self.runs or hole > _LARGEST_HOLE:
+            self.runs.append(_Run(offset))
+        elif hole:
+            self.runs[-1].states.extend(bytes(hole))
+        self.runs[-1].states.append(_OPEN)
+        self.next = offset + 1
+        self.open += 1
+
+    def finish(self, offset: int) -> None:
+        runs = self.runs
+        if not runs:
+            return
+        run = runs[-1]
+        if offset < run.first:
+            place = bisect_right(runs, offset, key=_first)
+            if not place:
+                return
+            run = runs[place - 1]
+        index = offset - run.first
+        states = run.states
+        if index < len(states) and states[index] == _OPEN:
+            states[index] = _DONE
+            self.open -= 1
+
+    def lowest(self) -> int:
+        """The lowest offset that is not finished: what may be committed."""
+        finished = 0
+        lowest: int | None = None
+        for run in self.runs:
+            lowest = run.advance()
+            if lowest is not None:
+                break
+            finished += 1
+        del self.runs[:finished]
+        return self.next if lowest is None else lowest
+
+
+def _first(run: _Run) -> int:
+    return run.first
+
+
+class OffsetTracker:
+    """Offsets of the assigned Kafka partitions from being read to being finished. Not thread-safe; no I/O.
+
+    A record finishes in any order; only the unbroken run from the start may be committed. One byte an outstanding
+    record; offsets may have holes.
+    """
+
+    def __init__(self) -> None:
+        self._logs: dict[KafkaPartition, _Log] = {}
+
+    def assigned(self, positions: Mapping[KafkaPartition, int]) -> None:
+        """Begin at these offsets (the committed ones); what was known of these Kafka partitions is forgotten."""
+        for partition, position in positions.items():
+            self._logs[partition] = _Log(position)
+
+    def taken(self, positions: Iterable[Position]) -> None:
+        """Records were read, in the order of each Kafka partition. Raises ValueError where an offset goes back."""
+        logs = self._logs
+        name: KafkaPartition | None = None
+        log: _Log | None = None
+        for topic, partition, offset in positions:
+            if name is None or name[1] != partition or name[0] != topic:
+                name = (topic, partition)
+                log = logs.get(name)
+            if log is None:
+                raise ValueError(f"a record of {topic}/{partition} was taken, which is not assigned")
+            log.take(offset)
+
+    def done(self, positions: Iterable[Position]) -> None:
+        """These records are finished; unknown ones (of a Kafka partition given away since) are ignored."""
+        logs = self._logs
+        name: KafkaPartition | None = None
+        log: _Log | None = None
+        for topic, partition, offset in positions:
+            if name is None or name[1] != partition or name[0] != topic:
+                name = (topic, partition)
+                log = logs.get(name)
+            if log is not None:
+                log.finish(offset)
+
+    def committable(self) -> dict[KafkaPartition, int]:
+        """The offset to commit for each Kafka partition where it is past the last committed one."""
+        offsets: dict[KafkaPartition, int] = {}
+        for partition, log in self._logs.items():
+            lowest = log.lowest()
+            if lowest > log.committed:
+                offsets[partition] = lowest
+        return offsets
+
+    def committed(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """The broker has confirmed these commits."""
+        for partition, offset in offsets.items():
+            log = self._logs.get(partition)
+            if log is not None:
+                log.committed = max(log.committed, offset)
+
+    def dropped(self, partitions: Collection[KafkaPartition]) -> None:
+        """These Kafka partitions belong to another worker now."""
+        for partition in partitions:
+            self._logs.pop(partition, None)
+
+    def outstanding(self, partition: KafkaPartition | None = None) -> int:
+        """Records taken and not finished, of one Kafka partition or of all."""
+        if partition is not None:
+            log = self._logs.get(partition)
+            return 0 if log is None else log.open
+        return sum(log.open for log in self._logs.values())
