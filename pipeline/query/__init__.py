@@ -1,1 +1,35 @@
-"""From a request to hits: filters, the plan of Milvus partitions, the search."""
+"""From a request to hits: filters, the plan of Milvus partitions, the search.
+
+The parser is the same for HTTP and the command line; the searcher blocks and is shared by threads.
+"""
+
+from pipeline.query.answer import Found, Result, SearchAnswer, SearchAnswers, Searched, Timing, answer, answer_json
+from pipeline.query.filters import Filter, catalogue_of, compile_filter, parse_filter
+from pipeline.query.limits import InvalidRequest, Limits
+from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
+from pipeline.query.search import DeadlinePassed, Searcher, SearchSettings
+
+__all__ = [
+    "DeadlinePassed",
+    "Filter",
+    "Found",
+    "InvalidRequest",
+    "Limits",
+    "Result",
+    "SearchAnswer",
+    "SearchAnswers",
+    "SearchRequest",
+    "SearchSettings",
+    "Searched",
+    "Searcher",
+    "TimeRange",
+    "Timing",
+    "answer",
+    "answer_json",
+    "catalogue_of",
+    "compile_filter",
+    "parse_duration",
+    "parse_filter",
+    "parse_request",
+    "parse_time",
+]

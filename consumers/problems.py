@@ -1,0 +1,126 @@
+"""Errors on the wire: problem JSON (RFC 9457) for every one of them, and the security headers of every answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.errors import MilvusStreamError, Unavailable
+from pipeline.query.limits import InvalidRequest
+from pipeline.query.search import DeadlinePassed
+
+RETRY_AFTER_S = 1
+_TYPE = "urn:milvus-stream:problem:"
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request was not answered."""
+
+    status: int
+    code: str
+    """A stable word; the last part of the problem's `type`."""
+    title: str
+    detail: str
+    outcome: str
+    """The label of `query_requests_total`."""
+    more: Mapping[str, Any] | None = None
+    retry: bool = False
+    """The same request may succeed later."""
+
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """The HTTP answer."""
+        body = {"type": _TYPE + self.code, "title": self.title, "status": self.status, "detail": self.detail}
+        retry = {"retry-after": str(RETRY_AFTER_S)} if self.retry else {}
+        return Response(
+            orjson.dumps({**body, **(self.more or {})}),
+            self.status,
+            {**(headers or {}), **retry},
+            media_type="application/problem+json",
+        )
+
+
+class HttpProblem(MilvusStreamError):
+    """Carries a problem up to the edge."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def bad_body(status: int, code: str, title: str, detail: str) -> HttpProblem:
+    """A body that is not even JSON of a decent size."""
+    return HttpProblem(Problem(status, code, title, detail, "invalid"))
+
+
+def overloaded(detail: str) -> HttpProblem:
+    """As many searches as allowed are under way, or wait for the model."""
+    return HttpProblem(Problem(429, "overloaded", "Too many searches at a time", detail, "overloaded", retry=True))
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to tell the caller about an error; the text of an unforeseen one stays in the log."""
+    match error:
+        case HttpProblem():
+            return error.problem
+        case InvalidRequest():
+            more = {"at": error.at}
+            return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", more)
+        case DeadlinePassed() | TimeoutError():
+            detail = "there was no result in the time of the request; allow more with timeout_ms"
+            return Problem(504, "timeout", "The search took too long", detail, "timeout", retry=True)
+        case Unavailable():
+            return Problem(503, "unavailable", "Search is not available now", str(error), "unavailable", retry=True)
+        case _:
+            detail = "the search failed for a reason on our side; it is in the log"
+            return Problem(500, "internal", "Internal error", detail, "error")
+
+
+def http_problem(status: int, detail: str) -> Problem:
+    """The routing errors: no such path, wrong method."""
+    known = {404: ("not-found", "No such path"), 405: ("method-not-allowed", "Method not allowed")}
+    code, title = known.get(status, ("http", "The request was refused"))
+    return Problem(status, code, title, detail, "invalid")
+
+
+class Edge:
+    """The outermost layer: puts the security headers on every answer and lets no exception out unanswered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception as error:
+            if started:
+                raise
+            _log.exception("http.failed", path=scope["path"], error=type(error).__name__)
+            await problem_of(error).response()(scope, receive, guarded)

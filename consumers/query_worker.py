@@ -1,0 +1,69 @@
+"""The query worker's process: an HTTP server that starts on an address and stops when told."""
+
+import ipaddress
+import signal
+import socket
+import threading
+from contextlib import nullcontext
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from pipeline.errors import UsageError
+
+_log = structlog.get_logger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a graceful stop ends in a return: it would raise the signal once more, which is exit 143."""
+
+    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def serve(app: FastAPI, host: str, port: int, *, drain_s: float = 30.0) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what is under way for at most `drain_s`, then return.
+
+    `port` 0 takes a free one; the log line `query.listening` names it. Raises UsageError where the address is taken.
+    """
+    listener = _listen(host, port)
+    if not _loopback(host):
+        _log.warning("query.no_authentication", host=host, advice="anyone who reaches this port can search everything")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+    )
+    server = _Server(config)
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+    _log.info("query.listening", host=host, port=listener.getsockname()[1])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    _log.info("query.stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot listen on {host}:{port}: {reason}; change query.host or query.port") from error
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
