@@ -4,6 +4,7 @@ MilvusStreamError                      exit code of a command that ends with it
 ├── UsageError            fix the setting or argument named              2
 ├── Unavailable           back off and try again; nothing happened       3
 │   ├── RateLimited       the same, after a longer wait                  3
+│   ├── NotLoaded         load it, or skip it in a search                3
 │   └── OutcomeUnknown    the same call again: it may have happened      3
 ├── Mismatch              another schema, model or version is there      4
 ├── NotFound              the collection or Milvus partition is not there 1
@@ -36,6 +37,10 @@ class Unavailable(MilvusStreamError):
 
 class RateLimited(Unavailable):
     """The server asks for fewer requests; repeat later."""
+
+
+class NotLoaded(Unavailable):
+    """The collection or Milvus partition exists but is not in memory; load it, or wait while the server recovers."""
 
 
 class OutcomeUnknown(Unavailable):

@@ -1,1 +1,35 @@
-"""From vectors to Milvus: schema, time partitions, ledger, writer, flush governor, client."""
+"""From vectors to Milvus: schema, time partitions, ledger, writer, flush governor, client.
+
+`connect` is found on first use: it imports pymilvus, which takes a second.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.store.api import MilvusApi, MilvusServerApi
+from pipeline.store.collection import open_collection, open_ledger
+from pipeline.store.flush import FlushGovernor, FlushPolicy
+from pipeline.store.indexes import IndexSettings
+from pipeline.store.partitions import MilvusPartitions
+
+if TYPE_CHECKING:
+    from pipeline.store.client import connect
+
+__all__ = [
+    "FlushGovernor",
+    "FlushPolicy",
+    "IndexSettings",
+    "MilvusApi",
+    "MilvusPartitions",
+    "MilvusServerApi",
+    "connect",
+    "open_collection",
+    "open_ledger",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "connect":
+        from pipeline.store.client import connect  # noqa: PLC0415 - see above
+
+        return connect
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -165,3 +165,37 @@ class MilvusApi(Protocol):
 
     def close(self) -> None:
         """Close the connection; further calls raise `Unavailable`."""
+
+
+class MilvusServerApi(MilvusApi, Protocol):
+    """What a real server offers beyond `MilvusApi`: keyword search, partition residency, index progress."""
+
+    def search_text(
+        self,
+        collection: str,
+        texts: Sequence[str],
+        limit: int,
+        *,
+        expression: str = "",
+        fields: Sequence[str] = (),
+        partitions: Sequence[str] | None = None,
+        strong: bool = False,
+        timeout: float | None = None,
+    ) -> list[list[Hit]]:
+        """The rows that match each text best by BM25 on `text`; best first.
+
+        Lite's scores are negative, lower is better. `UsageError` unless `server.bm25`; the collection needs the
+        field `sparse`.
+        """
+
+    def loaded_partitions(self, collection: str) -> list[str]:
+        """The Milvus partitions that searches cover, a subset of `partitions`. Lite: all of them."""
+
+    def load_partitions(self, collection: str, partitions: Sequence[str]) -> None:
+        """Load them; returns when they can be searched. Lite: nothing to do."""
+
+    def release_partitions(self, collection: str, partitions: Sequence[str]) -> None:
+        """Take them out of memory: rows are kept, searches no longer see them. Lite cannot: `UsageError`."""
+
+    def index_progress(self, collection: str, field: str = "vector") -> tuple[int, int]:
+        """Rows in the index and rows that wait for it, (indexed, pending); growing segments count in neither."""
