@@ -1,31 +1,33 @@
 """Fixtures every test may use: the servers, unique names and topics."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from kafka.admin import KafkaAdminClient
 
+from tests.support import servers
 from tests.support.names import unique
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap() -> str:
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`host:port` of a real Apache Kafka."""
-    return os.environ["KAFKA_BOOTSTRAP"]
+    with servers.kafka(tmp_path_factory.mktemp("kafka")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
-def milvus_uri() -> str:
+def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Milvus server (2.3.5 or newer)."""
-    return os.environ["MILVUS_URI"]
+    with servers.milvus(tmp_path_factory.mktemp("milvus")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
-def milvus_lite_uri() -> str:
+def milvus_lite_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Milvus Lite server."""
-    return os.environ["MILVUS_LITE_URI"]
+    with servers.milvus_lite(tmp_path_factory.mktemp("milvus-lite")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -37,6 +39,8 @@ def unique_name() -> Callable[..., str]:
 @pytest.fixture
 def make_topic(kafka_bootstrap: str) -> Iterator[Callable[..., str]]:
     """`make_topic(partitions=1, prefix="topic", configs={...})` creates a topic, deleted after the test."""
+    from kafka.admin import KafkaAdminClient
+
     created: list[str] = []
     with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
 
