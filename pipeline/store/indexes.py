@@ -124,7 +124,7 @@ class IndexSettings:
 
     def info(self) -> IndexInfo:
         """The index as it is sent, defaults filled in."""
-        params = _checked("milvus.index.params", self.type, _TYPES[self.type].build, self.params)
+        params = _checked("milvus.index.params.", self.type, _TYPES[self.type].build, self.params)
         if self.type == "GPU_CAGRA" and params["graph_degree"] > params["intermediate_graph_degree"]:
             raise UsageError(
                 f"milvus.index.params.graph_degree is {params['graph_degree']}: write at most "
@@ -137,8 +137,8 @@ def _checked(where: str, kind: str, settings: Mapping[str, Setting], given: Mapp
     unknown = sorted(given.keys() - settings.keys())
     if unknown:
         known = f"it has {', '.join(settings)}" if settings else "it has no parameters"
-        raise UsageError(f"{where}.{unknown[0]} is not a parameter of {kind}: {known}")
-    checked = {name: settings[name].check(f"{where}.{name}", value) for name, value in given.items()}
+        raise UsageError(f"{where}{unknown[0]} is not a parameter of {kind}: {known}")
+    checked = {name: settings[name].check(f"{where}{name}", value) for name, value in given.items()}
     defaults = {name: setting.default for name, setting in settings.items() if setting.default is not None}
     return defaults | checked
 
@@ -157,7 +157,7 @@ def search_params(
     kind = _TYPES.get(index.type)
     if kind is None:
         return given
-    params = _checked("search parameter", index.type, kind.search, given)
+    params = _checked("search parameter ", index.type, kind.search, given)
     if kind.at_least_limit in params:
         least = params[kind.at_least_limit]
         if least < limit:
