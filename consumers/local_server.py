@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -161,7 +162,7 @@ class LocalServer(ABC):
 
     def launch(self) -> None:
         """Start the process without waiting for it."""
-        if not self._lock.acquire(alone=True, within_s=self.stop_grace_s):
+        if not self._lock.acquire(alone=True, within_s=2 * self.stop_grace_s):
             raise UsageError(
                 f"{self.directory} is in use by another running {self.title}; stop it or name another folder"
             )
@@ -197,7 +198,10 @@ class LocalServer(ABC):
         unused = self._lock.release()
         self._address = None
         process, self._process = self._process, None
-        if process is None or not unused:
+        if process is None:
+            return
+        if not unused:  # others use the server: nothing to wait for, but this process must reap it when it ends
+            threading.Thread(target=process.wait, daemon=True).start()
             return
         try:
             process.wait(self.stop_grace_s + 5)
