@@ -1,6 +1,6 @@
 """From the hits of one query to its results: one version of each document, one result a group. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from pipeline.store.api import Hit
@@ -11,26 +11,39 @@ def nearness(metric: str, score: float) -> float:
     return 1.0 / (1.0 + score) if metric == "L2" else score
 
 
-def rank(hits: Sequence[Hit], *, group_by: Literal["doc_id"] | None, one_version: bool, limit: int) -> list[Hit]:
+def rank(
+    hits: Sequence[Hit],
+    *,
+    group_by: Literal["doc_id"] | None,
+    one_version: bool,
+    limit: int,
+    tenant_field: str | None = None,
+) -> list[Hit]:
     """The best `limit` hits, given best first.
 
     No id twice; with `one_version` only the newest version of each document; with `group_by` its best chunk alone.
+    Two tenants' documents may share a doc_id: `tenant_field` is the metadata that tells them apart.
     """
+
+    def document(hit: Hit) -> str:
+        tenant = hit.fields.get(tenant_field) if tenant_field is not None else None
+        return repr((tenant, hit.fields["doc_id"]))
+
     unique: dict[str, Hit] = {}
     for hit in hits:
         unique.setdefault(hit.id, hit)
     kept = list(unique.values())
     if one_version:
-        kept = _newest_versions(kept)
+        kept = _newest_versions(kept, document)
     if group_by is None:
         return kept[:limit]
     groups: dict[str, Hit] = {}
     for hit in kept:
-        groups.setdefault(hit.fields["doc_id"], hit)
+        groups.setdefault(document(hit), hit)
     return list(groups.values())[:limit]
 
 
-def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
+def _newest_versions(hits: Sequence[Hit], document: Callable[[Hit], str]) -> list[Hit]:
     """While the writer replaces a document, rows of two versions are visible; drop those of the older one.
 
     Offsets of the same topic and Kafka partition compare; across partitions the later event time wins, then the name
@@ -38,10 +51,10 @@ def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
     """
     newest: dict[str, Hit] = {}
     for hit in hits:
-        best = newest.get(hit.fields["doc_id"])
+        best = newest.get(document(hit))
         if best is None or _newer(hit, best):
-            newest[hit.fields["doc_id"]] = hit
-    return [hit for hit in hits if _position(hit) == _position(newest[hit.fields["doc_id"]])]
+            newest[document(hit)] = hit
+    return [hit for hit in hits if _position(hit) == _position(newest[document(hit)])]
 
 
 def _position(hit: Hit) -> tuple[str, int, int]:

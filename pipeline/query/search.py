@@ -40,6 +40,8 @@ class SearchSettings:
 
     one_version: bool = True
     """Show only the newest version of a document (mode upsert); in append mode every record stays."""
+    tenant_field: str | None = None
+    """Metadata that tells the documents of two tenants with the same doc_id apart."""
     overfetch: int = 4
     """Rows fetched for each result wanted, as documents have several chunks."""
     max_candidates: int = 4_096
@@ -98,8 +100,10 @@ class Searcher:
             return self._search(self._ask(request, vectors, deadline), existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
-            self._schema = None
-            self._partitions.forget()
+            self._forget()
+        except Unavailable:
+            self._forget()
+            raise
         ask = self._ask(request, vectors, deadline)
         try:
             left = self._partitions.names()
@@ -109,6 +113,10 @@ class Searcher:
         dropped = tuple(Skipped(name, "dropped") for name in existing if name not in set(left))
         searched = Searched(found.searched.partitions, (*found.searched.skipped, *dropped))
         return replace(found, searched=searched)
+
+    def _forget(self) -> None:
+        self._schema = None
+        self._partitions.forget()
 
     def check(self) -> None:
         """Ask Milvus for the collection; raises Unavailable where it does not answer or has no such collection."""
@@ -145,7 +153,8 @@ class Searcher:
         request, settings = ask.request, self._settings
         most = max(request.limit, settings.max_candidates)
         wanted = min(request.limit * settings.overfetch, most)
-        fields = ROW_FIELDS if request.fields == () else (*ROW_FIELDS, _METADATA)
+        bare = request.fields == () and settings.tenant_field is None
+        fields = ROW_FIELDS if bare else (*ROW_FIELDS, _METADATA)
         ranked: list[list[Hit]] = []
         while True:
             try:
@@ -155,7 +164,13 @@ class Searcher:
                     raise
                 return ranked, False
             ranked = [
-                rank(hits, group_by=request.group_by, one_version=settings.one_version, limit=request.limit)
+                rank(
+                    hits,
+                    group_by=request.group_by,
+                    one_version=settings.one_version,
+                    limit=request.limit,
+                    tenant_field=settings.tenant_field,
+                )
                 for hits in found
             ]
             pairs = zip(ranked, found, strict=True)

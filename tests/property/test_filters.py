@@ -1,0 +1,171 @@
+"""Filters for any JSON: nothing of a value or name escapes its literal, and the published schema is the parser's."""
+
+import json
+import re
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from consumers.query_openapi import request_schemas
+from pipeline.query.filters import Catalogue, compile_filter, parse_filter
+from pipeline.query.limits import InvalidRequest, Limits
+from pipeline.query.request import parse_request
+
+LIMITS = Limits()
+CATALOGUE = Catalogue({"doc_id": "string", "chunk": "integer", "vector": "other"})
+
+HOSTILE = ['" or 1==1 or "', "\\", '\\"', '"]', '$meta["', "{x}", "%s", "\n", "\0", "😀", "'", "\\u0041", "or", ""]
+
+scalars = st.one_of(
+    st.sampled_from(HOSTILE),
+    st.text(max_size=20),
+    st.booleans(),
+    st.integers(min_value=-(2**63) + 1, max_value=2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+names = st.one_of(
+    st.sampled_from(["lang", "doc_id", "chunk", "a b", 'q"uo', "back\\slash", "ключ", '"] == 1 or $meta["x']),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
+        lambda name: not name.startswith("$")
+    ),
+)
+
+
+def leaf(kind: str, name: str, value: object) -> dict[str, Any]:
+    return {"type": kind, "key": name, "value": value}
+
+
+leaves = st.one_of(
+    st.builds(leaf, st.sampled_from(["eq", "ne"]), names, scalars),
+    st.builds(leaf, st.sampled_from(["gt", "gte", "lt", "lte"]), names, scalars.filter(lambda v: type(v) is not bool)),
+    st.builds(leaf, st.just("prefix"), names, st.text(min_size=1, max_size=8)),
+    st.builds(leaf, st.sampled_from(["in", "nin"]), names, st.lists(scalars, min_size=1, max_size=5)),
+)
+filters = st.recursive(
+    leaves,
+    lambda inner: st.fixed_dictionaries(
+        {"type": st.sampled_from(["and", "or"]), "filters": st.lists(inner, min_size=1, max_size=3)}
+    ),
+    max_leaves=8,
+)
+
+# A lexer of Milvus expressions that shares nothing with the compiler.
+TOKENS = re.compile(
+    r'\s*(?:(?P<string>"(?:[^"\\]|\\["\\nrt])*")|(?P<number>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)'
+    r"|(?P<word>\$meta|doc_id|chunk|exists|not|and|or|in|true|false)|(?P<mark>==|!=|>=|<=|>|<|\(|\)|\[|\]|,))"
+)
+
+
+def tokens(expression: str) -> list[tuple[str, str]]:
+    found, position = [], 0
+    while position < len(expression):
+        match = TOKENS.match(expression, position)
+        assert match, f"no token at {expression[position:]!r}"
+        assert match.lastgroup is not None
+        found.append((match.lastgroup, match[match.lastgroup]))
+        position = match.end()
+    return found
+
+
+def strings_of(node: Any) -> set[str]:
+    if node["type"] in ("and", "or"):
+        return set().union(*(strings_of(part) for part in node["filters"]))
+    values = node["value"] if isinstance(node["value"], list) else [node["value"]]
+    return {node["key"], *(value for value in values if isinstance(value, str))}
+
+
+@given(filters)
+@example(leaf("eq", '"] == 1 or $meta["x', '" or 1==1 or "'))
+def test_only_literals_carry_what_the_user_wrote(node: dict[str, Any]) -> None:
+    parsed = parse_filter(node, LIMITS)
+    try:
+        expression = compile_filter(parsed, CATALOGUE)
+    except InvalidRequest:  # a value of another type for doc_id or chunk
+        return
+    found = tokens(expression)
+    literals = {
+        re.sub(r"\\(.)", lambda m: {"n": "\n", "r": "\r", "t": "\t"}.get(m[1], m[1]), text[1:-1])
+        for kind, text in found
+        if kind == "string"
+    }
+    given_strings = strings_of(node)
+    ends = {text for text in literals if text not in given_strings}  # the upper ends of prefix ranges
+    assert len(ends) <= json.dumps(node).count('"prefix"')
+    depth = 0
+    for _, text in found:
+        depth += {"(": 1, ")": -1, "[": 1, "]": -1}.get(text, 0)
+        assert depth >= 0
+    assert depth == 0
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), scalars, st.just(2**63), st.just("\ud800")),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["type", "key", "value", "filters", "eq", "x"]), inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+nodes = st.one_of(
+    filters,
+    anything,
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["eq", "gt", "in", "and", "like", "prefix"]), "key": st.one_of(names, anything)},
+        optional={"value": anything, "filters": st.lists(st.one_of(leaves, anything), max_size=2)},
+    ),
+)
+bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "query": st.one_of(st.just("q"), st.lists(st.just("q"), max_size=3), anything),
+        "limit": st.one_of(st.integers(-1, 1002), anything),
+        "time": st.one_of(st.just({"last": "24h"}), st.just({"from": "2026-01-01"}), st.just({}), st.just({"last": 3})),
+        "filter": nodes,
+        "fields": st.one_of(st.lists(names, max_size=3), anything),
+        "group_by": st.sampled_from(["doc_id", None, "lang"]),
+        "timeout_ms": st.integers(0, 70_000),
+        "other": st.just(1),
+    },
+)
+
+
+def schema(name: str) -> dict[str, Any]:
+    components = json.loads(json.dumps(request_schemas(LIMITS)))
+    return {"components": {"schemas": components}, "$ref": f"#/components/schemas/{name}"}
+
+
+SCHEMA = jsonschema.Draft202012Validator(schema("SearchRequest"))
+
+
+@given(bodies)
+@example({"query": "q", "filter": leaf("eq", "a", 1.0)})
+@example({"query": "q", "limit": True})
+def test_what_the_parser_accepts_the_schema_accepts(body: dict[str, Any]) -> None:
+    try:
+        parse_request(body, LIMITS, 0)
+    except InvalidRequest as error:
+        refused = error
+    else:
+        SCHEMA.validate(body)
+        return
+    assert refused.at.split("/")[1] in {*body, "query"}
+
+
+BEYOND_A_SCHEMA = ("half a surrogate", "control characters", "is blank")
+"""What the parser refuses and JSON Schema has no words for."""
+
+
+@given(
+    st.fixed_dictionaries({"query": st.just("q")}, optional={"filter": nodes, "fields": st.lists(names, max_size=3)})
+)
+def test_what_the_schema_accepts_the_parser_accepts(body: dict[str, Any]) -> None:
+    if not SCHEMA.is_valid(body):
+        return
+    try:
+        parse_request(body, LIMITS, 0)
+    except InvalidRequest as refused:
+        # JSON Schema takes 2**63 for a number, and cannot count values over a whole filter.
+        if not any(words in refused.detail for words in (*BEYOND_A_SCHEMA, "beyond the integers")):
+            raise
