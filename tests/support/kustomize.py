@@ -15,9 +15,17 @@ import yaml
 Resource = dict[str, Any]
 
 _KEYS = {"apiVersion", "kind", "namespace", "resources", "components", "configMapGenerator", "images", "patches"}
-# Kinds without a namespace, of those that k8s/ uses.
-_CLUSTER_KINDS = {"Namespace"}
-# Lists that a strategic merge patch merges by a key; every other list is replaced whole, as the API types say.
+_NAMESPACED = {
+    "ConfigMap",
+    "Deployment",
+    "Job",
+    "NetworkPolicy",
+    "PersistentVolumeClaim",
+    "PodDisruptionBudget",
+    "Service",
+    "ServiceAccount",
+}
+# Lists that a strategic merge patch merges by a key, as the API types say.
 _MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -72,7 +80,7 @@ def _config_map(folder: Path, entry: Mapping[str, Any]) -> Resource:
     _only(options, {"disableNameSuffixHash"}, folder)
     data = {Path(file).name: (folder / file).read_text(encoding="utf-8") for file in entry["files"]}
     name = entry["name"]
-    suffix = "" if options.get("disableNameSuffixHash") else f"-{_hash(name, data)}"
+    suffix = "" if options.get("disableNameSuffixHash") else f"-{_hash(data)}"
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -81,11 +89,13 @@ def _config_map(folder: Path, entry: Mapping[str, Any]) -> Resource:
     }
 
 
-def _hash(name: str, data: Mapping[str, str]) -> str:
-    """Kustomize's suffix: ten hex digits of the SHA-256 of the sorted JSON, with look-alike characters replaced."""
-    text = json.dumps({"data": data, "kind": "ConfigMap", "name": name}, sort_keys=True, separators=(",", ":"))
-    # Go's encoder writes text as it is, but these three as escapes.
-    for character in "<>&":
+def _hash(data: Mapping[str, str]) -> str:
+    """Kustomize's suffix: ten hex digits of the SHA-256 of the content as JSON, with look-alike characters replaced."""
+    # Kustomize has a place for the name here too, but leaves it empty.
+    content = {"data": data, "kind": "ConfigMap", "name": ""}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # Go's encoder writes text as it is, but for these.
+    for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return digest.translate(str.maketrans("013ae", "ghkmt"))
@@ -110,6 +120,8 @@ def _merge(target: dict[str, Any], patch: Mapping[str, Any]) -> None:
             _merge(target[key], value)
         elif key in _MERGE_KEYS and isinstance(target.get(key), list):
             target[key] = _merge_lists(target[key], value, _MERGE_KEYS[key])
+        elif isinstance(value, list) and key in target:
+            raise Unsupported(f"a patch of the list {key}: say how the API merges it")
         else:
             target[key] = value
 
@@ -130,8 +142,10 @@ def _set_namespace(resources: Iterable[Resource], namespace: str) -> None:
     for resource in resources:
         if resource["kind"] == "Namespace":
             resource["metadata"]["name"] = namespace
-        elif resource["kind"] not in _CLUSTER_KINDS:
+        elif resource["kind"] in _NAMESPACED:
             resource["metadata"]["namespace"] = namespace
+        else:
+            raise Unsupported(f"kind {resource['kind']}: add it to the kinds with a namespace, if it has one")
 
 
 def _set_image(resources: Iterable[Resource], image: Mapping[str, str]) -> None:
