@@ -155,7 +155,10 @@ class MilvusApi(Protocol):
         strong: bool = False,
         timeout: float | None = None,
     ) -> list[list[Hit]]:
-        """The nearest rows of each query vector, shape (queries, dimension); best first. `timeout` in seconds."""
+        """The nearest rows of each query vector, shape (queries, dimension); best first. `timeout` in seconds.
+
+        `$meta` among the fields stands for all metadata of the row, whatever its names.
+        """
 
     def count(self, collection: str, *, partitions: Sequence[str] | None = None) -> int:
         """Rows that a strong read sees, deletes taken into account."""

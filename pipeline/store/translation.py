@@ -140,8 +140,8 @@ def plain_row(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hits(raw: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[str]) -> list[list[Hit]]:
-    """The answer of a search, with those of `fields` that the rows have; `*`: every field they have."""
-    every = "*" in fields
+    """The answer of a search, with those of `fields` that the rows have; `*`: every field, `$meta`: all metadata."""
+    every = "*" in fields or "$meta" in fields  # for the latter the server sends no declared field unasked
     return [
         [
             Hit(
