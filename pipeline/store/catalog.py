@@ -165,7 +165,10 @@ class Catalog:
 
     def index_progress(self, collection: str, field: str = "vector") -> tuple[int, int]:
         """Rows in the index and rows that wait for it: (indexed, pending)."""
-        answer = self._run(Call("describe index", collection), self._client.describe_index, collection, field)
+        # Asked for by a name it does not have, Lite answers all indexes at once.
+        answer = None
+        if field in self._indexed(collection):
+            answer = self._run(Call("describe index", collection), self._client.describe_index, collection, field)
         if not answer:
             raise NotFound(f"collection {collection!r} has no index on {field!r}")
         return int(answer["indexed_rows"]), int(answer["pending_index_rows"])

@@ -96,9 +96,12 @@ class MilvusServer(Catalog):
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         """Store the rows in one request, replacing those with the same `id` in this Milvus partition."""
         if rows:
+            # Lite's upsert keeps what the old row had and the new one lacks, such as metadata that was removed; its
+            # insert replaces by id. On a server it is the other way round: insert would store a second row.
+            write = self._client.insert if self._server.lite else self._client.upsert
             self._run(
                 Call("upsert", collection, "rows"),
-                self._client.upsert,
+                write,
                 collection,
                 sdk_rows(rows),
                 partition_name=partition or DEFAULT_PARTITION,

@@ -30,7 +30,8 @@ class Kind(Enum):
     RATE_LIMITED = "the server asks for fewer requests; the call had no effect"
     QUOTA = "the server denies writes (memory, disk or quota); the call had no effect"
     OUTCOME_UNKNOWN = "no answer; the call may have had its effect"
-    NOT_LOADED = "the collection or Milvus partition is not loaded"
+    NOT_LOADED = "the collection is not loaded"
+    RELEASED = "the Milvus partition is not loaded"
     NOT_FOUND = "the collection or Milvus partition does not exist"
     TOO_LARGE = "the message is over the limit"
     REFUSED = "the content of the request is refused: a bad row, expression or parameter"
@@ -54,7 +55,7 @@ _BY_CODE = {
     103: Kind.UNAVAILABLE,
     106: Kind.UNAVAILABLE,
     200: Kind.NOT_FOUND,
-    201: Kind.NOT_LOADED,
+    201: Kind.RELEASED,
     202: Kind.UNAVAILABLE,
     305: Kind.UNAVAILABLE,
     503: Kind.UNAVAILABLE,
@@ -93,6 +94,7 @@ _BY_WORDS = (
     (Kind.NOT_FOUND, ("partition name", "not found")),
     (Kind.NOT_FOUND, ("partition not found",)),
     (Kind.NOT_FOUND, ("collection not found",)),
+    (Kind.RELEASED, ("partition not loaded",)),
     (Kind.NOT_LOADED, ("not loaded",)),
     (Kind.NOT_LOADED, ("call load()",)),
     (Kind.OUTCOME_UNKNOWN, ("context deadline exceeded",)),
@@ -114,6 +116,7 @@ _BY_WORDS = (
     (Kind.REFUSED, ("duplicate primary keys",)),
     (Kind.REFUSED, ("invalid utf",)),
     (Kind.REFUSED, ("cannot parse expression",)),
+    (Kind.REFUSED, ("empty expression should be used with limit",)),
     (Kind.REFUSED, ("metric type not match",)),
     (Kind.REFUSED, ("should be in range",)),
     (Kind.REFUSED, ("vector dimension mismatch",)),
@@ -209,6 +212,7 @@ def to_error(kind: Kind, call: Call, words: str) -> MilvusStreamError:
 
 _ADVICE = {
     Kind.NOT_LOADED: "; load it, or wait while the server recovers",
+    Kind.RELEASED: "; load it",
     Kind.DENIED: "; check milvus.token and the user's privileges",
 }
 # By kind and, where it matters, by what the call changes. Whatever is not here is trouble of the server.
@@ -218,6 +222,7 @@ _ERRORS: dict[tuple[Kind, str | None], type[MilvusStreamError]] = {
     (Kind.OUTCOME_UNKNOWN, "rows"): OutcomeUnknown,
     (Kind.OUTCOME_UNKNOWN, "schema"): OutcomeUnknown,
     (Kind.NOT_LOADED, None): NotLoaded,
+    (Kind.RELEASED, None): NotLoaded,
     (Kind.NOT_FOUND, None): NotFound,
     (Kind.TOO_LARGE, None): RequestTooLarge,
     (Kind.REFUSED, "rows"): RowsRefused,
