@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -188,7 +188,13 @@ def guarded(
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as guard:
         assert guard.stdout is not None
         assert guard.stdout.readline() == "up\n"
-        yield guard, psutil.Process(guard.pid).children()[0]
+        server = psutil.Process(guard.pid).children()[0]
+        try:
+            yield guard, server
+        finally:
+            for process in (guard, server):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def test_a_server_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
