@@ -142,7 +142,14 @@ def search(
     settings = _load(config, sets)
     from consumers.commands import search as command
 
-    command.run(settings, text, limit=limit, last=last, from_=from_, to=to, where=where or [], as_json=json_)
+    body = command.request_body(text, limit=limit, last=last, from_=from_, to=to, where=where or [])
+    result = command.search(settings, body)
+    if json_:
+        _print(result)
+    else:
+        from rich.console import Console
+
+        command.show(result, Console())
 
 
 # --- a look inside -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from consumers.kafka import DeadLetters, OffsetTracker, Source
+from consumers.kafka import DeadLetterTopic, OffsetTracker, Source
 from pipeline.batching import BatchBuilder, BatchPolicy
 from pipeline.ingest import IngestFlow, KafkaPartition
 from pipeline.records import Receipt, SourceRecord
@@ -54,6 +54,16 @@ class Summary:
     clean: bool
     """Everything taken was finished and committed."""
 
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        committed = {f"{topic}/{number}": offset for (topic, number), offset in sorted(self.committed.items())}
+        return {
+            "consumed": self.consumed,
+            "committed": committed,
+            "seconds": round(self.seconds, 3),
+            "clean": self.clean,
+        }
+
 
 class IngestWorker:
     """Runs until it is told to stop, has caught up, or fails."""
@@ -64,7 +74,7 @@ class IngestWorker:
         source: Source,
         flow: IngestFlow,
         governor: FlushGovernor,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterTopic,
         receipts: deque[Receipt],
         metrics: IngestMetrics,
         policy: WorkerPolicy,

@@ -277,9 +277,11 @@ def _check_names(values: Mapping[str, Any], model: type[BaseModel], prefix: str)
     for name, value in values.items():
         known = model.model_fields.get(str(name))
         if known is None:
-            if model.model_config.get("extra") == "allow":
+            # Where other names are passed through to the client, only a near miss is taken for a mistake here.
+            passed_through = model.model_config.get("extra") == "allow"
+            near = difflib.get_close_matches(str(name), model.model_fields, n=1, cutoff=0.85 if passed_through else 0.5)
+            if passed_through and not near:
                 continue
-            near = difflib.get_close_matches(str(name), model.model_fields, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(model.model_fields)}"
             raise UsageError(f"unknown setting {prefix}{name}: {hint}")
         if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):

@@ -1,46 +1,54 @@
 """Configuration -> objects: the only module that builds the graph of a process."""
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import structlog
 from prometheus_client import CollectorRegistry
 
-from consumers.ingest_worker import IngestWorker, WorkerPolicy
+from consumers.ingest_worker import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import DeadLetters, KafkaSettings, KafkaSource, ensure_dead_letter_topic
+from consumers.query_http import Readiness, create_app
+from consumers.query_worker import serve as run_server
 from consumers.settings import Settings
 from consumers.side_port import SidePort
 from pipeline.batching import BatchPolicy
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
+from pipeline.embedding import Embedder, EmbeddingSettings, QueryBatcher, load_embedder
+from pipeline.errors import MilvusStreamError, NotFound
 from pipeline.ingest import FlowPolicy, IngestFlow
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
+from pipeline.query import Limits, Searcher, SearchSettings
 from pipeline.records import Receipt
 from pipeline.store import (
     AppendWriter,
     FlushGovernor,
     FlushPolicy,
     IndexSettings,
-    MilvusApi,
     MilvusPartitions,
+    MilvusServerApi,
     UpsertWriter,
     Writer,
     connect,
     open_collection,
     open_ledger,
 )
-from pipeline.telemetry import IngestMetrics
+from pipeline.telemetry import IngestMetrics, QueryMetrics
+
+log = structlog.get_logger(__name__)
 
 LITE_FLUSH_ROWS = 1500
 """Milvus Lite searches rows not yet flushed one by one, about 40 µs each: flush before that is felt."""
 
 
 @contextmanager
-def milvus(settings: Settings) -> Iterator[MilvusApi]:
+def milvus(settings: Settings) -> Iterator[MilvusServerApi]:
     """A connection to the configured Milvus; a path ending in .db is served by a Milvus Lite of this machine."""
     token = settings.milvus.token.get_secret_value() if settings.milvus.token else None
     timeout_s = settings.milvus.timeout.total_seconds()
@@ -90,15 +98,74 @@ def decoder(settings: Settings) -> Decoder:
     )
 
 
-def embedder(settings: Settings) -> Embedder:
-    """Load the configured model."""
-    return load_embedder(EmbeddingSettings(**settings.embedding.model_dump()))
+@contextmanager
+def embedder(settings: Settings) -> Iterator[Embedder]:
+    """The configured model, loaded. Raises UsageError when it is not on this machine or may not be loaded."""
+    model = load_embedder(EmbeddingSettings(**settings.embedding.model_dump()))
+    stamp = model.stamp
+    log.info("model.loaded", model=stamp.name, dimension=stamp.dimension, device=model.device, dtype=model.dtype)
+    if stamp.name.startswith("hash:"):
+        log.warning("model.none", model=stamp.name, what="vectors are digests of the text: search finds no meaning")
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def limits(settings: Settings) -> Limits:
+    """What one search request may contain."""
+    return Limits(max_limit=settings.query.max_limit)
+
+
+def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searcher:
+    """A searcher over the configured collection, if it exists and holds vectors of this model.
+
+    A collection that is not there yet is no error: searches are answered 503 until a worker has made it.
+    Raises Mismatch for a collection of another schema or model.
+    """
+    name = settings.milvus.collection
+    with suppress(NotFound):
+        index = index_settings(settings)
+        open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index, create=False)
+    return Searcher(api, name, SearchSettings(one_version=settings.mode == "upsert"))
 
 
 def index_settings(settings: Settings) -> IndexSettings:
     """The configured index, its parameters checked."""
     section = settings.milvus.index
     return IndexSettings(section.type, section.metric, section.params)
+
+
+def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
+    """Run a query worker until SIGTERM. Raises Mismatch for a collection of another schema or model."""
+    registry = CollectorRegistry()
+
+    def ready() -> Readiness:
+        try:
+            info = api.describe(settings.milvus.collection)
+        except MilvusStreamError as error:
+            return Readiness(False, {"milvus": str(error)})
+        return Readiness(info is not None, {"milvus": "ok", "collection": "ok" if info else "does not exist yet"})
+
+    with closing(QueryBatcher(model.embed_queries)) as batcher:
+        app = create_app(
+            searcher(settings, api, model),
+            batcher,
+            limits(settings),
+            ready,
+            registry=registry,
+            metrics=QueryMetrics(registry),
+            concurrency=settings.query.concurrency,
+        )
+        run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
+
+
+def check(settings: Settings) -> None:
+    """What can be wrong in a configuration without connecting to anything; raises UsageError."""
+    kafka_settings(settings)
+    index_settings(settings)
+    decoder(settings)
+    FlushPolicy(interval_s=settings.milvus.flush_interval.total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +175,18 @@ class IngestProcess:
     worker: IngestWorker
     side_port: SidePort
 
+    def run(self, stop: threading.Event) -> Summary:
+        """Run the worker until `stop` is set, it has caught up or it fails; its first error is raised."""
+        self.side_port.start()
+        log.info("ingest.listening", address=self.side_port.address)
+        try:
+            return self.worker.run(stop)
+        finally:
+            self.side_port.close()
+
 
 def ingest(
-    settings: Settings, api: MilvusApi, model: Embedder, *, until_caught_up: bool, max_records: int | None
+    settings: Settings, api: MilvusServerApi, model: Embedder, *, until_caught_up: bool, max_records: int | None
 ) -> IngestProcess:
     """Build an ingest worker; creates collection, index and dead-letter topic where they are missing.
 
@@ -137,7 +213,7 @@ def ingest(
         decoder=decoder(settings),
         chunker=Chunker(model.tokenizer, ChunkingPolicy(settings.chunking.max_tokens, settings.chunking.overlap)),
         embedder=model,
-        writer=writer(settings, api, model),
+        writer=writer(settings, api, model, metrics),
         governor=governor,
         dead_letters=dead_letters,
         metrics=metrics,
@@ -165,11 +241,13 @@ def ingest(
     return IngestProcess(worker, side_port)
 
 
-def writer(settings: Settings, api: MilvusApi, model: Embedder) -> Writer:
+def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
     """Open the collection (and in upsert mode its ledger) for writing."""
     name = settings.milvus.collection
-    open_collection(api, name, model.stamp.as_dict(), model.stamp.dimension, index_settings(settings), create=True)
-    partitions = MilvusPartitions(api, name, settings.partitioning.max_partitions)
+    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=True)
+    partitions = MilvusPartitions(
+        api, name, settings.partitioning.max_partitions, on_count=metrics.milvus_partitions.set
+    )
     if settings.mode == "append":
         return AppendWriter(api, name, partitions, settings.partitioning.by)
     open_ledger(api, name)
@@ -181,5 +259,5 @@ def _collections(settings: Settings) -> tuple[str, ...]:
     return (name,) if settings.mode == "append" else (name, f"{name}__ledger")
 
 
-def _ms(duration: Any) -> int:
+def _ms(duration: timedelta) -> int:
     return round(duration.total_seconds() * 1000)

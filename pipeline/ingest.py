@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from pipeline.batching import Batch
 from pipeline.chunking import Chunker
@@ -262,7 +263,7 @@ class IngestFlow:
         self._metrics.embedding_seconds.observe(elapsed)
         self._metrics.embedding_chunks.inc(len(chunks))
         self._metrics.embedding_tokens.inc(sum(work.tokens for work in window))
-        finite = np.isfinite(vectors).all(axis=1)
+        finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
         at = 0
         for work in window:
             work.embed_s = elapsed
@@ -296,8 +297,11 @@ class IngestFlow:
         applied = self._persistently("write", lambda: self._writer.apply(plan, embedded))
         self._refuse(work, applied.refused, "write")
         write_s = time.monotonic() - started
-        work.finished["written"] = len(embedded) - sum(isinstance(item[0], Put) for item in applied.refused)
+        work.finished["unchanged"] += applied.unchanged
+        work.finished["stale"] += applied.stale
         work.finished["deleted"] = len(plan.deletes) - sum(isinstance(item[0], Delete) for item in applied.refused)
+        not_written = applied.unchanged + applied.stale + sum(isinstance(item[0], Put) for item in applied.refused)
+        work.finished["written"] = len(embedded) - not_written
         self._acknowledge(work, applied.rows_written + applied.rows_deleted)
         log.info(
             "batch.written",

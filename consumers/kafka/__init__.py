@@ -15,6 +15,7 @@ from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.dead_letters import DeadLetterPolicy, DeadLetters, DeadLetterTopic
 from consumers.kafka.letters import DeadLetter, describe
 from consumers.kafka.offsets import KafkaPartition, OffsetTracker
+from consumers.kafka.publisher import Publisher, create_topic
 from consumers.kafka.reader import newest, offsets_at, read_range, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
 from consumers.kafka.source import KafkaSource, Lag, Source
@@ -31,9 +32,11 @@ __all__ = [
     "Lag",
     "OffsetTracker",
     "PartitionLag",
+    "Publisher",
     "RebalanceHandler",
     "Source",
     "broker_info",
+    "create_topic",
     "describe",
     "ensure_dead_letter_topic",
     "group_lag",

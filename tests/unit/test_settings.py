@@ -34,6 +34,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
         (["milvus.token=${NOT_SET}"], "environment variable NOT_SET is not set"),
         (["milvus.token=file:/does/not/exist"], "cannot read the secret's file"),
         (["kafka.topics=[]"], "kafka.topics"),
+        (["kafka.topic=a"], "unknown setting kafka.topic: did you mean kafka.topics?"),
         (["kafka.dead_letter_topic=documents"], "a loop"),
         (["embedding.token_budget=3"], "embedding.token_budget"),
     ],

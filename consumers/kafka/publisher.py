@@ -1,0 +1,49 @@
+"""Publishing to a topic: what the demo and the benchmarks feed the workers with."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
+
+SEND_TIMEOUT_S = 60.0
+
+
+def create_topic(settings: KafkaSettings, name: str, *, partitions: int) -> None:
+    """Create the topic with the broker's replication; no error if it is there. Raises Unavailable, UsageError."""
+    admin = open_admin(settings)
+    try:
+        with kafka_errors(f"the creation of topic {name}"):
+            admin.create_topics({name: {"num_partitions": partitions}}, wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        return
+    finally:
+        admin.close()
+
+
+class Publisher:
+    """Sends records and, on leaving the `with` block, waits until every one of them is confirmed."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._producer = open_producer(settings, linger_ms=20, batch_size=2**18, compression_type="zstd")
+        self._sent: list[Any] = []
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None) -> None:
+        """Queue one record; a null value is a tombstone."""
+        with kafka_errors(f"a record for topic {topic}"):
+            self._sent.append(self._producer.send(topic, key=key, value=value))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        """Raises Unavailable or UsageError for the first record that was not confirmed."""
+        try:
+            if kind is None:
+                for future in self._sent:
+                    future.get(SEND_TIMEOUT_S)
+        except KafkaError as error:
+            raise translated(error, "a record") from error
+        finally:
+            self._producer.close(timeout=0 if kind else 5)
