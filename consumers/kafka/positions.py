@@ -128,6 +128,14 @@ class StartPositions:
         self._describe()
         return self._find(partitions, check=True)
 
+    def still_the_same(self, topics: Collection[str]) -> None:
+        """Raise OffsetsLost if one of the topics was deleted and created anew since the last assignment."""
+        with kafka_errors("the ids of the topics"):
+            found = {topic["name"]: str(topic["topic_id"] or "") for topic in self._admin.describe_topics(list(topics))}
+        for topic, topic_id in found.items():
+            if topic_id and topic_id != self.topic_ids.get(topic, topic_id):
+                raise OffsetsLost(f"{topic}: the topic was deleted and created anew while it was read. {_HOW}")
+
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """What is committed for an offset: with the topic's id, so that a topic created anew is noticed."""
         return OffsetAndMetadata(offset, self.topic_ids.get(partition[0], ""), -1)

@@ -85,7 +85,10 @@ class Source(Protocol):
         """The Kafka partitions this member reads."""
 
     def lag(self) -> Mapping[KafkaPartition, Lag]:
-        """For each assigned Kafka partition; ends are up to a second old, older in an outage."""
+        """For each assigned Kafka partition; ends are up to a second old, older in an outage.
+
+        Call it regularly: it is also how a topic that was deleted and created anew is noticed (poll raises it).
+        """
 
     def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         """End offsets now. Raises Unavailable."""
@@ -131,11 +134,21 @@ class KafkaSource:
             ),
         )
         self._consumer.subscribe(topics=list(settings.topics), listener=self._listener)
+        with kafka_errors("the topics' partitions"):
+            for topic in settings.topics:
+                # Known before joining: a leader that has no metadata yet would assign nothing, to anybody.
+                self._consumer.partitions_for_topic(topic)
 
     def poll(self, timeout_s: float) -> list[SourceRecord]:
         """See Source.poll."""
         consumer, listener = self._started()
         self._raise_failure()
+        coordinator = consumer._coordinator
+        if coordinator.rejoining:
+            # A leader that rejoins because a topic has more partitions forgets the reason while it assigns them. If
+            # that poll ends first, no later one would finish the join: heartbeats stop, the group goes on without
+            # this member, and it reads on as a zombie (kafka-python 3.0.12).
+            coordinator.request_rejoin()
         try:
             batches = consumer.poll(timeout_ms=max(0, round(timeout_s * 1000)))
         except KafkaError as error:
@@ -206,8 +219,7 @@ class KafkaSource:
         mine = set(listener.committed) & set(self.assignment())
         now = time.monotonic()
         if now - self._ends_at >= _ENDS_AGE_S or not mine <= self._ends.keys():
-            with suppress(MilvusStreamError):
-                self._ends = dict(self.ends(mine))
+            self._look(mine)
             self._ends_at = now
         result = {}
         for name in mine & self._ends.keys():
@@ -258,6 +270,18 @@ class KafkaSource:
                 consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
         if admin is not None:
             admin.close()
+
+    def _look(self, partitions: Collection[KafkaPartition]) -> None:
+        """Read the ends anew, and notice a topic that was created anew: its offsets count from 0 again."""
+        _, listener = self._started()
+        assert self._positions is not None  # set with the consumer  # noqa: S101
+        try:
+            self._ends = dict(self.ends(partitions))
+            self._positions.still_the_same({topic for topic, _ in partitions})
+        except OffsetsLost as error:
+            listener.failure = error
+        except MilvusStreamError as error:
+            log.warning("kafka.lag_unknown", why=str(error))
 
     def _started(self) -> tuple[KafkaConsumer, GroupListener]:
         if self._consumer is None or self._listener is None:

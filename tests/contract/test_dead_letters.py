@@ -1,0 +1,230 @@
+"""What the worker relies on from the dead-letter topic, on real Apache Kafka and on the fake."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from consumers.kafka import DeadLetters, DeadLetterTopic, KafkaSettings, describe, ensure_dead_letter_topic, newest
+from consumers.kafka.letters import CONNECT, OWN
+from pipeline.errors import UsageError
+from pipeline.records import Position, Receipt, Rejected, SourceRecord
+from tests.support.fake_kafka import FakeDeadLetters
+from tests.support.kafka_rig import FakeRig, RealRig, Rig, now_ms
+from tests.support.names import unique
+from tests.support.waiting import eventually
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.servers)])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    if request.param == "fake":
+        yield FakeRig()
+        return
+    real = RealRig(request.getfixturevalue("kafka_bootstrap"))
+    yield real
+    real.close()
+
+
+@contextmanager
+def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> Iterator[DeadLetterTopic]:
+    letters = rig.dead_letters(topic, receipts.append)
+    letters.start()
+    try:
+        yield letters
+    finally:
+        letters.close(5)
+        letters.check()
+
+
+def rejected(
+    offset: int = 7,
+    *,
+    key: bytes | None = b"key",
+    value: bytes | None = b"value",
+    headers: tuple[tuple[str, bytes | None], ...] = (),
+    message: str = "event_time is not a time",
+) -> Rejected:
+    record = SourceRecord(Position("documents", 3, offset), now_ms() - 60_000, key, value, headers)
+    return Rejected(record, "decode", "bad_time", message)
+
+
+def confirmed(receipts: list[Receipt]) -> list[Position]:
+    return [position for receipt in receipts for position in receipt.positions]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"\xff\x00key", b"\x00\xffvalue"),
+        (None, b"value"),
+        (b"key", None),
+        (b"key", b""),
+        (b"", b"value"),
+        (None, None),
+    ],
+)
+def test_key_value_and_timestamp_are_the_records_own(rig: Rig, key: bytes | None, value: bytes | None) -> None:
+    topic, receipts = rig.topic(), list[Receipt]()
+    sent = rejected(key=key, value=value)
+    with outbox(rig, topic, receipts) as letters:
+        letters.send(sent)
+        eventually(lambda: confirmed(receipts) == [sent.position])
+    (found,) = rig.read(topic)
+    assert (found.key, found.value, found.timestamp_ms) == (key, value, sent.record.timestamp_ms)
+
+
+def test_headers_name_place_and_reason_as_kafka_connect_does(rig: Rig) -> None:
+    topic, receipts = rig.topic(), list[Receipt]()
+    own: tuple[tuple[str, bytes | None], ...] = (
+        ("trace", b"\xff\x01"),
+        ("trace", b"again"),
+        ("none", None),
+        ("empty", b""),
+        (CONNECT + "stage", b"an earlier pipeline"),
+    )
+    with outbox(rig, topic, receipts) as letters:
+        letters.send(rejected(headers=own))
+        eventually(lambda: receipts)
+    (found,) = rig.read(topic)
+    assert found.headers[:5] == (
+        ("trace", b"\xff\x01"),
+        ("trace", b"again"),
+        ("none", b""),
+        ("empty", b""),
+        (CONNECT + "stage", b"an earlier pipeline"),
+    )
+    added = dict(found.headers[5:])
+    assert {CONNECT + "stage"} | added.keys() == {
+        CONNECT + name
+        for name in (
+            "topic",
+            "partition",
+            "offset",
+            "connector.name",
+            "task.id",
+            "stage",
+            "class.name",
+            "exception.class.name",
+            "exception.message",
+            "exception.stacktrace",
+        )
+    } | {OWN + "reason", OWN + "null-headers"}
+    assert added[CONNECT + "topic"] == b"documents"
+    assert added[CONNECT + "partition"] == b"3"
+    assert added[CONNECT + "offset"] == b"7"
+    assert added[CONNECT + "exception.class.name"] == b"pipeline.errors.RecordRejected"
+    read_back = describe(found)
+    assert (read_back.topic, read_back.partition, read_back.offset) == ("documents", 3, 7)
+    assert (read_back.reason, read_back.message) == ("bad_time", "event_time is not a time")
+    assert read_back.original_headers == own[:4]
+    assert not read_back.truncated
+
+
+def test_every_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
+    topic, receipts = rig.topic(), list[Receipt]()
+    with outbox(rig, topic, receipts) as letters:
+        for offset in range(1_500):
+            letters.send(rejected(offset))
+        eventually(lambda: len(confirmed(receipts)) >= 1_500)
+    assert confirmed(receipts) == [Position("documents", 3, offset) for offset in range(1_500)]
+    assert [describe(record).offset for record in rig.read(topic)] == list(range(1_500))
+
+
+def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> None:
+    topic, receipts = rig.topic(max_message_bytes=10_000), list[Receipt]()
+    value = bytes(range(256)) * 400
+    with outbox(rig, topic, receipts) as letters:
+        letters.send(rejected(1, value=value))
+        letters.send(rejected(2, value=b"small"))
+        eventually(lambda: len(confirmed(receipts)) == 2)
+    large, small = rig.read(topic)
+    headers = dict(large.headers)
+    assert large.value is not None
+    assert 7_000 < len(large.value) < 10_000
+    assert value.startswith(large.value)
+    assert headers[OWN + "truncated-value-size"] == b"%d" % len(value)
+    assert headers[OWN + "truncated-value-sha256"] == hashlib.sha256(value).hexdigest().encode()
+    assert describe(large).truncated
+    assert small.value == b"small"
+
+
+@pytest.mark.servers
+def test_a_topic_that_cannot_be_written_confirms_nothing_until_it_can(kafka_bootstrap: str) -> None:
+    rig, topic, receipts = RealRig(kafka_bootstrap), unique("dlq"), list[Receipt]()
+    letters = DeadLetters(rig.settings(options={"max_block_ms": 300}), topic, on_confirmed=receipts.append)
+    letters.start()
+    try:
+        letters.send(rejected())
+        eventually(lambda: letters.problem is not None)
+        assert not receipts
+        ensure_dead_letter_topic(rig.settings(), topic, create=True)
+        eventually(lambda: confirmed(receipts) == [rejected().position] and letters.problem is None, within=15)
+    finally:
+        letters.close(5)
+        rig._admin.delete_topics([topic])
+        rig.close()
+
+
+def test_an_outage_of_the_fake_confirms_nothing_until_it_is_over() -> None:
+    rig, receipts = FakeRig(), list[Receipt]()
+    letters = FakeDeadLetters(rig.broker, rig.topic(), on_confirmed=receipts.append)
+    letters.out_of_order("away")
+    letters.send(rejected())
+    assert (receipts, letters.problem) == ([], "away")
+    letters.out_of_order(None)
+    assert confirmed(receipts) == [rejected().position]
+
+
+@pytest.mark.servers
+def test_letters_left_at_the_end_are_not_confirmed_and_room_is_counted(kafka_bootstrap: str) -> None:
+    receipts = list[Receipt]()
+    settings = KafkaSettings(kafka_bootstrap, ("t",), "g", options={"max_block_ms": 200})
+    letters = DeadLetters(settings, unique("missing"), on_confirmed=receipts.append)
+    letters.start()
+    letters.send(rejected(value=bytes(17 * 2**20)))
+    assert not letters.has_room
+    eventually(lambda: letters.problem is not None)
+    letters.close(0.1)
+    letters.check()
+    assert receipts == []
+
+
+@pytest.mark.servers
+def test_the_dead_letter_topic_is_created_or_asked_for(kafka_bootstrap: str) -> None:
+    rig, name = RealRig(kafka_bootstrap), unique("dlq")
+    settings = rig.settings()
+    try:
+        with pytest.raises(UsageError, match="does not exist"):
+            ensure_dead_letter_topic(settings, name, create=False)
+        ensure_dead_letter_topic(settings, name, create=True)
+        ensure_dead_letter_topic(settings, name, create=False)
+        # A timestamp of long ago must survive in it.
+        rig.produce(name, b"old", timestamp_ms=1_000)
+        rig.flush()
+        assert [record.timestamp_ms for record in rig.read(name)] == [1_000]
+        compacted = unique("dlq")
+        rig._create(compacted, 1, {"cleanup.policy": "compact"})
+        rig._topics |= {name, compacted}
+        with pytest.raises(UsageError, match="compacted"):
+            ensure_dead_letter_topic(settings, compacted, create=True)
+    finally:
+        rig.close()
+
+
+@pytest.mark.servers
+def test_the_newest_letters_are_found_by_reason(kafka_bootstrap: str) -> None:
+    rig = RealRig(kafka_bootstrap)
+    try:
+        topic = rig.topic(2)
+        for number in range(2_400):
+            reason = b"rare" if number % 800 == 0 else b"common"
+            rig.produce(topic, b"%d" % number, partition=number % 2, headers=[(OWN + "reason", reason)])
+        rig.flush()
+        settings = rig.settings(topic)
+        assert [r.value for r in newest(settings, topic, 2)] == [b"2398", b"2399"]
+        rare = newest(settings, topic, 10, lambda record: describe(record).reason == "rare")
+        assert [record.value for record in rare] == [b"1600", b"800", b"0"]
+        assert newest(settings, topic, 5, lambda _: False) == []
+    finally:
+        rig.close()
