@@ -10,17 +10,27 @@ from pipeline.store.collection import open_collection, open_ledger
 from pipeline.store.flush import FlushGovernor, FlushPolicy
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.partitions import MilvusPartitions
+from pipeline.store.plan import Applied, Plan
+from pipeline.store.requests import WritePolicy
+from pipeline.store.upsert_writer import UpsertWriter
+from pipeline.store.writer import AppendWriter, Writer
 
 if TYPE_CHECKING:
     from pipeline.store.client import connect
 
 __all__ = [
+    "AppendWriter",
+    "Applied",
     "FlushGovernor",
     "FlushPolicy",
     "IndexSettings",
     "MilvusApi",
     "MilvusPartitions",
     "MilvusServerApi",
+    "Plan",
+    "UpsertWriter",
+    "WritePolicy",
+    "Writer",
     "connect",
     "open_collection",
     "open_ledger",
