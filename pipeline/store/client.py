@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pymilvus import MilvusClient, MilvusException
 from pymilvus.exceptions import ConnectionConfigException
 
-from pipeline.errors import NotFound, Unavailable, UsageError
+from pipeline.errors import NotFound, NotLoaded, Unavailable, UsageError
 from pipeline.store.api import Hit, Row
 from pipeline.store.calls import Caller, Observer, unobserved, words
 from pipeline.store.catalog import DEFAULT_PARTITION, Catalog
@@ -24,6 +24,8 @@ from pipeline.store.translation import (
     server_address,
     server_info,
 )
+
+T = TypeVar("T")
 
 FAILURES: tuple[type[Exception], ...] = (MilvusException, grpc.RpcError)
 FLUSH_TIMEOUT_S = 120.0
@@ -131,7 +133,7 @@ class MilvusServer(Catalog):
         """Rows that match, the field `vector` as a float32 array; `strong` costs some 200 ms."""
         self._check_partitions(collection, partitions)
         options: dict[str, Any] = {} if limit is None else {"limit": limit}
-        found = self._run(
+        found = self._read(
             Call("query", collection),
             self._client.query,
             collection,
@@ -141,7 +143,6 @@ class MilvusServer(Catalog):
             consistency_level="Strong" if strong else "Bounded",
             **options,
         )
-        self._run.loaded(collection)
         return [plain_row(row) for row in found]
 
     def search(
@@ -211,7 +212,7 @@ class MilvusServer(Catalog):
         if not queries:
             return []
         self._check_partitions(collection, partitions)
-        found = self._run(
+        found = self._read(
             Call("search", collection),
             self._client.search,
             collection,
@@ -221,8 +222,20 @@ class MilvusServer(Catalog):
             partition_names=None if partitions is None else list(partitions),
             **options,
         )
-        self._run.loaded(collection)
         return hits(found, fields)
+
+    def _read(self, call: Call, function: Callable[..., T], collection: str, **options: Any) -> T:
+        try:
+            found = self._run(call, function, collection, **options)
+        except NotLoaded:
+            if not self._server.lite:
+                raise
+            # A server loads again by itself what was loaded before it was restarted, Lite does not.
+            self.load_collection(collection)
+            return self._run(call, function, collection, **options)
+        if not self._server.lite:
+            self._run.loaded(collection)
+        return found
 
     def count(self, collection: str, *, partitions: Sequence[str] | None = None) -> int:
         """Rows that a strong read sees, deletes taken into account."""
