@@ -19,7 +19,7 @@ from pipeline.embedding.tokenizer import ModelTokenizer
 from pipeline.errors import UsageError
 from pipeline.records import Chunk
 
-_BUDGETS = {"cpu": 2048, "cuda": 32_768}
+_BUDGETS = {"cpu": 1024, "cuda": 32_768}
 """Tokens of one forward. Larger batches leave a CPU's cache and are slower; on a GPU they hide the launches."""
 _AGREEMENT = 0.998
 """Least cosine to sentence-transformers' own vectors; batch shapes alone move bfloat16 to 0.9999."""

@@ -32,9 +32,9 @@ def find_model(model: str) -> Path:
     Nothing is downloaded. Raises `UsageError` that says how to get the files.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model:
+    if not model or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"embedding.model: there is no folder {model!r}")
     if model in _PACKAGED:
         package, inside = _PACKAGED[model]

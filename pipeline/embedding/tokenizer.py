@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _PARALLEL_CHARACTERS = 100_000
 """From this much text on, several threads tokenize: the Rust side releases the GIL."""
+_JOIN_PROBES = 2000
+"""Words of the vocabulary with which it is tried whether a prompt's tokens depend on the text behind."""
 _JOIN_SLACK = 8
 """Tokens kept free where the text's tokens depend on the prompt before them and may turn out a few more."""
 
@@ -129,9 +131,16 @@ class ModelTokenizer:
         return np.array(around[0], dtype=np.int32), np.array(around[1], dtype=np.int32)
 
     def _prompt_joins(self) -> bool:
-        """Whether prompt and text tokenized apart are the tokens of both together, so that chunk ids can be used."""
-        for text in ("word", "Word", "7", "(", " word", "字"):
-            whole, prompt, bare = self._ids([self._document_prompt + text, self._document_prompt, text])
-            if not np.array_equal(whole, np.concatenate([prompt, bare])):
-                return False
-        return True
+        """Whether prompt and text tokenized apart are the tokens of both together, so that chunk ids can be used.
+
+        Tried with words of the vocabulary itself: a token over the border shows only before a word that has one.
+        """
+        size = self._backend.get_vocab_size()
+        words = {self._backend.decode([token]).strip() for token in range(0, size, -(-size // _JOIN_PROBES))}
+        bare = sorted(words - {""})
+        prompt = self._ids([self._document_prompt])[0]
+        together = self._ids([self._document_prompt + word for word in bare])
+        return all(
+            np.array_equal(whole, np.concatenate([prompt, ids]))
+            for whole, ids in zip(together, self._ids(bare), strict=True)
+        )

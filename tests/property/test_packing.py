@@ -1,0 +1,51 @@
+"""Every sequence goes through the model exactly once, within the budget, next to others of its length."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.embedding.packing import MIN_BATCH_TOKENS, halves, pack, pad
+
+Ids = NDArray[np.int32]
+LENGTHS = st.lists(st.integers(0, 600), max_size=200)
+
+
+@given(LENGTHS, st.integers(16, 4096), st.integers(1, 8))
+def test_batches_are_a_partition_within_the_budget(lengths: list[int], budget: int, parallel: int) -> None:
+    batches = pack(lengths, budget, parallel)
+    indices = [int(index) for batch in batches for index in batch]
+    assert sorted(indices) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[index] for index in batch)
+        assert len(batch) == 1 or longest * len(batch) <= budget
+    ordered = [lengths[index] for index in indices]
+    assert ordered == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 100), min_size=40, max_size=200), st.integers(2, 4))
+def test_each_parallel_forward_gets_work(lengths: list[int], parallel: int) -> None:
+    batches = pack(lengths, 1_000_000, parallel)
+    assert len(batches) >= min(parallel, sum(lengths) // max(MIN_BATCH_TOKENS, 1))
+
+
+@given(st.integers(2, 50))
+def test_halves_lose_nothing(count: int) -> None:
+    left, right = halves(np.arange(count))
+    assert len(left) > 0
+    assert len(right) > 0
+    assert [*left, *right] == list(range(count))
+
+
+IDS = st.lists(st.integers(1, 30_000), max_size=20).map(lambda ids: np.array(ids, dtype=np.int32))
+
+
+@given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len))
+def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) -> None:
+    ids, mask = pad(sequences, -1, before, after)
+    assert ids.shape == mask.shape
+    assert ids.shape[1] == max(map(len, sequences)) + len(before) + len(after)
+    for row, on, sequence in zip(ids, mask, sequences, strict=True):
+        assert row[on == 1].tolist() == [*before, *sequence, *after]
+        assert (row[on == 0] == -1).all()
+        assert (np.diff(on) <= 0).all()

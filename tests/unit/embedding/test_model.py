@@ -1,0 +1,257 @@
+"""Own batches give the vectors that sentence-transformers gives, for every kind of model."""
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from pipeline.chunking import Chunker, ChunkingPolicy
+from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
+from pipeline.embedding.engine import TransformerEmbedder
+from pipeline.embedding.model import load_model
+from pipeline.embedding.packing import pad
+from pipeline.errors import Unavailable, UsageError
+from pipeline.records import Chunk
+from tests.unit.embedding.tiny_models import KINDS, build, minilm
+
+SENTENCE = "the quick brown Fox jumps over 27 lazy dogs, doing nothing else all day. Why? Because: it can!"
+WORDS = SENTENCE.split()
+TEXTS = [
+    "a",
+    "",
+    "  Why?",
+    "the fox",
+    "ébène 漢字 the",
+    *(" ".join((WORDS * 3)[start : start + 11]) for start in range(9)),
+]
+
+
+def settings(folder: Path, **changes: object) -> EmbeddingSettings:
+    defaults: dict[str, object] = {"model": str(folder), "device": "cpu", "dtype": "float32", "threads": 2}
+    return EmbeddingSettings(**(defaults | changes))  # type: ignore[arg-type]
+
+
+def whole(embedder: Embedder, texts: list[str]) -> list[Chunk]:
+    """Each text as one chunk; the texts must fit."""
+    chunker = Chunker(embedder.tokenizer, ChunkingPolicy(overlap=0))
+    chunked = chunker.chunk(texts)
+    assert all(len(chunks) == 1 for chunks in chunked)
+    return [chunks[0] for chunks in chunked]
+
+
+def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.asarray(np.sum(left * right, axis=1) / norms, dtype=np.float32)
+
+
+class Pair(NamedTuple):
+    """One model loaded twice: by sentence-transformers, and by what is tested."""
+
+    reference: SentenceTransformer
+    embedder: Embedder
+
+
+@pytest.fixture(scope="module", params=sorted(KINDS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = build(request.param, tmp_path_factory.mktemp(request.param))
+    embedder = load_embedder(settings(folder, token_budget=64))
+    yield Pair(SentenceTransformer(str(folder), device="cpu", local_files_only=True), embedder)
+    embedder.close()
+
+
+def test_vectors_are_those_of_sentence_transformers(pair: Pair) -> None:
+    documents = pair.embedder.embed(whole(pair.embedder, TEXTS))
+    queries = pair.embedder.embed_queries(TEXTS)
+    expected = pair.reference.encode_document(TEXTS, show_progress_bar=False)
+    assert documents.shape == expected.shape == (len(TEXTS), pair.embedder.stamp.dimension)
+    assert documents.dtype == np.float32
+    assert cosines(documents, expected).min() >= 0.9999
+    assert cosines(queries, pair.reference.encode_query(TEXTS, show_progress_bar=False)).min() >= 0.9999
+    # The texts must differ, or the comparison says nothing.
+    assert cosines(documents[:-1], documents[1:]).min() < 0.99
+
+
+def test_a_chunk_as_long_as_allowed_is_within_what_the_model_reads(pair: Pair) -> None:
+    chunks = Chunker(pair.embedder.tokenizer, ChunkingPolicy(overlap=0)).chunk([" ".join(WORDS * 20)])[0]
+    assert len(chunks) > 2
+    # Truncated by sentence-transformers, the vector would be another than that of all the ids.
+    expected = pair.reference.encode_document([chunk.text for chunk in chunks], show_progress_bar=False)
+    assert cosines(pair.embedder.embed(chunks), expected).min() >= 0.995
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("bert-mean", tmp_path_factory.mktemp("tiny"))
+
+
+def test_the_real_model_from_its_package() -> None:
+    reference = SentenceTransformer(str(minilm()), device="cpu", local_files_only=True)
+    embedder = load_embedder(settings(Path("sentence-transformers/all-MiniLM-L6-v2"), threads=None))
+    expected = reference.encode(TEXTS, show_progress_bar=False)
+    assert cosines(embedder.embed(whole(embedder, TEXTS)), expected).min() >= 0.9999
+    assert cosines(embedder.embed_queries(TEXTS), expected).min() >= 0.9999
+    stamp = embedder.stamp
+    assert (stamp.name, stamp.dimension, stamp.pooling, stamp.max_tokens) == (
+        "sentence-transformers/all-MiniLM-L6-v2", 384, "mean", 256,
+    )  # fmt: skip
+    assert embedder.tokenizer.max_tokens == 254
+    embedder.close()
+
+
+def test_a_query_over_the_limit_is_cut_off_as_sentence_transformers_does(pair: Pair) -> None:
+    text = " ".join(WORDS * 50)
+    expected = pair.reference.encode_query([text], show_progress_bar=False)
+    assert cosines(pair.embedder.embed_queries([text]), expected).min() >= 0.9999
+
+
+def test_the_old_spelling_of_the_pooling_is_the_same_model(tiny: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(tiny, old)
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (old / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    first, second = load_embedder(settings(tiny)), load_embedder(settings(old))
+    assert first.stamp.fingerprint == second.stamp.fingerprint
+    assert np.allclose(first.embed_queries(TEXTS), second.embed_queries(TEXTS), atol=1e-6)
+    first.close()
+    second.close()
+
+
+def test_another_pooling_or_weight_is_another_model(tiny: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny, changed)
+    pooling = {"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True}
+    (changed / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    first, second = load_embedder(settings(tiny)), load_embedder(settings(changed))
+    assert first.stamp.digest == second.stamp.digest
+    assert first.stamp.fingerprint != second.stamp.fingerprint
+    first.close()
+    second.close()
+
+
+def test_bfloat16_is_the_same_model_and_near(tiny: Path) -> None:
+    exact, rounded = load_embedder(settings(tiny)), load_embedder(settings(tiny, dtype="bfloat16"))
+    assert (exact.dtype, rounded.dtype) == ("float32", "bfloat16")
+    assert exact.stamp == rounded.stamp
+    assert 0.99 <= cosines(exact.embed_queries(TEXTS), rounded.embed_queries(TEXTS)).min() < 0.9999999
+    exact.close()
+    rounded.close()
+
+
+def test_nothing_to_embed_gives_no_rows(pair: Pair) -> None:
+    assert pair.embedder.embed([]).shape == (0, pair.embedder.stamp.dimension)
+    assert pair.embedder.embed_queries([]).shape == (0, pair.embedder.stamp.dimension)
+
+
+def test_the_batch_a_text_stands_in_does_not_change_its_vector(pair: Pair) -> None:
+    together = pair.embedder.embed_queries(TEXTS)
+    alone = np.concatenate([pair.embedder.embed_queries([text]) for text in TEXTS])
+    assert cosines(together, alone).min() >= 1 - 1e-5
+
+
+class Memory(torch.nn.Module):
+    """A transformer on a device that holds only so many tokens at once."""
+
+    def __init__(self, inner: torch.nn.Module, tokens: int) -> None:
+        super().__init__()
+        self._inner = inner
+        self._tokens = tokens
+        self.passes: list[int] = []
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        size = features["input_ids"].numel()
+        if size > self._tokens:
+            raise torch.OutOfMemoryError(f"cannot allocate {size}")
+        self.passes.append(size)
+        result: dict[str, torch.Tensor] = self._inner(features)
+        return result
+
+
+def with_memory(embedder: TransformerEmbedder, tokens: int) -> Memory:
+    memory = Memory(embedder._transformer, tokens)
+    embedder._transformer = memory
+    return memory
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_until_it_does(tiny: Path) -> None:
+    embedder = load_model(settings(tiny, token_budget=4096, threads=1))
+    texts = [f"{text} {number}" for number in range(8) for text in TEXTS[5:]]
+    expected = embedder.embed_queries(texts)
+    memory = with_memory(embedder, 100)
+    assert np.allclose(embedder.embed_queries(texts), expected, atol=1e-5)
+    assert max(memory.passes) <= 100
+    embedder.close()
+
+
+def test_a_chunk_that_memory_never_holds_says_so(tiny: Path) -> None:
+    embedder = load_model(settings(tiny))
+    with_memory(embedder, 3)
+    with pytest.raises(Unavailable, match=r"one chunk of \d+ tokens"):
+        embedder.embed_queries(TEXTS)
+    embedder.close()
+
+
+def test_a_failing_forward_is_not_taken_for_a_lack_of_memory(tiny: Path) -> None:
+    embedder = load_model(settings(tiny))
+    embedder._head.append(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError):
+        embedder.embed_queries(TEXTS)
+    embedder.close()
+
+
+def test_what_the_model_makes_of_a_text_is_not_hidden(tiny: Path) -> None:
+    embedder = load_model(settings(tiny))
+    table = embedder._transformer.get_submodule("model").get_parameter("embeddings.word_embeddings.weight")
+    broken = embedder.tokenizer.tokenize(["fox"])[0].ids[0]
+    with torch.no_grad():
+        table[int(broken)] = float("nan")
+    vectors = embedder.embed_queries(["fox", "dog"])
+    assert np.isnan(vectors[0]).all()
+    assert np.isfinite(vectors[1]).all()
+    embedder.close()
+
+
+def test_a_model_that_runs_otherwise_here_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_start(sequences: list[NDArray[np.int32]], padding: int, *_: object) -> object:
+        nothing = np.empty(0, dtype=np.int32)
+        return pad(sequences, padding, nothing, nothing)
+
+    monkeypatch.setattr("pipeline.embedding.engine.pad", without_start)
+    with pytest.raises(UsageError, match="cosine"):
+        load_model(settings(tiny, token_budget=4096))
+
+
+def test_loading_opens_no_connection(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: socket.socket, address: object) -> None:
+        raise AssertionError(f"connects to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    load_embedder(settings(tiny)).close()
+    with pytest.raises(UsageError, match="hf download nobody/has-this"):
+        load_embedder(settings(Path("nobody/has-this")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "tpu"}, "embedding.device"),
+        ({"device": "cpu:1"}, "embedding.device"),
+        ({"dtype": "int8"}, "embedding.dtype"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tiny: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_embedder(settings(tiny, **change))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_asked_for_where_there_is_none_is_refused(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="finds no CUDA device"):
+        load_embedder(settings(tiny, device="cuda"))
