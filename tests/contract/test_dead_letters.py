@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from consumers.kafka import DeadLetters, DeadLetterTopic, KafkaSettings, describe, ensure_dead_letter_topic, newest
 from consumers.kafka.letters import CONNECT, OWN
@@ -174,6 +175,25 @@ def test_an_outage_of_the_fake_confirms_nothing_until_it_is_over() -> None:
     assert (receipts, letters.problem) == ([], "away")
     letters.out_of_order(None)
     assert confirmed(receipts) == [rejected().position]
+
+
+@pytest.mark.servers
+def test_a_letter_that_the_broker_refuses_is_not_confirmed_but_cut_and_sent_again(kafka_bootstrap: str) -> None:
+    rig, receipts = RealRig(kafka_bootstrap), list[Receipt]()
+    try:
+        topic = rig.topic()
+        with outbox(rig, topic, receipts) as letters:
+            letters.send(rejected(1))
+            eventually(lambda: receipts)
+            smaller = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "5000"})
+            rig._admin.alter_configs([smaller])  # behind the back of the producer, which knows the old limit
+            letters.send(rejected(2, value=bytes(900_000)))
+            eventually(lambda: len(confirmed(receipts)) == 2, within=20)
+        _, large = rig.read(topic)
+        assert describe(large).truncated
+        assert len(large.value or b"") < 5_000
+    finally:
+        rig.close()
 
 
 @pytest.mark.servers

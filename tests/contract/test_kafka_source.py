@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from kafka import KafkaProducer
 
 from consumers.kafka import KafkaPartition, KafkaSettings, Source
-from pipeline.errors import OffsetsLost, UsageError
+from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
 from tests.support.kafka_rig import FakeRig, Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 
@@ -254,6 +255,23 @@ def test_start_from_latest_acts_on_the_first_start_only(rig: Rig) -> None:
     assert again.offsets == [5, 6, 7, 8, 9]
 
 
+def test_the_first_start_is_decided_before_joining(rig: Rig) -> None:
+    topic = rig.topic(2)
+    settings = rig.settings(topic, start_from="latest")
+    fill(rig, topic, 5)
+    with member(rig, settings) as first, rig_member_later(rig, settings) as second_source:
+        fill(rig, topic, 3, first=5)
+        second = Member(second_source)  # decides nothing anew, although nobody has joined yet
+        fill(rig, topic, 2, partition=1)
+
+        def all_five() -> bool:
+            first.poll(0.05)
+            second.poll(0.05)
+            return {r.value for r in [*first.records, *second.records]} == {b"5", b"6", b"7", b"0", b"1"}
+
+        eventually(all_five, every=0)
+
+
 def test_start_from_a_time(rig: Rig) -> None:
     topic = rig.topic()
     for number, at in enumerate([1_000, 2_000, 3_000, 4_000]):
@@ -383,6 +401,50 @@ def test_a_missing_topic_is_a_setting_to_correct(rig: Rig) -> None:
             Member(source)
     finally:
         source.close(5)
+
+
+class _NotUtf8(str):
+    """A header name as a client in another language may send it."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
+
+
+@pytest.mark.servers
+def test_a_record_that_the_client_cannot_read_stops_the_worker_and_is_named(kafka_bootstrap: str) -> None:
+    rig = RealRig(kafka_bootstrap)
+    try:
+        topic = rig.topic()
+        with KafkaProducer(bootstrap_servers=kafka_bootstrap) as producer:
+            producer.send(topic, b"good").get(10)
+            producer.send(topic, b"bad", headers=[(_NotUtf8("name"), b"")]).get(10)
+        with member(rig, rig.settings(topic)) as reader:
+            reader.read(1)
+            with pytest.raises(MilvusStreamError, match=rf"{topic}/0, offset 1.*skip"):
+                eventually(reader.poll, within=5)
+            with pytest.raises(MilvusStreamError):  # kafka-python would hang here
+                reader.poll()
+    finally:
+        rig.close()
+
+
+@pytest.mark.servers
+def test_a_fenced_static_member_is_told_when_it_commits(kafka_bootstrap: str) -> None:
+    rig = RealRig(kafka_bootstrap)
+    try:
+        topic = rig.topic()
+        settings = rig.settings(topic, options={"group_instance_id": "the-only-one"})
+        fill(rig, topic, 3)
+        with member(rig, settings) as first, rig_member_later(rig, settings) as second_source:
+            first.finish(first.read(3))
+            second = Member(second_source)
+            eventually(lambda: second.poll() or second.source.assignment())
+            with pytest.raises(MembershipLost, match="group_instance_id"):
+                first.commit()
+    finally:
+        rig.close()
 
 
 def test_lag_and_ends(rig: Rig) -> None:
