@@ -1,0 +1,257 @@
+"""One record in, one operation out: the field mapping and every reason to refuse a record."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.errors import RecordRejected
+from pipeline.intake.formats import MAX_INT, Format, check_nested, decode_utf8, parse, shown
+from pipeline.intake.reasons import Reason
+from pipeline.intake.times import event_time_ms, rfc3339_microseconds
+from pipeline.records import (
+    MAX_DOC_ID_BYTES,
+    MAX_METADATA_BYTES,
+    Delete,
+    Document,
+    Operation,
+    Put,
+    Rejected,
+    SourceRecord,
+)
+
+RESERVED_NAMES = frozenset(
+    {
+        "id",
+        "doc_id",
+        "chunk",
+        "text",
+        "vector",
+        "sparse",
+        "event_time",
+        "tenant",
+        "kafka_topic",
+        "kafka_partition",
+        "kafka_offset",
+        "$meta",
+    }
+)
+"""Declared names of a row; metadata of such a name is kept as `meta_<name>`."""
+_MAY_EXCEED_METADATA = MAX_METADATA_BYTES // 8
+"""Written anew, JSON grows at most about eightfold (1e9 as 1000000000.0): smaller values need no measuring."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMapping:
+    """Which field of a record means what."""
+
+    format: Format = "auto"
+    id_field: str = "id"
+    text_field: str = "text"
+    time_field: str = "event_time"
+    version_field: str | None = None
+    tenant_field: str | None = None
+    delete_field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """What is too large, too early or too late."""
+
+    max_record_bytes: int
+    future_skew_ms: int
+    """An event time further ahead of now is refused."""
+    retention_ms: int | None
+    """An event time longer ago is refused; None: any age."""
+
+
+class Decoder:
+    """Decodes records; pure, so one may serve several threads."""
+
+    def __init__(self, mapping: RecordMapping, limits: IntakeLimits, *, append: bool) -> None:
+        self._mapping = mapping
+        self._limits = limits
+        self._append = append
+        used = (mapping.id_field, mapping.text_field, mapping.time_field)
+        more = (mapping.version_field, mapping.tenant_field, mapping.delete_field)
+        self._consumed = frozenset(name for name in (*used, *more) if name is not None)
+
+    def decode(self, record: SourceRecord, now_ms: int) -> Operation:
+        """The operation that the record asks for; whatever its bytes are, this raises nothing."""
+        stage = "decode"
+        try:
+            self._check_size(record)
+            content = None if record.value is None else parse(record.value, self._mapping.format)
+            stage = "validate"
+            if content is None:
+                return self._tombstone(record)
+            if isinstance(content, str):
+                return self._put(record, {self._mapping.text_field: content}, now_ms)
+            if self._asks_for_delete(content):
+                return self._delete(record, content)
+            return self._put(record, content, now_ms)
+        except RecordRejected as error:
+            return Rejected(record, stage, error.reason, str(error))
+
+    def _check_size(self, record: SourceRecord) -> None:
+        if record.size > self._limits.max_record_bytes:
+            raise RecordRejected(
+                Reason.RECORD_TOO_LARGE,
+                f"the record has {record.size:,} bytes; kafka.max_record_bytes is {self._limits.max_record_bytes:,}",
+            )
+
+    def _put(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> Put:
+        document = Document(
+            doc_id=self._doc_id(record, content),
+            text=self._text(content),
+            event_time=self._event_time(record, content, now_ms),
+            metadata=self._metadata(content, len(record.value or b"")),
+            tenant=self._tenant(content),
+        )
+        return Put(record.position, record.timestamp_ms, document, self._version(content))
+
+    def _tombstone(self, record: SourceRecord) -> Delete:
+        self._refuse_delete_in_append_mode()
+        if not record.key:
+            message = "a null value deletes the document whose id is the key, but there is no key"
+            raise RecordRejected(Reason.DELETE_WITHOUT_KEY, message)
+        if self._mapping.tenant_field is not None:
+            raise RecordRejected(
+                Reason.DELETE_WITHOUT_TENANT,
+                "a null value cannot say whose document to delete; with record.tenant_field set, delete by a record "
+                "where record.delete_field is true",
+            )
+        return Delete(record.position, record.timestamp_ms, _checked_id(decode_utf8(record.key, "the key"), "the key"))
+
+    def _delete(self, record: SourceRecord, content: dict[str, Any]) -> Delete:
+        self._refuse_delete_in_append_mode()
+        doc_id, tenant = self._doc_id(record, content), self._tenant(content)
+        return Delete(record.position, record.timestamp_ms, doc_id, tenant, self._version(content))
+
+    def _refuse_delete_in_append_mode(self) -> None:
+        if self._append:
+            message = "in mode append every record is a document of its own, so there is nothing to delete"
+            raise RecordRejected(Reason.DELETE_IN_APPEND_MODE, message)
+
+    def _asks_for_delete(self, content: dict[str, Any]) -> bool:
+        name = self._mapping.delete_field
+        flag = None if name is None else content.get(name)
+        if flag is None or isinstance(flag, bool):
+            return bool(flag)
+        raise RecordRejected(Reason.INVALID_DELETE_FLAG, f"the field {shown(str(name))} must be true, false or null")
+
+    def _doc_id(self, record: SourceRecord, content: dict[str, Any]) -> str:
+        name = self._mapping.id_field
+        value = content.get(name)
+        if isinstance(value, str):
+            return _checked_id(value, f"the field {shown(name)}")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if value is not None:
+            message = f"the field {shown(name)} must be a string or an integer"
+            raise RecordRejected(Reason.INVALID_ID, message)
+        if record.key is not None:
+            return _checked_id(decode_utf8(record.key, "the key"), "the key")
+        if self._append:
+            return "/".join(map(str, record.position))
+        message = f"the record has neither a field {shown(name)} nor a key, so its document has no id"
+        raise RecordRejected(Reason.MISSING_ID, message)
+
+    def _text(self, content: dict[str, Any]) -> str:
+        name = self._mapping.text_field
+        text = content.get(name)
+        if text is None:
+            raise RecordRejected(Reason.MISSING_TEXT, f"the field {shown(name)} with the document's text is missing")
+        if not isinstance(text, str):
+            raise RecordRejected(Reason.INVALID_TEXT, f"the field {shown(name)} must be a string")
+        if not text or text.isspace():
+            raise RecordRejected(Reason.EMPTY_TEXT, f"the field {shown(name)} holds no text")
+        return text
+
+    def _event_time(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> int:
+        name = self._mapping.time_field
+        value = content.get(name)
+        what = f"the field {shown(name)}"
+        if value is None:
+            what, moment = "Kafka's timestamp", record.timestamp_ms
+            if moment < 0:
+                message = f"there is no field {shown(name)} and Kafka has no timestamp for the record"
+                raise RecordRejected(Reason.INVALID_EVENT_TIME, message)
+        else:
+            try:
+                moment = event_time_ms(value)
+            except ValueError as error:
+                raise RecordRejected(Reason.INVALID_EVENT_TIME, f"{what} {error}") from None
+        if moment > now_ms + self._limits.future_skew_ms:
+            ahead = (moment - now_ms) // 1000
+            message = f"{what} is {ahead:,} s ahead of now, more than partitioning.future_skew"
+            raise RecordRejected(Reason.EVENT_TIME_IN_FUTURE, message)
+        retention = self._limits.retention_ms
+        if retention is not None and moment < now_ms - retention:
+            message = f"{what} is {(now_ms - moment) // 1000:,} s ago, more than partitioning.retention"
+            raise RecordRejected(Reason.EVENT_TIME_TOO_OLD, message)
+        return moment
+
+    def _version(self, content: dict[str, Any]) -> int | None:
+        """A version field's integer, or its RFC 3339 time in epoch microseconds."""
+        name = self._mapping.version_field
+        if name is None:
+            return None
+        value = content.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT:
+            return value
+        if isinstance(value, str):
+            try:
+                return rfc3339_microseconds(value)
+            except ValueError as error:
+                raise RecordRejected(Reason.INVALID_VERSION, f"the field {shown(name)} {error}") from None
+        message = f"the field {shown(name)} must be an integer of 64 bits or an RFC 3339 time"
+        raise RecordRejected(Reason.INVALID_VERSION, message)
+
+    def _tenant(self, content: dict[str, Any]) -> str | None:
+        name = self._mapping.tenant_field
+        if name is None:
+            return None
+        value = content.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.strip() or len(value.encode()) > MAX_DOC_ID_BYTES:
+            message = f"the field {shown(name)} must be a string or an integer, not empty and up to 1,024 bytes"
+            raise RecordRejected(Reason.INVALID_TENANT, message)
+        return value
+
+    def _metadata(self, content: dict[str, Any], size: int) -> dict[str, Any]:
+        consumed = self._consumed
+        metadata: dict[str, Any] = {}
+        renamed: list[str] = []
+        for name, value in content.items():
+            if name in consumed:
+                continue
+            if not isinstance(value, str | bool | None):
+                check_nested(name, value)
+            if name in RESERVED_NAMES:
+                renamed.append(name)
+                continue
+            if not name or not name.isprintable():
+                message = f"the field name {shown(name)} is empty or holds control characters"
+                raise RecordRejected(Reason.INVALID_METADATA, message)
+            metadata[name] = value
+        for name in renamed:
+            kept_as = f"meta_{name}"
+            while kept_as in metadata:
+                kept_as = f"meta_{kept_as}"
+            metadata[kept_as] = content[name]
+        if size > _MAY_EXCEED_METADATA and (written := len(orjson.dumps(metadata))) > MAX_METADATA_BYTES:
+            message = f"the metadata has {written:,} bytes as JSON; Milvus takes {MAX_METADATA_BYTES:,}"
+            raise RecordRejected(Reason.METADATA_TOO_LARGE, message)
+        return metadata
+
+
+def _checked_id(doc_id: str, what: str) -> str:
+    if not doc_id or doc_id.isspace():
+        raise RecordRejected(Reason.MISSING_ID, f"{what} is empty, so the document has no id")
+    size = len(doc_id.encode())
+    if size > MAX_DOC_ID_BYTES:
+        message = f"{what} has {size:,} bytes; the id of a document has at most {MAX_DOC_ID_BYTES:,}"
+        raise RecordRejected(Reason.ID_TOO_LONG, message)
+    return doc_id

@@ -1,0 +1,120 @@
+"""From the bytes of a value to a JSON object or a text."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import orjson
+
+from pipeline.errors import RecordRejected
+from pipeline.intake.reasons import Reason
+
+Format = Literal["auto", "json", "text"]
+MAX_DEPTH = 32
+"""Levels of objects and lists in a record, the outermost counted."""
+MAX_INT = 2**63 - 1
+_SPACES = b" \t\r\n"
+_LONG_NUMBER = re.compile(rb"\d{19}")
+_CONNECT_ENVELOPE = {"schema", "payload"}
+
+
+def parse(value: bytes, form: Format) -> dict[str, Any] | str | None:
+    """The object of a JSON value, the text of a text value; None where a Connect envelope's payload is null.
+
+    Raises RecordRejected.
+    """
+    if value[:1] == b"\x00":
+        # Confluent's wire format (Avro, Protobuf, JSON Schema) begins so; no text and no JSON does.
+        raise RecordRejected(
+            Reason.UNSUPPORTED_FORMAT,
+            "the value begins with a zero byte as a schema registry's format does; produce JSON or plain text",
+        )
+    if form == "text" or (form == "auto" and value.lstrip(_SPACES)[:1] != b"{"):
+        return decode_utf8(value, "the value")
+    return _unwrapped(_object(value))
+
+
+def decode_utf8(value: bytes, what: str) -> str:
+    """The text; raises RecordRejected saying at which byte it stops being UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        message = f"{what} is not UTF-8: byte {error.start} cannot stand there"
+        raise RecordRejected(Reason.INVALID_UTF8, message) from None
+
+
+def check_nested(name: str, value: Any, depth: int = 2) -> None:
+    """Raise RecordRejected where a value (at this depth) is nested too deep or a number in it does not fit."""
+    if isinstance(value, dict | list):
+        if depth > MAX_DEPTH:
+            message = f"the field {shown(name)} is nested over {MAX_DEPTH} levels deep"
+            raise RecordRejected(Reason.NESTED_TOO_DEEP, message)
+        for item in value.values() if isinstance(value, dict) else value:
+            if not isinstance(item, str):
+                check_nested(name, item, depth + 1)
+    elif isinstance(value, int) and not -MAX_INT - 1 <= value <= MAX_INT:
+        message = f"the field {shown(name)} holds an integer beyond 64 bits; write it as a string"
+        raise RecordRejected(Reason.INVALID_METADATA, message)
+
+
+def shown(text: str) -> str:
+    """A name or an id as it may stand in a message: quoted, escaped, short."""
+    return json.dumps(text if len(text) <= 100 else text[:100] + "…")
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(value, error) from None
+    except RecursionError:
+        raise RecordRejected(Reason.NESTED_TOO_DEEP, f"the value is nested over {MAX_DEPTH} levels deep") from None
+    if not isinstance(parsed, dict):
+        raise RecordRejected(Reason.NOT_AN_OBJECT, f"the value is JSON but {_kind(parsed)}, not an object")
+    if _LONG_NUMBER.search(value):
+        # orjson turns integers over 64 bits into floats; the slow parser keeps them, so that they can be refused.
+        parsed = json.loads(value)
+    return dict(parsed)
+
+
+def _not_json(value: bytes, error: orjson.JSONDecodeError) -> RecordRejected:
+    said = error.msg
+    where = f"line {error.lineno}, column {error.colno}"
+    if "UTF-8" in said and "BOM" not in said:
+        try:
+            value.decode()
+        except UnicodeDecodeError as problem:
+            message = f"the value is not UTF-8: byte {problem.start} cannot stand there"
+            return RecordRejected(Reason.INVALID_UTF8, message)
+    if "surrogate" in said:
+        return RecordRejected(Reason.LONE_SURROGATE, f"half of a surrogate pair stands alone at {where}")
+    if "recursion" in said or "depth" in said:
+        return RecordRejected(Reason.NESTED_TOO_DEEP, f"the value is nested over {MAX_DEPTH} levels deep")
+    found = value.decode(errors="replace")[error.pos : error.pos + 9].lstrip("-")
+    if "infinity" in said or found.startswith(("NaN", "Infinity")):
+        return RecordRejected(Reason.NOT_FINITE, f"NaN or infinity at {where}; JSON has no such number")
+    return RecordRejected(Reason.INVALID_JSON, f"the value is not valid JSON at {where}: {said}")
+
+
+def _unwrapped(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The payload of what Kafka Connect's JsonConverter wraps, else the object itself."""
+    if found.keys() != _CONNECT_ENVELOPE:
+        return found
+    payload = found["payload"]
+    if payload is not None and not isinstance(payload, dict):
+        message = f"the payload beside the schema is {_kind(payload)}, not an object"
+        raise RecordRejected(Reason.NOT_AN_OBJECT, message)
+    return payload
+
+
+def _kind(value: object) -> str:
+    names: Mapping[type, str] = {
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    return names.get(type(value), "of another type")

@@ -1,0 +1,33 @@
+"""Why a record can never be stored: the stable words that metrics, dead letters and filters use."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """One word for each cause; the message of the rejection says the rest."""
+
+    RECORD_TOO_LARGE = "record_too_large"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    INVALID_UTF8 = "invalid_utf8"
+    INVALID_JSON = "invalid_json"
+    LONE_SURROGATE = "lone_surrogate"
+    NOT_FINITE = "not_finite"
+    NOT_AN_OBJECT = "not_an_object"
+    NESTED_TOO_DEEP = "nested_too_deep"
+    MISSING_ID = "missing_id"
+    INVALID_ID = "invalid_id"
+    ID_TOO_LONG = "id_too_long"
+    MISSING_TEXT = "missing_text"
+    EMPTY_TEXT = "empty_text"
+    INVALID_TEXT = "invalid_text"
+    INVALID_EVENT_TIME = "invalid_event_time"
+    EVENT_TIME_IN_FUTURE = "event_time_in_future"
+    EVENT_TIME_TOO_OLD = "event_time_too_old"
+    INVALID_VERSION = "invalid_version"
+    INVALID_TENANT = "invalid_tenant"
+    INVALID_DELETE_FLAG = "invalid_delete_flag"
+    INVALID_METADATA = "invalid_metadata"
+    METADATA_TOO_LARGE = "metadata_too_large"
+    DELETE_WITHOUT_KEY = "delete_without_key"
+    DELETE_WITHOUT_TENANT = "delete_without_tenant"
+    DELETE_IN_APPEND_MODE = "delete_in_append_mode"
