@@ -270,6 +270,7 @@ def test_the_first_start_is_decided_before_joining(rig: Rig) -> None:
             return {r.value for r in [*first.records, *second.records]} == {b"5", b"6", b"7", b"0", b"1"}
 
         eventually(all_five, every=0)
+        first.joined(second)
 
 
 def test_start_from_a_time(rig: Rig) -> None:
