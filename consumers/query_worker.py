@@ -4,7 +4,6 @@ import ipaddress
 import signal
 import socket
 import threading
-from contextlib import nullcontext
 
 import structlog
 import uvicorn
@@ -13,13 +12,6 @@ from fastapi import FastAPI
 from pipeline.errors import UsageError
 
 _log = structlog.get_logger(__name__)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but a graceful stop ends in a return: it would raise the signal once more, which is exit 143."""
-
-    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
-        return nullcontext()
 
 
 def serve(app: FastAPI, host: str, port: int, *, drain_s: float = 30.0) -> None:
@@ -39,8 +31,9 @@ def serve(app: FastAPI, host: str, port: int, *, drain_s: float = 30.0) -> None:
         ws="none",
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    server = _Server(config)
+    server = uvicorn.Server(config)
     previous = {}
+    # After a graceful stop uvicorn raises the signal again for the handler of before: with Python's that is exit 143.
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
     _log.info("query.listening", host=host, port=listener.getsockname()[1])

@@ -1,9 +1,12 @@
 """From the hits of one query to its results: one version of each document, one result a group. Pure."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pipeline.store.api import Hit
+
+TENANT = "tenant"
+"""The metadata that holds a row's tenant, where records have one."""
 
 
 def nearness(metric: str, score: float) -> float:
@@ -17,44 +20,42 @@ def rank(
     group_by: Literal["doc_id"] | None,
     one_version: bool,
     limit: int,
-    tenant_field: str | None = None,
 ) -> list[Hit]:
     """The best `limit` hits, given best first.
 
     No id twice; with `one_version` only the newest version of each document; with `group_by` its best chunk alone.
-    Two tenants' documents may share a doc_id: `tenant_field` is the metadata that tells them apart.
     """
-
-    def document(hit: Hit) -> str:
-        tenant = hit.fields.get(tenant_field) if tenant_field is not None else None
-        return repr((tenant, hit.fields["doc_id"]))
-
     unique: dict[str, Hit] = {}
     for hit in hits:
         unique.setdefault(hit.id, hit)
     kept = list(unique.values())
     if one_version:
-        kept = _newest_versions(kept, document)
+        kept = _newest_versions(kept)
     if group_by is None:
         return kept[:limit]
-    groups: dict[str, Hit] = {}
+    groups: dict[tuple[object, str], Hit] = {}
     for hit in kept:
-        groups.setdefault(document(hit), hit)
+        groups.setdefault(_document(hit), hit)
     return list(groups.values())[:limit]
 
 
-def _newest_versions(hits: Sequence[Hit], document: Callable[[Hit], str]) -> list[Hit]:
+def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
     """While the writer replaces a document, rows of two versions are visible; drop those of the older one.
 
     Offsets of the same topic and Kafka partition compare; across partitions the later event time wins, then the name
     of the partition, so that the answer does not depend on the order of hits.
     """
-    newest: dict[str, Hit] = {}
+    newest: dict[tuple[object, str], Hit] = {}
     for hit in hits:
-        best = newest.get(document(hit))
+        best = newest.get(_document(hit))
         if best is None or _newer(hit, best):
-            newest[document(hit)] = hit
-    return [hit for hit in hits if _position(hit) == _position(newest[document(hit)])]
+            newest[_document(hit)] = hit
+    return [hit for hit in hits if _position(hit) == _position(newest[_document(hit)])]
+
+
+def _document(hit: Hit) -> tuple[object, str]:
+    """Two tenants may use the same doc_id."""
+    return hit.fields.get(TENANT), hit.fields["doc_id"]
 
 
 def _position(hit: Hit) -> tuple[str, int, int]:

@@ -15,7 +15,7 @@ from pipeline.query.limits import InvalidRequest, pointer
 from pipeline.query.names import MetadataNames
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import Plan, plan
-from pipeline.query.ranking import metadata_names, nearness, rank
+from pipeline.query.ranking import TENANT, metadata_names, nearness, rank
 from pipeline.query.request import SearchRequest
 from pipeline.store.api import CollectionInfo, Hit, MilvusServerApi
 from pipeline.store.indexes import search_params
@@ -40,8 +40,6 @@ class SearchSettings:
 
     one_version: bool = True
     """Show only the newest version of a document (mode upsert); in append mode every record stays."""
-    tenant_field: str | None = None
-    """Metadata that tells the documents of two tenants with the same doc_id apart."""
     overfetch: int = 4
     """Rows fetched for each result wanted, as documents have several chunks."""
     max_candidates: int = 4_096
@@ -153,8 +151,7 @@ class Searcher:
         request, settings = ask.request, self._settings
         most = max(request.limit, settings.max_candidates)
         wanted = min(request.limit * settings.overfetch, most)
-        bare = request.fields == () and settings.tenant_field is None
-        fields = ROW_FIELDS if bare else (*ROW_FIELDS, _METADATA)
+        fields = (*ROW_FIELDS, TENANT if request.fields == () else _METADATA)
         ranked: list[list[Hit]] = []
         while True:
             try:
@@ -164,13 +161,7 @@ class Searcher:
                     raise
                 return ranked, False
             ranked = [
-                rank(
-                    hits,
-                    group_by=request.group_by,
-                    one_version=settings.one_version,
-                    limit=request.limit,
-                    tenant_field=settings.tenant_field,
-                )
+                rank(hits, group_by=request.group_by, one_version=settings.one_version, limit=request.limit)
                 for hits in found
             ]
             pairs = zip(ranked, found, strict=True)

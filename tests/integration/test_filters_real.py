@@ -175,7 +175,7 @@ filters = st.recursive(
     ),
     max_leaves=6,
 )
-bounded = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @bounded
