@@ -5,9 +5,11 @@ names; an id may therefore stand in two of them, and then a query answers either
 only there; one bad row refuses the whole request; VARCHAR limits count bytes.
 """
 
+import math
 import random
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,14 +54,15 @@ class _Collection:
     spec: CollectionSpec
     partitions: dict[str, Rows] = field(default_factory=lambda: {DEFAULT: {}})
     released: set[str] = field(default_factory=set)
-    undo: deque[tuple[str, dict[str, dict[str, Any] | None]]] = field(default_factory=deque)
-    """By write, newest last: what the rows it changed were before; how a stale read goes back in time."""
+    undo: deque[tuple[float, str, dict[str, dict[str, Any] | None]]] = field(default_factory=deque)
+    """By write, newest last: when, and what the rows it changed were before; how a stale read goes back in time."""
 
 
 class FakeMilvus:
     """Implements `MilvusServerApi`.
 
-    `staleness_writes`: a read without `strong` does not see the last that many writes of the collection.
+    `staleness_writes`: a read without `strong` does not see the last that many writes of the collection, as far as
+    they are younger than `staleness_s` by `clock`.
     `down`: every call raises `Unavailable`. `gate`: cleared, every call waits until it is set again.
     `hook`: see `Hook`. `calls`: what was asked, as (operation, collection, rows or ids).
     """
@@ -68,6 +71,8 @@ class FakeMilvus:
         self,
         *,
         staleness_writes: int = 0,
+        staleness_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
         max_partitions: int = 4096,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         seed: int = 0,
@@ -80,6 +85,8 @@ class FakeMilvus:
         self.hook: Hook | None = None
         self.calls: list[tuple[str, str, int]] = []
         self.flushes = 0
+        self._staleness_s = staleness_s
+        self._clock = clock
         self._max_partitions = max_partitions
         self._max_request_bytes = max_request_bytes
         self._random = random.Random(seed)
@@ -212,7 +219,7 @@ class FakeMilvus:
             self._write(held, partition or DEFAULT, there, dict.fromkeys(ids))
 
     def _write(self, held: _Collection, name: str, there: Rows, changes: Mapping[str, dict[str, Any] | None]) -> None:
-        held.undo.append((name, {identifier: there.get(identifier) for identifier in changes}))
+        held.undo.append((self._clock(), name, {identifier: there.get(identifier) for identifier in changes}))
         while len(held.undo) > self.staleness_writes:
             held.undo.popleft()
         for identifier, row in changes.items():
@@ -344,6 +351,8 @@ class FakeMilvus:
         self._partitions_named(held, names)
         if held.released.intersection(names):
             raise NotLoaded(f"partition not loaded[partition={sorted(held.released.intersection(names))}]")
+        while held.undo and held.undo[0][0] <= self._clock() - self._staleness_s:
+            held.undo.popleft()
         view = held.partitions if strong or not held.undo else _earlier(held)
         return [row for name in names for row in view.get(name, {}).values() if holds(row)]
 
@@ -351,7 +360,7 @@ class FakeMilvus:
 def _earlier(held: _Collection) -> dict[str, Rows]:
     """The rows as they were before the writes a stale read does not see."""
     view = {name: dict(rows) for name, rows in held.partitions.items()}
-    for name, before in reversed(held.undo):
+    for _, name, before in reversed(held.undo):
         for identifier, row in before.items():
             if row is None:
                 view.get(name, {}).pop(identifier, None)
