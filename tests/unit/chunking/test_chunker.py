@@ -155,6 +155,13 @@ def test_odd_texts_do_not_disturb_their_neighbours(minilm: ModelTokenizer) -> No
     assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(alone, beside, strict=True))
 
 
+def test_a_lone_surrogate_does_not_move_the_cuts_behind_it(minilm: ModelTokenizer) -> None:
+    chunks = Chunker(minilm, ChunkingPolicy(max_tokens=8, overlap=0)).chunk(
+        ["\ud800 " * 3 + "plain words follow here " * 9]
+    )[0]
+    assert {word for chunk in chunks for word in chunk.text.split()} == {"\ud800", "plain", "words", "follow", "here"}
+
+
 def test_the_ids_of_a_chunk_are_those_of_its_text(minilm: ModelTokenizer) -> None:
     """What is stored as text is what was embedded; short, long and tokenized in pieces and threads."""
     sentence = "Tokenization is unbelievably uncomplicated, isn't it? It costs €5.20 in Zürich! "
