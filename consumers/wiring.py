@@ -36,6 +36,7 @@ from pipeline.store import (
     UpsertWriter,
     Writer,
     connect,
+    holds_topic,
     open_collection,
     open_ledger,
 )
@@ -221,7 +222,7 @@ def ingest(
     )
     batch = settings.batch
     worker = IngestWorker(
-        source=KafkaSource(kafka),
+        source=source(settings, kafka, api),
         flow=flow,
         governor=governor,
         dead_letters=dead_letters,
@@ -239,6 +240,15 @@ def ingest(
         settings.telemetry.host, settings.telemetry.port, registry, alive=worker.alive, ready=worker.ready
     )
     return IngestProcess(worker, side_port)
+
+
+def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
+    """The member of the consumer group."""
+    if settings.kafka.start_from == "earliest":
+        return KafkaSource(kafka)
+    # A group whose offsets have all expired looks like a new one to Kafka. Starting anywhere but at the beginning
+    # would skip what it has not read; rows of the topic tell that this is no first start.
+    return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic))
 
 
 def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:

@@ -263,7 +263,7 @@ class IngestFlow:
         self._metrics.embedding_seconds.observe(elapsed)
         self._metrics.embedding_chunks.inc(len(chunks))
         self._metrics.embedding_tokens.inc(sum(work.tokens for work in window))
-        finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+        finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
         at = 0
         for work in window:
             work.embed_s = elapsed

@@ -104,11 +104,11 @@ def run_demo(documents: int, *, keep: bool) -> None:
         serve = _QueryWorker(folder, config)
         for worker in (ingest, serve):
             stack.callback(worker.stop)
-        ingest.launch()
+            worker.launch()
         published = list(_spread(documents))
         seconds = _publish_and_watch(screen, kafka, published, ingest)
-        with screen.status("starting the query worker …"):
-            query = serve.start()
+        with screen.status("waiting for the query worker …"):
+            query = serve.await_ready()
         _search_all(Console(), screen, query, kafka, published)
         total = time.monotonic() - started
         screen.print(
@@ -190,10 +190,10 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
             time.sleep(0.25)
             sums = _sums(httpx.get(metrics_url).text)
             done = sums.get("ingest_records_total", 0.0)
-            if done and first is None:
-                first = time.monotonic()
             consumed = sums.get("ingest_records_consumed_total", 0.0)
-            rate = f"{done / (time.monotonic() - first + 0.25):.0f}/s" if first else ""
+            if consumed and first is None:
+                first = time.monotonic()
+            rate = f"{done / (time.monotonic() - first):.0f}/s" if first and done else ""
             progress.update(
                 task,
                 description="ingested" if consumed else "joining the group",

@@ -54,6 +54,12 @@ def open_ledger(api: MilvusApi, name: str, *, create: bool = True) -> Collection
     return _open(api, spec, lambda info: _check_schema(info, spec), create=create)
 
 
+def holds_topic(api: MilvusApi, name: str, topic: str) -> bool:
+    """Whether the collection has rows of this Kafka topic. Raises Unavailable, NotFound."""
+    # A topic's name is letters, digits, dots, dashes and underscores, so JSON is its literal.
+    return bool(api.query(name, f"kafka_topic == {json.dumps(topic)}", ["id"], limit=1))
+
+
 def _open(
     api: MilvusApi, spec: CollectionSpec, check: Callable[[CollectionInfo], None], *, create: bool
 ) -> CollectionInfo:
