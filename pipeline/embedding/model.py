@@ -36,8 +36,8 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     dtype = resolve_dtype(settings.dtype, device)
     workers = 1 if device.type == "cuda" else settings.threads or available_cpus()
     model = _load(folder, device, dtype)
+    limit = model.max_seq_length = _max_tokens(model, folder)
     expected = _reference(model)  # before the tokenizer is taken over: encode() sets its truncation and padding
-    limit = _max_tokens(model, folder)
     embedder = TransformerEmbedder(
         list(model),
         _tokenizer(model, folder, limit, settings.threads or available_cpus()),

@@ -136,6 +136,18 @@ def test_another_pooling_or_weight_is_another_model(tiny: Path, tmp_path: Path) 
     second.close()
 
 
+def test_a_limit_beyond_the_positions_a_model_has_is_not_believed(tmp_path: Path) -> None:
+    folder = build("xlm-roberta-default-prompt", tmp_path)
+    config = folder / "sentence_bert_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_seq_length": 130}))
+    tokenizer_config = folder / "tokenizer_config.json"
+    tokenizer_config.write_text(json.dumps(json.loads(tokenizer_config.read_text()) | {"model_max_length": 130}))
+    embedder = load_embedder(settings(folder))
+    assert embedder.stamp.max_tokens == 128  # the first two of its 130 positions are never used
+    assert np.isfinite(embedder.embed_queries([" ".join(WORDS * 20)])).all()
+    embedder.close()
+
+
 def test_bfloat16_is_the_same_model_and_near(tiny: Path) -> None:
     exact, rounded = load_embedder(settings(tiny)), load_embedder(settings(tiny, dtype="bfloat16"))
     assert (exact.dtype, rounded.dtype) == ("float32", "bfloat16")
