@@ -1,0 +1,133 @@
+"""The main job on real servers: a mixed load, a kill, a stop, a restart; then exactly what an oracle says is there."""
+
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from pymilvus import MilvusClient
+
+from tests.support.main_job import (
+    committed_and_end,
+    differences,
+    expected,
+    mixed_records,
+    produce,
+    read_all,
+    stored_documents,
+)
+from tests.support.processes import Running, running
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.servers
+RECORDS = 2_000
+
+
+@pytest.fixture(params=["milvus_uri", "milvus_lite_uri"])
+def uri(request: pytest.FixtureRequest) -> str:
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+def _config(folder: Path, kafka: str, uri: str, topic: str) -> Path:
+    config = {
+        "kafka": {
+            "bootstrap_servers": kafka,
+            "topics": [topic],
+            "group_id": topic,
+            "dead_letter_topic": f"{topic}.dlq",
+            "session_timeout": "6s",
+        },
+        "milvus": {"uri": uri, "collection": topic.replace("-", "_"), "flush_interval": "2s"},
+        "chunking": {"max_tokens": 48, "overlap": 8},
+        "embedding": {"model": "hash:32"},
+        "batch": {"max_records": 100},
+        "telemetry": {"port": 0},
+        "query": {"port": 0},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def _ingest(config: Path, *options: str) -> list[str]:
+    return ["-m", "consumers.cli", "ingest", "-c", str(config), *options]
+
+
+def _committed(kafka: str, topic: str) -> int:
+    return sum(max(0, offset) for offset, _ in committed_and_end(kafka, topic, topic).values())
+
+
+def test_a_mixed_load_with_a_kill_and_a_restart_ends_in_the_exact_state(
+    kafka_bootstrap: str, uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(4, prefix="main")
+    config = _config(tmp_path, kafka_bootstrap, uri, topic)
+    sent = mixed_records(RECORDS, seed=11)
+    produce(kafka_bootstrap, topic, sent[: RECORDS // 2])
+
+    with running(_ingest(config), tmp_path / "killed.log") as worker:
+        eventually(
+            lambda: _committed(kafka_bootstrap, topic) > 0, within=90, what=f"a commit; {worker.errors()[-2000:]}"
+        )
+        produce(kafka_bootstrap, topic, sent[RECORDS // 2 :])
+        eventually(lambda: "batch.written" in worker.errors(), within=60)
+        worker.end(signal.SIGKILL)
+    with running(_ingest(config), tmp_path / "stopped.log") as worker:
+        eventually(lambda: "batch.written" in worker.errors(), within=90, what="work after the kill")
+        assert worker.end(signal.SIGTERM, within=60) == 0, worker.errors()[-2000:]
+    with running(_ingest(config, "--until-caught-up", "--json"), tmp_path / "last.log") as worker:
+        assert worker.process.wait(120) == 0, worker.errors()[-2000:]
+
+    offsets = committed_and_end(kafka_bootstrap, topic, topic)
+    assert {number for number, (committed, end) in offsets.items() if committed != end} == set(), offsets
+    wanted = expected(read_all(kafka_bootstrap, topic), sent)
+    with closing(MilvusClient(uri)) as client:
+        stored, misplaced = stored_documents(client, topic.replace("-", "_"))
+        try:
+            assert not misplaced
+            assert differences(stored, wanted) == []
+            _expect_dead_letters(kafka_bootstrap, topic, wanted.poison)
+            _expect_searchable(config, tmp_path, {doc_id: rows for doc_id, rows in stored.items() if len(rows) == 1})
+        finally:
+            for name in (topic.replace("-", "_"), topic.replace("-", "_") + "__ledger"):
+                client.drop_collection(name)
+
+
+def _expect_dead_letters(kafka: str, topic: str, poison: list[tuple[bytes | None, bytes | None]]) -> None:
+    """Each poison record is there byte for byte; a redo after the kill may have sent one twice."""
+    letters = {}
+    for message in read_all(kafka, f"{topic}.dlq"):
+        headers = dict(message.headers())
+        assert headers["__connect.errors.topic"] == topic.encode()
+        assert headers["trace"] == b"\x00\x01"
+        assert headers["__connect.errors.exception.message"]
+        origin = (int(headers["__connect.errors.partition"]), int(headers["__connect.errors.offset"]))
+        letters[origin] = (message.key(), message.value())
+    assert sorted(letters.values(), key=repr) == sorted(poison, key=repr)
+
+
+def _expect_searchable(config: Path, folder: Path, single: dict[str, list[dict[str, str]]]) -> None:
+    """The exact text of a document finds that document first (equal texts are equal vectors with hash:32)."""
+    with running(["-m", "consumers.cli", "serve", "-c", str(config)], folder / "serve.log") as server:
+        with httpx.Client(base_url=_address(server), timeout=60) as client:
+            wanted = sorted(single)[:320]
+            for start in range(0, len(wanted), 32):
+                ids = wanted[start : start + 32]
+                body = {"query": [single[doc_id][0]["text"] for doc_id in ids], "limit": 1, "timeout_ms": 30_000}
+                answers = client.post("/v1/search", json=body).json()["answers"]
+                assert [answer["results"][0]["doc_id"] for answer in answers] == ids
+        assert server.end(signal.SIGTERM) == 0
+
+
+def _address(server: Running) -> str:
+    def find() -> str:
+        lines = [line for line in server.errors().splitlines() if "query.listening" in line]
+        return lines[0] if lines else ""
+
+    line = eventually(find, within=60, what="the query worker")
+    port = yaml.safe_load(line)["port"]
+    return f"http://127.0.0.1:{port}"
