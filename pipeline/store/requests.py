@@ -49,8 +49,9 @@ def upsert_groups(
 ) -> None:
     """Upsert all groups, splitting a refused request until the groups to blame stand alone; results go to `sent`.
 
-    `touched` gains the owners of whom a row is, or may be, stored. Raises what the server raises otherwise; then the
-    same call may be repeated.
+    `touched` gains the owners of whom a row was stored. Raises what the server raises otherwise; then the same call may
+    be repeated. A call without an answer need not count: what it would have stored is refused again if it was refused,
+    and stored again before any later row of the same owner if it was not.
     """
     for request in _requests(groups, policy):
         _upsert(api, collection, partition, request, sent=sent, touched=touched)
@@ -69,12 +70,9 @@ def _upsert(
     if not groups:
         return
     rows = [row for group in groups for row in group.rows]
-    fresh = {group.owner for group in groups} - touched
-    touched |= fresh
     try:
         api.upsert(collection, partition, rows)
     except (RowsRefused, RequestTooLarge) as error:
-        touched -= fresh
         halves = _halves(groups, rows_too=isinstance(error, RequestTooLarge))
         if not halves:
             sent.refused[groups[0].owner] = "row_refused", str(error)
@@ -82,6 +80,7 @@ def _upsert(
             _upsert(api, collection, partition, half, sent=sent, touched=touched)
     else:
         sent.rows += len(rows)
+        touched.update(group.owner for group in groups)
 
 
 def _halves(groups: Sequence[RowGroup[K]], *, rows_too: bool) -> list[Sequence[RowGroup[K]]]:

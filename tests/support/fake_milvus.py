@@ -47,6 +47,10 @@ class _Failure:
     operation: str
     error: BaseException
     applied: bool
+    collection: str | None
+
+    def hits(self, operation: str, collection: str) -> bool:
+        return self.operation == operation and self.collection in (None, collection)
 
 
 @dataclass(slots=True)
@@ -98,9 +102,11 @@ class FakeMilvus:
 
     # --- faults and inspection ---------------------------------------------------------------------------------
 
-    def fail_next(self, operation: str, error: BaseException, *, applied: bool = False) -> None:
+    def fail_next(
+        self, operation: str, error: BaseException, *, applied: bool = False, collection: str | None = None
+    ) -> None:
         """Let the next such call raise; with `applied` it has its effect first, as when the answer is lost."""
-        self._failures.append(_Failure(operation, error, applied))
+        self._failures.append(_Failure(operation, error, applied, collection))
 
     def stored(self, collection: str) -> dict[str, Rows]:
         """Milvus partition -> id -> row: the truth, whatever is stale or down."""
@@ -116,7 +122,7 @@ class FakeMilvus:
                 raise Unavailable(f"{operation}: the server cannot be reached")
             if self.hook is not None:
                 self.hook(operation, collection, "before")
-            failure = next((failure for failure in self._failures if failure.operation == operation), None)
+            failure = next((failure for failure in self._failures if failure.hits(operation, collection)), None)
             if failure is not None:
                 self._failures.remove(failure)
                 if not failure.applied:

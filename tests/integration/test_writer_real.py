@@ -1,0 +1,112 @@
+"""The writers against a real Milvus and Milvus Lite: rows counted partition by partition."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.records import MAX_TEXT_BYTES, Delete, Put
+from pipeline.store import connect
+from pipeline.store.api import MilvusApi
+from pipeline.store.rows import ledger_id
+from tests.support.documents import delete, embed_all, put
+from tests.support.names import unique
+from tests.support.stores import Store, make_store, write
+
+pytestmark = pytest.mark.servers
+
+TODAY, TOMORROW = "d20261122", "d20261123"
+
+
+@pytest.fixture(scope="module", params=["real", "lite"])
+def api(request: pytest.FixtureRequest) -> Iterator[MilvusApi]:
+    connected = connect(request.getfixturevalue({"real": "milvus_uri", "lite": "milvus_lite_uri"}[request.param]))
+    yield connected
+    connected.close()
+
+
+@pytest.fixture(scope="module")
+def empty(api: MilvusApi) -> Iterator[Store]:
+    """Making a collection takes seconds, emptying it does not."""
+    made = make_store(api, unique("writer"))
+    yield made
+    api.drop_collection(made.name)
+    api.drop_collection(f"{made.name}__ledger")
+
+
+@pytest.fixture
+def store(empty: Store) -> Iterator[Store]:
+    yield empty
+    for partition in empty.api.partitions(empty.name):
+        empty.api.drop_partition(empty.name, partition)
+    empty.api.delete(f"{empty.name}__ledger", None, [ledger_id(None, doc_id) for doc_id in empty.ledger()])
+
+
+def check(store: Store, expected: dict[str, dict[tuple[str, int], str]]) -> None:
+    """Exactly these rows: `count` sees every copy, also one that a query hides."""
+    assert store.rows() == expected
+    assert store.count() == sum(len(rows) for rows in expected.values())
+
+
+def test_the_life_of_a_document(store: Store) -> None:
+    writer = store.upsert_writer()
+    write(writer, [put("k", "a b c", 1, metadata={"lang": "en"}), put("other", "z", 2)])
+    check(store, {TODAY: {("k", 0): "a", ("k", 1): "b", ("k", 2): "c", ("other", 0): "z"}})
+    write(writer, [put("k", "d", 3)])
+    check(store, {TODAY: {("k", 0): "d", ("other", 0): "z"}})
+    write(writer, [put("k", "e f", 4)])
+    check(store, {TODAY: {("k", 0): "e", ("k", 1): "f", ("other", 0): "z"}})
+    write(store.upsert_writer(), [put("k", "g h i", 5, day=1)])
+    check(store, {TODAY: {("other", 0): "z"}, TOMORROW: {("k", 0): "g", ("k", 1): "h", ("k", 2): "i"}})
+    write(store.upsert_writer(), [put("k", "j", 6)])
+    check(store, {TODAY: {("k", 0): "j", ("other", 0): "z"}})
+    write(store.upsert_writer(), [delete("k", 7)])
+    check(store, {TODAY: {("other", 0): "z"}})
+    assert store.upsert_writer().plan([put("k", "j", 6)]).stale == 1
+    write(store.upsert_writer(), [put("k", "again", 8)])
+    check(store, {TODAY: {("k", 0): "again", ("other", 0): "z"}})
+    entry = store.ledger()["k"]
+    assert (entry.pending, entry.state, dict(entry.footprint), entry.position.offset) == (False, "live", {TODAY: 1}, 8)
+
+
+def test_batches_in_flight_together_and_the_same_one_twice(store: Store) -> None:
+    writer = store.upsert_writer()
+    batches: list[list[Put | Delete]] = [
+        [put("k", "a b", 1), put("same", "s", 2)],
+        [put("k", "a b", 1), put("same", "s", 2)],
+        [put("k", "c", 3, day=1)],
+        [delete("k", 4)],
+        [put("k", "d e", 5, day=1)],
+    ]
+    plans = [writer.plan(batch) for batch in batches]
+    written = [writer.apply(plan, embed_all(plan.to_embed)).rows_written for plan in plans]
+    assert written == [3, 0, 1, 0, 2]
+    check(store, {TODAY: {("same", 0): "s"}, TOMORROW: {("k", 0): "d", ("k", 1): "e"}})
+
+
+def test_another_workers_redo_right_after_changes_nothing(store: Store) -> None:
+    batch = [put(f"k{number}", "a b", number, day=number % 3) for number in range(1500)]
+    write(store.upsert_writer(), batch)
+    redo = store.upsert_writer().plan(batch)
+    assert (redo.unchanged, len(redo.to_embed)) == (1500, 0)
+    assert store.count() == 3000
+
+
+def test_a_refused_document_is_found_and_the_others_are_stored(store: Store) -> None:
+    # Lite counts characters and has no limit in bytes; both refuse what is longer than the field in characters.
+    too_long = "x" * (MAX_TEXT_BYTES + 1)
+    batch = [put(f"k{number}", too_long if number == 13 else "a b", number) for number in range(40)]
+    before = write(store.upsert_writer(), [put("k13", "old", 0)])
+    assert before.rows_written == 1
+    applied = write(store.upsert_writer(), [record for record in batch if record.position.offset])
+    assert [operation.key[1] for operation, _, _ in applied.refused] == ["k13"]
+    assert store.rows()[TODAY]["k13", 0] == "old"
+    assert store.count() == 2 * 38 + 1
+    assert not any(entry.pending for entry in store.ledger_entries())
+
+
+def test_append(store: Store) -> None:
+    batch = [put("k", "a b", number, day=number % 2) for number in range(100)]
+    for _ in range(2):
+        write(store.append_writer(), batch)
+    assert store.count() == 200
+    assert {partition: len(rows) for partition, rows in store.rows().items()} == {TODAY: 2, TOMORROW: 2}

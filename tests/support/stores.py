@@ -1,0 +1,71 @@
+"""A collection with its ledger and writers on any Milvus, and what is in it partition by partition."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.records import Delete, Put
+from pipeline.store.api import MilvusApi
+from pipeline.store.collection import open_collection, open_ledger
+from pipeline.store.indexes import IndexSettings
+from pipeline.store.ledger import ENTRY_FIELDS, row_entry
+from pipeline.store.partitions import MilvusPartitions
+from pipeline.store.plan import Applied, Entry
+from pipeline.store.requests import WritePolicy
+from pipeline.store.upsert_writer import UpsertWriter
+from pipeline.store.writer import AppendWriter, Writer
+from tests.support.documents import DIMENSION, embed_all
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One collection on one server."""
+
+    api: MilvusApi
+    name: str
+
+    def upsert_writer(self, *, fingerprint: str = "model", max_partitions: int = 1000) -> UpsertWriter:
+        """A new worker's writer: it remembers nothing."""
+        return UpsertWriter(self.api, self.name, self.partitions(max_partitions), "day", fingerprint=fingerprint)
+
+    def append_writer(self, policy: WritePolicy | None = None) -> AppendWriter:
+        return AppendWriter(self.api, self.name, self.partitions(), "day", policy or WritePolicy())
+
+    def partitions(self, max_partitions: int = 1000) -> MilvusPartitions:
+        return MilvusPartitions(self.api, self.name, max_partitions)
+
+    def rows(self) -> dict[str, dict[tuple[str, int], str]]:
+        """Milvus partition -> (doc_id, chunk) -> text, asked one partition at a time; empty ones left out."""
+        found: dict[str, dict[tuple[str, int], str]] = {}
+        for partition in self.api.partitions(self.name):
+            rows = self.api.query(
+                self.name, "chunk >= 0", ["doc_id", "chunk", "text"], partitions=[partition], strong=True
+            )
+            if rows:
+                found[partition] = {(row["doc_id"], row["chunk"]): row["text"] for row in rows}
+        return found
+
+    def count(self) -> int:
+        """Rows, every copy counted."""
+        return self.api.count(self.name)
+
+    def ledger_entries(self) -> list[Entry]:
+        """Every entry."""
+        rows = self.api.query(f"{self.name}__ledger", "kafka_partition >= -1", ENTRY_FIELDS, strong=True)
+        return [row_entry(row) for row in rows]
+
+    def ledger(self) -> dict[str, Entry]:
+        """doc_id -> entry, where there is one tenant."""
+        return {entry.doc_id: entry for entry in self.ledger_entries()}
+
+
+def make_store(api: MilvusApi, name: str, *, dimension: int = DIMENSION) -> Store:
+    """Create collection and ledger."""
+    open_collection(api, name, {"name": "model"}, dimension, IndexSettings("FLAT", "COSINE", {}), create=True)
+    open_ledger(api, name)
+    return Store(api, name)
+
+
+def write(writer: Writer, operations: Sequence[Put | Delete]) -> Applied:
+    """Plan, embed and apply one batch."""
+    plan = writer.plan(operations)
+    return writer.apply(plan, embed_all(plan.to_embed))
