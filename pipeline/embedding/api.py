@@ -51,15 +51,6 @@ class ModelStamp:
         identity = f"{self.digest}/{self.dimension}/{self.pooling}/{self.max_tokens}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    def check(self, stored: "ModelStamp") -> None:
-        """Raise `Mismatch` unless vectors of this model may stand beside those of the model `stored`."""
-        if self.fingerprint != stored.fingerprint:
-            raise Mismatch(
-                f"the collection was made with the model {stored.name} ({stored.dimension} dimensions, digest "
-                f"{stored.digest[:12]}), but {self.name} ({self.dimension} dimensions, digest {self.digest[:12]}) is "
-                "configured: set embedding.model back, or write to another milvus.collection"
-            )
-
 
 class Embedder(Protocol):
     """A loaded model. One thread at a time; `load_embedder` makes it."""

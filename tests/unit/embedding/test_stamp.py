@@ -23,15 +23,9 @@ def test_anything_else_is_a_mismatch(text: str) -> None:
 
 
 def test_the_same_files_under_another_name_are_the_same_model() -> None:
-    other = replace(STAMP, name="/models/mine")
-    other.check(STAMP)
-    assert other.fingerprint == STAMP.fingerprint
+    assert replace(STAMP, name="/models/mine").fingerprint == STAMP.fingerprint
 
 
 @pytest.mark.parametrize("change", [{"digest": "cd" * 32}, {"dimension": 768}, {"pooling": "cls"}, {"max_tokens": 512}])
-def test_any_other_difference_is_a_mismatch_that_ends_with_4(change: dict[str, object]) -> None:
-    other = replace(STAMP, **change)  # type: ignore[arg-type]
-    with pytest.raises(Mismatch, match="org/model") as refused:
-        other.check(STAMP)
-    assert refused.value.exit_code == 4
-    assert other.fingerprint != STAMP.fingerprint
+def test_any_other_difference_is_another_model(change: dict[str, object]) -> None:
+    assert replace(STAMP, **change).fingerprint != STAMP.fingerprint  # type: ignore[arg-type]
