@@ -103,8 +103,11 @@ def ingest(
     settings = _load(config, sets)
     from consumers import wiring
 
-    with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
-        process = wiring.ingest(settings, api, model, until_caught_up=until_caught_up, max_records=max_records)
+    metrics = wiring.ingest_metrics()
+    with wiring.milvus(settings, metrics.observe_sink) as api, wiring.embedder(settings) as model:
+        process = wiring.ingest(
+            settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
+        )
         summary = process.run(stop)
     if json_:
         _print(summary.as_dict())

@@ -40,6 +40,7 @@ from pipeline.store import (
     open_collection,
     open_ledger,
 )
+from pipeline.store.calls import Observer, unobserved
 from pipeline.telemetry import IngestMetrics, QueryMetrics
 
 log = structlog.get_logger(__name__)
@@ -49,21 +50,24 @@ LITE_FLUSH_ROWS = 1500
 
 
 @contextmanager
-def milvus(settings: Settings) -> Iterator[MilvusServerApi]:
-    """A connection to the configured Milvus; a path ending in .db is served by a Milvus Lite of this machine."""
+def milvus(settings: Settings, observe: Observer = unobserved) -> Iterator[MilvusServerApi]:
+    """A connection to the configured Milvus; a path ending in .db is served by a Milvus Lite of this machine.
+
+    `observe` is told of every call: operation, seconds, error.
+    """
     token = settings.milvus.token.get_secret_value() if settings.milvus.token else None
     timeout_s = settings.milvus.timeout.total_seconds()
     if settings.milvus.uri.endswith(".db"):
         from consumers.local import LocalMilvusLite  # noqa: PLC0415 - needs the extra `local`
 
         with LocalMilvusLite(Path(settings.milvus.uri)) as uri:
-            api = connect(uri, token, timeout_s=timeout_s)
+            api = connect(uri, token, timeout_s=timeout_s, observe=observe)
             try:
                 yield api
             finally:
                 api.close()
         return
-    api = connect(settings.milvus.uri, token, timeout_s=timeout_s)
+    api = connect(settings.milvus.uri, token, timeout_s=timeout_s, observe=observe)
     try:
         yield api
     finally:
@@ -103,10 +107,6 @@ def decoder(settings: Settings) -> Decoder:
 def embedder(settings: Settings) -> Iterator[Embedder]:
     """The configured model, loaded. Raises UsageError when it is not on this machine or may not be loaded."""
     model = load_embedder(EmbeddingSettings(**settings.embedding.model_dump()))
-    stamp = model.stamp
-    log.info("model.loaded", model=stamp.name, dimension=stamp.dimension, device=model.device, dtype=model.dtype)
-    if stamp.name.startswith("hash:"):
-        log.warning("model.none", model=stamp.name, what="vectors are digests of the text: search finds no meaning")
     try:
         yield model
     finally:
@@ -186,15 +186,25 @@ class IngestProcess:
             self.side_port.close()
 
 
+def ingest_metrics() -> IngestMetrics:
+    """The metrics of one ingest worker, in a registry of their own."""
+    return IngestMetrics(CollectorRegistry())
+
+
 def ingest(
-    settings: Settings, api: MilvusServerApi, model: Embedder, *, until_caught_up: bool, max_records: int | None
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    until_caught_up: bool,
+    max_records: int | None,
+    metrics: IngestMetrics | None = None,
 ) -> IngestProcess:
     """Build an ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
+    `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
     """
-    registry = CollectorRegistry()
-    metrics = IngestMetrics(registry)
+    metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts: deque[Receipt] = deque()
@@ -237,7 +247,7 @@ def ingest(
         ),
     )
     side_port = SidePort(
-        settings.telemetry.host, settings.telemetry.port, registry, alive=worker.alive, ready=worker.ready
+        settings.telemetry.host, settings.telemetry.port, metrics.registry, alive=worker.alive, ready=worker.ready
     )
     return IngestProcess(worker, side_port)
 
@@ -261,7 +271,7 @@ def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: I
     if settings.mode == "append":
         return AppendWriter(api, name, partitions, settings.partitioning.by)
     open_ledger(api, name)
-    return UpsertWriter(api, name, partitions, settings.partitioning.by, fingerprint=model.stamp.digest)
+    return UpsertWriter(api, name, partitions, settings.partitioning.by, fingerprint=model.stamp.fingerprint)
 
 
 def _collections(settings: Settings) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ class IngestMetrics:
     """The metrics of an ingest worker or a replay job."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
         def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
             return Counter(name, text, tuple(labels), registry=registry)
 
@@ -64,6 +66,12 @@ class IngestMetrics:
         self.milvus_partitions = gauge("ingest_milvus_partitions", "Milvus partitions of the collection.")
         self.build = gauge("ingest_build_info", "Constant 1.", ("version", "model"))
         self._start_at_zero()
+
+    def observe_sink(self, operation: str, seconds: float, error: Exception | None) -> None:
+        """Count one call to Milvus."""
+        self.sink_seconds.labels(operation, "error" if error else "ok").observe(seconds)
+        if error is not None:
+            self.sink_errors.labels(operation, type(error).__name__).inc()
 
     def _start_at_zero(self) -> None:
         """Rates and ratios exist before the first event only if the label sets do."""
