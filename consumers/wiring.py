@@ -202,7 +202,8 @@ def ingest(
 ) -> IngestProcess:
     """Build an ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
+    `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus),
+    Mismatch (collection of another schema or model).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)

@@ -153,7 +153,7 @@ class IngestFlow:
         self._incoming.put(_Work(batch, number, time.monotonic()))
 
     def forget(self) -> None:
-        """After an assignment: another worker may have written; read what is stored anew, behind the earlier batches."""
+        """After an assignment: others may have written, so read what is stored anew behind the batches before."""
         self._incoming.put(_Barrier())
 
     def abandon(self, partitions: Collection[KafkaPartition]) -> None:
