@@ -1,0 +1,122 @@
+"""Upsert requests packed column by column, several times faster than pymilvus packs them row by row.
+
+pymilvus spends some 6 µs of Python on every value, which makes it, and not the server, the limit of a writer. The
+request made here is byte for byte the one it would send; the call itself, with its deadline and checks, stays its own.
+The hook is no public API: where it is missing, or the first request comes out different, pymilvus packs as always.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import structlog
+from pymilvus import DataType, MilvusClient
+from pymilvus.grpc_gen import milvus_pb2, schema_pb2
+
+log = structlog.get_logger(__name__)
+
+_HOOK = "_prepare_row_upsert_request"
+_META = "$meta"
+_FLOATS_TAG = b"\x0a"  # field 1 of FloatArray, length-delimited
+
+
+def pack_upserts(client: MilvusClient) -> None:
+    """Let `client` pack its upserts by column, if this version of pymilvus allows it."""
+    handler = client._get_connection()
+    original = getattr(handler, _HOOK, None)
+    schema_of = getattr(handler, "_get_schema", None)
+    if original is not None and schema_of is not None:
+        setattr(handler, _HOOK, _Packer(original, schema_of))
+
+
+def upsert_request(
+    collection: str, partition: str, rows: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], timestamp: int
+) -> Any:
+    """The `UpsertRequest` for rows of a collection described by `schema` (as pymilvus keeps it).
+
+    Raises KeyError, TypeError or ValueError for what it cannot pack: a field that is missing, or of another type.
+    """
+    request = milvus_pb2.UpsertRequest(
+        collection_name=collection, partition_name=partition, num_rows=len(rows), schema_timestamp=timestamp
+    )
+    fields = [field for field in schema["fields"] if not field.get("is_function_output")]
+    for field in fields:
+        if field.get("nullable") or field.get("default_value"):
+            raise TypeError(f"field {field['name']} may be null")
+        data = request.fields_data.add(field_name=field["name"], type=field["type"])
+        _pack(data, DataType(field["type"]), [row[field["name"]] for row in rows])
+    names = {field["name"] for field in fields}
+    if schema.get("enable_dynamic_field"):
+        data = request.fields_data.add(field_name=_META, is_dynamic=True, type=DataType.JSON)
+        extras = ({name: value for name, value in row.items() if name not in names} for row in rows)
+        data.scalars.json_data.data.extend([orjson.dumps(extra) for extra in extras])
+    elif any(len(row) != len(names) for row in rows):
+        raise ValueError("a row has an undeclared field")
+    return request
+
+
+def _pack(data: schema_pb2.FieldData, kind: DataType, values: list[Any]) -> None:
+    match kind:
+        case DataType.VARCHAR:
+            data.scalars.string_data.data.extend(values)
+        case DataType.INT64:
+            data.scalars.long_data.data.extend(values)
+        case DataType.BOOL:
+            data.scalars.bool_data.data.extend(values)
+        case DataType.FLOAT_VECTOR:
+            matrix = np.array(values, dtype="<f4")
+            if matrix.ndim != 2:
+                raise ValueError("the vectors differ in dimension")
+            data.vectors.dim = matrix.shape[1]
+            # Copied as they are: a list of Python floats would cost more than everything else.
+            data.vectors.float_vector.MergeFromString(_FLOATS_TAG + _varint(matrix.nbytes) + matrix.tobytes())
+        case _:
+            raise TypeError(f"{kind.name} is not packed by column")
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+class _Packer:
+    """Stands in for pymilvus's method on one connection."""
+
+    def __init__(self, original: Callable[..., Any], schema_of: Callable[..., tuple[Mapping[str, Any], int]]) -> None:
+        self._original = original
+        self._schema_of = schema_of
+        self._checked: set[str] = set()
+        self._trusted = True
+
+    def __call__(
+        self,
+        collection_name: str,
+        rows: list[Mapping[str, Any]],
+        partition_name: str | None = None,
+        timeout: float | None = None,
+        context: Any = None,
+        **options: Any,
+    ) -> Any:
+        def as_always(some: list[Mapping[str, Any]]) -> Any:
+            return self._original(collection_name, some, partition_name, timeout, context=context, **options)
+
+        if not self._trusted or options.get("partial_update") or options.get("field_ops"):
+            return as_always(rows)
+        schema, timestamp = self._schema_of(collection_name, timeout=timeout, context=context, **options)
+        partition = partition_name if isinstance(partition_name, str) else ""
+        try:
+            if collection_name not in self._checked:
+                sample = upsert_request(collection_name, partition, rows[:2], schema, timestamp)
+                if sample.SerializeToString() != as_always(rows[:2]).SerializeToString():
+                    self._trusted = False
+                    log.warning("milvus.packing", what="this pymilvus packs rows differently: writing is slower")
+                    return as_always(rows)
+                self._checked.add(collection_name)
+            return upsert_request(collection_name, partition, rows, schema, timestamp)
+        except (KeyError, TypeError, ValueError):
+            return as_always(rows)  # which fails too, and says why in the words that the errors are read from
