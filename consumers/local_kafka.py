@@ -110,7 +110,8 @@ class LocalKafka(LocalServer):
         settings = self.directory / "format.properties"
         settings.write_text((self.directory / "server.properties").read_text().replace(str(data), str(fresh)))
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(settings)]
+        # In one word: as a word of its own, an id that begins with a dash is taken for an option.
+        arguments = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(settings)]
         done = subprocess.run([*java, *arguments], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
         if done.returncode != 0:
             raise Unavailable(f"Kafka could not format {data}: {(done.stdout + done.stderr)[-2000:]}")

@@ -48,9 +48,9 @@ def request_body(
 
 def show(result: Mapping[str, Any], console: Console, title: str = "") -> None:
     """Print one query's results as a table."""
-    table = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column, width in (("score", 6), ("document", 28), ("age", 7), ("partition", 12)):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=min(width, 10), max_width=width)
+    table = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), expand=True)
+    for column, width in (("score", 5), ("document", 24), ("age", 7), ("partition", 11)):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     now = datetime.now(UTC)
     for hit in result["results"]:
