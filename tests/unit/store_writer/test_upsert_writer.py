@@ -4,7 +4,10 @@ import pytest
 
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.records import MAX_TEXT_BYTES
+from pipeline.store.ledger import Ledger
 from pipeline.store.partitions import partition_name
+from pipeline.store.requests import WritePolicy
+from pipeline.store.upsert_writer import UpsertWriter
 from tests.support.documents import NOON_MS, delete, embed_all, put
 from tests.support.fake_milvus import FakeMilvus
 from tests.support.stores import Store, make_store, write
@@ -265,3 +268,37 @@ def test_an_outage_leaves_the_plan_to_be_made_again(fake: FakeMilvus, store: Sto
     fake.down = False
     write(writer, [put("k", "a", 1)])
     assert store.count() == 1
+
+
+def test_without_time_partitions_everything_is_in_the_default_one(fake: FakeMilvus, store: Store) -> None:
+    writer = UpsertWriter(fake, "docs", store.partitions(), "none", fingerprint="model")
+    write(writer, [put("k", "a b", 1)])
+    write(writer, [put("k", "c", 2, day=9)])
+    assert {name: [row["text"] for row in rows.values()] for name, rows in fake.stored("docs").items()} == {
+        "_default": ["c"]
+    }
+
+
+def test_reads_are_strong_at_first_after_an_outage_and_when_much_was_forgotten(fake: FakeMilvus, store: Store) -> None:
+    now = [0.0]
+    ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_remembered=2, clock=lambda: now[0])
+    writer = UpsertWriter(fake, "docs", store.partitions(), "day", fingerprint="model", ledger=ledger)
+    fake.staleness_writes = 100
+    theirs = [put(f"theirs{number}", "a", number) for number in range(5)]
+    write(store.upsert_writer(), theirs)
+
+    def sees(number: int) -> bool:
+        return not writer.plan([theirs[number]]).to_embed
+
+    assert sees(0)
+    now[0] = 61.0
+    assert not sees(1)
+    fake.down = True
+    with pytest.raises(Unavailable):
+        sees(2)
+    fake.down = False
+    assert sees(2)
+    now[0] = 200.0
+    assert not sees(3)
+    write(writer, [put(f"ours{number}", "x", number) for number in range(4)])
+    assert sees(4)
