@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.errors import MilvusStreamError, Unavailable
+from pipeline.errors import MilvusStreamError, Mismatch, Unavailable
 from pipeline.query.limits import InvalidRequest
 from pipeline.query.search import DeadlinePassed
 
@@ -85,6 +85,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(504, "timeout", "The search took too long", detail, "timeout", retry=True)
         case Unavailable():
             return Problem(503, "unavailable", "Search is not available now", str(error), "unavailable", retry=True)
+        case Mismatch():
+            return Problem(503, "model-mismatch", "The collection is of another model", str(error), "unavailable")
         case _:
             detail = "the search failed for a reason on our side; it is in the log"
             return Problem(500, "internal", "Internal error", detail, "error")

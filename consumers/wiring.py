@@ -21,7 +21,7 @@ from consumers.side_port import SidePort
 from pipeline.batching import BatchPolicy
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, QueryBatcher, load_embedder
-from pipeline.errors import MilvusStreamError, NotFound
+from pipeline.errors import MilvusStreamError, Unavailable
 from pipeline.ingest import FlowPolicy, IngestFlow
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.query import Limits, Searcher, SearchSettings
@@ -35,6 +35,7 @@ from pipeline.store import (
     MilvusServerApi,
     UpsertWriter,
     Writer,
+    check_model,
     connect,
     holds_topic,
     open_collection,
@@ -119,16 +120,21 @@ def limits(settings: Settings) -> Limits:
 
 
 def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searcher:
-    """A searcher over the configured collection, if it exists and holds vectors of this model.
+    """A searcher over the configured collection.
 
     A collection that is not there yet is no error: searches are answered 503 until a worker has made it.
-    Raises Mismatch for a collection of another schema or model.
+    Raises Mismatch for a collection of another model.
     """
-    name = settings.milvus.collection
-    with suppress(NotFound):
-        index = index_settings(settings)
-        open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index, create=False)
-    return Searcher(api, name, SearchSettings(one_version=settings.mode == "upsert"))
+    stamp = asdict(model.stamp)
+    made = Searcher(
+        api,
+        settings.milvus.collection,
+        SearchSettings(one_version=settings.mode == "upsert"),
+        accept=lambda info: check_model(info, stamp),
+    )
+    with suppress(Unavailable):
+        made.check()
+    return made
 
 
 def index_settings(settings: Settings) -> IndexSettings:
@@ -138,19 +144,20 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 
 def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
-    """Run a query worker until SIGTERM. Raises Mismatch for a collection of another schema or model."""
+    """Run a query worker until SIGTERM. Raises Mismatch for a collection of another model."""
     registry = CollectorRegistry()
+    search = searcher(settings, api, model)
 
     def ready() -> Readiness:
         try:
-            info = api.describe(settings.milvus.collection)
+            search.check()
         except MilvusStreamError as error:
             return Readiness(False, {"milvus": str(error)})
-        return Readiness(info is not None, {"milvus": "ok", "collection": "ok" if info else "does not exist yet"})
+        return Readiness(True, {"milvus": "ok"})
 
     with closing(QueryBatcher(model.embed_queries)) as batcher:
         app = create_app(
-            searcher(settings, api, model),
+            search,
             batcher,
             limits(settings),
             ready,

@@ -73,7 +73,11 @@ class Searcher:
         collection: str,
         settings: SearchSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        accept: Callable[[CollectionInfo], None] = lambda _: None,
     ) -> None:
+        """`accept` raises Mismatch for a collection that must not be searched with this query's vectors."""
+        self._accept = accept
         self._api = api
         self._collection = collection
         self._settings = settings or SearchSettings()
@@ -117,7 +121,7 @@ class Searcher:
         self._partitions.forget()
 
     def check(self) -> None:
-        """Ask Milvus for the collection; raises Unavailable where it does not answer or has no such collection."""
+        """Ask Milvus for the collection; raises Unavailable where it does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
     def _ask(self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float) -> _Ask:
@@ -130,6 +134,7 @@ class Searcher:
         info = self._api.describe(self._collection)
         if info is None or _VECTOR not in info.indexes:
             raise Unavailable(f"the collection {self._collection} does not exist yet; an ingest worker creates it")
+        self._accept(info)
         return info
 
     def _search(self, ask: _Ask, existing: Sequence[str]) -> Found:

@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.store.api import MilvusApi, MilvusServerApi
-from pipeline.store.collection import holds_topic, open_collection, open_ledger
+from pipeline.store.collection import check_model, holds_topic, open_collection, open_ledger
 from pipeline.store.flush import FlushGovernor, FlushPolicy
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.partitions import MilvusPartitions
@@ -31,6 +31,7 @@ __all__ = [
     "UpsertWriter",
     "WritePolicy",
     "Writer",
+    "check_model",
     "connect",
     "holds_topic",
     "open_collection",

@@ -39,7 +39,7 @@ def open_collection(
 
     def check(info: CollectionInfo) -> None:
         _check_own_name(info, spec)
-        _check_stamp(info, stamp)
+        check_model(info, stamp)
         _check_schema(info, spec)
         _check_metric(info, index.info())
 
@@ -108,7 +108,8 @@ def _check_schema(info: CollectionInfo, spec: CollectionSpec) -> None:
         )
 
 
-def _check_stamp(info: CollectionInfo, stamp: Mapping[str, Any]) -> None:
+def check_model(info: CollectionInfo, stamp: Mapping[str, Any]) -> None:
+    """Raise Mismatch unless the collection holds vectors of the model that `stamp` describes."""
     stored = read_stamp(info)
     if stored is None:
         raise Mismatch(

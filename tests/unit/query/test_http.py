@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.query_http import Readiness, create_app
 from pipeline.embedding import QueryBatcher
-from pipeline.errors import RateLimited, Unavailable
+from pipeline.errors import Mismatch, RateLimited, Unavailable
 from pipeline.query import Limits, Searcher
 from pipeline.telemetry import QueryMetrics
 from tests.support.fake_milvus import FakeMilvus
@@ -221,6 +221,7 @@ def test_milvus_down_is_503(bench: Bench) -> None:
     [
         (RateLimited("the queue is full"), 429, "overloaded"),
         (Unavailable("closing"), 503, "unavailable"),
+        (Mismatch("another model"), 503, "model-mismatch"),
         (ValueError("secret"), 500, "internal"),
     ],
 )

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Mismatch, Unavailable
 from pipeline.query import DeadlinePassed, Found, InvalidRequest, Limits, Searcher, parse_request
 from pipeline.query.answer import Skipped
+from pipeline.store import check_model
 from tests.support.fake_milvus import FakeMilvus
 from tests.unit.query.conftest import COLLECTION, DOCUMENTS, Clock, Library
 
@@ -290,3 +291,10 @@ def test_the_time_runs_out(searcher: Searcher, library: Library, milvus: FakeMil
     milvus.hook = None
     with pytest.raises(DeadlinePassed):
         find(searcher, timeout_s=0.0)
+
+
+def test_a_collection_made_later_of_another_model_is_not_searched(milvus: FakeMilvus) -> None:
+    stamp = {"name": "other", "digest": "2"}
+    searcher = Searcher(milvus, COLLECTION, accept=lambda info: check_model(info, stamp))
+    with pytest.raises(Mismatch, match="another model"):
+        find(searcher)
