@@ -279,7 +279,9 @@ def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: I
     if settings.mode == "append":
         return AppendWriter(api, name, partitions, settings.partitioning.by)
     open_ledger(api, name)
-    return UpsertWriter(api, name, partitions, settings.partitioning.by, fingerprint=model.stamp.fingerprint)
+    # Chunks cut otherwise are other rows: a record read again after such a change is written again.
+    fingerprint = f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"
+    return UpsertWriter(api, name, partitions, settings.partitioning.by, fingerprint=fingerprint)
 
 
 def _collections(settings: Settings) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pipeline.store.api import Hit, Row
 from pipeline.store.calls import Caller, Observer, unobserved, words
 from pipeline.store.catalog import DEFAULT_PARTITION, Catalog
 from pipeline.store.failures import Call, RetryPolicy, classify, to_error
+from pipeline.store.packing import pack_upserts
 from pipeline.store.translation import (
     hits,
     ids_expression,
@@ -70,6 +71,7 @@ def connect(
         if isinstance(failed, UsageError):
             raise failed from error
         raise Unavailable(f"Milvus at {address} does not answer; is it running? {words(error)}") from error
+    pack_upserts(client)
     run = Caller(
         FAILURES,
         timeout_s=timeout_s,
