@@ -160,17 +160,18 @@ def search(
 
 @app.command()
 def status(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
-    """Lag by Kafka partition, rows, Milvus partitions, dead letters, model."""
+    """Lag by Kafka partition, rows, Milvus partitions, dead letters, model; exit 3 if Kafka or Milvus is away."""
     settings = _load(config, sets)
     from consumers.commands import status as command
 
     report = command.collect(settings)
     _print(report) if json_ else command.show(report)
+    raise typer.Exit(command.exit_code(report))
 
 
 @app.command()
 def doctor(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
-    """Check everything a worker needs; exit 5 if something is wrong."""
+    """Check everything a worker needs; exit 5 if something is wrong, 3 if Kafka or Milvus cannot be reached."""
     settings = _load(config, sets)
     from consumers.commands import doctor as command
 

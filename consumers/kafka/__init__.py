@@ -5,10 +5,13 @@ What reaches a caller are the values of `pipeline.records` and the errors of `pi
 
 from consumers.kafka.admin import (
     BrokerInfo,
+    MissingTopic,
     PartitionLag,
+    TopicFacts,
     broker_info,
     ensure_dead_letter_topic,
     group_lag,
+    topic_facts,
     topic_partitions,
 )
 from consumers.kafka.connection import KafkaSettings
@@ -30,11 +33,13 @@ __all__ = [
     "KafkaSettings",
     "KafkaSource",
     "Lag",
+    "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
     "Publisher",
     "RebalanceHandler",
     "Source",
+    "TopicFacts",
     "broker_info",
     "create_topic",
     "describe",
@@ -43,6 +48,7 @@ __all__ = [
     "newest",
     "offsets_at",
     "read_range",
+    "topic_facts",
     "topic_partitions",
     "topic_ranges",
 ]

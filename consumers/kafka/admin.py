@@ -17,6 +17,7 @@ from pipeline.errors import Unavailable, UsageError
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """`max.message.bytes` of a topic that sets none (Apache Kafka 4.1, documentation/configuration/topic)."""
 _NEAREST = 3
+_CONFIGS = ("cleanup.policy", "max.message.bytes", "message.timestamp.type", "retention.ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,28 @@ class TopicInfo:
     partitions: int
     topic_id: str
     """Another one after the topic was deleted and created anew; "" on brokers before 2.8."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """A topic that exists, and those of its settings that decide whether records get through."""
+
+    partitions: int
+    compacted: bool
+    max_message_bytes: int | None
+    """None: this user may not see the topic's settings."""
+    retention_ms: int | None
+    """-1: for ever."""
+    broker_time: bool
+    """Record timestamps are the broker's, not the producer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingTopic:
+    """A topic that is not there."""
+
+    similar: tuple[str, ...]
+    """Topics with a name much like it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,36 @@ def _missing(missing: Sequence[str], present: Sequence[str]) -> UsageError:
     return UsageError(
         f"kafka.topics: no such topic on the broker: {', '.join(parts)}. "
         "Create it or correct the name; topics are not created by reading them"
+    )
+
+
+def topic_facts(settings: KafkaSettings, names: Collection[str]) -> dict[str, TopicFacts | MissingTopic]:
+    """What each topic is like, missing ones too. Raises UsageError where this user may not see one, Unavailable."""
+    with _admin(settings) as admin, kafka_errors(f"the topics {', '.join(names)}"):
+        present = admin.list_topics()
+        wanted = [name for name in names if name in present]
+        there = existing_topics(admin, wanted) if wanted else {}
+        facts: dict[str, TopicFacts | MissingTopic] = {}
+        for name in names:
+            if name in there:
+                facts[name] = _facts(there[name].partitions, topic_configs(admin, name))
+            else:
+                near = difflib.get_close_matches(name, [other for other in present if other[:2] != "__"], n=_NEAREST)
+                facts[name] = MissingTopic(tuple(near))
+        return facts
+
+
+def _facts(partitions: int, configs: Mapping[str, str | None]) -> TopicFacts:
+    def number(name: str) -> int | None:
+        value = configs.get(name)
+        return int(value) if value else None
+
+    return TopicFacts(
+        partitions=partitions,
+        compacted="compact" in (configs.get("cleanup.policy") or ""),
+        max_message_bytes=number("max.message.bytes"),
+        retention_ms=number("retention.ms"),
+        broker_time=configs.get("message.timestamp.type") == "LogAppendTime",
     )
 
 
@@ -168,21 +221,21 @@ def ensure_dead_letter_topic(settings: KafkaSettings, name: str, *, create: bool
 
 def message_limit(admin: KafkaAdminClient, topic: str) -> int:
     """Largest record batch in bytes that the topic takes; the broker's usual limit where it may not be asked."""
-    value = _configs(admin, topic).get("max.message.bytes")
+    value = topic_configs(admin, topic).get("max.message.bytes")
     return int(value) if value else DEFAULT_MESSAGE_BYTES
 
 
 def _refuse_compaction(admin: KafkaAdminClient, name: str) -> None:
-    if "compact" in (_configs(admin, name).get("cleanup.policy") or ""):
+    if "compact" in (topic_configs(admin, name).get("cleanup.policy") or ""):
         raise UsageError(
             f"kafka.dead_letter_topic {name} is compacted: it would keep one dead letter per key and refuse those "
             "without a key. Set cleanup.policy=delete on it or name another topic"
         )
 
 
-def _configs(admin: KafkaAdminClient, topic: str) -> Mapping[str, str | None]:
-    """The topic's settings; empty where this user may not see them."""
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": None, "max.message.bytes": None})
+def topic_configs(admin: KafkaAdminClient, topic: str) -> Mapping[str, str | None]:
+    """The topic's settings that matter here; empty where this user may not see them."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(_CONFIGS))
     try:
         found = admin.describe_configs([resource], config_filter="all")
     except KafkaError:

@@ -59,12 +59,14 @@ def newest(
     """
     left = topic_ranges(settings, (topic,))
     found: list[SourceRecord] = []
+    size = min(limit, _WINDOW)
     with closing(open_consumer(settings, group=False)) as consumer:
         while len(found) < limit and any(start < end for start, end in left.values()):
-            window = {name: (max(start, end - _WINDOW), end) for name, (start, end) in left.items() if start < end}
+            window = {name: (max(start, end - size), end) for name, (start, end) in left.items() if start < end}
             records = [record for record in _read(consumer, window) if keep(record)]
             found += sorted(records, key=lambda record: (-record.position.offset, record.position.partition))
             left = {name: (left[name][0], start) for name, (start, _) in window.items()}
+            size = min(2 * size, _WINDOW)  # the last few are often enough, and a record may have a megabyte
     return found[:limit]
 
 

@@ -202,3 +202,6 @@ class MilvusServerApi(MilvusApi, Protocol):
 
     def index_progress(self, collection: str, field: str = "vector") -> tuple[int, int]:
         """Rows in the index and rows that wait for it, (indexed, pending); growing segments count in neither."""
+
+    def clock_ms(self) -> int | None:
+        """The server's clock in epoch milliseconds; None where it does not tell (Lite)."""

@@ -105,6 +105,16 @@ def read_stamp(info: CollectionInfo) -> dict[str, Any] | None:
     return model if isinstance(model, dict) else None
 
 
+def read_ledger_of(info: CollectionInfo) -> str | None:
+    """The collection whose ledger this is, as `ledger_spec` wrote it; None for anything but a ledger of ours."""
+    try:
+        told = json.loads(info.description)
+    except json.JSONDecodeError:
+        return None
+    name = told.get("ledger_of") if isinstance(told, dict) and "milvus_stream" in told else None
+    return name if isinstance(name, str) else None
+
+
 def schema_problems(wanted: CollectionSpec, found: CollectionInfo) -> list[str]:
     """What keeps `found` from holding the rows of `wanted`, a clause each; empty: it fits.
 

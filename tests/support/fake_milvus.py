@@ -202,6 +202,10 @@ class FakeMilvus:
                 raise NotFound(f"collection {collection!r} has no index on {field!r}")
             return sum(len(rows) for rows in self._get(collection).partitions.values()), 0
 
+    def clock_ms(self) -> int | None:
+        with self._call("clock"):
+            return None if self._server.lite else time.time_ns() // 1_000_000
+
     # --- rows --------------------------------------------------------------------------------------------------
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:

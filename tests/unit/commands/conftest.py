@@ -1,0 +1,29 @@
+"""A Milvus in memory in the place of the configured one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from consumers import wiring
+from consumers.settings import Settings, load_settings
+from tests.support.fake_milvus import FakeMilvus
+
+
+@pytest.fixture
+def milvus(monkeypatch: pytest.MonkeyPatch) -> FakeMilvus:
+    fake = FakeMilvus()
+
+    @contextmanager
+    def connected(_: Settings) -> Iterator[FakeMilvus]:
+        yield fake
+
+    monkeypatch.setattr(wiring, "milvus", connected)
+    return fake
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Nothing listens at this Kafka."""
+    sets = ["kafka.bootstrap_servers=kafka.invalid:9092", "kafka.bootstrap_timeout_ms=200", "embedding.model=hash:8"]
+    return load_settings(None, {}, [*sets, "milvus.collection=news"])
