@@ -13,10 +13,17 @@ from typing import Any
 import pytest
 import yaml
 from confluent_kafka import Producer
+from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
+from consumers.commands import collections, dead_letters, doctor, status
+from consumers.settings import Settings, load_settings
+from pipeline.errors import NotFound, UsageError
+from pipeline.store import connect
 from tests.support.names import unique
+from tests.support.stores import make_store
 
 pytestmark = pytest.mark.servers
 SCRIPT = Path(sys.executable).parent / "milvus-stream"
@@ -32,21 +39,41 @@ class Site:
     name: str
     config: Path
     kafka: str
+    milvus: str
 
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run the console script without a terminal; fails unless it ends with this code."""
-        command = [str(SCRIPT), *arguments[:2], "-c", str(self.config), *arguments[2:]]
-        if len(arguments) == 1 or arguments[1].startswith("-"):
-            command = [str(SCRIPT), arguments[0], "-c", str(self.config), *arguments[1:]]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False
+    def settings(self, *sets: str) -> Settings:
+        return load_settings(self.config, {}, sets)
+
+    def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
+        """The console script, not on a terminal."""
+        line = [str(SCRIPT), *command.split(), "-c", str(self.config), *arguments]
+        return subprocess.Popen(
+            line, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done
 
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+    def together(self, *lines: tuple[str, ...]) -> list["Done"]:
+        """Run several commands at a time; most of each is the start of Python."""
+        processes = [self.start(*line) for line in lines]
+        try:
+            outputs = [process.communicate(timeout=120) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [Done(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert "Traceback" not in self.err
+        return json.loads(self.out)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +93,13 @@ def site(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPat
         "telemetry": {"port": 0, "log_level": "warning"},
     }
     config.write_text(yaml.safe_dump(values))
-    site = Site(name, config, kafka_bootstrap)
+    site = Site(name, config, kafka_bootstrap, milvus_uri)
     with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
         admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
         try:
             _publish(kafka_bootstrap, name, range(DOCUMENTS), [CONTROL, NOT_TEXT, b'{"id": "x"}'])
-            site.run("ingest", "--until-caught-up")
+            (ingested,) = site.together(("ingest", "--until-caught-up"))
+            assert ingested.code == 0, ingested.err
             _publish(kafka_bootstrap, name, range(LATER), [])
             yield site
         finally:
@@ -93,8 +121,26 @@ def _publish(kafka: str, topic: str, numbers: range, poison: list[bytes]) -> Non
     assert producer.flush(20) == 0
 
 
-def test_status_counts_lag_rows_and_letters(site: Site) -> None:
-    report = site.json("status")
+def test_the_script_answers_on_stdout_and_by_its_exit_code(site: Site) -> None:
+    told, people, examined, letters, undecided = site.together(
+        ("status", "--json"),
+        ("status",),
+        ("doctor", "--json"),
+        ("dlq list", "--json", "--limit", "2"),
+        ("collections drop", site.name),
+    )
+    assert [one.code for one in (told, people, examined, letters)] == [0] * 4
+    _expect_status(site, told.json)
+    assert people.out.startswith("! NO MODEL: vectors of hash:32")
+    assert "60 rows of 60 documents in 3 Milvus partitions" in people.out
+    assert "model.loaded" not in people.err
+    assert {one["check"] for one in examined.json if one["level"] != "ok"} == {"records.decode", "model"}
+    assert [one["position"] for one in letters.json] == ["0/2", "0/1"]
+    assert (undecided.code, undecided.out) == (2, "")
+    assert "--yes" in undecided.err
+
+
+def _expect_status(site: Site, report: dict[str, Any]) -> None:
     assert report["kafka"]["lag"] == LATER
     partitions = {one["partition"]: one for one in report["kafka"]["partitions"]}
     assert [(partitions[n]["committed"], partitions[n]["end"], partitions[n]["lag"]) for n in (0, 1)] == [
@@ -110,171 +156,177 @@ def test_status_counts_lag_rows_and_letters(site: Site) -> None:
     ]
     assert report["model"]["stored"]["name"] == "hash:32"
     assert report["mode"] == "upsert"
-    assert "NO MODEL" in report["warnings"][0]
 
 
-def test_status_for_people_loads_no_model_and_shouts_about_hash(site: Site) -> None:
-    done = site.run("status")
-    assert done.stdout.startswith("! NO MODEL: vectors of hash:32")
-    assert "lag 7" in done.stdout
-    assert "60 rows of 60 documents in 3 Milvus partitions" in done.stdout
-    assert "model.loaded" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("away", "sound"), [("kafka.bootstrap_servers=127.0.0.1:1", "milvus"), ("milvus.uri=http://127.0.0.1:1", "kafka")]
-)
-def test_status_reports_the_other_half(site: Site, away: str, sound: str) -> None:
-    options = ["--set", away, "--set", "kafka.bootstrap_timeout_ms=1500"]
-    report = site.json("status", *options, code=3)
-    failed = "kafka" if sound == "milvus" else "milvus"
-    assert "127.0.0.1:1" in report[failed]["error"]["message"]
-    assert report[sound]["error"] is None
-    assert report["kafka"]["lag"] == (LATER if sound == "kafka" else None)
-    assert report["milvus"]["rows"] == (DOCUMENTS if sound == "milvus" else None)
+def test_the_script_where_servers_are_away_or_something_is_wrong(site: Site) -> None:
+    no_kafka = ("--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.bootstrap_timeout_ms=1500")
+    no_milvus = ("--set", "milvus.uri=http://127.0.0.1:1")
+    half, other_half, examined, mismatch, position = site.together(
+        ("status", "--json", *no_kafka),
+        ("status", "--json", *no_milvus),
+        ("doctor", "--json", *no_kafka, *no_milvus),
+        ("doctor", "--set", "embedding.model=hash:16"),
+        ("dlq show", "nonsense"),
+    )
+    assert [one.code for one in (half, other_half, examined, mismatch, position)] == [3, 3, 3, 5, 2]
+    assert "127.0.0.1:1" in half.json["kafka"]["error"]["message"]
+    assert (half.json["kafka"]["lag"], half.json["milvus"]["rows"]) == (None, DOCUMENTS)
+    assert "127.0.0.1:1" in other_half.json["milvus"]["error"]["message"]
+    assert (other_half.json["kafka"]["lag"], other_half.json["milvus"]["rows"]) == (LATER, None)
+    assert [one["check"] for one in examined.json if one["unreachable"]] == ["kafka.reachable", "milvus.reachable"]
+    assert [one["check"] for one in examined.json if not one["unreachable"]] == ["model"]
+    assert [line.split()[1] for line in mismatch.out.splitlines() if line.startswith("PROBLEM")] == [
+        "milvus.collection"
+    ]
+    assert "PARTITION/OFFSET" in position.err
 
 
 def test_status_before_anything_was_ingested(site: Site) -> None:
     other = unique("none")
-    settings = [f"milvus.collection={other}", f"kafka.group_id={other}", f"kafka.dead_letter_topic={other}"]
-    report = site.json("status", *(part for setting in settings for part in ("--set", setting)))
+    report = status.collect(
+        site.settings(f"milvus.collection={other}", f"kafka.group_id={other}", f"kafka.dead_letter_topic={other}")
+    )
+    assert status.exit_code(report) == 0
     assert report["milvus"]["exists"] is False
     assert report["dead_letters"] == {"error": None, "topic": other, "exists": False, "letters": 0}
     assert report["kafka"]["lag"] == DOCUMENTS + POISON + LATER
     assert {one["committed"] for one in report["kafka"]["partitions"]} == {None}
 
 
-def test_doctor_on_a_sound_installation(site: Site) -> None:
-    found = {one["check"]: one for one in site.json("doctor")}
-    assert {name for name, one in found.items() if one["level"] != "ok"} == {"records.decode", "model"}
-    assert "3 of the newest" in found["records.decode"]["seen"]
-    assert "ctl" not in found["records.decode"]["seen"]
+def test_doctor_makes_every_check(site: Site) -> None:
+    found = {one.check: one for one in doctor.examine(site.settings())}
+    assert "3 of the newest" in found["records.decode"].seen
+    assert "ctl" not in found["records.decode"].seen  # nothing of a record's text
     assert {"kafka.reachable", "kafka.group", "kafka.message_size", "records.keys", "records.size"} <= found.keys()
     assert {"clock.kafka", "clock.milvus", "milvus.collection", "milvus.ledger", "milvus.index"} <= found.keys()
 
 
-def test_doctor_finds_problems(site: Site) -> None:
-    wrong = ["embedding.model=hash:16", "record.id_field=uuid", "record.text_field=body"]
-    done = site.run("doctor", *(part for setting in wrong for part in ("--set", setting)), code=5)
-    problems = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("PROBLEM")]
-    assert problems == ["records.decode", "milvus.collection"]
-    assert "missing_text" in done.stdout
-    missing = site.json("doctor", "--set", f"kafka.topics={site.name}x", code=5)
-    assert [(one["check"], site.name in one["seen"]) for one in missing if one["level"] == "problem"] == [
-        ("kafka.topics", True)
-    ]
+def test_doctor_finds_what_no_record_has_and_topics_that_are_not_there(site: Site) -> None:
+    found = doctor.examine(site.settings("record.text_field=body"))
+    assert [one.check for one in found if one.level == "problem"] == ["records.decode"]
+    found = doctor.examine(site.settings(f"kafka.topics={site.name}x"))
+    assert [(one.check, site.name in one.seen) for one in found if one.level == "problem"] == [("kafka.topics", True)]
+    assert doctor.exit_code(found) == 5
 
 
-def test_doctor_sees_records_without_id_or_key_and_limits(site: Site, kafka_bootstrap: str) -> None:
+def test_doctor_sees_records_without_id_or_key_and_limits(site: Site) -> None:
     topic, letters = unique("nokey"), unique("small")
-    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
-        large, small = {"max.message.bytes": "4000000"}, {"max.message.bytes": "1000", "retention.ms": "60000"}
-        admin.create_topics(
-            {
-                topic: {"num_partitions": 2, "replication_factor": 1, "configs": large},
-                letters: {
-                    "num_partitions": 1,
-                    "replication_factor": 1,
-                    "configs": {**small, "cleanup.policy": "compact"},
-                },
-            },
-            wait_for_metadata=True,
-        )
+    large = {"max.message.bytes": "4000000"}
+    small = {"max.message.bytes": "1000", "retention.ms": "60000", "cleanup.policy": "compact"}
+    soon = time.time_ns() // 1_000_000 + 120_000
+    with closing(KafkaAdminClient(bootstrap_servers=site.kafka)) as admin:
+        specs = {
+            topic: {"num_partitions": 2, "replication_factor": 1, "configs": large},
+            letters: {"num_partitions": 1, "replication_factor": 1, "configs": small},
+        }
+        admin.create_topics(specs, wait_for_metadata=True)
         try:
-            producer = Producer({"bootstrap.servers": kafka_bootstrap})
+            producer = Producer({"bootstrap.servers": site.kafka})
             producer.produce(topic, value=b'{"text": "nobody knows me"}', partition=0)
-            producer.produce(topic, value=b'{"id": 1, "text": "late"}', partition=1, timestamp=_soon())
+            producer.produce(topic, value=b'{"id": 1, "text": "early"}', partition=1, timestamp=soon)
             assert producer.flush(20) == 0
-            options = ["--set", f"kafka.topics={topic}", "--set", f"kafka.dead_letter_topic={letters}"]
-            found = site.json("doctor", *options, "--set", f"kafka.group_id={topic}", code=5)
+            sets = (f"kafka.topics={topic}", f"kafka.dead_letter_topic={letters}", f"kafka.group_id={topic}")
+            found = doctor.examine(site.settings(*sets))
         finally:
             admin.delete_topics([topic, letters])
-    levels = [(one["check"], one["level"]) for one in found if one["check"].startswith(("k", "r", "c"))]
+    levels = [(one.check, one.level) for one in found]
     assert ("records.keys", "problem") in levels
     assert ("records.keys", "warning") in levels  # two Kafka partitions and no keys: nothing orders versions
     assert ("kafka.message_size", "warning") in levels
     assert ("clock.kafka", "warning") in levels
-    told = [(one["level"], one["seen"]) for one in found if one["check"] == "kafka.dead_letters"]
-    assert [level for level, _ in told] == ["problem", "warning", "warning", "ok"], told
+    told = [one.level for one in found if one.check == "kafka.dead_letters"]
+    assert told == ["problem", "warning", "warning", "ok"], told
 
 
-def _soon() -> int:
-    return time.time_ns() // 1_000_000 + 120_000
+def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: Site) -> None:
+    topic = unique("gone")
+    with closing(KafkaAdminClient(bootstrap_servers=site.kafka)) as admin:
+        admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+        try:
+            _publish(site.kafka, topic, range(0, 10, 2), [])
+            admin.alter_group_offsets(topic, {TopicPartition(topic, 0): OffsetAndMetadata(2, "", -1)})
+            admin.delete_records({TopicPartition(topic, 0): 4})
+            settings = site.settings(f"kafka.topics={topic}", f"kafka.group_id={topic}")
+            found, report = doctor.examine(settings), status.collect(settings)
+        finally:
+            admin.delete_topics([topic])
+            admin.delete_groups([topic])
+    assert [one.check for one in found if one.level == "problem"] == ["kafka.offsets"]
+    assert any("is at offset 2, but the topic holds 4 to 5" in warning for warning in report["warnings"])
+    assert report["kafka"]["lag"] == 1
 
 
-def test_doctor_without_servers(site: Site) -> None:
-    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.bootstrap_timeout_ms=1500"]
-    found = site.json("doctor", *options, "--set", "milvus.uri=http://127.0.0.1:1", code=3)
-    assert [one["check"] for one in found if one["unreachable"]] == ["kafka.reachable", "milvus.reachable"]
-    assert [one["check"] for one in found if not one["unreachable"]] == ["model"]
-
-
-def test_dead_letters_are_listed_newest_first_and_shown_whole(site: Site) -> None:
-    letters = site.json("dlq", "list")
+def test_dead_letters_are_listed_newest_first_and_shown_whole(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = site.settings()
+    letters = [one.as_dict(with_value=False) for one in dead_letters.newest(settings, 20, None)]
     assert [one["position"] for one in letters] == ["0/2", "0/1", "0/0"]
-    assert {(one["topic"], one["partition"]) for one in letters} == {(site.name, 0)}
-    assert {one["offset"] for one in letters} == {30, 31, 32}
-    reasons = {one["reason"] for one in letters}
-    assert {"invalid_json", "invalid_utf8", "missing_text"} == reasons
-    assert len(site.json("dlq", "list", "--limit", "2")) == 2
-    only = site.json("dlq", "list", "--reason", "missing_text")
-    assert [one["reason"] for one in only] == ["missing_text"]
-    shown = site.json("dlq", "show", only[0]["position"])
+    assert {(one["topic"], one["partition"], one["offset"]) for one in letters} == {
+        (site.name, 0, offset) for offset in (30, 31, 32)
+    }
+    places = {one["reason"]: one["position"] for one in letters}
+    assert places.keys() == {"invalid_json", "invalid_utf8", "missing_text"}
+    only = dead_letters.newest(settings, 20, "missing_text")
+    assert [one.position for one in only] == [places["missing_text"]]
+    shown = dead_letters.one(settings, places["missing_text"]).as_dict(with_value=True)
     assert (shown["key"], shown["value"]) == ("bad", '{"id": "x"}')
-    binary = next(one["position"] for one in letters if one["reason"] == "invalid_utf8")
-    assert site.json("dlq", "show", binary)["value"] == {"base64": "//57"}
-    control = next(one["position"] for one in letters if one["reason"] == "invalid_json")
-    printed = site.run("dlq", "show", control).stdout
+    binary = dead_letters.one(settings, places["invalid_utf8"]).as_dict(with_value=True)
+    assert binary["value"] == {"base64": "//57"}
+    dead_letters.show_one(dead_letters.one(settings, places["invalid_json"]))
+    printed = capsys.readouterr().out
     assert '{"id": "ctl\\x1b[2J' in printed
     assert "\x1b" not in printed
-    none = site.run("dlq", "list", "--reason", "no_such")
-    assert none.stdout == ""
-    assert "missing_text (1)" in none.stderr
 
 
-def test_wrong_positions_and_topics(site: Site) -> None:
-    assert "PARTITION/OFFSET" in site.run("dlq", "show", "nonsense", code=2).stderr
-    assert "holds offsets 0 to 2" in site.run("dlq", "show", "0/99", code=1).stderr
-    assert "no Kafka partition 7" in site.run("dlq", "show", "7/0", code=1).stderr
-    done = site.run("dlq", "list", "--set", f"kafka.dead_letter_topic={site.name}.dql", code=2)
-    assert f"Did you mean {site.name}.dlq" in done.stderr
+def test_letters_that_are_not_there(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = site.settings()
+    assert dead_letters.newest(settings, 20, "no_such") == []
+    assert "missing_text (1)" in capsys.readouterr().err
+    with pytest.raises(NotFound, match="holds offsets 0 to 2"):
+        dead_letters.one(settings, "0/99")
+    with pytest.raises(NotFound, match="no Kafka partition 7"):
+        dead_letters.one(settings, "7/0")
+    with pytest.raises(UsageError, match=f"Did you mean {site.name}.dlq"):
+        dead_letters.newest(site.settings(f"kafka.dead_letter_topic={site.name}.dql"), 20, None)
 
 
-def test_collections(site: Site) -> None:
-    mine = [one for one in site.json("collections", "list") if one["name"] == site.name]
+def test_collections_on_a_real_server(site: Site) -> None:
+    mine = [one for one in collections.list_all(site.settings()) if one["name"] == site.name]
     assert [(one["rows"], one["model"], one["ledger"], one["configured"]) for one in mine] == [
         (DOCUMENTS, "hash:32", f"{site.name}__ledger", True)
     ]
-    info = site.json("collections", "info")
+    info = collections.info(site.settings(), site.name)
     assert {one["name"]: one["dimension"] for one in info["fields"]}["vector"] == 32
     assert (info["rows"], info["documents"]) == (DOCUMENTS, DOCUMENTS)
     assert set(info["indexes"]["vector"]) == {"type", "metric", "params", "indexed_rows", "pending_rows"}
-    assert f"did you mean {site.name}" in site.run("collections", "info", f"{site.name}x", code=1).stderr
+    with pytest.raises(NotFound, match=f"did you mean {site.name}"):
+        collections.info(site.settings(), f"{site.name}x")
 
 
-def test_drop_looks_asks_and_drops(site: Site, milvus_uri: str) -> None:
-    """On a collection of its own, made by a second group from the same topic."""
+def test_a_dry_run_says_that_the_group_will_not_read_again(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    collections.drop(site.settings(), site.name, dry_run=True, yes=False)
+    captured = capsys.readouterr()
+    assert f"would drop collection {site.name}" in captured.out
+    assert "60 rows in 3 partitions" in captured.out
+    assert f"group {site.name} has committed offsets on {site.name}" in captured.err
+    assert "--reset-offsets" in captured.err
+
+
+@pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
+def test_drop_removes_both_and_nothing_else(server: str, site: Site, request: pytest.FixtureRequest) -> None:
+    uri: str = request.getfixturevalue(server)
     name = unique("drop")
-    mine = ["--set", f"milvus.collection={name}", "--set", f"kafka.group_id={name}"]
-    site.run("ingest", "--until-caught-up", *mine)
-    with closing(KafkaAdminClient(bootstrap_servers=site.kafka)) as admin, closing(MilvusClient(milvus_uri)) as client:
+    settings = site.settings(f"milvus.uri={uri}")
+    with closing(connect(uri)) as api:
+        others = [one for one in api.collections() if one.startswith(site.name)]
         try:
-            looked = site.run("collections", "drop", name, "--dry-run", *mine)
-            assert f"would drop collection {name}" in looked.stdout
-            assert "60 rows" in looked.stdout
-            assert "--reset-offsets" in looked.stderr
-            assert "--yes" in site.run("collections", "drop", name, *mine, code=2).stderr
-            assert client.has_collection(name)
-            assert site.run("collections", "drop", name, "--yes", *mine).stdout.split() == [
-                "dropped",
-                f"{name}__ledger",
-                "dropped",
-                name,
-            ]
-            assert not client.has_collection(name)
-            assert not client.has_collection(f"{name}__ledger")
-            assert client.has_collection(site.name)
+            make_store(api, name)
+            rows = [one for one in collections.list_all(settings) if one["name"] == name]
+            assert [(one["rows"], one["ledger"]) for one in rows] == [(0, f"{name}__ledger")]
+            assert [one["name"] for one in collections.info(settings, name)["partitions"]] == ["_default"]
+            collections.drop(settings, name, dry_run=False, yes=True)
+            present = set(api.collections())
         finally:
-            client.drop_collection(f"{name}__ledger")
-            client.drop_collection(name)
-            admin.delete_groups([name])
+            api.drop_collection(f"{name}__ledger")
+            api.drop_collection(name)
+    assert {name, f"{name}__ledger"}.isdisjoint(present)
+    assert present.issuperset(others)
