@@ -18,10 +18,11 @@ def pack(lengths: Sequence[int], budget: int, parallel: int = 1) -> list[NDArray
     """
     if not lengths:
         return []
-    sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    real = np.asarray(lengths, dtype=np.int64)
+    sizes = np.maximum(real, 1)
     share = -(-int(sizes.sum()) // parallel)
     budget = min(budget, max(share, MIN_BATCH_TOKENS))
-    order = np.argsort(-sizes, kind="stable")
+    order = np.argsort(-real, kind="stable")
     batches = []
     start = 0
     while start < len(order):

@@ -343,11 +343,14 @@ def test_a_missing_field_is_refused(subject: Subject) -> None:
 
 
 def test_a_request_over_the_message_limit_says_so(subject: Subject) -> None:
-    if subject.lite:
-        pytest.skip("Lite has no such limit")
     partition = subject.partition()
+    rows = [row(f"{i:04x}", text="x" * 65_000) for i in range(1_100)]
+    if subject.lite:  # it has no such limit
+        subject.put(partition, *rows)
+        assert len(subject.ids(partition)) == len(rows)
+        return
     with pytest.raises(RequestTooLarge):
-        subject.put(partition, *[row(f"{i:04x}", text="x" * 65_000) for i in range(1_100)])
+        subject.put(partition, *rows)
     assert subject.ids(partition) == []
 
 
