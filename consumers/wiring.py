@@ -14,8 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from consumers.ingest_worker import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import DeadLetters, KafkaSettings, KafkaSource, ensure_dead_letter_topic
-from consumers.query_http import Readiness, create_app
-from consumers.query_worker import serve as run_server
 from consumers.settings import Settings
 from consumers.side_port import SidePort
 from pipeline.batching import BatchPolicy
@@ -36,7 +34,6 @@ from pipeline.store import (
     UpsertWriter,
     Writer,
     check_model,
-    connect,
     holds_topic,
     open_collection,
     open_ledger,
@@ -56,6 +53,8 @@ def milvus(settings: Settings, observe: Observer = unobserved) -> Iterator[Milvu
 
     `observe` is told of every call: operation, seconds, error.
     """
+    from pipeline.store import connect  # noqa: PLC0415 - imports pymilvus, a second that not every command needs
+
     token = settings.milvus.token.get_secret_value() if settings.milvus.token else None
     timeout_s = settings.milvus.timeout.total_seconds()
     if settings.milvus.uri.endswith(".db"):
@@ -145,6 +144,9 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
     """Run a query worker until SIGTERM. Raises Mismatch for a collection of another model."""
+    from consumers.query_http import Readiness, create_app  # noqa: PLC0415 - imports FastAPI, as above
+    from consumers.query_worker import serve as run_server  # noqa: PLC0415
+
     registry = CollectorRegistry()
     search = searcher(settings, api, model)
 
