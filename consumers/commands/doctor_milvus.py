@@ -171,6 +171,7 @@ def _partitions(settings: Settings, api: MilvusServerApi, found: Findings, now_m
         past = sorted(one for one in held if (times := interval(one)) is not None and times[1] <= floor)
         if past:
             seen = f"{len(past)} Milvus partitions are past partitioning.retention, the oldest is {past[0]}"
-            found.warning("milvus.retention", seen, "drop those Milvus partitions; workers only refuse new records of that age")
+            do = "drop them in Milvus: workers refuse new records of that age, and remove none"
+            found.warning("milvus.retention", seen, do)
         else:
             found.ok("milvus.retention", "no Milvus partition is past partitioning.retention")
