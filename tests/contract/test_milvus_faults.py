@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def api(lite: LiteProcess) -> Iterator[MilvusServer]:
     opened.close()
 
 
-def put(api: MilvusServer, identifier: str) -> None:
+def put(api: MilvusServer, identifier: str, partition: str | None = None) -> None:
     row = {
         "id": identifier,
         "doc_id": "doc",
@@ -99,7 +100,7 @@ def put(api: MilvusServer, identifier: str) -> None:
         "kafka_partition": 0,
         "kafka_offset": 0,
     }
-    api.upsert("c", None, [row])
+    api.upsert("c", partition, [row])
 
 
 def seconds_of(call: Callable[[], object], error: type[Exception]) -> float:
@@ -167,3 +168,14 @@ def test_a_short_outage_is_not_seen(lite: LiteProcess) -> None:
     back.join()
     assert patient.count("c") == 1
     patient.close()
+
+
+def test_a_restarted_server_is_searched_whole_by_a_new_connection(lite: LiteProcess, api: MilvusServer) -> None:
+    api.create_partition("c", "d20261122")
+    put(api, "aa", "d20261122")
+    lite.kill()
+    lite.start()
+    with closing(connect(lite.uri)) as later:
+        assert later.loaded_partitions("c") == ["d20261122"]
+        found = later.search("c", np.ones((1, 2), np.float32), 5, partitions=later.loaded_partitions("c"))
+    assert [[hit.id for hit in hits] for hits in found] == [["aa"]]
