@@ -155,6 +155,37 @@ def search(
         command.show(result, Console())
 
 
+@app.command()
+def replay(
+    from_: Annotated[str, typer.Option("--from", metavar="TIME", help="Kafka timestamp, RFC 3339, inclusive")],
+    to: Annotated[str, typer.Option("--to", metavar="TIME", help="Kafka timestamp, RFC 3339, exclusive")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    into: Annotated[
+        str | None, typer.Option(metavar="COLLECTION", help="write here instead; created if missing")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show the plan: records, bytes, chunks")] = False,
+    must_finish: Annotated[
+        bool, typer.Option("--must-finish", help="exit 1 when stopped before the end, e.g. in a Kubernetes Job")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Read a bounded range of the topics again. The live group is not touched; started again, it resumes."""
+    stop = _stop_on_signals()
+    settings = _load(config, sets)
+    elsewhere = [*(sets or ()), f"milvus.collection={into}"]
+    target = settings if into is None else load_settings(config, environment(), elsewhere)
+    from consumers.commands import replay as command
+
+    if dry_run:
+        plan = command.plan_only(settings, target, from_, to)
+        _print(plan.as_dict()) if json_ else command.show_plan(plan)
+        return
+    summary = command.run(settings, target, from_, to, stop)
+    _print(summary.as_dict()) if json_ else sys.stdout.write(summary.line() + "\n")
+    raise typer.Exit(int(must_finish and not summary.finished))
+
+
 # --- a look inside -------------------------------------------------------------------------------------------------
 
 

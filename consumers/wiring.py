@@ -13,7 +13,19 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumers.ingest_worker import IngestWorker, Summary, WorkerPolicy
-from consumers.kafka import DeadLetters, KafkaSettings, KafkaSource, ensure_dead_letter_topic
+from consumers.kafka import (
+    DeadLetters,
+    DeadLetterTopic,
+    KafkaSettings,
+    KafkaSource,
+    Source,
+    ensure_dead_letter_topic,
+)
+from consumers.kafka.replay_range import GroupWatch
+from consumers.kafka.replay_source import ReplaySource
+from consumers.replay import RejectedLog, ReplayProcess
+from consumers.replay_guard import GuardedWriter
+from consumers.replay_plan import ReplayPlan
 from consumers.settings import Settings
 from consumers.side_port import SidePort
 from pipeline.batching import BatchPolicy
@@ -32,6 +44,7 @@ from pipeline.store import (
     MilvusPartitions,
     MilvusServerApi,
     UpsertWriter,
+    WritePolicy,
     Writer,
     check_model,
     holds_topic,
@@ -39,6 +52,7 @@ from pipeline.store import (
     open_ledger,
 )
 from pipeline.store.calls import Observer, unobserved
+from pipeline.store.ledger import Ledger
 from pipeline.telemetry import IngestMetrics, QueryMetrics
 
 log = structlog.get_logger(__name__)
@@ -111,6 +125,11 @@ def embedder(settings: Settings) -> Iterator[Embedder]:
         yield model
     finally:
         model.close()
+
+
+def chunker(settings: Settings, model: Embedder) -> Chunker:
+    """Cuts texts as configured, at most to what the model takes."""
+    return Chunker(model.tokenizer, ChunkingPolicy(settings.chunking.max_tokens, settings.chunking.overlap))
 
 
 def limits(settings: Settings) -> Limits:
@@ -219,47 +238,47 @@ def ingest(
     kafka = kafka_settings(settings)
     receipts: deque[Receipt] = deque()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    governor = FlushGovernor(
+    worker = _worker(
+        settings,
         api,
-        _collections(settings),
-        FlushPolicy(
-            durability=settings.milvus.durability,
-            interval_s=settings.milvus.flush_interval.total_seconds(),
-            rows=LITE_FLUSH_ROWS if api.server.lite else None,
-        ),
-        on_durable=receipts.extend,
-    )
-    dead_letters = DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append)
-    flow = IngestFlow(
-        decoder=decoder(settings),
-        chunker=Chunker(model.tokenizer, ChunkingPolicy(settings.chunking.max_tokens, settings.chunking.overlap)),
-        embedder=model,
-        writer=writer(settings, api, model, metrics),
-        governor=governor,
-        dead_letters=dead_letters,
-        metrics=metrics,
-        policy=FlowPolicy(append=settings.mode == "append"),
-    )
-    batch = settings.batch
-    worker = IngestWorker(
+        model,
         source=source(settings, kafka, api),
-        flow=flow,
-        governor=governor,
-        dead_letters=dead_letters,
+        writer=writer(settings, api, model, metrics),
+        dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append),
         receipts=receipts,
         metrics=metrics,
-        policy=WorkerPolicy(
-            batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
-            buffer_bytes=batch.buffer_bytes,
-            shutdown_s=settings.shutdown_timeout.total_seconds(),
-            until_caught_up=until_caught_up,
-            max_records=max_records,
-        ),
+        until_caught_up=until_caught_up,
+        max_records=max_records,
     )
-    side_port = SidePort(
-        settings.telemetry.host, settings.telemetry.port, metrics.registry, alive=worker.alive, ready=worker.ready
+    return IngestProcess(worker, _side_port(settings, worker, metrics))
+
+
+def replay(
+    settings: Settings, plan: ReplayPlan, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics
+) -> ReplayProcess:
+    """Build a replay of `plan`, which must have something to read, into the collection of `settings`; see `ingest`."""
+    metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
+    kafka = kafka_settings(settings)
+    receipts: deque[Receipt] = deque()
+    own = ReplaySource(kafka, plan.span)
+    rejected = RejectedLog(receipts.append)
+    target = writer(settings, api, model, metrics)
+    if plan.live and settings.mode == "upsert":
+        name = settings.milvus.collection
+        target = GuardedWriter(target, lambda: Ledger(api, name, WritePolicy()), GroupWatch(kafka).active)
+    worker = _worker(
+        settings,
+        api,
+        model,
+        source=own,
+        writer=target,
+        dead_letters=rejected,
+        receipts=receipts,
+        metrics=metrics,
+        until_caught_up=True,
+        max_records=None,
     )
-    return IngestProcess(worker, side_port)
+    return ReplayProcess(kafka, plan, own, worker, rejected, metrics, _side_port(settings, worker, metrics))
 
 
 def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
@@ -284,6 +303,62 @@ def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: I
     # Chunks cut otherwise are other rows: a record read again after such a change is written again.
     fingerprint = f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"
     return UpsertWriter(api, name, partitions, settings.partitioning.by, fingerprint=fingerprint)
+
+
+def _worker(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    source: Source,
+    writer: Writer,
+    dead_letters: DeadLetterTopic,
+    receipts: deque[Receipt],
+    metrics: IngestMetrics,
+    until_caught_up: bool,
+    max_records: int | None,
+) -> IngestWorker:
+    governor = FlushGovernor(
+        api,
+        _collections(settings),
+        FlushPolicy(
+            durability=settings.milvus.durability,
+            interval_s=settings.milvus.flush_interval.total_seconds(),
+            rows=LITE_FLUSH_ROWS if api.server.lite else None,
+        ),
+        on_durable=receipts.extend,
+    )
+    flow = IngestFlow(
+        decoder=decoder(settings),
+        chunker=chunker(settings, model),
+        embedder=model,
+        writer=writer,
+        governor=governor,
+        dead_letters=dead_letters,
+        metrics=metrics,
+        policy=FlowPolicy(append=settings.mode == "append"),
+    )
+    batch = settings.batch
+    return IngestWorker(
+        source=source,
+        flow=flow,
+        governor=governor,
+        dead_letters=dead_letters,
+        receipts=receipts,
+        metrics=metrics,
+        policy=WorkerPolicy(
+            batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
+            buffer_bytes=batch.buffer_bytes,
+            shutdown_s=settings.shutdown_timeout.total_seconds(),
+            until_caught_up=until_caught_up,
+            max_records=max_records,
+        ),
+    )
+
+
+def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics) -> SidePort:
+    section = settings.telemetry
+    return SidePort(section.host, section.port, metrics.registry, alive=worker.alive, ready=worker.ready)
 
 
 def _collections(settings: Settings) -> tuple[str, ...]:

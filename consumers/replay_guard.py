@@ -1,0 +1,87 @@
+"""What keeps a replay into the live collection from undoing what the ingest workers write meanwhile."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.errors import UsageError
+from pipeline.records import EmbeddedPut
+from pipeline.store import Applied, Plan, Writer
+from pipeline.store.ledger import Ledger
+from pipeline.store.plan import Change, Entry
+
+_ATTEMPTS = 5
+_PAUSE_S = 0.5
+
+
+class GuardedWriter:
+    """A Writer for a collection that a live group writes, too.
+
+    The ledger's guard is safe as long as one worker owns a document. So while the group has members
+    - a document whose ledger row is pending is left to them: they are at it, or will redo it;
+    - a document that would change otherwise (other chunking or mapping, a record rejected before) ends the replay
+      with UsageError: between the replay's look into the ledger and its write a worker may store a newer version.
+    And always: of two records whose versions cannot be compared (a key that changed its Kafka partition) the one with
+    the later Kafka timestamp is taken for newer. For ingest arrival decides; here the old ones arrive last.
+    """
+
+    def __init__(self, writer: Writer, look: Callable[[], Ledger], active: Callable[[], bool]) -> None:
+        """`look` makes a ledger that has read nothing yet; `active`: whether the live group has members."""
+        self._writer = writer
+        self._look = look
+        self._active = active
+
+    def plan(self, operations: Sequence[Change]) -> Plan:
+        """See Writer.plan. Raises UsageError where live workers would be raced."""
+        plan = Plan([])
+        for attempt in range(_ATTEMPTS):
+            active = self._active()
+            entries = self._look().read(operation.key for operation in operations)
+            stale, left, kept = 0, 0, []
+            for operation in operations:
+                entry, _ = entries[operation.key]
+                if entry is not None and entry.pending and active:
+                    left += 1
+                elif entry is not None and _incomparable(entry, operation) and _older(entry, operation):
+                    stale += 1
+                else:
+                    kept.append(operation)
+            plan = self._writer.plan(kept)
+            if not plan.held or not active:
+                return replace(plan, unchanged=plan.unchanged + left, stale=plan.stale + stale)
+            # A worker may have begun with the document since the look: its row is pending now, or newer.
+            self._writer.apply(plan.without(lambda _: True), ())
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_PAUSE_S)
+        raise _raced(plan)
+
+    def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
+        """See Writer.apply. Raises UsageError when workers have been started since the plan."""
+        if plan.held and self._active():
+            raise _raced(plan)
+        return self._writer.apply(plan, puts)
+
+    def forget(self) -> None:
+        """See Writer.forget."""
+        self._writer.forget()
+
+
+def _incomparable(entry: Entry, operation: Change) -> bool:
+    if entry.versioned or operation.version is not None:
+        return False
+    return entry.position[:2] != operation.position[:2] and entry.position.offset >= 0
+
+
+def _older(entry: Entry, operation: Change) -> bool:
+    return operation.timestamp_ms <= entry.record_time
+
+
+def _raced(plan: Plan) -> UsageError:
+    change: list[Change] = [*plan.to_embed, *plan.deletes, *plan.advances]
+    topic, partition, offset = change[0].position if change else ("", 0, 0)
+    return UsageError(
+        f"{len(plan.held)} documents of a batch would change in the live collection (the first by "
+        f"{topic}/{partition}/{offset}: another chunking or mapping, or a record rejected before), while ingest "
+        "workers write it: a newer version could be undone. Stop the workers and start this replay again (it goes on "
+        "where it stopped), or replay --into another collection"
+    )
