@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check format test lock clean
+.PHONY: help install demo check format test bench lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -40,6 +40,9 @@ format: install ## apply the formatter and the safe fixes
 
 test: install ## every test, against real Apache Kafka and a real Milvus server
 	$(BIN)/pytest $(ARGS)
+
+bench: install ## measure this machine against the loop everybody writes, about 12 minutes; see docs/benchmarks.md
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,77 @@
+"""The ingest worker, built as `milvus-stream ingest --until-caught-up` builds it."""
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from consumers import wiring
+from consumers.settings import Settings
+from pipeline.chunking import Chunker, ChunkingPolicy
+from pipeline.telemetry import IngestMetrics, configure_logging
+from tests.bench.contender import Go, arguments, contend
+from tests.bench.corpus import read_documents
+from tests.bench.stage_clock import StageClock
+
+
+def main() -> None:
+    """Load the model, then drain a topic for each job."""
+    given = arguments()
+    configure_logging("warning", "json")
+    base = Settings.model_validate(given["settings"])
+    metrics = wiring.ingest_metrics()
+    with ExitStack() as stack:
+        api = stack.enter_context(wiring.milvus(base, metrics.observe_sink))
+        model = stack.enter_context(wiring.embedder(base))
+        texts = [document.text for document in read_documents(given["documents"])[:64]]
+        chunks = Chunker(model.tokenizer, ChunkingPolicy()).chunk(texts)
+        model.embed([chunk for document in chunks for chunk in document])
+
+        def prepare(job: dict[str, Any]) -> Go:
+            settings = Settings.model_validate(_with_job(given["settings"], job))
+            mine = wiring.ingest_metrics()
+            process = wiring.ingest(settings, api, model, until_caught_up=True, max_records=None, metrics=mine)
+
+            def go() -> Mapping[str, Any]:
+                upserting = _upsert_s(metrics)
+                with StageClock(lambda: _written(mine), job["records"]) as clock:
+                    summary = process.run(threading.Event())
+                if not summary.clean or sum(summary.committed.values()) != job["records"]:
+                    raise RuntimeError(f"{job['records']} records are there, this was done: {summary}")
+                stored = _written(mine)
+                if stored != job["records"]:
+                    raise RuntimeError(f"{job['records']} records are there, {stored} were stored")
+                return {
+                    "records": summary.consumed,
+                    "dtype": model.dtype,
+                    "upsert_s": _upsert_s(metrics) - upserting,
+                    **clock.figures(),
+                }
+
+            return go
+
+        contend(prepare)
+
+
+def _with_job(settings: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    kafka = {
+        **settings["kafka"],
+        "topics": [job["topic"]],
+        "group_id": job["group"],
+        "dead_letter_topic": f"{job['topic']}.dlq",
+    }
+    return {**settings, "kafka": kafka, "milvus": {**settings["milvus"], "collection": job["collection"]}}
+
+
+def _written(metrics: IngestMetrics) -> int:
+    return int(metrics.registry.get_sample_value("ingest_records_total", {"outcome": "written"}) or 0)
+
+
+def _upsert_s(metrics: IngestMetrics) -> float:
+    """Seconds that upserts to Milvus took so far."""
+    name, labels = "ingest_sink_operation_duration_seconds_sum", {"operation": "upsert", "outcome": "ok"}
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The benchmark's own arithmetic, and that a contender is timed from the word go."""
+
+import json
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench import drain
+from tests.bench.children import contender
+from tests.bench.corpus import BenchDocument, small_records, spread
+from tests.bench.report import Target
+from tests.bench.stage import Stage
+from tests.bench.stage_clock import StageClock
+from tests.support.waiting import eventually
+
+
+def _round(seconds: float, records: int = 100, tokens: int = 1000) -> dict[str, Any]:
+    figures = {"seconds": seconds, "cpu_s": 2 * seconds, "records": records, "tokens": tokens}
+    return {**figures, "peak_rss_bytes": 2**20, "threads": {}}
+
+
+def test_a_ratio_is_taken_within_each_round() -> None:
+    """The second round was disturbed for everybody: that must not change the ratio."""
+    figures = {
+        "naive": [_round(10), _round(100), _round(10)],
+        "ours": [_round(5, tokens=1500), _round(50, tokens=1500), _round(5, tokens=1500)],
+        "bare": [_round(4), _round(40), _round(4)],
+    }
+    summary = drain.summarize({"mixed": figures})["mixed"]
+    assert summary["ratio_documents"] == 2
+    assert summary["ratio_tokens"] == 3
+    assert summary["share_of_bare_engine"] == 0.8
+    assert summary["naive"]["documents_per_s"] == 10
+
+
+@pytest.mark.parametrize(
+    ("native", "gain", "wanted"), [(False, 0.3, {1.2}), (True, 2.1, {1.8}), (True, 0.53, {1.8, 1.2})]
+)
+def test_bf16_that_is_there_and_slower_is_told_against_both_targets(
+    native: bool, gain: float, wanted: set[float]
+) -> None:
+    summary = {name: dict.fromkeys(("ratio_documents", "ratio_tokens", "share_of_bare_engine"), 1.5)
+               for name in drain.SETS}  # fmt: skip
+    machine = {"native_bf16": native, "bf16_gain": gain, "model": {"device": "cpu"}}
+    targets = [target for target in drain.targets(summary, machine) if "naive" in target.name]
+    assert {target.wanted for target in targets} == wanted
+    assert {target.wanted: target.reached for target in targets} == {number: number == 1.2 for number in wanted}
+
+
+def test_a_target_is_reached_from_its_own_side() -> None:
+    assert Target("rate", 8000, 8000).reached
+    assert not Target("rate", 7999, 8000).reached
+    assert Target("seconds", 1.4, 1.5, at_most=True).reached
+    assert not Target("seconds", 1.6, 1.5, at_most=True).reached
+
+
+def test_the_naive_loop_is_credited_with_the_tokens_that_it_does_not_cut_off() -> None:
+    documents = [BenchDocument("a", "", 10, 1, 10), BenchDocument("b", "", 600, 3, 660)]
+    stage = Stage("", "", Path(), {}, {"max_tokens": 254})
+    assert drain.tokens(stage, "naive", documents) == 264
+    assert drain.tokens(stage, "ours", documents) == 670
+
+
+def test_small_records_have_their_size_and_ids_of_their_own() -> None:
+    records = list(small_records(200, 300))
+    assert {len(value) for _, value in records} == {300}
+    assert len({json.loads(value)["id"] for _, value in records}) == 200
+
+
+def test_documents_are_spread_over_a_week() -> None:
+    documents = [BenchDocument(str(number), "x", 1, 1, 1) for number in range(70)]
+    days = {
+        json.loads(value)["event_time"][:10] for _, value in spread(documents, datetime(2026, 11, 22, 12, tzinfo=UTC))
+    }
+    assert len(days) in (7, 8)
+
+
+def test_only_what_follows_the_word_go_is_timed(tmp_path: Path) -> None:
+    with contender("bare", {"settings": {"embedding": {"model": "hash:8"}}, "documents": "/dev/null"}, tmp_path) as it:
+        it.prepare({"ids": []})
+        time.sleep(1.0)  # counted, were it timed from the job instead of the word
+        figures = it.go()
+    assert figures["seconds"] < 0.5
+    assert 10 * 2**20 < figures["peak_rss_bytes"] < 2**30
+
+
+def test_a_contender_that_fails_shows_why(tmp_path: Path) -> None:
+    given = {"settings": {"embedding": {"model": "hash:eight"}}, "documents": "/dev/null"}
+    with pytest.raises(RuntimeError, match="hash:eight"), contender("bare", given, tmp_path) as it:
+        it.prepare({"ids": []})
+
+
+def test_the_clock_names_the_thread_that_works_and_finds_the_steady_rate() -> None:
+    done = 0
+    with StageClock(lambda: done, 1000) as clock:
+
+        def work() -> None:
+            nonlocal done
+            until = time.process_time() + 1.0
+            while time.process_time() < until:
+                done = int(1000 * (1.0 - (until - time.process_time())))
+
+        thread = threading.Thread(target=work, name="ingest-write")
+        thread.start()
+        thread.join()
+    figures = clock.figures()
+    assert figures["threads"]["ingest-write"] > 0.5
+    assert figures["threads"].get("poll and commit", 0.0) < 0.3
+    assert 100 < figures["steady_rate"] < 2000
+    eventually(lambda: not any(thread.name == "stage-clock" for thread in threading.enumerate()))
