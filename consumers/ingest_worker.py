@@ -111,7 +111,7 @@ class IngestWorker:
             self._source.start(self)
             while not stop.is_set() and not self._done():
                 self._round()
-            clean = self._drain()
+            clean = self._drain(stopped=stop.is_set())
         finally:
             self._flow.close(0)
             self._governor.close(0)
@@ -191,10 +191,10 @@ class IngestWorker:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _drain(self) -> bool:
+    def _drain(self, *, stopped: bool) -> bool:
         """Finish what was taken, make it durable, commit it. True if nothing is left."""
         deadline = self._clock() + self._policy.shutdown_s
-        if self._policy.until_caught_up or self._policy.max_records is not None:
+        if not stopped and (self._policy.until_caught_up or self._policy.max_records is not None):
             # A bounded run has no supervisor waiting for it: it ends when its records are durable, however long.
             deadline = float("inf")
         self._source.pause()

@@ -164,7 +164,7 @@ def _estimates(
     seen: Counter[KafkaPartition] = Counter()
     sizes: Counter[KafkaPartition] = Counter()
     chunks: Counter[KafkaPartition] = Counter()
-    for windows in _windows(to_read, each):
+    for windows in sample_windows(to_read, each):
         for record in read_range(kafka, windows):
             name = record.position[:2]
             operation = decoder.decode(record, now_ms)
@@ -181,10 +181,10 @@ def _estimates(
     }
 
 
-def _windows(
+def sample_windows(
     to_read: Mapping[KafkaPartition, ReplayRange], each: int
 ) -> Sequence[Mapping[KafkaPartition, tuple[int, int]]]:
-    """Windows of `each` offsets at the beginning, the middle and the end; without overlap."""
+    """Up to three windows of `each` offsets in every range: its beginning, middle and end, without overlap."""
     result: list[dict[KafkaPartition, tuple[int, int]]] = [{}, {}, {}]
     for name, found in to_read.items():
         after = found.position
