@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import drain
+from tests.bench import drain, hash_drain
 from tests.bench.children import contender
 from tests.bench.corpus import BenchDocument, small_records, spread
 from tests.bench.report import Target
@@ -73,9 +73,8 @@ def test_small_records_have_their_size_and_ids_of_their_own() -> None:
 
 def test_documents_are_spread_over_a_week() -> None:
     documents = [BenchDocument(str(number), "x", 1, 1, 1) for number in range(70)]
-    days = {
-        json.loads(value)["event_time"][:10] for _, value in spread(documents, datetime(2026, 11, 22, 12, tzinfo=UTC))
-    }
+    now = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    days = {json.loads(value)["event_time"][:10] for _, value in spread(documents, now)}
     assert len(days) in (7, 8)
 
 
@@ -112,3 +111,17 @@ def test_the_clock_names_the_thread_that_works_and_finds_the_steady_rate() -> No
     assert figures["threads"].get("poll and commit", 0.0) < 0.3
     assert 100 < figures["steady_rate"] < 2000
     eventually(lambda: not any(thread.name == "stage-clock" for thread in threading.enumerate()))
+
+
+@pytest.mark.parametrize(
+    ("worker", "servers", "share", "says"),
+    [
+        (0.8, {"milvus": 2.9}, 0.6, "processors"),
+        (0.5, {"milvus": 1.0}, 0.9, "Milvus's answers"),
+        (1.0, {}, 0.3, "Python's lock"),
+        (0.3, {}, 0.3, "neither"),
+    ],
+)
+def test_the_limit_is_named_by_what_is_busy(worker: float, servers: dict[str, float], share: float, says: str) -> None:
+    summary = {"worker_cores": worker, "server_cores": servers, "upsert_share": share}
+    assert says in hash_drain.limit(summary, 4)
