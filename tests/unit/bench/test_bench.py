@@ -24,17 +24,17 @@ def _round(seconds: float, records: int = 100, tokens: int = 1000) -> dict[str, 
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
-    """The second round was disturbed for everybody: that must not change the ratio."""
+    """Rounds differ in what else the machine does: the median of the ratios is not the ratio of the medians."""
     figures = {
-        "naive": [_round(10), _round(100), _round(10)],
-        "ours": [_round(5, tokens=1500), _round(50, tokens=1500), _round(5, tokens=1500)],
-        "bare": [_round(4), _round(40), _round(4)],
+        "naive": [_round(10), _round(20), _round(60)],
+        "ours": [_round(10, tokens=1500), _round(5, tokens=1500), _round(20, tokens=1500)],
+        "bare": [_round(8), _round(4), _round(16)],
     }
     summary = drain.summarize({"mixed": figures})["mixed"]
-    assert summary["ratio_documents"] == 2
-    assert summary["ratio_tokens"] == 3
+    assert summary["ratio_documents"] == 3
+    assert summary["ratio_tokens"] == 4.5
     assert summary["share_of_bare_engine"] == 0.8
-    assert summary["naive"]["documents_per_s"] == 10
+    assert summary["naive"]["documents_per_s"] == 5
 
 
 @pytest.mark.parametrize(
