@@ -1,12 +1,13 @@
 """One record in, one operation out: the field mapping and every reason to refuse a record."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats import MAX_INT, Format, check_nested, decode_utf8, parse, shown
+from pipeline.intake.formats import MAX_INT, Format, check_integers, decode_utf8, parse, shown
 from pipeline.intake.reasons import Reason
 from pipeline.intake.times import event_time_ms, rfc3339_microseconds
 from pipeline.records import (
@@ -36,7 +37,13 @@ RESERVED_NAMES = frozenset(
         "$meta",
     }
 )
-"""Declared names of a row; metadata of such a name is kept as `meta_<name>`."""
+"""Names of a row that are not metadata's; metadata of such a name is kept as `meta_<name>`.
+
+`tenant` and `sparse` count always, not only where they are in use: searches tell documents apart by `tenant`, and a
+collection that moves to a newer server must not give other names to the same records.
+"""
+_MAY_HOLD_INTEGERS = frozenset({int, dict, list})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAY_EXCEED_METADATA = MAX_METADATA_BYTES // 8
 """Written anew, JSON grows at most about eightfold (1e9 as 1000000000.0): smaller values need no measuring."""
 
@@ -75,6 +82,8 @@ class Decoder:
         used = (mapping.id_field, mapping.text_field, mapping.time_field)
         more = (mapping.version_field, mapping.tenant_field, mapping.delete_field)
         self._consumed = frozenset(name for name in (*used, *more) if name is not None)
+        # Written once: for each record they would cost more than reading its fields.
+        self._id_field, self._text_field, self._time_field = (f"the field {shown(name)}" for name in used)
 
     def decode(self, record: SourceRecord, now_ms: int) -> Operation:
         """The operation that the record asks for; whatever its bytes are, this raises nothing."""
@@ -105,9 +114,11 @@ class Decoder:
             doc_id=self._doc_id(record, content),
             text=self._text(content),
             event_time=self._event_time(record, content, now_ms),
-            metadata=self._metadata(content, len(record.value or b"")),
+            metadata=self._metadata(content),
             tenant=self._tenant(content),
         )
+        if record.size > _MAY_EXCEED_METADATA:
+            _check_metadata_size(document)
         return Put(record.position, record.timestamp_ms, document, self._version(content))
 
     def _tombstone(self, record: SourceRecord) -> Delete:
@@ -141,41 +152,37 @@ class Decoder:
         raise RecordRejected(Reason.INVALID_DELETE_FLAG, f"the field {shown(str(name))} must be true, false or null")
 
     def _doc_id(self, record: SourceRecord, content: dict[str, Any]) -> str:
-        name = self._mapping.id_field
-        value = content.get(name)
+        value = content.get(self._mapping.id_field)
         if isinstance(value, str):
-            return _checked_id(value, f"the field {shown(name)}")
+            return _checked_id(value, self._id_field)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if value is not None:
-            message = f"the field {shown(name)} must be a string or an integer"
-            raise RecordRejected(Reason.INVALID_ID, message)
-        if record.key is not None:
+            raise RecordRejected(Reason.INVALID_ID, f"{self._id_field} must be a string or an integer")
+        if record.key or (record.key is not None and not self._append):
             return _checked_id(decode_utf8(record.key, "the key"), "the key")
         if self._append:
             return "/".join(map(str, record.position))
-        message = f"the record has neither a field {shown(name)} nor a key, so its document has no id"
+        message = f"{self._id_field} is missing and the record has no key, so its document has no id"
         raise RecordRejected(Reason.MISSING_ID, message)
 
     def _text(self, content: dict[str, Any]) -> str:
-        name = self._mapping.text_field
-        text = content.get(name)
+        text = content.get(self._mapping.text_field)
         if text is None:
-            raise RecordRejected(Reason.MISSING_TEXT, f"the field {shown(name)} with the document's text is missing")
+            raise RecordRejected(Reason.MISSING_TEXT, f"{self._text_field} with the document's text is missing")
         if not isinstance(text, str):
-            raise RecordRejected(Reason.INVALID_TEXT, f"the field {shown(name)} must be a string")
+            raise RecordRejected(Reason.INVALID_TEXT, f"{self._text_field} must be a string")
         if not text or text.isspace():
-            raise RecordRejected(Reason.EMPTY_TEXT, f"the field {shown(name)} holds no text")
+            raise RecordRejected(Reason.EMPTY_TEXT, f"{self._text_field} holds no text")
         return text
 
     def _event_time(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> int:
-        name = self._mapping.time_field
-        value = content.get(name)
-        what = f"the field {shown(name)}"
+        value = content.get(self._mapping.time_field)
+        what = self._time_field
         if value is None:
             what, moment = "Kafka's timestamp", record.timestamp_ms
             if moment < 0:
-                message = f"there is no field {shown(name)} and Kafka has no timestamp for the record"
+                message = f"{self._time_field} is missing and Kafka has no timestamp for the record"
                 raise RecordRejected(Reason.INVALID_EVENT_TIME, message)
         else:
             try:
@@ -198,14 +205,15 @@ class Decoder:
         if name is None:
             return None
         value = content.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT:
+        if isinstance(value, int) and not isinstance(value, bool) and -MAX_INT - 1 <= value <= MAX_INT:
             return value
         if isinstance(value, str):
             try:
                 return rfc3339_microseconds(value)
             except ValueError as error:
                 raise RecordRejected(Reason.INVALID_VERSION, f"the field {shown(name)} {error}") from None
-        message = f"the field {shown(name)} must be an integer of 64 bits or an RFC 3339 time"
+        problem = "is missing; it must be" if value is None else "must be"
+        message = f"the field {shown(name)} {problem} an integer of 64 bits or an RFC 3339 time"
         raise RecordRejected(Reason.INVALID_VERSION, message)
 
     def _tenant(self, content: dict[str, Any]) -> str | None:
@@ -220,19 +228,20 @@ class Decoder:
             raise RecordRejected(Reason.INVALID_TENANT, message)
         return value
 
-    def _metadata(self, content: dict[str, Any], size: int) -> dict[str, Any]:
+    def _metadata(self, content: dict[str, Any]) -> dict[str, Any]:
+        """What is in no configured field; nothing is lost: of `id` and `meta_id`, `id` becomes `meta_meta_id`."""
         consumed = self._consumed
         metadata: dict[str, Any] = {}
         renamed: list[str] = []
         for name, value in content.items():
             if name in consumed:
                 continue
-            if not isinstance(value, str | bool | None):
-                check_nested(name, value)
+            if type(value) in _MAY_HOLD_INTEGERS:
+                check_integers(name, value)
             if name in RESERVED_NAMES:
                 renamed.append(name)
                 continue
-            if not name or not name.isprintable():
+            if not name or (not name.isprintable() and _CONTROL.search(name)):
                 message = f"the field name {shown(name)} is empty or holds control characters"
                 raise RecordRejected(Reason.INVALID_METADATA, message)
             metadata[name] = value
@@ -241,10 +250,16 @@ class Decoder:
             while kept_as in metadata:
                 kept_as = f"meta_{kept_as}"
             metadata[kept_as] = content[name]
-        if size > _MAY_EXCEED_METADATA and (written := len(orjson.dumps(metadata))) > MAX_METADATA_BYTES:
-            message = f"the metadata has {written:,} bytes as JSON; Milvus takes {MAX_METADATA_BYTES:,}"
-            raise RecordRejected(Reason.METADATA_TOO_LARGE, message)
         return metadata
+
+
+def _check_metadata_size(document: Document) -> None:
+    # A tenant stands among the metadata of its rows.
+    tenant = {} if document.tenant is None else {"tenant": document.tenant}
+    written = len(orjson.dumps({**document.metadata, **tenant}))
+    if written > MAX_METADATA_BYTES:
+        message = f"the metadata has {written:,} bytes as JSON; Milvus takes {MAX_METADATA_BYTES:,}"
+        raise RecordRejected(Reason.METADATA_TOO_LARGE, message)
 
 
 def _checked_id(doc_id: str, what: str) -> str:

@@ -1,8 +1,7 @@
 """From the bytes of a value to a JSON object or a text."""
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -15,14 +14,16 @@ MAX_DEPTH = 32
 """Levels of objects and lists in a record, the outermost counted."""
 MAX_INT = 2**63 - 1
 _SPACES = b" \t\r\n"
-_LONG_NUMBER = re.compile(rb"\d{19}")
+_BOM = b"\xef\xbb\xbf"
+_BEYOND_INTEGERS = 2.0**63
+_MAY_HOLD_FLOATS = frozenset({float, dict, list})
 _CONNECT_ENVELOPE = {"schema", "payload"}
 
 
 def parse(value: bytes, form: Format) -> dict[str, Any] | str | None:
     """The object of a JSON value, the text of a text value; None where a Connect envelope's payload is null.
 
-    Raises RecordRejected.
+    Of a field given twice the last one counts. Raises RecordRejected.
     """
     if value[:1] == b"\x00":
         # Confluent's wire format (Avro, Protobuf, JSON Schema) begins so; no text and no JSON does.
@@ -30,9 +31,17 @@ def parse(value: bytes, form: Format) -> dict[str, Any] | str | None:
             Reason.UNSUPPORTED_FORMAT,
             "the value begins with a zero byte as a schema registry's format does; produce JSON or plain text",
         )
-    if form == "text" or (form == "auto" and value.lstrip(_SPACES)[:1] != b"{"):
+    # RFC 8259 lets a parser skip a byte order mark; orjson does not, and in `auto` the object would pass as a text.
+    content = value.removeprefix(_BOM)
+    if form == "text" or (form == "auto" and content.lstrip(_SPACES)[:1] != b"{"):
         return decode_utf8(value, "the value")
-    return _unwrapped(_object(value))
+    found = _unwrapped(_object(content))
+    if found is not None and _may_have_lost_digits(found):
+        try:
+            found = _unwrapped(json.loads(content))
+        except RecursionError:  # only in a Connect schema: the fields themselves are known to be shallow
+            raise _too_deep("the schema beside the payload") from None
+    return found
 
 
 def decode_utf8(value: bytes, what: str) -> str:
@@ -44,15 +53,11 @@ def decode_utf8(value: bytes, what: str) -> str:
         raise RecordRejected(Reason.INVALID_UTF8, message) from None
 
 
-def check_nested(name: str, value: Any, depth: int = 2) -> None:
-    """Raise RecordRejected where a value (at this depth) is nested too deep or a number in it does not fit."""
+def check_integers(name: str, value: Any) -> None:
+    """Raise RecordRejected where the value is, or holds at any depth, an integer that Milvus cannot store."""
     if isinstance(value, dict | list):
-        if depth > MAX_DEPTH:
-            message = f"the field {shown(name)} is nested over {MAX_DEPTH} levels deep"
-            raise RecordRejected(Reason.NESTED_TOO_DEEP, message)
         for item in value.values() if isinstance(value, dict) else value:
-            if not isinstance(item, str):
-                check_nested(name, item, depth + 1)
+            check_integers(name, item)
     elif isinstance(value, int) and not -MAX_INT - 1 <= value <= MAX_INT:
         message = f"the field {shown(name)} holds an integer beyond 64 bits; write it as a string"
         raise RecordRejected(Reason.INVALID_METADATA, message)
@@ -68,14 +73,40 @@ def _object(value: bytes) -> dict[str, Any]:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise _not_json(value, error) from None
-    except RecursionError:
-        raise RecordRejected(Reason.NESTED_TOO_DEEP, f"the value is nested over {MAX_DEPTH} levels deep") from None
     if not isinstance(parsed, dict):
         raise RecordRejected(Reason.NOT_AN_OBJECT, f"the value is JSON but {_kind(parsed)}, not an object")
-    if _LONG_NUMBER.search(value):
-        # orjson turns integers over 64 bits into floats; the slow parser keeps them, so that they can be refused.
-        parsed = json.loads(value)
-    return dict(parsed)
+    return parsed
+
+
+def _may_have_lost_digits(content: dict[str, Any]) -> bool:
+    """Whether a number may be an integer over 64 bits: orjson gives a float for it, the slower parser every digit.
+
+    Raises RecordRejected where a field is nested too deep.
+    """
+    suspect = False
+    for name, value in content.items():
+        if type(value) in _MAY_HOLD_FLOATS:
+            suspect |= _holds_large_float(name, (value,), 1)
+    return suspect
+
+
+def _holds_large_float(name: str, values: Iterable[Any], depth: int) -> bool:
+    if depth > MAX_DEPTH:
+        raise _too_deep(f"the field {shown(name)}")
+    suspect = False
+    for value in values:
+        kind = type(value)
+        if kind is float:
+            suspect |= not -_BEYOND_INTEGERS < value < _BEYOND_INTEGERS
+        elif kind is list:
+            suspect |= _holds_large_float(name, value, depth + 1)
+        elif kind is dict:
+            suspect |= _holds_large_float(name, value.values(), depth + 1)
+    return suspect
+
+
+def _too_deep(what: str) -> RecordRejected:
+    return RecordRejected(Reason.NESTED_TOO_DEEP, f"{what} is nested over {MAX_DEPTH} levels deep")
 
 
 def _not_json(value: bytes, error: orjson.JSONDecodeError) -> RecordRejected:
@@ -90,9 +121,11 @@ def _not_json(value: bytes, error: orjson.JSONDecodeError) -> RecordRejected:
     if "surrogate" in said:
         return RecordRejected(Reason.LONE_SURROGATE, f"half of a surrogate pair stands alone at {where}")
     if "recursion" in said or "depth" in said:
-        return RecordRejected(Reason.NESTED_TOO_DEEP, f"the value is nested over {MAX_DEPTH} levels deep")
+        return _too_deep("the value")
+    if "number is infinity" in said:
+        return RecordRejected(Reason.NOT_FINITE, f"the number at {where} is larger than a 64-bit float can hold")
     found = value.decode(errors="replace")[error.pos : error.pos + 9].lstrip("-")
-    if "infinity" in said or found.startswith(("NaN", "Infinity")):
+    if found.startswith(("NaN", "Infinity")):
         return RecordRejected(Reason.NOT_FINITE, f"NaN or infinity at {where}; JSON has no such number")
     return RecordRejected(Reason.INVALID_JSON, f"the value is not valid JSON at {where}: {said}")
 

@@ -5,37 +5,38 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:[.,](\d+))?)?\s?([Zz]|[+-]\d\d:?\d\d)?)?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:[.,](\d+))?)? ?([Zz]|[+-]\d\d:?[0-5]\d)?)?", re.ASCII
 )
 _SECONDS_BELOW = 10**11
 """A number below this is taken as seconds (up to the year 5138), at or above as milliseconds (from 1973 on)."""
 _MILLISECONDS_BELOW = 10**14
-_LAST_MS = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z, the last time that can be written."""
+_FIRST_US = -62_135_596_800_000_000
+"""0001-01-01T00:00:00Z: an offset can lead before it, to where no Milvus partition has a name."""
+_LAST_US = 253_402_300_799_999_999
+"""9999-12-31T23:59:59.999999Z, the last time that can be written."""
 
 
 def event_time_ms(value: object) -> int:
     """The event time in epoch milliseconds.
 
     A string is RFC 3339 (without an offset UTC, a date alone is its midnight); a number is epoch seconds or, by its
-    magnitude, milliseconds. Raises ValueError saying what would be right.
+    magnitude, milliseconds. A time before 1970 has to be a string: of a negative number the magnitude says nothing,
+    and -1 is what many programs write for "unknown". Raises ValueError saying what would be right.
     """
     if isinstance(value, str):
-        microseconds = rfc3339_microseconds(value)
-        if microseconds < 0:
-            raise ValueError("lies before 1970")
-        return microseconds // 1000
+        return rfc3339_microseconds(value) // 1000
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"is {_kind(value)}; write an RFC 3339 time, or epoch seconds or milliseconds as a number")
     if value < 0:
-        raise ValueError("lies before 1970")
+        raise ValueError("is negative; write a time before 1970 as an RFC 3339 time")
     if value >= _MILLISECONDS_BELOW:
         raise ValueError("looks like micro- or nanoseconds; write epoch seconds or milliseconds")
-    return int(value * 1000) if value < _SECONDS_BELOW else int(value)
+    # By way of microseconds: 1.001 * 1000 is 1000.9999999999999.
+    return round(value * 1_000_000) // 1000 if value < _SECONDS_BELOW else int(value)
 
 
 def rfc3339_microseconds(text: str) -> int:
-    """Epoch microseconds of an RFC 3339 time; a leap second (:60) is the first of the next minute.
+    """Epoch microseconds of an RFC 3339 time; a leap second (23:59:60 UTC) is the first of the next day.
 
     Finer fractions are cut off. Raises ValueError.
     """
@@ -51,8 +52,10 @@ def rfc3339_microseconds(text: str) -> int:
         since = moment - _EPOCH + timedelta(seconds=leap)
     except (ValueError, OverflowError):
         raise ValueError(problem) from None
+    if leap and since.seconds:
+        raise ValueError(problem)
     microseconds = (since.days * 86_400 + since.seconds) * 10**6 + int((fraction or "0")[:6].ljust(6, "0"))
-    if microseconds // 1000 > _LAST_MS:
+    if not _FIRST_US <= microseconds <= _LAST_US:
         raise ValueError(problem)
     return microseconds
 
