@@ -8,12 +8,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from consumers.kafka import DeadLetterTopic, OffsetTracker, Source
 from pipeline.batching import BatchBuilder, BatchPolicy
+from pipeline.errors import Stopped
 from pipeline.ingest import IngestFlow, KafkaPartition
 from pipeline.records import Receipt, SourceRecord
 from pipeline.store import FlushGovernor
@@ -26,6 +28,9 @@ POLL_S = 0.2
 COMMIT_S = 1.0
 """Durable offsets are committed this often: what autoscalers and lag dashboards see."""
 LAG_S = 5.0
+NO_SHARE_S = 60.0
+"""With --until-caught-up: a worker that got no Kafka partition in this time is one too many, and ends. Longer than the
+session of a member that was killed."""
 STALLED_S = 60.0
 """A loop that has not come round for this long is dead; longer than any wait inside a round (the drain at a revoke)."""
 
@@ -94,6 +99,7 @@ class IngestWorker:
         self._committed: dict[KafkaPartition, int] = {}
         self._target: dict[KafkaPartition, int] = {}
         self._paused_at: float | None = None
+        self._started = clock()
         self._last_round = clock()
         self._last_commit = clock()
         self._last_lag = clock()
@@ -102,7 +108,7 @@ class IngestWorker:
 
     def run(self, stop: threading.Event) -> Summary:
         """Read, hand on and commit until `stop`; then finish within the shutdown deadline. Raises the first error."""
-        started = self._clock()
+        self._started = self._clock()
         clean = False
         self._flow.start()
         self._governor.start()
@@ -111,13 +117,16 @@ class IngestWorker:
             self._source.start(self)
             while not stop.is_set() and not self._done():
                 self._round()
-            clean = self._drain(stopped=stop.is_set())
+            clean = self._drain(stop)
+        except Stopped:
+            self._check()  # a stage has ended: its own error says more
+            raise
         finally:
             self._flow.close(0)
             self._governor.close(0)
             self._dead_letters.close(0)
             self._source.close(5.0)
-        return Summary(self._consumed, dict(self._committed), self._clock() - started, clean)
+        return Summary(self._consumed, dict(self._committed), self._clock() - self._started, clean)
 
     def _round(self) -> None:
         now = self._last_round = self._clock()
@@ -181,8 +190,10 @@ class IngestWorker:
     def _done(self) -> bool:
         if self._policy.max_records is not None and self._consumed >= self._policy.max_records:
             return True
-        if not self._policy.until_caught_up or not self._source.assignment():
+        if not self._policy.until_caught_up:
             return False
+        if not self._source.assignment():
+            return not self._target and self._clock() - self._started > NO_SHARE_S
         lag = self._source.lag()
         missing = [p for p in self._source.assignment() if p not in self._target]
         if missing:
@@ -191,18 +202,20 @@ class IngestWorker:
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _drain(self, *, stopped: bool) -> bool:
-        """Finish what was taken, make it durable, commit it. True if nothing is left."""
-        deadline = self._clock() + self._policy.shutdown_s
-        if not stopped and (self._policy.until_caught_up or self._policy.max_records is not None):
-            # A bounded run has no supervisor waiting for it: it ends when its records are durable, however long.
-            deadline = float("inf")
+    def _drain(self, stop: threading.Event) -> bool:
+        """Finish what was taken, make it durable, commit it. True if nothing is left.
+
+        A run that ends by itself takes the time it needs; from a stop on it is the shutdown deadline.
+        """
+        deadline: float | None = None
         self._source.pause()
         for batch in self._builder.close():
             self._flow.submit(batch)
         log.info("worker.draining", unfinished_records=self._tracker.outstanding())
         asked = False
-        while self._tracker.outstanding() and self._clock() < deadline:
+        while self._tracker.outstanding() and (deadline is None or self._clock() < deadline):
+            if deadline is None and stop.is_set():
+                deadline = self._clock() + self._policy.shutdown_s
             self._last_round = self._clock()
             self._check()
             self._source.poll(0.05)
@@ -255,7 +268,10 @@ class IngestWorker:
         self._tracker.dropped(partitions)
         for partition in partitions:
             self._target.pop(partition, None)
+            with suppress(KeyError):  # it was never observed
+                self._metrics.lag_records.remove(partition[0], str(partition[1]))
         self._metrics.rebalances.labels(event).inc()
+        self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
 
     # --- what is shown -----------------------------------------------------------------------------------------

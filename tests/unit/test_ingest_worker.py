@@ -1,0 +1,216 @@
+"""The worker's loop and the flow behind it, over Kafka and Milvus in memory."""
+
+import threading
+
+import pytest
+
+from pipeline.errors import NotFound, Unavailable
+from tests.support.fake_kafka import FakeBroker
+from tests.support.fake_milvus import FakeMilvus
+from tests.support.waiting import eventually
+from tests.support.worker_rig import COLLECTION, DEAD_LETTERS, TOPIC, MarkedNan, Rig, document, running, soon
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    made = FakeBroker()
+    made.create_topic(TOPIC, 2)
+    made.create_topic(DEAD_LETTERS, 1)
+    return made
+
+
+def test_a_mixture_is_stored_deleted_or_dead_lettered_and_committed(broker: FakeBroker) -> None:
+    for number in range(30):
+        broker.produce(TOPIC, document(f"d{number}", f"first {number}"), partition=number % 2)
+    broker.produce(TOPIC, document("d4", "second"), partition=0)
+    broker.produce(TOPIC, None, key=b"d6", partition=0)
+    broker.produce(TOPIC, b"{broken", key=b"k", partition=1)
+    rig = Rig(broker, until_caught_up=True)
+    rig.start()
+    summary = rig.ended()
+
+    assert summary.clean
+    assert summary.consumed == 33
+    assert rig.committed() == {0: 17, 1: 16}
+    assert sorted(rig.texts()) == sorted(f"d{number}" for number in range(30) if number != 6)
+    assert rig.texts()["d4"] == ["second"]
+    (letter,) = broker.read(DEAD_LETTERS)
+    assert letter.value == b"{broken"
+    outcomes = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
+    assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
+
+
+def test_a_vector_that_is_not_finite_rejects_its_document_only(broker: FakeBroker) -> None:
+    for doc_id, text in (("a", "fine"), ("b", "this is NAN"), ("c", "fine too")):
+        broker.produce(TOPIC, document(doc_id, text))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), until_caught_up=True)
+    rig.start()
+    assert rig.ended().clean
+
+    assert sorted(rig.texts()) == ["a", "c"]
+    (letter,) = broker.read(DEAD_LETTERS)
+    headers = dict(letter.headers)
+    assert headers["__connect.errors.stage"] == b"embed"
+    assert b"NaN" in (headers["__connect.errors.exception.message"] or b"")
+    assert rig.committed() == {0: 3}
+
+
+def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) -> None:
+    milvus = FakeMilvus()
+    flush, allowed = milvus.flush, threading.Event()
+
+    def held_flush(collection: str) -> None:
+        allowed.wait(10)
+        flush(collection)
+
+    milvus.flush = held_flush  # type: ignore[method-assign]
+    broker.produce(TOPIC, document("a"))
+    with running(Rig(broker, milvus, durability="flush")) as rig:
+        soon(lambda: rig.texts() == {"a": ["some words"]})
+        soon(lambda: rig.flow.idle)
+        assert rig.committed().get(0, 0) == 0
+        allowed.set()
+        soon(lambda: rig.committed().get(0) == 1)
+
+
+def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    rig.milvus.down = True
+    broker.produce(TOPIC, document("a"))
+    with running(rig):
+        soon(lambda: rig.flow.trouble)
+        assert "milvus" in "".join(rig.worker.ready())
+        assert rig.worker.alive() == {}
+        assert rig.committed().get(0, 0) == 0
+        rig.milvus.down = False
+        soon(lambda: rig.committed().get(0) == 1)
+        assert rig.worker.ready() == {}
+    assert broker.read(DEAD_LETTERS) == []
+    assert rig.texts() == {"a": ["some words"]}
+
+
+def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBroker) -> None:
+    rig = Rig(broker, buffer_bytes=20_000)
+    rig.milvus.gate.clear()
+    for number in range(200):
+        broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
+    with running(rig):
+        soon(lambda: rig.worker._paused_at is not None)
+        consumed = rig.worker._consumed
+        assert consumed < 200
+        assert rig.flow.buffered_bytes + rig.worker._builder.size < 20_000 + 10 * 500
+        rig.milvus.gate.set()
+        soon(lambda: sum(rig.committed().values()) == 200)
+    assert len(rig.texts()) == 200
+
+
+def test_a_stop_finishes_what_was_read(broker: FakeBroker) -> None:
+    for number in range(25):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig = Rig(broker, durability="flush")
+    rig.start()
+    soon(lambda: rig.worker._consumed == 25)
+    rig.stop.set()
+    assert rig.ended().clean
+    assert rig.committed() == {0: 25}
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
+    broker: FakeBroker, bounded: bool
+) -> None:
+    rig = Rig(broker, shutdown_s=0.3, until_caught_up=bounded)
+    rig.milvus.down = True
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    soon(lambda: rig.flow.trouble)
+    rig.stop.set()
+    assert not rig.ended(within=5).clean
+    assert rig.committed().get(0, 0) == 0
+
+
+def test_the_first_error_of_any_stage_ends_the_worker_with_that_error(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    for number in range(50):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig.start()
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.ended()
+    assert rig.committed().get(0, 0) == 0
+
+
+def test_a_collection_dropped_behind_the_workers_back_is_an_error_that_says_so(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    rig.milvus.drop_collection(COLLECTION)
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    with pytest.raises(NotFound, match=COLLECTION):
+        rig.ended()
+
+
+def test_a_lost_answer_is_asked_again_and_leaves_one_row(broker: FakeBroker) -> None:
+    rig = Rig(broker, until_caught_up=True)
+    rig.milvus.fail_next("upsert", Unavailable("no answer"), applied=True, collection=COLLECTION)
+    broker.produce(TOPIC, document("a", "only one"))
+    rig.start()
+    assert rig.ended().clean
+    assert rig.texts() == {"a": ["only one"]}
+
+
+def test_max_records_commits_exactly_so_many(broker: FakeBroker) -> None:
+    for number in range(40):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig = Rig(broker, max_records=17)
+    rig.start()
+    assert rig.ended().consumed == 17
+    assert rig.committed() == {0: 17}
+
+
+def test_an_empty_topic_is_caught_up_at_once(broker: FakeBroker) -> None:
+    rig = Rig(broker, until_caught_up=True)
+    rig.start()
+    assert rig.ended().consumed == 0
+
+
+def test_dead_letters_that_cannot_be_sent_hold_back_their_offset_only(broker: FakeBroker) -> None:
+    broker.produce(TOPIC, document("a"), partition=0)
+    broker.produce(TOPIC, b"{", key=b"k", partition=0)
+    broker.produce(TOPIC, document("b"), partition=0)
+    broker.produce(TOPIC, document("c"), partition=1)
+    rig = Rig(broker)
+    rig.dead_letters.out_of_order("not authorised")
+    with running(rig):
+        soon(lambda: rig.committed().get(1) == 1)
+        soon(lambda: len(rig.texts()) == 3)
+        assert eventually(lambda: rig.committed().get(0)) == 1
+        assert "dead letters" in rig.worker.ready()
+        rig.dead_letters.out_of_order(None)
+        soon(lambda: rig.committed().get(0) == 3)
+
+
+def test_a_second_worker_takes_its_share_and_nothing_is_lost_or_left_behind(broker: FakeBroker) -> None:
+    first = Rig(broker)
+    with running(first):
+        for number in range(60):
+            broker.produce(TOPIC, document(f"d{number}", f"one {number}"), partition=number % 2)
+        soon(lambda: first.worker._consumed >= 10)
+        with running(Rig(broker, first.milvus)) as second:
+            soon(lambda: len(second.source.assignment()) == 1)
+            soon(lambda: len(first.source.assignment()) == 1)
+            for number in range(60):
+                broker.produce(TOPIC, document(f"d{number}", f"two {number}"), partition=number % 2)
+            soon(lambda: sum(first.committed().values()) == 120)
+    assert first.texts() == {f"d{number}": [f"two {number}"] for number in range(60)}
+
+
+def test_the_lag_of_a_partition_given_away_is_not_shown_any_more(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    broker.produce(TOPIC, document("a"), partition=0)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        rig.worker._observe_lag()
+        labels = {"topic": TOPIC, "partition": "0"}
+        assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) == 0
+        rig.worker.on_revoked([(TOPIC, 0)])
+        assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) is None
