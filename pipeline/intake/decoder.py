@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category
 
 import orjson
 
@@ -44,6 +45,9 @@ collection that moves to a newer server must not give other names to the same re
 """
 _MAY_HOLD_INTEGERS = frozenset({int, dict, list})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_INVISIBLE = frozenset({"Cc", "Cf"})
+"""Control and format characters."""
+_SCHEMA_ID_HEADER = "__value_schema_id"
 _MAY_EXCEED_METADATA = MAX_METADATA_BYTES // 8
 """Written anew, JSON grows at most about eightfold (1e9 as 1000000000.0): smaller values need no measuring."""
 
@@ -95,6 +99,7 @@ class Decoder:
             if content is None:
                 return self._tombstone(record)
             if isinstance(content, str):
+                _refuse_schema_id(record)
                 return self._put(record, {self._mapping.text_field: content}, now_ms)
             if self._asks_for_delete(content):
                 return self._delete(record, content)
@@ -172,7 +177,7 @@ class Decoder:
             raise RecordRejected(Reason.MISSING_TEXT, f"{self._text_field} with the document's text is missing")
         if not isinstance(text, str):
             raise RecordRejected(Reason.INVALID_TEXT, f"{self._text_field} must be a string")
-        if not text or text.isspace():
+        if not text[:1].isalnum() and _is_blank(text):
             raise RecordRejected(Reason.EMPTY_TEXT, f"{self._text_field} holds no text")
         return text
 
@@ -251,6 +256,18 @@ class Decoder:
                 kept_as = f"meta_{kept_as}"
             metadata[kept_as] = content[name]
         return metadata
+
+
+def _refuse_schema_id(record: SourceRecord) -> None:
+    # With the schema's id in a header nothing in the bytes tells Avro from a text, and much Avro is valid UTF-8.
+    if any(name == _SCHEMA_ID_HEADER for name, _ in record.headers):
+        message = f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON; produce JSON or plain text"
+        raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing of it can be read, as of a file that is only a byte order mark; a model sees no token in it."""
+    return text.isspace() or all(character.isspace() or category(character) in _INVISIBLE for character in text)
 
 
 def _check_metadata_size(document: Document) -> None:

@@ -17,6 +17,7 @@ _SPACES = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 _BEYOND_INTEGERS = 2.0**63
 _MAY_HOLD_FLOATS = frozenset({float, dict, list})
+_SHOWN = 60
 _CONNECT_ENVELOPE = {"schema", "payload"}
 
 
@@ -39,8 +40,8 @@ def parse(value: bytes, form: Format) -> dict[str, Any] | str | None:
     if found is not None and _may_have_lost_digits(found):
         try:
             found = _unwrapped(json.loads(content))
-        except RecursionError:  # only in a Connect schema: the fields themselves are known to be shallow
-            raise _too_deep("the schema beside the payload") from None
+        except RecursionError:  # in a Connect schema or a field given twice: what counts is known to be shallow
+            raise _too_deep("the value") from None
     return found
 
 
@@ -65,7 +66,7 @@ def check_integers(name: str, value: Any) -> None:
 
 def shown(text: str) -> str:
     """A name or an id as it may stand in a message: quoted, escaped, short."""
-    return json.dumps(text if len(text) <= 100 else text[:100] + "…")
+    return json.dumps(text if len(text) <= _SHOWN else text[:_SHOWN] + "…", ensure_ascii=not text.isprintable())
 
 
 def _object(value: bytes) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:[.,](\d+))?)? ?([Zz]|[+-]\d\d:?[0-5]\d)?)?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ]((?:[01]\d|2[0-3]):[0-5]\d)(?::(\d\d)(?:[.,](\d+))?)? ?([Zz]|[+-]\d\d:?[0-5]\d)?)?",
+    re.ASCII,
 )
+# The hour stands in full because newer Pythons read 24:00 as the next midnight, older ones and RFC 3339 do not.
 _SECONDS_BELOW = 10**11
 """A number below this is taken as seconds (up to the year 5138), at or above as milliseconds (from 1973 on)."""
 _MILLISECONDS_BELOW = 10**14

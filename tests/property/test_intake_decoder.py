@@ -3,6 +3,7 @@
 import json
 import math
 from typing import Any
+from unicodedata import category
 
 import orjson
 from hypothesis import example, given
@@ -34,6 +35,9 @@ mappings = st.builds(
     delete_field=st.sampled_from([None, "gone"]),
 )
 timestamps = st.integers(-(2**63), 2**63 - 1) | st.integers(NOW_MS - 1_000, NOW_MS + 1_000)
+headers = st.lists(
+    st.tuples(st.text(max_size=4) | st.just("__value_schema_id"), st.none() | st.binary(max_size=4)), max_size=3
+).map(tuple)
 characters = st.characters() | st.characters(categories=["Cs"]) | st.characters(categories=["Cc", "Cf", "Zs"])
 scalars = st.one_of(
     st.none(),
@@ -68,9 +72,10 @@ def _decode(
     mapping: RecordMapping | None = None,
     *,
     append: bool = False,
+    headers: tuple[tuple[str, bytes | None], ...] = (),
 ) -> Operation:
     decoder = Decoder(mapping or RecordMapping(), LIMITS, append=append)
-    record = SourceRecord(Position("t", 0, 7), timestamp_ms, key, value)
+    record = SourceRecord(Position("t", 0, 7), timestamp_ms, key, value, headers)
     operation = decoder.decode(record, NOW_MS)
     assert decoder.decode(record, NOW_MS) == operation
     _check(operation, record)
@@ -95,19 +100,32 @@ def _check(operation: Operation, record: SourceRecord) -> None:
     assert operation.version is None or -(2**63) <= operation.version < 2**63
     if isinstance(operation, Put):
         document = operation.document
-        assert document.text.strip()
+        assert _readable(document.text)
         assert document.text.encode()
         assert NOW_MS - RETENTION_MS <= document.event_time <= NOW_MS + SKEW_MS
         assert len(orjson.dumps(dict(document.metadata))) <= MAX_METADATA_BYTES
         assert not set(document.metadata) & {"id", "text", "event_time", "chunk", "doc_id", "tenant", "vector", "$meta"}
 
 
-@given(st.binary(max_size=60) | st.none(), st.binary(max_size=8) | st.none(), timestamps, mappings, st.booleans())
-@example(value=b"\xef\xbb\xbf{", key=b"k", timestamp_ms=NOW_MS, mapping=RecordMapping(), append=False)
+@given(
+    value=st.binary(max_size=60) | st.none(),
+    key=st.binary(max_size=8) | st.none(),
+    headers=headers,
+    timestamp_ms=timestamps,
+    mapping=mappings,
+    append=st.booleans(),
+)
+@example(value=b"\xef\xbb\xbf{", key=b"k", headers=(), timestamp_ms=NOW_MS, mapping=RecordMapping(), append=False)
 def test_any_bytes_at_all_give_an_operation(
-    value: bytes | None, key: bytes | None, timestamp_ms: int, mapping: RecordMapping, append: bool
+    *,
+    value: bytes | None,
+    key: bytes | None,
+    headers: tuple[tuple[str, bytes | None], ...],
+    timestamp_ms: int,
+    mapping: RecordMapping,
+    append: bool,
 ) -> None:
-    operation = _decode(value, key, timestamp_ms, mapping, append=append)
+    operation = _decode(value, key, timestamp_ms, mapping, append=append, headers=headers)
     assert not (append and isinstance(operation, Delete))
 
 
@@ -181,13 +199,17 @@ def test_a_lone_surrogate_is_refused_wherever_it_stands(drawn: str, place: str) 
     assert (isinstance(operation, Rejected) and operation.reason == Reason.LONE_SURROGATE) == lone
 
 
-@given(st.text(), st.text(max_size=4))
+def _readable(text: str) -> bool:
+    return any(not c.isspace() and category(c) not in {"Cc", "Cf"} for c in text)
+
+
+@given(st.text() | st.text(st.characters(categories=["Cc", "Cf", "Zs"])), st.text(max_size=4))
 def test_a_text_is_stored_as_it_is(text: str, key: str) -> None:
     operation = _decode(text.encode(), key.encode(), mapping=RecordMapping(format="text"))
-    if not text.strip():
-        reason: Reason | None = Reason.EMPTY_TEXT if key.strip() else Reason.MISSING_ID
-    elif text.startswith("\x00"):
-        reason = Reason.UNSUPPORTED_FORMAT
+    if text.startswith("\x00"):
+        reason: Reason | None = Reason.UNSUPPORTED_FORMAT
+    elif not _readable(text):
+        reason = Reason.EMPTY_TEXT if key.strip() else Reason.MISSING_ID
     else:
         reason = None if key.strip() else Reason.MISSING_ID
     if reason is None:

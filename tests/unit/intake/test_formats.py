@@ -84,6 +84,12 @@ def test_deep_nesting_beside_a_number_for_the_slower_parser_is_refused(levels: i
         assert _refusal(b"{" + pair + b"}", "json").reason == Reason.NESTED_TOO_DEEP
 
 
+def test_a_field_given_twice_may_be_deep_where_it_does_not_count() -> None:
+    deep = b"[" * 1_000 + b"]" * 1_000
+    assert parse(b'{"a":%b,"a":1}' % deep, "json") == {"a": 1}
+    assert _refusal(b'{"a":%b,"a":1,"n":%b}' % (deep, b"1" * 30), "json").reason == Reason.NESTED_TOO_DEEP
+
+
 def test_the_depth_of_a_connect_schema_is_no_matter_unless_the_slower_parser_is_needed() -> None:
     enveloped = b'{"schema":' + b"[" * 1_000 + b"]" * 1_000 + b',"payload":{"n":%b}}'
     assert parse(enveloped % b"1", "json") == {"n": 1}

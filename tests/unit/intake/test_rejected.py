@@ -67,6 +67,8 @@ BAD = [
     Bad(Reason.EMPTY_TEXT, {"text": ""}, '"text"'),
     Bad(Reason.EMPTY_TEXT, {"text": " \n\u3000"}, '"text"'),
     Bad(Reason.EMPTY_TEXT, b"", '"text"'),
+    Bad(Reason.EMPTY_TEXT, b"\xef\xbb\xbf", '"text"'),
+    Bad(Reason.EMPTY_TEXT, {"text": "\u200b \x00\u2060"}, '"text"'),
     Bad(Reason.INVALID_TEXT, {"text": ["SECRET"]}, '"text" must be a string'),
     Bad(Reason.INVALID_TEXT, {"text": 5}, '"text" must be a string'),
     Bad(Reason.INVALID_EVENT_TIME, {"text": "x", "event_time": "yesterday"}, "RFC 3339"),
@@ -117,12 +119,35 @@ def test_every_reason_has_a_record_that_shows_it() -> None:
     assert {bad.reason for bad in BAD} == set(Reason)
 
 
+@pytest.mark.parametrize("mapping", [PLAIN, RecordMapping(format="text")])
+def test_a_schema_named_in_a_header_is_not_taken_for_text(mapping: RecordMapping) -> None:
+    """Avro of a record with one string `ok`: valid UTF-8, stored as a text if nobody looks at the header."""
+    headers = (("trace", b"1"), ("__value_schema_id", b"\x01" + bytes(16)))
+    record = SourceRecord(Position("docs", 0, 0), NOW_MS, b"key", b"\x04ok", headers)
+    decoder = Decoder(mapping, IntakeLimits(1_000, SKEW_MS, None), append=False)
+    operation = decoder.decode(record, NOW_MS)
+    assert isinstance(operation, Rejected)
+    assert operation.reason == Reason.UNSUPPORTED_FORMAT
+    assert "__value_schema_id" in operation.message
+
+
+def test_json_of_a_schema_named_in_a_header_is_read() -> None:
+    headers = (("__value_schema_id", b"\x01" + bytes(16)),)
+    record = SourceRecord(Position("docs", 0, 0), NOW_MS, b"key", b'{"text": "x"}', headers)
+    assert isinstance(Decoder(PLAIN, IntakeLimits(1_000, SKEW_MS, None), append=False).decode(record, NOW_MS), Put)
+
+
 def test_reasons_are_words_for_metrics() -> None:
     assert all(reason.value == reason.name.lower() for reason in Reason)
 
 
 def test_names_in_messages_are_cut() -> None:
     assert len(rejected({"text": "x", "\n" * 5_000: 1}).message) < 500
+    assert len(rejected({"text": "x", "\n" + "\U0001f600" * 5_000: 1}).message) < 1_000
+
+
+def test_a_name_in_any_script_is_shown_as_it_is_written() -> None:
+    assert '"größe名前"' in rejected({"text": "x", "größe名前": 2**63}).message
 
 
 @pytest.mark.parametrize("character", ["a", "é", "€", "😀"])
