@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.bench.children import contender
 from tests.bench.corpus import MARKERS, BenchDocument, spread
-from tests.bench.report import Target, middle, show_table
+from tests.bench.report import Target, middle, show_disturbance, show_table
 from tests.bench.stage import Stage, say
 
 CONTENDERS = ("naive", "ours", "bare")
@@ -35,10 +35,11 @@ def measure(stage: Stage, documents: int, rounds: int, contenders: Sequence[str]
                     for name, chosen in sets.items():
                         job = names.job(topics[name], len(chosen))
                         process.prepare({**job, "ids": [document.id for document in chosen]})
-                        figures = process.go()
+                        figures = stage.run(process)
                         found[name][each].append({**figures, "tokens": tokens(stage, each, chosen)})
                         rate = len(chosen) / figures["seconds"]
-                        say(f"round {number + 1}/{rounds}: {each}, {name}: {rate:.0f} documents/s")
+                        others = f"other programs: {figures['other_cores']:.1f} cores"
+                        say(f"round {number + 1}/{rounds}: {each}, {name}: {rate:.0f} documents/s ({others})")
     return found
 
 
@@ -70,6 +71,9 @@ def summarize(found: Figures) -> dict[str, Any]:
                 "cpu_s_per_1000_documents": middle([1000 * one["cpu_s"] / records for one in rounds]),
                 "peak_rss_mib": middle([one["peak_rss_bytes"] / 2**20 for one in rounds]),
             }
+        entry["other_cores_rounds"] = {
+            each: [round(one["other_cores"], 2) for one in rounds] for each, rounds in by_contender.items()
+        }
         entry["threads_cpu_s"] = by_contender["ours"][-1]["threads"]
         entry["ratio_documents"] = _ratio(by_contender, "naive", lambda one: one["records"] / one["seconds"])
         entry["ratio_tokens"] = _ratio(by_contender, "naive", lambda one: one["tokens"] / one["seconds"])
@@ -130,8 +134,9 @@ def show(out: Console, summary: Mapping[str, Any], dtype: str) -> None:
         out.print(
             f"ours / naive: {entry['ratio_documents']:.2f} in documents/s, {entry['ratio_tokens']:.2f} in tokens/s, "
             f"{entry['ratio_cpu']:.2f} in tokens per CPU s; ours / bare engine: {entry['share_of_bare_engine']:.2f}; "
-            f"CPU s by thread of ours: {entry['threads_cpu_s']}\n"
+            f"CPU s by thread of ours: {entry['threads_cpu_s']}"
         )
+        show_disturbance(out, [cores for each in entry["other_cores_rounds"].values() for cores in each])
 
 
 def quick_rate(stage: Stage, documents: int) -> float:

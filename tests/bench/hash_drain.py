@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tests.bench.children import contender
 from tests.bench.corpus import small_records
-from tests.bench.report import Target, middle, show_table
+from tests.bench.report import Target, middle, show_disturbance, show_table
 from tests.bench.stage import Stage, say
 
 RECORD_BYTES = 300
@@ -26,11 +26,8 @@ def measure(stage: Stage, records: int, rounds: int) -> list[dict[str, Any]]:
             # The rows of a round are gone before the next: Milvus would index them beside it.
             with stage.names() as mine, contender("ours", stage.for_contender(settings), stage.folder) as process:
                 process.prepare(mine.job(topic, records))
-                before = stage.server_cpu_s()
-                figures = process.go()
-                after = stage.server_cpu_s()
-            servers = {name: after[name] - before[name] for name in after if name in before}
-            found.append({**figures, "servers_cpu_s": servers})
+                figures = stage.run(process)
+            found.append(figures)
             say(f"round {number + 1}/{rounds}: hash, append: {figures['steady_rate']:.0f} records/s")
     return found
 
@@ -44,6 +41,7 @@ def summarize(rounds: list[dict[str, Any]], cores: int) -> dict[str, Any]:
         "records_per_s_rounds": [round(one["steady_rate"]) for one in rounds],
         "records_per_s_with_start_and_end": middle([one["records"] / one["seconds"] for one in rounds]),
         "worker_cores": middle([one["steady_cores"] for one in rounds]),
+        "other_cores_rounds": [round(one["other_cores"], 2) for one in rounds],
         "upsert_share": middle([one["upsert_s"] / one["seconds"] for one in rounds]),
         "cpu_s_per_1000_records": middle([1000 * one["cpu_s"] / one["records"] for one in rounds]),
         "peak_rss_mib": middle([one["peak_rss_bytes"] / 2**20 for one in rounds]),
@@ -72,9 +70,8 @@ def show(out: Console, summary: Mapping[str, Any]) -> None:
         f"cores busy in the worker: {summary['worker_cores']:.2f} when steady; by thread over the whole drain: "
         f"{summary['thread_cores']}; servers: {summary['server_cores']}"
     )
-    out.print(
-        f"an upsert to Milvus is under way {summary['upsert_share']:.0%} of the time; limit: {summary['limit']}\n"
-    )
+    out.print(f"an upsert to Milvus is under way {summary['upsert_share']:.0%} of the time; limit: {summary['limit']}")
+    show_disturbance(out, summary["other_cores_rounds"])
 
 
 def limit(summary: Mapping[str, Any], cores: int) -> str:

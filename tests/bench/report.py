@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+DISTURBED_CORES = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -63,6 +65,13 @@ def show_table(out: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> N
     for row in rows:
         table.add_row(*(number(value) for value in row.values()))
     out.print(table)
+
+
+def show_disturbance(out: Console, other_cores: Sequence[float]) -> None:
+    """Say so where other programs took processors: forwards of many threads suffer most, which flatters a ratio."""
+    most = max(other_cores)
+    verdict = "" if most < DISTURBED_CORES else "; DISTURBED: measure again on a machine that does nothing else"
+    out.print(f"other programs kept up to {most:.1f} cores busy{verdict}\n")
 
 
 def show_targets(out: Console, targets: Sequence[Target]) -> None:

@@ -16,6 +16,7 @@ from kafka.admin import KafkaAdminClient
 from consumers.kafka import KafkaSettings, Publisher, create_topic
 from consumers.local import LocalKafka, LocalMilvusStandalone
 from pipeline.store import connect
+from tests.bench.children import Contender
 from tests.bench.corpus import BenchDocument, read_documents
 from tests.support.names import unique
 
@@ -100,6 +101,21 @@ class Stage:
                     times = psutil.Process(connection.pid).cpu_times()
                     used[name] = times.user + times.system
         return used
+
+    def run(self, contender: Contender) -> dict[str, Any]:
+        """Give the word; the figures, with what the servers used and how many cores other programs kept busy."""
+        before, busy = self.server_cpu_s(), _busy_s()
+        figures = contender.go()
+        busy, after = _busy_s() - busy, self.server_cpu_s()
+        servers = {name: after[name] - before[name] for name in after if name in before}
+        others = busy - figures["cpu_s"] - sum(servers.values())
+        return {**figures, "servers_cpu_s": servers, "other_cores": max(0.0, others / figures["seconds"])}
+
+
+def _busy_s() -> float:
+    """Processor seconds that this machine has spent at anything, or was not given by its host."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 class Names:

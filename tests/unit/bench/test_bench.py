@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 def _round(seconds: float, records: int = 100, tokens: int = 1000) -> dict[str, Any]:
     figures = {"seconds": seconds, "cpu_s": 2 * seconds, "records": records, "tokens": tokens}
-    return {**figures, "peak_rss_bytes": 2**20, "threads": {}}
+    return {**figures, "peak_rss_bytes": 2**20, "threads": {}, "other_cores": 0.0}
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
