@@ -11,7 +11,6 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.plan import Change, Entry
 
 _ATTEMPTS = 5
-_PAUSE_S = 0.5
 
 
 class GuardedWriter:
@@ -25,18 +24,25 @@ class GuardedWriter:
     the later Kafka timestamp is taken for newer. For ingest arrival decides; here the old ones arrive last.
     """
 
-    def __init__(self, writer: Writer, look: Callable[[], Ledger], active: Callable[[], bool]) -> None:
-        """`look` makes a ledger that has read nothing yet; `active`: whether the live group has members."""
+    def __init__(
+        self, writer: Writer, look: Callable[[bool], Ledger], active: Callable[[], bool], *, pause_s: float = 0.5
+    ) -> None:
+        """`look(strong)` makes a ledger that has read nothing yet; `active`: whether the live group has members.
+
+        `pause_s`: wait between two looks, when a worker may just have begun with a document.
+        """
         self._writer = writer
         self._look = look
         self._active = active
+        self._pause_s = pause_s
 
     def plan(self, operations: Sequence[Change]) -> Plan:
         """See Writer.plan. Raises UsageError where live workers would be raced."""
         plan = Plan([])
         for attempt in range(_ATTEMPTS):
             active = self._active()
-            entries = self._look().read(operation.key for operation in operations)
+            # A stale first look costs little: what would be written because of it is looked at again.
+            entries = self._look(attempt > 0).read(operation.key for operation in operations)
             stale, left, kept = 0, 0, []
             for operation in operations:
                 entry, _ = entries[operation.key]
@@ -52,7 +58,7 @@ class GuardedWriter:
             # A worker may have begun with the document since the look: its row is pending now, or newer.
             self._writer.apply(plan.without(lambda _: True), ())
             if attempt + 1 < _ATTEMPTS:
-                time.sleep(_PAUSE_S)
+                time.sleep(self._pause_s)
         raise _raced(plan)
 
     def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:

@@ -265,7 +265,11 @@ def replay(
     target = writer(settings, api, model, metrics)
     if plan.live and settings.mode == "upsert":
         name = settings.milvus.collection
-        target = GuardedWriter(target, lambda: Ledger(api, name, WritePolicy()), GroupWatch(kafka).active)
+
+        def look(strong: bool) -> Ledger:
+            return Ledger(api, name, WritePolicy(), staleness_s=60.0 if strong else 0.0)
+
+        target = GuardedWriter(target, look, GroupWatch(kafka).active)
     worker = _worker(
         settings,
         api,

@@ -104,7 +104,7 @@ def read_all(bootstrap: str, topic: str) -> list[Any]:
         wanted = sum(high - low for low, high in ends.values())
         records: list[Any] = []
         while len(records) < wanted:
-            batch = consumer.consume(1000, timeout=20)
+            batch = consumer.consume(min(1000, wanted - len(records)), timeout=20)  # it waits until it has so many
             assert batch, f"only {len(records)} of {wanted} records of {topic} could be read"
             assert not [message.error() for message in batch if message.error()]
             records += batch
