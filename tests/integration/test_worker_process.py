@@ -1,0 +1,182 @@
+"""The ingest worker as a process: memory under a stalled Milvus, probes, signals, and errors at the start."""
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from consumers.local import LocalMilvusLite
+from tests.support.main_job import Sent, committed_and_end, produce
+from tests.support.processes import Running, running
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.servers
+
+MIB = 2**20
+RECORD_BYTES = 100_000
+BACKLOG_BYTES = 1_000_000_000
+BUFFER_BYTES = 32 * MIB
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[LocalMilvusLite]:
+    server = LocalMilvusLite(tmp_path / "lite")
+    server.start()
+    yield server
+    server.stop()
+
+
+def config_file(folder: Path, kafka: str, milvus: str, topic: str, more: Mapping[str, Any] | None = None) -> Path:
+    config: dict[str, Any] = {
+        "kafka": {
+            "bootstrap_servers": kafka,
+            "topics": [topic],
+            "group_id": topic,
+            "dead_letter_topic": f"{topic}.dlq",
+            "session_timeout": "6s",
+        },
+        "milvus": {"uri": milvus, "collection": topic.replace("-", "_"), "flush_interval": "2s", "timeout": "2s"},
+        "embedding": {"model": "hash:16"},
+        "telemetry": {"port": 0},
+    }
+    for section, values in (more or {}).items():
+        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def ingest(config: Path, *options: str) -> list[str]:
+    return ["-m", "consumers.cli", "ingest", "-c", str(config), *options]
+
+
+def side_port(worker: Running) -> str:
+    def find() -> str:
+        lines = [line for line in worker.errors().splitlines() if "ingest.listening" in line]
+        return str(yaml.safe_load(lines[0])["address"]) if lines else ""
+
+    return eventually(find, within=60, what="the side port")
+
+
+def servers_of(lite: LocalMilvusLite) -> list[psutil.Process]:
+    """The guard's child is the server itself."""
+    assert lite._process is not None
+    return psutil.Process(lite._process.pid).children(recursive=True)
+
+
+@pytest.mark.timeout(400)
+def test_memory_stays_flat_with_a_stalled_milvus_and_a_backlog_of_a_gigabyte(
+    kafka_bootstrap: str, lite: LocalMilvusLite, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(4, prefix="backlog")
+    value = b"".join(b"%016x " % (number * 2_654_435_761 % 2**64) for number in range(RECORD_BYTES // 17))
+    produce(kafka_bootstrap, topic, [Sent(b"%d" % n, value) for n in range(BACKLOG_BYTES // RECORD_BYTES)])
+    batch = {"max_records": 50, "buffer_bytes": BUFFER_BYTES}
+    config = config_file(tmp_path, kafka_bootstrap, lite.address, topic, {"batch": batch})
+    with running(ingest(config), tmp_path / "worker.log") as worker:
+        address = side_port(worker)
+        eventually(lambda: worker.errors().count("batch.written") >= 5, within=60, what="the first batches")
+        for process in servers_of(lite):
+            process.send_signal(signal.SIGSTOP)
+        memory = psutil.Process(worker.process.pid)
+        before = memory.memory_info().rss
+        eventually(lambda: "kafka.paused" in worker.errors(), within=60, what="the pause")
+        eventually(lambda: httpx.get(address + "/readyz").status_code == 503, within=60, what="readiness turning red")
+        assert "milvus" in httpx.get(address + "/readyz").text
+        largest, until = before, time.monotonic() + 10
+        while time.monotonic() < until:
+            largest = max(largest, memory.memory_info().rss)
+            assert httpx.get(address + "/healthz").status_code == 200
+        # The budget counts the records' bytes; decoded, cut and packed they take several times as much.
+        assert largest - before < 8 * BUFFER_BYTES, f"{(largest - before) / MIB:.0f} MiB more"
+        assert "kafka.lost" not in worker.errors()
+
+        for process in servers_of(lite):
+            process.send_signal(signal.SIGCONT)
+        written = worker.errors().count("batch.written")
+        eventually(lambda: worker.errors().count("batch.written") > written + 5, within=90, what="work going on")
+        eventually(lambda: httpx.get(address + "/readyz").status_code == 200, within=30)
+        assert worker.end(signal.SIGTERM, within=60) == 0
+    committed = committed_and_end(kafka_bootstrap, topic, topic)
+    assert 0 < sum(max(0, offset) for offset, _ in committed.values()) < BACKLOG_BYTES // RECORD_BYTES
+
+
+def test_a_second_signal_ends_it_at_once(
+    kafka_bootstrap: str, lite: LocalMilvusLite, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(1, prefix="signals")
+    config = config_file(tmp_path, kafka_bootstrap, lite.address, topic, {"shutdown_timeout": "60s"})
+    with running(ingest(config), tmp_path / "worker.log") as worker:
+        eventually(lambda: "kafka.assigned" in worker.errors(), within=60)
+        for process in servers_of(lite):
+            process.send_signal(signal.SIGSTOP)
+        produce(kafka_bootstrap, topic, [Sent(b"a", b'{"id": "a", "text": "waits"}')])
+        eventually(lambda: "milvus.unavailable" in worker.errors(), within=60)
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: "worker.draining" in worker.errors(), within=10)
+        assert worker.end(signal.SIGTERM, within=5) == 128 + signal.SIGTERM
+    for process in servers_of(lite):
+        process.send_signal(signal.SIGCONT)
+    assert all(offset <= 0 for offset, _ in committed_and_end(kafka_bootstrap, topic, topic).values())
+
+
+WRONG: list[tuple[dict[str, Any], int, str]] = [
+    ({"kafka": {"bootstrap_servers": "127.0.0.1:1", "bootstrap_timeout_ms": 2000}}, 3, "127.0.0.1:1"),
+    ({"milvus": {"uri": "http://127.0.0.1:1"}}, 3, "http://127.0.0.1:1"),
+    ({"kafka": {"topics": ["nowhere-to-be-found"]}}, 2, "nowhere-to-be-found"),
+    ({"kafka": {"create_dead_letter_topic": False}}, 2, "create_dead_letter_topic"),
+    ({"embedding": {"model": "./no-such-model"}}, 2, "./no-such-model"),
+    ({"milvus": {"index": {"type": "HNSW", "params": {"M": 1}}}}, 2, "milvus.index.params.M"),
+    ({"kafka": {"sasl_mechanim": "PLAIN"}}, 2, "sasl_mechanism"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[says for _, _, says in WRONG])
+def test_what_is_wrong_at_the_start_is_named(
+    kafka_bootstrap: str,
+    milvus_lite_uri: str,
+    make_topic: Callable[..., str],
+    tmp_path: Path,
+    wrong: tuple[dict[str, Any], int, str],
+) -> None:
+    changes, code, says = wrong
+    topic = make_topic(1, prefix="start")
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, changes)
+    with running(ingest(config), tmp_path / "worker.log") as worker:
+        assert worker.process.wait(60) == code, worker.errors()
+        last = worker.errors().splitlines()[-1]
+        assert last.startswith("milvus-stream: ")
+        assert says in last
+
+
+def test_another_model_is_refused(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(1, prefix="model")
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic)
+    with running(ingest(config, "--until-caught-up"), tmp_path / "first.log") as worker:
+        assert worker.process.wait(60) == 0, worker.errors()
+    for command in ("ingest", "serve"):
+        arguments = ["-m", "consumers.cli", command, "-c", str(config), "--set", "embedding.model=hash:24"]
+        with running(arguments, tmp_path / f"{command}.log") as worker:
+            assert worker.process.wait(60) == 4, worker.errors()
+            assert "hash:16" in worker.errors().splitlines()[-1]
+
+
+def test_a_port_in_use_is_named(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        topic = make_topic(1, prefix="port")
+        config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, {"telemetry": {"port": port}})
+        with running(ingest(config), tmp_path / "worker.log") as worker:
+            assert worker.process.wait(60) == 2, worker.errors()
+            assert f"telemetry.port {port}" in worker.errors().splitlines()[-1]
