@@ -334,6 +334,8 @@ def demo(
     """The whole thing on this machine: Kafka, Milvus Lite, documents, an ingest worker, a query worker, searches."""
     from consumers.commands.demo import run_demo
 
+    # So that SIGTERM, too, stops the servers and workers in order and removes the folder.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_demo(documents, keep=keep)
 
 

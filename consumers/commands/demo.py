@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,10 +116,11 @@ def run_demo(documents: int, *, keep: bool) -> None:
             f"({len(published) / seconds:.0f}/s, loading the model included); the whole demo took {total:.0f} s."
         )
         _next_steps(screen, kafka, milvus, query, config if keep else None)
-        while keep:
-            ingest.check()
-            serve.check()
-            time.sleep(0.5)
+        with suppress(KeyboardInterrupt):  # with --keep that is the end one asks for
+            while keep:
+                ingest.check()
+                serve.check()
+                time.sleep(0.5)
 
 
 # --- starting ----------------------------------------------------------------------------------------------------
