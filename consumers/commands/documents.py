@@ -31,7 +31,9 @@ def stdlib_documents() -> Iterator[DemoDocument]:
 
     The order is the same in every run of one Python: by a digest of the id, so that any first N are a fair mixture.
     """
-    documents = {document.id: document for document in [*_topics(), *_docstrings()]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated modules and attributes are documented all the same
+        documents = {document.id: document for document in [*_topics(), *_docstrings()]}
     seen: set[str] = set()
     for document in sorted(documents.values(), key=lambda item: hashlib.sha256(item.id.encode()).digest()):
         if document.text not in seen:
@@ -49,9 +51,7 @@ def _topics() -> Iterator[DemoDocument]:
 def _docstrings() -> Iterator[DemoDocument]:
     for name in sorted(_module_names()):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                module = importlib.import_module(name)
+            module = importlib.import_module(name)
         except Exception:  # noqa: S112 - a module of another platform, whatever it raises: no docs here
             continue
         yield from _of_module(module)
