@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.kafka import DeadLetterTopic, OffsetTracker, Source
+from pipeline import failpoints
 from pipeline.batching import BatchBuilder, BatchPolicy
 from pipeline.errors import Stopped
 from pipeline.ingest import IngestFlow, KafkaPartition
@@ -138,6 +139,7 @@ class IngestWorker:
         if self._policy.max_records is not None:
             records = records[: self._policy.max_records - self._consumed]
         if records:
+            failpoints.reached("polled")
             self._consumed += len(records)
             self._tracker.taken([record.position for record in records])
             for batch in self._builder.add(records, self._clock()):
@@ -181,7 +183,9 @@ class IngestWorker:
         offsets = self._tracker.committable()
         if not offsets:
             return
+        failpoints.reached("uncommitted")
         ok = self._source.commit(offsets)
+        failpoints.reached("committed")
         self._metrics.commits.labels("ok" if ok else "error").inc()
         if ok:
             self._tracker.committed(offsets)

@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from pipeline import failpoints
 from pipeline.batching import Batch
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
@@ -259,6 +260,7 @@ class IngestFlow:
             return
         started = time.monotonic()
         vectors = self._embedder.embed(chunks)
+        failpoints.reached("embedded")
         elapsed = time.monotonic() - started
         self._metrics.embedding_seconds.observe(elapsed)
         self._metrics.embedding_chunks.inc(len(chunks))
@@ -330,6 +332,7 @@ class IngestFlow:
             self._buffered_bytes -= work.batch.size
             self._unwritten.subtract(Counter(record.position[:2] for record in work.batch.records))
         self._metrics.buffered_bytes.set(self._buffered_bytes)
+        failpoints.reached("acked")
         self._governor.acked(Receipt(positions), rows)
 
     # --- what the stages share ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from kafka.serializer import Serializer
 from consumers.kafka.admin import message_limit
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
 from consumers.kafka.letters import Letter, fitted, letter, retimed
+from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.records import Receipt, Rejected
 
@@ -159,8 +160,10 @@ class DeadLetters:
         delay = self._policy.retry_delay_s
         left = window
         while left and not self._ending.is_set():
+            failpoints.reached("dead_letter_unsent")
             try:
                 confirmed, left = outbox.send(left)
+                failpoints.reached("dead_letter_sent")
                 problem = outbox.refusal
             except MilvusStreamError as error:
                 confirmed, problem = [], str(error)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
 
+from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, NotFound, UsageError
 from pipeline.store.api import CollectionInfo, CollectionSpec, ServerInfo
 from pipeline.store.calls import Caller
@@ -131,6 +132,7 @@ class Catalog:
             # Lite refuses a name that exists, in words that say nothing; elsewhere an answer may have been lost.
             if partition not in self.partitions(collection):
                 raise
+        failpoints.reached("partition_created")
         if self._server.lite:
             return
         # Milvus loads a new partition with a loaded collection, but not with one of which only parts were loaded.

@@ -13,6 +13,7 @@ from typing import Literal
 
 import structlog
 
+from pipeline import failpoints
 from pipeline.errors import Unavailable, UsageError
 from pipeline.records import Receipt
 from pipeline.store.api import MilvusApi, ServerInfo
@@ -195,6 +196,7 @@ class FlushGovernor:
         except Unavailable as error:
             self._try_later(current, error)
             return
+        failpoints.reached("flushed")
         if current.receipts:
             self._on_durable(current.receipts)
         with self._changed:

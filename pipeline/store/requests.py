@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from pipeline import failpoints
 from pipeline.errors import RequestTooLarge, RowsRefused
 from pipeline.store.api import MilvusApi, Row
 
@@ -79,6 +80,7 @@ def _upsert(
         for half in halves:
             _upsert(api, collection, partition, half, sent=sent, touched=touched)
     else:
+        failpoints.reached("request_acked")
         sent.rows += len(rows)
         touched.update(group.owner for group in groups)
 

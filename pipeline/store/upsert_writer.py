@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pipeline import failpoints
 from pipeline.errors import NotFound, RowsRefused, Unavailable
 from pipeline.records import Delete, EmbeddedPut, Put
 from pipeline.store.api import MilvusApi
@@ -106,6 +107,7 @@ class UpsertWriter:
             del by_key[operation.key]
         with self._distrusting():
             known = self._ledger.read(by_key)
+            failpoints.reached("ledger_read")
             decisions = {
                 key: Decision.WRITE if in_flight else decide(entry, by_key[key], facts.get(key), self._fingerprint)
                 for key, (entry, in_flight) in known.items()
@@ -160,10 +162,15 @@ class UpsertWriter:
         """Write the rows and the ledger; a document that Milvus refuses keeps what was stored of it before."""
         with self._distrusting():
             work = self._steps(plan, puts)
+            failpoints.reached("intent_unwritten")
             self._begin(work)
+            failpoints.reached("intent_written")
             written = self._write_rows(work)
+            failpoints.reached("rows_written")
             deleted = self._delete_surplus(work)
+            failpoints.reached("surplus_deleted")
             self._finish(work)
+            failpoints.reached("ledger_final")
         self._touched.difference_update(plan.held)
         self._ledger.release(plan.held)
         return Applied(
