@@ -262,6 +262,10 @@ class IngestWorker:
         """They belong to another worker after this call."""
         self._drop(partitions, "revoked")
 
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        """Whether a last call that writes records of these is under way; it has a deadline."""
+        return self._flow.writing(partitions)
+
     def on_lost(self, partitions: Collection[KafkaPartition]) -> None:
         """They have belonged to another worker for some time: nothing may be committed."""
         self._drop(partitions, "lost")

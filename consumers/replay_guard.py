@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipeline.errors import UsageError
-from pipeline.records import EmbeddedPut
-from pipeline.store import Applied, Plan, Writer
+from pipeline.records import Chunk, EmbeddedPut
+from pipeline.store import Applied, Plan, Vectors, Writer
 from pipeline.store.ledger import Ledger
-from pipeline.store.plan import Change, Entry
+from pipeline.store.plan import Change, Entry, comparable
 
 _ATTEMPTS = 5
 
@@ -61,6 +61,10 @@ class GuardedWriter:
                 time.sleep(self._pause_s)
         raise _raced(plan)
 
+    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+        """See Writer.reusable."""
+        return self._writer.reusable(plan, chunks)
+
     def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
         """See Writer.apply. Raises UsageError when workers have been started since the plan."""
         if plan.held and self._active():
@@ -75,7 +79,7 @@ class GuardedWriter:
 def _incomparable(entry: Entry, operation: Change) -> bool:
     if entry.versioned or operation.version is not None:
         return False
-    return entry.position[:2] != operation.position[:2] and entry.position.offset >= 0
+    return entry.position.offset >= 0 and not comparable(entry, operation)
 
 
 def _older(entry: Entry, operation: Change) -> bool:

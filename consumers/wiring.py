@@ -1,6 +1,8 @@
 """Configuration -> objects: the only module that builds the graph of a process."""
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -342,6 +344,9 @@ def _worker(
         metrics=metrics,
         policy=FlowPolicy(append=settings.mode == "append"),
     )
+    session_s = settings.kafka.session_timeout.total_seconds()
+    # No write may end after the group could have given this worker's share to another.
+    api.fence(lambda: -math.inf if flow.fenced else source.last_heartbeat() + session_s - time.monotonic())
     batch = settings.batch
     return IngestWorker(
         source=source,

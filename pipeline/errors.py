@@ -5,6 +5,7 @@ MilvusStreamError                      exit code of a command that ends with it
 ├── Unavailable           back off and try again; nothing happened       3
 │   ├── RateLimited       the same, after a longer wait                  3
 │   ├── NotLoaded         load it, or skip it in a search                3
+│   ├── LeaseExpired      wait: this worker may own its records no more  3
 │   └── OutcomeUnknown    the same call again: it may have happened      3
 ├── Mismatch              another schema, model or version is there      4
 ├── NotFound              the collection or Milvus partition is not there 1
@@ -41,6 +42,10 @@ class RateLimited(Unavailable):
 
 class NotLoaded(Unavailable):
     """The collection or Milvus partition exists but is not in memory; load it, or wait while the server recovers."""
+
+
+class LeaseExpired(Unavailable):
+    """A write was not sent: before it ended, another worker might own the documents."""
 
 
 class OutcomeUnknown(Unavailable):

@@ -4,13 +4,12 @@ Three threads joined by bounded lanes; batches stay in the order they were submi
 key are applied in order and the ledger rows of one batch are final before the next batch's are begun.
 """
 
-import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -20,24 +19,15 @@ from pipeline import failpoints
 from pipeline.batching import Batch
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
-from pipeline.errors import MilvusStreamError, Stopped, Unavailable
+from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.intake import Decoder, fold
 from pipeline.lanes import Lane
-from pipeline.records import (
-    Chunk,
-    Delete,
-    EmbeddedPut,
-    Position,
-    Put,
-    Receipt,
-    Rejected,
-    SourceRecord,
-)
-from pipeline.store import FlushGovernor, Plan, Writer
+from pipeline.patience import Patience
+from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, Receipt, Rejected, SourceRecord
+from pipeline.store import Applied, FlushGovernor, Plan, Vectors, Writer
 from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 KafkaPartition = tuple[str, int]
 
@@ -71,6 +61,8 @@ class _Work:
     started: float
     plan: Plan = field(init=False)
     chunks: Sequence[Sequence[Chunk]] = ()
+    reusable: Sequence[Vectors] = ()
+    """For each document in `chunks`: vectors that are stored already, by the chunk's text."""
     embedded: Sequence[EmbeddedPut] = ()
     finished: Counter[str] = field(default_factory=Counter)
     rejected: set[Position] = field(default_factory=set)
@@ -78,7 +70,12 @@ class _Work:
 
     @property
     def tokens(self) -> int:
-        return sum(len(chunk.token_ids) for document in self.chunks for chunk in document)
+        return sum(
+            len(chunk.token_ids)
+            for document, known in zip(self.chunks, self.reusable, strict=True)
+            for chunk in document
+            if chunk.text not in known
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +122,13 @@ class IngestFlow:
         self._buffered_bytes = 0
         self._unwritten: Counter[KafkaPartition] = Counter()
         self._abandoned: dict[KafkaPartition, int] = {}
+        self._writing: tuple[int, frozenset[KafkaPartition]] = (0, frozenset())
         self._number = 0
         self._error: BaseException | None = None
         self._ending = threading.Event()
-        self._trouble: dict[str, str] = {}
+        self._patience = Patience(
+            policy.retry_delay_s, policy.retry_cap_s, lambda stage: metrics.retries.labels(stage).inc()
+        )
         self._threads = [
             threading.Thread(target=self._guarded, args=(stage,), name=f"ingest-{name}", daemon=True)
             for name, stage in (("prepare", self._prepare), ("embed", self._embed), ("write", self._write))
@@ -158,9 +158,19 @@ class IngestFlow:
         self._incoming.put(_Barrier())
 
     def abandon(self, partitions: Collection[KafkaPartition]) -> None:
-        """These belong to another worker now: what of them is not yet being written never will be."""
+        """These belong to another worker now: nothing more of them will be sent. See `writing`."""
         with self._lock:
             self._abandoned.update(dict.fromkeys(partitions, self._number))
+
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        """Whether a call that writes records of these Kafka partitions may be under way; it has a deadline."""
+        return not self._writing[1].isdisjoint(partitions)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the batch being written holds records that were abandoned: no further call of it may be sent."""
+        number, partitions = self._writing
+        return any(self._abandoned.get(partition, 0) >= number for partition in partitions)
 
     @property
     def buffered_bytes(self) -> int:
@@ -180,7 +190,7 @@ class IngestFlow:
     @property
     def trouble(self) -> Mapping[str, str]:
         """By stage: why it is waiting for Milvus at the moment."""
-        return dict(self._trouble)
+        return self._patience.trouble
 
     def check(self) -> None:
         """Raise the error that ended the flow, if one did."""
@@ -223,11 +233,14 @@ class IngestFlow:
             kept = fold(puts_and_deletes).operations
             work.finished["folded"] = len(puts_and_deletes) - len(kept)
             puts_and_deletes = list(kept)
-        work.plan = plan = self._persistently("plan", lambda: self._writer.plan(puts_and_deletes))
+        work.plan = plan = self._patience.persist("plan", lambda: self._writer.plan(puts_and_deletes))
         work.finished["unchanged"] = plan.unchanged
         work.finished["stale"] = plan.stale
+        self._metrics.by_arrival.inc(plan.by_arrival)
         self._refuse(work, plan.refused, "write")
-        work.chunks = self._chunker.chunk([put.document.text for put in plan.to_embed])
+        chunks = self._chunker.chunk([put.document.text for put in plan.to_embed])
+        work.reusable = self._patience.persist("reuse", lambda: self._writer.reusable(plan, chunks))
+        work.chunks = chunks
 
     def _kept(self, work: _Work, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
         if not self._abandoned:
@@ -255,31 +268,40 @@ class IngestFlow:
         self._to_write.close()
 
     def _embed_window(self, window: Sequence[_Work]) -> None:
-        chunks = [chunk for work in window for document in work.chunks for chunk in document]
+        vectors, elapsed = self._embed_texts(window)
+        for work in window:
+            work.embed_s = elapsed
+            embedded = []
+            for put, document, known in zip(work.plan.to_embed, work.chunks, work.reusable, strict=True):
+                rows = [vector for c in document if (vector := known.get(c.text, vectors.get(c.text))) is not None]
+                if len(rows) == len(document):
+                    embedded.append(EmbeddedPut(put, document, np.stack(rows)))
+                else:
+                    message = f"the model gave NaN or infinity for {len(document) - len(rows)} of its chunks"
+                    self._refuse(work, [(put, "vector_not_finite", message)], "embed")
+            work.embedded = embedded
+            work.chunks = work.reusable = ()
+
+    def _embed_texts(self, window: Sequence[_Work]) -> tuple[Mapping[str, NDArray[np.float32]], float]:
+        """Finite vectors of the texts that are not stored already, each text embedded once; and the seconds it took."""
+        chunks: dict[str, Chunk] = {}
+        total = 0
+        for work in window:
+            for document, known in zip(work.chunks, work.reusable, strict=True):
+                total += len(document)
+                chunks.update((chunk.text, chunk) for chunk in document if chunk.text not in known)
+        self._metrics.embedding_reused.inc(total - len(chunks))
         if not chunks:
-            return
+            return {}, 0.0
         started = time.monotonic()
-        vectors = self._embedder.embed(chunks)
+        vectors = self._embedder.embed(list(chunks.values()))
         failpoints.reached("embedded")
         elapsed = time.monotonic() - started
         self._metrics.embedding_seconds.observe(elapsed)
         self._metrics.embedding_chunks.inc(len(chunks))
-        self._metrics.embedding_tokens.inc(sum(work.tokens for work in window))
+        self._metrics.embedding_tokens.inc(sum(len(chunk.token_ids) for chunk in chunks.values()))
         finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
-        at = 0
-        for work in window:
-            work.embed_s = elapsed
-            embedded = []
-            for put, document in zip(work.plan.to_embed, work.chunks, strict=True):
-                rows = slice(at, at + len(document))
-                at += len(document)
-                if finite[rows].all():
-                    embedded.append(EmbeddedPut(put, document, vectors[rows]))
-                else:
-                    message = f"the model gave NaN or infinity for {int((~finite[rows]).sum())} of its chunks"
-                    self._refuse(work, [(put, "vector_not_finite", message)], "embed")
-            work.embedded = embedded
-            work.chunks = ()
+        return {text: vector for text, vector, ok in zip(chunks, vectors, finite, strict=True) if ok}, elapsed
 
     # --- stage 3: write ----------------------------------------------------------------------------------------
 
@@ -292,18 +314,11 @@ class IngestFlow:
 
     def _write_batch(self, work: _Work) -> None:
         started = time.monotonic()
-        plan, embedded = work.plan, work.embedded
-        if self._abandoned:
-            plan = plan.without(lambda operation: self._is_abandoned(work, operation.position))
-            embedded = [item for item in embedded if not self._is_abandoned(work, item.put.position)]
-        applied = self._persistently("write", lambda: self._writer.apply(plan, embedded))
+        applied = self._patience.persist("write", lambda: self._apply(work))
         self._refuse(work, applied.refused, "write")
         write_s = time.monotonic() - started
-        work.finished["unchanged"] += applied.unchanged
-        work.finished["stale"] += applied.stale
-        work.finished["deleted"] = len(plan.deletes) - sum(isinstance(item[0], Delete) for item in applied.refused)
-        not_written = applied.unchanged + applied.stale + sum(isinstance(item[0], Put) for item in applied.refused)
-        work.finished["written"] = len(embedded) - not_written
+        for outcome in ("written", "deleted", "unchanged", "stale"):
+            work.finished[outcome] += getattr(applied, outcome)
         self._acknowledge(work, applied.rows_written + applied.rows_deleted)
         log.info(
             "batch.written",
@@ -317,6 +332,21 @@ class IngestFlow:
             write_ms=round(write_s * 1000),
             total_ms=round((time.monotonic() - work.started) * 1000),
         )
+
+    def _apply(self, work: _Work) -> Applied:
+        """Write what still belongs to this worker: each attempt looks anew, for an outage may outlast a rebalance."""
+        partitions = {record.position[:2] for record in work.batch.records}
+        with self._lock:
+            kept = frozenset(name for name in partitions if self._abandoned.get(name, 0) < work.number)
+            # With the lock held: who abandons a Kafka partition after this finds it in `writing`.
+            self._writing = work.number, kept
+        try:
+            if len(kept) == len(partitions):
+                return self._writer.apply(work.plan, work.embedded)
+            plan = work.plan.without(lambda operation: operation.position[:2] not in kept)
+            return self._writer.apply(plan, [item for item in work.embedded if item.put.position[:2] in kept])
+        finally:
+            self._writing = 0, frozenset()
 
     def _acknowledge(self, work: _Work, rows: int) -> None:
         now = self._wall_clock()
@@ -353,25 +383,6 @@ class IngestFlow:
             log.debug("record.rejected", position=_name(item.position), reason=item.reason, why=item.message)
         work.finished["dead_lettered"] += len(rejected)
 
-    def _persistently(self, stage: str, call: Callable[[], T]) -> T:
-        """Repeat an idempotent call for as long as Milvus cannot be used: an outage skips and dead-letters nothing."""
-        delay = self._policy.retry_delay_s
-        while True:
-            try:
-                result = call()
-            except Unavailable as error:
-                if stage not in self._trouble:
-                    log.warning("milvus.unavailable", stage=stage, why=str(error), what="waiting and trying again")
-                self._trouble[stage] = str(error)
-                self._metrics.retries.labels(stage).inc()
-                if self._ending.wait(delay * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
-                    raise Stopped("ended while waiting for Milvus") from error
-                delay = min(2 * delay, self._policy.retry_cap_s)
-            else:
-                if self._trouble.pop(stage, None) is not None:
-                    log.info("milvus.available", stage=stage)
-                return result
-
     def _guarded(self, stage: Callable[[], None]) -> None:
         try:
             stage()
@@ -391,6 +402,7 @@ class IngestFlow:
 
     def _end(self) -> None:
         self._ending.set()
+        self._patience.end()
         for lane in (self._incoming, self._to_embed, self._to_write):
             lane.abort()
 

@@ -39,6 +39,8 @@ class SourceRecord:
     value: bytes | None
     """None is a tombstone; b"" is an empty value and not the same."""
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    topic_id: str = ""
+    """Kafka's id of the topic, another one after the topic was created anew; "" where it is not known."""
 
     @property
     def size(self) -> int:
@@ -71,6 +73,8 @@ class Put:
     document: Document
     version: int | None = None
     """From `record.version_field`; None: the Kafka position is the version."""
+    topic_id: str = ""
+    """As in SourceRecord: offsets of topics with different ids cannot be compared."""
 
     @property
     def key(self) -> tuple[str | None, str]:
@@ -87,6 +91,7 @@ class Delete:
     doc_id: str
     tenant: str | None = None
     version: int | None = None
+    topic_id: str = ""
 
     @property
     def key(self) -> tuple[str | None, str]:

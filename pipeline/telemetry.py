@@ -50,6 +50,13 @@ class IngestMetrics:
         self.embedding_seconds = histogram("ingest_embedding_duration_seconds", "Time of one embed call.", _SECONDS)
         self.embedding_tokens = counter("ingest_embedding_tokens_total", "Tokens embedded, without padding.")
         self.embedding_chunks = counter("ingest_embedding_chunks_total", "Chunks embedded.")
+        self.embedding_reused = counter(
+            "ingest_embedding_reused_chunks_total", "Chunks whose text was stored or stood twice: not embedded again."
+        )
+        self.by_arrival = counter(
+            "ingest_arrival_decided_total",
+            "Records taken for newer because they arrived later: topic created anew, key moved to another partition.",
+        )
         self.sink_seconds = histogram(
             "ingest_sink_operation_duration_seconds", "Time of one call to Milvus.", _SECONDS, ("operation", "outcome")
         )

@@ -36,6 +36,9 @@ class RebalanceHandler(Protocol):
     def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
         """They go to another worker after this call: forget them."""
 
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        """After `on_revoked`: whether a last call that writes records of these is under way. Called again and again."""
+
     def on_lost(self, partitions: Collection[KafkaPartition]) -> None:
         """They have gone to another worker already: forget them, commit nothing."""
 
@@ -127,6 +130,9 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         failpoints.reached("revoke_committed")
         self._forget(partitions)
         self._handler.on_revoked(partitions)
+        # The next owner reads what is stored as soon as this returns: a write that comes after would be missed.
+        while self._handler.writing(partitions):
+            await self._sleep(_DRAIN_STEP_S)
 
     async def _commit(self, offsets: Mapping[KafkaPartition, int]) -> None:
         """A commit that fails is dropped: the records are read and written again, which is exact."""

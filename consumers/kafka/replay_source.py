@@ -87,6 +87,7 @@ class ReplaySource:
                     raw.key,
                     raw.value,
                     tuple(raw.headers or ()),
+                    self._span.topic_ids.get(raw.topic, ""),
                 )
                 for raw in batch
                 if raw.offset < end

@@ -160,15 +160,22 @@ class KafkaSource:
                 return []
             listener.failure = self._fatal(error)
         self._raise_failure()
+        assert self._positions is not None  # set with the consumer  # noqa: S101
         records: list[SourceRecord] = []
         append = records.append
-        for batch in batches.values():
+        for tp, batch in batches.items():
+            topic_id = self._positions.topic_ids.get(tp.topic, "")
             for raw in batch:
                 # Tuple unpacking reads kafka-python's record about twice as fast as its attributes.
                 topic, partition, _, offset, timestamp, _, key, value, headers, _, _, _, _ = raw
                 append(
                     SourceRecord(
-                        Position(topic, partition, offset), timestamp, key, value, tuple(headers) if headers else ()
+                        Position(topic, partition, offset),
+                        timestamp,
+                        key,
+                        value,
+                        tuple(headers) if headers else (),
+                        topic_id,
                     )
                 )
         return records

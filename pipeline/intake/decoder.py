@@ -124,7 +124,7 @@ class Decoder:
         )
         if record.size > _MAY_EXCEED_METADATA:
             _check_metadata_size(document)
-        return Put(record.position, record.timestamp_ms, document, self._version(content))
+        return Put(record.position, record.timestamp_ms, document, self._version(content), record.topic_id)
 
     def _tombstone(self, record: SourceRecord) -> Delete:
         self._refuse_delete_in_append_mode()
@@ -137,12 +137,13 @@ class Decoder:
                 "a null value cannot say whose document to delete; with record.tenant_field set, delete by a record "
                 "where record.delete_field is true",
             )
-        return Delete(record.position, record.timestamp_ms, _checked_id(decode_utf8(record.key, "the key"), "the key"))
+        doc_id = _checked_id(decode_utf8(record.key, "the key"), "the key")
+        return Delete(record.position, record.timestamp_ms, doc_id, topic_id=record.topic_id)
 
     def _delete(self, record: SourceRecord, content: dict[str, Any]) -> Delete:
         self._refuse_delete_in_append_mode()
         doc_id, tenant = self._doc_id(record, content), self._tenant(content)
-        return Delete(record.position, record.timestamp_ms, doc_id, tenant, self._version(content))
+        return Delete(record.position, record.timestamp_ms, doc_id, tenant, self._version(content), record.topic_id)
 
     def _refuse_delete_in_append_mode(self) -> None:
         if self._append:

@@ -12,6 +12,7 @@ from pipeline.store.indexes import IndexSettings
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.plan import Applied, Plan
 from pipeline.store.requests import WritePolicy
+from pipeline.store.reuse import Vectors
 from pipeline.store.upsert_writer import UpsertWriter
 from pipeline.store.writer import AppendWriter, Writer
 
@@ -29,6 +30,7 @@ __all__ = [
     "MilvusServerApi",
     "Plan",
     "UpsertWriter",
+    "Vectors",
     "WritePolicy",
     "Writer",
     "check_model",

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.store.lease import LeftS
+
 Row = Mapping[str, Any]
 """Field name -> value; a vector is a float32 array of shape (dimension,). Undeclared names go to the dynamic field."""
 
@@ -116,6 +118,12 @@ class MilvusApi(Protocol):
 
     def drop_partition(self, collection: str, partition: str) -> None:
         """Release and remove it with all rows; no error if it is gone already."""
+
+    def fence(self, left_s: LeftS) -> None:
+        """From now on `upsert` and `delete` are only sent if they end within `left_s()`; else they raise LeaseExpired.
+
+        What keeps a worker that was stopped or cut off from Kafka from writing over its successor's rows.
+        """
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         """Store the rows, replacing those with the same `id` *in this Milvus partition*. No id twice in one call.

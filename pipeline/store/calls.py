@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pipeline.errors import MilvusStreamError, Unavailable
-from pipeline.store.failures import Call, Kind, RetryPolicy, classify, to_error
+from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable
+from pipeline.store.failures import Call, Kind, RetryPolicy, chain, classify, to_error
+from pipeline.store.lease import Lease
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ class Caller:
         self._closed = threading.Event()
         self._sleep: Callable[[float], object] = sleep or self._closed.wait
         self._seen_loaded: set[str] = set()
+        self.lease = Lease()
 
     @property
     def longest_s(self) -> float:
@@ -71,11 +73,13 @@ class Caller:
         attempt_s: float | None = None,
         total_s: float | None = None,
         repeat: bool = True,
+        leased: bool = False,
         **options: Any,
     ) -> T:
         """`function(*arguments, timeout=…, **options)` until it succeeds or the policy gives up.
 
         `attempt_s`: deadline of an attempt that is known to be slow. `total_s`: all attempts must end within it.
+        `leased`: no attempt may outlive the lease; raises LeaseExpired instead.
         """
         began = self._clock()
         failed: MilvusStreamError | None = None
@@ -87,9 +91,13 @@ class Caller:
                 self._check_open(call)
                 try:
                     timeout = self._attempt_timeout(attempt_s, total_s, elapsed)
+                    if leased:
+                        timeout = self.lease.bounded(timeout)
                     return function(*arguments, timeout=timeout, retry_on_rate_limit=False, **options)
                 except self._failures as error:
                     self._check_open(call)
+                    if leased and (expired := _lease_expired(error)):
+                        raise expired from error
                     kind = classify(error)
                     wait = self._wait(call, kind, attempt, self._clock() - began, total_s) if repeat else None
                     if wait is None:
@@ -122,6 +130,11 @@ class Caller:
     def _check_open(self, call: Call) -> None:
         if self._closed.is_set():
             raise Unavailable(f"{call.operation}: the connection to Milvus is closed")
+
+
+def _lease_expired(error: BaseException) -> LeaseExpired | None:
+    """What was raised while the request was packed; the SDK reports it as an error of its own."""
+    return next((link for link in chain(error) if isinstance(link, LeaseExpired)), None)
 
 
 def words(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from pipeline.store.api import Hit, Row
 from pipeline.store.calls import Caller, Observer, unobserved, words
 from pipeline.store.catalog import DEFAULT_PARTITION, Catalog
 from pipeline.store.failures import Call, RetryPolicy, classify, to_error
+from pipeline.store.lease import LeftS
 from pipeline.store.packing import pack_upserts
 from pipeline.store.translation import (
     hits,
@@ -71,7 +72,6 @@ def connect(
         if isinstance(failed, UsageError):
             raise failed from error
         raise Unavailable(f"Milvus at {address} does not answer; is it running? {words(error)}") from error
-    pack_upserts(client)
     run = Caller(
         FAILURES,
         timeout_s=timeout_s,
@@ -80,6 +80,7 @@ def connect(
         clock=clock,
         sleep=sleep,
     )
+    pack_upserts(client, run.lease.check)
     return MilvusServer(client, server_info(version), run)
 
 
@@ -95,6 +96,10 @@ class MilvusServer(Catalog):
         """After this many seconds an `upsert` or `delete` has ended, one way or the other."""
         return self._run.longest_s + CONNECT_TIMEOUT_S
 
+    def fence(self, left_s: LeftS) -> None:
+        """Send `upsert` and `delete` only if they end within `left_s()`."""
+        self._run.lease.bind(left_s)
+
     # --- rows --------------------------------------------------------------------------------------------------
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
@@ -109,6 +114,7 @@ class MilvusServer(Catalog):
                 collection,
                 sdk_rows(rows),
                 partition_name=partition or DEFAULT_PARTITION,
+                leased=True,
             )
 
     def delete(self, collection: str, partition: str | None, ids: Sequence[str]) -> None:
@@ -120,6 +126,7 @@ class MilvusServer(Catalog):
                 collection,
                 filter=ids_expression(ids),
                 partition_name=partition or DEFAULT_PARTITION,
+                leased=True,
             )
 
     def query(

@@ -134,7 +134,7 @@ def classify(error: BaseException) -> Kind:
     """What this error of pymilvus or gRPC says about the call."""
     # Where the connection breaks under a call, pymilvus reports only that it could not reconnect. The call's own
     # error stands in the chain, and it may have reached the server.
-    lost = any(_status_kind(link) is Kind.OUTCOME_UNKNOWN for link in _chain(error))
+    lost = any(_status_kind(link) is Kind.OUTCOME_UNKNOWN for link in chain(error))
     name = _status_name(error)
     if name is not None:
         return _status_kind(error) or Kind.UNEXPECTED
@@ -177,7 +177,8 @@ def _status_kind(error: BaseException) -> Kind | None:
     return _BY_STATUS.get(name, Kind.UNEXPECTED)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and every other one in whose handling it was raised."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

@@ -32,6 +32,7 @@ ENTRY_FIELDS = (
     "content_hash",
     "row_hash",
     "fingerprint",
+    "topic_id",
     "pending",
 )
 KEYS_PER_QUERY = 1000
@@ -57,6 +58,7 @@ def entry_row(entry: Entry) -> Row:
         "content_hash": entry.content_hash,
         "row_hash": entry.row_hash,
         "fingerprint": entry.fingerprint,
+        "topic_id": entry.topic_id,
         "pending": entry.pending,
         "vector": _VECTOR,
     }
@@ -79,6 +81,7 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
         content_hash=row["content_hash"],
         row_hash=row["row_hash"],
         fingerprint=row["fingerprint"],
+        topic_id=row["topic_id"],
         pending=row["pending"],
     )
 

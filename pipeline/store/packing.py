@@ -21,13 +21,17 @@ _META = "$meta"
 _FLOATS_TAG = b"\x0a"  # field 1 of FloatArray, length-delimited
 
 
-def pack_upserts(client: MilvusClient) -> None:
-    """Let `client` pack its upserts by column, if this version of pymilvus allows it."""
+def pack_upserts(client: MilvusClient, before_sending: Callable[[float], None]) -> None:
+    """Let `client` pack its upserts by column, if this version of pymilvus allows it.
+
+    `before_sending` is called with the deadline in seconds when a request is packed, also for the attempts that
+    pymilvus makes by itself; what it raises keeps the request from being sent.
+    """
     handler = client._get_connection()
     original = getattr(handler, _HOOK, None)
     schema_of = getattr(handler, "_get_schema", None)
     if original is not None and schema_of is not None:
-        setattr(handler, _HOOK, _Packer(original, schema_of))
+        setattr(handler, _HOOK, _Packer(original, schema_of, before_sending))
 
 
 def upsert_request(
@@ -87,9 +91,15 @@ def _varint(number: int) -> bytes:
 class _Packer:
     """Stands in for pymilvus's method on one connection."""
 
-    def __init__(self, original: Callable[..., Any], schema_of: Callable[..., tuple[Mapping[str, Any], int]]) -> None:
+    def __init__(
+        self,
+        original: Callable[..., Any],
+        schema_of: Callable[..., tuple[Mapping[str, Any], int]],
+        before_sending: Callable[[float], None],
+    ) -> None:
         self._original = original
         self._schema_of = schema_of
+        self._before_sending = before_sending
         self._checked: set[str] = set()
         self._trusted = True
 
@@ -100,6 +110,19 @@ class _Packer:
         partition_name: str | None = None,
         timeout: float | None = None,
         context: Any = None,
+        **options: Any,
+    ) -> Any:
+        request = self._packed(collection_name, rows, partition_name, timeout, context, **options)
+        self._before_sending(timeout or 0.0)
+        return request
+
+    def _packed(
+        self,
+        collection_name: str,
+        rows: list[Mapping[str, Any]],
+        partition_name: str | None,
+        timeout: float | None,
+        context: Any,
         **options: Any,
     ) -> Any:
         def as_always(some: list[Mapping[str, Any]]) -> Any:

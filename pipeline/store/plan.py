@@ -38,6 +38,8 @@ class Entry:
     row_hash: str
     fingerprint: str
     """Of the model that made the stored vectors."""
+    topic_id: str
+    """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
     pending: bool
     """Rows may differ from what version and hashes say: a change was begun, and possibly not finished."""
 
@@ -76,6 +78,10 @@ class Plan:
     refused: Sequence[Refusal] = ()
     facts: Mapping[Key, Facts] = field(default_factory=dict)
     """Of the puts in `to_embed`."""
+    stored: Mapping[Key, Entry] = field(default_factory=dict)
+    """What the ledger says of their documents; batches still in flight may change it."""
+    by_arrival: int = 0
+    """Operations taken for newer only because they arrived later: their versions cannot be compared."""
     held: Sequence[Key] = ()
     """Keys whose ledger entries are held until the plan is applied."""
 
@@ -96,11 +102,15 @@ class Applied:
     rows_written: int
     rows_deleted: int
     """Rows that may have been there, by the footprint."""
-    refused: Sequence[Refusal] = ()
+    written: int = 0
+    """Documents stored."""
+    deleted: int = 0
+    """Documents deleted."""
     unchanged: int = 0
-    """Of the documents embedded: how many an earlier batch, in flight when this one was planned, had stored."""
+    """Operations an earlier batch, in flight when this one was planned, had stored already."""
     stale: int = 0
     """Likewise: an earlier batch had stored a newer version."""
+    refused: Sequence[Refusal] = ()
 
 
 def decide(entry: Entry | None, operation: Change, facts: Facts | None, fingerprint: str) -> Decision:
@@ -119,16 +129,32 @@ def decide(entry: Entry | None, operation: Change, facts: Facts | None, fingerpr
     return Decision.ADVANCE if order else Decision.UNCHANGED
 
 
+def comparable(entry: Entry, operation: Change) -> bool:
+    """Whether the versions tell which is newer: both from the version field, or offsets of one log.
+
+    They do not after a topic was created anew, or when a key changed its Kafka partition: then arrival wins.
+    """
+    if entry.versioned or operation.version is not None:
+        return entry.versioned and operation.version is not None
+    return _same_log(entry, operation)
+
+
+def _same_log(entry: Entry, operation: Change) -> bool:
+    if operation.position[:2] != entry.position[:2]:
+        return False
+    return operation.topic_id == entry.topic_id or not operation.topic_id or not entry.topic_id
+
+
 def _order(entry: Entry, operation: Change) -> int:
     """-1: older than what is stored, 0: the same version, 1: newer, or not comparable, and then arrival wins."""
-    if (operation.version is not None) != entry.versioned:
+    if not comparable(entry, operation):
         return 1
     if operation.version is not None and operation.version != entry.version:
         return 1 if operation.version > entry.version else -1
-    if operation.position[:2] == entry.position[:2]:
+    if _same_log(entry, operation):
         offset, stored = operation.position.offset, entry.position.offset
         return (offset > stored) - (offset < stored)
-    return 0 if entry.versioned else 1
+    return 0
 
 
 def _holds(entry: Entry, facts: Facts | None, fingerprint: str) -> bool:
@@ -162,6 +188,7 @@ def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | 
         content_hash="",
         row_hash="",
         fingerprint="",
+        topic_id="",
         pending=True,
     )
     footprint = dict(before.footprint)
@@ -190,6 +217,7 @@ def final(operation: Change, facts: Facts | None, place: Footprint, fingerprint:
         content_hash="" if facts is None else facts.content_hash,
         row_hash="" if facts is None else facts.row_hash,
         fingerprint="" if facts is None else fingerprint,
+        topic_id=operation.topic_id,
         pending=False,
     )
 
@@ -205,6 +233,7 @@ def advanced(entry: Entry, operation: Change) -> Entry:
         record_time=operation.timestamp_ms,
         version=operation.version or 0,
         versioned=operation.version is not None,
+        topic_id=operation.topic_id,
     )
 
 

@@ -82,6 +82,7 @@ def ledger_spec(name: str) -> CollectionSpec:
         FieldInfo("content_hash", "VARCHAR", max_length=128),
         FieldInfo("row_hash", "VARCHAR", max_length=128),
         FieldInfo("fingerprint", "VARCHAR", max_length=255),
+        FieldInfo("topic_id", "VARCHAR", max_length=64),
         FieldInfo("pending", "BOOL"),
         FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=LEDGER_DIMENSION),
     )

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from pipeline import failpoints
 from pipeline.errors import NotFound, RowsRefused, Unavailable
-from pipeline.records import Delete, EmbeddedPut, Put
+from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.api import MilvusApi
 from pipeline.store.ledger import Ledger
 from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
 from pipeline.store.plan import (
+    NOWHERE,
     Applied,
     Change,
     Decision,
@@ -26,12 +27,14 @@ from pipeline.store.plan import (
     Plan,
     Refusal,
     advanced,
+    comparable,
     decide,
     final,
     intent,
     surplus,
 )
 from pipeline.store.requests import RowGroup, WritePolicy
+from pipeline.store.reuse import Vectors, stored_vectors
 from pipeline.store.rows import check_storable, content_hash, document_rows, row_hash, row_ids, row_sizes
 from pipeline.store.writer import DEFAULT_POLICY, DocumentRows, too_many
 
@@ -121,6 +124,7 @@ class UpsertWriter:
         held = [operation.key for operation in (*writes, *advances)]
         self._ledger.hold({key: known[key][0] for key in held})
         settled = list(decisions.values())
+        stored = {key: entry for key, (entry, _) in known.items() if entry is not None}
         return Plan(
             to_embed=[operation for operation in writes if isinstance(operation, Put)],
             deletes=[operation for operation in writes if isinstance(operation, Delete)],
@@ -129,8 +133,14 @@ class UpsertWriter:
             stale=settled.count(Decision.STALE),
             refused=refused,
             facts=facts,
+            stored={put.key: stored[put.key] for put in writes if isinstance(put, Put) and put.key in stored},
+            by_arrival=sum(_by_arrival(stored[change.key], change) for change in writes if change.key in stored),
             held=held,
         )
+
+    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+        """See `Writer.reusable`."""
+        return stored_vectors(self._api, self._collection, plan, chunks, self._fingerprint)
 
     def _facts(self, operations: Sequence[Change]) -> tuple[dict[Key, Facts], list[Refusal]]:
         facts: dict[Key, Facts] = {}
@@ -173,12 +183,15 @@ class UpsertWriter:
             failpoints.reached("ledger_final")
         self._touched.difference_update(plan.held)
         self._ledger.release(plan.held)
+        done = [step.put is not None for _, step in work.going()]
         return Applied(
             rows_written=written,
             rows_deleted=deleted,
-            refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
+            written=sum(done),
+            deleted=len(done) - sum(done),
             unchanged=work.unchanged,
             stale=work.stale,
+            refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
         )
 
     def _steps(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> _Work:
@@ -275,3 +288,8 @@ class UpsertWriter:
         except Unavailable:
             self._ledger.distrust()
             raise
+
+
+def _by_arrival(entry: Entry, operation: Change) -> bool:
+    """Whether it is newer by arrival only; the entry of a document of which nothing was stored yet says nothing."""
+    return entry.position != NOWHERE and not comparable(entry, operation)

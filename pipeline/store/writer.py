@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pipeline.errors import NotFound
-from pipeline.records import Delete, EmbeddedPut, Put
+from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.api import MilvusApi
 from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
 from pipeline.store.plan import Applied, Change, Plan, Refusal
 from pipeline.store.requests import K, RowGroup, Sent, WritePolicy, upsert_groups
+from pipeline.store.reuse import Vectors
 from pipeline.store.rows import append_rows, row_sizes
 
 DEFAULT_POLICY = WritePolicy()
@@ -23,6 +24,9 @@ class Writer(Protocol):
 
     def plan(self, operations: Sequence[Change]) -> Plan:
         """Decide what is to be done. In upsert mode no key may stand twice among the operations."""
+
+    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+        """Vectors stored already for texts of these chunks (those of each document in `plan.to_embed`)."""
 
     def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Do it; when it returns, Milvus has acknowledged. `puts`: those of `plan.to_embed` that could be embedded."""
@@ -85,6 +89,10 @@ class AppendWriter:
         refused += [(put, *too_many(self._place(put))) for put in puts if self._place(put) in full]
         return Plan([put for put in puts if self._place(put) not in full], refused=refused)
 
+    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+        """Nothing: no record is a version of another."""
+        return [{}] * len(chunks)
+
     def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Upsert the rows; documents with a row that Milvus refuses are left out and told."""
         groups: dict[str, list[RowGroup[int]]] = {}
@@ -93,7 +101,7 @@ class AppendWriter:
             groups.setdefault(self._place(item.put), []).append(group)
         sent = self._rows.upsert(groups, set())
         refused = [(puts[number].put, *refusal) for number, refusal in sent.refused.items()]
-        return Applied(sent.rows, 0, refused)
+        return Applied(sent.rows, 0, written=len(puts) - len(refused), refused=refused)
 
     def forget(self) -> None:
         """See `Writer.forget`."""

@@ -4,6 +4,7 @@ Milvus takes seconds to create a collection, so one serves all tests and each te
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import NotFound, NotLoaded, RequestTooLarge, RowsRefused, Unavailable, UsageError
+from pipeline.errors import LeaseExpired, NotFound, NotLoaded, RequestTooLarge, RowsRefused, Unavailable, UsageError
 from pipeline.store.api import CollectionSpec, MilvusServerApi, ServerInfo
 from pipeline.store.client import connect
 from pipeline.store.indexes import IndexSettings, search_params
@@ -299,6 +300,25 @@ def test_an_id_that_is_no_digest_never_reaches_the_server(subject: Subject, host
     with pytest.raises(ValueError, match="hex digest"):
         subject.api.delete(subject.collection, partition, ["aa", hostile])
     assert subject.ids(partition) == ["aa"]
+
+
+def test_a_write_that_could_outlive_the_lease_is_not_sent(subject: Subject) -> None:
+    there = subject.partition()
+    subject.put(there, row("aa"))
+    try:
+        subject.api.fence(lambda: 0.2)
+        with pytest.raises(LeaseExpired, match="another worker may own"):
+            subject.put(there, row("bb"))
+        with pytest.raises(LeaseExpired):
+            subject.api.delete(subject.collection, there, ["aa"])
+        if subject.kind == "server":  # where the request is packed by us, the lease is looked at again after that
+            left = iter([60.0, 0.0])
+            subject.api.fence(lambda: next(left))
+            with pytest.raises(LeaseExpired):
+                subject.put(there, row("cc"))
+    finally:
+        subject.api.fence(lambda: math.inf)
+    assert subject.ids(there) == ["aa"]
 
 
 def test_an_id_cannot_stand_twice_in_one_upsert(subject: Subject) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from consumers.kafka import KafkaPartition, KafkaSettings, Lag, RebalanceHandler
 from consumers.kafka.connection import start_timestamp_ms
@@ -204,6 +204,9 @@ class FakeSource:
         self._topic_ids: dict[str, str] = {}
         self._paused = False
         self._failure: Exception | None = None
+        self.heartbeats = True
+        """False: none is answered from now on, as for a member that is cut off from the broker."""
+        self._heartbeat = float("-inf")
 
     def start(self, handler: RebalanceHandler) -> None:
         for topic in self._settings.topics:
@@ -250,7 +253,9 @@ class FakeSource:
     def last_heartbeat(self) -> float:
         if self._handler is None or not self._broker.is_member(self._settings.group_id, self):
             return float("-inf")
-        return time.monotonic()
+        if self.heartbeats:
+            self._heartbeat = time.monotonic()
+        return self._heartbeat
 
     def close(self, timeout_s: float) -> None:
         self._handler = None
@@ -276,7 +281,7 @@ class FakeSource:
         records = self._broker.fetch(name, self._positions[name], limit) if limit else []
         if records:
             self._positions[name] = records[-1].position.offset + 1
-        return records
+        return [replace(record, topic_id=self._topic_ids[name[0]]) for record in records]
 
     def _rebalance(self) -> None:
         handler, group = self._handler, self._settings.group_id
@@ -306,6 +311,8 @@ class FakeSource:
         self.commit(handler.committable(gone))
         self._drop(gone)
         handler.on_revoked(gone)
+        while handler.writing(gone):
+            time.sleep(_STEP_S)
         self._broker.release(self._settings.group_id, gone)
 
     def _drop(self, partitions: Collection[KafkaPartition]) -> None:

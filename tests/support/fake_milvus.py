@@ -28,12 +28,15 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.store.api import CollectionInfo, CollectionSpec, Hit, Row, ServerInfo
+from pipeline.store.lease import Lease, LeftS
 from tests.support.milvus_expressions import parse
 from tests.support.milvus_values import best_hits, checked, projected, row_size, scores_of
 
 DEFAULT = "_default"
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 MAX_TOP_K = 16_384
+CALL_S = 10.0
+"""Deadline of a call: what a lease may shorten."""
 
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 
@@ -99,6 +102,7 @@ class FakeMilvus:
         self._failures: list[_Failure] = []
         self._lock = threading.RLock()
         self._closed = False
+        self._lease = Lease()
 
     # --- faults and inspection ---------------------------------------------------------------------------------
 
@@ -208,11 +212,15 @@ class FakeMilvus:
 
     # --- rows --------------------------------------------------------------------------------------------------
 
+    def fence(self, left_s: LeftS) -> None:
+        self._lease.bind(left_s)
+
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         if len({row["id"] for row in rows}) != len(rows):
             raise ValueError("an id stands twice in one upsert; fold the rows first")
         if not rows:
             return
+        self._lease.bounded(CALL_S)
         with self._call("upsert", collection, len(rows)):
             held, there = self._partition(collection, partition)
             self._check_size(sum(row_size(row) for row in rows))
@@ -224,6 +232,7 @@ class FakeMilvus:
             raise ValueError("a row id is not a lower-case hex digest of at most 64 characters")
         if not ids:
             return
+        self._lease.bounded(CALL_S)
         with self._call("delete", collection, len(ids)):
             held, there = self._partition(collection, partition)
             self._write(held, partition or DEFAULT, there, dict.fromkeys(ids))

@@ -213,6 +213,8 @@ class Member:
         self.events: list[tuple[str, tuple[KafkaPartition, ...]]] = []
         self.positions: dict[KafkaPartition, int] = {}
         self.drains = 0
+        self.last_calls = 0
+        """How often `writing` is still to answer True."""
         self.drain_when: Callable[[], bool] = lambda: True
         """Whether nothing is in flight any more; asked at a revoke."""
         source.start(self)
@@ -281,6 +283,10 @@ class Member:
     def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
         self.events.append(("revoked", tuple(sorted(partitions))))
         self.tracker.dropped(partitions)
+
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        self.last_calls -= 1
+        return self.last_calls >= 0
 
     def on_lost(self, partitions: Collection[KafkaPartition]) -> None:
         self.events.append(("lost", tuple(sorted(partitions))))

@@ -1,7 +1,9 @@
 """A whole ingest worker over Kafka and Milvus in memory, run in a thread of the test."""
 
 import json
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Chunk, Receipt
 from pipeline.store import FlushGovernor, FlushPolicy, MilvusPartitions, UpsertWriter
 from pipeline.store.indexes import IndexSettings
+from pipeline.store.lease import Lease, LeftS
 from pipeline.store.schema import documents_spec, ledger_spec
 from pipeline.telemetry import IngestMetrics
 from tests.support.fake_kafka import FakeBroker, FakeDeadLetters, FakeSource
@@ -44,6 +47,40 @@ class MarkedNan(HashEmbedder):
         return vectors
 
 
+class Connection:
+    """One worker's connection to a Milvus that several share: the lease is its own."""
+
+    def __init__(self, milvus: FakeMilvus) -> None:
+        self._milvus = milvus
+        self._lease = Lease()
+
+    def fence(self, left_s: LeftS) -> None:
+        self._lease.bind(left_s)
+
+    def upsert(self, *arguments: Any) -> None:
+        self._lease.bounded(1.0)
+        self._milvus.upsert(*arguments)
+
+    def delete(self, *arguments: Any) -> None:
+        self._lease.bounded(1.0)
+        self._milvus.delete(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._milvus, name)
+
+
+class Counting(HashEmbedder):
+    """Remembers the texts it was asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.texts: list[str] = []
+
+    def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        self.texts += [chunk.text for chunk in chunks]
+        return super().embed(chunks)
+
+
 @dataclass
 class Rig:
     """The parts of one worker; make several with one broker and one Milvus for a group."""
@@ -57,6 +94,7 @@ class Rig:
     until_caught_up: bool = False
     max_records: int | None = None
     retry_s: float = 0.01
+    session_s: float = 5.0
 
     def __post_init__(self) -> None:
         if not self.milvus.collections():
@@ -65,10 +103,11 @@ class Rig:
                 documents_spec(COLLECTION, dimension=8, index=index, stamp={"name": "hash:8"}, bm25=False)
             )
             self.milvus.create_collection(ledger_spec(COLLECTION))
+        self.connection: Any = Connection(self.milvus)
         self.receipts: deque[Receipt] = deque()
         self.metrics = IngestMetrics(CollectorRegistry())
         self.governor = FlushGovernor(
-            self.milvus,
+            self.connection,
             (COLLECTION, f"{COLLECTION}__ledger"),
             FlushPolicy(durability=self.durability, interval_s=0.05),
             on_durable=self.receipts.extend,
@@ -79,7 +118,7 @@ class Rig:
             chunker=Chunker(self.embedder.tokenizer, ChunkingPolicy(16, 4)),
             embedder=self.embedder,
             writer=UpsertWriter(
-                self.milvus, COLLECTION, MilvusPartitions(self.milvus, COLLECTION), "day", fingerprint="f"
+                self.connection, COLLECTION, MilvusPartitions(self.connection, COLLECTION), "day", fingerprint="f"
             ),
             governor=self.governor,
             dead_letters=self.dead_letters,
@@ -88,6 +127,9 @@ class Rig:
             wall_clock=lambda: (NOON + 3_600_000) / 1000,
         )
         self.source = FakeSource(self.broker, KafkaSettings("fake:9092", (TOPIC,), GROUP, max_poll_records=10))
+        self.connection.fence(
+            lambda: -math.inf if self.flow.fenced else self.source.last_heartbeat() + self.session_s - time.monotonic()
+        )
         self.worker = IngestWorker(
             source=self.source,
             flow=self.flow,

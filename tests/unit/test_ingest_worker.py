@@ -1,14 +1,32 @@
 """The worker's loop and the flow behind it, over Kafka and Milvus in memory."""
 
+import json
 import threading
+import time
 
+import numpy as np
 import pytest
 
+from consumers.kafka import KafkaSettings
 from pipeline.errors import NotFound, Unavailable
-from tests.support.fake_kafka import FakeBroker
+from pipeline.telemetry import OUTCOMES
+from tests.support.fake_kafka import FakeBroker, FakeSource
 from tests.support.fake_milvus import FakeMilvus
+from tests.support.kafka_rig import Member
 from tests.support.waiting import eventually
-from tests.support.worker_rig import COLLECTION, DEAD_LETTERS, TOPIC, MarkedNan, Rig, document, running, soon
+from tests.support.worker_rig import (
+    COLLECTION,
+    DEAD_LETTERS,
+    GROUP,
+    NOON,
+    TOPIC,
+    Counting,
+    MarkedNan,
+    Rig,
+    document,
+    running,
+    soon,
+)
 
 
 @pytest.fixture
@@ -214,3 +232,126 @@ def test_the_lag_of_a_partition_given_away_is_not_shown_any_more(broker: FakeBro
         assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) == 0
         rig.worker.on_revoked([(TOPIC, 0)])
         assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) is None
+
+
+def test_a_member_cut_off_from_kafka_writes_nothing_more_until_it_is_heard_again(broker: FakeBroker) -> None:
+    rig = Rig(broker, session_s=1.5)
+    broker.produce(TOPIC, document("a"))
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        rig.source.heartbeats = False
+        soon(lambda: rig.source.last_heartbeat() + 0.6 < time.monotonic())
+        broker.produce(TOPIC, document("b"))
+        soon(lambda: "another worker may own" in str(rig.flow.trouble))
+        assert sorted(rig.texts()) == ["a"]
+        rig.source.heartbeats = True
+        soon(lambda: rig.committed().get(0) == 2)
+    assert sorted(rig.texts()) == ["a", "b"]
+
+
+def test_what_waits_for_milvus_when_it_is_revoked_is_never_written(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    away = threading.Event()
+
+    def refuse(operation: str, collection: str, when: str) -> None:
+        if away.is_set() and operation == "upsert" and collection == COLLECTION:
+            raise Unavailable("away")
+
+    rig.milvus.hook = refuse
+    broker.produce(TOPIC, document("a", "stays"), partition=0)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        away.set()
+        broker.produce(TOPIC, document("gone", "one two"), partition=1)
+        broker.produce(TOPIC, document("mine", "one two"), partition=0)
+        soon(lambda: "write" in rig.flow.trouble)
+        reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))  # it writes nothing
+        soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
+        away.clear()
+        soon(lambda: "mine" in rig.texts())
+        soon(lambda: rig.flow.idle)
+        assert "gone" not in rig.texts()
+        assert rig.committed().get(1, 0) == 0
+
+
+def test_a_partition_is_given_up_only_when_the_last_call_that_writes_it_has_ended(broker: FakeBroker) -> None:
+    rig = Rig(broker, shutdown_s=0.1)
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if operation == "upsert" and collection == COLLECTION and when == "before" and not held.is_set():
+            entered.set()
+            held.wait(10)
+
+    broker.produce(TOPIC, document("a"), partition=1)
+    with running(rig):
+        soon(lambda: rig.committed().get(1) == 1)
+        rig.milvus.hook = hold
+        broker.produce(TOPIC, document("b"), partition=1)
+        assert entered.wait(10)
+        reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))
+        soon(lambda: reader.poll() or rig.flow.fenced)
+        assert not reader.source.assignment()
+        held.set()
+        soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
+        assert not rig.flow.writing([(TOPIC, 1)])
+        entries = rig.milvus.stored(f"{COLLECTION}__ledger")["_default"].values()
+        assert [row["pending"] for row in entries if row["doc_id"] == "b"] == [True], "nothing was sent after it"
+
+
+def test_the_model_is_asked_once_for_a_text_and_never_for_what_is_stored(broker: FakeBroker) -> None:
+    long = [f"Sentence {number} is one of a long text." for number in range(12)]
+    embedder = Counting("hash:8")
+    broker.produce(TOPIC, document("a", "the same"))
+    broker.produce(TOPIC, document("b", "the same"))
+    broker.produce(TOPIC, document("long", " ".join(long[:8])))
+    with running(Rig(broker, embedder=embedder)) as rig:
+        soon(lambda: rig.committed().get(0) == 3)
+        assert embedder.texts.count("the same") == 1
+        first = list(embedder.texts)
+        embedder.texts.clear()
+
+        broker.produce(TOPIC, document("a", "the same", colour="red"))
+        broker.produce(TOPIC, json.dumps({"id": "b", "text": "the same", "event_time": NOON - 86_400_000}).encode())
+        soon(lambda: rig.committed().get(0) == 5)
+        assert embedder.texts == [], "only metadata and time have changed"
+        rows = {row["doc_id"]: row for part in rig.milvus.stored(COLLECTION).values() for row in part.values()}
+        assert rows["a"]["colour"] == "red"
+        assert np.array_equal(rows["a"]["vector"], rows["b"]["vector"])
+
+        broker.produce(TOPIC, document("long", " ".join(long)))
+        soon(lambda: rig.committed().get(0) == 6)
+        assert embedder.texts
+        assert len(set(embedder.texts) & set(first)) == 0, "only what was added is new"
+
+
+def test_outcomes_add_up_when_deletes_are_settled_already(broker: FakeBroker) -> None:
+    rig = Rig(broker, until_caught_up=True)
+    for _ in range(3):
+        for number in range(12):
+            broker.produce(TOPIC, document(f"d{number}", "text"))
+            broker.produce(TOPIC, None, key=f"d{number}".encode())
+    rig.start()
+    assert rig.ended().consumed == 72
+    counts = {name: rig.outcome(name) for name in OUTCOMES}
+    assert sum(counts.values()) == 72
+    assert all(count >= 0 for count in counts.values())
+    assert rig.texts() == {}
+
+
+def test_after_a_topic_was_created_anew_its_records_are_newer(broker: FakeBroker) -> None:
+    milvus = FakeMilvus()
+    for number in range(3):
+        broker.produce(TOPIC, document("a", f"old {number}"))
+    first = Rig(broker, milvus, until_caught_up=True)
+    first.start()
+    first.ended()
+    again = FakeBroker()  # other ids for topics of the same names
+    again.create_topic(TOPIC, 1)
+    again.create_topic(DEAD_LETTERS, 1)
+    again.produce(TOPIC, document("a", "new"))
+    second = Rig(again, milvus, until_caught_up=True)
+    second.start()
+    second.ended()
+    assert second.texts() == {"a": ["new"]}
+    assert second.metrics.registry.get_sample_value("ingest_arrival_decided_total") == 1

@@ -128,14 +128,16 @@ class Client:
 @pytest.mark.parametrize(("other", "as_always"), [(False, 1), (True, 5)])
 def test_the_first_request_decides_whether_packing_is_trusted(other: bool, as_always: int) -> None:
     handler = Handler(other=other)
-    pack_upserts(Client(handler))
+    deadlines: list[float] = []
+    pack_upserts(Client(handler), deadlines.append)
     rows = document_rows(embedded(put("d", "x y z", 1)), "p")
     for _ in range(4):
         assert handler._prepare_row_upsert_request("c", list(rows), "p", 1.0).num_rows == 3
     assert handler.packed_as_always == as_always
+    assert deadlines == [1.0] * 4
 
 
 def test_a_pymilvus_without_the_hook_is_left_alone() -> None:
     client = Client(object())
-    pack_upserts(client)
+    pack_upserts(client, lambda _: None)
     assert vars(client).keys() == {"_handler"}

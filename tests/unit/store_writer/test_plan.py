@@ -96,3 +96,17 @@ def test_surplus_is_the_footprint_less_the_new_place() -> None:
 def test_an_entry_survives_its_row(tenant: str | None) -> None:
     entry = replace(VERSIONED, tenant=tenant, footprint={"d1": 2, "d2": 7}, pending=True, doc_id='k"é')
     assert row_entry({name: value for name, value in entry_row(entry).items() if name != "vector"}) == entry
+
+
+@pytest.mark.parametrize(
+    ("stored_id", "new_id", "expected"),
+    [("one", "two", Decision.WRITE), ("one", "one", Decision.STALE), ("", "two", Decision.STALE)],
+    ids=["created anew", "the same topic", "unknown before"],
+)
+def test_offsets_of_a_topic_created_anew_are_not_compared(stored_id: str, new_id: str, expected: Decision) -> None:
+    entry = replace(STORED, topic_id=stored_id)
+    operation = replace(put("k", "other", 3), topic_id=new_id)
+    assert decide(entry, operation, Facts("other", "row", "d1"), "model") is expected
+    versioned = replace(VERSIONED, topic_id=stored_id)
+    older = replace(put("k", "other", 99, version=4), topic_id=new_id)
+    assert decide(versioned, older, Facts("other", "row", "d1"), "model") is Decision.STALE
