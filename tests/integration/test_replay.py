@@ -23,16 +23,10 @@ from consumers.kafka.replay_range import GroupWatch, ReplaySpan, forget_group, r
 from consumers.kafka.replay_source import ReplaySource
 from pipeline.errors import OffsetsLost
 from tests.support.kafka_rig import Member, RealRig
-from tests.support.main_job import (
-    Sent,
-    committed_and_end,
-    differences,
-    expected,
-    mixed_records,
-    read_all,
-    stored_documents,
-)
+from tests.support.load import Load, Sent
 from tests.support.names import unique
+from tests.support.observed import committed_and_end, read_all, stored_documents
+from tests.support.oracle import Verdict, expected, judge_documents
 from tests.support.processes import Running, running
 from tests.support.waiting import eventually
 
@@ -87,10 +81,12 @@ class Site:
             )
             return sorted(json.dumps(row, sort_keys=True, default=str) for row in found)
 
-    def differences(self, collection: str, messages: list[Any]) -> list[str]:
+    def differences(self, collection: str, messages: list[Any]) -> dict[str, list[str]]:
         with closing(MilvusClient(self.milvus)) as client:
-            stored, misplaced = stored_documents(client, collection)
-        return misplaced + differences(stored, expected(messages, self.sent))
+            stored = stored_documents(client, collection)
+        verdict = Verdict()
+        judge_documents(expected(messages), stored, verdict)
+        return verdict.found
 
 
 def span(first: int, last: int) -> list[str]:
@@ -123,7 +119,7 @@ def site(folder: Path, kafka: str, milvus: str, records: int, **sections: Mappin
     } | sections
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    made = Site(name, path, kafka, milvus, mixed_records(records, seed=5))
+    made = Site(name, path, kafka, milvus, Load(5, PARTITIONS).next_records(records))
     with closing(KafkaAdminClient(bootstrap_servers=kafka)) as admin:
         admin.create_topics({name: {"num_partitions": PARTITIONS, "replication_factor": 1}})
         try:
@@ -141,7 +137,7 @@ def site(folder: Path, kafka: str, milvus: str, records: int, **sections: Mappin
 def _produce(kafka: str, topic: str, records: list[Sent]) -> None:
     producer = Producer({"bootstrap.servers": kafka, "linger.ms": 5})
     for number, record in enumerate(records):
-        producer.produce(topic, record.value, record.key, timestamp=BASE_MS + number * STEP_MS)
+        producer.produce(topic, record.value, record.key, headers=record.headers, timestamp=BASE_MS + number * STEP_MS)
     assert producer.flush(30) == 0
 
 
@@ -164,7 +160,7 @@ def test_a_dry_run_tells_exactly_what_is_there_and_changes_nothing(live: Site) -
     assert plan["records"] == len(wanted) == 100
     size = sum(len(m.key() or b"") + len(m.value() or b"") for m in wanted)
     assert 0.5 * size < plan["estimated_bytes"] < 2 * size
-    assert plan["estimated_chunks"] >= len(expected(wanted, live.sent).documents)
+    assert plan["estimated_chunks"] >= len(expected(wanted).documents)
     assert (plan["collection"], plan["live"], plan["resumed"], plan["warnings"]) == (
         f"{live.name}_dry",
         False,
@@ -192,7 +188,7 @@ def test_a_replay_into_the_live_collection_changes_nothing(live: Site) -> None:
     assert sum(done[outcome] for outcome in ("unchanged", "stale", "folded", "rejected")) == 100
     assert done["unchanged"] > 0
     assert done["stale"] > 0
-    assert done["rejected"] == len(expected(live.messages(100, 200), live.sent).poison) > 0
+    assert done["rejected"] == len(expected(live.messages(100, 200)).poison) > 0
     assert [live.rows(live.name), live.rows(f"{live.name}__ledger")] == before
     assert live.live_offsets() == offsets
     assert all(committed == end for committed, end in offsets.values())
@@ -205,7 +201,7 @@ def test_a_replay_into_another_collection_holds_exactly_the_range(live: Site) ->
     before, offsets = live.rows(live.name), live.live_offsets()
     done = live.replay(50, 250, "--into", other)
     assert (done["collection"], done["records"], done["finished"]) == (other, 200, True)
-    assert live.differences(other, live.messages(50, 250)) == []
+    assert live.differences(other, live.messages(50, 250)) == {}
     first = live.rows(other)
     again = live.replay(50, 250, "--into", other)
     assert (again["records"], again["written"], again["deleted"]) == (200, 0, 0)
@@ -225,7 +221,7 @@ def test_a_change_is_refused_beside_live_workers_and_made_without_them(live: Sit
     done = live.replay(0, RECORDS, *other_chunks)
     assert done["written"] > 0
     assert live.rows(live.name) != before
-    assert live.differences(live.name, live.messages()) == []
+    assert live.differences(live.name, live.messages()) == {}
 
 
 def test_a_killed_replay_and_a_stopped_one_resume_and_end_exact(
@@ -265,7 +261,7 @@ def test_a_killed_replay_and_a_stopped_one_resume_and_end_exact(
         last = json.loads(made.command("replay", *options).stdout)
         assert last["finished"] is True
         assert last["records"] == left < total
-        assert made.differences(f"{made.name}_again", made.messages(0, 660)) == []
+        assert made.differences(f"{made.name}_again", made.messages(0, 660)) == {}
         assert made.name not in groups(made.kafka, made.name), "nobody joined or committed for the live group"
 
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from consumers.local import LocalMilvusLite
-from tests.support.main_job import Sent, committed_and_end, produce
+from tests.support.load import Sent, produce
+from tests.support.observed import committed_and_end
 from tests.support.processes import Running, running
 from tests.support.waiting import eventually
 

@@ -1,0 +1,199 @@
+"""What Kafka and Milvus hold, seen from outside with clients of our own."""
+
+import json
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from pymilvus import MilvusClient
+
+Row = dict[str, Any]
+
+CONNECT = "__connect.errors."
+_ANSWER_ROWS = 4_000
+_HEX = "0123456789abcdef"
+
+
+# --- Kafka --------------------------------------------------------------------------------------------------------
+
+
+def read_all(bootstrap: str, topic: str) -> list[Message]:
+    """Every record of a topic, each Kafka partition in its order; none if there is no such topic."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": f"oracle-{random.random()}", "enable.auto.commit": False}
+    )
+    try:
+        ends = {
+            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=20)
+            for number in consumer.list_topics(topic, timeout=20).topics[topic].partitions
+        }
+        consumer.assign([TopicPartition(topic, number, low) for number, (low, _) in ends.items()])
+        wanted = sum(high - low for low, high in ends.values())
+        records: list[Message] = []
+        while len(records) < wanted:
+            batch = consumer.consume(min(1000, wanted - len(records)), timeout=20)  # it waits until it has so many
+            assert batch, f"only {len(records)} of {wanted} records of {topic} could be read"
+            assert not [message.error() for message in batch if message.error()]
+            records += batch
+        return records
+    finally:
+        consumer.close()
+
+
+def committed_and_end(bootstrap: str, group: str, topic: str) -> dict[int, tuple[int, int]]:
+    """Committed offset (-1001: none) and end offset by Kafka partition."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
+    try:
+        numbers = list(consumer.list_topics(topic, timeout=20).topics[topic].partitions)
+        found = consumer.committed([TopicPartition(topic, number) for number in numbers], timeout=20)
+        return {
+            each.partition: (
+                each.offset,
+                consumer.get_watermark_offsets(TopicPartition(topic, each.partition), timeout=20)[1],
+            )
+            for each in found
+        }
+    finally:
+        consumer.close()
+
+
+def headers_of(message: Message) -> dict[str, bytes]:
+    """A record's headers; none has a name twice, or no value."""
+    headers: Any = message.headers() or []
+    return dict(headers)
+
+
+def dead_letter_origins(topic: str, letters: Sequence[Message]) -> dict[tuple[int, int], Message]:
+    """Dead letters of one topic by where the record stands; a redo may have sent one twice."""
+    found = {}
+    for letter in letters:
+        headers = headers_of(letter)
+        if headers[f"{CONNECT}topic"] == topic.encode():
+            found[int(headers[f"{CONNECT}partition"]), int(headers[f"{CONNECT}offset"])] = letter
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Committed offsets at one moment; Kafka partitions without one are left out."""
+
+    at: float
+    """time.monotonic()"""
+    offsets: dict[int, int]
+
+
+class OffsetWatch:
+    """Looks at the committed offsets of a group from outside, five times a second, for the length of a block."""
+
+    def __init__(self, bootstrap: str, topic: str, group: str, *, every_s: float = 0.2) -> None:
+        self._settings: dict[str, Any] = {"bootstrap.servers": bootstrap, "group.id": group}
+        self._topic = topic
+        self._every_s = every_s
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.observations: list[Observation] = []
+
+    def __enter__(self) -> "OffsetWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join(30)
+
+    def check(self) -> list[str]:
+        """Every time that a committed offset went back, or was gone."""
+        problems, last = [], dict[int, int]()
+        for seen in self.observations:
+            problems += [
+                f"{self._topic}/{partition}: {offset}, then {seen.offsets.get(partition)}"
+                for partition, offset in last.items()
+                if seen.offsets.get(partition, -1) < offset
+            ]
+            last = seen.offsets
+        return problems
+
+    def _watch(self) -> None:
+        consumer = Consumer({**self._settings, "enable.auto.commit": False})
+        try:
+            while not self._ending.wait(self._every_s):
+                with suppress(KafkaException):  # the broker is away: look again
+                    self._observe(consumer)
+        finally:
+            consumer.close()
+
+    def _observe(self, consumer: Consumer) -> None:
+        numbers = consumer.list_topics(self._topic, timeout=2).topics[self._topic].partitions
+        found = consumer.committed([TopicPartition(self._topic, number) for number in numbers], timeout=2)
+        offsets = {each.partition: each.offset for each in found if each.error is None and each.offset >= 0}
+        if len(found) == len(numbers) and not any(each.error for each in found):
+            self.observations.append(Observation(time.monotonic(), offsets))
+
+
+# --- Milvus --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stored:
+    """The rows of a collection as the server shows them."""
+
+    documents: dict[str, list[tuple[str, Row]]] = field(default_factory=lambda: defaultdict(list))
+    """By doc_id: Milvus partition and row."""
+    counted: int = 0
+    """Rows by the server's own count, which shows copies that a query hides."""
+
+    @property
+    def rows(self) -> int:
+        """Rows read."""
+        return sum(len(rows) for rows in self.documents.values())
+
+
+def stored_documents(client: MilvusClient, collection: str) -> Stored:
+    """Every row, read Milvus partition by Milvus partition; nothing if there is no such collection."""
+    stored = Stored()
+    if client.has_collection(collection):
+        for partition in client.list_partitions(collection):
+            for row in _rows(client, collection, ["*"], partition):
+                stored.documents[row["doc_id"]].append((partition, row))
+        answer = client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=60)
+        stored.counted = answer[0]["count(*)"]
+    return stored
+
+
+def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
+    """The ledger's rows by doc_id."""
+    name = f"{collection}__ledger"
+    if not client.has_collection(name):
+        return {}
+    wanted = ["id", "doc_id", "topic", "kafka_partition", "kafka_offset", "state", "footprint", "pending"]
+    found: dict[str, Row] = {}
+    for row in _rows(client, name, wanted, None):
+        assert row["doc_id"] not in found, f"two ledger rows of {row['doc_id']}"
+        found[row["doc_id"]] = {**row, "footprint": json.loads(row["footprint"])}
+    return found
+
+
+def _rows(
+    client: MilvusClient, collection: str, output: list[str], partition: str | None, prefix: str = ""
+) -> Iterator[Row]:
+    """The rows whose id begins with `prefix`; an answer that is full is asked for again in sixteen parts."""
+    rows = client.query(
+        collection,
+        filter=f'id >= "{prefix}" and id < "{prefix}g"',
+        output_fields=output,
+        partition_names=None if partition is None else [partition],
+        limit=_ANSWER_ROWS,
+        consistency_level="Strong",
+        timeout=60,
+    )
+    if len(rows) < _ANSWER_ROWS:
+        yield from rows
+    else:
+        for digit in _HEX:
+            yield from _rows(client, collection, output, partition, prefix + digit)
