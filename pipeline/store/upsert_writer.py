@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline import failpoints
-from pipeline.errors import NotFound, RowsRefused, Unavailable
+from pipeline.errors import NotFound, NotLoaded, RowsRefused, Unavailable
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.api import MilvusApi
+from pipeline.store.collection import open_ledger
 from pipeline.store.ledger import Ledger
 from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
 from pipeline.store.plan import (
@@ -285,6 +286,11 @@ class UpsertWriter:
         """After an outage or an unknown outcome, reads are strong until they can be trusted again."""
         try:
             yield
+        except NotLoaded:
+            self._ledger.distrust()
+            # A server that restarts loads what was loaded, and the client waits for that: somebody released it.
+            open_ledger(self._api, self._collection)
+            raise
         except Unavailable:
             self._ledger.distrust()
             raise

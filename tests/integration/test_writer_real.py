@@ -1,12 +1,16 @@
 """The writers against a real Milvus and Milvus Lite: rows counted partition by partition."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
+from pymilvus import MilvusClient
 
+from pipeline.errors import NotLoaded
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
-from pipeline.store import connect
 from pipeline.store.api import MilvusApi
+from pipeline.store.client import connect
+from pipeline.store.failures import RetryPolicy
 from pipeline.store.rows import ledger_id
 from tests.support.documents import delete, embed_all, put
 from tests.support.names import unique
@@ -110,3 +114,24 @@ def test_append(store: Store) -> None:
         write(store.append_writer(), batch)
     assert store.count() == 200
     assert {partition: len(rows) for partition, rows in store.rows().items()} == {TODAY: 2, TOMORROW: 2}
+
+
+def test_a_ledger_released_behind_the_writers_back_is_loaded_again(
+    milvus_uri: str, unique_name: Callable[..., str]
+) -> None:
+    api = connect(milvus_uri, retry=RetryPolicy(not_loaded_s=0.5))
+    name = unique_name("released")
+    try:
+        store = make_store(api, name)
+        writer = store.upsert_writer()
+        write(writer, [put("k", "one two", 1)])
+        with closing(MilvusClient(milvus_uri, dedicated=True)) as other:
+            other.release_collection(f"{name}__ledger")
+        with pytest.raises(NotLoaded):
+            writer.plan([put("other", "x", 2)])
+        assert write(writer, [put("k", "three", 3), put("other", "x", 4)]).written == 2
+        assert store.count() == 2
+    finally:
+        api.drop_collection(name)
+        api.drop_collection(f"{name}__ledger")
+        api.close()
