@@ -54,7 +54,7 @@ from pipeline.store import (
     open_ledger,
 )
 from pipeline.store.calls import Observer, unobserved
-from pipeline.store.ledger import Ledger
+from pipeline.store.ledger import STALENESS_S, Ledger
 from pipeline.telemetry import IngestMetrics, QueryMetrics
 
 log = structlog.get_logger(__name__)
@@ -269,7 +269,7 @@ def replay(
         name = settings.milvus.collection
 
         def look(strong: bool) -> Ledger:
-            return Ledger(api, name, WritePolicy(), staleness_s=60.0 if strong else 0.0)
+            return Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S if strong else 0.0)
 
         target = GuardedWriter(target, look, GroupWatch(kafka).active)
     worker = _worker(

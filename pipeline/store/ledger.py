@@ -36,6 +36,9 @@ ENTRY_FIELDS = (
     "pending",
 )
 KEYS_PER_QUERY = 1000
+STALENESS_S = 20.0
+"""A read that is not strong has seen every write older than this. Milvus promises 5 s (`common.gracefulTime`, which the
+server waits to reach before it answers); four times that leaves room for another setting."""
 
 _VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
 _ROW_BYTES = 1024
@@ -114,7 +117,7 @@ class Ledger:
         collection: str,
         policy: WritePolicy,
         *,
-        staleness_s: float = 60.0,
+        staleness_s: float = STALENESS_S,
         max_remembered: int = 200_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
