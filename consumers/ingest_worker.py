@@ -32,6 +32,8 @@ LAG_S = 5.0
 NO_SHARE_S = 60.0
 """With --until-caught-up: a worker that got no Kafka partition in this time is one too many, and ends. Longer than the
 session of a member that was killed."""
+LAST_CALL_S = 0.02
+"""Between two looks whether the last call has ended; it has a deadline."""
 STALLED_S = 60.0
 """A loop that has not come round for this long is dead; longer than any wait inside a round (the drain at a revoke)."""
 
@@ -123,7 +125,7 @@ class IngestWorker:
             self._check()  # a stage has ended: its own error says more
             raise
         finally:
-            self._flow.close(0)
+            self._stop_writing()
             self._governor.close(0)
             self._dead_letters.close(0)
             self._source.close(5.0)
@@ -235,6 +237,14 @@ class IngestWorker:
         if left:
             log.warning("worker.cut_off", unfinished_records=left, what="they are read again by the next start")
         return left == 0
+
+    def _stop_writing(self) -> None:
+        """End the flow; a call under way is waited for, because others begin as soon as this member leaves."""
+        owned = self._source.assignment()
+        self._flow.abandon(owned)
+        self._flow.close(0)
+        while self._flow.writing(owned):
+            time.sleep(LAST_CALL_S)
 
     # --- the group (called by the source from inside poll) ------------------------------------------------------
 

@@ -299,6 +299,29 @@ def test_a_partition_is_given_up_only_when_the_last_call_that_writes_it_has_ende
         assert [row["pending"] for row in entries if row["doc_id"] == "b"] == [True], "nothing was sent after it"
 
 
+def test_a_worker_that_is_cut_off_leaves_the_group_after_its_last_call(broker: FakeBroker) -> None:
+    rig = Rig(broker, shutdown_s=0.1)
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if operation == "upsert" and collection == COLLECTION and when == "before":
+            entered.set()
+            held.wait(10)
+
+    rig.milvus.hook = hold
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    assert entered.wait(10)
+    rig.stop.set()
+    soon(lambda: rig.flow.fenced)
+    assert broker.is_member(GROUP, rig.source)
+    held.set()
+    assert not rig.ended().clean
+    assert not broker.is_member(GROUP, rig.source)
+    (entry,) = rig.milvus.stored(f"{COLLECTION}__ledger")["_default"].values()
+    assert entry["pending"], "nothing was sent after it"
+
+
 def test_the_model_is_asked_once_for_a_text_and_never_for_what_is_stored(broker: FakeBroker) -> None:
     long = [f"Sentence {number} is one of a long text." for number in range(12)]
     embedder = Counting("hash:8")
