@@ -98,6 +98,7 @@ class IngestWorker:
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
         self._tracker = OffsetTracker()
+        self._owned: frozenset[KafkaPartition] = frozenset()
         self._consumed = 0
         self._committed: dict[KafkaPartition, int] = {}
         self._target: dict[KafkaPartition, int] = {}
@@ -251,6 +252,7 @@ class IngestWorker:
     def on_assigned(self, partitions: Mapping[KafkaPartition, int]) -> None:
         """Track these Kafka partitions from the given positions; what is stored of their keys must be read anew."""
         self._tracker.assigned(partitions)
+        self._owned |= partitions.keys()
         self._flow.forget()
         self._metrics.rebalances.labels("assigned").inc()
         self._metrics.assigned.set(len(self._source.assignment()))
@@ -284,6 +286,7 @@ class IngestWorker:
         self._builder.discard(partitions)
         self._flow.abandon(partitions)
         self._tracker.dropped(partitions)
+        self._owned -= set(partitions)
         for partition in partitions:
             self._target.pop(partition, None)
             with suppress(KeyError):  # it was never observed
@@ -291,6 +294,10 @@ class IngestWorker:
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
+
+    def owns(self, partition: KafkaPartition) -> bool:
+        """Whether this worker reads the Kafka partition; may be asked by any thread."""
+        return partition in self._owned
 
     # --- what is shown -----------------------------------------------------------------------------------------
 

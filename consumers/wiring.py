@@ -54,6 +54,7 @@ from pipeline.store import (
     open_ledger,
 )
 from pipeline.store.calls import Observer, unobserved
+from pipeline.store.flush_marker import FlushMarker
 from pipeline.store.ledger import STALENESS_S, Ledger
 from pipeline.telemetry import IngestMetrics, QueryMetrics
 
@@ -240,10 +241,12 @@ def ingest(
     kafka = kafka_settings(settings)
     receipts: deque[Receipt] = deque()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
+    open_ledger(api, settings.milvus.collection)  # in append mode, too: workers tell each other of flushes by it
     worker = _worker(
         settings,
         api,
         model,
+        marker=FlushMarker(api, settings.milvus.collection),
         source=source(settings, kafka, api),
         writer=writer(settings, api, model, metrics),
         dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append),
@@ -276,6 +279,7 @@ def replay(
         settings,
         api,
         model,
+        marker=None,
         source=own,
         writer=target,
         dead_letters=rejected,
@@ -316,6 +320,7 @@ def _worker(
     api: MilvusServerApi,
     model: Embedder,
     *,
+    marker: FlushMarker | None,
     source: Source,
     writer: Writer,
     dead_letters: DeadLetterTopic,
@@ -333,6 +338,9 @@ def _worker(
             rows=LITE_FLUSH_ROWS if api.server.lite else None,
         ),
         on_durable=receipts.extend,
+        marker=marker,
+        # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
+        leads=lambda: worker.owns((settings.kafka.topics[0], 0)),
     )
     flow = IngestFlow(
         decoder=decoder(settings),
@@ -348,7 +356,7 @@ def _worker(
     # No write may end after the group could have given this worker's share to another.
     api.fence(lambda: -math.inf if flow.fenced else source.last_heartbeat() + session_s - time.monotonic())
     batch = settings.batch
-    return IngestWorker(
+    worker = IngestWorker(
         source=source,
         flow=flow,
         governor=governor,
@@ -363,6 +371,7 @@ def _worker(
             max_records=max_records,
         ),
     )
+    return worker
 
 
 def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics) -> SidePort:

@@ -1,7 +1,8 @@
 """When Milvus is flushed, and which receipts are durable by it.
 
 A flush seals every growing segment of a collection, so each one costs the search side something, and newer servers
-allow one in ten seconds per collection. Inserts go on beside it. So one thread flushes, rarely, off the data path.
+allow one in ten seconds per collection. Inserts go on beside it. So one thread flushes, rarely, off the data path, and
+of several workers one does it for all (`flush_marker`).
 """
 
 import random
@@ -17,9 +18,15 @@ from pipeline import failpoints
 from pipeline.errors import Unavailable, UsageError
 from pipeline.records import Receipt
 from pipeline.store.api import MilvusApi, ServerInfo
+from pipeline.store.flush_marker import FlushMarker, Followed, Mark
 
 log = structlog.get_logger(__name__)
 
+SILENT_ROUNDS = 1.5
+"""After so many intervals in which nobody told of a flush (the leader may have nothing to flush), a worker does it."""
+OVERDUE_ROUNDS = 4
+"""After so many without a flush that counts for its receipts, whatever others tell."""
+LONGEST_LOOK_S = 5.0
 LIMITED_SPACING_S = 10.0
 """From Milvus 2.4 on, more than one flush of a collection within this time is refused by default."""
 
@@ -88,6 +95,8 @@ class _Round:
 
     receipts: list[Receipt]
     collections: list[str]
+    told: bool
+    """The marker is to tell of it."""
 
 
 class FlushGovernor:
@@ -96,6 +105,10 @@ class FlushGovernor:
     A receipt is durable when a flush of every collection has finished that began after its ack. `Unavailable` (a
     rate-limit answer, no answer, an outage) means later: no receipt is dropped. Any other error ends the thread and
     is raised by `check`. `on_durable` is called by this thread, with `ack` by the one that calls `acked`.
+
+    With a marker, only the worker that `leads` flushes as time goes by; the others watch the marker. Who is asked to
+    finish (`request`, `close`), or has waited too long, flushes whoever leads. The leader and who waited too long tell
+    of their flushes by the marker.
     """
 
     def __init__(
@@ -105,6 +118,9 @@ class FlushGovernor:
         policy: FlushPolicy,
         on_durable: Callable[[Sequence[Receipt]], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        marker: FlushMarker | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._api = api
         self._collections = tuple(collections)
@@ -114,6 +130,13 @@ class FlushGovernor:
         self._spacing_s = flush_spacing_s(api.server)
         self._changed = threading.Condition()
         self._state = FlushState(last_began=clock())
+        self._marker = marker
+        self._leads = leads
+        self._followed = Followed()
+        self._look_at = clock()
+        self._mark: Mark | None = None
+        self._marked_at = clock()
+        self._waiting_since: float | None = None
         self._receipts: list[Receipt] = []
         self._round: _Round | None = None
         self._error: BaseException | None = None
@@ -130,6 +153,8 @@ class FlushGovernor:
         with self._changed:
             if not at_once:
                 self._receipts.append(receipt)
+            if self._waiting_since is None:
+                self._waiting_since = self._clock()
             self._state = replace(self._state, waiting=True, rows=self._state.rows + rows)
             self._changed.notify_all()
         if at_once:
@@ -145,7 +170,7 @@ class FlushGovernor:
     def pending(self) -> int:
         """Receipts that are not durable yet."""
         with self._changed:
-            return len(self._receipts) + (len(self._round.receipts) if self._round else 0)
+            return len(self._receipts) + len(self._followed) + (len(self._round.receipts) if self._round else 0)
 
     def check(self) -> None:
         """Raise the error that ended the thread, if one did."""
@@ -167,7 +192,10 @@ class FlushGovernor:
     def _run(self) -> None:
         try:
             while self._wait_until_due():
-                self._flush()
+                if self._follows():
+                    self._look()
+                else:
+                    self._flush()
         except BaseException as error:
             with self._changed:
                 self._error = error
@@ -178,6 +206,8 @@ class FlushGovernor:
         with self._changed:
             while not self._ended:
                 due = self._policy.due_at(self._state, self._spacing_s)
+                if due is not None and self._follows():
+                    due = self._look_at
                 if due is None and self._state.closing:
                     return False
                 wait = None if due is None else due - self._clock()
@@ -186,6 +216,45 @@ class FlushGovernor:
                 self._changed.wait(wait)
             return False
 
+    def _follows(self) -> bool:
+        """Whether somebody else's flush is waited for."""
+        state = self._state
+        if self._marker is None or state.requested or state.closing or self._round is not None or self._leads():
+            return False
+        return not self._overdue()
+
+    def _overdue(self) -> bool:
+        if self._waiting_since is None:
+            return False
+        now, interval_s = self._clock(), max(self._policy.interval_s, self._spacing_s)
+        silent_s = now - max(self._waiting_since, self._marked_at)
+        return silent_s > SILENT_ROUNDS * interval_s or now - self._waiting_since > OVERDUE_ROUNDS * interval_s
+
+    def _look(self) -> None:
+        """Read the marker; what it shows to be durable is settled."""
+        assert self._marker is not None  # see _follows  # noqa: S101
+        with self._changed:
+            acked, self._receipts = self._receipts, []
+            self._look_at = self._clock() + min(self._policy.interval_s / 2, LONGEST_LOOK_S)
+        durable: list[Receipt] = []
+        try:
+            mark = self._marker.read() if self._policy.durability == "flush" else None
+        except Unavailable as error:
+            log.warning("flush.marker_unread", error_type=type(error).__name__, error=str(error))
+            with self._changed:
+                self._receipts = acked + self._receipts
+            return
+        with self._changed:
+            if mark != self._mark:
+                self._mark, self._marked_at = mark, self._clock()
+            durable = self._followed.look(mark, acked)
+            if durable or not len(self._followed):
+                self._waiting_since = self._clock() if self._receipts or len(self._followed) else None
+            if self._waiting_since is None:
+                self._state = FlushState(self._state.last_began, closing=self._state.closing)
+        if durable:
+            self._on_durable(durable)
+
     def _flush(self) -> None:
         began = self._clock()
         current = self._begin(began)
@@ -193,6 +262,8 @@ class FlushGovernor:
             while current.collections:
                 self._api.flush(current.collections[0])
                 del current.collections[0]
+            if self._marker is not None and current.told:
+                self._marker.advance()
         except Unavailable as error:
             self._try_later(current, error)
             return
@@ -201,6 +272,8 @@ class FlushGovernor:
             self._on_durable(current.receipts)
         with self._changed:
             self._round = None
+            self._marked_at = self._clock()
+            self._waiting_since = self._clock() if self._receipts else None
             self._state = replace(self._state, failures=0)
         log.debug("flush.done", collections=self._collections, seconds=round(self._clock() - began, 3))
 
@@ -208,9 +281,9 @@ class FlushGovernor:
         """Take what is acknowledged by now; what comes later may miss this flush and waits for the next."""
         with self._changed:
             if self._round is None:
-                self._round = _Round([], list(self._collections))
+                self._round = _Round([], list(self._collections), told=self._leads() or self._overdue())
             if len(self._round.collections) == len(self._collections):
-                self._round.receipts += self._receipts
+                self._round.receipts += self._followed.take() + self._receipts
                 self._receipts = []
                 self._state = FlushState(began, closing=self._state.closing, failures=self._state.failures)
             else:
