@@ -1,22 +1,16 @@
-"""What must be stored, recomputed from the raw topic, and everything in which what is stored differs from it.
+"""Everything in which what is stored differs from what must be, recomputed from the raw topic.
 
 Shares no code with the product: it knows the public contract (docs/architecture.md) and nothing else. Good and bad
 records are told apart by the header that the load gives them, not by decoding them.
 """
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
-from typing import Any
 
-import numpy as np
 from confluent_kafka import Message
-from numpy.typing import ArrayLike
 from pymilvus import MilvusClient
 
-from tests.support.load import POISON_HEADER
 from tests.support.observed import (
     CONNECT,
     OffsetWatch,
@@ -29,6 +23,7 @@ from tests.support.observed import (
     stored_documents,
     stored_ledger,
 )
+from tests.support.wanted import Expected, VectorOf, Version, Wanted, belongs, expected, mismatch
 
 __all__ = [
     "Expected",
@@ -44,79 +39,6 @@ __all__ = [
     "stored_documents",
     "stored_ledger",
 ]
-
-VectorOf = Callable[[str], ArrayLike]
-
-_OWN = {"id", "doc_id", "chunk", "text", "vector", "sparse", "event_time"}
-_OWN |= {"kafka_topic", "kafka_partition", "kafka_offset"}
-_RESERVED = _OWN | {"tenant", "$meta"}
-_PARTITION_NAMES = {"h": "h%Y%m%d%H", "d": "d%Y%m%d", "w": "w%GW%V", "m": "m%Y%m"}
-
-
-# --- what must be there ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One document as a record describes it, with what its rows must say."""
-
-    doc_id: str
-    text: str
-    event_time: int
-    metadata: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What one accepted record made of its document; None: deleted."""
-
-    partition: int
-    offset: int
-    document: Wanted | None
-
-
-@dataclass
-class Expected:
-    """What must be there once everything has been processed."""
-
-    documents: dict[str, Wanted] = field(default_factory=dict)
-    versions: dict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
-    """Every accepted record by doc_id, oldest first."""
-    poison: dict[tuple[int, int], Message] = field(default_factory=dict)
-    """By Kafka partition and offset."""
-
-
-def expected(records: Sequence[Message]) -> Expected:
-    """Recompute from the raw topic: the last write of a document wins. All records of one must be in one Kafka
-    partition."""
-    result = Expected()
-    for message in records:
-        position = (message.partition() or 0, message.offset() or 0)
-        if POISON_HEADER in headers_of(message):
-            result.poison[position] = message
-            continue
-        doc_id, document = _read(message)
-        versions = result.versions[doc_id]
-        assert all(each.partition == position[0] for each in versions[-1:]), f"{doc_id} is in two Kafka partitions"
-        versions.append(Version(*position, document))
-        if document is None:
-            result.documents.pop(doc_id, None)
-        else:
-            result.documents[doc_id] = document
-    return result
-
-
-def _read(message: Message) -> tuple[str, Wanted | None]:
-    key, value = message.key() or b"", message.value()
-    if value is None:
-        return key.decode(), None
-    body = json.loads(value)
-    doc_id = str(body.pop("id"))
-    text, time = body.pop("text"), body.pop("event_time", None)
-    event_time = message.timestamp()[1] if time is None else int(datetime.fromisoformat(time).timestamp() * 1000)
-    metadata = {f"meta_{name}" if name in _RESERVED else name: value for name, value in body.items()}
-    return doc_id, Wanted(doc_id, text, event_time, metadata)
-
 
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +67,7 @@ class Verdict:
     """The group is not at the end."""
     ledger_wrong: list[str] = field(default_factory=list)
     ahead: list[str] = field(default_factory=list)
-    """Below the committed offset, and neither stored nor dead-lettered."""
+    """Committed and neither stored nor dead-lettered; or gone before what replaces it was there."""
 
     @property
     def found(self) -> dict[str, list[str]]:
@@ -209,7 +131,7 @@ def judge_documents(
         verdict.misplaced += [
             f"{doc_id}: in {partition}, event time {row['event_time']}"
             for partition, row in placed
-            if not _belongs(partition, row["event_time"])
+            if not belongs(partition, row["event_time"])
         ]
         document = wanted.documents.get(doc_id)
         if document is not None and (problem := mismatch(document, rows, vector_of)):
@@ -219,45 +141,6 @@ def judge_documents(
     if stored.counted != len(ids):
         verdict.duplicates.append(f"the server counts {stored.counted} rows, {len(ids)} ids can be read")
     return verdict
-
-
-def mismatch(document: Wanted, rows: Sequence[Row], vector_of: VectorOf | None = None) -> str:
-    """In what the rows are not exactly this version of the document; empty if in nothing."""
-    rows = sorted(rows, key=lambda row: row["chunk"])
-    if [row["chunk"] for row in rows] != list(range(len(rows))) or not rows:
-        return f"chunks {[row['chunk'] for row in rows]}"
-    for row in rows:
-        metadata = {name: value for name, value in row.items() if name not in _OWN}
-        if metadata != document.metadata:
-            names = sorted(metadata.keys() | document.metadata.keys())
-            there = {name: metadata.get(name) for name in names if metadata.get(name) != document.metadata.get(name)}
-            return f"chunk {row['chunk']} (of {row['kafka_offset']}) has {there}"
-        if row["event_time"] != document.event_time:
-            return f"event time of chunk {row['chunk']}: {row['event_time']}, not {document.event_time}"
-    if left := uncovered(document.text, [row["text"] for row in rows]):
-        return f"the chunks do not cover {left!r}"
-    for row in rows:
-        if vector_of is not None and not np.allclose(row["vector"], vector_of(row["text"]), atol=1e-3):
-            return f"the vector of chunk {row['chunk']} is not that of its text"
-    return ""
-
-
-def uncovered(text: str, chunks: Sequence[str]) -> str:
-    """The beginning of what no chunk holds, empty if all is held; chunks may overlap and touch."""
-    at = 0
-    for chunk in chunks:
-        start = text.rfind(chunk, 0, at + len(chunk))
-        if start < 0:
-            return text[at : at + 40] or f"and hold {chunk[:40]!r} too"
-        at = max(at, start + len(chunk))
-    return text[at : at + 40]
-
-
-def _belongs(partition: str, event_time: int) -> bool:
-    if partition == "_default":
-        return True  # partitioning.by: none; otherwise nothing is ever stored there
-    name = _PARTITION_NAMES[partition[0]]
-    return datetime.fromtimestamp(event_time / 1000, UTC).strftime(name) == partition
 
 
 def _judge_ledger(wanted: Expected, stored: Stored, ledger: Mapping[str, Row], topic: str, verdict: Verdict) -> None:
@@ -326,7 +209,7 @@ def judge_prefix(  # noqa: PLR0917
         document = _Document(doc_id, stored.documents.get(doc_id, []), ledger.get(doc_id), versions, vector_of)
         if problem := document.ledger_lies():
             verdict.ledger_wrong.append(f"{doc_id}: {problem}")
-        elif below and (problem := document.behind(below[-1])):
+        elif problem := document.behind(below[-1] if below else None):
             verdict.ahead.append(f"{doc_id}: {problem}")
     letters = dead_letter_origins(topic, read_all(bootstrap, dead_letter_topic))
     for partition, offset in wanted.poison.keys() - letters.keys():
@@ -364,21 +247,28 @@ class _Document:
             return f"of offset {self.entry['kafka_offset']}, where this document has no record"
         return self._differs(told[0])
 
-    def behind(self, last: Version) -> str:
-        """How what is stored is older than `last`, whose offset is below the committed one."""
-        if self.entry is None:
-            return f"{last.offset} is committed, and there is no ledger row"
-        if self.entry["kafka_offset"] < last.offset:
-            return f"{last.offset} is committed, the ledger has {self.entry['kafka_offset']}"
-        candidates = [each for each in self.versions if each.offset >= last.offset]
-        if any(not self._differs(each) for each in candidates):
+    def behind(self, committed: Version | None) -> str:
+        """How what is stored is older than `committed`, the newest version below the committed offset, or than what
+        the ledger says was there when the change began that is pending."""
+        at = -1 if self.entry is None else self.entry["kafka_offset"]
+        if committed is not None and at < committed.offset:
+            return f"{committed.offset} is committed, the ledger has {at if self.entry else 'no row'}"
+        since = [each for each in self.versions if each.offset >= at]
+        if not since or since[0].offset != at or any(not self._differs(each) for each in since):
             return ""
-        if len(candidates) == 1:
-            return f"{last.offset} is committed: {self._differs(last)}"
-        if not self.entry["pending"]:
-            return f"{last.offset} is committed, and no version since is there as a whole"
-        strange = [row["chunk"] for row in self.rows if not any(_may_be_of(row, each) for each in candidates)]
-        return f"{last.offset} is committed, chunks {strange} are older" if strange else ""
+        if len(since) == 1 or self.entry is None or not self.entry["pending"]:
+            return f"{at} was stored: {self._differs(since[0])}"
+        if strange := [row["chunk"] for row in self.rows if not any(_may_be_of(row, each) for each in since)]:
+            return f"{at} was stored, chunks {strange} are older"
+        if all(each.document is not None and not self._holds(each.document) for each in since):
+            return f"{at} was stored, now no version is there as a whole: deleted before the new one was written"
+        return ""
+
+    def _holds(self, document: Wanted) -> bool:
+        """Whether all rows of this version are there, whatever else is."""
+        there = [row for partition, row in self.placed if belongs(partition, document.event_time)]
+        there.sort(key=lambda row: row["chunk"])
+        return any(not mismatch(document, there[:count], self.vector_of) for count in range(1, len(there) + 1))
 
     def _differs(self, version: Version) -> str:
         if version.document is None:

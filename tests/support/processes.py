@@ -1,12 +1,13 @@
 """Child processes of a test: what they print, and what is left of them."""
 
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -53,10 +54,19 @@ class Running:
 
 
 @contextmanager
-def running(arguments: list[str], errors: Path) -> Iterator[Running]:
-    """Run `python arguments`, standard error to a file; killed with its descendants at the end if still there."""
+def running(arguments: list[str], errors: Path, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Run `python arguments`, standard error to a file; killed with its descendants at the end if still there.
+
+    `environment` is what it finds beside this process's own.
+    """
     with errors.open("w") as stderr:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True)
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
     try:
         yield Running(process, errors)
     finally:
