@@ -66,6 +66,10 @@ class _Work:
     embedded: Sequence[EmbeddedPut] = ()
     finished: Counter[str] = field(default_factory=Counter)
     rejected: set[Position] = field(default_factory=set)
+    folded: Sequence[Put | Delete] = ()
+    """Given up for another operation of the same key in this batch."""
+    refused: set[tuple[str | None, str]] = field(default_factory=set)
+    """Keys of the operations that were kept and could not be stored after all."""
     embed_s: float = 0.0
 
     @property
@@ -230,9 +234,10 @@ class IngestFlow:
         self._reject(work, [operation for operation in operations if isinstance(operation, Rejected)])
         puts_and_deletes = [operation for operation in operations if not isinstance(operation, Rejected)]
         if not self._policy.append:
-            kept = fold(puts_and_deletes).operations
-            work.finished["folded"] = len(puts_and_deletes) - len(kept)
-            puts_and_deletes = list(kept)
+            folded = fold(puts_and_deletes)
+            resolved = set(folded.resolved)
+            work.folded = [operation for operation in puts_and_deletes if operation.position in resolved]
+            puts_and_deletes = list(folded.operations)
         work.plan = plan = self._patience.persist("plan", lambda: self._writer.plan(puts_and_deletes))
         work.finished["unchanged"] = plan.unchanged
         work.finished["stale"] = plan.stale
@@ -319,7 +324,12 @@ class IngestFlow:
         write_s = time.monotonic() - started
         for outcome in ("written", "deleted", "unchanged", "stale"):
             work.finished[outcome] += getattr(applied, outcome)
-        self._acknowledge(work, applied.rows_written + applied.rows_deleted)
+        again = self._taken_back(work)
+        work.finished["folded"] += len(work.folded) - len(again)
+        self._acknowledge(work, applied.rows_written + applied.rows_deleted, again)
+        if again:
+            batch = Batch(again, sum(record.size for record in again), work.batch.trigger)
+            self._incoming.put(_Work(batch, work.number, work.started))
         log.info(
             "batch.written",
             batch=work.number,
@@ -348,19 +358,32 @@ class IngestFlow:
         finally:
             self._writing = 0, frozenset()
 
-    def _acknowledge(self, work: _Work, rows: int) -> None:
+    @staticmethod
+    def _taken_back(work: _Work) -> Sequence[SourceRecord]:
+        """Records folded into one that could not be stored: they count again, as they would have in another batch.
+
+        Should a later batch have written the key already, the ledger finds them to be older.
+        """
+        if not work.refused or not work.folded:
+            return ()
+        positions = {operation.position for operation in work.folded if operation.key in work.refused}
+        return [record for record in work.batch.records if record.position in positions]
+
+    def _acknowledge(self, work: _Work, rows: int, again: Sequence[SourceRecord]) -> None:
+        left_out = work.rejected.union(record.position for record in again)
         now = self._wall_clock()
         fresh = self._metrics.freshness.labels("acked")
         positions = []
         for record in work.batch.records:
-            if record.position not in work.rejected and not self._is_abandoned(work, record.position):
+            if record.position not in left_out and not self._is_abandoned(work, record.position):
                 positions.append(record.position)
                 fresh.observe(max(0.0, now - record.timestamp_ms / 1000))
         for outcome, count in work.finished.items():
             self._metrics.records.labels(outcome).inc(count)
         with self._lock:
-            self._buffered_bytes -= work.batch.size
+            self._buffered_bytes -= work.batch.size - sum(record.size for record in again)
             self._unwritten.subtract(Counter(record.position[:2] for record in work.batch.records))
+            self._unwritten.update(record.position[:2] for record in again)
         self._metrics.buffered_bytes.set(self._buffered_bytes)
         failpoints.reached("acked")
         self._governor.acked(Receipt(positions), rows)
@@ -369,6 +392,7 @@ class IngestFlow:
 
     def _refuse(self, work: _Work, refused: Sequence[tuple[Put | Delete, str, str]], stage: str) -> None:
         if refused:
+            work.refused.update(operation.key for operation, *_ in refused)
             records = {record.position: record for record in work.batch.records}
             self._reject(
                 work,

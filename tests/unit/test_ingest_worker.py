@@ -73,6 +73,28 @@ def test_a_vector_that_is_not_finite_rejects_its_document_only(broker: FakeBroke
     assert rig.committed() == {0: 3}
 
 
+def test_what_was_folded_into_a_refused_record_is_stored_all_the_same(broker: FakeBroker) -> None:
+    for value in (document("a", "first"), document("a", "second"), document("a", "NAN"), document("a", "NAN again")):
+        broker.produce(TOPIC, value)
+    broker.produce(TOPIC, document("b", "to be deleted"))
+    broker.produce(TOPIC, None, key=b"b")
+    broker.produce(TOPIC, document("b", "NAN"))
+    broker.produce(TOPIC, document("c", "old"))
+    broker.produce(TOPIC, document("c", "NAN"))
+    broker.produce(TOPIC, document("x"))  # here the batch ends
+    broker.produce(TOPIC, document("c", "new"))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), until_caught_up=True)
+    rig.start()
+    summary = rig.ended()
+    assert summary.clean
+
+    assert rig.texts() == {"a": ["second"], "c": ["new"], "x": ["some words"]}
+    assert len(broker.read(DEAD_LETTERS)) == 4
+    assert rig.committed() == {0: 11}
+    outcomes = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
+    assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
+
+
 def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) -> None:
     milvus = FakeMilvus()
     flush, allowed = milvus.flush, threading.Event()
