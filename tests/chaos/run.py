@@ -313,7 +313,7 @@ class Chaos:
                 case "dead letters refused":
                     self._refuse_letters(yes=False)
                 case "kill broker":
-                    self._broker.restart()
+                    self._broker.launch()
                 case "kill everything":
                     self._fill()
 
@@ -346,7 +346,8 @@ class Chaos:
         say("healing everything")
         for _, event in self._ends:
             if event.kind == "kill broker":
-                self._broker.restart()
+                self._broker.launch()
+        self._broker.await_ready()
         self._ends.clear()
         self._workers.refusing.unlink(missing_ok=True)
         for slot in self._workers.slots:
@@ -388,6 +389,7 @@ class Chaos:
     def _judge_prefix(self) -> None:
         """With no worker running: nothing below the committed offsets may be missing, and the ledger must be true."""
         say("  looking at what is stored")
+        self._broker.await_ready()
         with self._client() as client:
             found = judge_prefix(self._bootstrap, TOPIC, GROUP, LETTERS, client, COLLECTION, vector_of=_vector)
         self.report.prefix_checks += 1

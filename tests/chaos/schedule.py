@@ -88,11 +88,11 @@ def _event(rng: random.Random, at_s: float, kind: Kind, slots: int, session_s: f
 
 def _great(rng: random.Random, seconds: float) -> list[Event]:
     """Faults of the servers, and the end of all workers at once, after which what is stored is looked at."""
-    found = [Event(seconds * rng.uniform(0.25, 0.4), "kill broker", rng.uniform(2.0, 8.0), 0, "kafka", 0.0)]
-    found.append(Event(seconds * rng.uniform(0.45, 0.5), "kill everything", 1.0, 0, "kafka", 0.0))
+    found = [Event(seconds * rng.uniform(0.2, 0.25), "kill broker", rng.uniform(2.0, 8.0), 0, "kafka", 0.0)]
+    found.append(Event(seconds * rng.uniform(0.5, 0.55), "kill everything", 1.0, 0, "kafka", 0.0))
     if seconds >= 240:
-        found.append(Event(seconds * rng.uniform(0.55, 0.6), "kill milvus", MILVUS_AWAY_S, 0, "milvus", 0.0))
+        found.append(Event(seconds * rng.uniform(0.6, 0.65), "kill milvus", MILVUS_AWAY_S, 0, "milvus", 0.0))
     if seconds >= 480:
-        found.append(Event(seconds * rng.uniform(0.12, 0.2), "kill milvus", MILVUS_AWAY_S, 0, "milvus", 0.0))
+        found.append(Event(seconds * rng.uniform(0.27, 0.28), "kill milvus", MILVUS_AWAY_S, 0, "milvus", 0.0))
         found.append(Event(seconds * rng.uniform(0.85, 0.92), "kill broker", rng.uniform(2.0, 8.0), 0, "kafka", 0.0))
     return found

@@ -47,12 +47,6 @@ class Killable:
 
     def __init__(self, server: LocalServer) -> None:
         self._server = server
-        self.kills = 0
-
-    @property
-    def title(self) -> str:
-        """The server's name."""
-        return self._server.title
 
     def kill(self) -> None:
         """kill -9 of the server itself, not of the guard that watches it."""
@@ -62,15 +56,13 @@ class Killable:
             child.kill()
         guard.wait(20)
         self._server.stop()
-        self.kills += 1
 
     def launch(self) -> None:
         """Start it again, on the same data and port; it answers later."""
         self._server.launch()
 
-    def restart(self) -> None:
-        """Start it again and wait until it answers."""
-        self._server.launch()
+    def await_ready(self) -> None:
+        """Wait until it answers."""
         self._server.await_ready()
 
 
