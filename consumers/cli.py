@@ -211,6 +211,31 @@ def doctor(config: ConfigFile = None, sets: Sets = None, json_: Json = False) ->
     raise typer.Exit(command.exit_code(findings))
 
 
+@app.command()
+def audit(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="write what is wrong anew; needs the ingest workers stopped")
+    ] = False,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Kafka timestamp, RFC 3339, inclusive")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="only documents with no record at or after it")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="findings shown; all are counted")] = 1000,
+    json_: Json = False,
+) -> None:
+    """Compare what is stored with what the topics ask for; exit 5 if anything is wrong. Workers may run meanwhile."""
+    settings = _load(config, sets)
+    from consumers.commands import audit as command
+
+    report = command.run(settings, from_, to, repair=repair, limit=limit)
+    _print(report.as_dict()) if json_ else command.show(report)
+    raise typer.Exit(command.exit_code(report))
+
+
 @dlq_app.command("list")
 def dlq_list(
     config: ConfigFile = None,

@@ -304,15 +304,29 @@ def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: I
     """Open the collection (and in upsert mode its ledger) for writing."""
     name = settings.milvus.collection
     open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=True)
-    partitions = MilvusPartitions(
-        api, name, settings.partitioning.max_partitions, on_count=metrics.milvus_partitions.set
-    )
+    most, tell = settings.partitioning.max_partitions, metrics.milvus_partitions.set
+    if settings.mode == "upsert":
+        open_ledger(api, name)
+    return writer_into(settings, api, model, MilvusPartitions(api, name, most, on_count=tell))
+
+
+def writer_into(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    partitions: MilvusPartitions,
+    ledger: Ledger | None = None,
+) -> Writer:
+    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    name, by = settings.milvus.collection, settings.partitioning.by
     if settings.mode == "append":
-        return AppendWriter(api, name, partitions, settings.partitioning.by)
-    open_ledger(api, name)
-    # Chunks cut otherwise are other rows: a record read again after such a change is written again.
-    fingerprint = f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"
-    return UpsertWriter(api, name, partitions, settings.partitioning.by, fingerprint=fingerprint)
+        return AppendWriter(api, name, partitions, by)
+    return UpsertWriter(api, name, partitions, by, fingerprint=fingerprint(settings, model), ledger=ledger)
+
+
+def fingerprint(settings: Settings, model: Embedder) -> str:
+    """Of model and chunking: a record read again after a change of either is written again, as other rows."""
+    return f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"
 
 
 def _worker(

@@ -19,7 +19,7 @@ from consumers.kafka.dead_letters import DeadLetterPolicy, DeadLetters, DeadLett
 from consumers.kafka.letters import DeadLetter, describe
 from consumers.kafka.offsets import KafkaPartition, OffsetTracker
 from consumers.kafka.publisher import Publisher, create_topic
-from consumers.kafka.reader import newest, offsets_at, read_range, topic_ranges
+from consumers.kafka.reader import newest, offsets_at, read_range, records_at, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
 from consumers.kafka.source import KafkaSource, Lag, Source
 
@@ -48,6 +48,7 @@ __all__ = [
     "newest",
     "offsets_at",
     "read_range",
+    "records_at",
     "topic_facts",
     "topic_partitions",
     "topic_ranges",

@@ -41,6 +41,8 @@ class TopicFacts:
     """-1: for ever."""
     broker_time: bool
     """Record timestamps are the broker's, not the producer's."""
+    topic_id: str = ""
+    """See `TopicInfo`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +125,25 @@ def topic_facts(settings: KafkaSettings, names: Collection[str]) -> dict[str, To
         facts: dict[str, TopicFacts | MissingTopic] = {}
         for name in names:
             if name in there:
-                facts[name] = _facts(there[name].partitions, topic_configs(admin, name))
+                facts[name] = _facts(there[name], topic_configs(admin, name))
             else:
                 near = difflib.get_close_matches(name, [other for other in present if other[:2] != "__"], n=_NEAREST)
                 facts[name] = MissingTopic(tuple(near))
         return facts
 
 
-def _facts(partitions: int, configs: Mapping[str, str | None]) -> TopicFacts:
+def _facts(info: TopicInfo, configs: Mapping[str, str | None]) -> TopicFacts:
     def number(name: str) -> int | None:
         value = configs.get(name)
         return int(value) if value else None
 
     return TopicFacts(
-        partitions=partitions,
+        partitions=info.partitions,
         compacted="compact" in (configs.get("cleanup.policy") or ""),
         max_message_bytes=number("max.message.bytes"),
         retention_ms=number("retention.ms"),
         broker_time=configs.get("message.timestamp.type") == "LogAppendTime",
+        topic_id=info.topic_id,
     )
 
 

@@ -1,6 +1,6 @@
 """Records of a bounded range of a topic, read without a group: for `dlq list`, `audit` and replay jobs."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 
 from kafka import KafkaConsumer, TopicPartition
@@ -47,6 +47,27 @@ def read_range(settings: KafkaSettings, ranges: Mapping[KafkaPartition, tuple[in
     """
     with closing(open_consumer(settings, group=False)) as consumer:
         yield from _read(consumer, ranges)
+
+
+def records_at(settings: KafkaSettings, positions: Iterable[Position]) -> Iterator[SourceRecord]:
+    """The records at these positions, in the order of their offsets; those that the topic no longer holds are left out.
+
+    Raises Unavailable when the broker stops answering.
+    """
+    windows: dict[KafkaPartition, list[list[int]]] = {}
+    for position in sorted(positions):
+        near = windows.setdefault(position[:2], [])
+        if near and position.offset - near[-1][-1] < _WINDOW:
+            near[-1].append(position.offset)
+        else:
+            near.append([position.offset])
+    with closing(open_consumer(settings, group=False)) as consumer:
+        while windows:
+            wanted = {name: near.pop(0) for name, near in windows.items()}
+            for record in _read(consumer, {name: (some[0], some[-1] + 1) for name, some in wanted.items()}):
+                if record.position.offset in wanted[record.position[:2]]:
+                    yield record
+            windows = {name: near for name, near in windows.items() if near}
 
 
 def newest(
