@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check format test bench lock clean
+.PHONY: help install demo check format test bench chaos lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -43,6 +43,9 @@ test: install ## every test, against real Apache Kafka and a real Milvus server
 
 bench: install ## measure this machine against the loop everybody writes, about 12 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: install ## three workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED=1
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes \
