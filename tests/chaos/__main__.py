@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import signal
 import sys
 import tempfile
 from importlib.metadata import version
@@ -12,13 +13,19 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.run import Chaos, Report, keep_proof
+from consumers.local_kafka import KAFKA_VERSION
+from consumers.local_milvus import STANDALONE_VERSION
+from tests.chaos.proof import keep
+from tests.chaos.report import Report, say
+from tests.chaos.run import Chaos
+from tests.chaos.stage import set_stage
 
 RATE = 220.0
 """Records a second."""
 
 
 def main() -> int:
+    """Run it; Ctrl-C and SIGTERM end everything that was started."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long load and faults go on")
     parser.add_argument("--seed", type=int, default=1, help="of the load and of the faults")
@@ -26,11 +33,20 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.minutes < 1 or chosen.rate <= 0:
         parser.error("--minutes is at least 1, --rate more than 0")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        with Chaos(Path(folder), chosen.seed, chosen.minutes * 60, chosen.rate) as chaos:
-            report = chaos.go()
+        try:
+            with set_stage(Path(folder), chosen.seed) as stage:
+                chaos = Chaos(stage, chosen.seed, chosen.minutes * 60, chosen.rate)
+                report = chaos.go()
+        except KeyboardInterrupt:
+            say("interrupted; everything is ended")
+            return 130
+        except BaseException:
+            say(f"no verdict; logs: {keep(Path(folder), chosen.seed, '')}")
+            raise
         if report.harms or report.unexpected_ends:
-            sys.stderr.write(f"logs and proof: {keep_proof(Path(folder), report)}\n")
+            say(f"logs and proof: {keep(Path(folder), chosen.seed, chaos.proof)}")
     show(report)
     sys.stdout.write(json.dumps(report.as_dict() | {"machine": machine()}) + "\n")
     return 1 if report.harms else 0
@@ -42,9 +58,10 @@ def machine() -> dict[str, object]:
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
+        "kafka": KAFKA_VERSION,
+        "milvus": STANDALONE_VERSION,
         "kafka-python": version("kafka-python"),
         "pymilvus": version("pymilvus"),
-        "milvus": version("milvus"),
     }
 
 

@@ -1,0 +1,100 @@
+"""What a run has shown, and what people are told while it runs."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.observed import Observation
+from tests.support.oracle import Verdict
+
+
+@dataclass
+class Report:
+    """Everything that is counted."""
+
+    seed: int
+    minutes: float
+    survived: Counter[str] = field(default_factory=Counter)
+    """Faults by kind; those that found nobody to strike are not counted."""
+    records: int = 0
+    documents: int = 0
+    rows: int = 0
+    dead_letters: int = 0
+    verdict: Verdict = field(default_factory=Verdict)
+    shown_until_reload: int = 0
+    """Differences that were gone once Milvus had loaded the collection anew."""
+    prefix_checks: int = 0
+    longest_stall_s: float = 0.0
+    """Longest time without a commit while load ran and no fault hit everybody."""
+    longest_stall_with_outages_s: float = 0.0
+    caught_up_s: float = 0.0
+    """From the last record to lag 0, everything healed."""
+    worker_starts: int = 0
+    unexpected_ends: list[str] = field(default_factory=list)
+    peak_rss_mib: float = 0.0
+    proxied_faults: int = 0
+    """Connections and pieces of data that a proxy has harmed."""
+
+    @property
+    def harms(self) -> int:
+        """Everything that must be 0."""
+        return self.verdict.harms
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the last line of the output."""
+        found = self.verdict
+        return {
+            "seed": self.seed,
+            "minutes": self.minutes,
+            "faults": dict(sorted(self.survived.items())),
+            "faults_total": sum(self.survived.values()),
+            "records": self.records,
+            "documents": self.documents,
+            "rows": self.rows,
+            "dead_letters": self.dead_letters,
+            "lost": len(found.lost),
+            "duplicates": len(found.duplicates),
+            "stale": len(found.stale),
+            "misplaced": len(found.misplaced),
+            "resurrected": len(found.resurrected),
+            "dead_letters_missing": len(found.dead_letters_missing),
+            "dead_letters_wrong": len(found.dead_letters_wrong),
+            "ledger_wrong": len(found.ledger_wrong),
+            "offsets_ahead": len(found.ahead),
+            "offsets_behind": len(found.offsets_behind),
+            "harms": self.harms,
+            "shown_until_reload": self.shown_until_reload,
+            "prefix_checks": self.prefix_checks,
+            "longest_stall_s": round(self.longest_stall_s, 1),
+            "longest_stall_with_outages_s": round(self.longest_stall_with_outages_s, 1),
+            "caught_up_s": round(self.caught_up_s, 1),
+            "worker_starts": self.worker_starts,
+            "unexpected_ends": len(self.unexpected_ends),
+            "peak_rss_mib": round(self.peak_rss_mib),
+            "proxied_faults": self.proxied_faults,
+        }
+
+    def measure_stalls(
+        self, seen: Sequence[Observation], began: float, ended: float, outages: Sequence[tuple[float, float]]
+    ) -> None:
+        """From what was seen of the committed offsets between `began` and `ended`; `outages` hit everybody."""
+        last_at, last = began, -1
+        for each in seen:
+            total = sum(each.offsets.values())
+            if total != last or each.at > ended:
+                stall = min(each.at, ended) - last_at
+                self.longest_stall_with_outages_s = max(self.longest_stall_with_outages_s, stall)
+                if not any(start < each.at and last_at < end for start, end in outages):
+                    self.longest_stall_s = max(self.longest_stall_s, stall)
+                last_at, last = each.at, total
+            if each.at > ended:
+                break
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    sys.stderr.write(f"chaos: {time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
