@@ -61,6 +61,10 @@ class Caller:
         """The collection is gone, or released on purpose."""
         self._seen_loaded.discard(collection)
 
+    def pause(self, seconds: float) -> None:
+        """Wait, at most until the connection is closed."""
+        self._sleep(seconds)
+
     def close(self) -> None:
         """Fail every further call, and those that wait for another attempt."""
         self._closed.set()

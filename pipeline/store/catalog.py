@@ -16,6 +16,8 @@ DEFAULT_PARTITION = "_default"
 LOAD_TIMEOUT_S = 300.0
 """Loading reads every segment: 41 s for 100 partitions of 400 rows on two cores."""
 SCHEMA_TIMEOUT_S = 60.0
+LITE_WAITS_S = (0.1, 0.5, 1.0)
+"""Looks for a collection that Lite may be making for another worker at this moment."""
 _COUNTER_BITS = 18
 
 
@@ -73,10 +75,19 @@ class Catalog:
                 attempt_s=SCHEMA_TIMEOUT_S,
             )
         except MilvusStreamError:
-            if self.describe(spec.name) is None:
+            if not self._appears(spec.name):
                 raise
         self._create_indexes(spec)
         self.load_collection(spec.name)
+
+    def _appears(self, collection: str) -> bool:
+        """Whether it is there after all: made by another worker, or by a call whose answer was lost."""
+        # Lite refuses a name as soon as its folder is there, and finds the collection only some milliseconds later.
+        for wait in LITE_WAITS_S if self._server.lite else (0.0,):
+            self._run.pause(wait)
+            if self.describe(collection) is not None:
+                return True
+        return False
 
     def _create_indexes(self, spec: CollectionSpec) -> None:
         call = Call("create_index", spec.name, "schema")

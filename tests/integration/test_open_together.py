@@ -1,0 +1,55 @@
+"""Several workers started at the same moment on a server that has nothing of theirs yet."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+
+import pytest
+
+from pipeline.errors import MilvusStreamError
+from pipeline.store import IndexSettings, MilvusPartitions, connect, open_collection, open_ledger
+from pipeline.store.api import MilvusServerApi
+
+pytestmark = pytest.mark.servers
+
+WORKERS = 4
+STAMP = {"name": "model", "fingerprint": "f"}
+NAMES = ("d20261121", "d20261122", "d20261123")
+
+
+def open_all(api: MilvusServerApi, name: str, start: threading.Barrier) -> None:
+    """What a worker does at its start and with its first batch, each step at the same time as the others."""
+    try:
+        start.wait(60)
+        open_collection(api, name, STAMP, 8, IndexSettings("HNSW", "COSINE", {}), create=True)
+        start.wait(60)
+        open_ledger(api, name)
+        start.wait(60)
+        MilvusPartitions(api, name).ensure(NAMES)
+    except MilvusStreamError:
+        start.abort()
+        raise
+
+
+# What goes wrong on Lite goes wrong now and then, and a round there takes a fraction of a second.
+@pytest.mark.parametrize(("server", "rounds"), [("milvus_uri", 1), ("milvus_lite_uri", 4)])
+def test_workers_that_start_together_share_one_loaded_collection(
+    server: str, rounds: int, request: pytest.FixtureRequest, unique_name: Callable[..., str]
+) -> None:
+    uri = request.getfixturevalue(server)
+    with ExitStack() as stack:
+        apis = [stack.enter_context(closing(connect(uri))) for _ in range(WORKERS)]
+        for _ in range(rounds):
+            name = unique_name("together").replace("-", "_")
+            both = [name, f"{name}__ledger"]
+            for each in both:
+                stack.callback(apis[0].drop_collection, each)
+            start = threading.Barrier(WORKERS)
+            with ThreadPoolExecutor(WORKERS) as pool:
+                ended = [pool.submit(open_all, api, name, start) for api in apis]
+            assert [each.exception() for each in ended] == [None] * WORKERS
+            assert [each for each in apis[0].collections() if each.startswith(name)] == both
+            for api in apis:
+                assert api.loaded_partitions(name) == api.partitions(name) == sorted(NAMES)
+                assert [api.count(each) for each in both] == [0, 0]
