@@ -60,6 +60,14 @@ class KafkaSection(_Section):
         return dict(self.model_extra or {})
 
 
+class DeadLettersSection(_Section):
+    """When too many records of a Kafka partition are rejected, the worker stops with an error; null: never."""
+
+    max_ratio: float | None = Field(0.5, gt=0, lt=1, description="more of the last `window` records stop the worker")
+    window: int = Field(2_000, ge=1, le=1_000_000, description="records of one Kafka partition")
+    max_consecutive: int | None = Field(1_000, ge=1, description="more in a row stop the worker")
+
+
 class RecordSection(_Section):
     """How a record's value is read."""
 
@@ -172,6 +180,7 @@ class Settings(_Section):
     """The whole configuration."""
 
     kafka: KafkaSection = KafkaSection()
+    dead_letters: DeadLettersSection = DeadLettersSection()
     record: RecordSection = RecordSection()
     mode: Literal["upsert", "append"] = Field(
         "upsert", description="upsert: one current version per key; append: every record is its own document"

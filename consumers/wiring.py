@@ -23,6 +23,7 @@ from consumers.kafka import (
     Source,
     ensure_dead_letter_topic,
 )
+from consumers.kafka.letter_limits import LetterLimits, LetterPolicy
 from consumers.kafka.replay_range import GroupWatch
 from consumers.kafka.replay_source import ReplaySource
 from consumers.replay import RejectedLog, ReplayProcess
@@ -250,6 +251,7 @@ def ingest(
         source=source(settings, kafka, api),
         writer=writer(settings, api, model, metrics),
         dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append),
+        limits=LetterLimits(LetterPolicy(**settings.dead_letters.model_dump())),
         receipts=receipts,
         metrics=metrics,
         until_caught_up=until_caught_up,
@@ -283,6 +285,7 @@ def replay(
         source=own,
         writer=target,
         dead_letters=rejected,
+        limits=None,  # the range was judged when it was ingested; here its rejected records are only counted
         receipts=receipts,
         metrics=metrics,
         until_caught_up=True,
@@ -338,6 +341,7 @@ def _worker(
     source: Source,
     writer: Writer,
     dead_letters: DeadLetterTopic,
+    limits: LetterLimits | None,
     receipts: deque[Receipt],
     metrics: IngestMetrics,
     until_caught_up: bool,
@@ -365,6 +369,7 @@ def _worker(
         dead_letters=dead_letters,
         metrics=metrics,
         policy=FlowPolicy(append=settings.mode == "append"),
+        limits=limits,
     )
     session_s = settings.kafka.session_timeout.total_seconds()
     # No write may end after the group could have given this worker's share to another.

@@ -12,6 +12,7 @@ MilvusStreamError                      exit code of a command that ends with it
 ├── RequestTooLarge       send the same rows in smaller requests         1
 ├── RowsRefused           bisect: at least one row of these is bad       1
 ├── RecordRejected        dead-letter this record                        1
+├── TooManyRejected       stop: the mapping or the producer is wrong     1
 ├── OffsetsLost           stop: records are gone from the topic          1
 ├── MembershipLost        stop writing: another worker owns these        1
 └── Stopped               a stage ended early; the cause is chained      1
@@ -76,6 +77,10 @@ class RecordRejected(MilvusStreamError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TooManyRejected(MilvusStreamError):
+    """More records are rejected than can be bad luck; the message gives where, how many, and what to do."""
 
 
 class OffsetsLost(MilvusStreamError):

@@ -39,6 +39,13 @@ class DeadLetterSink(Protocol):
         """Take charge of the record; returns at once."""
 
 
+class RejectionLimits(Protocol):
+    """Counts good and rejected records, in the order of each Kafka partition."""
+
+    def judge(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
+        """The next records of a stage, with those of them that were rejected. Raises TooManyRejected."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlowPolicy:
     """How the flow runs."""
@@ -66,6 +73,9 @@ class _Work:
     embedded: Sequence[EmbeddedPut] = ()
     finished: Counter[str] = field(default_factory=Counter)
     rejected: set[Position] = field(default_factory=set)
+    decoded: Sequence[SourceRecord] = ()
+    refused_late: list[Rejected] = field(default_factory=list)
+    """Of those in `decoded`: what Milvus or the model would not take."""
     folded: Sequence[Put | Delete] = ()
     """Given up for another operation of the same key in this batch."""
     refused: set[tuple[str | None, str]] = field(default_factory=set)
@@ -108,8 +118,11 @@ class IngestFlow:
         dead_letters: DeadLetterSink,
         metrics: IngestMetrics,
         policy: FlowPolicy,
+        limits: RejectionLimits | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`limits` None: any number of records may be rejected."""
+        self._limits = limits
         self._decoder = decoder
         self._chunker = chunker
         self._embedder = embedder
@@ -230,8 +243,13 @@ class IngestFlow:
     def _prepare_batch(self, work: _Work) -> None:
         now_ms = int(self._wall_clock() * 1000)
         decode = self._decoder.decode
-        operations = [decode(record, now_ms) for record in self._kept(work, work.batch.records)]
-        self._reject(work, [operation for operation in operations if isinstance(operation, Rejected)])
+        records = self._kept(work, work.batch.records)
+        operations = [decode(record, now_ms) for record in records]
+        rejected = [operation for operation in operations if isinstance(operation, Rejected)]
+        if self._limits is not None:
+            self._limits.judge("decode", records, rejected)
+        self._reject(work, rejected)
+        work.decoded = [record for record in records if record.position not in work.rejected] if rejected else records
         puts_and_deletes = [operation for operation in operations if not isinstance(operation, Rejected)]
         if not self._policy.append:
             folded = fold(puts_and_deletes)
@@ -321,6 +339,8 @@ class IngestFlow:
         started = time.monotonic()
         applied = self._patience.persist("write", lambda: self._apply(work))
         self._refuse(work, applied.refused, "write")
+        if self._limits is not None:
+            self._limits.judge("write", work.decoded, work.refused_late)
         write_s = time.monotonic() - started
         for outcome in ("written", "deleted", "unchanged", "stale"):
             work.finished[outcome] += getattr(applied, outcome)
@@ -394,10 +414,9 @@ class IngestFlow:
         if refused:
             work.refused.update(operation.key for operation, *_ in refused)
             records = {record.position: record for record in work.batch.records}
-            self._reject(
-                work,
-                [Rejected(records[operation.position], stage, reason, text) for operation, reason, text in refused],
-            )
+            late = [Rejected(records[operation.position], stage, reason, text) for operation, reason, text in refused]
+            work.refused_late += late
+            self._reject(work, late)
 
     def _reject(self, work: _Work, rejected: Sequence[Rejected]) -> None:
         for item in rejected:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.ingest_worker import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import KafkaSettings
+from consumers.kafka.letter_limits import LetterLimits, LetterPolicy
 from pipeline.batching import BatchPolicy
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
@@ -95,6 +96,7 @@ class Rig:
     max_records: int | None = None
     retry_s: float = 0.01
     session_s: float = 5.0
+    limits: LetterPolicy = field(default_factory=LetterPolicy)
 
     def __post_init__(self) -> None:
         if not self.milvus.collections():
@@ -124,6 +126,7 @@ class Rig:
             dead_letters=self.dead_letters,
             metrics=self.metrics,
             policy=FlowPolicy(append=False, retry_delay_s=self.retry_s, retry_cap_s=0.05),
+            limits=LetterLimits(self.limits),
             wall_clock=lambda: (NOON + 3_600_000) / 1000,
         )
         self.source = FakeSource(self.broker, KafkaSettings("fake:9092", (TOPIC,), GROUP, max_poll_records=10))

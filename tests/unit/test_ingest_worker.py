@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from consumers.kafka import KafkaSettings
-from pipeline.errors import NotFound, Unavailable
+from consumers.kafka import KafkaSettings, describe
+from consumers.kafka.letter_limits import LetterPolicy
+from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.telemetry import OUTCOMES
 from tests.support.fake_kafka import FakeBroker, FakeSource
 from tests.support.fake_milvus import FakeMilvus
@@ -400,3 +401,32 @@ def test_after_a_topic_was_created_anew_its_records_are_newer(broker: FakeBroker
     second.ended()
     assert second.texts() == {"a": ["new"]}
     assert second.metrics.registry.get_sample_value("ingest_arrival_decided_total") == 1
+
+
+def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(broker: FakeBroker) -> None:
+    for number in range(40):
+        broker.produce(TOPIC, b"{broken" if number >= 12 else document(f"d{number}"))
+    rig = Rig(broker, limits=LetterPolicy(max_consecutive=15))
+    rig.start()
+    with pytest.raises(TooManyRejected, match=r"documents/0 .* offsets 12 to 27, invalid_json 16"):
+        rig.ended()
+    # The batch with the record above the limit (20-29) is not sent at all.
+    sent = {describe(letter).offset for letter in broker.read(DEAD_LETTERS)}
+    assert sent == set(range(12, 20))
+    assert rig.committed().get(0, 0) <= 20
+
+    again = Rig(broker, rig.milvus, limits=LetterPolicy(max_consecutive=None), until_caught_up=True)
+    again.start()
+    assert again.ended().clean
+    assert {describe(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
+    assert len(again.texts()) == 12
+    assert again.committed() == {0: 40}
+
+
+def test_what_the_model_refuses_counts_as_well(broker: FakeBroker) -> None:
+    for number in range(40):
+        broker.produce(TOPIC, document(f"d{number}", "NAN"))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), limits=LetterPolicy(max_consecutive=15))
+    rig.start()
+    with pytest.raises(TooManyRejected, match="vector_not_finite 16"):
+        rig.ended()
