@@ -31,7 +31,7 @@ class Report:
     """Longest time without a commit while load ran and no fault hit everybody."""
     longest_stall_with_outages_s: float = 0.0
     caught_up_s: float = 0.0
-    """From the last record to lag 0, everything healed."""
+    """From the last record until all of them were written, everything healed."""
     worker_starts: int = 0
     unexpected_ends: list[str] = field(default_factory=list)
     peak_rss_mib: float = 0.0

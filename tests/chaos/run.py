@@ -61,7 +61,6 @@ class Chaos:
             self._catch_up(ended)
         self.report.verdict.ahead += watch.check()
         self.report.measure_stalls(watch.observations, began, ended, self._faults.outages)
-        self._faults.remove_all(60)
         self._judge_end()
         return self.report
 
@@ -123,24 +122,26 @@ class Chaos:
     # --- the end -----------------------------------------------------------------------------------------------
 
     def _catch_up(self, ended: float) -> None:
+        """Until those who are left have written all of it; then they leave in order, which commits it."""
         deadline = time.monotonic() + HEAL_S
         told = 0.0
-        while True:
-            offsets = committed_and_end(self._stage.bootstrap, GROUP, TOPIC)
-            lag = sum(end - max(0, at) for at, end in offsets.values())
+        while left := self._to_write():
             self._workers.measure()
             self._faults.reap()
-            if lag == 0:
-                break
             if time.monotonic() - told > 5:
                 told = time.monotonic()
-                say(f"catching up: {lag} records to go")
+                say(f"catching up: {left} records to go")
             if time.monotonic() > deadline:
                 say(f"NOT caught up within {HEAL_S:.0f} s")
                 break
             time.sleep(0.5)
         self.report.caught_up_s = time.monotonic() - ended
+        self._faults.remove_all(60)
+
+    def _to_write(self) -> int:
+        offsets, written = committed_and_end(self._stage.bootstrap, GROUP, TOPIC), self._workers.written()
         self.report.records = sum(end for _, end in offsets.values())
+        return sum(end - min(end, max(at, written.get(number, 0))) for number, (at, end) in offsets.items())
 
     # --- the verdict -------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The ingest workers under test: processes that are killed, stopped, added and removed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import psutil
 import yaml
 
 from tests.chaos.proxy import Fault, FaultProxy
+
+_LAST = re.compile(r"/(\d+)/\d+-(\d+)\b")
+"""In the positions of a batch: a Kafka partition and the last offset of a range."""
 
 
 @dataclass
@@ -116,6 +120,17 @@ class Workers:
                 leaving.discard(slot.number)
                 slot.process = None
         return surprising
+
+    def written(self) -> dict[int, int]:
+        """By Kafka partition: after which offset the workers that run now have written everything they were given."""
+        ends: dict[int, int] = {}
+        for slot in self.slots:
+            if slot.running:
+                for line in (self.folder / f"{slot.name}.log").read_text(errors="replace").splitlines():
+                    if '"batch.written"' in line:
+                        for partition, last in _LAST.findall(line):
+                            ends[int(partition)] = max(ends.get(int(partition), 0), int(last) + 1)
+        return ends
 
     def measure(self) -> None:
         """Remember the most memory a worker has used."""

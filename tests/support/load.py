@@ -216,6 +216,7 @@ class Publisher:
                 "acks": "all",
                 "message.timeout.ms": 0,  # for as long as it takes
                 "reconnect.backoff.max.ms": 500,
+                "log_level": 2,  # a broker that is away is no news here
             }
         )
         self.delivered = 0

@@ -92,7 +92,7 @@ class OffsetWatch:
     """Looks at the committed offsets of a group from outside, five times a second, for the length of a block."""
 
     def __init__(self, bootstrap: str, topic: str, group: str, *, every_s: float = 0.2) -> None:
-        self._settings: dict[str, Any] = {"bootstrap.servers": bootstrap, "group.id": group}
+        self._settings: dict[str, Any] = {"bootstrap.servers": bootstrap, "group.id": group, "log_level": 2}
         self._topic = topic
         self._every_s = every_s
         self._ending = threading.Event()
