@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check format test bench chaos lock clean
+.PHONY: help install demo check format test bench chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -46,6 +46,9 @@ bench: install ## measure this machine against the loop everybody writes, about 
 
 chaos: install ## three workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED=1
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(ARGS)
+
+mutants: install ## break the code in known ways, one at a time; fails where no test notices, about 10 minutes
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,221 @@
+"""What is broken on purpose: each one a mistake that somebody could make, and that would lose or falsify documents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One mistake: `old` stands exactly once in `file` and becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """Paths or node ids of the tests nearest to it, run first; if they pass, all that need no server are run."""
+
+    def apply(self, root: Path) -> None:
+        """Make the mistake in the tree at `root`. Raises ValueError where the text is not found exactly once."""
+        path = root / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: its text stands {text.count(self.old)} times in {self.file}, not once")
+        path.write_text(text.replace(self.old, self.new))
+
+
+MACHINE = "tests/property/test_writer_machine.py"
+
+MUTATIONS = (
+    Mutation(
+        "commit the highest offset",
+        "consumers/kafka/offsets.py",
+        "        return self.next if lowest is None else lowest\n",
+        "        if lowest is None:\n"
+        "            return self.next\n"
+        "        done = [(run, i) for run in self.runs for i, state in enumerate(run.states) if state == _DONE]\n"
+        "        return max([lowest, *(run.first + i + 1 for run, i in done)])\n",
+        ("tests/property/test_offsets.py",),
+    ),
+    Mutation(
+        "commit before the flush",
+        "pipeline/store/flush.py",
+        'at_once = self._policy.durability == "ack"',
+        "at_once = True",
+        ("tests/unit/store/test_flush.py",),
+    ),
+    Mutation(
+        "insert instead of upsert",
+        "pipeline/store/client.py",
+        "write = self._client.insert if self._server.lite else self._client.upsert",
+        "write = self._client.insert",
+        ("tests/contract/test_milvus_api.py::test_an_upsert_replaces_within_its_partition[server]",),
+    ),
+    Mutation(
+        "no fold",
+        "pipeline/ingest.py",
+        "folded = fold(puts_and_deletes)",
+        "folded = type(fold(()))(tuple(puts_and_deletes), ())",
+        ("tests/unit/test_ingest_worker.py",),
+    ),
+    Mutation(
+        "upsert without moving",
+        "pipeline/store/plan.py",
+        "for partition, chunks in footprint.items()}\n    return {partition: chunks",
+        "for partition, chunks in footprint.items() if partition in place}\n    return {partition: chunks",
+        (MACHINE,),
+    ),
+    Mutation(
+        "delete before the upsert",
+        "pipeline/store/upsert_writer.py",
+        "            written = self._write_rows(work)\n"
+        '            failpoints.reached("rows_written")\n'
+        "            deleted = self._delete_surplus(work)\n",
+        "            deleted = self._delete_surplus(work)\n"
+        "            written = self._write_rows(work)\n"
+        '            failpoints.reached("rows_written")\n',
+        (MACHINE,),
+    ),
+    Mutation(
+        "Milvus partition left out of the id",
+        "pipeline/store/rows.py",
+        'b"row" + _encoded(tenant) + _encoded(doc_id) + _encoded(milvus_partition)',
+        'b"row" + _encoded(tenant) + _encoded(doc_id)',
+        (MACHINE,),
+    ),
+    Mutation(
+        "guard with <=",
+        "pipeline/store/plan.py",
+        "    if order < 0:\n        return Decision.STALE\n",
+        "    if order <= 0:\n        return Decision.STALE\n",
+        ("tests/unit/store_writer/test_plan.py",),
+    ),
+    Mutation(
+        "commit what is lost",
+        "consumers/kafka/rebalance.py",
+        "            self._forget(partitions)\n            self._handler.on_lost(partitions)\n",
+        "            await self._commit(self._handler.committable(partitions))\n"
+        "            self._forget(partitions)\n"
+        "            self._handler.on_lost(partitions)\n",
+        ("tests/contract/test_kafka_source.py::test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again",),
+    ),
+    Mutation(
+        "dead letter sent and forgotten",
+        "consumers/kafka/dead_letters.py",
+        "failure = _outcome(future)",
+        "failure = None",
+        ("tests/contract/test_dead_letters.py",),
+    ),
+    Mutation(
+        "dead letter finished before it is confirmed",
+        "pipeline/ingest.py",
+        "left_out = work.rejected.union(",
+        "left_out: set[Position] = set(",
+        ("tests/unit/test_ingest_worker.py",),
+    ),
+    Mutation(
+        "null values skipped",
+        "pipeline/ingest.py",
+        "decode(record, now_ms) for record in records]",
+        "decode(record, now_ms) for record in records if record.value is not None]",
+        ("tests/unit/test_ingest_worker.py",),
+    ),
+    Mutation(
+        "reset to latest",
+        "consumers/kafka/connection.py",
+        '"auto_offset_reset": "none"',
+        '"auto_offset_reset": "latest"',
+        ("tests/contract/test_kafka_source.py",),
+    ),
+    Mutation(
+        "begin at the end",
+        "consumers/kafka/positions.py",
+        "        if log.start == 0:\n            return 0\n",
+        "        if log.start == 0:\n            return log.end\n",
+        ("tests/unit/kafka/test_begin_at.py",),
+    ),
+    Mutation(
+        "no lease check",
+        "pipeline/store/lease.py",
+        "        if left_s < SHORTEST_S:\n            raise LeaseExpired(_TOO_LATE)\n",
+        "        left_s = max(left_s, SHORTEST_S)\n",
+        ("tests/unit/test_ingest_worker.py", MACHINE),
+    ),
+    Mutation(
+        "intent skipped",
+        "pipeline/store/upsert_writer.py",
+        "intents = [intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]",
+        "intents: list[Entry | None] = []",
+        (MACHINE,),
+    ),
+    Mutation(
+        "ledger row before the rows",
+        "pipeline/store/upsert_writer.py",
+        "            written = self._write_rows(work)\n",
+        "            self._finish(work)\n            written = self._write_rows(work)\n",
+        (MACHINE,),
+    ),
+    Mutation(
+        "stale ids from the new count only",
+        "pipeline/store/plan.py",
+        "    ranges = {partition: range(place.get(partition, 0), chunks) for",
+        "    ranges = {partition: range(place.get(partition, 0), place.get(partition, chunks)) for",
+        (MACHINE,),
+    ),
+    Mutation(
+        "what was known before an assignment is not forgotten",
+        "pipeline/store/ledger.py",
+        "            self._held = {key: held for key, held in self._held.items() if held.in_flight}\n",
+        "            pass\n",
+        (MACHINE,),
+    ),
+    Mutation(
+        "stale reads after an assignment",
+        "pipeline/store/ledger.py",
+        "        self._strong_until = self._clock() + self._staleness_s\n\n    def _query",
+        "        self._strong_until = 0.0\n\n    def _query",
+        (MACHINE,),
+    ),
+    Mutation(
+        "own writes forgotten while reads may miss them",
+        "pipeline/store/ledger.py",
+        "                self._strong_until = max(self._strong_until, expires)\n",
+        "",
+        ("tests/unit/store_writer/test_upsert_writer.py", MACHINE),
+    ),
+    Mutation(
+        "a batch in flight is not compared again",
+        "pipeline/store/upsert_writer.py",
+        "key: Decision.WRITE if in_flight else decide(",
+        "key: decide(",
+        (MACHINE,),
+    ),
+    Mutation(
+        "a pending document is taken for stored",
+        "pipeline/store/plan.py",
+        "if entry.pending or not _holds",
+        "if not _holds",
+        ("tests/property/test_writer.py", MACHINE),
+    ),
+    Mutation(
+        "a footprint that forgets the old place",
+        "pipeline/store/plan.py",
+        "    footprint = dict(before.footprint)\n",
+        "    footprint: dict[str, int] = {}\n",
+        (MACHINE,),
+    ),
+    Mutation(
+        "rows of a revoked partition written all the same",
+        "pipeline/ingest.py",
+        "kept = frozenset(name for name in partitions if self._abandoned.get(name, 0) < work.number)",
+        "kept = frozenset(partitions)",
+        ("tests/unit/test_ingest_worker.py",),
+    ),
+    Mutation(
+        "a stored vector under another text",
+        "pipeline/store/reuse.py",
+        "found[numbers[identifier]][text] = vector",
+        "found[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
+        (MACHINE,),
+    ),
+)
