@@ -284,9 +284,9 @@ class IngestWorker:
 
     def _drop(self, partitions: Collection[KafkaPartition], event: str) -> None:
         self._builder.discard(partitions)
+        self._owned -= set(partitions)  # first: what begins after `abandon` must not count them as its own
         self._flow.abandon(partitions)
         self._tracker.dropped(partitions)
-        self._owned -= set(partitions)
         for partition in partitions:
             self._target.pop(partition, None)
             with suppress(KeyError):  # it was never observed
@@ -295,9 +295,10 @@ class IngestWorker:
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
 
-    def owns(self, partition: KafkaPartition) -> bool:
-        """Whether this worker reads the Kafka partition; may be asked by any thread."""
-        return partition in self._owned
+    @property
+    def owned(self) -> frozenset[KafkaPartition]:
+        """The Kafka partitions this worker reads; may be asked by any thread."""
+        return self._owned
 
     # --- what is shown -----------------------------------------------------------------------------------------
 

@@ -107,6 +107,9 @@ class MilvusSection(_Section):
     )
     flush_interval: Duration = timedelta(seconds=30)
     timeout: Duration = Field(timedelta(seconds=10), description="of one call to Milvus")
+    tombstone_retention: Duration | None = Field(
+        timedelta(days=7), description="a delete is remembered so long: an older record cannot undo it; null: for ever"
+    )
     index: IndexSection = IndexSection()
 
 

@@ -46,6 +46,8 @@ from pipeline.store import (
     IndexSettings,
     MilvusPartitions,
     MilvusServerApi,
+    SweepPolicy,
+    TombstoneSweep,
     UpsertWriter,
     WritePolicy,
     Writer,
@@ -358,7 +360,7 @@ def _worker(
         on_durable=receipts.extend,
         marker=marker,
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
-        leads=lambda: worker.owns((settings.kafka.topics[0], 0)),
+        leads=lambda: (settings.kafka.topics[0], 0) in worker.owned,
     )
     flow = IngestFlow(
         decoder=decoder(settings),
@@ -370,6 +372,8 @@ def _worker(
         metrics=metrics,
         policy=FlowPolicy(append=settings.mode == "append"),
         limits=limits,
+        tombstones=_tombstones(settings, api) if marker is not None else None,
+        owned=lambda: worker.owned,
     )
     session_s = settings.kafka.session_timeout.total_seconds()
     # No write may end after the group could have given this worker's share to another.
@@ -391,6 +395,13 @@ def _worker(
         ),
     )
     return worker
+
+
+def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | None:
+    if settings.mode == "append" or settings.milvus.tombstone_retention is None:
+        return None
+    policy = SweepPolicy(retention_s=settings.milvus.tombstone_retention.total_seconds())
+    return TombstoneSweep(api, settings.milvus.collection, policy)
 
 
 def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics) -> SidePort:

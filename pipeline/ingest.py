@@ -24,7 +24,7 @@ from pipeline.intake import Decoder, fold
 from pipeline.lanes import Lane
 from pipeline.patience import Patience
 from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, Receipt, Rejected, SourceRecord
-from pipeline.store import Applied, FlushGovernor, Plan, Vectors, Writer
+from pipeline.store import Applied, FlushGovernor, Plan, TombstoneSweep, Vectors, Writer
 from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
@@ -119,6 +119,8 @@ class IngestFlow:
         metrics: IngestMetrics,
         policy: FlowPolicy,
         limits: RejectionLimits | None = None,
+        tombstones: TombstoneSweep | None = None,
+        owned: Callable[[], Collection[KafkaPartition]] = tuple,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`limits` None: any number of records may be rejected."""
@@ -131,6 +133,8 @@ class IngestFlow:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._policy = policy
+        self._tombstones = tombstones
+        self._owned = owned
         self._wall_clock = wall_clock
         self._incoming: Lane[_Work | _Barrier] = Lane()
         self._to_embed: Lane[_Work | _Barrier] = Lane(4)
@@ -332,6 +336,8 @@ class IngestFlow:
         while (item := self._to_write.get()) is not None:
             if isinstance(item, _Work):
                 self._write_batch(item)
+                if self._tombstones is not None and self._tombstones.due:
+                    self._sweep(self._tombstones)
             else:
                 item.passed.set()
 
@@ -388,6 +394,17 @@ class IngestFlow:
             return ()
         positions = {operation.position for operation in work.folded if operation.key in work.refused}
         return [record for record in work.batch.records if record.position in positions]
+
+    def _sweep(self, tombstones: TombstoneSweep) -> None:
+        with self._lock:
+            # As a batch of its own: who revokes a Kafka partition from now on fences it, and waits for its last call.
+            self._number += 1
+            owned = frozenset(self._owned())
+            self._writing = self._number, owned
+        try:
+            self._metrics.tombstones.inc(tombstones.step(owned))
+        finally:
+            self._writing = 0, frozenset()
 
     def _acknowledge(self, work: _Work, rows: int, again: Sequence[SourceRecord]) -> None:
         left_out = work.rejected.union(record.position for record in again)

@@ -65,6 +65,7 @@ class IngestMetrics:
         )
         self.retries = counter("ingest_retries_total", "Attempts repeated after an outage.", ("stage",))
         self.records = counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
+        self.tombstones = counter("ingest_tombstones_swept_total", "Ledger rows of old deletes removed.")
         self.dead_letters = counter("ingest_dlq_records_total", "Records sent to the dead-letter topic.", ("reason",))
         self.commits = counter("ingest_offset_commits_total", "Offset commits.", ("status",))
         self.freshness = histogram(

@@ -13,6 +13,7 @@ from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.plan import Applied, Plan
 from pipeline.store.requests import WritePolicy
 from pipeline.store.reuse import Vectors
+from pipeline.store.tombstones import SweepPolicy, TombstoneSweep
 from pipeline.store.upsert_writer import UpsertWriter
 from pipeline.store.writer import AppendWriter, Writer
 
@@ -29,6 +30,8 @@ __all__ = [
     "MilvusPartitions",
     "MilvusServerApi",
     "Plan",
+    "SweepPolicy",
+    "TombstoneSweep",
     "UpsertWriter",
     "Vectors",
     "WritePolicy",

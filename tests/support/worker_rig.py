@@ -23,7 +23,14 @@ from pipeline.embedding import HashEmbedder
 from pipeline.ingest import FlowPolicy, IngestFlow
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Chunk, Receipt
-from pipeline.store import FlushGovernor, FlushPolicy, MilvusPartitions, UpsertWriter
+from pipeline.store import (
+    FlushGovernor,
+    FlushPolicy,
+    MilvusPartitions,
+    SweepPolicy,
+    TombstoneSweep,
+    UpsertWriter,
+)
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.lease import Lease, LeftS
 from pipeline.store.schema import documents_spec, ledger_spec
@@ -97,6 +104,7 @@ class Rig:
     retry_s: float = 0.01
     session_s: float = 5.0
     limits: LetterPolicy = field(default_factory=LetterPolicy)
+    sweep: SweepPolicy | None = None
 
     def __post_init__(self) -> None:
         if not self.milvus.collections():
@@ -127,6 +135,10 @@ class Rig:
             metrics=self.metrics,
             policy=FlowPolicy(append=False, retry_delay_s=self.retry_s, retry_cap_s=0.05),
             limits=LetterLimits(self.limits),
+            tombstones=None
+            if self.sweep is None
+            else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
+            owned=lambda: self.worker.owned,
             wall_clock=lambda: (NOON + 3_600_000) / 1000,
         )
         self.source = FakeSource(self.broker, KafkaSettings("fake:9092", (TOPIC,), GROUP, max_poll_records=10))

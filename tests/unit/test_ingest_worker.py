@@ -10,6 +10,7 @@ import pytest
 from consumers.kafka import KafkaSettings, describe
 from consumers.kafka.letter_limits import LetterPolicy
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
+from pipeline.store import SweepPolicy
 from pipeline.telemetry import OUTCOMES
 from tests.support.fake_kafka import FakeBroker, FakeSource
 from tests.support.fake_milvus import FakeMilvus
@@ -430,3 +431,28 @@ def test_what_the_model_refuses_counts_as_well(broker: FakeBroker) -> None:
     rig.start()
     with pytest.raises(TooManyRejected, match="vector_not_finite 16"):
         rig.ended()
+
+
+def test_old_deletes_are_forgotten_between_batches_and_only_while_the_partition_is_owned(broker: FakeBroker) -> None:
+    rig = Rig(broker, sweep=SweepPolicy(retention_s=60, pause_s=0.0, every_s=0.0))
+    ledger = f"{COLLECTION}__ledger"
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if operation == "delete" and collection == ledger and when == "before" and not held.is_set():
+            entered.set()
+            held.wait(10)
+
+    broker.produce(TOPIC, document("a"), partition=1)
+    with running(rig):
+        soon(lambda: rig.committed().get(1) == 1)
+        rig.milvus.hook = hold
+        broker.produce(TOPIC, None, key=b"a", partition=1, timestamp_ms=NOON - 3_600_000)
+        assert entered.wait(10)
+        reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))
+        soon(lambda: reader.poll() or rig.flow.fenced)
+        assert not reader.source.assignment(), "its last call is waited for"
+        held.set()
+        soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
+    assert rig.milvus.stored(ledger)["_default"] == {}
+    assert rig.metrics.registry.get_sample_value("ingest_tombstones_swept_total") == 1
