@@ -8,6 +8,7 @@ from tests.chaos.report import Report, say
 from tests.chaos.schedule import WHOLE_SYSTEM, Event
 from tests.chaos.stage import SESSION_S, WORKERS, Stage
 from tests.chaos.workers import Slot
+from tests.support.waiting import eventually
 
 
 class Faults:
@@ -32,6 +33,9 @@ class Faults:
             say(f"  nobody to strike: {describe(event, None)}")
             return
         say(f"  {describe(event, slot)}")
+        if event.kind == "dead letters refused" and not self._stage.refuse_letters(yes=True):
+            say("  the broker does not answer")
+            return
         self._strike(event, slot)
         now = time.monotonic()
         if event.kind in WHOLE_SYSTEM:
@@ -68,8 +72,6 @@ class Faults:
                 slot.inject(event.link, _fault(event))
             case "flush refused":
                 self._workers.refusing.touch()
-            case "dead letters refused":
-                self._stage.refuse_letters(yes=True)
             case "kill broker":
                 self._stage.broker.kill()
             case "kill milvus":
@@ -115,7 +117,9 @@ class Faults:
             self._workers.thaw(slot)
             slot.heal()
         self._workers.refusing.unlink(missing_ok=True)
-        self._stage.refuse_letters(yes=False)
+        eventually(
+            lambda: self._stage.refuse_letters(yes=False), within=60, what="the dead-letter topic taking records"
+        )
         self.reap()
         self._fill()
 

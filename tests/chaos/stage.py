@@ -1,7 +1,7 @@
 """Servers of our own, topics, proxies and places for workers."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,20 @@ class Stage:
         with closing(MilvusClient(self.uri, dedicated=True)) as client:
             yield client
 
-    def refuse_letters(self, *, yes: bool) -> None:
-        """One broker cannot give two in-sync replicas, so it refuses what must be confirmed by all."""
+    def refuse_letters(self, *, yes: bool) -> bool:
+        """One broker cannot give two in-sync replicas, so it refuses what must be confirmed by all.
+
+        False if the broker could not be told; it may be down at this moment.
+        """
         entry = ConfigEntry("min.insync.replicas", "2" if yes else "1", incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, LETTERS, incremental_configs=[entry])
-        with suppress(KafkaException):  # the broker may be down at this moment; at the end it is set for certain
-            admin = AdminClient({"bootstrap.servers": self.bootstrap})
-            for each in admin.incremental_alter_configs([resource]).values():
-                each.result(5)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        try:
+            for each in admin.incremental_alter_configs([resource], request_timeout=5).values():
+                each.result(10)
+        except (KafkaException, TimeoutError):
+            return False
+        return True
 
 
 @contextmanager
