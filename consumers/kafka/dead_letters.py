@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import structlog
 from kafka import KafkaProducer
 from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
-from kafka.serializer import Serializer
 
 from consumers.kafka.admin import message_limit
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
 from consumers.kafka.letters import Letter, fitted, letter, retimed
+from consumers.kafka.sending import NullableKey, hand_over
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.records import Receipt, Rejected
@@ -188,19 +188,6 @@ class DeadLetters:
         self._problem = problem
 
 
-class _NullableKey(Serializer):  # type: ignore[misc]  # kafka-python ships no types
-    """KafkaProducer.send refuses a record without key and value; a key that serialises to nothing passes."""
-
-    def serialize(self, topic: str, headers: Any, data: "_Key") -> bytes | None:
-        """The key's bytes, None for none."""
-        return data.raw
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    raw: bytes | None
-
-
 class _Outbox:
     """A producer that is opened when needed and thrown away after a failure."""
 
@@ -208,13 +195,16 @@ class _Outbox:
         self._settings = settings
         self._topic = topic
         self._producer: KafkaProducer | None = None
+        self._found = 0
+        """What the topic said it takes when it was asked last."""
         self._limit = 0
+        """What it takes: less than that where it refused a letter all the same."""
         self.refusal: str | None = None
         """What the last send that left letters behind met."""
 
     def send(self, letters: list[Letter]) -> tuple[list[Letter], list[Letter]]:
         """Send; returns (confirmed, to be sent again). Raises Unavailable or UsageError when nothing could be sent."""
-        producer = self._opened()
+        producer = self._opened(letters)
         self.refusal = None
         try:
             # Judged by the futures: flush() can fail for letters that were delivered, and the other way round.
@@ -232,7 +222,7 @@ class _Outbox:
             left.append(retimed(made) if isinstance(failure, InvalidTimestampError) else made)
             too_large = too_large or isinstance(failure, MessageSizeTooLargeError | RecordListTooLargeError)
             self.refusal = f"{type(failure).__name__}: {failure}"
-        if too_large:
+        if too_large:  # and if the topic takes less since it was asked, the next opening learns how much
             self._limit = max(self._limit // 2, _SMALLEST_LIMIT)
         if left:
             self.close()
@@ -245,7 +235,9 @@ class _Outbox:
             with suppress(KafkaError):  # it flushes first, and says so when that does not succeed
                 producer.close(timeout=0)
 
-    def _opened(self) -> KafkaProducer:
+    def _opened(self, letters: list[Letter]) -> KafkaProducer:
+        if any(made.size > self._limit for made in letters):
+            self.close()  # before a letter is cut, the topic is asked again how much it takes
         if self._producer is None:
             admin = open_admin(self._settings)
             try:
@@ -253,10 +245,11 @@ class _Outbox:
                     found = message_limit(admin, self._topic)
             finally:
                 admin.close()
-            self._limit = min(self._limit, found) if self._limit else found
+            if found != self._found:
+                self._found = self._limit = found
             self._producer = open_producer(
                 self._settings,
-                key_serializer=_NullableKey(),
+                key_serializer=NullableKey(),
                 max_request_size=max(found, 2**20),
                 batch_size=min(found, 2**14),
                 linger_ms=5,
@@ -264,12 +257,8 @@ class _Outbox:
         return self._producer
 
     def _hand_over(self, producer: KafkaProducer, made: Letter) -> Any:
-        return producer.send(
-            self._topic,
-            key=_Key(made.key),
-            value=made.value,
-            headers=list(made.headers),
-            timestamp_ms=made.timestamp_ms if made.timestamp_ms >= 0 else None,
+        return hand_over(
+            producer, self._topic, made.key, made.value, headers=made.headers, timestamp_ms=made.timestamp_ms
         )
 
 

@@ -1,7 +1,7 @@
 """A rejected record as a dead letter and back: Kafka Connect's headers, so that any tool can read why."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.records import Position, Rejected, SourceRecord
@@ -17,6 +17,10 @@ _SMALLEST_LIMIT = 1_024
 _RECORD_OVERHEAD = 128
 """Record and batch framing in bytes, generously."""
 _HEADER_OVERHEAD = 10
+_ORIGINAL_TIMESTAMP = OWN + "original-timestamp"
+_MAX_DIGITS = 19
+RETRIES = OWN + "retries"
+"""How often a record was put back by `dlq retry`; stays with it if it is rejected again."""
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -47,6 +51,10 @@ class DeadLetter:
     topic: str
     partition: int | None
     offset: int | None
+    topic_id: str
+    """Of `topic`; "" where it is not known."""
+    timestamp_ms: int
+    """Of the rejected record, epoch milliseconds; -1 for none."""
     stage: str
     reason: str
     """`unknown` where another program wrote it."""
@@ -55,13 +63,16 @@ class DeadLetter:
     """The headers the rejected record had."""
     truncated: bool
     """Key, value or headers did not fit and are not all there."""
+    retries: int = 0
+    """How often the record had been put back before."""
 
 
 def letter(rejected: Rejected, *, pipeline: str, worker: str) -> Letter:
     """The dead letter of a rejected record: key, value, headers and timestamp unchanged, the reason in headers.
 
-    A header of the record that already has one of these names stays as it is, as in Kafka Connect. kafka-python
-    cannot send a header without a value: it becomes an empty one, and `milvus-stream.null-headers` lists its index.
+    A header of the record that already has one of Kafka Connect's names stays as it is, as there. So what
+    `describe` relies on stands in headers of our own, behind any that the record had. kafka-python cannot send a header
+    without a value: it becomes an empty one, and `milvus-stream.null-headers` lists its index.
     """
     record = rejected.record
     headers: list[tuple[str, bytes]] = [(name, value or b"") for name, value in record.headers]
@@ -78,15 +89,21 @@ def letter(rejected: Rejected, *, pipeline: str, worker: str) -> Letter:
         CONNECT + "exception.message": _cut(rejected.message, MAX_MESSAGE_BYTES),
         # There is no call stack worth keeping behind a rejected record: the first line of one says it all.
         CONNECT + "exception.stacktrace": _cut(f"{rejected.error_class}: {rejected.message}", MAX_STACK_BYTES),
-        OWN + "reason": rejected.reason,
     }
-    nulls = ",".join(str(index) for index, (_, value) in enumerate(record.headers) if value is None)
-    if nulls:
-        about[OWN + "null-headers"] = nulls
+    own = {
+        _ORIGINAL_TIMESTAMP: "",
+        OWN + "null-headers": ",".join(str(index) for index, (_, value) in enumerate(record.headers) if value is None),
+        OWN + "topic-id": record.topic_id,
+        OWN + "reason": rejected.reason,
+        _ORIGIN: "/".join(map(str, record.position)),
+    }
     headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
+    headers += [(name, _utf8(value)) for name, value in own.items() if value or name in taken]
     return Letter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
 
 
+_ORIGIN = OWN + "origin"
+"""`TOPIC/PARTITION/OFFSET` of the rejected record; no topic has a slash in its name."""
 _ROOMS: Mapping[str, str] = {
     "decode": "intake.Decoder",
     "validate": "intake.Decoder",
@@ -115,44 +132,66 @@ def fitted(whole: Letter, limit: int) -> Letter:
         notes += _cut_note("value", value)
         value = value[: max(0, len(value) - excess())]
     if excess() > 0:
-        own = [pair for pair in headers if pair[0].startswith((CONNECT, OWN))]
-        notes.append((OWN + "dropped-headers", _utf8(str(len(headers) - len(own)))))
-        headers = tuple(own)
+        about = [pair for pair in headers if pair[0].startswith((CONNECT, OWN))]
+        notes.append((OWN + "dropped-headers", _utf8(str(len(headers) - len(about)))))
+        # A record may have had any number of headers with these prefixes, of any size; ours stand behind them.
+        headers = _last_within(about, limit // 2)
     if excess() > 0 and key:
         notes += _cut_note("key", key)
         key = key[: max(0, len(key) - excess())]
-    while excess() > 0 and headers:
-        headers = headers[:-1]  # forged headers with our prefix can be of any size; the position stands first
+    if excess() > 0:
+        headers = _last_within(headers, max(0, _headers_size(headers) - excess()))
     return Letter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
+
+
+def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
+    """As many as fit, those at the end first."""
+    kept = []
+    for pair in reversed(headers):
+        size = _headers_size((pair,))
+        if size <= room:
+            kept.append(pair)
+            room -= size
+    return tuple(reversed(kept))
 
 
 def retimed(whole: Letter) -> Letter:
     """The letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`)."""
-    note = (OWN + "original-timestamp", _utf8(str(whole.timestamp_ms)))
+    note = (_ORIGINAL_TIMESTAMP, _utf8(str(whole.timestamp_ms)))
     return Letter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
 
 
 def describe(record: SourceRecord) -> DeadLetter:
     """Read a record of the dead-letter topic; what another program left out is empty."""
-    headers = dict(reversed(record.headers))
-    nulls = {int(index) for index in _text(headers, OWN + "null-headers").split(",") if index.isdecimal()}
+    connect, own = dict(reversed(record.headers)), dict(record.headers)
+    nulls = {int(index) for index in _text(own, OWN + "null-headers").split(",") if index.isdecimal()}
     original = tuple(
         (name, None if index in nulls else value)
         for index, (name, value) in enumerate(record.headers)
         if not name.startswith((CONNECT, OWN))
     )
-    partition, offset = _text(headers, CONNECT + "partition"), _text(headers, CONNECT + "offset")
+    topic, partition, offset = (_text(connect, CONNECT + name) for name in ("topic", "partition", "offset"))
+    if (origin := _text(own, _ORIGIN)).count("/") == 2:
+        topic, partition, offset = origin.split("/")
+    retimed_from, retries = _text(own, _ORIGINAL_TIMESTAMP), _text(own, RETRIES)
     return DeadLetter(
         record=record,
-        topic=_text(headers, CONNECT + "topic"),
-        partition=int(partition) if partition.isdecimal() else None,
-        offset=int(offset) if offset.isdecimal() else None,
-        stage=_text(headers, CONNECT + "stage"),
-        reason=_text(headers, OWN + "reason") or "unknown",
-        message=_text(headers, CONNECT + "exception.message"),
+        topic=topic,
+        partition=_number(partition),
+        offset=_number(offset),
+        topic_id=_text(own, OWN + "topic-id"),
+        timestamp_ms=record.timestamp_ms if (known := _number(retimed_from)) is None else known,
+        stage=_text(connect, CONNECT + "stage"),
+        reason=_text(own, OWN + "reason") or "unknown",
+        message=_text(connect, CONNECT + "exception.message"),
         original_headers=original,
         truncated=any(name.startswith((OWN + "truncated-", OWN + "dropped-")) for name, _ in record.headers),
+        retries=_number(retries) or 0,
     )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def _cut_note(part: str, whole: bytes) -> list[tuple[str, bytes]]:

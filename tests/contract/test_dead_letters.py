@@ -3,12 +3,23 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ConfigResource,
+    ConfigResourceType,
+    ResourcePattern,
+    ResourceType,
+)
 
 from consumers.kafka import DeadLetters, DeadLetterTopic, KafkaSettings, describe, ensure_dead_letter_topic, newest
 from consumers.kafka.letters import CONNECT, OWN
+from consumers.local_kafka import LocalKafka
 from pipeline.errors import UsageError
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
 from tests.support.fake_kafka import FakeDeadLetters
@@ -110,7 +121,7 @@ def test_headers_name_place_and_reason_as_kafka_connect_does(rig: Rig) -> None:
             "exception.message",
             "exception.stacktrace",
         )
-    } | {OWN + "reason", OWN + "null-headers"}
+    } | {OWN + "reason", OWN + "null-headers", OWN + "origin"}
     assert added[CONNECT + "topic"] == b"documents"
     assert added[CONNECT + "partition"] == b"3"
     assert added[CONNECT + "offset"] == b"7"
@@ -178,21 +189,121 @@ def test_an_outage_of_the_fake_confirms_nothing_until_it_is_over() -> None:
 
 
 @pytest.mark.servers
-def test_a_letter_that_the_broker_refuses_is_not_confirmed_but_cut_and_sent_again(kafka_bootstrap: str) -> None:
+def test_a_limit_changed_while_running_cuts_no_more_than_it_must(kafka_bootstrap: str) -> None:
     rig, receipts = RealRig(kafka_bootstrap), list[Receipt]()
+
+    def takes(limit: int) -> None:
+        rig._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(limit)})])
+
     try:
         topic = rig.topic()
         with outbox(rig, topic, receipts) as letters:
             letters.send(rejected(1))
             eventually(lambda: receipts)
-            smaller = ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "5000"})
-            rig._admin.alter_configs([smaller])  # behind the back of the producer, which knows the old limit
+            takes(500_000)  # behind the back of the producer, which knows the old limit
             letters.send(rejected(2, value=bytes(900_000)))
             eventually(lambda: len(confirmed(receipts)) == 2, within=20)
-        _, large = rig.read(topic)
-        assert describe(large).truncated
-        assert len(large.value or b"") < 5_000
+            takes(2_000_000)
+            letters.send(rejected(3, value=bytes(1_500_000)))
+            eventually(lambda: len(confirmed(receipts)) == 3, within=20)
+        _, cut, whole = rig.read(topic)
+        assert describe(cut).truncated
+        assert 490_000 < len(cut.value or b"") < 500_000
+        assert (len(whole.value or b""), describe(whole).truncated) == (1_500_000, False)
     finally:
+        rig.close()
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(120)
+def test_huge_records_get_through_cut_and_what_comes_after_them_whole(kafka_bootstrap: str) -> None:
+    rig, receipts = RealRig(kafka_bootstrap), list[Receipt]()
+    forged = (CONNECT + "topic", CONNECT + "offset", OWN + "origin", OWN + "reason")
+    huge = [
+        rejected(0, value=bytes(3 * 2**20)),
+        rejected(1, key=bytes(3 * 2**20)),
+        rejected(2, key=bytes(3 * 2**20), value=None),
+        rejected(3, headers=tuple((f"h{n}", bytes(1_000)) for n in range(3_000))),
+        rejected(4, headers=tuple((f"{CONNECT}{n}", b"") for n in range(60_000))),
+        rejected(5, headers=((OWN + "x", bytes(3 * 2**20)), *((name, b"a lie") for name in forged))),
+        rejected(6, key=bytes(2**20), value=bytes(2**20), headers=(("h", bytes(2**20)),)),
+    ]
+    try:
+        topic = rig.topic(max_message_bytes=2**20)
+        with outbox(rig, topic, receipts) as letters:
+            for item in [*huge, rejected(7)]:
+                letters.send(item)
+            eventually(lambda: len(confirmed(receipts)) == 8, within=30)
+            assert letters.problem is None
+        found = rig.read(topic)
+        assert [describe(record).offset for record in found] == list(range(8))
+        assert [describe(record).reason for record in found] == ["bad_time"] * 8
+        assert [describe(record).truncated for record in found] == [True] * 7 + [False]
+        about = dict(found[1].headers)
+        assert about[OWN + "truncated-key-size"] == b"%d" % (3 * 2**20)
+        assert about[OWN + "truncated-key-sha256"] == hashlib.sha256(bytes(3 * 2**20)).hexdigest().encode()
+        assert found[7].value == b"value"
+    finally:
+        rig.close()
+
+
+@pytest.mark.servers
+def test_a_topic_deleted_while_running_loses_nothing(kafka_bootstrap: str) -> None:
+    rig, receipts = RealRig(kafka_bootstrap), list[Receipt]()
+    quick = {"max_block_ms": 500, "delivery_timeout_ms": 1_500, "request_timeout_ms": 1_000}
+    topic = rig.topic()
+    letters = DeadLetters(rig.settings(options=quick), topic, on_confirmed=receipts.append)
+    letters.start()
+    try:
+        letters.send(rejected(0))
+        eventually(lambda: len(confirmed(receipts)) == 1)
+        rig._admin.delete_topics([topic])
+        eventually(lambda: topic not in rig._admin.list_topics())
+        for offset in range(1, 30):
+            letters.send(rejected(offset))
+        eventually(lambda: letters.problem is not None, within=10)
+        assert len(confirmed(receipts)) == 1
+        assert topic not in rig._admin.list_topics()  # sending does not make it
+        ensure_dead_letter_topic(rig.settings(), topic, create=True)
+        eventually(lambda: len(confirmed(receipts)) == 30 and letters.problem is None, within=20)
+        assert {describe(record).offset for record in rig.read(topic)} == set(range(1, 30))
+    finally:
+        letters.close(5)
+        rig.close()
+    letters.check()
+
+
+class _GuardedKafka(LocalKafka):
+    """A broker that knows rights; whatever nobody spoke about is allowed."""
+
+    def _write_settings(self, port: int, data: Path) -> Path:
+        path = super()._write_settings(port, data)
+        with path.open("a") as file:
+            file.write("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n")
+            file.write("allow.everyone.if.no.acl.found=true\n")
+        return path
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(180)
+def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Path) -> None:
+    with _GuardedKafka(tmp_path / "kafka") as bootstrap:
+        rig, receipts = RealRig(bootstrap), list[Receipt]()
+        topic = rig.topic()
+        pattern = ResourcePattern(ResourceType.TOPIC, topic)
+        denial = ACL("User:ANONYMOUS", "*", ACLOperation.WRITE, ACLPermissionType.DENY, pattern)
+        reading = ACL("User:ANONYMOUS", "*", ACLOperation.READ, ACLPermissionType.ALLOW, pattern)
+        with outbox(rig, topic, receipts) as letters:
+            letters.send(rejected(0))
+            eventually(lambda: receipts, within=20)
+            rig._admin.create_acls([denial, reading])
+            letters.send(rejected(1))
+            problem = eventually(lambda: letters.problem, within=20)
+            assert "TopicAuthorizationFailedError" in problem
+            assert len(confirmed(receipts)) == 1
+            rig._admin.delete_acls([ACLFilter("User:ANONYMOUS", "*", ACLOperation.ANY, ACLPermissionType.ANY, pattern)])
+            eventually(lambda: len(confirmed(receipts)) == 2 and letters.problem is None, within=20)
+        assert [describe(record).offset for record in rig.read(topic)] == [0, 1]
         rig.close()
 
 

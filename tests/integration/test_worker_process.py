@@ -4,6 +4,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import httpx
 import psutil
 import pytest
 import yaml
+from confluent_kafka import KafkaException, Producer
+from kafka.admin import KafkaAdminClient
 
 from consumers.local import LocalMilvusLite
 from tests.support.load import Sent, produce
-from tests.support.observed import committed_and_end
+from tests.support.observed import committed_and_end, read_all
 from tests.support.processes import Running, running
 from tests.support.waiting import eventually
 
@@ -181,3 +184,69 @@ def test_a_port_in_use_is_named(
         with running(ingest(config), tmp_path / "worker.log") as worker:
             assert worker.process.wait(60) == 2, worker.errors()
             assert f"telemetry.port {port}" in worker.errors().splitlines()[-1]
+
+
+def test_a_dead_letter_topic_that_is_gone_holds_back_only_what_needs_it(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(2, prefix="gone")
+    quick = {"max_block_ms": 1_000, "delivery_timeout_ms": 2_000, "request_timeout_ms": 1_500}
+    config = config_file(
+        tmp_path, kafka_bootstrap, milvus_lite_uri, topic, {"kafka": quick, "milvus": {"flush_interval": "1s"}}
+    )
+
+    def committed() -> dict[int, int]:
+        with suppress(KafkaException):  # a broker that has just started moves its coordinators
+            return {number: at for number, (at, _) in committed_and_end(kafka_bootstrap, topic, topic).items()}
+        return {}
+
+    def publish(partition: int, values: list[bytes]) -> None:
+        producer = Producer({"bootstrap.servers": kafka_bootstrap})
+        for value in values:
+            producer.produce(topic, value, partition=partition)
+        assert producer.flush(10) == 0
+
+    good = [b'{"id": "%d", "text": "words"}' % number for number in range(40)]
+    with (
+        closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin,
+        running(ingest(config), tmp_path / "worker.log") as worker,
+    ):
+        address = side_port(worker)
+        publish(0, [b"{poison", *good[:10]])
+        eventually(lambda: committed().get(0) == 11, within=60)
+        admin.delete_topics([f"{topic}.dlq"])
+        publish(0, [*good[10:15], b"{more poison", *good[15:20]])
+        publish(1, good[20:])
+        eventually(lambda: committed() == {0: 16, 1: 20}, within=60, what="the commits of all that is not behind it")
+        eventually(lambda: httpx.get(address + "/readyz").status_code == 503, within=30)
+        assert "dead letters" in httpx.get(address + "/readyz").text
+        assert httpx.get(address + "/healthz").status_code == 200
+        publish(1, good[:5])
+        eventually(lambda: committed() == {0: 16, 1: 25}, within=30, what="more commits beside it")
+
+        admin.create_topics({f"{topic}.dlq": {"num_partitions": 1, "replication_factor": 1}})
+        eventually(lambda: committed() == {0: 22, 1: 25}, within=60, what="the rest")
+        eventually(lambda: httpx.get(address + "/readyz").status_code == 200, within=10)
+        assert [letter.value() for letter in read_all(kafka_bootstrap, f"{topic}.dlq")] == [b"{more poison"]
+        assert worker.end(signal.SIGTERM, within=60) == 0
+        admin.delete_topics([f"{topic}.dlq"])
+
+
+def test_a_mapping_error_ends_the_worker_before_the_topic_is_empty(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(1, prefix="mapping")
+    produce(kafka_bootstrap, topic, [Sent(b"%d" % n, b'{"id": "%d", "text": "words"}' % n) for n in range(900)])
+    changes = {"record": {"text_field": "body"}, "dead_letters": {"max_consecutive": 300}}
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, changes)
+    with running(ingest(config, "--until-caught-up"), tmp_path / "worker.log") as worker:
+        assert worker.process.wait(60) == 1, worker.errors()
+        last = worker.errors().splitlines()[-1]
+    assert last.startswith(f"milvus-stream: 301 records in a row of Kafka partition {topic}/0 were rejected")
+    assert "offsets 0 to 300, missing_text 301" in last
+    assert len(read_all(kafka_bootstrap, f"{topic}.dlq")) <= 300
+    assert committed_and_end(kafka_bootstrap, topic, topic)[0][0] <= 300
+    with running(
+        ingest(config, "--until-caught-up", "--set", "record.text_field=text"), tmp_path / "again.log"
+    ) as ended:
+        assert ended.process.wait(60) == 0, ended.errors()
