@@ -83,11 +83,15 @@ def set_stage(folder: Path, seed: int) -> Iterator[Stage]:
         ]
         workers = Workers(slots, folder, _settings(), folder / "refuse-flushes")
         stack.callback(workers.end)
-        admin = AdminClient({"bootstrap.servers": bootstrap})  # it must outlive its answers
-        made = admin.create_topics([NewTopic(TOPIC, KAFKA_PARTITIONS, 1), NewTopic(LETTERS, 2, 1)])
-        for each in made.values():
-            each.result(30)
+        _create_topics(bootstrap)
         yield Stage(folder, bootstrap, uri, Killable(broker), Killable(milvus), workers)
+
+
+def _create_topics(bootstrap: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # it must outlive its answers
+    made = admin.create_topics([NewTopic(TOPIC, KAFKA_PARTITIONS, 1), NewTopic(LETTERS, 2, 1)])
+    for each in made.values():
+        each.result(30)
 
 
 def _settings() -> dict[str, Any]:
