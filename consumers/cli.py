@@ -165,6 +165,7 @@ def replay(
         str | None, typer.Option(metavar="COLLECTION", help="write here instead; created if missing")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show the plan: records, bytes, chunks")] = False,
+    rate: Annotated[float | None, typer.Option(min=0.1, metavar="N", help="read N records a second at most")] = None,
     must_finish: Annotated[
         bool, typer.Option("--must-finish", help="exit 1 when stopped before the end, e.g. in a Kubernetes Job")
     ] = False,
@@ -178,10 +179,10 @@ def replay(
     from consumers.commands import replay as command
 
     if dry_run:
-        plan = command.plan_only(settings, target, from_, to)
+        plan = command.plan_only(settings, target, from_, to, rate)
         _print(plan.as_dict()) if json_ else command.show_plan(plan)
         return
-    summary = command.run(settings, target, from_, to, stop)
+    summary = command.run(settings, target, from_, to, rate, stop)
     _print(summary.as_dict()) if json_ else sys.stdout.write(summary.line() + "\n")
     raise typer.Exit(int(must_finish and not summary.finished))
 

@@ -1,7 +1,8 @@
 """What a replay would do, found out before it begins. Times are Kafka's record timestamps, half-open."""
 
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -12,11 +13,13 @@ from pipeline.chunking import Chunker
 from pipeline.errors import UsageError
 from pipeline.intake import Decoder
 from pipeline.intake.times import rfc3339_microseconds
-from pipeline.records import Put
+from pipeline.records import Chunk, Put
 
 _SAMPLE = 20
 """Records read at the beginning, the middle and the end of each Kafka partition's range for the estimate."""
 _SAMPLE_TOTAL = 1_000
+_TIMED_CHUNKS = 64
+"""Embedded to learn the model's speed: a second or so on a processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,18 @@ class ReplayPlan:
     times: ReplayTimes
     span: ReplaySpan
     estimates: Mapping[KafkaPartition, Estimate]
+    chunks_per_s: float | None = None
+    """The model's speed on the sampled chunks; None where the sample had none."""
+    rate: float | None = None
+    """Records a second at most."""
+
+    @property
+    def minutes(self) -> float | None:
+        """How long it may take: by the model's speed or by the rate, whichever is slower; None: unknown."""
+        chunks = sum(each.chunks for each in self.estimates.values())
+        seconds = [] if self.chunks_per_s is None else [chunks / self.chunks_per_s]
+        seconds += [] if self.rate is None else [self.records / self.rate]
+        return max(seconds) / 60 if seconds else None
 
     @property
     def records(self) -> int:
@@ -72,6 +87,8 @@ class ReplayPlan:
             "records": self.records,
             "estimated_bytes": sum(each.bytes for each in self.estimates.values()),
             "estimated_chunks": sum(each.chunks for each in self.estimates.values()),
+            "estimated_minutes": None if self.minutes is None else round(self.minutes, 2),
+            "max_records_per_s": self.rate,
             "partitions": partitions,
             "warnings": self.warnings(),
         }
@@ -145,7 +162,9 @@ def plan_replay(
     live: bool,
     decoder: Decoder,
     chunker: Chunker,
+    embed: Callable[[Sequence[Chunk]], object],
     now_ms: int,
+    rate: float | None = None,
 ) -> ReplayPlan:
     """Find the range and estimate it from a sample; changes nothing. See `replay_span` for the errors.
 
@@ -153,12 +172,24 @@ def plan_replay(
     """
     group = group_name(kafka.group_id, collection, kafka.topics, times)
     span = replay_span(kafka, times.from_ms, times.to_ms, group, behind_group=live)
-    return ReplayPlan(collection, live, times, span, _estimates(kafka, span, decoder, chunker, now_ms))
+    estimates, sample = _estimates(kafka, span, decoder, chunker, now_ms)
+    return ReplayPlan(collection, live, times, span, estimates, _speed(embed, sample[:_TIMED_CHUNKS]), rate)
+
+
+def _speed(embed: Callable[[Sequence[Chunk]], object], sample: Sequence[Chunk]) -> float | None:
+    """Chunks a second; the first call of a model is slower than later ones, so it is not the one that is timed."""
+    if not sample:
+        return None
+    embed(sample[:1])
+    began = time.perf_counter()
+    embed(sample)
+    return len(sample) / max(time.perf_counter() - began, 1e-6)
 
 
 def _estimates(
     kafka: KafkaSettings, span: ReplaySpan, decoder: Decoder, chunker: Chunker, now_ms: int
-) -> dict[KafkaPartition, Estimate]:
+) -> tuple[dict[KafkaPartition, Estimate], list[Chunk]]:
+    sample: list[Chunk] = []
     to_read = span.to_read
     each = max(1, min(_SAMPLE, _SAMPLE_TOTAL // max(1, len(to_read))))
     seen: Counter[KafkaPartition] = Counter()
@@ -171,14 +202,17 @@ def _estimates(
             seen[name] += 1
             sizes[name] += record.size
             if isinstance(operation, Put):
-                chunks[name] += len(chunker.chunk([operation.document.text])[0])
-    return {
+                cut = chunker.chunk([operation.document.text])[0]
+                chunks[name] += len(cut)
+                sample += cut
+    estimates = {
         name: Estimate(
             round(sizes[name] * found.records / max(1, seen[name])),
             round(chunks[name] * found.records / max(1, seen[name])),
         )
         for name, found in to_read.items()
     }
+    return estimates, sample
 
 
 def sample_windows(

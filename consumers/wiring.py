@@ -269,7 +269,7 @@ def replay(
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts: deque[Receipt] = deque()
-    own = ReplaySource(kafka, plan.span)
+    own = ReplaySource(kafka, plan.span, rate=plan.rate)
     rejected = RejectedLog(receipts.append)
     target = writer(settings, api, model, metrics)
     if plan.live and settings.mode == "upsert":

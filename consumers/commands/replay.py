@@ -13,19 +13,21 @@ from consumers.settings import Settings
 from pipeline.embedding import Embedder
 
 
-def plan_only(settings: Settings, target: Settings, from_: str, to: str) -> ReplayPlan:
+def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: float | None) -> ReplayPlan:
     """What the replay would do; changes nothing. `target`: `settings` with the collection to be written."""
     times = replay_times(from_, to)
     with wiring.embedder(target) as model:
-        return _plan(settings, target, times, model)
+        return _plan(settings, target, times, model, rate)
 
 
-def run(settings: Settings, target: Settings, from_: str, to: str, stop: threading.Event) -> ReplaySummary:
+def run(  # noqa: PLR0917
+    settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: threading.Event
+) -> ReplaySummary:
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
     times = replay_times(from_, to)
     metrics = wiring.ingest_metrics()
     with wiring.embedder(target) as model:
-        plan = _plan(settings, target, times, model)
+        plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
         if not plan.records:
             finish(wiring.kafka_settings(target), plan)
@@ -34,7 +36,7 @@ def run(settings: Settings, target: Settings, from_: str, to: str, stop: threadi
             return wiring.replay(target, plan, api, model, metrics).run(stop)
 
 
-def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder) -> ReplayPlan:
+def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:
     return plan_replay(
         wiring.kafka_settings(settings),
         times,
@@ -42,7 +44,9 @@ def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embed
         live=target.milvus.collection == settings.milvus.collection,
         decoder=wiring.decoder(target),
         chunker=wiring.chunker(target, model),
+        embed=model.embed,
         now_ms=time.time_ns() // 1_000_000,
+        rate=rate,
     )
 
 
@@ -60,5 +64,8 @@ def show_plan(plan: ReplayPlan, console: Console | None = None) -> None:
     estimates = plan.estimates.values()
     rows.append(("in all", "", plan.records, sum(e.bytes for e in estimates), sum(e.chunks for e in estimates)))
     console.print(table(("partition", "offsets", "records", "est. bytes", "est. chunks"), rows))
+    if plan.minutes is not None:
+        basis = "by the model's speed on a sample" if plan.rate is None else f"at {plan.rate:g} records/s at most"
+        console.print(f"estimated: {plan.minutes:.1f} minutes, {basis}; what is stored already goes faster")
     for note in plan.warnings():
         console.print(f"warning: {note}")

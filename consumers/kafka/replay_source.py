@@ -41,10 +41,13 @@ class ReplaySource:
     It joins no group, so the live one is not disturbed; `commit` keeps the position under the replay's own group id.
     """
 
-    def __init__(self, settings: KafkaSettings, span: ReplaySpan) -> None:
-        """`settings` are those of the live group; `span` must have something to read."""
+    def __init__(self, settings: KafkaSettings, span: ReplaySpan, *, rate: float | None = None) -> None:
+        """`settings` are those of the live group; `span` must have something to read; `rate`: records/s at most."""
         options = {name: value for name, value in settings.options.items() if name != "group_instance_id"}
-        self._settings = replace(settings, group_id=span.group_id, options=options)
+        at_once = settings.max_poll_records if rate is None else min(settings.max_poll_records, max(1, round(rate / 5)))
+        self._settings = replace(settings, group_id=span.group_id, options=options, max_poll_records=at_once)
+        self._rate = rate
+        self._next_at = time.monotonic()
         self._span = span
         self._ends = {name: found.end for name, found in span.to_read.items()}
         self._open = set(self._ends)
@@ -68,6 +71,10 @@ class ReplaySource:
         """See Source.poll."""
         consumer = self._started()
         self._raise_failure()
+        if (wait := self._next_at - time.monotonic()) > 0:
+            time.sleep(min(wait, timeout_s))
+            if wait > timeout_s:
+                return []
         try:
             batches = consumer.poll(timeout_ms=max(0, round(timeout_s * 1000)))
         except KafkaError as error:
@@ -93,6 +100,8 @@ class ReplaySource:
                 if raw.offset < end
             ]
         self._close_finished(consumer)
+        if self._rate is not None and records:
+            self._next_at = max(self._next_at, time.monotonic() - 1) + len(records) / self._rate
         return records
 
     def pause(self) -> None:

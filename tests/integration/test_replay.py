@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -306,8 +307,10 @@ def _span(settings: KafkaSettings, first: int, last: int, *, behind: bool = Fals
 
 
 @contextmanager
-def _reading(settings: KafkaSettings, found: ReplaySpan) -> Iterator[tuple[Member, ReplaySource]]:
-    source = ReplaySource(settings, found)
+def _reading(
+    settings: KafkaSettings, found: ReplaySpan, rate: float | None = None
+) -> Iterator[tuple[Member, ReplaySource]]:
+    source = ReplaySource(settings, found, rate=rate)
     try:
         yield Member(source), source
     finally:
@@ -322,6 +325,17 @@ def _read_out(member: Member, source: ReplaySource) -> list[tuple[int, int]]:
     eventually(at_the_end, every=0, what="the end of the range")
     assert [member.poll(0.05) for _ in range(3)] == [[]] * 3
     return sorted((r.position.partition, r.position.offset) for r in member.records)
+
+
+def test_a_rate_is_kept_and_nothing_is_left_out(rig: RealRig) -> None:
+    topic = rig.topic(2)
+    for partition in range(2):
+        _fill(rig, topic, partition, 150)
+    settings = rig.settings(topic)
+    with _reading(settings, _span(settings, 0, 150), rate=100.0) as (member, source):
+        began = time.monotonic()
+        assert len(_read_out(member, source)) == 300
+        assert time.monotonic() - began > 1.5, "300 records at 100 a second, one second's worth in advance"
 
 
 def test_exactly_the_range_is_handed_on_also_when_paused_and_resumed(rig: RealRig) -> None:

@@ -92,6 +92,14 @@ def test_the_plan_says_what_will_be_read_and_what_will_not() -> None:
     assert left.startswith("a/0: 4 offsets of the range from 30 on are left out")
 
 
+def test_the_minutes_are_those_of_the_slower_of_model_and_rate() -> None:
+    plan = _plan(a=ReplayRange(0, 0, 600, 0))
+    assert plan.minutes is None
+    assert replace(plan, chunks_per_s=0.35).minutes == pytest.approx(7 / 0.35 / 60)
+    assert replace(plan, chunks_per_s=0.35, rate=2.0).minutes == pytest.approx(600 / 2 / 60)
+    assert replace(plan, rate=2.0).as_dict()["max_records_per_s"] == 2.0
+
+
 def test_the_summary_says_what_became_of_rejected_records_and_of_an_unfinished_range() -> None:
     summary = replace(
         nothing(_plan()), records=9, written=7, rejected=2, rejected_by_reason={"invalid_json": 2}, finished=False
