@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 import grpc  # type: ignore[import-untyped]
 import yaml
@@ -118,6 +119,7 @@ class LocalMilvusStandalone(LocalServer):
 
     Every one of its ports is moved to a free one, so that several can run on a machine. Version 2.3.5 listens on every
     address of the machine, has no setting against that and asks for no password: for machines that others cannot reach.
+    It merges no segments (`compacts`): this version loses deletes that arrive while it does (docs/guarantees.md).
     After a kill -9 its collections can be searched about 40 s after the restart, when etcd has dropped the dead
     server's sessions (lease of 30 s).
     """
@@ -126,6 +128,7 @@ class LocalMilvusStandalone(LocalServer):
     port_option = "--milvus-port"
     stop_grace_s = 3.0  # on SIGTERM 2.3.5 panics or hangs for more than a minute; a restart is the same after either
     start_timeout_s = 180.0
+    compacts: ClassVar[bool] = False
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         super().__init__(directory, port)
@@ -205,6 +208,8 @@ class LocalMilvusStandalone(LocalServer):
         settings = yaml.safe_load(re.sub(r"\{\{\s*(\w+)(?:\(\w+\))?\s*(?::\s*(.*?))?\s*}}", fill, template))
         for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
             settings[part]["ip"] = LOOPBACK  # where the parts look for each other
+        # 2.3.5 loses deletes that arrive while it compacts a segment, whoever writes and without any fault.
+        settings["dataCoord"]["enableCompaction"] = self.compacts
         # With an embedded etcd its ports come from a file of etcd's own, else they are 2379 and 2380.
         settings["etcd"]["config"] = {"path": str(configs / "etcd.yaml")}
         (configs / "milvus.yaml").write_text(yaml.safe_dump(settings))

@@ -18,11 +18,16 @@ from typing import Any
 from pymilvus import DataType, MilvusClient
 
 from consumers.local import LocalMilvusStandalone
-from tests.chaos.servers import WithoutCompaction
 
 PARTITIONS = ("d1", "d2", "d3", "d4")
 NAME = "alone"
 DIMENSION = 32
+
+
+class Compacting(LocalMilvusStandalone):
+    """A server as it comes."""
+
+    compacts = True
 
 
 def main() -> int:
@@ -32,7 +37,7 @@ def main() -> int:
     parser.add_argument("--flush-every", type=float, default=3.0, help="seconds")
     parser.add_argument("--without-compaction", action="store_true")
     chosen = parser.parse_args()
-    kind = WithoutCompaction if chosen.without_compaction else LocalMilvusStandalone
+    kind = LocalMilvusStandalone if chosen.without_compaction else Compacting
     with tempfile.TemporaryDirectory(prefix="alone-") as folder, kind(Path(folder)) as uri:
         client = MilvusClient(uri, dedicated=True)
         _create(client)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import psutil
-import yaml
 
 from consumers.local import LocalKafka, LocalMilvusStandalone
 from consumers.local_server import LOOPBACK, LocalServer, free_ports
@@ -43,22 +42,6 @@ class ProxiedKafka(LocalKafka):
         return path
 
 
-class WithoutCompaction(LocalMilvusStandalone):
-    """Milvus 2.3.5 that merges no segments.
-
-    This version loses deletes that arrive while it compacts or loads a segment, without any fault and whoever writes
-    (docs/guarantees.md, `python -m tests.chaos.server_alone`). What it loses while loading comes back with a reload;
-    what it loses while compacting does not, and nobody could tell it from a fault of the writer.
-    """
-
-    def _write_configuration(self, package: Path, port: int, ports: list[int], etcd: int, peer: int) -> None:
-        super()._write_configuration(package, port, ports, etcd, peer)
-        path = self.directory / "configs" / "milvus.yaml"
-        settings = yaml.safe_load(path.read_text())
-        settings["dataCoord"]["enableCompaction"] = False
-        path.write_text(yaml.safe_dump(settings))
-
-
 class Killable:
     """A local server that a fault kills, and that is started again later."""
 
@@ -90,4 +73,4 @@ def make_kafka(directory: Path, proxies: int) -> ProxiedKafka:
 
 def make_milvus(directory: Path) -> LocalMilvusStandalone:
     """A standalone Milvus on a fixed free port."""
-    return WithoutCompaction(directory, free_ports(1)[0])
+    return LocalMilvusStandalone(directory, free_ports(1)[0])
