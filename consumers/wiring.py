@@ -307,12 +307,12 @@ def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> Ka
 
 def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
     """Open the collection (and in upsert mode its ledger) for writing."""
-    name = settings.milvus.collection
+    name, most = settings.milvus.collection, settings.partitioning.max_partitions
     open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=True)
-    most, tell = settings.partitioning.max_partitions, metrics.milvus_partitions.set
     if settings.mode == "upsert":
         open_ledger(api, name)
-    return writer_into(settings, api, model, MilvusPartitions(api, name, most, on_count=tell))
+    partitions = MilvusPartitions(api, name, most, on_count=metrics.milvus_partitions.set)
+    return writer_into(settings, api, model, partitions)
 
 
 def writer_into(

@@ -43,13 +43,9 @@ def judge(word: LastWord, entry: Entry | None, rows: Sequence[StoredRow], view: 
         return Verdict("unverifiable")
     if not word.candidates:
         return _without_records(case)
-    at = entry.position if entry is not None else NOWHERE
-    same_log = entry is not None and view.of_this_log(entry)
-    known = next((each for each in word.candidates if same_log and each.position == at), None)
-    if entry is not None and known is None and at != NOWHERE and same_log:
-        beyond = _beyond(case, word.candidates[0], entry)
-        if beyond is not None:
-            return beyond
+    known = None if entry is None else _by_ledger(case, word, entry)
+    if isinstance(known, Verdict):
+        return known
     # Where arrival decided and the ledger does not tell, the rows do.
     written = {row.position for row in rows}
     wanted = known or next((each for each in word.candidates if each.position in written), word.candidates[0])
@@ -58,10 +54,29 @@ def judge(word: LastWord, entry: Entry | None, rows: Sequence[StoredRow], view: 
         _pending(case)
         return case.verdict("undecided", wanted)
     ours = _own_rows(case)
-    if wanted.event_time is None:
-        _compare_delete(case, wanted, ours)
-        return case.verdict("sound", wanted)
-    return _compare_put(case, wanted, wanted.event_time, ours)
+    if wanted.event_time is not None:
+        return _compare_put(case, wanted, wanted.event_time, ours)
+    _compare_delete(case, wanted, ours)
+    return case.verdict("sound", wanted)
+
+
+def _by_ledger(case: _Case, word: LastWord, entry: Entry) -> Wanted | Verdict | None:
+    """The candidate that the ledger names, None if it names an older one, a verdict if it cannot be compared."""
+    if not case.view.of_this_log(entry):
+        return None
+    named = [each for each in word.candidates if each.position == entry.position]
+    if not named and entry.versioned:
+        # Of equal versions with the same content in two Kafka partitions, the ledger need not name the last.
+        named = [each for each in word.candidates if _names(entry, each) and _same_content(entry, each)]
+    if named or entry.position == NOWHERE:
+        return next(iter(named), None)
+    if word.by_batches and not entry.pending and case.view.where(entry.position) == "here":
+        # It may name a record that is the last by some cut into batches: only rows and ledger can be compared.
+        found = _footprint(case.rows)
+        if found != dict(entry.footprint):
+            case.add("ledger", f"rows and ledger row disagree ({_told(found)}; {_told(entry.footprint)})", case.places)
+        return case.verdict("unverifiable")
+    return _beyond(case, word.candidates[0], entry)
 
 
 def _without_records(case: _Case) -> Verdict:
@@ -157,7 +172,7 @@ def _compare_delete(case: _Case, wanted: Wanted, ours: Sequence[tuple[StoredRow,
         return
     elif entry is None:
         case.add("ledger", f"deleted by {_name(wanted.position)}, and no ledger row keeps that in mind")
-    elif entry.state != "deleted" or entry.footprint or entry.position != wanted.position:
+    elif entry.state != "deleted" or entry.footprint or not _names(entry, wanted):
         case.add(
             "ledger",
             f"deleted by {_name(wanted.position)}, but the ledger row says {entry.state} by {_name(entry.position)}, "
@@ -279,19 +294,26 @@ def _compare_ledger(case: _Case, wanted: Wanted, footprint: Footprint) -> None:
         wrong.append(f"its footprint is {_told(entry.footprint)}, not {_told(footprint)}")
     if (entry.content_hash, entry.row_hash) != (wanted.content_hash, wanted.row_hash):
         wrong.append("its hashes are those of other content")
-    if entry.position != wanted.position or (entry.versioned, entry.version) != _version(wanted):
+    if not _names(entry, wanted):
         wrong.append(f"it names {_name(entry.position)}, not {_name(wanted.position)}, as the newest version")
     if wrong:
         case.add("ledger", f"the ledger row is wrong: {'; '.join(wrong)}", {*entry.footprint, *footprint})
 
 
-def _version(wanted: Wanted) -> tuple[bool, int]:
-    return wanted.version is not None, wanted.version or 0
+def _names(entry: Entry, wanted: Wanted) -> bool:
+    """Whether the ledger row is of this record, or of one of the same version: of equal versions, any may be told."""
+    same_version = (entry.versioned, entry.version) == (wanted.version is not None, wanted.version or 0)
+    return same_version and (entry.versioned or entry.position == wanted.position)
 
 
 def _says(entry: Entry, wanted: Wanted) -> bool:
+    return not entry.pending and _same_content(entry, wanted)
+
+
+def _same_content(entry: Entry, wanted: Wanted) -> bool:
+    state = "deleted" if wanted.event_time is None else "live"
     hashes = entry.content_hash, entry.row_hash
-    return not entry.pending and entry.state == "live" and hashes == (wanted.content_hash, wanted.row_hash)
+    return entry.state == state and hashes == (wanted.content_hash, wanted.row_hash)
 
 
 def _footprint(rows: Sequence[StoredRow]) -> dict[str, int]:

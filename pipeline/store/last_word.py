@@ -40,6 +40,8 @@ class LastWord:
     """The most probable first."""
     maybe_nothing: bool
     """Also correct: nothing, because no operation is certain to have been accepted."""
+    by_batches: bool = False
+    """A null value stands between versioned records: a batch that holds both may have folded any of them away."""
 
 
 def supersedes(later: Wanted, earlier: Wanted) -> bool:
@@ -73,7 +75,8 @@ def last_word(operations: Iterable[Wanted]) -> LastWord:
     elif partitions > 1 and len(versioned) > 1:
         # A null value in one Kafka partition lets an older version of another one pass the guard.
         found = set(ordered)
-    return LastWord(tuple(sorted(found, key=_probable, reverse=True)), nothing)
+    by_batches = len(versioned) > 1 and (partitions > 1 or ordered[-1].version is not None)
+    return LastWord(tuple(sorted(found, key=_probable, reverse=True)), nothing, by_batches)
 
 
 def _of_one_partition(operations: Sequence[Wanted]) -> tuple[set[Wanted], bool]:

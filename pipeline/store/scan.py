@@ -21,13 +21,13 @@ Window: TypeAlias = tuple[int, int]
 """Ids by their first 8 hex digits, [low, high). The first and the last window also hold the ids that are no hex."""
 
 _SPACE = 2**32
-_ANSWER_BYTES = 4 * 2**20
+_ANSWER_BYTES = 2 * 2**20
 """Text and metadata aimed at in one answer: Milvus refuses 64 MiB, and Python takes several times the bytes."""
 _MAX_ROWS = 4_000
 _SAMPLE = 20
 _FEW = 200
 """So many rows fit an answer, whatever is in them (64 KiB of text and as much metadata are rare, and 25 MiB then)."""
-_AT_A_TIME = 4
+_AT_A_TIME = 8
 """Strong reads wait some 0.2 s for the server's time tick: waiting together costs nothing."""
 _PARTS = 16
 

@@ -20,6 +20,8 @@ from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
+from consumers.commands import audit as command
+from consumers.settings import load_settings
 from tests.support.load import Load, Sent
 from tests.support.names import unique
 from tests.support.observed import read_all, stored_documents
@@ -28,7 +30,7 @@ from tests.support.processes import running
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
-RECORDS, PARTITIONS, DIMENSION = 300, 2, 16
+RECORDS, PARTITIONS, DIMENSION = 250, 2, 16
 STEP_MS = 1_000
 BASE_MS = time.time_ns() // 1_000_000_000 * 1_000 - RECORDS * STEP_MS
 """Kafka timestamp of the first record; the others follow a second apart."""
@@ -56,8 +58,11 @@ class Site:
         assert done.returncode == code, f"{done.returncode}: {done.stdout[-3000:]} {done.stderr[-3000:]}"
         return done
 
-    def audit(self, *options: str, code: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.command("audit", "--json", *options, code=code).stdout)
+    def audit(self, *times: str, repair: bool = False, limit: int = 1000) -> dict[str, Any]:
+        """What the command would print as JSON, without the seconds that a process takes to start."""
+        report = command.run(load_settings(self.config, {}), *(times or (None, None)), repair=repair, limit=limit)
+        assert command.exit_code(report) == (0 if report.clean else 5)
+        found: dict[str, Any] = json.loads(json.dumps(report.as_dict()))
         return found
 
     def rows(self) -> dict[str, dict[str, list[Row]]]:
@@ -156,9 +161,9 @@ def sent_positions(made: Site) -> list[tuple[int, int]]:
     return [(message.partition() or 0, message.offset() or 0) for message in messages]
 
 
-def span(first: int, last: int) -> list[str]:
+def span(first: int, last: int) -> tuple[str, str]:
     at = [datetime.fromtimestamp((BASE_MS + number * STEP_MS) / 1000, UTC).isoformat() for number in (first, last)]
-    return ["--from", at[0], "--to", at[1]]
+    return at[0], at[1]
 
 
 def test_nothing_is_wrong_after_ingest(live: Site) -> None:
@@ -171,8 +176,9 @@ def test_nothing_is_wrong_after_ingest(live: Site) -> None:
     stored = live.rows()
     assert report["rows"] == sum(len(rows) for places in stored.values() for rows in places.values())
     assert report["documents"] == {"sound": report["ledger_rows"], "problem": 0}
-    assert report["ledger_rows"] > len(wanted.documents) > 50, "deleted documents have a ledger row, too"
-    assert "nothing is wrong" in live.command("audit").stderr
+    assert report["ledger_rows"] > len(wanted.documents) > 40, "deleted documents have a ledger row, too"
+    again = live.command("audit", "--json")
+    assert json.loads(again.stdout)["clean"] is True
 
 
 class Damage:
@@ -248,7 +254,7 @@ def test_every_damage_is_found_by_its_name_and_mended(live: Site, tmp_path: Path
     with running(live.arguments("ingest"), tmp_path / "live.log") as worker:
         eventually(lambda: "kafka.assigned" in worker.errors(), within=60, what="the live worker")
         damage.all()
-        report = live.audit(code=5)
+        report = live.audit()
         assert kinds(report) == damage.expected
         refused = live.command("audit", "--repair", code=2)
         assert "Stop the workers, repair, start them again" in refused.stderr
@@ -260,7 +266,7 @@ def test_every_damage_is_found_by_its_name_and_mended(live: Site, tmp_path: Path
     shown = live.command("audit", "--limit", "2", code=5).stdout
     assert "findings: misplaced" in shown
     assert f"... and {sum(report['kinds'].values()) - 2} more" in shown
-    mended = live.audit("--repair")
+    mended = live.audit(repair=True)
     assert (mended["mended"], mended["clean"], mended["refused"]) == (len(damage.expected), True, {})
     assert live.audit()["clean"] is True
     assert live.differences() == {}
@@ -271,7 +277,7 @@ def test_rows_of_others_are_told_and_never_deleted(live: Site) -> None:
     ((partition, (row, *_)),) = next(iter(rows.values())).items()
     live.client.insert(live.name, [row | {"id": "not-one-of-ours"}], partition_name=partition)
     try:
-        report = live.audit("--repair", "--limit", "1", code=5)
+        report = live.audit(repair=True, limit=1)
         assert [(each["kind"], each["mendable"]) for each in report["findings"]] == [("extra", False)]
         assert report["refused"] == {"not_mendable": 1}
         assert sum(each["id"] == "not-one-of-ours" for each in live.rows()[row["doc_id"]][partition]) == 1
@@ -318,9 +324,9 @@ def test_append_mode(kafka_bootstrap: str, milvus_uri: str, tmp_path: Path) -> N
         lost, copied = stored[0][0], stored[1][0]
         made.client.delete(made.name, ids=[lost["id"]], partition_name="d20261120")
         made.client.insert(made.name, [copied], partition_name=OTHER)
-        found = made.audit(code=5)
+        found = made.audit()
         assert kinds(found) == {lost["doc_id"]: {"missing"}, copied["doc_id"]: {"duplicated", "misplaced"}}
-        assert made.audit("--repair")["mended"] == 2
+        assert made.audit(repair=True)["mended"] == 2
         assert made.audit()["clean"] is True
         again = sorted((rows for places in made.rows().values() for rows in places.values()), key=len)
         assert [len(rows) for rows in again] == [len(rows) for rows in stored]
