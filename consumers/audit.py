@@ -49,6 +49,8 @@ class AuditSettings:
     by: Granularity
     fingerprint: str
     append: bool
+    deletes_kept_from_ms: int
+    """See `View`."""
     limit: int
     """Findings that are told; all are counted."""
     second_look_s: float = SECOND_LOOK_S
@@ -161,6 +163,7 @@ class Audit:
             offsets=self._span.read,
             compacted=self._span.compacted,
             topic_ids=self._span.topic_ids,
+            deletes_kept_from_ms=settings.deletes_kept_from_ms,
             append=settings.append,
         )
         self._began = time.monotonic()

@@ -32,6 +32,7 @@ def audit(
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
     acceptance = Acceptance(wiring.decoder(settings), settings.partitioning.by, skew_ms, now_ms)
+    kept = settings.milvus.tombstone_retention
     mender = None
     if repair:
         mender = Mender(
@@ -53,6 +54,7 @@ def audit(
         by=settings.partitioning.by,
         fingerprint=wiring.fingerprint(settings, model),
         append=append,
+        deletes_kept_from_ms=0 if kept is None else now_ms - round(kept.total_seconds() * 1000),
         limit=limit,
     )
     with spill() as file:

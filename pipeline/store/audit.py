@@ -171,7 +171,8 @@ def _compare_delete(case: _Case, wanted: Wanted, ours: Sequence[tuple[StoredRow,
     elif case.problems:
         return
     elif entry is None:
-        case.add("ledger", f"deleted by {_name(wanted.position)}, and no ledger row keeps that in mind")
+        if wanted.timestamp_ms >= case.view.deletes_kept_from_ms:
+            case.add("ledger", f"deleted by {_name(wanted.position)}, and no ledger row keeps that in mind")
     elif entry.state != "deleted" or entry.footprint or not _names(entry, wanted):
         case.add(
             "ledger",

@@ -56,6 +56,8 @@ class View:
     """Topics of which a record inside the range may be gone."""
     topic_ids: Mapping[str, str] = field(default_factory=dict)
     """As Kafka gives them: an entry with another one names a record of a topic that was deleted and made anew."""
+    deletes_kept_from_ms: int = 0
+    """Deletes by records with an earlier Kafka timestamp (epoch milliseconds) are forgotten in the ledger."""
     append: bool = False
 
     def of_this_log(self, entry: Entry) -> bool:

@@ -122,6 +122,14 @@ def test_what_is_in_an_unloaded_milvus_partition_cannot_be_checked() -> None:
     assert told(judge(word(DOCUMENT), None, [], unloaded)) == ("unverifiable", [])
 
 
+def test_a_delete_is_remembered_until_the_ledger_forgets_it() -> None:
+    gone = delete("a", 50)
+    assert told(judge(word(gone), None, [], VIEW)) == ("problem", ["ledger"])
+    forgetful = replace(VIEW, deletes_kept_from_ms=gone.timestamp_ms + 1)
+    assert told(judge(word(gone), None, [], forgetful)) == ("sound", [])
+    assert told(judge(word(gone), None, rows(DOCUMENT), forgetful)) == ("problem", ["extra"])
+
+
 # --- what is not wrong -----------------------------------------------------------------------------------------------
 
 
