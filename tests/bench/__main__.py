@@ -55,9 +55,9 @@ def _run(made: Stage, parts: tuple[str, ...], options: argparse.Namespace) -> di
         drain.show(out, result["drain"], machine["model"]["dtype"])
         targets += drain.targets(result["drain"], machine)
     if "hash" in parts:
-        result["hash"] = hash_drain.summarize(
-            hash_drain.measure(made, options.records, options.rounds), machine["cores"]
-        )
+        appended = hash_drain.measure(made, options.records, options.rounds)
+        upserted = hash_drain.measure_upserts(made, options.records // 4, options.rounds)
+        result["hash"] = hash_drain.summarize(appended, upserted, machine["cores"])
         hash_drain.show(out, result["hash"])
         targets += hash_drain.targets(result["hash"])
     if "freshness" in parts:

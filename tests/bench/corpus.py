@@ -56,9 +56,9 @@ def spread(documents: Sequence[BenchDocument], now: datetime) -> Iterator[tuple[
         yield document.id.encode(), value(document, now - age)
 
 
-def small_records(count: int, size: int = 300) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of records of `size` bytes: what a stream of log lines or titles looks like."""
-    now = datetime.now(UTC).isoformat()
+def small_records(count: int, size: int = 300, *, days_ago: int = 0) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of records of `size` bytes: what a stream of log lines or titles looks like; all of one day."""
+    now = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
     words = [name.lower() for name in dir(builtins)]
     rng = random.Random(3)
     for number in range(count):
