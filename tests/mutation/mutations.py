@@ -125,7 +125,9 @@ MUTATIONS = (
         "consumers/kafka/connection.py",
         '"auto_offset_reset": "none"',
         '"auto_offset_reset": "latest"',
-        ("tests/contract/test_kafka_source.py",),
+        (
+            "tests/contract/test_kafka_source.py::test_records_that_expire_while_running_stop_the_worker_with_the_size_of_the_gap",
+        ),
     ),
     Mutation(
         "begin at the end",
@@ -167,7 +169,7 @@ MUTATIONS = (
         "pipeline/store/ledger.py",
         "            self._held = {key: held for key, held in self._held.items() if held.in_flight}\n",
         "            pass\n",
-        (MACHINE,),
+        ("tests/unit/store_writer/test_upsert_writer.py", MACHINE),
     ),
     Mutation(
         "stale reads after an assignment",

@@ -213,6 +213,8 @@ class Member:
         self.events: list[tuple[str, tuple[KafkaPartition, ...]]] = []
         self.positions: dict[KafkaPartition, int] = {}
         self.drains = 0
+        self.asked = 0
+        """How often it was asked what may be committed at a revoke."""
         self.last_calls = 0
         """How often `writing` is still to answer True."""
         self.drain_when: Callable[[], bool] = lambda: True
@@ -277,6 +279,7 @@ class Member:
         return self.drain_when()
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
+        self.asked += 1
         offsets = self.tracker.committable()
         return {name: offsets[name] for name in partitions if name in offsets}
 

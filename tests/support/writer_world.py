@@ -88,7 +88,7 @@ class World:
         return Worker(api, UpsertWriter(api, NAME, partitions, "day", POLICY, fingerprint="m", ledger=ledger))
 
     def _call(self) -> None:
-        self.now_s += 1
+        self.now_s += 0.25
 
     # --- who can do what ---------------------------------------------------------------------------------------
 
