@@ -124,9 +124,9 @@ class Faults:
         self._fill()
 
     def reap(self) -> None:
-        """Tell of a worker that ended though nobody ended it, and start another."""
+        """Start another worker where one ended that nobody had asked to."""
         for slot in self._workers.reap(self._leaving):
-            say(f"  {self._workers.unexpected[-1]}")
+            say(f"  {slot.name} has ended; another one starts")
             self._workers.start(slot)
 
     def remove_all(self, within: float) -> None:

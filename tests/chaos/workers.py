@@ -14,6 +14,7 @@ import yaml
 
 from tests.chaos.proxy import Fault, FaultProxy
 
+_UNREACHABLE = 3
 _LAST = re.compile(r"/(\d+)/\d+-(\d+)\b")
 """In the positions of a batch: a Kafka partition and the last offset of a range."""
 
@@ -109,17 +110,26 @@ class Workers:
             slot.process.send_signal(signal.SIGTERM)
 
     def reap(self, leaving: set[int]) -> list[Slot]:
-        """Clear the slots whose worker has ended; those not in `leaving` are told as unexpected. Returns these."""
-        surprising = []
+        """Clear the slots whose worker has ended. Returns those in which one is missing: it was not in `leaving`.
+
+        What nobody asked for is told as unexpected; not, that a worker which cannot reach a server when it starts ends
+        with exit code 3 (a supervisor would start it again).
+        """
+        missing = []
         for slot in self.slots:
-            if slot.process is not None and (code := slot.process.poll()) is not None:
-                # One that is asked to leave while Python still imports ends by the signal: nothing had begun.
-                if slot.number not in leaving or code not in (0, -signal.SIGTERM):
+            if slot.process is None or (code := slot.process.poll()) is None:
+                continue
+            slot.process = None
+            # One that is asked to leave while Python still imports ends by the signal: nothing had begun.
+            if slot.number not in leaving or code not in (0, -signal.SIGTERM):
+                missing.append(slot)
+                if code != _UNREACHABLE or self._has_begun(slot):
                     self.unexpected.append(f"{slot.name} ended with exit code {code}")
-                    surprising.append(slot)
-                leaving.discard(slot.number)
-                slot.process = None
-        return surprising
+            leaving.discard(slot.number)
+        return missing
+
+    def _has_begun(self, slot: Slot) -> bool:
+        return b'"kafka.assigned"' in (self.folder / f"{slot.name}.log").read_bytes()
 
     def written(self) -> dict[int, int]:
         """By Kafka partition: after which offset the workers that run now have written everything they were given."""
