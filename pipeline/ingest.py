@@ -8,8 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
@@ -24,26 +23,14 @@ from pipeline.intake import Decoder, fold
 from pipeline.lanes import Lane
 from pipeline.patience import Patience
 from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, Receipt, Rejected, SourceRecord
-from pipeline.store import Applied, FlushGovernor, Plan, TombstoneSweep, Vectors, Writer
+from pipeline.rejections import DeadLetterSink, RejectionLimits
+from pipeline.store import Applied, FlushGovernor, TombstoneSweep, Writer
 from pipeline.telemetry import IngestMetrics
+from pipeline.work import Barrier, Work
 
 log = structlog.get_logger(__name__)
 
 KafkaPartition = tuple[str, int]
-
-
-class DeadLetterSink(Protocol):
-    """Where rejected records go; it confirms each one with a receipt of its own."""
-
-    def send(self, rejected: Rejected) -> None:
-        """Take charge of the record; returns at once."""
-
-
-class RejectionLimits(Protocol):
-    """Counts good and rejected records, in the order of each Kafka partition."""
-
-    def judge(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
-        """The next records of a stage, with those of them that were rejected. Raises TooManyRejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +44,6 @@ class FlowPolicy:
     retry_delay_s: float = 0.5
     """First pause after Milvus failed; doubles up to `retry_cap_s`, jittered."""
     retry_cap_s: float = 30.0
-
-
-@dataclass(slots=True)
-class _Work:
-    """One micro-batch on its way through the stages."""
-
-    batch: Batch
-    number: int
-    started: float
-    plan: Plan = field(init=False)
-    chunks: Sequence[Sequence[Chunk]] = ()
-    reusable: Sequence[Vectors] = ()
-    """For each document in `chunks`: vectors that are stored already, by the chunk's text."""
-    embedded: Sequence[EmbeddedPut] = ()
-    finished: Counter[str] = field(default_factory=Counter)
-    rejected: set[Position] = field(default_factory=set)
-    decoded: Sequence[SourceRecord] = ()
-    refused_late: list[Rejected] = field(default_factory=list)
-    """Of those in `decoded`: what Milvus or the model would not take."""
-    folded: Sequence[Put | Delete] = ()
-    """Given up for another operation of the same key in this batch."""
-    refused: set[tuple[str | None, str]] = field(default_factory=set)
-    """Keys of the operations that were kept and could not be stored after all."""
-    embed_s: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        return sum(
-            len(chunk.token_ids)
-            for document, known in zip(self.chunks, self.reusable, strict=True)
-            for chunk in document
-            if chunk.text not in known
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Barrier:
-    """Goes through every stage behind the batches before it; whoever set it waits until it has reached the end."""
-
-    passed: threading.Event = field(default_factory=threading.Event)
 
 
 class IngestFlow:
@@ -136,9 +83,9 @@ class IngestFlow:
         self._tombstones = tombstones
         self._owned = owned
         self._wall_clock = wall_clock
-        self._incoming: Lane[_Work | _Barrier] = Lane()
-        self._to_embed: Lane[_Work | _Barrier] = Lane(4)
-        self._to_write: Lane[_Work | _Barrier] = Lane(2)
+        self._incoming: Lane[Work | Barrier] = Lane()
+        self._to_embed: Lane[Work | Barrier] = Lane(4)
+        self._to_write: Lane[Work | Barrier] = Lane(2)
         self._lock = threading.Lock()
         self._buffered_bytes = 0
         self._unwritten: Counter[KafkaPartition] = Counter()
@@ -172,11 +119,11 @@ class IngestFlow:
                 self._unwritten[record.position[:2]] += 1
         self._metrics.batches.labels(batch.trigger).inc()
         self._metrics.batch_records.observe(len(batch.records))
-        self._incoming.put(_Work(batch, number, time.monotonic()))
+        self._incoming.put(Work(batch, number, time.monotonic()))
 
     def forget(self) -> None:
         """After an assignment: others may have written, so read what is stored anew behind the batches before."""
-        self._incoming.put(_Barrier())
+        self._incoming.put(Barrier())
 
     def abandon(self, partitions: Collection[KafkaPartition]) -> None:
         """These belong to another worker now: nothing more of them will be sent. See `writing`."""
@@ -233,7 +180,7 @@ class IngestFlow:
 
     def _prepare(self) -> None:
         while (item := self._incoming.get()) is not None:
-            if isinstance(item, _Work):
+            if isinstance(item, Work):
                 self._prepare_batch(item)
                 self._to_embed.put(item)
             else:
@@ -244,7 +191,7 @@ class IngestFlow:
                 self._writer.forget()
         self._to_embed.close()
 
-    def _prepare_batch(self, work: _Work) -> None:
+    def _prepare_batch(self, work: Work) -> None:
         now_ms = int(self._wall_clock() * 1000)
         decode = self._decoder.decode
         records = self._kept(work, work.batch.records)
@@ -269,22 +216,22 @@ class IngestFlow:
         work.reusable = self._patience.persist("reuse", lambda: self._writer.reusable(plan, chunks))
         work.chunks = chunks
 
-    def _kept(self, work: _Work, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
+    def _kept(self, work: Work, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
         if not self._abandoned:
             return records
         return [record for record in records if not self._is_abandoned(work, record.position)]
 
-    def _is_abandoned(self, work: _Work, position: Position) -> bool:
+    def _is_abandoned(self, work: Work, position: Position) -> bool:
         return self._abandoned.get(position[:2], 0) >= work.number
 
     # --- stage 2: embed ----------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
         while (item := self._to_embed.get()) is not None:
-            if isinstance(item, _Work):
+            if isinstance(item, Work):
                 window = [item]
                 tokens = item.tokens
-                while tokens < self._policy.window_tokens and (more := self._to_embed.get_ready(_Work)) is not None:
+                while tokens < self._policy.window_tokens and (more := self._to_embed.get_ready(Work)) is not None:
                     window.append(more)
                     tokens += more.tokens
                 self._embed_window(window)
@@ -294,7 +241,7 @@ class IngestFlow:
                 self._to_write.put(item)
         self._to_write.close()
 
-    def _embed_window(self, window: Sequence[_Work]) -> None:
+    def _embed_window(self, window: Sequence[Work]) -> None:
         vectors, elapsed = self._embed_texts(window)
         for work in window:
             work.embed_s = elapsed
@@ -309,7 +256,7 @@ class IngestFlow:
             work.embedded = embedded
             work.chunks = work.reusable = ()
 
-    def _embed_texts(self, window: Sequence[_Work]) -> tuple[Mapping[str, NDArray[np.float32]], float]:
+    def _embed_texts(self, window: Sequence[Work]) -> tuple[Mapping[str, NDArray[np.float32]], float]:
         """Finite vectors of the texts that are not stored already, each text embedded once; and the seconds it took."""
         chunks: dict[str, Chunk] = {}
         total = 0
@@ -334,14 +281,14 @@ class IngestFlow:
 
     def _write(self) -> None:
         while (item := self._to_write.get()) is not None:
-            if isinstance(item, _Work):
+            if isinstance(item, Work):
                 self._write_batch(item)
                 if self._tombstones is not None and self._tombstones.due:
                     self._sweep(self._tombstones)
             else:
                 item.passed.set()
 
-    def _write_batch(self, work: _Work) -> None:
+    def _write_batch(self, work: Work) -> None:
         started = time.monotonic()
         applied = self._patience.persist("write", lambda: self._apply(work))
         self._refuse(work, applied.refused, "write")
@@ -350,17 +297,17 @@ class IngestFlow:
         write_s = time.monotonic() - started
         for outcome in ("written", "deleted", "unchanged", "stale"):
             work.finished[outcome] += getattr(applied, outcome)
-        again = self._taken_back(work)
+        again = work.taken_back
         work.finished["folded"] += len(work.folded) - len(again)
         self._acknowledge(work, applied.rows_written + applied.rows_deleted, again)
         if again:
             batch = Batch(again, sum(record.size for record in again), work.batch.trigger)
-            self._incoming.put(_Work(batch, work.number, work.started))
+            self._incoming.put(Work(batch, work.number, work.started))
         log.info(
             "batch.written",
             batch=work.number,
             records=len(work.batch.records),
-            positions=_ranges(work.batch.records),
+            positions=work.positions,
             **{name: count for name, count in work.finished.items() if count},
             rows=applied.rows_written,
             rows_deleted=applied.rows_deleted,
@@ -369,7 +316,7 @@ class IngestFlow:
             total_ms=round((time.monotonic() - work.started) * 1000),
         )
 
-    def _apply(self, work: _Work) -> Applied:
+    def _apply(self, work: Work) -> Applied:
         """Write what still belongs to this worker: each attempt looks anew, for an outage may outlast a rebalance."""
         partitions = {record.position[:2] for record in work.batch.records}
         with self._lock:
@@ -384,17 +331,6 @@ class IngestFlow:
         finally:
             self._writing = 0, frozenset()
 
-    @staticmethod
-    def _taken_back(work: _Work) -> Sequence[SourceRecord]:
-        """Records folded into one that could not be stored: they count again, as they would have in another batch.
-
-        Should a later batch have written the key already, the ledger finds them to be older.
-        """
-        if not work.refused or not work.folded:
-            return ()
-        positions = {operation.position for operation in work.folded if operation.key in work.refused}
-        return [record for record in work.batch.records if record.position in positions]
-
     def _sweep(self, tombstones: TombstoneSweep) -> None:
         with self._lock:
             # As a batch of its own: who revokes a Kafka partition from now on fences it, and waits for its last call.
@@ -406,7 +342,7 @@ class IngestFlow:
         finally:
             self._writing = 0, frozenset()
 
-    def _acknowledge(self, work: _Work, rows: int, again: Sequence[SourceRecord]) -> None:
+    def _acknowledge(self, work: Work, rows: int, again: Sequence[SourceRecord]) -> None:
         left_out = work.rejected.union(record.position for record in again)
         now = self._wall_clock()
         fresh = self._metrics.freshness.labels("acked")
@@ -427,7 +363,7 @@ class IngestFlow:
 
     # --- what the stages share ---------------------------------------------------------------------------------
 
-    def _refuse(self, work: _Work, refused: Sequence[tuple[Put | Delete, str, str]], stage: str) -> None:
+    def _refuse(self, work: Work, refused: Sequence[tuple[Put | Delete, str, str]], stage: str) -> None:
         if refused:
             work.refused.update(operation.key for operation, *_ in refused)
             records = {record.position: record for record in work.batch.records}
@@ -435,12 +371,14 @@ class IngestFlow:
             work.refused_late += late
             self._reject(work, late)
 
-    def _reject(self, work: _Work, rejected: Sequence[Rejected]) -> None:
+    def _reject(self, work: Work, rejected: Sequence[Rejected]) -> None:
         for item in rejected:
             work.rejected.add(item.position)
             self._metrics.dead_letters.labels(item.reason).inc()
             self._dead_letters.send(item)
-            log.debug("record.rejected", position=_name(item.position), reason=item.reason, why=item.message)
+            log.debug(
+                "record.rejected", position="{}/{}/{}".format(*item.position), reason=item.reason, why=item.message
+            )
         work.finished["dead_lettered"] += len(rejected)
 
     def _guarded(self, stage: Callable[[], None]) -> None:
@@ -465,17 +403,3 @@ class IngestFlow:
         self._patience.end()
         for lane in (self._incoming, self._to_embed, self._to_write):
             lane.abort()
-
-
-def _name(position: Position) -> str:
-    return f"{position.topic}/{position.partition}/{position.offset}"
-
-
-def _ranges(records: Sequence[SourceRecord]) -> str:
-    """`topic/partition/first-last` for each Kafka partition in the batch."""
-    ranges: dict[KafkaPartition, tuple[int, int]] = {}
-    for record in records:
-        topic, partition, offset = record.position
-        first, _ = ranges.get((topic, partition), (offset, offset))
-        ranges[topic, partition] = (first, offset)
-    return " ".join(f"{topic}/{number}/{first}-{last}" for (topic, number), (first, last) in ranges.items())
