@@ -268,6 +268,30 @@ def dlq_show(
     _print(letter.as_dict(with_value=True)) if json_ else command.show_one(letter)
 
 
+@dlq_app.command("retry")
+def dlq_retry(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="reason, stage or topic; repeatable")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="put back at most so many, the oldest first")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="put back even what a newer version of its document has superseded")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Put rejected records back into their topics, each one once; exit 1 if a topic refused some."""
+    stop = _stop_on_signals()
+    settings = _load(config, sets)
+    from consumers.commands import dlq_retry as command
+
+    report = command.run(settings, filters or (), limit, stop, dry_run=dry_run, force=force)
+    _print(report.as_dict()) if json_ else command.show(report)
+    raise typer.Exit(command.exit_code(report))
+
+
 @collections_app.command("list")
 def collections_list(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
     """List the collections made by milvus-stream, with rows and model."""

@@ -80,7 +80,7 @@ class ShownLetter:
 
 def newest(settings: Settings, limit: int, reason: str | None) -> list[ShownLetter]:
     """The last letters, the newest first; `reason` None: any. Raises UsageError for a missing topic, Unavailable."""
-    kafka, topic = _topic(settings)
+    kafka, topic = dead_letter_topic(settings)
     total = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
     seen: Counter[str] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -107,7 +107,7 @@ def one(settings: Settings, position: str) -> ShownLetter:
     if match is None:
         raise UsageError(f"{position!r} is no position: write PARTITION/OFFSET as `dlq list` prints it, e.g. 0/12")
     partition, offset = int(match[1]), int(match[2])
-    kafka, topic = _topic(settings)
+    kafka, topic = dead_letter_topic(settings)
     ranges = topic_ranges(kafka, [topic])
     name: KafkaPartition = (topic, partition)
     if name not in ranges:
@@ -154,7 +154,8 @@ def show_one(shown: ShownLetter) -> None:
     console.print(f"{'value':<16}{_as_text(record.value)}")
 
 
-def _topic(settings: Settings) -> tuple[KafkaSettings, str]:
+def dead_letter_topic(settings: Settings) -> tuple[KafkaSettings, str]:
+    """How to reach Kafka quickly or not at all, and the topic, which is there. Raises UsageError, Unavailable."""
     kafka, topic = quick(wiring.kafka_settings(settings)), settings.kafka.dead_letter_topic
     facts = topic_facts(kafka, [topic])[topic]
     if isinstance(facts, MissingTopic):

@@ -1,0 +1,275 @@
+"""`milvus-stream dlq retry` against real Kafka and Milvus: each rejected record back in its topic, once."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from confluent_kafka import Producer
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.structs import OffsetAndMetadata
+from pymilvus import MilvusClient
+
+from consumers.commands import dlq_retry
+from consumers.kafka import KafkaSettings, read_range
+from consumers.kafka.letters import letter
+from consumers.kafka.put_back import notes_topic, stable_ranges
+from consumers.letter_retry import RetryReport
+from consumers.settings import load_settings
+from pipeline.errors import Unavailable, UsageError
+from pipeline.failpoints import EXIT_CODE
+from pipeline.records import Rejected, SourceRecord
+from tests.support.crash_site import failing_at
+from tests.support.names import unique
+from tests.support.observed import stored_documents
+
+pytestmark = pytest.mark.servers
+
+APPEND = ("mode=append",)
+FIXED = ("record.text_field=body",)
+"""What the operator corrects: the text is in another field."""
+LONG_AGO = 1_700_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A topic with three Kafka partitions, its dead letters, and what stands around them."""
+
+    name: str
+    kafka: str
+    milvus: str
+    config: Path
+    admin: KafkaAdminClient
+
+    @property
+    def letters(self) -> str:
+        return f"{self.name}.dlq"
+
+    def publish(
+        self,
+        partition: int,
+        value: Mapping[str, str] | bytes,
+        *,
+        topic: str = "",
+        key: bytes | None = b"k",
+        **more: Any,
+    ) -> None:
+        producer = Producer({"bootstrap.servers": self.kafka})
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        producer.produce(topic or self.name, raw, key=key, partition=partition, **more)
+        assert producer.flush(10) == 0
+
+    def reject(self, partition: int, value: Mapping[str, str], *, key: bytes = b"k") -> None:
+        """Publish a record, and what a worker of this group does with it: a letter, and its offset committed."""
+        self.publish(partition, value, key=key)
+        record = [each for each in self.read() if each.position.partition == partition][-1]
+        topic_id = str(self.admin.describe_topics([self.name])[0]["topic_id"])
+        made = letter(
+            Rejected(replace(record, topic_id=topic_id), "decode", "missing_text", "no text"), pipeline="p", worker="w"
+        )
+        more = {"headers": list(made.headers), "timestamp": made.timestamp_ms}
+        self.publish(0, made.value or b"", topic=self.letters, key=made.key, **more)
+        _, _, offset = record.position
+        self.admin.alter_group_offsets(
+            self.name, {TopicPartition(self.name, partition): OffsetAndMetadata(offset + 1, "", -1)}
+        )
+
+    def read(self, topic: str = "") -> list[SourceRecord]:
+        """What a reader of committed records sees."""
+        settings = KafkaSettings(self.kafka, (topic or self.name,), self.name)
+        return list(read_range(settings, stable_ranges(settings, [topic or self.name])))
+
+    def ingest(self, *sets: str) -> None:
+        done = self.command("ingest", "--until-caught-up", *_flags(sets))
+        assert done.returncode == 0, done.stderr
+
+    def command(self, *arguments: str, point: str = "") -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "consumers.cli", *arguments, "-c", str(self.config)]
+        return subprocess.run(
+            line, env={**os.environ, **failing_at(point)}, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def retry(
+        self,
+        *filters: str,
+        sets: Sequence[str] = FIXED,
+        limit: int | None = None,
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> RetryReport:
+        settings = load_settings(self.config, {}, sets)
+        return dlq_retry.run(settings, filters, limit, threading.Event(), dry_run=dry_run, force=force)
+
+    def texts(self) -> dict[str, set[str]]:
+        with closing(MilvusClient(self.milvus)) as client:
+            found = stored_documents(client, self.name).documents
+        return {doc_id: {row["text"] for _, row in rows} for doc_id, rows in found.items()}
+
+
+def _flags(sets: Sequence[str]) -> list[str]:
+    return [part for one in sets for part in ("--set", one)]
+
+
+@pytest.fixture
+def site(kafka_bootstrap: str, milvus_uri: str, tmp_path: Path) -> Iterator[Site]:
+    name = unique("retry")
+    config = {
+        "kafka": {
+            "bootstrap_servers": kafka_bootstrap,
+            "topics": [name],
+            "group_id": name,
+            "dead_letter_topic": f"{name}.dlq",
+            "session_timeout": "6s",
+        },
+        "milvus": {"uri": milvus_uri, "collection": name, "durability": "ack"},
+        "embedding": {"model": "hash:8"},
+        "telemetry": {"port": 0},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
+        small = {"max.message.bytes": "20000"}
+        admin.create_topics({name: {"num_partitions": 3, "replication_factor": 1}}, wait_for_metadata=True)
+        admin.create_topics({f"{name}.dlq": {"num_partitions": 1, "replication_factor": 1, "configs": small}})
+        try:
+            yield Site(name, kafka_bootstrap, milvus_uri, path, admin)
+        finally:
+            admin.delete_topics([topic for topic in admin.list_topics() if topic.startswith(name)])
+            admin.delete_groups([name])
+            with closing(MilvusClient(milvus_uri)) as client:
+                for collection in (f"{name}__ledger", name):
+                    client.drop_collection(collection)
+
+
+def _outcomes(report: RetryReport) -> Counter[str]:
+    return Counter({outcome: count for outcome, count in report.counts.items() if count})
+
+
+def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
+    site.publish(0, {"id": "a", "body": "a1"})
+    site.publish(0, {"id": "a", "text": "a2", "body": "a2"})
+    site.publish(0, {"id": "b", "body": "b1"})
+    site.publish(
+        1, {"id": "c", "body": "c1"}, key=None, headers=[("trace", b"\xff"), ("none", None)], timestamp=LONG_AGO
+    )
+    site.publish(1, b"{broken")
+    site.publish(1, {"id": "d", "body": "d1"})
+    site.publish(2, {"id": "e", "body": "e1"})
+    site.publish(2, {"id": "f", "body": "f" * 30_000})
+    site.ingest()
+    assert site.texts() == {"a": {"a2"}}
+    # A newer version that waits; letters of others; one that stands there twice; what the group reads again by itself.
+    site.publish(1, {"id": "d", "text": "d2", "body": "d2"})
+    site.publish(0, b"no letter of ours", topic=site.letters)
+    foreign = [
+        ("__connect.errors.topic", "elsewhere"),
+        ("__connect.errors.partition", "0"),
+        ("__connect.errors.offset", "1"),
+    ]
+    site.publish(0, b"of another topic", topic=site.letters, headers=foreign)
+    twice = next(letter for letter in site.read(site.letters) if b"b1" in (letter.value or b""))
+    site.publish(
+        0,
+        twice.value or b"",
+        topic=site.letters,
+        key=twice.key,
+        headers=list(twice.headers),
+        timestamp=twice.timestamp_ms,
+    )
+    site.admin.alter_group_offsets(site.name, {TopicPartition(site.name, 2): OffsetAndMetadata(0, "", -1)})
+    before = site.read()
+
+    expected = Counter(put_back=3, superseded=2, waiting=2, no_origin=1, other_topic=1, retried_before=1)
+    planned = site.retry(dry_run=True)
+    assert _outcomes(planned) == expected
+    assert site.read() == before
+    assert notes_topic(site.letters) not in site.admin.list_topics()
+    done = site.retry()
+    assert _outcomes(done) == expected
+    assert dlq_retry.exit_code(done) == 0
+    assert done.rejected_again == Counter(invalid_json=1)
+    added = [record for record in site.read() if record not in before]
+    assert Counter((record.position.partition, record.value) for record in added) == Counter(
+        [(0, b'{"id": "b", "body": "b1"}'), (1, b'{"id": "c", "body": "c1"}'), (1, b"{broken")]
+    )
+    c = next(record for record in added if b"c1" in (record.value or b""))
+    assert (c.key, c.timestamp_ms) == (None, LONG_AGO)
+    assert c.headers == (("trace", b"\xff"), ("none", b""), ("milvus-stream.retries", b"1"))
+
+    again = site.retry()
+    assert _outcomes(again) == expected - Counter(put_back=3) + Counter(retried_before=3)
+    site.ingest(*FIXED)
+    assert site.texts() == {"a": {"a2"}, "b": {"b1"}, "c": {"c1"}, "d": {"d2"}, "e": {"e1"}, "f": {"f" * 30_000}}
+    # What was rejected again has a letter of its own, and counts on.
+    third = site.retry()
+    assert _outcomes(third)["put_back"] == 1
+    assert [value for _, value in site.read()[-1].headers] in ([b"2"], [b"1"])
+    assert ("milvus-stream.retries", b"2") in [pair for record in site.read() for pair in record.headers]
+    assert _outcomes(third)["truncated"] == 1
+
+    forced = site.retry("reason=missing_text", force=True)
+    assert _outcomes(forced)["put_back"] == 3  # a, d, and e, which is stored by now
+
+
+def test_a_crash_at_any_point_puts_nothing_back_twice(site: Site) -> None:
+    for number in range(30):
+        site.reject(number % 3, {"id": f"{number}", "body": f"{number}"})
+    retry = ("dlq", "retry", *_flags([*APPEND, *FIXED]))
+    for point, limit in (("retry_sent", "4"), ("retry_noted", "5"), ("retry_committed", "6")):
+        done = site.command(*retry, "--limit", limit, point=point)
+        assert done.returncode == EXIT_CODE, done.stderr
+    told = json.loads(site.command(*retry, "--json").stdout)
+    assert (told["put_back"], told["retried_before"]) == (30 - 6, 6)
+    assert _outcomes(site.retry(sets=(*APPEND, *FIXED))) == Counter(retried_before=30)
+    assert Counter(record.value for record in site.read()) == Counter(
+        {json.dumps({"id": f"{number}", "body": f"{number}"}).encode(): 2 for number in range(30)}
+    )
+
+
+def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(site: Site) -> None:
+    for number in range(9):
+        site.reject(number % 3, {"id": f"{number}", "body": "x"}, key=b"%d" % (number % 3))
+    site.admin.delete_topics([site.name])
+    site.admin.create_topics({site.name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
+    sets = (*APPEND, *FIXED)
+    assert _outcomes(site.retry(sets=sets, limit=4)) == Counter(put_back=4, left=5)
+    assert _outcomes(site.retry("reason=missing_text", sets=sets)) == Counter(put_back=5, retried_before=4)
+    found = site.read()
+    assert len(found) == 9
+    where = {(record.key, record.position.partition) for record in found}
+    assert len(where) == 3
+    assert where >= {(b"0", 0), (b"1", 1)}
+
+
+def test_what_cannot_be_done_is_said(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _outcomes(site.retry()) == Counter()
+    assert "no dead letters" in capsys.readouterr().err
+    site.reject(0, {"id": "b", "body": "b1"})
+    with pytest.raises(UsageError, match=rf"{site.letters}\.retried.* create it"):
+        site.retry(sets=(*APPEND, "kafka.create_dead_letter_topic=false"))
+    assert _outcomes(site.retry("reason=nothing", sets=APPEND)) == Counter()
+    assert "no dead letter passes reason=nothing; there are the reasons: missing_text (1)" in capsys.readouterr().err
+    for wrong in ("colour=red", "reason", "reason="):
+        with pytest.raises(UsageError, match=r"write reason=…, stage=…, topic=…"):
+            site.retry(wrong)
+    with pytest.raises(UsageError, match="there is no topic nowhere"):
+        site.retry(sets=("kafka.dead_letter_topic=nowhere",))
+    with pytest.raises(UsageError, match="no such topic on the broker: other"):
+        site.retry(sets=("kafka.topics=other",))
+    away = _flags(("kafka.bootstrap_servers=127.0.0.1:1", "kafka.bootstrap_timeout_ms=500"))
+    done = site.command("dlq", "retry", *away)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "127.0.0.1:1" in done.stderr
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        site.retry(sets=("milvus.uri=http://127.0.0.1:1",))
+    assert len(site.read()) == 1
