@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,10 @@ from consumers.letter_selection import (
     rejected_record,
     superseded,
 )
+from consumers.letter_tail import Committed, Progress, Tail
 from pipeline.intake import Decoder
-from pipeline.records import Delete, Position, Rejected
-from pipeline.store.plan import Entry, Key, final
+from pipeline.records import Position, Rejected
+from pipeline.store.plan import Entry, Key
 
 log = structlog.get_logger(__name__)
 
@@ -34,16 +35,6 @@ BATCH_BYTES = 8 * 2**20
 
 Stored = Callable[[Collection[Key]], Mapping[Key, Entry]]
 """The ledger's entries of these documents, as they are now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """How far the group has come on a Kafka partition."""
-
-    offset: int | None
-    start: int
-    """First offset the log holds."""
-    topic_id: str
 
 
 @dataclass(slots=True)
@@ -82,43 +73,6 @@ class RetryReport:
         }
 
 
-class Tail:
-    """What the group has not committed yet: the newest version there of each document that is asked about."""
-
-    def __init__(self, kafka: KafkaSettings, decoder: Decoder, committed: Mapping[KafkaPartition, Committed]) -> None:
-        self._kafka = kafka
-        self._decoder = decoder
-        self._next = {
-            name: at.start if at.offset is None else max(at.start, at.offset) for name, at in committed.items()
-        }
-        self._topic_ids = {name[0]: at.topic_id for name, at in committed.items()}
-        self._found: dict[Key, dict[KafkaPartition, Entry]] = {}
-
-    def read(self, keys: Collection[Key], moved: Mapping[Position, Position]) -> None:
-        """Take in what has come since; `keys` are the documents of interest, the same in every call."""
-        ranges = stable_ranges(self._kafka, self._kafka.topics)
-        left = {name: (self._next.get(name, start), end) for name, (start, end) in ranges.items()}
-        for record in read_range(self._kafka, left):
-            asked = asks(record, self._decoder, time.time_ns() // 1_000_000)
-            if isinstance(asked, Delete) and asked.key in keys:
-                entry = final(asked, None, {}, "")
-                known = self._found.setdefault(asked.key, {})
-                before = known.get(record.position[:2])
-                # A record that was put back stands behind newer ones.
-                if before is None or not superseded(_at(asked, moved), [before], moved):
-                    known[record.position[:2]] = entry
-        self._next = {name: end for name, (_, end) in left.items()}
-
-    def entries(self, key: Key) -> Iterable[Entry]:
-        """As ledger rows would tell of them."""
-        return self._found.get(key, {}).values()
-
-
-def _at(asked: Delete, moved: Mapping[Position, Position]) -> Delete:
-    origin = moved.get(asked.position, asked.position)
-    return Delete(origin, asked.timestamp_ms, asked.doc_id, asked.tenant, asked.version, asked.topic_id)
-
-
 class LetterRetry:
     """One run of `dlq retry`."""
 
@@ -151,12 +105,11 @@ class LetterRetry:
         stop: threading.Event,
         *,
         dry_run: bool,
-        progress: Callable[[str, int, int], None] = lambda *_: None,
+        progress: Progress = lambda *_: None,
     ) -> RetryReport:
         """Look through all letters, then put back batch by batch, the oldest of each Kafka partition first.
 
-        `progress` is told what is done, how much and of how many. Raises UsageError, Unavailable, and Stopped when
-        another run has taken over.
+        Raises UsageError, Unavailable, and Stopped when another run has taken over.
         """
         report = RetryReport(self._topic, dry_run)
         ranges = stable_ranges(self._kafka, [self._topic])
@@ -178,7 +131,7 @@ class LetterRetry:
         wanted: LetterFilter,
         ranges: Mapping[KafkaPartition, tuple[int, int]],
         report: RetryReport,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
     ) -> list[Candidate]:
         candidates: dict[str, Candidate] = {}
         total = sum(end - start for start, end in ranges.values())
@@ -223,7 +176,7 @@ class LetterRetry:
         limit: int | None,
         stop: threading.Event,
         report: RetryReport,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
         *,
         send: PutBack | None,
     ) -> None:
@@ -234,15 +187,23 @@ class LetterRetry:
                 break
             batch = list(_first(left, room))
             left = left[len(batch) :]
-            self._one_batch(batch, report, send)
+            self._one_batch(batch, report, send, progress)
             done += len(batch)
             progress("putting back", done, len(candidates))
+            if send is not None:
+                log.info("letters.put_back", done=done, of=len(candidates), put_back=report.counts[Outcome.PUT_BACK])
         report.stopped = stop.is_set()
         report.counts[Outcome.LEFT] += len(left)
 
-    def _one_batch(self, batch: Sequence[Candidate], report: RetryReport, send: PutBack | None) -> None:
+    def _one_batch(
+        self,
+        batch: Sequence[Candidate],
+        report: RetryReport,
+        send: PutBack | None,
+        progress: Progress,
+    ) -> None:
         kept = []
-        for candidate, old in zip(batch, self._superseded(batch), strict=True):
+        for candidate, old in zip(batch, self._superseded(batch, progress), strict=True):
             if old:
                 report.tell(candidate.at, candidate.origin, Outcome.SUPERSEDED)
             else:
@@ -266,11 +227,11 @@ class LetterRetry:
             else:
                 report.tell(candidate.at, candidate.origin, Outcome.RETRIED_BEFORE)
 
-    def _superseded(self, batch: Sequence[Candidate]) -> Sequence[bool]:
+    def _superseded(self, batch: Sequence[Candidate], progress: Progress) -> Sequence[bool]:
         if self._stored is None:
             return [False] * len(batch)
         # First the topic and then the ledger: what leaves the one meanwhile has come into the other.
-        self._tail.read(self._keys, self._notes.moved)
+        self._tail.read(self._keys, self._notes.moved, progress)
         stored = self._stored({one.asks.key for one in batch if one.asks is not None})
         result = []
         for one in batch:

@@ -11,8 +11,9 @@ from consumers import wiring
 from consumers.commands.dead_letters import dead_letter_topic
 from consumers.commands.tables import printable, stderr, stdout, table
 from consumers.kafka import KafkaPartition, KafkaSettings, TopicFacts, group_lag, topic_facts
-from consumers.letter_retry import Committed, LetterRetry, RetryReport, Stored
+from consumers.letter_retry import LetterRetry, RetryReport, Stored
 from consumers.letter_selection import LetterFilter, Outcome
+from consumers.letter_tail import Committed
 from consumers.settings import Settings
 from pipeline.store import WritePolicy, open_ledger
 from pipeline.store.ledger import STALENESS_S, Ledger

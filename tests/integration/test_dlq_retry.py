@@ -272,4 +272,9 @@ def test_what_cannot_be_done_is_said(site: Site, capsys: pytest.CaptureFixture[s
     assert "127.0.0.1:1" in done.stderr
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         site.retry(sets=("milvus.uri=http://127.0.0.1:1",))
+    stop = threading.Event()
+    stop.set()
+    settings = load_settings(site.config, {}, APPEND)
+    stopped = dlq_retry.run(settings, (), None, stop, dry_run=False, force=False)
+    assert (stopped.stopped, _outcomes(stopped)) == (True, Counter(left=1))
     assert len(site.read()) == 1

@@ -50,10 +50,10 @@ def _expected(judged: Sequence[tuple[SourceRecord, bool]], policy: LetterPolicy)
 policies = st.builds(
     LetterPolicy,
     max_ratio=st.none() | st.sampled_from([0.25, 0.5, 0.75]),
-    window=st.integers(1, 12),
+    window=st.integers(1, 6),
     max_consecutive=st.none() | st.integers(1, 8),
 )
-histories = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=120)
+histories = st.lists(st.tuples(st.sampled_from([0, 0, 0, 1]), st.booleans()), max_size=60)
 
 
 @given(policies, histories, st.lists(st.integers(1, 20), min_size=1, max_size=20))
@@ -94,6 +94,21 @@ def test_records_judged_again_do_not_count_again(judged: list[Judged], at: int, 
 @given(histories)
 def test_without_limits_nothing_stops(judged: list[Judged]) -> None:
     _judge(LetterLimits(LetterPolicy(max_ratio=None, max_consecutive=None)), _records(judged))
+
+
+@pytest.mark.parametrize(
+    ("history", "stops"),
+    [("bbb", False), ("bbbg", False), ("bbbgb", True), ("bbggb", False), ("bbggbb", False), ("bbggbbb", True)],
+)
+def test_the_ratio_is_of_a_full_window_that_slides(history: str, stops: bool) -> None:
+    limits = LetterLimits(LetterPolicy(max_ratio=0.5, window=4, max_consecutive=None))
+    records = _records([(0, each == "g") for each in history])
+    _judge(limits, records[:-1])
+    if stops:
+        with pytest.raises(TooManyRejected, match="3 of the last 4 records"):
+            _judge(limits, records[-1:])
+    else:
+        _judge(limits, records[-1:])
 
 
 def test_each_stage_is_counted_for_itself() -> None:
