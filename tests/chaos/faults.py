@@ -93,7 +93,7 @@ class Faults:
     def _undo(self, event: Event, slot: Slot) -> None:
         match event.kind:
             case "kill worker" | "remove worker" | "kill everything":
-                self._fill()
+                self.fill()
             case "freeze worker":
                 self._workers.thaw(slot)
             case "delay" | "blackhole" | "reset" | "cut replies":
@@ -121,7 +121,7 @@ class Faults:
             lambda: self._stage.refuse_letters(yes=False), within=60, what="the dead-letter topic taking records"
         )
         self.reap()
-        self._fill()
+        self.fill()
 
     def reap(self) -> None:
         """Start another worker where one ended that nobody had asked to."""
@@ -140,7 +140,7 @@ class Faults:
         self._workers.reap(self._leaving)
         self._workers.unexpected += [f"{slot.name} did not end" for slot in self._workers.slots if slot.running]
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
         """There are to be so many workers again."""
         for slot in self._workers.slots:
             if sum(each.running for each in self._workers.slots) >= WORKERS:
