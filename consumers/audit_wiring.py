@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from consumers import wiring
+from consumers import ingest_wiring, wiring
 from consumers.audit import Audit, AuditSettings
 from consumers.audit_reading import Acceptance
 from consumers.audit_repair import Mender
@@ -42,7 +42,7 @@ def audit(
             acceptance=acceptance,
             chunker=cutter,
             model=model,
-            writer=lambda ledger: wiring.writer_into(settings, api, model, MilvusPartitions(api, name), ledger),
+            writer=lambda ledger: ingest_wiring.writer_into(settings, api, model, MilvusPartitions(api, name), ledger),
             active=GroupWatch(kafka).active,
             append=append,
             flush=settings.milvus.durability == "flush",
@@ -52,7 +52,7 @@ def audit(
         dead_letter_topic=settings.kafka.dead_letter_topic,
         collection=name,
         by=settings.partitioning.by,
-        fingerprint=wiring.fingerprint(settings, model),
+        fingerprint=ingest_wiring.fingerprint(settings, model),
         append=append,
         deletes_kept_from_ms=0 if kept is None else now_ms - round(kept.total_seconds() * 1000),
         limit=limit,

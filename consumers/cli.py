@@ -101,11 +101,11 @@ def ingest(
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
     stop = _stop_on_signals()
     settings = _load(config, sets)
-    from consumers import wiring
+    from consumers import ingest_wiring, wiring
 
-    metrics = wiring.ingest_metrics()
+    metrics = ingest_wiring.ingest_metrics()
     with wiring.milvus(settings, metrics.observe_sink) as api, wiring.embedder(settings) as model:
-        process = wiring.ingest(
+        process = ingest_wiring.ingest(
             settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
         )
         summary = process.run(stop)

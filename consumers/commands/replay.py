@@ -5,7 +5,7 @@ import time
 
 from rich.console import Console
 
-from consumers import wiring
+from consumers import ingest_wiring, wiring
 from consumers.commands.tables import stderr, stdout, table
 from consumers.replay import ReplaySummary, finish, nothing
 from consumers.replay_plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
@@ -25,7 +25,7 @@ def run(  # noqa: PLR0917
 ) -> ReplaySummary:
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
     times = replay_times(from_, to)
-    metrics = wiring.ingest_metrics()
+    metrics = ingest_wiring.ingest_metrics()
     with wiring.embedder(target) as model:
         plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
@@ -33,7 +33,7 @@ def run(  # noqa: PLR0917
             finish(wiring.kafka_settings(target), plan)
             return nothing(plan)
         with wiring.milvus(target, metrics.observe_sink) as api:
-            return wiring.replay(target, plan, api, model, metrics).run(stop)
+            return ingest_wiring.replay(target, plan, api, model, metrics).run(stop)
 
 
 def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from consumers import wiring
+from consumers import ingest_wiring, wiring
 from consumers.settings import Settings
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.telemetry import IngestMetrics, configure_logging
@@ -19,7 +19,7 @@ def main() -> None:
     given = arguments()
     configure_logging("warning", "json")
     base = Settings.model_validate(given["settings"])
-    metrics = wiring.ingest_metrics()
+    metrics = ingest_wiring.ingest_metrics()
     with ExitStack() as stack:
         api = stack.enter_context(wiring.milvus(base, metrics.observe_sink))
         model = stack.enter_context(wiring.embedder(base))
@@ -29,8 +29,8 @@ def main() -> None:
 
         def prepare(job: dict[str, Any]) -> Go:
             settings = Settings.model_validate(_with_job(given["settings"], job))
-            mine = wiring.ingest_metrics()
-            process = wiring.ingest(settings, api, model, until_caught_up=True, max_records=None, metrics=mine)
+            mine = ingest_wiring.ingest_metrics()
+            process = ingest_wiring.ingest(settings, api, model, until_caught_up=True, max_records=None, metrics=mine)
 
             def go() -> Mapping[str, Any]:
                 upserting = _upsert_s(metrics)
