@@ -115,9 +115,10 @@ def start_timestamp_ms(start_from: str) -> int | None:
     return milliseconds
 
 
-def open_consumer(settings: KafkaSettings, *, group: bool) -> KafkaConsumer:
+def open_consumer(settings: KafkaSettings, *, group: bool, on_join: Callable[[], None] = lambda: None) -> KafkaConsumer:
     """A consumer that commits and resets nothing by itself; `group` False: it joins no group.
 
+    `on_join` is called, on the client's IO thread, immediately before it asks to join.
     Raises Unavailable when no broker answers, UsageError for what the broker or the client refuses.
     """
     config: dict[str, Any] = {
@@ -132,12 +133,23 @@ def open_consumer(settings: KafkaSettings, *, group: bool) -> KafkaConsumer:
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "allow_auto_create_topics": False,
-        "partition_assignment_strategy": [ASSIGNORS[settings.assignor]],
+        "partition_assignment_strategy": [_telling(ASSIGNORS[settings.assignor], on_join)],
         "group_id": settings.group_id if group else None,
     }
     if not group:
         config.pop("group_instance_id", None)
     return _open(KafkaConsumer, settings, config)
+
+
+def _telling(assignor: type[Any], on_join: Callable[[], None]) -> Any:
+    """The assignor, which the client asks for its metadata each time that it joins, telling of that."""
+
+    class Telling(assignor):  # type: ignore[misc]
+        def metadata(self, topics: Any) -> Any:
+            on_join()
+            return super().metadata(topics)
+
+    return Telling()
 
 
 def open_producer(settings: KafkaSettings, **config: Any) -> KafkaProducer:

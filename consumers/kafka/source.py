@@ -115,6 +115,7 @@ class KafkaSource:
         self._ends: dict[KafkaPartition, int] = {}
         self._ends_at = float("-inf")
         self._heartbeat = float("-inf")
+        self._joining = float("-inf")
 
     def start(self, handler: RebalanceHandler) -> None:
         """See Source.start."""
@@ -122,7 +123,7 @@ class KafkaSource:
         self._admin = open_admin(settings)
         self._positions = StartPositions(self._admin, settings, self._stored)
         self._positions.before_joining()
-        self._consumer = open_consumer(settings, group=True)
+        self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
         self._listener = GroupListener(
             self._consumer,
             handler,
@@ -257,12 +258,18 @@ class KafkaSource:
         coordinator = self._consumer._coordinator
         if not coordinator._generation.has_member_id():
             return float("-inf")
-        beat = coordinator.heartbeat
-        # The broker's clock for this member starts anew when it *gets* a heartbeat, so the time of sending one that
-        # was answered is certain; the time of the answer is not. Joining resets the clock, too.
-        if beat.last_send <= beat.last_receive:
-            self._heartbeat = max(self._heartbeat, beat.last_send)
-        return max(self._heartbeat, beat.last_reset) if coordinator.stable() else self._heartbeat
+        # The broker's clock for this member starts anew when it *gets* a heartbeat or a wish to join, so the time of
+        # sending one that succeeded is certain. The client's own `last_reset` is not: it also moves when a process that
+        # was stopped finds its coordinator again, long after it has been replaced. Each time is read before what makes
+        # it valid, because the client's thread goes on meanwhile.
+        beat, joining = coordinator.heartbeat, self._joining
+        sent = beat.last_send
+        if sent <= beat.last_receive:
+            self._heartbeat = max(self._heartbeat, sent)
+        return max(self._heartbeat, joining) if coordinator.stable() else self._heartbeat
+
+    def _on_join(self) -> None:
+        self._joining = time.monotonic()
 
     def close(self, timeout_s: float) -> None:
         """See Source.close."""

@@ -1,8 +1,9 @@
 """What the worker relies on from a source, on real Apache Kafka and on the fake."""
 
 import random
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from kafka import KafkaProducer
@@ -204,6 +205,19 @@ def test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again(rig: R
         assert (reader.drains, reader.asked) == (0, 0)
         assert rig.committed(group) == {(topic, 0): 0}
     assert reader.offsets == [0, 1, 2, 3, 4] * 2
+
+
+@pytest.mark.servers
+def test_finding_the_coordinator_again_is_no_heartbeat(kafka_bootstrap: str) -> None:
+    with closing(RealRig(kafka_bootstrap)) as rig:
+        began = time.monotonic()
+        slow = rig.settings(rig.topic(), session_timeout_ms=30_000, options={"heartbeat_interval_ms": 9_000})
+        with member(rig, slow) as reader:
+            reader.joined()
+            counted_in = reader.source.last_heartbeat()
+            assert began < counted_in < time.monotonic()
+            rig.find_coordinator_again(reader.source)
+            assert reader.source.last_heartbeat() == counted_in
 
 
 def test_pausing_and_resuming_everything_under_flow_loses_nothing(rig: Rig) -> None:

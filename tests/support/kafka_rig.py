@@ -187,6 +187,14 @@ class RealRig:
         self._admin.remove_group_members(metadata.group_id, [MemberToRemove(member_id=metadata.member_id)])
         eventually(lambda: source.last_heartbeat() == float("-inf"), what="the member noticing it")
 
+    def find_coordinator_again(self, source: Source) -> None:
+        """As a process does that was stopped for longer than its session."""
+        assert isinstance(source, KafkaSource)
+        assert source._consumer is not None
+        coordinator = source._consumer._coordinator
+        coordinator.coordinator_dead("for the test")
+        eventually(lambda: source.poll(0.05) or not coordinator.coordinator_unknown(), what="a known coordinator")
+
     def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
         return DeadLetters(self.settings(), topic, on_confirmed=on_confirmed)
 
