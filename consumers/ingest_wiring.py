@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -98,6 +99,7 @@ def ingest(
     kafka = wiring.kafka_settings(settings)
     receipts: deque[Receipt] = deque()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
+    target = writer(settings, api, model, metrics)
     open_ledger(api, settings.milvus.collection)  # in append mode, too: workers tell each other of flushes by it
     worker = _worker(
         settings,
@@ -105,7 +107,7 @@ def ingest(
         model,
         marker=FlushMarker(api, settings.milvus.collection),
         source=source(settings, kafka, api),
-        writer=writer(settings, api, model, metrics),
+        writer=target,
         dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append),
         limits=LetterLimits(LetterPolicy(**settings.dead_letters.model_dump())),
         receipts=receipts,
@@ -203,6 +205,11 @@ def _worker(
     until_caught_up: bool,
     max_records: int | None,
 ) -> IngestWorker:
+
+    def on_durable(durable: Sequence[Receipt]) -> None:
+        metrics.last_durable.set(time.time())
+        receipts.extend(durable)
+
     governor = FlushGovernor(
         api,
         _collections(settings),
@@ -211,7 +218,8 @@ def _worker(
             interval_s=settings.milvus.flush_interval.total_seconds(),
             rows=LITE_FLUSH_ROWS if api.server.lite else None,
         ),
-        on_durable=receipts.extend,
+        on_durable=on_durable,
+        on_flush=metrics.observe_flush,
         marker=marker,
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
         leads=lambda: (settings.kafka.topics[0], 0) in worker.owned,

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypeAlias, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,6 +14,8 @@ _FRESHNESS = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 120, 300, 600)
 
 OUTCOMES = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
 """How a consumed record can end; summed over all of them `ingest_records_total` equals the records finished."""
+FlushRole: TypeAlias = Literal["leader", "stand_in", "finishing"]
+"""Why a worker flushes: it is the one that flushes for all; nobody else does; it was asked to finish."""
 SINK_OPERATIONS = ("upsert", "delete", "query", "flush", "create_partition")
 
 
@@ -68,6 +70,14 @@ class IngestMetrics:
         self.tombstones = counter("ingest_tombstones_swept_total", "Ledger rows of old deletes removed.")
         self.dead_letters = counter("ingest_dlq_records_total", "Records sent to the dead-letter topic.", ("reason",))
         self.commits = counter("ingest_offset_commits_total", "Offset commits.", ("status",))
+        self.flushes = counter(
+            "ingest_flushes_total",
+            "Flushes of the collection (with its ledger), by why and outcome.",
+            ("role", "outcome"),
+        )
+        self.last_durable = gauge(
+            "ingest_last_durable_timestamp_seconds", "When records last became durable (epoch seconds)."
+        )
         self.freshness = histogram(
             "ingest_freshness_seconds", "From the record's Kafka timestamp to Milvus's answer.", _FRESHNESS, ("to",)
         )
@@ -80,6 +90,10 @@ class IngestMetrics:
         self.sink_seconds.labels(operation, "error" if error else "ok").observe(seconds)
         if error is not None:
             self.sink_errors.labels(operation, type(error).__name__).inc()
+
+    def observe_flush(self, role: FlushRole, ok: bool) -> None:
+        """Count one flush of everything this worker writes to."""
+        self.flushes.labels(role, "ok" if ok else "postponed").inc()
 
     def _start_at_zero(self) -> None:
         """Rates and ratios exist before the first event only if the label sets do."""
@@ -94,6 +108,9 @@ class IngestMetrics:
         for operation in SINK_OPERATIONS:
             self.sink_seconds.labels(operation, "ok")
             self.sink_seconds.labels(operation, "error")
+        for role in get_args(FlushRole):
+            self.flushes.labels(role, "ok")
+            self.flushes.labels(role, "postponed")
         self.freshness.labels("acked")
 
 

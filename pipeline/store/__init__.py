@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.store.api import MilvusApi, MilvusServerApi
 from pipeline.store.collection import check_model, holds_topic, open_collection, open_ledger
-from pipeline.store.flush import FlushGovernor, FlushPolicy
+from pipeline.store.flush import FlushGovernor
+from pipeline.store.flush_policy import FlushPolicy
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.plan import Applied, Plan

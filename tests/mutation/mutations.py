@@ -40,9 +40,16 @@ MUTATIONS = (
     Mutation(
         "commit before the flush",
         "pipeline/store/flush.py",
-        'at_once = self._policy.durability == "ack"',
-        "at_once = True",
+        'on_durable if policy.durability == "ack" else None',
+        "on_durable",
         ("tests/unit/store/test_flush.py",),
+    ),
+    Mutation(
+        "a flush under way counts as one to come",
+        "pipeline/store/flush_marker.py",
+        ">= count + 2",
+        ">= count + 1",
+        ("tests/property/test_flush_together.py",),
     ),
     Mutation(
         "insert instead of upsert",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pipeline.errors import NotFound, OutcomeUnknown, RateLimited, Unavailable, UsageError
 from pipeline.records import Position, Receipt
 from pipeline.store.api import ServerInfo
-from pipeline.store.flush import FlushGovernor, FlushPolicy, FlushState, flush_spacing_s
+from pipeline.store.flush import FlushGovernor
+from pipeline.store.flush_policy import FlushPolicy, FlushState, flush_spacing_s
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.schema import documents_spec, ledger_spec
 from tests.support.fake_milvus import FakeMilvus
@@ -175,7 +176,7 @@ def test_an_ack_during_a_flush_waits_for_the_next() -> None:
         governed.api.gate.clear()
         governed.governor.acked(receipt(1), rows=1)
         # The flush has begun and hangs once its receipts are in hand and nothing new is waiting.
-        eventually(lambda: governed.governor._round is not None)
+        eventually(lambda: governed.governor._flusher._round is not None)
         governed.governor.acked(receipt(2), rows=1)
         durable_at_first: list[list[int]] = []
         governed.api.hook = lambda operation, collection, when: (

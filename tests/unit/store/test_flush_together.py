@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.errors import Unavailable
 from pipeline.records import Position, Receipt
-from pipeline.store.flush import FlushGovernor, FlushPolicy
+from pipeline.store.flush import FlushGovernor
 from pipeline.store.flush_marker import FlushMarker
+from pipeline.store.flush_policy import FlushPolicy
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.schema import documents_spec, ledger_spec
 from tests.support.fake_milvus import FakeMilvus

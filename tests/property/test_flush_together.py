@@ -1,0 +1,82 @@
+"""Several workers over one Milvus: never durable too early, however their calls interleave, and durable in the end."""
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.flush_rig import INTERVAL_S, Cluster, Worker, group
+
+STEPS = 300
+USUAL = ["go"] * 12 + ["ack"] * 3 + ["pass"] * 5
+TROUBLE = ["finish", "request", "elect", "depose", "refused", "late", "lost answer", "arrive", "arrive", "lose", "long"]
+
+
+def apply(random: Random, cluster: Cluster, workers: list[Worker], step: str) -> None:
+    worker = random.choice(workers)
+    match step:
+        case "go":
+            worker.go()
+        case "finish":
+            worker.finish()
+        case "ack":
+            worker.ack()
+        case "pass":
+            cluster.now += random.uniform(0, 5)
+        case "long":
+            cluster.now += random.uniform(0, 5) * INTERVAL_S
+        case "request":
+            worker.flusher.request()
+        case "elect" | "depose":
+            worker.leads = step == "elect"
+        case "arrive":
+            if cluster.late:
+                cluster.late.pop(random.randrange(len(cluster.late)))()
+        case "lose":
+            cluster.lose(random.randrange(5))
+        case _:
+            worker.api.trouble = step
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.randoms(use_true_random=True),
+    st.sampled_from((0.0, 0.02, 0.1)),
+    st.sampled_from((None, 0, 1, 2)),
+    st.booleans(),
+)
+def test_never_too_early_and_in_the_end_all_of_it(
+    random: Random, trouble: float, leader: int | None, leader_has_work: bool
+) -> None:
+    with group(True, False, False) as (cluster, workers):
+        for _ in range(STEPS):
+            apply(random, cluster, workers, random.choice(TROUBLE if random.random() < trouble else USUAL))
+        for number, worker in enumerate(workers):
+            worker.leads, worker.api.trouble = number == leader, ""
+            worker.ack()
+        last = [len(worker.acked) for worker in workers]
+        until = cluster.now + 10 * INTERVAL_S
+        while cluster.now < until:
+            cluster.now += 1
+            for number, worker in enumerate(workers):
+                if leader_has_work or number != leader:
+                    worker.ack()
+                worker.finish()
+        for worker, acked in zip(workers, last, strict=True):
+            assert worker.durable >= set(range(acked)), (worker.rounds, worker.flusher.pending())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=True), st.integers(0, 2))
+def test_only_the_leader_flushes(random: Random, leader: int) -> None:
+    with group(*(number == leader for number in range(3))) as (cluster, workers):
+        began = cluster.now
+        while cluster.now < began + 30 * INTERVAL_S:
+            cluster.now += random.uniform(0, 5)
+            for worker in random.sample(workers, 3):
+                worker.ack()
+                worker.finish()
+        assert 15 <= len(workers[leader].rounds) <= 31
+        for number, worker in enumerate(workers):
+            assert number == leader or worker.api.flushes == 0
+            assert worker.flusher.pending() < 5 * INTERVAL_S
