@@ -75,6 +75,8 @@ class Put:
     """From `record.version_field`; None: the Kafka position is the version."""
     topic_id: str = ""
     """As in SourceRecord: offsets of topics with different ids cannot be compared."""
+    by_arrival: bool = False
+    """Newer than whatever arrived before it, by version or not: a record folded into it had no comparable version."""
 
     @property
     def key(self) -> tuple[str | None, str]:
@@ -92,6 +94,7 @@ class Delete:
     tenant: str | None = None
     version: int | None = None
     topic_id: str = ""
+    by_arrival: bool = False
 
     @property
     def key(self) -> tuple[str | None, str]:

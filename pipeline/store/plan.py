@@ -134,6 +134,8 @@ def comparable(entry: Entry, operation: Change) -> bool:
 
     They do not after a topic was created anew, or when a key changed its Kafka partition: then arrival wins.
     """
+    if operation.by_arrival:
+        return _same_log(entry, operation)
     if entry.versioned or operation.version is not None:
         return entry.versioned and operation.version is not None
     return _same_log(entry, operation)
@@ -149,7 +151,7 @@ def _order(entry: Entry, operation: Change) -> int:
     """-1: older than what is stored, 0: the same version, 1: newer, or not comparable, and then arrival wins."""
     if not comparable(entry, operation):
         return 1
-    if operation.version is not None and operation.version != entry.version:
+    if operation.version is not None and operation.version != entry.version and not operation.by_arrival:
         return 1 if operation.version > entry.version else -1
     if _same_log(entry, operation):
         offset, stored = operation.position.offset, entry.position.offset
