@@ -7,12 +7,13 @@ import pytest
 
 from consumers import wiring
 from consumers.settings import Settings, load_settings
+from pipeline.store.api import ServerInfo
 from tests.support.fake_milvus import FakeMilvus
 
 
 @pytest.fixture
 def milvus(monkeypatch: pytest.MonkeyPatch) -> FakeMilvus:
-    fake = FakeMilvus()
+    fake = FakeMilvus(server=ServerInfo("v2.4.0", (2, 4, 0), lite=False))
 
     @contextmanager
     def connected(_: Settings) -> Iterator[FakeMilvus]:

@@ -1,7 +1,9 @@
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import pytest
 
+from consumers import wiring
 from consumers.commands.doctor import examine, exit_code, show
 from consumers.commands.doctor_milvus import examine_milvus
 from consumers.commands.findings import Finding, Findings
@@ -9,6 +11,7 @@ from consumers.settings import Settings, load_settings
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import Unavailable, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger
+from pipeline.store.api import ServerInfo
 from tests.support.documents import NOON_MS
 from tests.support.fake_milvus import FakeMilvus
 
@@ -105,6 +108,16 @@ def test_more_than_128_partitions_and_released_ones_are_told(milvus: FakeMilvus)
     milvus.release_partitions("news", names[:3])
     found = [one for one in _found(_settings()) if one.level == "warning"]
     assert ["get slow" in found[0].seen, "3 of 135" in found[1].seen] == [True, True]
+
+
+@pytest.mark.parametrize(("number", "says"), [((2, 2, 9), "never tested"), ((2, 3, 5), "can lose deletes")])
+def test_an_old_server_is_told(monkeypatch: pytest.MonkeyPatch, number: tuple[int, int, int], says: str) -> None:
+    old = FakeMilvus(server=ServerInfo("v" + ".".join(map(str, number)), number, lite=False))
+    monkeypatch.setattr(wiring, "milvus", lambda _: nullcontext(old))
+    _make(old)
+    found = [one for one in _found(_settings()) if one.level != "ok"]
+    assert [(one.check, one.level) for one in found] == [("milvus.version", "warning")]
+    assert says in found[0].seen
 
 
 def test_another_index_type_is_told(milvus: FakeMilvus) -> None:
