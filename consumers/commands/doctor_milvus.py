@@ -68,9 +68,7 @@ def _server(settings: Settings, api: MilvusServerApi, found: Findings) -> None:
     found.ok("milvus.reachable", seen)
     if not server.lite and (0, 0, 0) < server.number <= _LOSES_DELETES:
         seen = f"{server.version} can lose deletes while it loads or compacts segments, so that older rows stay"
-        do = (
-            "upgrade Milvus; until then a long milvus.flush_interval and `milvus-stream audit --repair` help"
-        )
+        do = "upgrade Milvus; until then a long milvus.flush_interval and `milvus-stream audit --repair` help"
         if server.number < _TESTED_SINCE:
             seen, do = f"{server.version} was never tested with this", "upgrade to 2.3 or newer"
         found.warning("milvus.version", seen, do)

@@ -11,7 +11,7 @@ from tests.bench.report import Target, middle, show_disturbance, show_table
 from tests.bench.stage import Stage, say
 
 RECORD_BYTES = 300
-WANTED_PER_S = 8000
+WANTED_PER_S = 15_000
 WANTED_UPSERT_PER_S = 5000
 UPSERTS = ("upsert new", "upsert unchanged", "upsert moved")
 
