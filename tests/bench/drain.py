@@ -148,7 +148,8 @@ def show(out: Console, summary: Mapping[str, Any], dtype: str) -> None:
         out.print(
             f"ours / naive: {entry['ratio_documents']:.2f} in documents/s, {entry['ratio_tokens']:.2f} in tokens/s, "
             f"{entry['ratio_cpu']:.2f} in tokens per CPU s; ours / bare engine: {entry['share_of_bare_engine']:.2f}; "
-            f"the ledger's share of the drain: {entry['ledger_share_of_drain']:.1%}; CPU s by thread of ours: {entry['threads_cpu_s']}"
+            f"the ledger's share of the drain: {entry['ledger_share_of_drain']:.1%}; "
+            f"CPU s by thread of ours: {entry['threads_cpu_s']}"
         )
         show_disturbance(out, [cores for each in entry["other_cores_rounds"].values() for cores in each])
 
