@@ -27,8 +27,16 @@ class _Round:
     """One flush in hand: what it makes durable, and the collections it has still to do."""
 
     role: FlushRole
+    followed: Followed
     receipts: list[Receipt]
     collections: list[str]
+
+    def take(self) -> list[Receipt]:
+        """All that it makes durable."""
+        return self.followed.take() + self.receipts
+
+    def __len__(self) -> int:
+        return len(self.followed) + len(self.receipts)
 
 
 class Flusher:
@@ -98,7 +106,7 @@ class Flusher:
     def pending(self) -> int:
         """Receipts that are not durable yet."""
         with self._lock:
-            return len(self._receipts) + len(self._followed) + (len(self._round.receipts) if self._round else 0)
+            return len(self._receipts) + len(self._followed) + (0 if self._round is None else len(self._round))
 
     def due_at(self) -> float | None:
         """When `step` has something to do, possibly in the past; None: not before something is acknowledged."""
@@ -175,8 +183,8 @@ class Flusher:
             self._try_later(current, error)
             return
         failpoints.reached("flushed")
-        if current.receipts:
-            self._on_durable(current.receipts)
+        if durable := current.take():
+            self._on_durable(durable)
         with self._lock:
             self._round = None
             self._waiting_since = self._clock() if self._receipts else None
@@ -190,9 +198,10 @@ class Flusher:
         """Take what is acknowledged by now; what comes later may miss this flush and waits for the next."""
         with self._lock:
             if self._round is None:
-                self._round = _Round(self._role(), [], list(self._collections))
+                self._round = _Round(self._role(), self._followed, [], list(self._collections))
+                self._followed = Followed()
             if len(self._round.collections) == len(self._collections):
-                self._round.receipts += self._followed.take() + self._receipts
+                self._round.receipts += self._receipts
                 self._receipts = []
                 self._state = FlushState(began, closing=self._state.closing, failures=self._state.failures)
             else:
@@ -222,6 +231,7 @@ class Flusher:
             failures, wait = self._state.failures, self._state.not_before - now
             if current.role == "stand_in":  # somebody else may succeed meanwhile
                 self._receipts[:0] = current.receipts
+                self._followed = current.followed
                 self._round = None
                 self._state = replace(self._state, waiting=True)
         self._on_flush(current.role, False)
