@@ -52,6 +52,20 @@ class ModelStamp:
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a loaded model is run, as chosen when it was loaded."""
+
+    layout: Literal["flat", "padded", "none"]
+    """`flat`: texts one after another in one row; `padded`: one row each; `none`: there is no model."""
+    workers: int
+    """Forward passes at a time."""
+    threads: int
+    """Of one forward pass on a CPU; 0 on a GPU."""
+    token_budget: int
+    """Tokens of one forward pass at most, padding included; a longer text stands alone."""
+
+
 class Embedder(Protocol):
     """A loaded model. One thread at a time; `load_embedder` makes it."""
 
@@ -70,6 +84,10 @@ class Embedder(Protocol):
     @property
     def dtype(self) -> str:
         """The precision of its matrix products: `float32`, `bfloat16`, `float16`."""
+
+    @property
+    def execution(self) -> Execution:
+        """How it is run: batches, workers, threads."""
 
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         """Vectors of the chunks as documents, shape (n, dimension), in the order given.

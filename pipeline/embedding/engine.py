@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embedding.api import ModelStamp
+from pipeline.embedding.api import Execution, ModelStamp
 from pipeline.embedding.packing import halves, pack, pad
 from pipeline.embedding.tokenizer import ModelTokenizer
 from pipeline.errors import Unavailable
@@ -40,6 +40,8 @@ class TransformerEmbedder:
         self.tokenizer = tokenizer
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
+        threads = 1 if device.type == "cpu" else 0
+        self.execution = Execution("padded", workers=workers, threads=threads, token_budget=token_budget)
         self._device = device
         self._transformer = modules[0].eval()
         self._head = [module.eval().float() for module in modules[1:]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.api import ModelStamp
+from pipeline.embedding.api import Execution, ModelStamp
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, Tokens
 
@@ -45,6 +45,7 @@ class HashEmbedder:
 
     device = "cpu"
     dtype = "float32"
+    execution = Execution("none", workers=1, threads=1, token_budget=0)
 
     def __init__(self, model: str) -> None:
         """`model` is `hash:` and the dimension; raises `UsageError` if it is not."""
