@@ -142,12 +142,17 @@ class MilvusApi(Protocol):
         *,
         partitions: Sequence[str] | None = None,
         strong: bool = False,
+        since: int | None = None,
         limit: int | None = None,
     ) -> list[dict[str, Any]]:
         """Rows that match; with `strong` every write acknowledged before the call is seen, else up to some 100 ms old.
 
-        An empty expression needs a limit. No order is promised.
+        `since`: every write acknowledged before that `instant` is seen. An empty expression needs a limit. No order is
+        promised.
         """
+
+    def instant(self) -> int | None:
+        """This moment on the server's own clock, for `query(since=…)`; None where it does not tell (Lite)."""
 
     def search(
         self,

@@ -35,11 +35,16 @@ class Catalog:
         return self._server
 
     def clock_ms(self) -> int | None:
-        """The server's clock, from a timestamp it hands out: 46 bits of epoch milliseconds, 18 of a counter."""
+        """The server's clock in epoch milliseconds: an instant has 46 bits of them, and 18 of a counter."""
+        instant = self.instant()
+        return None if instant is None else instant >> _COUNTER_BITS
+
+    def instant(self) -> int | None:
+        """See `MilvusApi.instant`. All writes get their place in the server's order by the clock asked here."""
         handler = getattr(self._client, "_handler", None)  # MilvusClient itself has no call for it
         if handler is None or self._server.lite:
             return None
-        return int(self._run(Call("clock"), handler.alloc_timestamp)) >> _COUNTER_BITS or None
+        return int(self._run(Call("clock"), handler.alloc_timestamp)) or None
 
     # --- collections -------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ ENTRY_FIELDS = (
 )
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0
-"""A read that is not strong has seen every write older than this. Milvus promises 5 s (`common.gracefulTime`, which the
+"""Any read has seen every write older than this. Milvus promises 5 s (`common.gracefulTime`, which the
 server waits to reach before it answers); four times that leaves room for another setting."""
 
 _VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
@@ -129,7 +129,9 @@ class Ledger:
         self._clock = clock
         self._held: dict[Key, _Held] = {}
         self._lock = threading.Lock()
-        self._strong_until = clock() + staleness_s
+        self._distrusted_until = clock() + staleness_s
+        self._distrusts = 0
+        self._since: int | None = None
 
     # --- the planning thread -----------------------------------------------------------------------------------
 
@@ -146,10 +148,10 @@ class Ledger:
                     missing.append(key)
                 else:
                     found[key] = held.entry, held.in_flight > 0
-            strong = now < self._strong_until
+            distrusted = now < self._distrusted_until
         waiting = iter(missing)
         while some := list(islice(waiting, KEYS_PER_QUERY)):
-            entries = self._query(some, strong=strong)
+            entries = self._query(some, **(self._consistency() if distrusted else {}))
             found.update({key: (entries.get(key), False) for key in some})
         return found
 
@@ -165,7 +167,7 @@ class Ledger:
                 held.in_flight += 1
 
     def forget(self) -> None:
-        """Another worker may have written since: forget what is not in flight, and read strongly for a while."""
+        """Another worker may have written since: forget what is not in flight, and distrust what is read."""
         with self._lock:
             self._held = {key: held for key, held in self._held.items() if held.in_flight}
         self.distrust()
@@ -219,17 +221,38 @@ class Ledger:
     # --- both --------------------------------------------------------------------------------------------------
 
     def distrust(self) -> None:
-        """Read strongly until reads without it can no longer miss anything written before now."""
-        self._strong_until = self._clock() + self._staleness_s
+        """From now on reads must see everything written before now; for a while they would not all by themselves."""
+        with self._lock:
+            self._distrust_until(self._clock() + self._staleness_s)
 
-    def _query(self, keys: Sequence[Key], *, strong: bool) -> dict[Key, Entry]:
+    def _distrust_until(self, when: float) -> None:
+        self._distrusted_until = max(self._distrusted_until, when)
+        self._distrusts += 1
+        self._since = None
+
+    def _consistency(self) -> dict[str, Any]:
+        """For a read that must see everything written before the last distrust.
+
+        One instant serves all of them: only the first waits until the server has got past it. A strong read, which is
+        as of its own moment, waits every time (some 300 ms on 2.3.5).
+        """
+        with self._lock:
+            distrusts, since = self._distrusts, self._since
+        if since is None:
+            since = self._api.instant()
+            with self._lock:
+                if distrusts == self._distrusts:
+                    self._since = since
+        return {"strong": True} if since is None else {"since": since}
+
+    def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry]:
         by_id = {ledger_id(*key): key for key in keys}
         expression = 'id in ["' + '","'.join(by_id) + '"]'
-        rows = self._api.query(self._name, expression, ENTRY_FIELDS, strong=strong)
+        rows = self._api.query(self._name, expression, ENTRY_FIELDS, **consistency)
         return {by_id[row["id"]]: row_entry(row) for row in rows}
 
     def _evict(self, now: float) -> None:
-        """Forget the oldest; whoever is forgotten early must be read strongly until its time is over."""
+        """Forget the oldest; what is forgotten early must be seen by reads until its time is over."""
         surplus = len(self._held) - self._max_remembered
         gone: list[Key] = []
         for key, held in self._held.items():
@@ -239,7 +262,7 @@ class Ledger:
             if expires > now:
                 if len(gone) >= surplus:
                     break
-                self._strong_until = max(self._strong_until, expires)
+                self._distrust_until(expires)
             gone.append(key)
         for key in gone:
             del self._held[key]

@@ -283,7 +283,7 @@ class UpsertWriter:
 
     @contextmanager
     def _distrusting(self) -> Iterator[None]:
-        """After an outage or an unknown outcome, reads are strong until they can be trusted again."""
+        """After an outage or an unknown outcome, what was read before is not relied on."""
         try:
             yield
         except NotLoaded:

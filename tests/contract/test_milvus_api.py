@@ -183,6 +183,16 @@ def test_partitions_are_created_once_and_listed(subject: Subject) -> None:
     assert listed == sorted(listed)
 
 
+def test_a_read_since_an_instant_sees_what_was_acknowledged_before_it(subject: Subject) -> None:
+    partition = subject.partition()
+    for number in range(10):
+        subject.put(partition, row(f"{number:02x}"))
+        instant = subject.api.instant()
+        assert (instant is None) == subject.lite
+        found = subject.api.query(subject.collection, "chunk >= 0", ["id"], partitions=[partition], since=instant)
+        assert len(found) == number + 1
+
+
 def test_a_dropped_partition_takes_its_rows_along(subject: Subject) -> None:
     name = subject.partition()
     subject.put(name, row("d0"))

@@ -56,13 +56,23 @@ class _Failure:
         return self.operation == operation and self.collection in (None, collection)
 
 
+@dataclass(frozen=True, slots=True)
+class _Undo:
+    """One write: its number and time, and what the rows it changed were before."""
+
+    number: int
+    at: float
+    partition: str
+    before: Mapping[str, dict[str, Any] | None]
+
+
 @dataclass(slots=True)
 class _Collection:
     spec: CollectionSpec
     partitions: dict[str, Rows] = field(default_factory=lambda: {DEFAULT: {}})
     released: set[str] = field(default_factory=set)
-    undo: deque[tuple[float, str, dict[str, dict[str, Any] | None]]] = field(default_factory=deque)
-    """By write, newest last: when, and what the rows it changed were before; how a stale read goes back in time."""
+    undo: deque[_Undo] = field(default_factory=deque)
+    """The last writes, newest last; how a stale read goes back in time."""
 
 
 class FakeMilvus:
@@ -102,6 +112,7 @@ class FakeMilvus:
         self._failures: list[_Failure] = []
         self._lock = threading.RLock()
         self._closed = False
+        self._writes = 0
         self._lease = Lease()
 
     # --- faults and inspection ---------------------------------------------------------------------------------
@@ -210,6 +221,10 @@ class FakeMilvus:
         with self._call("clock"):
             return None if self._server.lite else time.time_ns() // 1_000_000
 
+    def instant(self) -> int | None:
+        with self._call("clock"):
+            return None if self._server.lite else self._writes
+
     # --- rows --------------------------------------------------------------------------------------------------
 
     def fence(self, left_s: LeftS) -> None:
@@ -238,7 +253,9 @@ class FakeMilvus:
             self._write(held, partition or DEFAULT, there, dict.fromkeys(ids))
 
     def _write(self, held: _Collection, name: str, there: Rows, changes: Mapping[str, dict[str, Any] | None]) -> None:
-        held.undo.append((self._clock(), name, {identifier: there.get(identifier) for identifier in changes}))
+        self._writes += 1
+        before = {identifier: there.get(identifier) for identifier in changes}
+        held.undo.append(_Undo(self._writes, self._clock(), name, before))
         while len(held.undo) > self.staleness_writes:
             held.undo.popleft()
         for identifier, row in changes.items():
@@ -255,16 +272,17 @@ class FakeMilvus:
         *,
         partitions: Sequence[str] | None = None,
         strong: bool = False,
+        since: int | None = None,
         limit: int | None = None,
     ) -> list[dict[str, Any]]:
         with self._call("query", collection):
             held = self._get(collection)
             if list(fields) == ["count(*)"]:
-                return [{"count(*)": len(self._matching(held, expression, partitions, strong=strong))}]
+                return [{"count(*)": len(self._matching(held, expression, partitions, strong=strong, since=since))}]
             if not expression and limit is None:
                 raise UsageError("empty expression should be used with limit")
             copies: dict[str, list[dict[str, Any]]] = {}
-            for row in self._matching(held, expression, partitions, strong=strong):
+            for row in self._matching(held, expression, partitions, strong=strong, since=since):
                 copies.setdefault(row["id"], []).append(row)
             found = [self._random.choice(rows) for rows in copies.values()]
             return [projected(row, {"id", *fields}, held.spec) for row in found[:limit]]
@@ -360,7 +378,13 @@ class FakeMilvus:
             raise RequestTooLarge(f"received message larger than max ({size} vs. {self._max_request_bytes})")
 
     def _matching(
-        self, held: _Collection, expression: str, partitions: Sequence[str] | None, *, strong: bool
+        self,
+        held: _Collection,
+        expression: str,
+        partitions: Sequence[str] | None,
+        *,
+        strong: bool,
+        since: int | None = None,
     ) -> list[dict[str, Any]]:
         try:
             holds = parse(expression)
@@ -370,19 +394,20 @@ class FakeMilvus:
         self._partitions_named(held, names)
         if held.released.intersection(names):
             raise NotLoaded(f"partition not loaded[partition={sorted(held.released.intersection(names))}]")
-        while held.undo and held.undo[0][0] <= self._clock() - self._staleness_s:
+        while held.undo and held.undo[0].at <= self._clock() - self._staleness_s:
             held.undo.popleft()
-        view = held.partitions if strong or not held.undo else _earlier(held)
+        unseen = [] if strong else [change for change in held.undo if since is None or change.number > since]
+        view = _earlier(held, unseen) if unseen else held.partitions
         return [row for name in names for row in view.get(name, {}).values() if holds(row)]
 
 
-def _earlier(held: _Collection) -> dict[str, Rows]:
+def _earlier(held: _Collection, unseen: Sequence[_Undo]) -> dict[str, Rows]:
     """The rows as they were before the writes a stale read does not see."""
     view = {name: dict(rows) for name, rows in held.partitions.items()}
-    for _, name, before in reversed(held.undo):
-        for identifier, row in before.items():
+    for change in reversed(unseen):
+        for identifier, row in change.before.items():
             if row is None:
-                view.get(name, {}).pop(identifier, None)
+                view.get(change.partition, {}).pop(identifier, None)
             else:
-                view.setdefault(name, {})[identifier] = row
+                view.setdefault(change.partition, {})[identifier] = row
     return view

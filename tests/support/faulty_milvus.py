@@ -77,6 +77,10 @@ class FaultyMilvus:
         self._read()
         return self._milvus.query(*arguments, **options)
 
+    def instant(self) -> int | None:
+        self._read()
+        return self._milvus.instant()
+
     def partitions(self, collection: str) -> list[str]:
         self._read()
         return self._milvus.partitions(collection)

@@ -66,8 +66,11 @@ def test_a_read_that_is_not_strong_lags_behind(fake: FakeMilvus) -> None:
     fake.upsert("docs", "a", [row("1", "new"), row("2")])
     assert [found["text"] for found in fake.query("docs", 'id in ["1", "2"]', ["text"])] == ["old"]
     assert len(fake.query("docs", 'id in ["1", "2"]', ["text"], strong=True)) == 2
+    instant = fake.instant()
     fake.delete("docs", "a", ["1"])
     assert len(fake.query("docs", 'id in ["1", "2"]', ["text"])) == 2
+    assert len(fake.query("docs", 'id in ["1", "2"]', ["text"], since=instant)) == 2
+    assert len(fake.query("docs", 'id in ["1", "2"]', ["text"], since=fake.instant())) == 1
 
 
 def test_faults(fake: FakeMilvus) -> None:

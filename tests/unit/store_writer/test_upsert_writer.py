@@ -279,7 +279,7 @@ def test_without_time_partitions_everything_is_in_the_default_one(fake: FakeMilv
     }
 
 
-def test_reads_are_strong_at_first_after_an_outage_and_when_much_was_forgotten(fake: FakeMilvus, store: Store) -> None:
+def test_reads_miss_nothing_at_first_after_an_outage_and_when_much_was_forgotten(fake: FakeMilvus, store: Store) -> None:
     now = [0.0]
     ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_remembered=2, clock=lambda: now[0])
     writer = UpsertWriter(fake, "docs", store.partitions(), "day", fingerprint="model", ledger=ledger)
@@ -302,3 +302,15 @@ def test_reads_are_strong_at_first_after_an_outage_and_when_much_was_forgotten(f
     assert not sees(3)
     write(writer, [put(f"ours{number}", "x", number) for number in range(4)])
     assert sees(4)
+
+
+def test_one_instant_serves_every_read_until_others_may_have_written_again(fake: FakeMilvus, store: Store) -> None:
+    writer = store.upsert_writer()
+    fake.calls.clear()
+    for number in range(3):
+        writer.plan([put(f"a{number}", "a", number)])
+    assert [call for call, *_ in fake.calls].count("clock") == 1
+    writer.forget()
+    for number in range(3):
+        writer.plan([put(f"b{number}", "a", number)])
+    assert [call for call, *_ in fake.calls].count("clock") == 2
