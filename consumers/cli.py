@@ -4,16 +4,16 @@ Data goes to stdout, progress and logs to stderr. Exit codes: 0 done (also after
 or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems.
 """
 
-import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from consumers import cli_embed
+from consumers.cli_common import ConfigFile, Json, Sets, load, print_json, stop_on_signals
 from consumers.settings import Settings, environment, load_settings, shown
 from pipeline.errors import MilvusStreamError
 
@@ -34,14 +34,9 @@ for name, group in (
     ("local", local_app),
     ("dlq", dlq_app),
     ("collections", collections_app),
+    ("bench", cli_embed.bench_app),
 ):
     app.add_typer(group, name=name)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
-]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override one setting")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
 def main() -> None:
@@ -59,32 +54,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def _load(config: Path | None, sets: list[str] | None) -> Settings:
-    from pipeline.telemetry import configure_logging
-
-    settings = load_settings(config, environment(), sets or ())
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
-    return settings
-
-
-def _print(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def _stop_on_signals() -> threading.Event:
-    """An event set by the first SIGTERM or SIGINT; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stop
-
-
 # --- workers -----------------------------------------------------------------------------------------------------
 
 
@@ -99,8 +68,8 @@ def ingest(
     json_: Json = False,
 ) -> None:
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
-    stop = _stop_on_signals()
-    settings = _load(config, sets)
+    stop = stop_on_signals()
+    settings = load(config, sets)
     from consumers import ingest_wiring, wiring
 
     metrics = ingest_wiring.ingest_metrics()
@@ -110,7 +79,7 @@ def ingest(
         )
         summary = process.run(stop)
     if json_:
-        _print(summary.as_dict())
+        print_json(summary.as_dict())
 
 
 @app.command()
@@ -122,7 +91,7 @@ def serve(
 ) -> None:
     """Run a query worker: searches over HTTP, POST /v1/search."""
     overrides = [f"query.host={host}"] * (host is not None) + [f"query.port={port}"] * (port is not None)
-    settings = _load(config, [*(sets or ()), *overrides])
+    settings = load(config, [*(sets or ()), *overrides])
     from consumers import wiring
 
     with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
@@ -142,17 +111,20 @@ def search(
     json_: Json = False,
 ) -> None:
     """Search once, without a server."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import search as command
 
     body = command.request_body(text, limit=limit, last=last, from_=from_, to=to, where=where or [])
     result = command.search(settings, body)
     if json_:
-        _print(result)
+        print_json(result)
     else:
         from rich.console import Console
 
         command.show(result, Console())
+
+
+app.command()(cli_embed.embed)
 
 
 @app.command()
@@ -172,18 +144,18 @@ def replay(
     json_: Json = False,
 ) -> None:
     """Read a bounded range of the topics again. The live group is not touched; started again, it resumes."""
-    stop = _stop_on_signals()
-    settings = _load(config, sets)
+    stop = stop_on_signals()
+    settings = load(config, sets)
     elsewhere = [*(sets or ()), f"milvus.collection={into}"]
     target = settings if into is None else load_settings(config, environment(), elsewhere)
     from consumers.commands import replay as command
 
     if dry_run:
         plan = command.plan_only(settings, target, from_, to, rate)
-        _print(plan.as_dict()) if json_ else command.show_plan(plan)
+        print_json(plan.as_dict()) if json_ else command.show_plan(plan)
         return
     summary = command.run(settings, target, from_, to, rate, stop)
-    _print(summary.as_dict()) if json_ else sys.stdout.write(summary.line() + "\n")
+    print_json(summary.as_dict()) if json_ else sys.stdout.write(summary.line() + "\n")
     raise typer.Exit(int(must_finish and not summary.finished))
 
 
@@ -193,22 +165,22 @@ def replay(
 @app.command()
 def status(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
     """Lag by Kafka partition, rows, Milvus partitions, dead letters, model; exit 3 if Kafka or Milvus is away."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import status as command
 
     report = command.collect(settings)
-    _print(report) if json_ else command.show(report)
+    print_json(report) if json_ else command.show(report)
     raise typer.Exit(command.exit_code(report))
 
 
 @app.command()
 def doctor(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
     """Check everything a worker needs; exit 5 if something is wrong, 3 if Kafka or Milvus cannot be reached."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import doctor as command
 
     findings = command.examine(settings)
-    _print([finding.as_dict() for finding in findings]) if json_ else command.show(findings)
+    print_json([finding.as_dict() for finding in findings]) if json_ else command.show(findings)
     raise typer.Exit(command.exit_code(findings))
 
 
@@ -229,11 +201,11 @@ def audit(
     json_: Json = False,
 ) -> None:
     """Compare what is stored with what the topics ask for; exit 5 if anything is wrong. Workers may run meanwhile."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import audit as command
 
     report = command.run(settings, from_, to, repair=repair, limit=limit)
-    _print(report.as_dict()) if json_ else command.show(report)
+    print_json(report.as_dict()) if json_ else command.show(report)
     raise typer.Exit(command.exit_code(report))
 
 
@@ -246,11 +218,11 @@ def dlq_list(
     json_: Json = False,
 ) -> None:
     """List dead letters: where each record came from and why it was rejected."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import dead_letters as command
 
     letters = command.newest(settings, limit, reason)
-    _print([letter.as_dict(with_value=False) for letter in letters]) if json_ else command.show_list(letters)
+    print_json([letter.as_dict(with_value=False) for letter in letters]) if json_ else command.show_list(letters)
 
 
 @dlq_app.command("show")
@@ -261,11 +233,11 @@ def dlq_show(
     json_: Json = False,
 ) -> None:
     """Show one dead letter whole: reason, headers, key and value."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import dead_letters as command
 
     letter = command.one(settings, position)
-    _print(letter.as_dict(with_value=True)) if json_ else command.show_one(letter)
+    print_json(letter.as_dict(with_value=True)) if json_ else command.show_one(letter)
 
 
 @dlq_app.command("retry")
@@ -283,23 +255,23 @@ def dlq_retry(
     json_: Json = False,
 ) -> None:
     """Put rejected records back into their topics, each one once; exit 1 if a topic refused some."""
-    stop = _stop_on_signals()
-    settings = _load(config, sets)
+    stop = stop_on_signals()
+    settings = load(config, sets)
     from consumers.commands import dlq_retry as command
 
     report = command.run(settings, filters or (), limit, stop, dry_run=dry_run, force=force)
-    _print(report.as_dict()) if json_ else command.show(report)
+    print_json(report.as_dict()) if json_ else command.show(report)
     raise typer.Exit(command.exit_code(report))
 
 
 @collections_app.command("list")
 def collections_list(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
     """List the collections made by milvus-stream, with rows and model."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import collections as command
 
     rows = command.list_all(settings)
-    _print(rows) if json_ else command.show_list(rows)
+    print_json(rows) if json_ else command.show_list(rows)
 
 
 @collections_app.command("info")
@@ -310,11 +282,11 @@ def collections_info(
     json_: Json = False,
 ) -> None:
     """Show one collection: fields, index and its progress, model, rows by Milvus partition."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import collections as command
 
     info = command.info(settings, name or settings.milvus.collection)
-    _print(info) if json_ else command.show_info(info)
+    print_json(info) if json_ else command.show_info(info)
 
 
 @collections_app.command("drop")
@@ -326,7 +298,7 @@ def collections_drop(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Remove a collection with all its rows."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers.commands import collections as command
 
     command.drop(settings, name, dry_run=dry_run, yes=yes)
@@ -340,14 +312,14 @@ def config_show(config: ConfigFile = None, sets: Sets = None, json_: Json = Fals
     """Print the configuration in force (file, environment, --set and defaults together), secrets masked."""
     import yaml
 
-    values = shown(_load(config, sets))
-    _print(values) if json_ else sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    values = shown(load(config, sets))
+    print_json(values) if json_ else sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 @config_app.command("lint")
 def config_lint(config: ConfigFile = None, sets: Sets = None) -> None:
     """Check the configuration without connecting to anything."""
-    settings = _load(config, sets)
+    settings = load(config, sets)
     from consumers import wiring
 
     wiring.check(settings)
@@ -357,7 +329,7 @@ def config_lint(config: ConfigFile = None, sets: Sets = None) -> None:
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of the configuration file."""
-    _print(Settings.model_json_schema())
+    print_json(Settings.model_json_schema())
 
 
 # --- on this machine -----------------------------------------------------------------------------------------------
