@@ -249,7 +249,7 @@ class IngestFlow:
             for put, document, known in zip(work.plan.to_embed, work.chunks, work.reusable, strict=True):
                 rows = [vector for c in document if (vector := known.get(c.text, vectors.get(c.text))) is not None]
                 if len(rows) == len(document):
-                    embedded.append(EmbeddedPut(put, document, np.stack(rows)))
+                    embedded.append(EmbeddedPut(put, document, rows[0][None] if len(rows) == 1 else np.stack(rows)))
                 else:
                     message = f"the model gave NaN or infinity for {len(document) - len(rows)} of its chunks"
                     self._refuse(work, [(put, "vector_not_finite", message)], "embed")

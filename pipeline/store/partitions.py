@@ -7,6 +7,7 @@ Names are UTC, sort by time within a granularity, and tell their interval withou
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 import structlog
@@ -29,6 +30,7 @@ MANY_PARTITIONS = 128
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_HOUR_MS = 3_600_000
 _NAME: dict[str, re.Pattern[str]] = {
     "hour": re.compile(r"h([0-9]{4})([0-9]{2})([0-9]{2})([0-9]{2})"),
     "day": re.compile(r"d([0-9]{4})([0-9]{2})([0-9]{2})"),
@@ -46,7 +48,13 @@ def partition_name(by: Granularity, event_time_ms: int) -> str:
         return DEFAULT_PARTITION
     if not MIN_EVENT_TIME_MS <= event_time_ms <= MAX_EVENT_TIME_MS:
         raise ValueError(f"event time {event_time_ms} ms is outside the years 1 to 9999")
-    time = _EPOCH + timedelta(milliseconds=event_time_ms)
+    return _of_hour(by, event_time_ms // _HOUR_MS)
+
+
+@lru_cache(maxsize=10_000)
+def _of_hour(by: Literal["hour", "day", "week", "month"], hour: int) -> str:
+    """Remembered, because a batch asks for the same few again and again; `hour`: since 1970."""
+    time = _EPOCH + timedelta(hours=hour)
     match by:
         case "hour":
             return f"h{time.year:04}{time.month:02}{time.day:02}{time.hour:02}"
@@ -86,13 +94,12 @@ def _start(by: str, parts: list[int]) -> int:
 
 
 def _length_ms(by: str, start_ms: int) -> int:
-    hour = 3_600_000
     if by != "month":
-        return {"hour": hour, "day": 24 * hour, "week": 7 * 24 * hour}[by]
+        return {"hour": _HOUR_MS, "day": 24 * _HOUR_MS, "week": 7 * 24 * _HOUR_MS}[by]
     start = _EPOCH + timedelta(milliseconds=start_ms)
     # The month after December 9999 has no datetime: count its days instead.
     days = 31 if start.month == 12 else (start.replace(month=start.month + 1) - start).days
-    return days * 24 * hour
+    return days * 24 * _HOUR_MS
 
 
 def granularity(name: str) -> Granularity | None:
