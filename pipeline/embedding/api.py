@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -92,8 +93,8 @@ class Embedder(Protocol):
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         """Vectors of the chunks as documents, shape (n, dimension), in the order given.
 
-        A row may hold NaN or Inf if the model made it so; the caller checks. Raises `Unavailable` when memory does not
-        even hold one chunk.
+        A row may hold NaN or Inf, if the model made it so or memory does not hold this one chunk; the caller checks.
+        Raises `Unavailable` when memory does not hold any chunk.
         """
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -114,6 +115,8 @@ class EmbeddingSettings:
     dtype: str = "auto"
     """auto | float32 | bfloat16 | float16."""
     token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - tokens of text
-    """Tokens of one forward pass, padding included."""
+    """Tokens of one forward pass, padding included; auto: measured when the model is loaded."""
     threads: int | None = None
     """Processor cores to use on a CPU; None: those this process may use."""
+    tuning_folder: Path | None = None
+    """Where what was measured is remembered; None: nowhere."""

@@ -12,6 +12,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _COMPARED = (torch.float32, torch.bfloat16)
 _BF16_GAIN = 1.2
 """How many times faster bfloat16 products must be: rounding is not free, and without native support they are slower."""
+_SHARE_OF_FREE = 0.9
+"""Of the free memory of a GPU; the rest is for what libraries allocate beside torch."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -43,6 +45,13 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.bfloat16 if _native_bf16() and _bf16_gain() >= _BF16_GAIN else torch.float32
+
+
+def cap_memory(device: torch.device) -> None:
+    """Let this process have most of what is free on the GPU now, and never what its neighbours hold."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(_SHARE_OF_FREE * free / total, device)
 
 
 def available_cpus() -> int:

@@ -1,5 +1,8 @@
 """Load a sentence-transformers model without a network or trust in its files, and check that it is run right."""
 
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,20 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from pipeline.embedding.api import EmbeddingSettings, ModelStamp
-from pipeline.embedding.device import available_cpus, resolve_device, resolve_dtype
+from pipeline.embedding.autotune import Rate, rate_of, tune_cpu, tune_gpu
+from pipeline.embedding.device import available_cpus, cap_memory, resolve_device, resolve_dtype
 from pipeline.embedding.engine import TransformerEmbedder
+from pipeline.embedding.flat_check import lie_flat_if_equal
+from pipeline.embedding.forward import Forward
 from pipeline.embedding.model_files import check_model, digest_model, find_model
+from pipeline.embedding.runner import Plan, Runner
+from pipeline.embedding.sizing import processor_name
 from pipeline.embedding.tokenizer import ModelTokenizer
+from pipeline.embedding.transfer import CudaTransfer, HostTransfer
+from pipeline.embedding.tuning_file import TuningFile
 from pipeline.errors import UsageError
 from pipeline.records import Chunk
 
-_BUDGETS = {"cpu": 1024, "cuda": 32_768}
-"""Tokens of one forward. Larger batches leave a CPU's cache and are slower; on a GPU they hide the launches."""
 _AGREEMENT = 0.998
 """Least cosine to sentence-transformers' own vectors; batch shapes alone move bfloat16 to 0.9999."""
 _PROBES = ("A", "what the model reads", "The quick brown fox jumps over the lazy dog, 27 times. " * 4)
@@ -29,36 +37,58 @@ log = structlog.get_logger(__name__)
 
 
 def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
-    """Load what `settings.model` names; raises `UsageError` if it is not here, not safe or not of a known kind."""
+    """Load what `settings.model` names; raises `UsageError` if it is not here, not safe or not of a known kind.
+
+    Where nothing is remembered of this model on this device, some two seconds go into measuring.
+    """
     folder = find_model(settings.model)
     check_model(folder)
     device = resolve_device(settings.device)
+    cap_memory(device)
     dtype = resolve_dtype(settings.dtype, device)
-    workers = 1 if device.type == "cuda" else settings.threads or available_cpus()
+    cores = settings.threads or available_cpus()
     model = _load(folder, device, dtype)
     limit = model.max_seq_length = _max_tokens(model, folder)
     expected = _reference(model)  # before the tokenizer is taken over: encode() sets its truncation and padding
-    embedder = TransformerEmbedder(
-        list(model),
-        _tokenizer(model, folder, limit, settings.threads or available_cpus()),
-        ModelStamp(
-            name=settings.model,
-            digest=digest_model(folder),
-            dimension=expected.shape[1],
-            pooling=_pooling(model),
-            max_tokens=limit,
-        ),
-        device=device,
-        dtype=dtype,
-        token_budget=settings.token_budget if isinstance(settings.token_budget, int) else _BUDGETS[device.type],
-        workers=workers,
+    stamp = ModelStamp(
+        name=settings.model,
+        digest=digest_model(folder),
+        dimension=expected.shape[1],
+        pooling=_pooling(model),
+        max_tokens=limit,
     )
+    tokenizer = _tokenizer(model, folder, limit, cores)
+    forward = Forward(list(model), padding_id=tokenizer.padding_id, dimension=stamp.dimension)
+    transfer = HostTransfer() if device.type == "cpu" else CudaTransfer(device)
+    lie_flat_if_equal(forward, transfer, tokenizer, limit=limit, name=settings.model)
+    rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")
+    known = {"weights": stamp.digest, "max_tokens": limit, "flat": forward.flat, "dtype": str(dtype)}
+    plan = _plan(rate, settings, device, cores, known)
+    runner = Runner(forward, transfer, plan, dimension=stamp.dimension)
+    embedder = TransformerEmbedder(forward, runner, tokenizer, stamp, device=device, dtype=dtype)
     _verify(embedder, expected, folder)
     log.info(
-        "model.loaded", model=settings.model, digest=embedder.stamp.digest[:12], device=embedder.device,
-        dtype=embedder.dtype, dimension=embedder.stamp.dimension, max_tokens=limit, workers=workers,
+        "model.loaded", model=settings.model, digest=stamp.digest[:12], device=embedder.device, dtype=embedder.dtype,
+        dimension=stamp.dimension, max_tokens=limit, flat=forward.flat, **asdict(plan),
     )  # fmt: skip
     return embedder
+
+
+def _plan(rate: Rate, settings: EmbeddingSettings, device: torch.device, cores: int, model: Mapping[str, Any]) -> Plan:
+    """How to run the model here: as remembered of this `model`, or as measured now."""
+    budget = settings.token_budget if isinstance(settings.token_budget, int) else None
+    memory = None
+    if settings.tuning_folder is not None:
+        machine: dict[str, Any] = {"device": processor_name(str(device)), "torch": torch.__version__, "cores": cores}
+        memory = TuningFile(settings.tuning_folder, {**model, **machine, "token_budget": budget or "auto"})
+        if (remembered := memory.read()) is not None:
+            return remembered
+    start = time.perf_counter()
+    plan = tune_gpu(rate, budget) if device.type == "cuda" else tune_cpu(rate, cores, budget)
+    log.info("model.tuned", seconds=round(time.perf_counter() - start, 2), **asdict(plan))
+    if memory is not None:
+        memory.write(plan)
+    return plan
 
 
 def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> SentenceTransformer:

@@ -1,6 +1,7 @@
-"""Which sequences go through the model together. Pure."""
+"""Which sequences go through the model together, and how they stand in its input. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,26 +10,48 @@ MIN_BATCH_TOKENS = 256
 """Below this a forward pass costs its fixed part, not its tokens."""
 
 
-def pack(lengths: Sequence[int], budget: int, parallel: int = 1) -> list[NDArray[np.int64]]:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What stands around each text in the model's input."""
+
+    before: NDArray[np.int32]
+    """Start token and prompt."""
+    after: NDArray[np.int32]
+    """End token."""
+    prompt_tokens: int
+    """Tokens that a model which leaves the prompt out of its pooling has to skip."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens added to each text."""
+        return len(self.before) + len(self.after)
+
+
+def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool = True) -> list[NDArray[np.int64]]:
     """Batches of indices into `lengths`, longest first; each index in exactly one.
 
-    Within a batch, sequences are of similar length and `longest * count <= budget` holds, so padding is rare and
-    bounded; a single sequence over the budget stands alone. With several forwards in `parallel` the budget shrinks
-    until each has work, though not below `MIN_BATCH_TOKENS`.
+    A batch takes at most `budget` tokens, padding included where it is `padded`; a single sequence over the budget
+    stands alone. Sequences of similar length come together, so padding is rare. With several forwards in `parallel` the
+    budget shrinks until each has work, though not below `MIN_BATCH_TOKENS`.
     """
     if not lengths:
         return []
     real = np.asarray(lengths, dtype=np.int64)
-    sizes = np.maximum(real, 1)
-    share = -(-int(sizes.sum()) // parallel)
-    budget = min(budget, max(share, MIN_BATCH_TOKENS))
     order = np.argsort(-real, kind="stable")
+    sizes = np.maximum(real, 1)[order]
+    ends = np.cumsum(sizes)
+    share = -(-int(ends[-1]) // parallel)
+    budget = min(budget, max(share, MIN_BATCH_TOKENS))
     batches = []
     start = 0
     while start < len(order):
-        count = max(1, budget // int(sizes[order[start]]))
-        batches.append(order[start : start + count])
-        start += count
+        if padded:
+            stop = start + budget // int(sizes[start])
+        else:
+            stop = int(np.searchsorted(ends, ends[start] - sizes[start] + budget, side="right"))
+        stop = max(stop, start + 1)
+        batches.append(order[start:stop])
+        start = stop
     return batches
 
 
@@ -39,14 +62,40 @@ def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def pad(
-    sequences: Sequence[NDArray[np.int32]], padding: int, before: NDArray[np.int32], after: NDArray[np.int32]
+    sequences: Sequence[NDArray[np.int32]], padding: int, around: Around
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and attention mask, each of shape (n, longest), padded on the right.
-
-    Every sequence is put between the ids `before` (start token, prompt) and `after` (end token).
-    """
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + len(before) + len(after)
+    """Token ids and attention mask, each of shape (n, longest), padded on the right."""
+    ids, lengths = _joined(sequences, around)
     mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, padding, dtype=np.int64)
-    ids[mask] = np.concatenate([part for ids in sequences for part in (before, ids, after)])
-    return ids, mask.astype(np.int64)
+    padded = np.full(mask.shape, padding, dtype=np.int64)
+    padded[mask] = ids
+    return padded, mask.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Sequences one behind the other, without padding."""
+
+    ids: NDArray[np.int64]
+    """Shape (tokens,), as the next two."""
+    positions: NDArray[np.int64]
+    """Count anew in each sequence."""
+    owners: NDArray[np.int64]
+    """The sequence each token belongs to."""
+    offsets: NDArray[np.int64]
+    """Where each sequence begins, and where the last one ends: shape (n + 1,)."""
+
+
+def line_up(sequences: Sequence[NDArray[np.int32]], around: Around, first_position: int = 0) -> Row:
+    """The sequences as one row; positions begin with `first_position`."""
+    ids, lengths = _joined(sequences, around)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    return Row(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)
+
+
+def _joined(sequences: Sequence[NDArray[np.int32]], around: Around) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All ids, each sequence with what stands around it, and how long each one then is."""
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + around.tokens
+    joined = np.concatenate([part for ids in sequences for part in (around.before, ids, around.after)])
+    return joined.astype(np.int64), lengths

@@ -5,27 +5,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.packing import MIN_BATCH_TOKENS, halves, pack, pad
+from pipeline.embedding.packing import MIN_BATCH_TOKENS, Around, halves, line_up, pack, pad
 
 Ids = NDArray[np.int32]
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
 
 
-@given(LENGTHS, st.integers(16, 4096), st.integers(1, 8))
-def test_batches_are_a_partition_within_the_budget(lengths: list[int], budget: int, parallel: int) -> None:
-    batches = pack(lengths, budget, parallel)
+@given(LENGTHS, st.integers(16, 4096), st.integers(1, 8), st.booleans())
+def test_batches_are_a_partition_within_the_budget(
+    lengths: list[int], budget: int, parallel: int, padded: bool
+) -> None:
+    batches = pack(lengths, budget, parallel, padded=padded)
     indices = [int(index) for batch in batches for index in batch]
     assert sorted(indices) == list(range(len(lengths)))
     for batch in batches:
-        longest = max(lengths[index] for index in batch)
-        assert len(batch) == 1 or longest * len(batch) <= budget
+        own = [lengths[index] for index in batch]
+        assert len(batch) == 1 or (max(own) * len(batch) if padded else sum(own)) <= budget
     ordered = [lengths[index] for index in indices]
     assert ordered == sorted(lengths, reverse=True)
 
 
-@given(st.lists(st.integers(1, 100), min_size=40, max_size=200), st.integers(2, 4))
-def test_each_parallel_forward_gets_work(lengths: list[int], parallel: int) -> None:
-    batches = pack(lengths, 1_000_000, parallel)
+@given(LENGTHS.filter(len), st.integers(600, 4096))
+def test_flat_batches_are_full(lengths: list[int], budget: int) -> None:
+    batches = pack(lengths, budget, padded=False)
+    sizes = [sum(max(lengths[index], 1) for index in batch) for batch in batches]
+    # What begins the next batch would not have fitted.
+    for size, following in zip(sizes, batches[1:], strict=False):
+        assert size + max(lengths[following[0]], 1) > min(budget, max(sum(sizes), MIN_BATCH_TOKENS))
+
+
+@given(st.lists(st.integers(1, 100), min_size=40, max_size=200), st.integers(2, 4), st.booleans())
+def test_each_parallel_forward_gets_work(lengths: list[int], parallel: int, padded: bool) -> None:
+    batches = pack(lengths, 1_000_000, parallel, padded=padded)
     assert len(batches) >= min(parallel, sum(lengths) // max(MIN_BATCH_TOKENS, 1))
 
 
@@ -42,10 +53,23 @@ IDS = st.lists(st.integers(1, 30_000), max_size=20).map(lambda ids: np.array(ids
 
 @given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len))
 def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) -> None:
-    ids, mask = pad(sequences, -1, before, after)
+    ids, mask = pad(sequences, -1, Around(before, after, 0))
     assert ids.shape == mask.shape
     assert ids.shape[1] == max(map(len, sequences)) + len(before) + len(after)
     for row, on, sequence in zip(ids, mask, sequences, strict=True):
         assert row[on == 1].tolist() == [*before, *sequence, *after]
         assert (row[on == 0] == -1).all()
         assert (np.diff(on) <= 0).all()
+
+
+@given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len), st.integers(0, 3))
+def test_a_row_holds_each_sequence_once_and_counts_it_anew(
+    sequences: list[Ids], before: Ids, after: Ids, first: int
+) -> None:
+    row = line_up(sequences, Around(before, after, 0), first)
+    assert len(row.ids) == len(row.positions) == len(row.owners) == row.offsets[-1]
+    for owner, (start, end, sequence) in enumerate(zip(row.offsets, row.offsets[1:], sequences, strict=False)):
+        assert row.ids[start:end].tolist() == [*before, *sequence, *after]
+        assert row.positions[start:end].tolist() == list(range(first, first + end - start))
+        assert (row.owners[start:end] == owner).all()
+    assert len(row.offsets) == len(sequences) + 1

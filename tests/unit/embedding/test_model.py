@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
+from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder, packing
 from pipeline.embedding.engine import TransformerEmbedder
 from pipeline.embedding.model import load_model
-from pipeline.embedding.packing import pad
+from pipeline.embedding.packing import Around
 from pipeline.errors import Unavailable, UsageError
 from pipeline.records import Chunk
 from tests.unit.embedding.tiny_models import KINDS, build, minilm
@@ -187,8 +187,9 @@ class Memory(torch.nn.Module):
 
 
 def with_memory(embedder: TransformerEmbedder, tokens: int) -> Memory:
-    memory = Memory(embedder._transformer, tokens)
-    embedder._transformer = memory
+    forward = embedder.runner._forward
+    memory = Memory(forward._transformer, tokens)
+    forward._transformer = memory
     return memory
 
 
@@ -204,7 +205,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_until_it_does(tiny: Path) -
 
 def test_a_chunk_that_memory_never_holds_says_so(tiny: Path) -> None:
     embedder = load_model(settings(tiny))
-    with_memory(embedder, 3)
+    with_memory(embedder, 1)
     with pytest.raises(Unavailable, match=r"one chunk of \d+ tokens"):
         embedder.embed_queries(TEXTS)
     embedder.close()
@@ -212,7 +213,7 @@ def test_a_chunk_that_memory_never_holds_says_so(tiny: Path) -> None:
 
 def test_a_failing_forward_is_not_taken_for_a_lack_of_memory(tiny: Path) -> None:
     embedder = load_model(settings(tiny))
-    embedder._head.append(torch.nn.Linear(2, 2))
+    embedder.runner._forward._head.append(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError):
         embedder.embed_queries(TEXTS)
     embedder.close()
@@ -220,7 +221,7 @@ def test_a_failing_forward_is_not_taken_for_a_lack_of_memory(tiny: Path) -> None
 
 def test_what_the_model_makes_of_a_text_is_not_hidden(tiny: Path) -> None:
     embedder = load_model(settings(tiny))
-    table = embedder._transformer.get_submodule("model").get_parameter("embeddings.word_embeddings.weight")
+    table = embedder.runner._forward._transformer.model.get_parameter("embeddings.word_embeddings.weight")
     broken = embedder.tokenizer.tokenize(["fox"])[0].ids[0]
     with torch.no_grad():
         table[int(broken)] = float("nan")
@@ -231,11 +232,13 @@ def test_what_the_model_makes_of_a_text_is_not_hidden(tiny: Path) -> None:
 
 
 def test_a_model_that_runs_otherwise_here_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_start(sequences: list[NDArray[np.int32]], padding: int, *_: object) -> object:
-        nothing = np.empty(0, dtype=np.int32)
-        return pad(sequences, padding, nothing, nothing)
+    joined = packing._joined
 
-    monkeypatch.setattr("pipeline.embedding.engine.pad", without_start)
+    def without_start(sequences: list[NDArray[np.int32]], _: object) -> object:
+        nothing = np.empty(0, dtype=np.int32)
+        return joined(sequences, Around(nothing, nothing, 0))
+
+    monkeypatch.setattr(packing, "_joined", without_start)
     with pytest.raises(UsageError, match="cosine"):
         load_model(settings(tiny, token_budget=4096))
 

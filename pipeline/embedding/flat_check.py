@@ -1,0 +1,63 @@
+"""Whether a model gives the same vectors flat as padded; only then it is run flat."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+
+from pipeline.embedding.engine import around
+from pipeline.embedding.forward import Forward
+from pipeline.embedding.packing import Around
+from pipeline.embedding.tokenizer import ModelTokenizer
+from pipeline.embedding.transfer import Transfer
+
+_WORDS = "The quick brown fox jumps over the lazy dog; why it does so, nobody has ever found out."
+_LENGTHS = (1, 3, 17, 40)
+"""Tokens of the texts tried; two have one length, which the attention takes together."""
+_BEYOND = 40
+"""How much longer than a sliding window one text is, so that the window shows."""
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
+"""Largest distance of two vectors, as a share of their length: what rounding alone does stays well below."""
+
+log = structlog.get_logger(__name__)
+
+
+def lie_flat_if_equal(
+    forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, *, limit: int, name: str
+) -> None:
+    """Switch the model to flat batches if these give the vectors of padded ones; else say why not.
+
+    `limit` is what the model reads at once, in tokens; `name` is for the log.
+    """
+    arounds = [around(tokenizer, query=query) for query in (False, True)]
+    words = tokenizer.tokenize([_WORDS])[0].ids
+    longest = limit - max(item.tokens for item in arounds)
+    lengths = {min(length, longest) for length in (*_LENGTHS, *(window + _BEYOND for window in forward.windows()))}
+    texts = [np.resize(np.roll(words, -at), length) for at, length in enumerate([*sorted(lengths), min(lengths)])]
+
+    def vectors() -> NDArray[np.float32]:
+        return np.concatenate([_vectors(forward, transfer, texts, item) for item in arounds])
+
+    padded = vectors()
+    try:
+        forward.lie_flat()
+        distance = np.linalg.norm(vectors() - padded, axis=1) / np.linalg.norm(padded, axis=1)
+    # Foreign code that is tried out: whatever it raises means no.
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if float(distance.max()) <= _TOLERANCE[forward.dtype]:  # NaN is more than anything
+            return
+        reason = f"vectors differ by {float(distance.max()):.1e} of their length"
+    forward.stand_padded()
+    log.info("model.padded", model=name, reason=reason, what="batches are padded, which is slower")
+
+
+def _vectors(
+    forward: Forward, transfer: Transfer, texts: Sequence[NDArray[np.int32]], item: Around
+) -> NDArray[np.float32]:
+    inputs = forward.inputs(texts, item)
+    tensors = transfer.upload(inputs.arrays)
+    return transfer.download(forward(inputs, tensors), tensors).wait()

@@ -1,0 +1,113 @@
+"""One forward pass: what the model gets, flat or padded, and the vectors it gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.embedding.flat_attention import FLAT_ATTENTION, Documents, register
+from pipeline.embedding.packing import Around, line_up, pad
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A batch as numbers in the host's memory."""
+
+    arrays: Mapping[str, NDArray[np.int64]]
+    around: Around
+    documents: Documents | None
+    """None where the batch is padded."""
+
+
+class Forward:
+    """A Transformer module of sentence-transformers and those behind it, run on own batches.
+
+    Padded until `lie_flat`. Safe to call from several threads.
+    """
+
+    def __init__(self, modules: Sequence[torch.nn.Module], *, padding_id: int, dimension: int | None = None) -> None:
+        """`modules` in order; of longer vectors the first `dimension` values count."""
+        self._transformer: Any = modules[0].eval()
+        self._head = [module.eval().float() for module in modules[1:]]
+        self._padding_id = padding_id
+        self._dimension = dimension
+        self._stock_attention = ""
+        self._first_position = 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether batches are one row without padding."""
+        return self._stock_attention != ""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return next(self._transformer.parameters()).dtype  # type: ignore[no-any-return]
+
+    def windows(self) -> set[int]:
+        """The sliding windows of the model's layers, in tokens."""
+        found = {getattr(module, "sliding_window", None) for module in self._transformer.modules()}
+        return {window for window in found if isinstance(window, int)}
+
+    def lie_flat(self) -> None:
+        """Run batches as one row from now on; raises `NotImplementedError` if the model's kind does not allow it."""
+        model = self._transformer.model
+        if not model.is_backend_compatible():
+            raise NotImplementedError(f"{type(model).__name__} takes no attention function")
+        register()
+        self._first_position = _first_position(model)
+        self._stock_attention = model.config._attn_implementation
+        model.set_attn_implementation(FLAT_ATTENTION)
+
+    def stand_padded(self) -> None:
+        """Undo `lie_flat`; nothing to do where it was refused."""
+        if self.flat:
+            self._transformer.model.set_attn_implementation(self._stock_attention)
+            self._stock_attention = ""
+
+    def inputs(self, sequences: Sequence[NDArray[np.int32]], around: Around) -> Inputs:
+        """The batch of these token ids, each put between what stands `around` it."""
+        if not self.flat:
+            ids, mask = pad(sequences, self._padding_id, around)
+            return Inputs({"input_ids": ids, "attention_mask": mask}, around, None)
+        row = line_up(sequences, around, self._first_position)
+        arrays = {
+            "input_ids": row.ids[None],
+            "position_ids": row.positions[None],
+            "seq_idx": row.owners[None],
+            "cu_seq_lens_q": row.offsets,
+        }
+        return Inputs(arrays, around, Documents(np.diff(row.offsets).tolist()))
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Inputs, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Vectors of the batch whose arrays stand on the device as `tensors`; float32, shape (n, dimension)."""
+        features: dict[str, Any] = dict(tensors)
+        if inputs.documents is not None:
+            features["documents"] = inputs.documents
+            features["cu_seq_lens_q"] = features["cu_seq_lens_q"].int()  # what the fused kernel takes
+        if inputs.around.prompt_tokens:
+            features["prompt_length"] = inputs.around.prompt_tokens
+        features = self._transformer(features)
+        features["token_embeddings"] = features["token_embeddings"].float()
+        for module in self._head:
+            features = module(features)
+        vectors: torch.Tensor = features["sentence_embedding"][:, : self._dimension]
+        return vectors.float()
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self._head.clear()
+        self._transformer = torch.nn.Identity()
+
+
+def _first_position(model: torch.nn.Module) -> int:
+    """The RoBERTa family counts positions from behind the padding id; found as sentence-transformers finds it."""
+    for module in model.modules():
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(padding, int) and isinstance(getattr(module, "position_embeddings", None), torch.nn.Embedding):
+            return padding + 1
+    return 0
