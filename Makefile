@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check format test bench chaos mutants lock clean
+.PHONY: help install demo check format test bench bench-embed chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -43,6 +43,9 @@ test: install ## every test, against real Apache Kafka and a real Milvus server
 
 bench: install ## measure this machine against the loop everybody writes, about 12 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-embed: install ## the embedding engine against its targets, about 30 minutes; ARGS="--only speed" for a part
+	$(BIN)/python -m tests.bench.embedding $(ARGS)
 
 chaos: install ## three workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED=1
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(ARGS)

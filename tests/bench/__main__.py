@@ -12,11 +12,12 @@ from rich.console import Console
 
 from pipeline.telemetry import configure_logging
 from tests.bench import drain, freshness, hash_drain
-from tests.bench.machine import describe
-from tests.bench.report import Target, show_machine, show_targets
-from tests.bench.stage import Stage, say, stage
+from tests.bench.machine import hardware
+from tests.bench.report import Target, say, show_machine, show_targets
+from tests.bench.stage import Stage, stage
 
 PARTS = ("drain", "hash", "freshness")
+PACKAGES = ("milvus-stream", "torch", "transformers", "sentence-transformers", "kafka-python", "pymilvus", "numpy")
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def _options() -> argparse.Namespace:
 
 def _run(made: Stage, parts: tuple[str, ...], options: argparse.Namespace) -> dict[str, Any]:
     out = Console(width=160, highlight=False)
-    machine = describe(made)
+    machine = {**hardware(PACKAGES), **made.versions(), "model": dict(made.model) if made.model else None}
     show_machine(out, machine)
     result: dict[str, Any] = {"machine": machine}
     targets: list[Target] = []

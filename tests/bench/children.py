@@ -23,7 +23,15 @@ class Contender:
 
     def go(self) -> dict[str, Any]:
         """Begin; returns its figures when it has ended."""
+        self.begin()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Give the word."""
         self._say({"go": True})
+
+    def finish(self) -> dict[str, Any]:
+        """Its figures, when it has ended."""
         return self._hear()
 
     def _say(self, value: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from tests.bench.children import Contender, contender
 from tests.bench.corpus import MARKERS, BenchDocument, spread
-from tests.bench.report import Target, middle, show_disturbance, show_table
-from tests.bench.stage import Stage, say
+from tests.bench.report import Target, middle, say, show_disturbance, show_table
+from tests.bench.stage import Stage
 
 CONTENDERS = ("naive", "ours", "append", "bare")
 """`append` is ours without the ledger: what exactness costs."""

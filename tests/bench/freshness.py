@@ -20,8 +20,8 @@ from consumers.kafka import KafkaSettings, Publisher
 from pipeline.errors import NotFound, Unavailable
 from pipeline.store import MilvusApi, connect
 from tests.bench.corpus import MARKERS, BenchDocument, value
-from tests.bench.report import Target, show_table
-from tests.bench.stage import Stage, say
+from tests.bench.report import Target, say, show_table
+from tests.bench.stage import Stage
 
 SEARCH_EVERY_S = 0.02
 WARM_UP_S = 25.0

@@ -4,45 +4,45 @@ import os
 import platform
 import sys
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from consumers.kafka import KafkaSettings, broker_info
 from pipeline.embedding.device import available_cpus
-from pipeline.store import connect
-from tests.bench.stage import Stage
+from pipeline.embedding.sizing import processor_name
 
-_PACKAGES = ("milvus-stream", "torch", "transformers", "sentence-transformers", "kafka-python", "pymilvus", "numpy")
+_BF16_PAYS = 1.0
+"""How many times faster than float32 bfloat16 must be for the targets of machines with bf16."""
 
 
-def describe(stage: Stage) -> dict[str, Any]:
-    """Hardware, versions and servers."""
-    api = connect(stage.milvus)
-    try:
-        kind = "Lite" if api.server.lite else "server"
-        milvus = f"{kind} {'.'.join(map(str, api.server.number))}"
-    finally:
-        api.close()
+def hardware(packages: Sequence[str]) -> dict[str, Any]:
+    """Processor, memory, GPU, system, and the versions of these packages (None: not installed)."""
+    native, gain = native_bf16(), bf16_gain()
     return {
-        "cpu": _cpu_name(),
+        "cpu": processor_name("cpu"),
         "cores": available_cpus(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "native_bf16": native_bf16(),
-        "bf16_gain": bf16_gain(),
+        "native_bf16": native,
+        "bf16_gain": gain,
+        "usable_bf16": native and gain > _BF16_PAYS,
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "packages": {name: version(name) for name in _PACKAGES},
-        "kafka": broker_info(KafkaSettings(stage.kafka, ("none",), "bench")).version,
-        "milvus": milvus,
-        "model": dict(stage.model) if stage.model else None,
+        "packages": {name: _version(name) for name in packages},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def native_bf16() -> bool:
@@ -63,10 +63,3 @@ def bf16_gain() -> float:
         best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
     torch.set_num_threads(threads)
     return round(best[torch.float32] / best[torch.bfloat16], 2)
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

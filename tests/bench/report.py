@@ -1,10 +1,12 @@
 """Figures for people: tables and targets."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +32,18 @@ class Target:
         return {**asdict(self), "reached": self.reached}
 
 
+def say(text: str) -> None:
+    """Tell on standard error what is going on."""
+    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.flush()
+
+
+def busy_s() -> float:
+    """Processor seconds that this machine has spent at anything, or was not given by its host."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+
+
 def middle(values: Sequence[float]) -> float:
     """The median, to four digits."""
     return float(f"{median(values):.4g}")
@@ -51,10 +65,8 @@ def show_machine(out: Console, machine: Mapping[str, Any]) -> None:
         f"load before the run {machine['load_before']}"
     )
     packages = ", ".join(f"{name} {numbered}" for name, numbered in machine["packages"].items())
-    out.print(
-        f"{machine['system']}, Python {machine['python']}, Kafka protocol {machine['kafka']}, "
-        f"Milvus {machine['milvus']}, {packages}"
-    )
+    servers = f"Kafka protocol {machine['kafka']}, Milvus {machine['milvus']}, " if "milvus" in machine else ""
+    out.print(f"{machine['system']}, Python {machine['python']}, {servers}{packages}")
 
 
 def show_table(out: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:

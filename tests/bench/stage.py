@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,15 @@ from urllib.parse import urlsplit
 import psutil
 from kafka.admin import KafkaAdminClient
 
-from consumers.kafka import KafkaSettings, Publisher, create_topic
+from consumers.kafka import KafkaSettings, Publisher, broker_info, create_topic
 from consumers.local import LocalKafka, LocalMilvusStandalone
 from pipeline.store import connect
 from tests.bench.children import Contender
 from tests.bench.corpus import BenchDocument, read_documents
+from tests.bench.report import busy_s, say
 from tests.support.names import unique
 
 KAFKA_PARTITIONS = 4
-
-
-def say(text: str) -> None:
-    """Tell on standard error what is going on."""
-    sys.stderr.write(f"bench: {text}\n")
-    sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,13 @@ class Stage:
             "settings": settings or self.settings,
             "model_folder": self.model["folder"] if self.model else "",
         }
+
+    def versions(self) -> dict[str, str]:
+        """Of the servers."""
+        with closing(connect(self.milvus)) as api:
+            kind = "Lite" if api.server.lite else "server"
+            milvus = f"{kind} {'.'.join(map(str, api.server.number))}"
+        return {"kafka": broker_info(KafkaSettings(self.kafka, ("none",), "bench")).version, "milvus": milvus}
 
     def publish(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Create the topic and fill it; every record is confirmed when this returns."""
@@ -104,18 +106,20 @@ class Stage:
 
     def run(self, contender: Contender) -> dict[str, Any]:
         """Give the word; the figures, with what the servers used and how many cores other programs kept busy."""
-        before, busy = self.server_cpu_s(), _busy_s()
-        figures = contender.go()
-        busy, after = _busy_s() - busy, self.server_cpu_s()
+        (figures,) = self.run_together([contender])
+        return figures
+
+    def run_together(self, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+        """The same with several at a time; servers and other programs are told with each of them."""
+        before, busy = self.server_cpu_s(), busy_s()
+        for contender in contenders:
+            contender.begin()
+        found = [contender.finish() for contender in contenders]
+        busy, after = busy_s() - busy, self.server_cpu_s()
         servers = {name: after[name] - before[name] for name in after if name in before}
-        others = busy - figures["cpu_s"] - sum(servers.values())
-        return {**figures, "servers_cpu_s": servers, "other_cores": max(0.0, others / figures["seconds"])}
-
-
-def _busy_s() -> float:
-    """Processor seconds that this machine has spent at anything, or was not given by its host."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+        others = busy - sum(figures["cpu_s"] for figures in found) - sum(servers.values())
+        other_cores = max(0.0, others / max(figures["seconds"] for figures in found))
+        return [{**figures, "servers_cpu_s": servers, "other_cores": other_cores} for figures in found]
 
 
 class Names:

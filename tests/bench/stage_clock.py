@@ -42,7 +42,8 @@ class StageClock:
             self._progress.append((time.perf_counter(), self._done(), time.process_time()))
 
     def figures(self) -> dict[str, Any]:
-        """`steady_rate` in records/s, `steady_cores` used by the process, and `threads`: processor seconds by name."""
+        """`steady_rate` in records/s, `steady_cores` used by the process, and `threads`: processor seconds by name;
+        `progress`: how many were done when, by the clock that all processes of this machine share."""
         used: defaultdict[str, float] = defaultdict(float)
         for thread, total in self._seen.items():
             used[thread[1]] += max(0.0, total - self._before.get(thread, 0.0))
@@ -55,6 +56,7 @@ class StageClock:
             seconds = last[0] - steady[0][0]
             figures["steady_rate"] = (last[1] - steady[0][1]) / seconds
             figures["steady_cores"] = (last[2] - steady[0][2]) / seconds
+        figures["progress"] = [(at, done) for at, done, _ in self._progress]
         return figures
 
 

@@ -1,0 +1,129 @@
+"""What precision costs in search: neighbours kept and known items found, against `encode` in float32."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.bench.children import contender
+from tests.bench.contender import Go, arguments, contend
+from tests.bench.embedding import texts
+from tests.bench.embedding.place import Place
+from tests.bench.embedding.rows import Row
+from tests.bench.report import say
+
+NEIGHBOURS = 10
+_WANTED_KEPT, _WANTED_DRIFT = 0.99, 0.005
+_Vectors = NDArray[np.float32]
+
+
+def main() -> None:
+    """In a process of its own: embed the same texts by `encode` and by the engine, compare the rankings."""
+    from sentence_transformers import SentenceTransformer
+
+    from pipeline.chunking import Chunker, ChunkingPolicy
+    from pipeline.embedding import EmbeddingSettings, load_embedder
+    from pipeline.telemetry import configure_logging
+
+    given = arguments()
+    configure_logging("warning", "json")
+
+    def prepare(job: dict[str, Any]) -> Go:
+        return lambda: compare(job["count"], job["dtypes"])
+
+    def compare(count: int, dtypes: Sequence[str]) -> dict[str, Any]:
+        reference = SentenceTransformer(given["model_folder"], device="cpu")
+        real: list[str] = []
+        items: list[texts.KnownItem] = []
+        truth: tuple[_Vectors, _Vectors, _Vectors] | None = None
+        found: dict[str, Any] = {}
+        for dtype in dtypes:
+            engine = load_embedder(EmbeddingSettings(given["model"], device="cpu", dtype=dtype))
+            chunker = Chunker(engine.tokenizer, ChunkingPolicy())
+            if truth is None:
+                real = [text for text, chunks in _chunked(chunker, texts.documents()) if len(chunks) == 1][:count]
+                pairs = texts.known_items(2 * count)
+                fitting = _chunked(chunker, [rest for _, rest in pairs])
+                items = [pair for pair, (_, chunks) in zip(pairs, fitting, strict=True) if len(chunks) == 1][:count]
+                truth = (
+                    _unit(reference.encode_document(real, show_progress_bar=False)),
+                    _unit(reference.encode_query([asked for asked, _ in items], show_progress_bar=False)),
+                    _unit(reference.encode_document([rest for _, rest in items], show_progress_bar=False)),
+                )
+            vectors = _unit(engine.embed([chunks[0] for _, chunks in _chunked(chunker, real)]))
+            asked = _unit(engine.embed_queries([first for first, _ in items]))
+            rest = _unit(engine.embed([chunks[0] for _, chunks in _chunked(chunker, [text for _, text in items])]))
+            found[dtype] = {
+                "dtype": engine.dtype,
+                "kept": kept(truth[0], vectors, NEIGHBOURS),
+                "cosine_least": float(np.min(np.sum(truth[0] * vectors, axis=1))),
+                **{f"recall_{depth}": recall(asked, rest, depth) for depth in (1, NEIGHBOURS)},
+            }
+            engine.close()
+        assert truth is not None
+        base = {f"recall_{depth}": recall(truth[1], truth[2], depth) for depth in (1, NEIGHBOURS)}
+        return {"texts": len(real), "items": len(items), "encode": base, "engine": found}
+
+    contend(prepare)
+
+
+def _chunked(chunker: Any, found: Sequence[str]) -> list[tuple[str, Any]]:
+    return list(zip(found, chunker.chunk(found), strict=True))
+
+
+def _unit(vectors: Any) -> _Vectors:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def kept(truth: _Vectors, found: _Vectors, neighbours: int) -> float:
+    """Share of each vector's nearest others (unit vectors, by cosine) that stay among its nearest."""
+    before, after = (_nearest_others(vectors, neighbours) for vectors in (truth, found))
+    shared = [len(set(left) & set(right)) for left, right in zip(before.tolist(), after.tolist(), strict=True)]
+    return float(np.mean(shared)) / neighbours
+
+
+def recall(asked: _Vectors, texts_of: _Vectors, depth: int) -> float:
+    """Share of queries whose own text, of the same number, is among the first `depth`."""
+    scores = asked @ texts_of.T
+    own = np.diagonal(scores)[:, None]
+    return float(np.mean((scores > own).sum(axis=1) < depth))
+
+
+def _nearest_others(vectors: _Vectors, neighbours: int) -> NDArray[np.int64]:
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :neighbours]
+
+
+def measure(place: Place, count: int) -> dict[str, Any]:
+    """With the engine as it runs by itself, and in bfloat16 where the processor has it."""
+    dtypes = ["auto", "bfloat16"] if place.machine["native_bf16"] else ["auto"]
+    with contender("embedding.quality", place.arguments(), place.folder) as process:
+        process.prepare({"count": count, "dtypes": dtypes})
+        figures = process.go()
+    for dtype, found in figures["engine"].items():
+        say(
+            f"quality, {dtype}: {found['kept']:.2%} of the neighbours kept, cosine at least {found['cosine_least']:.5f}"
+        )
+    return figures
+
+
+def rows(figures: Mapping[str, Any]) -> list[Row]:
+    """One pair for each precision, auto first."""
+    made = []
+    for asked, found in figures["engine"].items():
+        if asked != "auto" and found["dtype"] == figures["engine"]["auto"]["dtype"]:
+            continue
+        name = found["dtype"] + (" (auto)" if asked == "auto" else "")
+        note = f"{figures['texts']} texts; cosine at least {found['cosine_least']:.5f}"
+        made.append(Row("quality", f"top 10 neighbours kept, {name}", found["kept"], _WANTED_KEPT, note=note))
+        drift = max(abs(found[each] - base) for each, base in figures["encode"].items())
+        note = ", ".join(f"{each} {found[each]:.3f} ({base:.3f})" for each, base in figures["encode"].items())
+        note = f"{figures['items']} known items: {note}"
+        made.append(Row("quality", f"recall, change to encode, {name}", drift, _WANTED_DRIFT, at_most=True, note=note))
+    return made
+
+
+if __name__ == "__main__":
+    main()
