@@ -138,8 +138,8 @@ def show_two(out: Console, summary: Mapping[str, Any]) -> None:
     show_table(out, f"hash:384, append mode, records of {RECORD_BYTES} bytes", rows)
     for each, busy in summary["busy"].items():
         out.print(
-            f"workers: {each}; cores busy: workers {busy['worker_cores']:.2f}, servers {busy['server_cores']}; an upsert "
-            f"is under way {busy['upsert_share']:.0%} of a worker's time; limit: {summary['limits'][each]}"
+            f"workers: {each}; cores busy: workers {busy['worker_cores']:.2f}, servers {busy['server_cores']}; an "
+            f"upsert is under way {busy['upsert_share']:.0%} of a worker's time; limit: {summary['limits'][each]}"
         )
     show_disturbance(out, summary["other_cores_rounds"])
 
