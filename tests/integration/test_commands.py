@@ -134,8 +134,8 @@ def test_the_script_answers_on_stdout_and_by_its_exit_code(site: Site) -> None:
     assert people.out.startswith("! NO MODEL: vectors of hash:32")
     assert "60 rows of 60 documents in 3 Milvus partitions" in people.out
     assert "model.loaded" not in people.err
-    told = {one["check"] for one in examined.json if one["level"] != "ok"}
-    assert told - {"milvus.version"} == {"records.decode", "model"}  # the version is told where it loses deletes
+    noted = {one["check"] for one in examined.json if one["level"] != "ok"}
+    assert noted - {"milvus.version"} == {"records.decode", "model"}  # the version is told where it loses deletes
     assert [one["position"] for one in letters.json] == ["0/2", "0/1"]
     assert (undecided.code, undecided.out) == (2, "")
     assert "--yes" in undecided.err
