@@ -138,6 +138,12 @@ class EmbeddingSection(_Section):
         "sentence-transformers/all-MiniLM-L6-v2",
         description="a folder, a hub id whose files are here already, or hash:DIMENSION (no model, for tests)",
     )
+    dimensions: int | None = Field(
+        None,
+        ge=2,
+        le=32_768,
+        description="Matryoshka: keep so many components of each vector, for models trained for it; null: all",
+    )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     token_budget: int | Literal["auto"] = Field("auto", description="tokens in one forward pass, padding included")

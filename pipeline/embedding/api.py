@@ -110,6 +110,8 @@ class EmbeddingSettings:
 
     model: str
     """A local folder, a hub id whose files are on this machine, or `hash:DIMENSION`."""
+    dimensions: int | None = None
+    """Matryoshka: only so many components of each vector, from the first; None: all that the model gives."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N."""
     dtype: str = "auto"

@@ -28,12 +28,20 @@ class Forward:
     Padded until `lie_flat`. Safe to call from several threads.
     """
 
-    def __init__(self, modules: Sequence[torch.nn.Module], *, padding_id: int, dimension: int | None = None) -> None:
-        """`modules` in order; of longer vectors the first `dimension` values count."""
+    def __init__(
+        self,
+        modules: Sequence[torch.nn.Module],
+        *,
+        padding_id: int,
+        dimension: int | None = None,
+        unit_length: bool = False,
+    ) -> None:
+        """`modules` in order; of longer vectors the first `dimension` values count, with `unit_length` scaled to 1."""
         self._transformer: Any = modules[0].eval()
         self._head = [module.eval().float() for module in modules[1:]]
         self._padding_id = padding_id
         self._dimension = dimension
+        self._unit_length = unit_length
         self._stock_attention = ""
         self._first_position = 0
 
@@ -58,7 +66,7 @@ class Forward:
         if not model.is_backend_compatible():
             raise NotImplementedError(f"{type(model).__name__} takes no attention function")
         register()
-        self._first_position = _first_position(model)
+        self._first_position = first_position(model)
         self._stock_attention = model.config._attn_implementation
         model.set_attn_implementation(FLAT_ATTENTION)
 
@@ -95,8 +103,8 @@ class Forward:
         features["token_embeddings"] = features["token_embeddings"].float()
         for module in self._head:
             features = module(features)
-        vectors: torch.Tensor = features["sentence_embedding"][:, : self._dimension]
-        return vectors.float()
+        vectors: torch.Tensor = features["sentence_embedding"][:, : self._dimension].float()
+        return torch.nn.functional.normalize(vectors, dim=1) if self._unit_length else vectors
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -104,7 +112,7 @@ class Forward:
         self._transformer = torch.nn.Identity()
 
 
-def _first_position(model: torch.nn.Module) -> int:
+def first_position(model: torch.nn.Module) -> int:
     """The RoBERTa family counts positions from behind the padding id; found as sentence-transformers finds it."""
     for module in model.modules():
         padding = getattr(module, "padding_idx", None)

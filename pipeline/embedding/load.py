@@ -4,6 +4,7 @@ import structlog
 
 from pipeline.embedding.api import Embedder, EmbeddingSettings
 from pipeline.embedding.hash_embedder import HashEmbedder
+from pipeline.errors import UsageError
 
 log = structlog.get_logger(__name__)
 
@@ -15,6 +16,11 @@ def load_embedder(settings: EmbeddingSettings) -> Embedder:
     message says what to do.
     """
     if HashEmbedder.means(settings.model):
+        if settings.dimensions is not None:
+            raise UsageError(
+                f"embedding.dimensions is {settings.dimensions}, but {settings.model} has its dimension in its name: "
+                "leave embedding.dimensions null"
+            )
         log.warning(
             "model.none", model=settings.model, what="vectors are digests of the text: nothing is found by meaning"
         )

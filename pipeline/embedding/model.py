@@ -11,21 +11,23 @@ import structlog
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from pipeline.embedding.api import EmbeddingSettings, ModelStamp
 from pipeline.embedding.autotune import Rate, rate_of, tune_cpu, tune_gpu
 from pipeline.embedding.device import available_cpus, cap_memory, resolve_device, resolve_dtype
 from pipeline.embedding.engine import TransformerEmbedder
 from pipeline.embedding.flat_check import lie_flat_if_equal
-from pipeline.embedding.forward import Forward
-from pipeline.embedding.model_files import check_model, digest_model, find_model
+from pipeline.embedding.forward import Forward, first_position
+from pipeline.embedding.model_files import check_model, digest_model, find_model, first_folder
 from pipeline.embedding.runner import Plan, Runner
 from pipeline.embedding.sizing import processor_name
 from pipeline.embedding.tokenizer import ModelTokenizer
 from pipeline.embedding.transfer import CudaTransfer, HostTransfer
 from pipeline.embedding.tuning_file import TuningFile
+from pipeline.embedding.weights import missing_weights
 from pipeline.errors import UsageError
 from pipeline.records import Chunk
 
@@ -50,15 +52,21 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     model = _load(folder, device, dtype)
     limit = model.max_seq_length = _max_tokens(model, folder)
     expected = _reference(model)  # before the tokenizer is taken over: encode() sets its truncation and padding
+    dimension = _dimension(settings.dimensions, expected.shape[1])
     stamp = ModelStamp(
         name=settings.model,
         digest=digest_model(folder),
-        dimension=expected.shape[1],
+        dimension=dimension,
         pooling=_pooling(model),
         max_tokens=limit,
     )
     tokenizer = _tokenizer(model, folder, limit, cores)
-    forward = Forward(list(model), padding_id=tokenizer.padding_id, dimension=stamp.dimension)
+    forward = Forward(
+        list(model),
+        padding_id=tokenizer.padding_id,
+        dimension=dimension,
+        unit_length=dimension < expected.shape[1] and any(isinstance(module, Normalize) for module in model),
+    )
     transfer = HostTransfer() if device.type == "cpu" else CudaTransfer(device)
     lie_flat_if_equal(forward, transfer, tokenizer, limit=limit, name=settings.model)
     rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")
@@ -66,7 +74,7 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     plan = _plan(rate, settings, device, cores, known)
     runner = Runner(forward, transfer, plan, dimension=stamp.dimension)
     embedder = TransformerEmbedder(forward, runner, tokenizer, stamp, device=device, dtype=dtype)
-    _verify(embedder, expected, folder)
+    _verify(embedder, expected[:, :dimension], folder)
     log.info(
         "model.loaded", model=settings.model, digest=stamp.digest[:12], device=embedder.device, dtype=embedder.dtype,
         dimension=stamp.dimension, max_tokens=limit, flat=forward.flat, **asdict(plan),
@@ -101,14 +109,39 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> SentenceTra
             trust_remote_code=False,
             model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise UsageError(f"the model in {folder} cannot be loaded: {error}") from error
+    # Whatever is wrong with its files comes out of two libraries as one of these.
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as e:
+        raise UsageError(f"the model in {folder} cannot be loaded: {' '.join(str(e).split())}") from e
     transformer: Any = model[0]
+    if missing := missing_weights(transformer.model, folder / first_folder(folder)):
+        raise UsageError(
+            f"the weights in {folder} are not whole: {len(missing)} are missing, {missing[0]} first; save or copy the "
+            "model again"
+        )
     if set(transformer.modality_config) != {"text"}:
         raise UsageError(
             f"the model in {folder} reads {', '.join(map(str, transformer.modality_config))}, not plain text"
         )
     return model
+
+
+def _dimension(wanted: int | None, given: int) -> int:
+    """Components kept of the `given` ones of the model's vectors."""
+    if wanted is not None and not 1 <= wanted <= given:
+        raise UsageError(
+            f"embedding.dimensions is {wanted}, but the model's vectors have {given}: write a number from 1 to "
+            f"{given}, or null for all of them"
+        )
+    return given if wanted is None else wanted
 
 
 def _max_tokens(model: SentenceTransformer, folder: Path) -> int:
@@ -118,9 +151,7 @@ def _max_tokens(model: SentenceTransformer, folder: Path) -> int:
     limits = [model.max_seq_length]
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None:
-        # The RoBERTa family counts positions from behind the padding id.
-        first = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-        limits.append(positions - first)
+        limits.append(positions - first_position(transformer.model))
     limit = min(limit for limit in limits if limit is not None)
     if limit > 1_000_000:  # transformers' "unknown" is 1e30
         raise UsageError(f"{folder} does not say how many tokens the model reads: set max_seq_length in its "

@@ -20,6 +20,7 @@ _CODE_KEYS = {"auto_map": "code of its own", "_attn_implementation_internal": "a
 _KERNEL_KEYS = ("_attn_implementation", "attn_implementation")
 _FIRST_MODULE = "Transformer"
 _LATER_MODULES = {"Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"}
+_WITH_SETTINGS = {"Transformer", "Pooling", "Dense", "LayerNorm"}
 _WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
 _BOOKKEEPING = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache"}
 """Keys of a config.json that do not change vectors, or (dtype) may differ between the processes that share them."""
@@ -65,12 +66,23 @@ def check_model(folder: Path) -> None:
         for path in place.glob("*.json"):
             if path.name != "tokenizer.json" and not path.name.startswith("vocab"):
                 _refuse_code(_read_json(path), path)
+        if kind in _WITH_SETTINGS and not (place / "config.json").is_file():
+            raise UsageError(f"{place} has no config.json for its {kind}: save or copy the model again")
         if kind in _WITH_WEIGHTS and not any(place.glob("*.safetensors")):
             pickled = sorted(path.name for path in place.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
             found = f"only {', '.join(pickled)}, which can run code when read" if pickled else "no weights"
             raise UsageError(f"{place} holds {found}: save the model with safetensors weights")
-    if (folder / modules[0]["path"] / "adapter_config.json").exists():
+    first = folder / modules[0]["path"]
+    if not any((first / name).is_file() for name in ("tokenizer.json", *_VOCABULARIES)):
+        # transformers would make do with a vocabulary without words: every text would be the same.
+        raise UsageError(f"{first} holds no tokenizer (tokenizer.json): save or copy the model again")
+    if (first / "adapter_config.json").exists():
         raise UsageError(f"{folder} is an adapter on another model: merge the two and save the result")
+
+
+def first_folder(folder: Path) -> str:
+    """Where in the model's folder its transformer is; empty: there itself."""
+    return _modules(folder)[0]["path"]
 
 
 def digest_model(folder: Path) -> str:
@@ -95,7 +107,7 @@ def _parts(folder: Path) -> Iterator[tuple[str, str]]:
             for path in sorted(place.glob("*.safetensors")):
                 with path.open("rb") as file:
                     yield "weights", hashlib.file_digest(file, "sha256").hexdigest()
-    first = folder / _modules(folder)[0]["path"]
+    first = folder / first_folder(folder)
     yield from _vocabulary(first)
     for path in sorted(first.glob("sentence_*_config.json")):
         yield "lower case", str(bool(_read_json(path).get("do_lower_case")))
@@ -150,7 +162,10 @@ def _refuse_code(value: Any, path: Path) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             if item and key in _CODE_KEYS:
-                raise UsageError(f"{path} asks for {_CODE_KEYS[key]} ({key}), which is not run; use another model")
+                raise UsageError(
+                    f"{path} asks for {_CODE_KEYS[key]} ({key}), which is not run: use another model, or this one "
+                    "as saved by a class that transformers has itself"
+                )
             if key in _KERNEL_KEYS and "/" in str(item):
                 raise UsageError(f"{path} asks for the attention kernel {item!r} of a hub; remove {key}")
             _refuse_code(item, path)

@@ -111,7 +111,7 @@ def test_a_window_that_is_one_token_off_is_noticed(
 
 
 def test_positions_that_go_on_are_noticed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.embedding.forward._first_position", lambda _: 0)
+    monkeypatch.setattr("pipeline.embedding.forward.first_position", lambda _: 0)
     make, pooling = FLAT["xlm-roberta"]
     assert "vectors differ" in check(forward_of(make(), pooling), capsys)
 

@@ -98,6 +98,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "modules.json of another shape": (lambda folder: write(folder / "modules.json", {"a": 1}), "no list"),
     "no modules.json": (lambda folder: (folder / "modules.json").unlink(), "no modules.json"),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+    "no settings of a module": (lambda folder: (folder / "1_Pooling" / "config.json").unlink(), "for its Pooling"),
     "adapter": (lambda folder: write(folder / "adapter_config.json", {"base_model_name_or_path": "x"}), "adapter"),
 }
 

@@ -12,6 +12,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     BertConfig,
     BertModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+    NomicBertConfig,
+    NomicBertModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3Model,
@@ -53,6 +61,10 @@ def _wordpiece() -> Any:
     return _Fast(tokenizer_file=str(minilm() / "tokenizer.json"), model_max_length=64, **special)
 
 
+def _of_kind(make: Any, config: Any, folder: Path, *, tokenizer: Any = None, limit: int = 48) -> Any:
+    return _transformer(make(config), tokenizer or _wordpiece(), folder, limit)
+
+
 def _bert(folder: Path) -> Any:
     config = BertConfig(vocab_size=30522, max_position_embeddings=64, **_SMALL)
     return _transformer(BertModel(config), _wordpiece(), folder)
@@ -77,21 +89,23 @@ def _xlm_roberta(folder: Path) -> Any:
     return _transformer(XLMRobertaModel(config), tokenizer, folder, 128)
 
 
-def _byte_pairs() -> Any:
+def _byte_pairs(begin: str = "", end: str = "<|endoftext|>", side: str = "left") -> Any:
+    special = [end, *([begin] if begin else [])]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<|endoftext|>"],
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog and the other fox"] * 4, trainer)
+    around = (f"{begin} $A {end}".strip(), f"{begin} $A $B {end}".strip())
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A <|endoftext|>", pair="$A $B <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+        single=around[0], pair=around[1], special_tokens=[(name, index) for index, name in enumerate(special)]
     )
-    return _Fast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>", padding_side="left")
+    return _Fast(tokenizer_object=tokenizer, pad_token=end, eos_token=end, padding_side=side)
 
 
 def _qwen3(folder: Path) -> Any:
@@ -138,13 +152,77 @@ def _joining_prompt(folder: Path) -> SentenceTransformer:
 
 
 def _multilingual(folder: Path) -> SentenceTransformer:
-    modules = [_xlm_roberta(folder), Pooling(HIDDEN, ("mean", "max"))]
+    modules = [_xlm_roberta(folder), Pooling(HIDDEN, ("max", "mean"))]  # the order that the old settings mean
     return SentenceTransformer(modules=modules, device="cpu", prompts={"web": "the: "}, default_prompt_name="web")
 
 
 def _truncated(folder: Path) -> SentenceTransformer:
     modules = [_bert(folder), Pooling(HIDDEN, "mean"), Normalize()]
     return SentenceTransformer(modules=modules, device="cpu", truncate_dim=16)
+
+
+def _gte_modernbert(folder: Path) -> SentenceTransformer:
+    tokenizer = _byte_pairs("[CLS]", "[SEP]", "right")
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=160, local_attention=16, pad_token_id=0, cls_token_id=1,
+        sep_token_id=0, bos_token_id=1, eos_token_id=0, **_SMALL | {"num_hidden_layers": 3},
+    )  # fmt: skip
+    transformer = _of_kind(ModernBertModel, config, folder, tokenizer=tokenizer, limit=128)
+    return SentenceTransformer(modules=[transformer, Pooling(HIDDEN, "cls")], device="cpu")
+
+
+_E5 = {"query": "query: ", "passage": "passage: "}
+
+
+def _e5(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(modules=[_bert(folder), Pooling(HIDDEN, "mean"), Normalize()], device="cpu", prompts=_E5)
+
+
+def _multilingual_e5(folder: Path) -> SentenceTransformer:
+    modules = [_xlm_roberta(folder), Pooling(HIDDEN, "mean"), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu", prompts=_E5)
+
+
+def _bge(folder: Path) -> SentenceTransformer:
+    modules = [_bert(folder), Pooling(HIDDEN, "cls"), Normalize()]
+    prompts = {"query": "Represent this sentence for searching relevant passages: "}
+    return SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
+
+
+def _bge_m3(folder: Path) -> SentenceTransformer:
+    modules = [_xlm_roberta(folder), Pooling(HIDDEN, "cls"), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _embedding_gemma(folder: Path) -> SentenceTransformer:
+    tokenizer = _byte_pairs("<bos>", "<eos>", "right")
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=160, num_key_value_heads=2, head_dim=8, pad_token_id=0,
+        bos_token_id=1, eos_token_id=0, sliding_window=32, use_bidirectional_attention=True,
+        layer_types=["sliding_attention", "full_attention"], **_SMALL,
+    )  # fmt: skip
+    transformer = _of_kind(Gemma3TextModel, config, folder, tokenizer=tokenizer, limit=128)
+    torch.manual_seed(3)
+    dense = [
+        Dense(sizes[0], sizes[1], bias=False, activation_function=torch.nn.Identity())
+        for sizes in ((HIDDEN, 64), (64, HIDDEN))
+    ]
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    modules = [transformer, Pooling(HIDDEN, "mean"), *dense, Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
+
+
+def _nomic(folder: Path) -> SentenceTransformer:
+    config = NomicBertConfig(vocab_size=30522, max_position_embeddings=64, **_SMALL)
+    modules = [_of_kind(NomicBertModel, config, folder), Pooling(HIDDEN, "mean"), Normalize()]
+    prompts = {"query": "search_query: ", "document": "search_document: "}
+    return SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
+
+
+def _mpnet(folder: Path) -> SentenceTransformer:
+    config = MPNetConfig(vocab_size=30522, max_position_embeddings=66, pad_token_id=0, **_SMALL)
+    modules = [_of_kind(MPNetModel, config, folder), Pooling(HIDDEN, "mean"), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu")
 
 
 KINDS: dict[str, Callable[[Path], SentenceTransformer]] = {
@@ -155,6 +233,14 @@ KINDS: dict[str, Callable[[Path], SentenceTransformer]] = {
     "qwen3-joining-prompt": _joining_prompt,
     "xlm-roberta-default-prompt": _multilingual,
     "bert-truncated": _truncated,
+    "bge": _bge,
+    "bge-m3": _bge_m3,
+    "e5": _e5,
+    "embedding-gemma": _embedding_gemma,
+    "gte-modernbert": _gte_modernbert,
+    "mpnet": _mpnet,
+    "multilingual-e5": _multilingual_e5,
+    "nomic": _nomic,
 }
 
 
