@@ -11,15 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.telemetry import configure_logging
-from tests.bench.embedding import gpu, memory, pipelined, quality, queries, speed
+from tests.bench.embedding import gpu, memory, pipelined, quality, queries, reading, speed
 from tests.bench.embedding.place import Place, with_texts
 from tests.bench.embedding.rows import Row, show
 from tests.bench.machine import hardware
 from tests.bench.report import show_machine
 
-PARTS = ("speed", "quality", "queries", "memory", "gpu", "drain", "hash")
-WITH_SERVERS = {"drain", "hash"}
-_WITH_TEXTS = {"speed", "quality", "queries", "memory"}
+PARTS = ("speed", "quality", "queries", "memory", "reading", "gpu", "drain", "hash")
+_WITH_TEXTS = {"speed", "quality", "queries", "memory", "reading"}
 _PACKAGES = ("milvus-stream", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
 
@@ -69,6 +68,7 @@ def _run(
         "quality": lambda: _with(quality.rows, quality.measure(place, options.real_texts)),
         "queries": lambda: _with(queries.rows, queries.measure(place, options.rounds)),
         "memory": lambda: _with(memory.rows, memory.measure(place, options.texts)),
+        "reading": lambda: _with(reading.rows, reading.measure(place, options.rounds)),
         "gpu": lambda: _with(gpu.rows, gpu.measure(place, options.rounds)),
         "drain": lambda: pipelined.drain_part(place, out, options.documents, options.rounds),
         "hash": lambda: pipelined.hash_part(place, out, options.records, options.rounds),
