@@ -93,7 +93,8 @@ class Embedder(Protocol):
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         """Vectors of the chunks as documents, shape (n, dimension), in the order given.
 
-        A row may hold NaN or Inf, if the model made it so or memory does not hold this one chunk; the caller checks.
+        A row may hold NaN or Inf, if the model made it so, if the tokenizer leaves nothing of the chunk, or if memory
+        does not hold this one; the caller checks.
         Raises `Unavailable` when memory does not hold any chunk.
         """
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.embedding.api import Execution, ModelStamp
 from pipeline.embedding.forward import Forward
 from pipeline.embedding.packing import Around
-from pipeline.embedding.runner import Runner
+from pipeline.embedding.runner import Ids, Runner
 from pipeline.embedding.tokenizer import ModelTokenizer
 from pipeline.records import Chunk
 
@@ -56,11 +56,20 @@ class TransformerEmbedder:
 
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         """Vectors of the chunks, shape (n, dimension); see `pipeline.embedding.Embedder`."""
-        return self.runner.vectors(self.tokenizer.document_ids(chunks), self._documents)
+        return self._vectors(self.tokenizer.document_ids(chunks), self._documents)
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts, shape (n, dimension); see `pipeline.embedding.Embedder`."""
-        return self.runner.vectors(self.tokenizer.query_ids(texts), self._queries)
+        return self._vectors(self.tokenizer.query_ids(texts), self._queries)
+
+    def _vectors(self, ids: Ids, around: Around) -> NDArray[np.float32]:
+        """The row of a text of which there is nothing to read, not even a special token, is NaN."""
+        readable = [index for index, item in enumerate(ids) if len(item) + around.tokens > around.prompt_tokens]
+        if len(readable) == len(ids):
+            return self.runner.vectors(ids, around)
+        vectors = np.full((len(ids), self.stamp.dimension), np.nan, dtype=np.float32)
+        vectors[readable] = self.runner.vectors([ids[index] for index in readable], around)
+        return vectors
 
     def close(self) -> None:
         """End the threads and let go of the weights."""

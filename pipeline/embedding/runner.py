@@ -115,7 +115,7 @@ class Runner:
 
     def _without(self, ids: NDArray[np.int32], around: Around) -> Pending:
         """NaN for a sequence that does not fit, if the shortest one does: then it is not memory itself that is gone."""
-        if self._try([ids[:0]], around) is None:
+        if self._try([ids[:1]], around) is None:
             raise Unavailable(
                 f"memory holds neither one chunk of {len(ids)} tokens nor the shortest there can be: use a smaller "
                 "model, or end what else uses the memory of the device"

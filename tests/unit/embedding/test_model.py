@@ -20,7 +20,7 @@ from pipeline.embedding.model import load_model
 from pipeline.embedding.packing import Around
 from pipeline.errors import Unavailable, UsageError
 from pipeline.records import Chunk
-from tests.unit.embedding.tiny_models import HIDDEN, KINDS, build, minilm
+from tests.unit.embedding.tiny_models import HIDDEN, KINDS, build, minilm, without_special_tokens
 
 SENTENCE = "the quick brown Fox jumps over 27 lazy dogs, doing nothing else all day. Why? Because: it can!"
 WORDS = SENTENCE.split()
@@ -288,6 +288,16 @@ def test_what_the_model_makes_of_a_text_is_not_hidden(tiny: Path) -> None:
     vectors = embedder.embed_queries(["fox", "dog"])
     assert np.isnan(vectors[0]).all()
     assert np.isfinite(vectors[1]).all()
+    embedder.close()
+
+
+def test_a_text_without_tokens_has_no_vector_and_spoils_no_other(tmp_path: Path) -> None:
+    embedder = load_model(settings(without_special_tokens(tmp_path)))
+    texts = ["\u0301", "fox", "", "dog", "\u0302\u0301"]
+    for vectors in (embedder.embed(whole(embedder, texts)), embedder.embed_queries(texts)):
+        assert np.isnan(vectors).all(axis=1).tolist() == [True, False, True, False, True]
+        assert distances(vectors[[1, 3]], embedder.embed_queries(["fox", "dog"])).max() <= 1e-5
+    assert np.isnan(embedder.embed_queries(["\u0301"])).all()
     embedder.close()
 
 

@@ -225,6 +225,18 @@ def _mpnet(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(modules=modules, device="cpu")
 
 
+def without_special_tokens(folder: Path) -> Path:
+    """A model whose tokenizer adds nothing to a text, so that it can have no token at all; returns where."""
+    tokenizer = _wordpiece()
+    bare = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    tokenizer.backend_tokenizer.post_processor = bare
+    config = BertConfig(vocab_size=30522, max_position_embeddings=64, **_SMALL)
+    transformer = _of_kind(BertModel, config, folder / "parts", tokenizer=tokenizer)
+    modules = [transformer, Pooling(HIDDEN, "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+    return folder / "model"
+
+
 KINDS: dict[str, Callable[[Path], SentenceTransformer]] = {
     "bert-mean": _mean,
     "bert-cls": _cls,
