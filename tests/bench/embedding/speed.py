@@ -111,7 +111,8 @@ def _leg(runner: _Runner, mode: str, kind: str, *, dtypes: Sequence[str], ours: 
         asked = runner.ask("peak", kind, mode)
         turn = number % len(order)
         found = {name: runner.rate(name, kind, mode) for name in (*order[turn:], *order[:turn])}
-        won.append(max(finalists, key=lambda name: found[name][0]))
+        # No tuning is a setting too: a sweep that was disturbed must not flatter the engine.
+        won.append(max((UNTOUCHED, *finalists), key=lambda name: found[name][0]))
         found[TUNED] = found[won[-1]]
         for name, values in rates.items():
             values.append(found[name][0])
