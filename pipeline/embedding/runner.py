@@ -18,6 +18,8 @@ from pipeline.errors import Unavailable
 Ids: TypeAlias = Sequence[NDArray[np.int32]]
 _Batch: TypeAlias = NDArray[np.int64]
 
+_NEVER = 2**62
+
 log = structlog.get_logger(__name__)
 
 
@@ -77,25 +79,24 @@ class Runner:
 
     def _run(self, batch: _Batch, sequences: Ids, around: Around) -> list[tuple[_Batch, Pending]]:
         """Pass the batch, or its halves where memory does not hold it; learns from that what it holds."""
-        waiting, done, fitted, full, alone = [batch], [], 0, False, False
+        waiting, done, fitted, failed, alone = [batch], [], 0, _NEVER, False
         while waiting:
             batch = waiting.pop()
             ids = [sequences[index] for index in batch]
-            if self._is_above_ceiling(ids, around):
-                waiting.extend(reversed(halves(batch)))
-                continue
-            pending = self._try(ids, around)
+            tokens = self._tokens(ids, around)
+            hopeless = tokens >= failed or (self.ceiling is not None and tokens > self.ceiling)
+            pending = None if hopeless and len(batch) > 1 else self._try(ids, around)
             if pending is not None:
-                fitted = max(fitted, self._tokens(ids, around))
+                fitted = max(fitted, tokens)
             elif len(batch) > 1:
-                full = True
+                failed = failed if hopeless else tokens
                 waiting.extend(reversed(halves(batch)))
                 continue
             else:
                 alone, pending = True, self._without(ids[0], around)
             done.append((batch, pending))
         # A single sequence too large for any pass says nothing about those of many small ones.
-        if full and not alone and (self.ceiling is None or fitted < self.ceiling):
+        if failed < _NEVER and not alone and (self.ceiling is None or fitted < self.ceiling):
             self.ceiling = fitted
             log.warning("embedding.memory_full", what="smaller batches from now on", token_budget=fitted)
         return done
@@ -122,10 +123,6 @@ class Runner:
             )
         log.warning("embedding.chunk_too_long", what="memory does not hold it; it gets no vector", tokens=len(ids))
         return Arrived(np.full((1, self._dimension), np.nan, dtype=np.float32))
-
-    def _is_above_ceiling(self, ids: Ids, around: Around) -> bool:
-        """Whether a batch that was packed before the ceiling was known has to be split."""
-        return self.ceiling is not None and len(ids) > 1 and self._tokens(ids, around) > self.ceiling
 
     def _tokens(self, ids: Ids, around: Around) -> int:
         """Tokens of a pass, padding included."""

@@ -21,15 +21,6 @@ from tests.unit.embedding.bare_models import AROUND, FLAT, LONGEST, WINDOW, forw
 LENGTHS = st.lists(st.integers(0, LONGEST - 3), min_size=1, max_size=8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads would wait for each other longer than these models take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def vectors(forward: Forward, lengths: list[int]) -> NDArray[np.float32]:
     inputs = forward.inputs(texts(lengths), AROUND)
     return forward(inputs, HostTransfer().upload(inputs.arrays)).numpy()
