@@ -146,7 +146,12 @@ class EmbeddingSection(_Section):
     )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    token_budget: int | Literal["auto"] = Field("auto", description="tokens in one forward pass, padding included")
+    token_budget: int | Literal["auto"] = Field(
+        "auto", description="tokens in one forward pass, padding included; auto: measured at the start"
+    )
+    tuning_folder: Path | None = Field(
+        Path("~/.cache/milvus-stream/tuning"), description="remembers what was measured; null: measure at every start"
+    )
 
     @field_validator("token_budget")
     @classmethod

@@ -16,6 +16,8 @@ CPU_BUDGET = 1024
 """Tokens of one pass on a CPU unless another number is measured to be faster: larger ones leave the cache."""
 GPU_BUDGET = 16_384
 """Where the search begins on a GPU: smaller ones do not hide the launches."""
+_CPU_TOKENS_AT_ONCE = 4096
+"""Of all passes together; beyond it larger ones are not tried: a small model's activations would take over 300 MB."""
 _MAX_GPU_BUDGET = 1_048_576
 _GPU_PASSES = 4
 """Passes of one trial: alone, a pass would show the ways there and back that others hide."""
@@ -55,7 +57,7 @@ def tune_cpu(rate: Rate, cores: int, budget: int | None, clock: Callable[[], flo
 
     if budget is None:
         size = CPU_BUDGET
-        while is_better(Plan(size * 2, cores, 1), _CLEARLY):
+        while 2 * size * cores <= _CPU_TOKENS_AT_ONCE and is_better(Plan(size * 2, cores, 1), _CLEARLY):
             size *= 2
         if size == CPU_BUDGET:
             is_better(Plan(size // 2, cores, 1), _CLEARLY)

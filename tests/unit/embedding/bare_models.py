@@ -33,8 +33,8 @@ HIDDEN = 32
 VOCABULARY = 300
 PADDING = 1
 LONGEST = 120
-WINDOW = 16
-"""Of the models with a sliding window."""
+WINDOW = 90
+"""Of the models with a sliding window; those that look to both sides reach half as far."""
 AROUND = Around(np.array([5], dtype=np.int32), np.array([6, 7], dtype=np.int32), 0)
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -57,7 +57,6 @@ _WINDOWED: dict[str, Any] = {
 
 
 def _modernbert() -> ModernBertModel:
-    # 16 tokens in all: 8 to each side.
     special: dict[str, Any] = {
         "global_attn_every_n_layers": 3,
         "eos_token_id": 2,
@@ -98,7 +97,7 @@ def forward_of(model: Any, pooling: str) -> Forward:
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=1.0 if "embed" in name else 0.3)
-    return Forward([_Transformer(model), Pooling(HIDDEN, pooling)], padding_id=PADDING)
+    return Forward([_Transformer(model), Pooling(model.config.hidden_size, pooling)], padding_id=PADDING)
 
 
 def mpnet() -> Forward:

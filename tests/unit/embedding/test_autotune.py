@@ -27,8 +27,8 @@ class Machine:
         self.now += plan.token_budget * max(plan.workers, plan.threads) / (speed or 1e9)
         return speed
 
-    def tune(self, budget: int | None = None) -> Plan:
-        return tune_cpu(self.rate, CORES, budget, clock=lambda: self.now)
+    def tune(self, budget: int | None = None, cores: int = CORES) -> Plan:
+        return tune_cpu(self.rate, cores, budget, clock=lambda: self.now)
 
 
 def by_budget(rates: dict[int, float], together: float = 0.0) -> Callable[[Plan], float]:
@@ -45,11 +45,17 @@ def by_budget(rates: dict[int, float], together: float = 0.0) -> Callable[[Plan]
         ({512: 50e3, 1024: 50e3, 2048: 52e3}, 1024),  # within what trials scatter
         ({512: 60e3, 1024: 50e3, 2048: 40e3}, 512),
         ({512: 40e3, 1024: 50e3, 2048: 60e3, 4096: 55e3}, 2048),
-        ({512: 40e3, 1024: 50e3, 2048: 60e3, 4096: 70e3, 8192: 70e3}, 4096),
+        ({512: 40e3, 1024: 50e3, 2048: 60e3, 4096: 70e3, 8192: 90e3}, 4096),
     ],
 )
 def test_a_budget_is_changed_for_one_that_is_clearly_faster(rates: dict[int, float], best: int) -> None:
-    assert Machine(by_budget({64: 20e3} | rates)).tune() == Plan(best, CORES, 1)
+    assert Machine(by_budget({64: 20e3} | rates)).tune(cores=1) == Plan(best, 1, 1)
+
+
+def test_budgets_stay_small_where_many_passes_run_at_a_time() -> None:
+    machine = Machine(by_budget({64: 20e3, 512: 40e3, 1024: 50e3, 2048: 90e3}))
+    assert machine.tune(cores=4) == Plan(1024, 4, 1)
+    assert machine.tune(cores=2) == Plan(2048, 2, 1)
 
 
 @pytest.mark.parametrize(("together", "threads"), [(45e3, 1), (55e3, 1), (70e3, 4)])

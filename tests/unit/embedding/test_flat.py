@@ -116,6 +116,26 @@ def test_scores_that_are_changed_otherwise_are_refused(name: str) -> None:
         attend(torch.nn.Identity(), row, row, row, None, documents=Documents([3]), cu_seq_lens_q=offsets, **options)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [1, 30, 300])
+def test_a_window_in_a_long_document(window: int, causal: bool) -> None:
+    lengths = [700, 700, 257, 256, 3]
+    torch.manual_seed(1)
+    query, key, value = torch.randn(3, 1, 2, sum(lengths), 8)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    found, _ = attend(
+        torch.nn.Identity(), query, key, value, None,
+        documents=Documents(lengths), cu_seq_lens_q=torch.tensor(offsets), sliding_window=window, is_causal=causal,
+    )  # fmt: skip
+    for start, end in zip(offsets, offsets[1:], strict=False):
+        places = torch.arange(end - start)
+        distance = places[:, None] - places
+        mask = (distance.abs() < window) & ((distance >= 0) | (not causal))
+        parts = [row[:, :, start:end] for row in (query, key, value)]
+        expected = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+        assert torch.allclose(found[:, start:end], expected, atol=1e-5)
+
+
 def test_neighbours_of_one_length_are_one_run() -> None:
     documents = Documents([7, 7, 7, 4, 7, 1, 1])
     assert documents.runs == [(0, 7, 3), (21, 4, 1), (25, 7, 1), (32, 1, 2)]

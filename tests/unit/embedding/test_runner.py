@@ -40,6 +40,7 @@ class Counting(HostTransfer):
     """Counts how often it was told that memory ran out."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.recovered = 0
 
     def recover(self) -> None:
