@@ -37,8 +37,8 @@ class Transfer(Protocol):
 class HostTransfer:
     """Nothing moves: the model runs on the CPU.
 
-    The C library keeps what passes have freed, for each thread apart and in pieces that no longer fit. It is told now and
-    then to return the rest: two thirds of the memory, for a hundredth or two of the time.
+    The C library keeps what passes have freed, for each thread apart and in pieces that no longer fit. Told now and
+    then to return it, the process needs two thirds of the memory, for a hundredth or two of the time.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,12 +128,12 @@ def test_a_window_in_a_long_document(window: int, causal: bool) -> None:
         torch.nn.Identity(), query, key, value, None,
         documents=Documents(lengths), cu_seq_lens_q=torch.tensor(offsets), sliding_window=window, is_causal=causal,
     )  # fmt: skip
-    for start, end in zip(offsets, offsets[1:], strict=False):
+    for start, end in pairwise(offsets):
         places = torch.arange(end - start)
         distance = places[:, None] - places
         mask = (distance.abs() < window) & ((distance >= 0) | (not causal))
-        parts = [row[:, :, start:end] for row in (query, key, value)]
-        expected = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+        q, k, v = (row[:, :, start:end] for row in (query, key, value))
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
         assert torch.allclose(found[:, start:end], expected, atol=1e-5)
 
 
