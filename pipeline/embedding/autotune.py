@@ -50,6 +50,8 @@ def tune_cpu(rate: Rate, cores: int, budget: int | None, clock: Callable[[], flo
         if clock() + seconds > end:
             return False
         found = rate(plan) or 0.0
+        if found > best_rate * margin:  # or something else took a core while the best was tried
+            best_rate = max(best_rate, rate(best) or 0.0)
         if found <= best_rate * margin:
             return False
         best, best_rate = plan, found

@@ -70,6 +70,12 @@ def test_a_budget_set_by_hand_stays_and_threads_are_still_measured() -> None:
     assert {plan.token_budget for plan in machine.tried} == {64, 300}
 
 
+def test_a_trial_that_was_disturbed_is_made_again_before_another_plan_is_preferred() -> None:
+    rates = {64: 20e3, 512: 52e3, 1024: 50e3, 2048: 40e3}
+    machine = Machine(lambda plan: 30e3 if len(machine.tried) == 2 else rates[plan.token_budget])
+    assert machine.tune(cores=1) == Plan(1024, 1, 1)
+
+
 def test_a_slow_model_is_not_tried_for_long() -> None:
     machine = Machine(by_budget({}, together=1e9))
     machine._speed = lambda _: 2000.0
