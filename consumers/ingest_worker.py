@@ -16,8 +16,9 @@ import structlog
 from consumers.kafka import DeadLetterTopic, OffsetTracker, Source
 from pipeline import failpoints
 from pipeline.batching import BatchBuilder, BatchPolicy
+from pipeline.claims import KafkaPartition
 from pipeline.errors import Stopped
-from pipeline.ingest import IngestFlow, KafkaPartition
+from pipeline.ingest import IngestFlow
 from pipeline.records import Receipt, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics

@@ -1,14 +1,17 @@
 """The ingest flow, top-down: decode, fold, plan, chunk | embed | write, acknowledge.
 
 Three threads joined by bounded lanes; batches stay in the order they were submitted, so that the operations of one
-key are applied in order and the ledger rows of one batch are final before the next batch's are begun.
+key are applied in order and the ledger rows of one batch are final before the next batch's are begun. Only in append
+mode several batches are written at a time; they, too, are acknowledged in order.
 """
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import structlog
@@ -17,20 +20,19 @@ from numpy.typing import NDArray
 from pipeline import failpoints
 from pipeline.batching import Batch
 from pipeline.chunking import Chunker
+from pipeline.claims import Claims, KafkaPartition
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.intake import Decoder, fold
 from pipeline.lanes import Lane
 from pipeline.patience import Patience
-from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, Receipt, Rejected, SourceRecord
+from pipeline.records import Chunk, Delete, EmbeddedPut, Put, Receipt, Rejected, SourceRecord
 from pipeline.rejections import DeadLetterSink, RejectionLimits
 from pipeline.store import Applied, FlushGovernor, TombstoneSweep, Writer
 from pipeline.telemetry import IngestMetrics
 from pipeline.work import Barrier, Work
 
 log = structlog.get_logger(__name__)
-
-KafkaPartition = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class FlowPolicy:
 
     append: bool
     """Every record is a document of its own: no fold, no ledger."""
+    writers: int = 1
+    """Batches written at a time; more than one only with `append`, where no batch depends on another."""
     window_tokens: int = 65_536
     """Batches already waiting are embedded together up to this many tokens: sorted by length they pad less."""
     retry_delay_s: float = 0.5
@@ -89,8 +93,7 @@ class IngestFlow:
         self._lock = threading.Lock()
         self._buffered_bytes = 0
         self._unwritten: Counter[KafkaPartition] = Counter()
-        self._abandoned: dict[KafkaPartition, int] = {}
-        self._writing: tuple[int, frozenset[KafkaPartition]] = (0, frozenset())
+        self._claims = Claims()
         self._number = 0
         self._error: BaseException | None = None
         self._ending = threading.Event()
@@ -128,17 +131,16 @@ class IngestFlow:
     def abandon(self, partitions: Collection[KafkaPartition]) -> None:
         """These belong to another worker now: nothing more of them will be sent. See `writing`."""
         with self._lock:
-            self._abandoned.update(dict.fromkeys(partitions, self._number))
+            self._claims.abandon(partitions, self._number)
 
     def writing(self, partitions: Collection[KafkaPartition]) -> bool:
         """Whether a call that writes records of these Kafka partitions may be under way; it has a deadline."""
-        return not self._writing[1].isdisjoint(partitions)
+        return self._claims.writing(partitions)
 
     @property
     def fenced(self) -> bool:
-        """Whether the batch being written holds records that were abandoned: no further call of it may be sent."""
-        number, partitions = self._writing
-        return any(self._abandoned.get(partition, 0) >= number for partition in partitions)
+        """Whether a batch being written holds records that were abandoned: no further call of it may be sent."""
+        return self._claims.fenced
 
     @property
     def buffered_bytes(self) -> int:
@@ -193,9 +195,8 @@ class IngestFlow:
 
     def _prepare_batch(self, work: Work) -> None:
         now_ms = int(self._wall_clock() * 1000)
-        decode = self._decoder.decode
-        records = self._kept(work, work.batch.records)
-        operations = [decode(record, now_ms) for record in records]
+        records = self._claims.kept(work.number, work.batch.records)
+        operations = [self._decoder.decode(record, now_ms) for record in records]
         rejected = [operation for operation in operations if isinstance(operation, Rejected)]
         if self._limits is not None:
             self._limits.judge("decode", records, rejected)
@@ -215,14 +216,6 @@ class IngestFlow:
         chunks = self._chunker.chunk([put.document.text for put in plan.to_embed])
         work.reusable = self._patience.persist("reuse", lambda: self._writer.reusable(plan, chunks))
         work.chunks = chunks
-
-    def _kept(self, work: Work, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
-        if not self._abandoned:
-            return records
-        return [record for record in records if not self._is_abandoned(work, record.position)]
-
-    def _is_abandoned(self, work: Work, position: Position) -> bool:
-        return self._abandoned.get(position[:2], 0) >= work.number
 
     # --- stage 2: embed ----------------------------------------------------------------------------------------
 
@@ -280,21 +273,32 @@ class IngestFlow:
     # --- stage 3: write ----------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        while (item := self._to_write.get()) is not None:
-            if isinstance(item, Work):
-                self._write_batch(item)
-                if self._tombstones is not None and self._tombstones.due:
-                    self._sweep(self._tombstones)
-            else:
-                item.passed.set()
+        under_way: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(self._policy.writers, thread_name_prefix="ingest-write") as pool:
+            while (item := self._to_write.get()) is not None:
+                room = self._policy.writers if isinstance(item, Work) else 1
+                while len(under_way) >= room:
+                    under_way.popleft().result()
+                if isinstance(item, Work):
+                    before = under_way[-1] if under_way else None
+                    under_way.append(pool.submit(self._guarded, partial(self._write_batch, item, before)))
+                else:
+                    item.passed.set()
 
-    def _write_batch(self, work: Work) -> None:
+    def _write_batch(self, work: Work, before: Future[None] | None) -> None:
         started = time.monotonic()
         applied = self._patience.persist("write", lambda: self._apply(work))
+        write_s = time.monotonic() - started
+        if before is not None:
+            before.result()
+        self._finish(work, applied, write_s)
+        if self._tombstones is not None and self._tombstones.due:
+            self._sweep(self._tombstones)
+
+    def _finish(self, work: Work, applied: Applied, write_s: float) -> None:
         self._refuse(work, applied.refused, "write")
         if self._limits is not None:
             self._limits.judge("write", work.decoded, work.refused_late)
-        write_s = time.monotonic() - started
         for outcome in ("written", "deleted", "unchanged", "stale"):
             work.finished[outcome] += getattr(applied, outcome)
         again = work.taken_back
@@ -319,28 +323,19 @@ class IngestFlow:
     def _apply(self, work: Work) -> Applied:
         """Write what still belongs to this worker: each attempt looks anew, for an outage may outlast a rebalance."""
         partitions = {record.position[:2] for record in work.batch.records}
-        with self._lock:
-            kept = frozenset(name for name in partitions if self._abandoned.get(name, 0) < work.number)
-            # With the lock held: who abandons a Kafka partition after this finds it in `writing`.
-            self._writing = work.number, kept
-        try:
+        with self._claims.writing_for(work.number, partitions) as kept:
             if len(kept) == len(partitions):
                 return self._writer.apply(work.plan, work.embedded)
             plan = work.plan.without(lambda operation: operation.position[:2] not in kept)
             return self._writer.apply(plan, [item for item in work.embedded if item.put.position[:2] in kept])
-        finally:
-            self._writing = 0, frozenset()
 
     def _sweep(self, tombstones: TombstoneSweep) -> None:
         with self._lock:
-            # As a batch of its own: who revokes a Kafka partition from now on fences it, and waits for its last call.
             self._number += 1
-            owned = frozenset(self._owned())
-            self._writing = self._number, owned
-        try:
-            self._metrics.tombstones.inc(tombstones.step(owned))
-        finally:
-            self._writing = 0, frozenset()
+            number = self._number
+        # As a batch of its own: who revokes a Kafka partition from now on fences it, and waits for its last call.
+        with self._claims.writing_for(number, self._owned()) as kept:
+            self._metrics.tombstones.inc(tombstones.step(kept))
 
     def _acknowledge(self, work: Work, rows: int, again: Sequence[SourceRecord]) -> None:
         left_out = work.rejected.union(record.position for record in again)
@@ -348,7 +343,7 @@ class IngestFlow:
         fresh = self._metrics.freshness.labels("acked")
         positions = []
         for record in work.batch.records:
-            if record.position not in left_out and not self._is_abandoned(work, record.position):
+            if record.position not in left_out and not self._claims.abandoned(work.number, record.position[:2]):
                 positions.append(record.position)
                 fresh.observe(max(0.0, now - record.timestamp_ms / 1000))
         for outcome, count in work.finished.items():

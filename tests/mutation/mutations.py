@@ -59,6 +59,20 @@ MUTATIONS = (
         ("tests/contract/test_milvus_api.py::test_an_upsert_replaces_within_its_partition[server]",),
     ),
     Mutation(
+        "batches written at a time acknowledged in any order",
+        "pipeline/ingest.py",
+        "            before.result()\n",
+        "            before.done()\n",
+        ("tests/unit/test_append_flow.py",),
+    ),
+    Mutation(
+        "only the last of the batches written at a time is waited for",
+        "pipeline/claims.py",
+        "self._writing = {**self._writing, number: kept}",
+        "self._writing = {number: kept}",
+        ("tests/unit/test_append_flow.py",),
+    ),
+    Mutation(
         "no fold",
         "pipeline/ingest.py",
         "folded = fold(puts_and_deletes)",
@@ -117,7 +131,7 @@ MUTATIONS = (
         "dead letter finished before it is confirmed",
         "pipeline/ingest.py",
         "left_out = work.rejected.union(",
-        "left_out: set[Position] = set(",
+        "left_out: set[tuple[str, int, int]] = set(",
         ("tests/unit/test_ingest_worker.py",),
     ),
     Mutation(
@@ -222,8 +236,8 @@ MUTATIONS = (
     ),
     Mutation(
         "rows of a revoked partition written all the same",
-        "pipeline/ingest.py",
-        "kept = frozenset(name for name in partitions if self._abandoned.get(name, 0) < work.number)",
+        "pipeline/claims.py",
+        "kept = frozenset(name for name in partitions if not self.abandoned(number, name))",
         "kept = frozenset(partitions)",
         ("tests/unit/test_ingest_worker.py",),
     ),

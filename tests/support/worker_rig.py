@@ -24,6 +24,7 @@ from pipeline.ingest import FlowPolicy, IngestFlow
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Chunk, Receipt
 from pipeline.store import (
+    AppendWriter,
     FlushGovernor,
     FlushPolicy,
     MilvusPartitions,
@@ -105,6 +106,8 @@ class Rig:
     session_s: float = 5.0
     limits: LetterPolicy = field(default_factory=LetterPolicy)
     sweep: SweepPolicy | None = None
+    append: bool = False
+    """Append mode, two batches at a time."""
 
     def __post_init__(self) -> None:
         if not self.milvus.collections():
@@ -123,17 +126,20 @@ class Rig:
             on_durable=self.receipts.extend,
         )
         self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.append)
+        partitions = MilvusPartitions(self.connection, COLLECTION)
         self.flow = IngestFlow(
-            decoder=Decoder(RecordMapping(), IntakeLimits(2**20, 600_000, None), append=False),
+            decoder=Decoder(RecordMapping(), IntakeLimits(2**20, 600_000, None), append=self.append),
             chunker=Chunker(self.embedder.tokenizer, ChunkingPolicy(16, 4)),
             embedder=self.embedder,
-            writer=UpsertWriter(
-                self.connection, COLLECTION, MilvusPartitions(self.connection, COLLECTION), "day", fingerprint="f"
-            ),
+            writer=AppendWriter(self.connection, COLLECTION, partitions, "day")
+            if self.append
+            else UpsertWriter(self.connection, COLLECTION, partitions, "day", fingerprint="f"),
             governor=self.governor,
             dead_letters=self.dead_letters,
             metrics=self.metrics,
-            policy=FlowPolicy(append=False, retry_delay_s=self.retry_s, retry_cap_s=0.05),
+            policy=FlowPolicy(
+                append=self.append, writers=2 if self.append else 1, retry_delay_s=self.retry_s, retry_cap_s=0.05
+            ),
             limits=LetterLimits(self.limits),
             tombstones=None
             if self.sweep is None
