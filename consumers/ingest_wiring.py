@@ -32,7 +32,7 @@ from consumers.settings import Settings
 from consumers.side_port import SidePort
 from pipeline.batching import BatchPolicy
 from pipeline.embedding import Embedder
-from pipeline.ingest import FlowPolicy, IngestFlow
+from pipeline.ingest import WINDOW_TOKENS, FlowPolicy, IngestFlow
 from pipeline.records import Receipt
 from pipeline.store import (
     AppendWriter,
@@ -57,6 +57,8 @@ log = structlog.get_logger(__name__)
 
 APPENDING = 2
 """Batches appended at a time: while the server works on one, Python packs the next."""
+PASSES = 4
+"""Of the model over one window of batches, at least: on a GPU one pass may take more than the usual window."""
 LITE_FLUSH_ROWS = 1500
 """Milvus Lite searches rows not yet flushed one by one, about 40 µs each: flush before that is felt."""
 
@@ -239,7 +241,11 @@ def _worker(
         governor=governor,
         dead_letters=dead_letters,
         metrics=metrics,
-        policy=FlowPolicy(append=True, writers=APPENDING) if settings.mode == "append" else FlowPolicy(append=False),
+        policy=FlowPolicy(
+            append=settings.mode == "append",
+            writers=APPENDING if settings.mode == "append" else 1,
+            window_tokens=max(WINDOW_TOKENS, PASSES * model.execution.token_budget),
+        ),
         limits=limits,
         tombstones=_tombstones(settings, api) if marker is not None else None,
         owned=lambda: worker.owned,

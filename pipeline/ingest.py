@@ -34,6 +34,9 @@ from pipeline.work import Barrier, Work
 
 log = structlog.get_logger(__name__)
 
+WINDOW_TOKENS = 65_536
+"""Many passes on a CPU, where they are small."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlowPolicy:
@@ -43,7 +46,7 @@ class FlowPolicy:
     """Every record is a document of its own: no fold, no ledger."""
     writers: int = 1
     """Batches written at a time; more than one only with `append`, where no batch depends on another."""
-    window_tokens: int = 65_536
+    window_tokens: int = WINDOW_TOKENS
     """Batches already waiting are embedded together up to this many tokens: sorted by length they pad less."""
     retry_delay_s: float = 0.5
     """First pause after Milvus failed; doubles up to `retry_cap_s`, jittered."""
