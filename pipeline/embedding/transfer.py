@@ -38,7 +38,7 @@ class HostTransfer:
     """Nothing moves: the model runs on the CPU.
 
     The C library keeps what passes have freed, for each thread apart and in pieces that no longer fit. Told now and
-    then to return it, the process needs two thirds of the memory, for a hundredth or two of the time.
+    then to return it, the process needs two thirds of the memory, for some 3 % of the time.
     """
 
     def __init__(self) -> None:
