@@ -1,12 +1,13 @@
 """Which sequences go through the model together, and how they stand in its input. Pure."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_BATCH_TOKENS = 256
+MIN_BATCH_TOKENS = 128
 """Below this a forward pass costs its fixed part, not its tokens."""
 
 
@@ -31,8 +32,8 @@ def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool
     """Batches of indices into `lengths`, longest first; each index in exactly one.
 
     A batch takes at most `budget` tokens, padding included where it is `padded`; a single sequence over the budget
-    stands alone. Sequences of similar length come together, so padding is rare. With several forwards in `parallel` the
-    budget shrinks until each has work, though not below `MIN_BATCH_TOKENS`.
+    stands alone. Sequences of similar length come together, so padding is rare. With several forwards in `parallel`
+    batches become smaller, though not below `MIN_BATCH_TOKENS`, and alike, so that all forwards end together.
     """
     if not lengths:
         return []
@@ -40,19 +41,24 @@ def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool
     order = np.argsort(-real, kind="stable")
     sizes = np.maximum(real, 1)[order]
     ends = np.cumsum(sizes)
-    share = -(-int(ends[-1]) // parallel)
-    budget = min(budget, max(share, MIN_BATCH_TOKENS))
-    batches = []
-    start = 0
-    while start < len(order):
-        if padded:
-            stop = start + budget // int(sizes[start])
-        else:
-            stop = int(np.searchsorted(ends, ends[start] - sizes[start] + budget, side="right"))
-        stop = max(stop, start + 1)
-        batches.append(order[start:stop])
-        start = stop
-    return batches
+
+    def stops(budget: int) -> list[int]:
+        found = [0]
+        while (start := found[-1]) < len(sizes):
+            if padded:
+                stop = start + budget // int(sizes[start])
+            else:
+                stop = int(np.searchsorted(ends, ends[start] - sizes[start] + budget, side="right"))
+            found.append(max(stop, start + 1))
+        return [min(stop, len(sizes)) for stop in found[1:]]
+
+    most = stops(budget)
+    if parallel > 1:
+        rounds = -(-len(most) // parallel)
+        wanted = max(len(most), min(rounds * parallel, int(ends[-1]) // MIN_BATCH_TOKENS))
+        alike = bisect_left(range(budget), -wanted, lo=1, key=lambda size: -len(stops(size)))
+        most = stops(alike)
+    return np.split(order, most[:-1])
 
 
 def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

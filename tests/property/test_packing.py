@@ -40,6 +40,14 @@ def test_each_parallel_forward_gets_work(lengths: list[int], parallel: int, padd
     assert len(batches) >= min(parallel, sum(lengths) // max(MIN_BATCH_TOKENS, 1))
 
 
+@given(st.lists(st.integers(10, 50), min_size=100, max_size=400), st.integers(2, 4))
+def test_parallel_forwards_end_together(lengths: list[int], parallel: int) -> None:
+    sizes = [sum(lengths[index] for index in batch) for batch in pack(lengths, 1024, parallel, padded=False)]
+    rounds = -(-len(sizes) // parallel)
+    # A cut falls between two sequences, so each round may be longer than an equal share by one of them.
+    assert rounds * max(sizes) <= sum(lengths) / parallel + rounds * max(lengths)
+
+
 @given(st.integers(2, 50))
 def test_halves_lose_nothing(count: int) -> None:
     left, right = halves(np.arange(count))
