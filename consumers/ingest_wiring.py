@@ -76,7 +76,6 @@ class IngestProcess:
         log.info("ingest.listening", address=self.side_port.address)
         # What is there now stays until the process ends. Looking it through again and again while records come and go
         # would take a sixth of a worker's processor time, 0.1 s at a time with Python's lock held.
-        gc.collect()
         gc.freeze()
         try:
             return self.worker.run(stop)

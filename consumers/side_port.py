@@ -11,6 +11,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.errors import UsageError
 
+STOP_S = 0.05
+"""Between two looks whether to stop: the standard library's 0.5 s would be waited for at the end of every run."""
+
 Problems = Callable[[], Mapping[str, str]]
 """What is wrong at the moment, by the thing that is wrong; empty when all is well."""
 
@@ -53,7 +56,9 @@ class SidePort:
                 "choose another with --set telemetry.port=N, or 0 for any free port"
             ) from None
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="side-port", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(STOP_S,), name="side-port", daemon=True
+        )
 
     @property
     def address(self) -> str:
