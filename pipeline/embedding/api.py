@@ -121,5 +121,7 @@ class EmbeddingSettings:
     """Tokens of one forward pass, padding included; auto: measured when the model is loaded."""
     threads: int | None = None
     """Processor cores to use on a CPU; None: those this process may use."""
+    compile: bool = False
+    """Have torch make machine code of the model when it is loaded."""
     tuning_folder: Path | None = None
     """Where what was measured is remembered; None: nowhere."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embedding.flat_attention import FLAT_ATTENTION, Documents, register
+from pipeline.embedding.flat_attention import FLAT_ATTENTION, register
 from pipeline.embedding.packing import Around, line_up, pad
 
 
@@ -18,8 +18,8 @@ class Inputs:
 
     arrays: Mapping[str, NDArray[np.int64]]
     around: Around
-    documents: Documents | None
-    """None where the batch is padded."""
+    offsets: NDArray[np.int64] | None
+    """Where each document of the row begins, and where the last one ends; None where the batch is padded."""
 
 
 class Forward:
@@ -76,6 +76,11 @@ class Forward:
             self._transformer.model.set_attn_implementation(self._stock_attention)
             self._stock_attention = ""
 
+    def compile(self) -> None:
+        """Have torch make machine code of the model in its next pass."""
+        model = self._transformer.model
+        model.forward = torch.compile(model.forward, dynamic=True)
+
     def inputs(self, sequences: Sequence[NDArray[np.int32]], around: Around) -> Inputs:
         """The batch of these token ids, each put between what stands `around` it."""
         if not self.flat:
@@ -88,14 +93,14 @@ class Forward:
             "seq_idx": row.owners[None],
             "cu_seq_lens_q": row.offsets,
         }
-        return Inputs(arrays, around, Documents(np.diff(row.offsets).tolist()))
+        return Inputs(arrays, around, row.offsets)
 
     @torch.inference_mode()
     def __call__(self, inputs: Inputs, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Vectors of the batch whose arrays stand on the device as `tensors`; float32, shape (n, dimension)."""
         features: dict[str, Any] = dict(tensors)
-        if inputs.documents is not None:
-            features["documents"] = inputs.documents
+        if inputs.offsets is not None:
+            features["host_offsets"] = torch.from_numpy(inputs.offsets)
             features["cu_seq_lens_q"] = features["cu_seq_lens_q"].int()  # what the fused kernel takes
         if inputs.around.prompt_tokens:
             features["prompt_length"] = inputs.around.prompt_tokens

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from pipeline.embedding.api import EmbeddingSettings, ModelStamp
 from pipeline.embedding.autotune import Rate, rate_of, tune_cpu, tune_gpu
+from pipeline.embedding.compilation import compile_model
 from pipeline.embedding.device import available_cpus, cap_memory, resolve_device, resolve_dtype
 from pipeline.embedding.engine import TransformerEmbedder
 from pipeline.embedding.flat_check import lie_flat_if_equal
@@ -72,6 +73,8 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")
     known = {"weights": stamp.digest, "max_tokens": limit, "flat": forward.flat, "dtype": str(dtype)}
     plan = _plan(rate, settings, device, cores, known)
+    if settings.compile:
+        compile_model(forward, transfer, tokenizer, plan)
     runner = Runner(forward, transfer, plan, dimension=stamp.dimension)
     embedder = TransformerEmbedder(forward, runner, tokenizer, stamp, device=device, dtype=dtype)
     _verify(embedder, expected[:, :dimension], folder)

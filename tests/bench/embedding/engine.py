@@ -27,19 +27,24 @@ def main() -> None:
     configure_logging("warning", "json")
     texts_of = json.loads(Path(given["texts"]).read_text())
     cost = forward_cost(Path(given["model_folder"]))
-    engines: dict[tuple[str, int | None], Embedder] = {}
+    engines: dict[tuple[str, int | None, bool], Embedder] = {}
+    load_s: dict[tuple[str, int | None, bool], float] = {}
 
     def prepare(job: dict[str, Any]) -> Go:
-        key = job["dtype"], job["threads"]
+        key = job["dtype"], job["threads"], job["compile"]
         if key not in engines:
+            began = time.perf_counter()
             engines[key] = load_embedder(
-                EmbeddingSettings(given["model"], device="cpu", dtype=job["dtype"], threads=job["threads"])
+                EmbeddingSettings(
+                    given["model"], device="cpu", dtype=job["dtype"], threads=job["threads"], compile=job["compile"]
+                )
             )
+            load_s[key] = time.perf_counter() - began
         engine, texts = engines[key], texts_of[job["kind"]][: job["count"]]
         chunker = Chunker(engine.tokenizer, ChunkingPolicy())
         embed(engine, chunker, texts[:_WARM_UP], cost)
         does: Mapping[str, Callable[[], dict[str, Any]]] = {
-            "embed": lambda: embed(engine, chunker, texts, cost),
+            "embed": lambda: {**embed(engine, chunker, texts, cost), "load_s": load_s[key]},
             "peak": lambda: {"peak": _peak(engine), "execution": _execution(engine)},
             "profile": lambda: _profile(engine, chunker, texts, cost),
         }

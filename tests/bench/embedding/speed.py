@@ -1,5 +1,6 @@
 """How fast: the engine against `encode`, untouched and tuned, and against the matrix-product peak of the same cores."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,13 @@ from tests.bench.report import busy_s, middle, say, show_disturbance, show_table
 
 KINDS = ("mixed", "short")
 BATCHES = (4, 8, 16, 32, 64)
-UNTOUCHED, TUNED, ENGINE, ENGINE_FP32 = "encode, untouched", "encode, best tuned", "engine", "engine, float32"
+UNTOUCHED, TUNED = "encode, untouched", "encode, best tuned"
+ENGINE, ENGINE_FP32, COMPILED = "engine", "engine, float32", "engine, compiled"
+_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    ENGINE: {"dtype": "auto", "compile": False},
+    ENGINE_FP32: {"dtype": "float32", "compile": False},
+    COMPILED: {"dtype": "auto", "compile": True},
+}
 ONE, ALL = "one thread", "all cores"
 _PER = {ONE: "documents per core-second", ALL: "documents per second"}
 _FINALISTS = 2
@@ -35,6 +42,8 @@ class Leg:
     """The engine's operations as a share of the peak of the same round."""
     peak: float
     execution: Mapping[str, Any]
+    load_s: Mapping[str, float]
+    """What loading each of ours took."""
     other_cores: float
     """Most that other programs kept busy."""
 
@@ -61,9 +70,8 @@ class _Runner:
     def rate(self, name: str, kind: str, mode: str, count: int | None = None) -> tuple[float, dict[str, Any]]:
         """Let a contender embed the texts: documents per core-second or second, and its figures."""
         job = {"kind": kind, "count": count or self.count}
-        if name in (ENGINE, ENGINE_FP32):
-            dtype = "float32" if name == ENGINE_FP32 else "auto"
-            process, job = self.engine, {**job, "do": "embed", "dtype": dtype, "threads": self._threads(mode)}
+        if name in _SETTINGS:
+            process, job = self.engine, {**job, **_SETTINGS[name], "do": "embed", "threads": self._threads(mode)}
         else:
             dtype, _, batch = ("untouched", "", "") if name == UNTOUCHED else name.partition(" ")
             job |= {"dtype": dtype, "batch": int(batch) if batch else None}
@@ -77,8 +85,8 @@ class _Runner:
 
     def ask(self, what: str, kind: str, mode: str) -> dict[str, Any]:
         """The engine's `peak` or `profile`."""
-        job = {"kind": kind, "count": self.count, "dtype": "auto", "threads": self._threads(mode)}
-        self.engine.prepare({**job, "do": what})
+        job = {"kind": kind, "count": self.count, "threads": self._threads(mode)}
+        self.engine.prepare({**job, **_SETTINGS[ENGINE], "do": what})
         return self.engine.go()
 
     def _threads(self, mode: str) -> int:
@@ -94,7 +102,7 @@ def measure(place: Place, rounds: int, count: int) -> dict[str, Any]:
         contender("embedding.engine", given, place.folder) as engine,
     ):
         runner = _Runner(encode, engine, place.machine["cores"], count)
-        ours = [ENGINE, ENGINE_FP32] if bf16 else [ENGINE]
+        ours = [ENGINE, *([ENGINE_FP32] if bf16 else []), *([COMPILED] if shutil.which("c++") else [])]
         how = {"dtypes": given["dtypes"], "ours": ours, "rounds": rounds}
         legs = [_leg(runner, mode, kind, **how) for mode in (ONE, ALL) for kind in KINDS]
         profile = runner.ask("profile", "mixed", ONE)
@@ -122,7 +130,8 @@ def _leg(runner: _Runner, mode: str, kind: str, *, dtypes: Sequence[str], ours: 
         told = ", ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
         say(f"{mode}, {kind}, round {number + 1}/{rounds}, {_PER[mode]}: {told}; {shares[-1]:.0%} of the peak")
     best = " or ".join(dict.fromkeys(won))
-    return Leg(mode, kind, rates, best, shares, middle(peaks), asked["execution"], runner.other_cores)
+    load_s = {name: found[name][1]["load_s"] for name in ours}
+    return Leg(mode, kind, rates, best, shares, middle(peaks), asked["execution"], load_s, runner.other_cores)
 
 
 def _sweep(runner: _Runner, mode: str, kind: str, dtypes: Sequence[str]) -> list[str]:
@@ -154,12 +163,19 @@ def rows(measured: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Row]:
     found = [ratio("engine / untouched encode, mixed, core-second", one, ENGINE, UNTOUCHED, 2.5, here=bf16)]
     for leg in (one, whole, legs[ONE, "short"], legs[ALL, "short"]):
         wanted = 1.15 if leg.kind == "mixed" else 1.3
-        per = "core-second" if leg.mode == ONE else "second, all cores"
-        found.append(ratio(f"engine / best tuned encode, {leg.kind}, {per}", leg, ENGINE, TUNED, wanted))
+        found.append(ratio(f"engine / best tuned encode, {leg.kind}, {_per(leg)}", leg, ENGINE, TUNED, wanted))
     found += [
         ratio("engine in float32 / untouched encode, mixed, core-second", one, fp32, UNTOUCHED, 1.4),
         ratio("engine in float32 / untouched encode, mixed, second, all cores", whole, fp32, UNTOUCHED, 1.6),
     ]
+    for leg in legs.values():
+        what = f"engine, compiled / engine, {leg.kind}, {_per(leg)}"
+        if COMPILED in leg.rates:
+            longer = leg.load_s[COMPILED] - leg.load_s[ENGINE]
+            note = f"{leg.ratios(COMPILED, ENGINE)}; loading takes {longer:.0f} s more"
+            found.append(Row("speed", what, leg.ratio(COMPILED, ENGINE), None, note=note))
+        else:
+            found.append(Row("speed", what, None, None, note="no C++ compiler"))
     for leg in (one, whole):
         share, dtype = middle(leg.shares), leg.execution["dtype"]
         what = f"share of the {dtype} matrix-product peak, mixed, {leg.mode}"
@@ -169,6 +185,10 @@ def rows(measured: Mapping[str, Any], machine: Mapping[str, Any]) -> list[Row]:
         else:
             found.append(Row("speed", what, share, None, note=f"{note}; the target of 0.65 is one for bfloat16"))
     return found
+
+
+def _per(leg: Leg) -> str:
+    return "core-second" if leg.mode == ONE else "second, all cores"
 
 
 def explain(figures: Mapping[str, Any]) -> str:
@@ -217,6 +237,7 @@ def as_dict(measured: Mapping[str, Any]) -> dict[str, Any]:
             "share_of_peak": [round(share, 4) for share in leg.shares],
             "peak_flops_per_s": leg.peak,
             "execution": leg.execution,
+            "load_s": {name: round(value, 2) for name, value in leg.load_s.items()},
             "other_cores": round(leg.other_cores, 2),
         }
         for leg in measured["legs"]

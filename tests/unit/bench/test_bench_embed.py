@@ -13,15 +13,17 @@ from pipeline.embedding import HashEmbedder
 from tests.bench import hash_drain
 from tests.bench.embedding import gpu, memory, quality, queries, speed, texts
 from tests.bench.embedding.rows import Row, show
-from tests.bench.embedding.speed import ALL, ENGINE, ENGINE_FP32, ONE, TUNED, UNTOUCHED, Leg
+from tests.bench.embedding.speed import ALL, COMPILED, ENGINE, ENGINE_FP32, ONE, TUNED, UNTOUCHED, Leg
 
 PROFILE = {"profile": {"addmm": 0.7, "gelu": 0.1}, "tokenize_cpu_s": 1.0, "cpu_s": 50.0}
 
+LOAD_S = {ENGINE: 4.0, COMPILED: 25.0}
+
 
 def leg(mode: str, kind: str, dtype: str = "float32", **rates: list[float]) -> Leg:
-    names = {"untouched": UNTOUCHED, "tuned": TUNED, "engine": ENGINE, "float32": ENGINE_FP32}
+    names = {"untouched": UNTOUCHED, "tuned": TUNED, "engine": ENGINE, "float32": ENGINE_FP32, "compiled": COMPILED}
     by_name = {names[name]: values for name, values in rates.items()}
-    return Leg(mode, kind, by_name, "float32 8", [0.6, 0.7, 0.8], 1e11, {"dtype": dtype}, 0.0)
+    return Leg(mode, kind, by_name, "float32 8", [0.6, 0.7, 0.8], 1e11, {"dtype": dtype}, LOAD_S, 0.0)
 
 
 def machine(usable: bool) -> Mapping[str, Any]:
@@ -76,6 +78,17 @@ def test_a_machine_without_useful_bf16_has_targets_of_its_own() -> None:
     assert found["engine / best tuned encode, short, core-second"].verdict == "NOT REACHED"
     shares = [row for row in rows if "peak" in row.what]
     assert [row.verdict for row in shares] == ["no target"] * 2
+
+
+def test_what_compiling_gains_and_costs_is_shown() -> None:
+    what = "engine, compiled / engine, mixed, core-second"
+    figures = measured(untouched=[10.0], tuned=[12.0], engine=[15.0])
+    (without,) = [row for row in speed.rows(figures, machine(usable=False)) if row.what == what]
+    assert (without.value, without.note) == (None, "no C++ compiler")
+    figures = measured(untouched=[10.0], tuned=[12.0], engine=[10.0], compiled=[11.0])
+    (row,) = [row for row in speed.rows(figures, machine(usable=False)) if row.what == what]
+    assert row.value == pytest.approx(1.1)
+    assert row.note == "rounds 1.10; loading takes 21 s more"
 
 
 def test_a_machine_with_bf16_has_both_kinds_of_targets() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.flat_attention import Documents, Sight, attend, varlen_options
+from pipeline.embedding.flat_attention import Sight, attend, runs, varlen_options
 from pipeline.embedding.flat_check import lie_flat_if_equal
 from pipeline.embedding.forward import Forward
 from pipeline.embedding.transfer import HostTransfer
@@ -108,13 +108,17 @@ def test_positions_that_go_on_are_noticed(capsys: pytest.CaptureFixture[str], mo
     assert "vectors differ" in check(forward_of(make(), pooling), capsys)
 
 
+def where(lengths: list[int]) -> dict[str, Any]:
+    offsets = torch.tensor([0, *np.cumsum(lengths)])
+    return {"host_offsets": offsets, "cu_seq_lens_q": offsets}
+
+
 @pytest.mark.parametrize("name", ["softcap", "position_bias"])
 def test_scores_that_are_changed_otherwise_are_refused(name: str) -> None:
     row = torch.ones(1, 2, 3, 4)
-    offsets = torch.tensor([0, 3])
-    options: dict[str, Any] = {name: 50.0}
+    options: dict[str, Any] = {**where([3]), name: 50.0}
     with pytest.raises(NotImplementedError, match=name):
-        attend(torch.nn.Identity(), row, row, row, None, documents=Documents([3]), cu_seq_lens_q=offsets, **options)
+        attend(torch.nn.Identity(), row, row, row, None, **options)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -126,7 +130,7 @@ def test_a_window_in_a_long_document(window: int, causal: bool) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     found, _ = attend(
         torch.nn.Identity(), query, key, value, None,
-        documents=Documents(lengths), cu_seq_lens_q=torch.tensor(offsets), sliding_window=window, is_causal=causal,
+        **where(lengths), sliding_window=window, is_causal=causal,
     )  # fmt: skip
     for start, end in pairwise(offsets):
         places = torch.arange(end - start)
@@ -138,9 +142,7 @@ def test_a_window_in_a_long_document(window: int, causal: bool) -> None:
 
 
 def test_neighbours_of_one_length_are_one_run() -> None:
-    documents = Documents([7, 7, 7, 4, 7, 1, 1])
-    assert documents.runs == [(0, 7, 3), (21, 4, 1), (25, 7, 1), (32, 1, 2)]
-    assert documents.longest == 7
+    assert runs([7, 7, 7, 4, 7, 1, 1]) == [(0, 7, 3), (21, 4, 1), (25, 7, 1), (32, 1, 2)]
 
 
 def sights() -> Iterator[tuple[Sight, dict[str, object] | None, dict[str, object]]]:
