@@ -1,5 +1,6 @@
 """Machine code of a model: a few percent faster, for half a minute at every start."""
 
+import sys
 import time
 
 import numpy as np
@@ -23,7 +24,7 @@ log = structlog.get_logger(__name__)
 def compile_model(forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, plan: Plan) -> None:
     """Compile the model for passes with as many threads as planned; raises `UsageError` where torch cannot."""
     start = time.perf_counter()
-    threads = torch.get_num_threads()
+    threads, recursion = torch.get_num_threads(), sys.getrecursionlimit()
     forward.compile()
     documents = around(tokenizer, query=False)
     batches = [[np.ones(length, dtype=np.int32) for length in lengths] for lengths in _BATCHES]
@@ -42,4 +43,5 @@ def compile_model(forward: Forward, transfer: Transfer, tokenizer: ModelTokenize
         ) from error
     finally:
         torch.set_num_threads(threads)
+        sys.setrecursionlimit(recursion)  # torch raises it for the whole process and leaves it so
     log.info("model.compiled", seconds=round(time.perf_counter() - start, 1))

@@ -1,6 +1,7 @@
 """A compiled model gives the same vectors, and is compiled when it is loaded or not at all."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def forget() -> Iterator[None]:
 @pytest.mark.parametrize(("kind", "layout"), [("gte-modernbert", "flat"), ("mpnet", "padded")])
 def test_a_compiled_model_gives_the_same_vectors(kind: str, layout: str, tmp_path: Path) -> None:
     folder = build(kind, tmp_path)
+    recursion = sys.getrecursionlimit()
     plain, compiled = load_model(settings(folder)), load_model(settings(folder, compile=True))
     assert compiled.execution.layout == layout
     graphs = counters["stats"]["unique_graphs"]
@@ -35,6 +37,7 @@ def test_a_compiled_model_gives_the_same_vectors(kind: str, layout: str, tmp_pat
         assert distances(compiled.embed(chunks), plain.embed(chunks)).max() <= 1e-5
         assert distances(compiled.embed_queries(texts), plain.embed_queries(texts)).max() <= 1e-5
     assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (max(graphs, 1), {})
+    assert sys.getrecursionlimit() == recursion
     compiled.close()
     plain.close()
 
