@@ -11,6 +11,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from pipeline.embedding.product_attention import by_products
+
 FLAT_ATTENTION = "milvus_stream_flat"
 """The name under which transformers finds `attend`, once `register` was called."""
 _REFUSED = ("softcap", "position_bias", "s_aux", "head_mask")
@@ -31,6 +33,10 @@ class Sight:
     """Tokens at a distance below it are seen; None: all."""
     causal: bool
     """Only itself and what stands before it."""
+
+    def sees_all_of(self, length: int) -> bool:
+        """Whether each token of a document of this length sees every other."""
+        return not self.causal and (self.window is None or length <= self.window)
 
 
 def register() -> None:
@@ -140,6 +146,9 @@ def _by_runs(rows: Sequence[torch.Tensor], documents: Iterable[tuple[int, int, i
         shape = (count, length, -1, query.shape[-1])
         q, k, v = (row[start : start + length * count].view(*shape[:3], row.shape[-1]).transpose(1, 2) for row in rows)
         target = result[start : start + length * count].view(count, length, *result.shape[1:]).transpose(1, 2)
+        if query.dtype == torch.bfloat16 and sight.sees_all_of(length) and not grouped:
+            by_products(q, k, v, target, sight.scale)
+            continue
         if sight.window is None or length <= sight.window:
             target.copy_(
                 scaled_dot_product_attention(q, k, v, is_causal=sight.causal, scale=sight.scale, enable_gqa=grouped)
