@@ -106,6 +106,8 @@ def _by_document(  # noqa: PLR0917 - torch's operators take numbers and tensors,
     lengths = host_offsets.diff().tolist()
     if query.is_cuda:
         return _varlen((query, key, value), max(lengths), offsets, sight)
+    if query.dtype == torch.bfloat16 and sight.sees_all_of(max(lengths)) and query.shape[1] == key.shape[1]:
+        return by_products((query, key, value), lengths, sight.scale)
     return _by_runs((query, key, value), runs(lengths), sight)
 
 
@@ -146,9 +148,6 @@ def _by_runs(rows: Sequence[torch.Tensor], documents: Iterable[tuple[int, int, i
         shape = (count, length, -1, query.shape[-1])
         q, k, v = (row[start : start + length * count].view(*shape[:3], row.shape[-1]).transpose(1, 2) for row in rows)
         target = result[start : start + length * count].view(count, length, *result.shape[1:]).transpose(1, 2)
-        if query.dtype == torch.bfloat16 and sight.sees_all_of(length) and not grouped:
-            by_products(q, k, v, target, sight.scale)
-            continue
         if sight.window is None or length <= sight.window:
             target.copy_(
                 scaled_dot_product_attention(q, k, v, is_causal=sight.causal, scale=sight.scale, enable_gqa=grouped)

@@ -2,30 +2,55 @@
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 _STEP = 16
-"""Texts are padded to a multiple of it: a length that oneDNN has not seen costs it half a millisecond, for new code."""
+"""Texts are padded to a multiple of it: then many come together, and oneDNN, which makes code for each new length (half
+a millisecond), knows the length already."""
 _LEAST_TOKENS = 48
-"""With fewer, these many calls take longer than the one of the kernel."""
+"""With fewer, these many calls take longer than those of the kernel."""
 _SCORES = 2**19
 """Scores at a time: more leave the cache of a core."""
 _LEAST, _MOST = 2.0**-100, 2.0**126
 """Of a sum of exponentials: below it small ones have become zero. And of what the values then can add up to."""
 _NOTHING = torch.zeros(1, 1, 1, dtype=torch.bfloat16)
-_SCORE, _RESULT, _SUM = 3, 4, 5
-"""Rooms besides those of query, key and value."""
+_LAYOUTS = 64
+"""Remembered for the layers of a model, of each pass that is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Neighbours in the row that have one length when padded."""
+
+    bounds: tuple[tuple[int, int], ...]
+    """Where in the row each text begins and ends."""
+    padded: int
+    length: int | None
+    """Of every text; None where they differ."""
+    tokens: torch.Tensor
+    """For each place of the padded texts: which token of the group stands there; behind a text its last one again."""
+    places: torch.Tensor
+    """For each token: its place."""
+    filled: torch.Tensor
+    """1 where a text has a token, 0 behind it; shape (texts, 1, padded)."""
+
+    @property
+    def row(self) -> slice:
+        """The group's tokens in the row."""
+        return slice(self.bounds[0][0], self.bounds[-1][1])
 
 
 class _Memory(threading.local):
     """Room that a thread uses again and again: new memory of this size would be fetched from the kernel each time."""
 
     def __init__(self) -> None:
-        self._rooms: dict[int, torch.Tensor] = {}
+        self._rooms: dict[str, torch.Tensor] = {}
 
-    def room(self, use: int, *shape: int) -> torch.Tensor:
+    def room(self, use: str, *shape: int) -> torch.Tensor:
         """Bfloat16 of this shape, holding anything."""
         size = math.prod(shape)
         if use not in self._rooms or self._rooms[use].numel() < size:
@@ -37,33 +62,66 @@ class _Memory(threading.local):
 _MEMORY = _Memory()
 
 
-def by_products(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, target: torch.Tensor, scale: float | None
-) -> None:
-    """Write into `target` what each text's tokens make of all its tokens; all (texts, heads, length, head size).
+def by_products(rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: float | None) -> torch.Tensor:
+    """What each text's tokens make of all its tokens; query, key, value and result as (tokens, heads, head size).
 
     Exponentials are taken of the scores as they are, not of their distance to the largest one, which would cost more
     than both products. Where they leave what bfloat16 holds, torch's own kernel does it again.
     """
-    texts, heads, length, size = query.shape
-    padded = -(-length // _STEP) * _STEP
+    heads, size = rows[0].shape[1:]
     scale = size**-0.5 if scale is None else scale
-    worthwhile = texts * length >= _LEAST_TOKENS
-    for part in _parts(texts, max(1, _SCORES // (heads * padded * padded))):
-        rows = query[part], key[part], value[part]
-        if not (worthwhile and _weighed(rows, target[part], padded, scale * math.log2(math.e))):
-            target[part].copy_(torch.nn.functional.scaled_dot_product_attention(*rows, scale=scale))
+    result = torch.empty_like(rows[2])
+    for group in _groups(tuple(lengths), heads):
+        parts = [row[group.row] for row in rows]
+        if len(group.places) < _LEAST_TOKENS or not _weighed(parts, group, scale, result[group.row]):
+            for start, end in group.bounds:
+                texts = [row[start:end].transpose(0, 1) for row in rows]
+                attended = torch.nn.functional.scaled_dot_product_attention(*texts, scale=scale)
+                result[start:end].copy_(attended.transpose(0, 1))
+    return result
 
 
-def _weighed(rows: Sequence[torch.Tensor], target: torch.Tensor, padded: int, factor: float) -> bool:
+@lru_cache(_LAYOUTS)
+def _groups(lengths: tuple[int, ...], heads: int) -> list[_Group]:
+    found: list[_Group] = []
+    start = first = 0
+    for index, length in enumerate(lengths):
+        padded = -(-length // _STEP) * _STEP
+        most = max(1, _SCORES // (heads * padded * padded))
+        end = index + 1
+        if end == len(lengths) or -(-lengths[end] // _STEP) * _STEP != padded or end - first == most:
+            found.append(_group(start, lengths[first:end], padded))
+            start, first = found[-1].bounds[-1][1], end
+    return found
+
+
+def _group(start: int, lengths: tuple[int, ...], padded: int) -> _Group:
+    each = torch.tensor(lengths)
+    ends = each.cumsum(0)
+    filled = torch.arange(padded) < each[:, None]
+    tokens = (ends - each)[:, None] + torch.minimum(torch.arange(padded), each[:, None] - 1)
+    bounds = tuple((start + end - length, start + end) for end, length in zip(ends.tolist(), lengths, strict=True))
+    return _Group(
+        bounds,
+        padded,
+        length=lengths[0] if len(set(lengths)) == 1 else None,
+        tokens=tokens.flatten(),
+        places=filled.flatten().nonzero().flatten(),
+        filled=filled[:, None].bfloat16(),
+    )
+
+
+def _weighed(rows: Sequence[torch.Tensor], group: _Group, scale: float, target: torch.Tensor) -> bool:
     """Write what the tokens make of each other into `target`; False where it cannot be had in this way."""
-    _, heads, length, _ = target.shape
-    query, key, value = (_padded(use, row, padded) for use, row in enumerate(rows))
-    results, sums = _sum_up(query, key, value, length, factor)
+    texts = len(group.bounds)
+    query, key, value = (_padded(use, row, group) for use, row in zip(("query", "key", "value"), rows, strict=True))
+    results, sums = _sum_up(query, key, value, group, scale * math.log2(math.e))
     if not _holds(sums, value):
         return False
-    shape = (-1, heads, padded, value.shape[-1])
-    torch.div(results.view(shape)[:, :, :length], sums.view(-1, heads, length, 1), out=target)
+    heads, _, _, size = results.shape
+    room = _MEMORY.room("padded", texts * group.padded, heads, size)
+    torch.div(results, sums[..., None], out=room.view(texts, group.padded, heads, size).permute(2, 0, 1, 3))
+    torch.index_select(room.flatten(1), 0, group.places, out=target.flatten(1))
     return True
 
 
@@ -74,44 +132,38 @@ def _holds(sums: torch.Tensor, value: torch.Tensor) -> bool:
     return least.item() > _LEAST and most.item() * max(1.0, -lowest.item(), highest.item()) < _MOST
 
 
-def _parts(texts: int, most: int) -> Iterator[slice]:
-    """All texts, in numbers that are powers of two: a number that oneDNN has not seen costs as a length does."""
-    start = 0
-    while start < texts:
-        count = 1 << (min(texts - start, most).bit_length() - 1)
-        yield slice(start, start + count)
-        start += count
-
-
-def _padded(use: int, rows: torch.Tensor, padded: int) -> torch.Tensor:
-    """The rows as (texts * heads, padded, size), with zeros behind each text."""
-    texts, heads, length, size = rows.shape
-    room = _MEMORY.room(use, texts, heads, padded, size)
-    room[:, :, :length].copy_(rows)
-    if length < padded:
-        room[:, :, length:].zero_()
-    return room.view(texts * heads, padded, size)
+def _padded(use: str, row: torch.Tensor, group: _Group) -> torch.Tensor:
+    """The group's tokens as (heads, texts, padded, size)."""
+    _, heads, size = row.shape
+    places = len(group.tokens)
+    padded = _MEMORY.room("padded", places, heads * size)
+    torch.index_select(row.flatten(1), 0, group.tokens, out=padded)
+    room = _MEMORY.room(use, heads, places, size)
+    room.copy_(padded.view(places, heads, size).transpose(0, 1))
+    return room.view(heads, -1, group.padded, size)
 
 
 def _sum_up(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, factor: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: _Group, factor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values weighed by 2^(factor * score), shape (n, padded, size), and the sums of the weights, shape (n, length).
-
-    Keys behind `length` weigh something, but their values are zero, and the sums leave them out.
-    """
-    count, padded, _ = query.shape
-    result = _MEMORY.room(_RESULT, *value.shape)
-    sums = _MEMORY.room(_SUM, count, length)
-    heads = max(1, _SCORES // (padded * padded))
+    """Values weighed by 2^(factor * score), shape (heads, texts, padded, size), and the sums of their weights."""
+    heads, texts, padded, _ = query.shape
+    result = _MEMORY.room("result", *value.shape)
+    sums = _MEMORY.room("sums", heads, texts, padded)
+    together = max(1, _SCORES // (texts * padded * padded))
     rows = max(1, min(padded, _SCORES // padded))
-    for first in range(0, count, heads):
-        for row in range(0, length, rows):
-            at = slice(first, first + heads), slice(row, row + rows)
-            asking = query[at]
-            scores = _MEMORY.room(_SCORE, *asking.shape[:2], padded)
-            seen = key[at[0]].transpose(1, 2)
+    for head in range(0, heads, together):
+        some = slice(head, head + together)
+        seen, values = key[some].flatten(0, 1).transpose(1, 2), value[some].flatten(0, 1)
+        for row in range(0, padded, rows):
+            part = slice(row, row + rows)
+            asking = query[some, :, part].flatten(0, 1)
+            scores = _MEMORY.room("scores", *asking.shape[:2], padded)
             torch.baddbmm(_NOTHING, asking, seen, beta=0, alpha=factor, out=scores).exp2_()
-            torch.bmm(scores, value[at[0]], out=result[at])
-            torch.sum(scores[:, : length - row, :length], -1, out=sums[at])
+            if group.length is None:
+                scores.view(-1, texts, asking.shape[1], padded).mul_(group.filled)
+            elif group.length < padded:
+                scores[:, :, group.length :].zero_()
+            torch.bmm(scores, values, out=result[some, :, part].flatten(0, 1))
+            torch.sum(scores, -1, out=sums[some, :, part].flatten(0, 1))
     return result, sums
