@@ -92,9 +92,16 @@ class Row:
     """Where each sequence begins, and where the last one ends: shape (n + 1,)."""
 
 
-def line_up(sequences: Sequence[NDArray[np.int32]], around: Around, first_position: int = 0) -> Row:
-    """The sequences as one row; positions begin with `first_position`."""
+def line_up(
+    sequences: Sequence[NDArray[np.int32]], around: Around, first_position: int = 0, *, step: int = 1, padding: int = 0
+) -> Row:
+    """The sequences as one row; positions begin with `first_position`.
+
+    With a `step` a last sequence of `padding` may follow, so that the row's length is a multiple of it.
+    """
     ids, lengths = _joined(sequences, around)
+    if rest := -len(ids) % step:
+        ids, lengths = np.pad(ids, (0, rest), constant_values=padding), np.append(lengths, rest)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     owners = np.repeat(np.arange(len(lengths)), lengths)
     return Row(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)

@@ -75,8 +75,8 @@ def by_products(rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: flo
         parts = [row[group.row] for row in rows]
         if len(group.places) < _LEAST_TOKENS or not _weighed(parts, group, scale, result[group.row]):
             for start, end in group.bounds:
-                texts = [row[start:end].transpose(0, 1) for row in rows]
-                attended = torch.nn.functional.scaled_dot_product_attention(*texts, scale=scale)
+                query, key, value = (row[start:end].transpose(0, 1) for row in rows)
+                attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
                 result[start:end].copy_(attended.transpose(0, 1))
     return result
 

@@ -70,14 +70,17 @@ def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) ->
         assert (np.diff(on) <= 0).all()
 
 
-@given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len), st.integers(0, 3))
+@given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len), st.integers(0, 3), st.integers(1, 17))
 def test_a_row_holds_each_sequence_once_and_counts_it_anew(
-    sequences: list[Ids], before: Ids, after: Ids, first: int
+    sequences: list[Ids], before: Ids, after: Ids, first: int, step: int
 ) -> None:
-    row = line_up(sequences, Around(before, after, 0), first)
+    row = line_up(sequences, Around(before, after, 0), first, step=step, padding=-1)
     assert len(row.ids) == len(row.positions) == len(row.owners) == row.offsets[-1]
     for owner, (start, end, sequence) in enumerate(zip(row.offsets, row.offsets[1:], sequences, strict=False)):
         assert row.ids[start:end].tolist() == [*before, *sequence, *after]
         assert row.positions[start:end].tolist() == list(range(first, first + end - start))
         assert (row.owners[start:end] == owner).all()
-    assert len(row.offsets) == len(sequences) + 1
+    rest = row.offsets[len(sequences) :]
+    assert len(row.ids) % step == 0
+    assert len(rest) == 1 or (len(rest) == 2 and 0 < rest[1] - rest[0] < step)
+    assert (row.ids[rest[0] :] == -1).all()
