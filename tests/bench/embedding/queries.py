@@ -18,7 +18,7 @@ from tests.bench.embedding.rows import Row
 from tests.bench.report import middle, say
 
 CLIENTS = 32
-ALONE, EACH = 60, 12
+ALONE, EACH = 60, 40
 """Queries one after another, and queries of each client."""
 _WANTED_SLOWDOWN, _WANTED_TOGETHER = 3.0, 2.0
 
