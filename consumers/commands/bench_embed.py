@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -194,6 +195,7 @@ def show(figures: Mapping[str, Any]) -> None:
         ("chunks/s", f"{figures['chunks_per_s']:,.0f}"),
         ("share of the matrix-product peak", f"{share:.0%} of {peak / 1e9:,.0f} GFLOP/s"),
         ("tokenizing and cutting, documents/s", f"{figures['tokenizing_documents_per_s']:,.0f}"),
+        ("what limits", _limit(figures["documents_per_s"], figures["tokenizing_documents_per_s"])),
         ("processor seconds for 1,000 documents", f"{figures['cpu_s_per_1000_documents']:.1f}"),
         ("one query, p50", f"{figures['query_ms_p50']:.1f} ms"),
         (f"peak of the {where}", _memory(figures)),
@@ -205,6 +207,15 @@ def show(figures: Mapping[str, Any]) -> None:
         ("versions", ", ".join(f"{name} {number}" for name, number in figures["versions"].items())),
     ]
     stdout().print(table(("", "measured"), rows))
+
+
+def _limit(model: float, tokenizing: float) -> str:
+    """What one worker waits for: it tokenizes and embeds at the same time, so the slower of the two."""
+    if tokenizing >= model:
+        return f"the model; tokenizing could feed {tokenizing / model:,.1f} of them"
+    return (
+        f"tokenizing; {ceil(model / tokenizing)} ingest workers on this device, with as many times the cores, feed it"
+    )
 
 
 def _memory(figures: Mapping[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 import os
 import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +15,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _COMPARED = (torch.float32, torch.bfloat16)
 _BF16_GAIN = 1.2
 """How many times faster bfloat16 products must be: rounding is not free, and without native support they are slower."""
+_LEFT, _RIGHT = (256, 384), (1536, 384)
+"""Factors of a product of the size that a small model makes."""
+_ONEDNN, _ONEDNN_GAIN = "bf16", 1.2
+_EXACT = 2e-6
+"""Distance to the exact product, as a share of it: float32 is off by 3e-7, a product that rounds by 1e-3."""
 _SHARE_OF_FREE = 0.9
 """Of the free memory of a GPU; the rest is for what libraries allocate beside torch."""
 
@@ -73,14 +81,47 @@ def _native_bf16() -> bool:
 
 def _bf16_gain() -> float:
     """How many times faster bfloat16 is than float32 in a product of the size a small model makes."""
+    pairs = {dtype: (torch.ones(_LEFT, dtype=dtype), torch.ones(_RIGHT, dtype=dtype)) for dtype in _COMPARED}
+    float32, bfloat16 = _least_seconds([partial(torch.nn.functional.linear, *pairs[dtype]) for dtype in _COMPARED])
+    return float32 / bfloat16
+
+
+@cache
+def float32_by_onednn() -> bool:
+    """Have float32 products made by oneDNN in this process, if it is faster at it than MKL and as exact; whether it is.
+
+    MKL leaves half of what AVX-512 offers unused on processors that Intel did not make. torch hands float32 over to
+    oneDNN only where rounding within products is allowed; a processor without AMX does not make use of that, which is
+    tried here, not assumed.
+    """
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(shape, generator=generator) for shape in (_LEFT, _RIGHT))
+
+    def product(precision: str) -> torch.Tensor:
+        matmul.fp32_precision = precision
+        return torch.nn.functional.linear(left, right)
+
+    exact = torch.nn.functional.linear(left.double(), right.double())
+    if float((product(_ONEDNN) - exact).norm() / exact.norm()) <= _EXACT:
+        usual, other = _least_seconds([partial(product, before), partial(product, _ONEDNN)])
+        if usual >= _ONEDNN_GAIN * other:
+            matmul.fp32_precision = _ONEDNN
+            return True
+    matmul.fp32_precision = before
+    return False
+
+
+def _least_seconds(products: Sequence[Callable[[], object]]) -> list[float]:
+    """Of each, on one thread: several would wait for each other where the machine is busy, and time that."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would wait for each other where the machine is busy, and time that
-    pairs = {dtype: (torch.ones(256, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)) for dtype in _COMPARED}
-    best = dict.fromkeys(_COMPARED, float("inf"))
+    torch.set_num_threads(1)
+    least = [float("inf")] * len(products)
     for _ in range(15):  # in turns and the best of many: what disturbs is mostly over after one
-        for dtype, (left, right) in pairs.items():
+        for index, product in enumerate(products):
             start = time.perf_counter()
-            torch.nn.functional.linear(left, right)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
+            product()
+            least[index] = min(least[index], time.perf_counter() - start)
     torch.set_num_threads(threads)
-    return best[torch.float32] / best[torch.bfloat16]
+    return least

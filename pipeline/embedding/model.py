@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from pipeline.embedding.api import EmbeddingSettings, ModelStamp
 from pipeline.embedding.autotune import Rate, rate_of, tune_cpu, tune_gpu
 from pipeline.embedding.compilation import compile_model
-from pipeline.embedding.device import available_cpus, cap_memory, resolve_device, resolve_dtype
+from pipeline.embedding.device import available_cpus, cap_memory, float32_by_onednn, resolve_device, resolve_dtype
 from pipeline.embedding.engine import TransformerEmbedder
 from pipeline.embedding.flat_check import lie_flat_if_equal
 from pipeline.embedding.forward import Forward, first_position
@@ -49,6 +49,7 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     device = resolve_device(settings.device)
     cap_memory(device)
     dtype = resolve_dtype(settings.dtype, device)
+    by_onednn = device.type == "cpu" and dtype == torch.float32 and float32_by_onednn()
     cores = settings.threads or available_cpus()
     model = _load(folder, device, dtype)
     limit = model.max_seq_length = _max_tokens(model, folder)
@@ -71,7 +72,13 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     transfer = HostTransfer() if device.type == "cpu" else CudaTransfer(device)
     lie_flat_if_equal(forward, transfer, tokenizer, limit=limit, name=settings.model)
     rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")
-    known = {"weights": stamp.digest, "max_tokens": limit, "flat": forward.flat, "dtype": str(dtype)}
+    known = {
+        "weights": stamp.digest,
+        "max_tokens": limit,
+        "flat": forward.flat,
+        "dtype": str(dtype),
+        "onednn": by_onednn,
+    }
     plan = _plan(rate, settings, device, cores, known)
     if settings.compile:
         compile_model(forward, transfer, tokenizer, plan)
@@ -80,7 +87,7 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     _verify(embedder, expected[:, :dimension], folder)
     log.info(
         "model.loaded", model=settings.model, digest=stamp.digest[:12], device=embedder.device, dtype=embedder.dtype,
-        dimension=stamp.dimension, max_tokens=limit, flat=forward.flat, **asdict(plan),
+        dimension=stamp.dimension, max_tokens=limit, flat=forward.flat, float32_by_onednn=by_onednn, **asdict(plan),
     )  # fmt: skip
     return embedder
 

@@ -9,7 +9,7 @@ from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder
 from pipeline.telemetry import configure_logging
 from tests.bench.contender import Go, arguments, contend
-from tests.bench.corpus import read_documents
+from tests.bench.corpus import longer, read_documents
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def main() -> None:
 
         def prepare(job: dict[str, Any]) -> Go:
             wanted = set(job["ids"])
-            texts = [document.text for document in documents if document.id in wanted]
+            chosen = [document for document in documents if document.id in wanted]
+            texts = [document.text for document in longer(chosen, job["times"])]
             return lambda: embed(chunker, model, texts, settings.batch.max_records)
 
         contend(prepare)

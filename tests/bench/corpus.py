@@ -8,7 +8,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,24 @@ def value(document: BenchDocument, event_time: datetime, suffix: str = "") -> by
     """The record of a document."""
     record = {"id": document.id + suffix, "text": document.text, "event_time": event_time.isoformat()}
     return json.dumps(record).encode()
+
+
+def longer(documents: Sequence[BenchDocument], times: int) -> list[BenchDocument]:
+    """The documents, and so many times as many of the same lengths: in each further one other words stand for "the".
+
+    None of their chunks has the text of another, for the worker embeds a text that comes twice only once.
+    """
+    words = ("the", "that", "this", "each", "some", "any")[:times]
+    return [
+        replace(document, id=f"{document.id}#{word}" if copy else document.id, text=_reworded(document.text, word))
+        for copy, word in enumerate(words)
+        for document in documents
+    ]
+
+
+def _reworded(text: str, word: str) -> str:
+    other = text.replace(" the ", f" {word} ")
+    return other if other != text or word == "the" else f"{text} {word}"
 
 
 def spread(documents: Sequence[BenchDocument], now: datetime) -> Iterator[tuple[bytes, bytes]]:

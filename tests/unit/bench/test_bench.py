@@ -11,7 +11,7 @@ import pytest
 
 from tests.bench import drain, hash_drain
 from tests.bench.children import contender
-from tests.bench.corpus import BenchDocument, small_records, spread
+from tests.bench.corpus import BenchDocument, longer, small_records, spread
 from tests.bench.report import Target
 from tests.bench.stage import Stage
 from tests.bench.stage_clock import StageClock
@@ -74,6 +74,14 @@ def test_small_records_have_their_size_and_ids_of_their_own() -> None:
     assert len({json.loads(value)["id"] for _, value in records}) == 200
 
 
+def test_more_documents_differ_in_every_text_and_hardly_in_length() -> None:
+    documents = [BenchDocument(str(number), text, 5, 1, 5) for number, text in enumerate(["In the end", "Short"])]
+    found = longer(documents, 3)
+    assert found[:2] == documents
+    assert len({document.id for document in found}) == len({document.text for document in found}) == 6
+    assert [document.text for document in found[2:]] == ["In that end", "Short that", "In this end", "Short this"]
+
+
 def test_documents_are_spread_over_a_week() -> None:
     documents = [BenchDocument(str(number), "x", 1, 1, 1) for number in range(70)]
     now = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -83,7 +91,7 @@ def test_documents_are_spread_over_a_week() -> None:
 
 def test_only_what_follows_the_word_go_is_timed(tmp_path: Path) -> None:
     with contender("bare", {"settings": {"embedding": {"model": "hash:8"}}, "documents": "/dev/null"}, tmp_path) as it:
-        it.prepare({"ids": []})
+        it.prepare({"ids": [], "times": 1})
         time.sleep(1.0)  # counted, were it timed from the job instead of the word
         figures = it.go()
     assert figures["seconds"] < 0.5
@@ -93,7 +101,7 @@ def test_only_what_follows_the_word_go_is_timed(tmp_path: Path) -> None:
 def test_a_contender_that_fails_shows_why(tmp_path: Path) -> None:
     given = {"settings": {"embedding": {"model": "hash:eight"}}, "documents": "/dev/null"}
     with pytest.raises(RuntimeError, match="hash:eight"), contender("bare", given, tmp_path) as it:
-        it.prepare({"ids": []})
+        it.prepare({"ids": [], "times": 1})
 
 
 def test_the_clock_names_the_thread_that_works_and_finds_the_steady_rate() -> None:

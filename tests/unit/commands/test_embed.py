@@ -92,6 +92,14 @@ def test_a_share_is_taken_within_its_round() -> None:
     assert found["cpu_s_per_1000_documents"] == 40
 
 
+@pytest.mark.parametrize(
+    ("model", "tokenizing", "said"),
+    [(50.0, 200.0, "the model; tokenizing could feed 4.0"), (900.0, 400.0, "tokenizing; 3 ingest workers")],
+)
+def test_it_is_said_what_a_worker_waits_for(model: float, tokenizing: float, said: str) -> None:
+    assert bench_embed._limit(model, tokenizing).startswith(said)
+
+
 def test_measuring_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = build("bert-mean", tmp_path)
     settings = Settings.model_validate({"embedding": {"model": str(folder), "dtype": "float32", "device": "cpu"}})
