@@ -73,6 +73,7 @@ def available_cpus() -> int:
     return max(1, cores)
 
 
+@cache
 def _native_bf16() -> bool:
     # torch has no public name for these; a torch that drops them gets the slower, safe answer.
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
@@ -92,7 +93,7 @@ def float32_by_onednn() -> bool:
 
     MKL leaves half of what AVX-512 offers unused on processors that Intel did not make. torch hands float32 over to
     oneDNN only where rounding within products is allowed; a processor without AMX does not make use of that, which is
-    tried here, not assumed.
+    tried here, not assumed. (`torch.get_float32_matmul_precision`, the older switch, raises afterwards.)
     """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
@@ -105,12 +106,21 @@ def float32_by_onednn() -> bool:
 
     exact = torch.nn.functional.linear(left.double(), right.double())
     if float((product(_ONEDNN) - exact).norm() / exact.norm()) <= _EXACT:
+        if before == _ONEDNN:
+            return True
         usual, other = _least_seconds([partial(product, before), partial(product, _ONEDNN)])
         if usual >= _ONEDNN_GAIN * other:
             matmul.fp32_precision = _ONEDNN
             return True
     matmul.fp32_precision = before
     return False
+
+
+def multiplied_by_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN, which makes code for every shape it meets, makes the products of this precision on a CPU."""
+    if dtype == torch.float32:
+        return torch.backends.mkldnn.matmul.fp32_precision == _ONEDNN  # type: ignore[attr-defined, no-any-return]
+    return dtype == torch.bfloat16 and _native_bf16()
 
 
 def _least_seconds(products: Sequence[Callable[[], object]]) -> list[float]:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from pipeline.embedding.device import multiplied_by_onednn
 from pipeline.embedding.product_attention import by_products
 
 FLAT_ATTENTION = "milvus_stream_flat"
@@ -106,9 +107,13 @@ def _by_document(  # noqa: PLR0917 - torch's operators take numbers and tensors,
     lengths = host_offsets.diff().tolist()
     if query.is_cuda:
         return _varlen((query, key, value), max(lengths), offsets, sight)
-    if query.dtype == torch.bfloat16 and sight.sees_all_of(max(lengths)) and query.shape[1] == key.shape[1]:
-        return by_products((query, key, value), lengths, sight.scale)
-    return _by_runs((query, key, value), runs(lengths), sight)
+
+    def in_runs(rows: Sequence[torch.Tensor], lengths: Sequence[int]) -> torch.Tensor:
+        return _by_runs(rows, runs(lengths), sight)
+
+    if multiplied_by_onednn(query.dtype) and sight.sees_all_of(max(lengths)) and query.shape[1] == key.shape[1]:
+        return by_products((query, key, value), lengths, sight.scale, in_runs)
+    return in_runs((query, key, value), lengths)
 
 
 # torch's compiler cannot look into what depends on the documents' lengths; to it this is one operation.

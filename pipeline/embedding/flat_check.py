@@ -14,8 +14,8 @@ from pipeline.embedding.tokenizer import ModelTokenizer
 from pipeline.embedding.transfer import Transfer
 
 _WORDS = "The quick brown fox jumps over the lazy dog; why it does so, nobody has ever found out."
-_LENGTHS = (1, 3, 17, 40)
-"""Tokens of the texts tried; two have one length, which the attention takes together."""
+_LENGTHS = (1, 3, 17, 57, 60)
+"""Tokens of the texts tried; the attention takes together two of one length, and the two longest."""
 _BEYOND = 40
 """How much longer than a sliding window one text is, so that the window shows."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
