@@ -94,13 +94,22 @@ def summarize(found: Figures) -> dict[str, Any]:
             each: [round(one["other_cores"], 2) for one in rounds] for each, rounds in by_contender.items()
         }
         entry["threads_cpu_s"] = by_contender["ours"][-1]["threads"]
+        entry["cores"] = _cores(by_contender["ours"][-1])
         entry["ratio_documents"] = _ratio(by_contender, "naive", lambda one: one["records"] / one["seconds"])
         entry["ratio_tokens"] = _ratio(by_contender, "naive", lambda one: one["tokens"] / one["seconds"])
         entry["ratio_cpu"] = _ratio(by_contender, "naive", lambda one: one["tokens"] / one["cpu_s"])
         entry["ledger_share_of_drain"] = 1 - _ratio(by_contender, "append", lambda one: one["records"] / one["seconds"])
+        entry["share_of_bare_engine_cpu"] = _ratio(by_contender, "bare", lambda one: one["records"] / one["cpu_s"])
         entry["share_of_bare_engine"] = _ratio(by_contender, "bare", lambda one: one["records"] / one["seconds"])
         summary[name] = entry
     return summary
+
+
+def _cores(ours: Mapping[str, Any]) -> dict[str, float]:
+    """Cores kept busy during a drain: by the model, by the rest of the worker, by the servers where they are here."""
+    model = ours["threads"].get("embed", 0.0)
+    used = {"model": model, "rest of the worker": ours["cpu_s"] - model, **ours.get("servers_cpu_s", {})}
+    return {name: round(seconds / ours["seconds"], 2) for name, seconds in used.items()}
 
 
 def _ratio(by_contender: Mapping[str, Any], baseline: str, rate: Any) -> float:
@@ -155,7 +164,8 @@ def show(out: Console, summary: Mapping[str, Any], dtype: str) -> None:
         show_table(out, f"drain, {entry['ours']['documents']} documents {titles[name]}", rows)
         out.print(
             f"ours / naive: {entry['ratio_documents']:.2f} in documents/s, {entry['ratio_tokens']:.2f} in tokens/s, "
-            f"{entry['ratio_cpu']:.2f} in tokens per CPU s; ours / bare engine: {entry['share_of_bare_engine']:.2f}; "
+            f"{entry['ratio_cpu']:.2f} in tokens per CPU s; ours / bare engine: {entry['share_of_bare_engine']:.2f}, "
+            f"{entry['share_of_bare_engine_cpu']:.2f} by the worker's processor time; cores busy: {entry['cores']}; "
             f"the ledger's share of the drain: {entry['ledger_share_of_drain']:.1%}; "
             f"CPU s by thread of ours: {entry['threads_cpu_s']}"
         )

@@ -5,11 +5,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 _EVERY_S = 0.1
+_LOOKS_AT_THREADS = 3
+"""Times between two of them: each costs over a millisecond, which the worker lacks."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _WARM_UP, _RUN_OUT = 0.1, 0.9
 """Shares of the records between which the rate is steady: all stages have work."""
@@ -34,11 +37,15 @@ class StageClock:
     def __exit__(self, *_: tuple[type[BaseException] | None, BaseException | None, TracebackType | None]) -> None:
         self._ended.set()
         self._thread.join()
+        self._seen.update(_threads())
 
     def _watch(self) -> None:
-        while not self._ended.wait(_EVERY_S):
-            # A thread that has ended keeps what it had used when it was seen last.
-            self._seen.update(_threads())
+        for number in count():
+            if number % _LOOKS_AT_THREADS == 0:
+                # A thread that has ended keeps what it had used when it was seen last.
+                self._seen.update(_threads())
+            if self._ended.wait(_EVERY_S):
+                break
             self._progress.append((time.perf_counter(), self._done(), time.process_time()))
 
     def figures(self) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from tests.bench.report import say
 
 WANTED_BYTES = 300_000_000
 _MIXES = ("short", "long", "mixed", "one long among short", "one short among long")
+_MANY, _BATCHES = "many batches of other lengths each", 300
+_KINDS = ((16, 254), (60, 64), (150, 20))
+"""Texts of such a batch, and their most tokens."""
 
 
 def main() -> None:
@@ -40,6 +43,12 @@ def main() -> None:
         mixes = dict(zip(_MIXES, (short, long, mixed, [*short, long[0]], [*long, short[0]]), strict=True))
         random.Random(1).shuffle(mixed)
         base = process_memory.resident_bytes()
+        rng = random.Random(2)
+
+        def any_batch() -> list[Chunk]:
+            count, most = rng.choice(_KINDS)
+            cut = (chunk.token_ids[: rng.randint(1, most)] for chunk in rng.choices(long, k=count))
+            return [Chunk(0, 0, 1, "x", ids) for ids in cut]
 
         def go() -> dict[str, Any]:
             above = {}
@@ -47,6 +56,10 @@ def main() -> None:
                 process_memory.forget_peak()
                 engine.embed(chunks)
                 above[name] = (process_memory.peak_bytes() or 0) - (base or 0)
+            process_memory.forget_peak()
+            for _ in range(_BATCHES):
+                engine.embed(any_batch())
+            above[_MANY] = (process_memory.peak_bytes() or 0) - (base or 0)
             return {"above_bytes": above, "loaded_bytes": base, "chunks": {name: len(mixes[name]) for name in mixes}}
 
         return go

@@ -39,6 +39,13 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert summary["share_of_bare_engine"] == 0.8
     assert summary["ledger_share_of_drain"] == pytest.approx(0.1)
     assert summary["naive"]["documents_per_s"] == 5
+    assert summary["share_of_bare_engine_cpu"] == 0.8
+
+
+def test_it_is_told_who_kept_the_cores_busy() -> None:
+    ours = {**_round(10), "threads": {"embed": 12.0, "ingest-write": 1.0}, "servers_cpu_s": {"milvus": 3.0}}
+    summary = drain.summarize({"mixed": {name: [ours] for name in drain.CONTENDERS}})["mixed"]
+    assert summary["cores"] == {"model": 1.2, "rest of the worker": 0.8, "milvus": 0.3}
 
 
 @pytest.mark.parametrize(
