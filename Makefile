@@ -41,7 +41,7 @@ format: install ## apply the formatter and the safe fixes
 test: install ## every test, against real Apache Kafka and a real Milvus server
 	$(BIN)/pytest $(ARGS)
 
-bench: install ## measure this machine against the loop everybody writes, about 12 minutes; see docs/benchmarks.md
+bench: install ## measure this machine against the loop everybody writes, about 25 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-embed: install ## the embedding engine against its targets, about 30 minutes; ARGS="--only speed" for a part
