@@ -1,6 +1,7 @@
 """Searches that come together: how long a query waits for its vector beside 31 others, against one alone."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -42,6 +43,8 @@ def main() -> None:
         vectors = model.embed_queries(found)
         in_model.append(time.perf_counter() - began)
         return vectors
+
+    gc.freeze()  # as the query worker does
 
     def prepare(_: dict[str, Any]) -> Go:
         def go() -> dict[str, Any]:
