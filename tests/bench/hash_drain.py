@@ -16,6 +16,8 @@ WANTED_PER_S = 15_000
 WANTED_UPSERT_PER_S = 5000
 WANTED_GAIN = 1.7
 """Of a second worker."""
+WANTED_CORES = 4
+"""Of the machine for which these are wanted; the servers are on it, too."""
 UPSERTS = ("upsert new", "upsert unchanged", "upsert moved")
 
 

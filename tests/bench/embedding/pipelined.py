@@ -41,11 +41,14 @@ def hash_part(place: Place, out: Console, records: int, rounds: int) -> tuple[Ma
         found = hash_drain.measure_two(made, records, rounds)
     summary = hash_drain.summarize_two(found, place.machine["cores"])
     hash_drain.show_two(out, summary)
-    one, gain, limits = float(hash_drain.WANTED_PER_S), hash_drain.WANTED_GAIN, summary["limits"]
-    told = f"rounds {summary['one_rounds']}; limit: {limits['one']}"
+    enough = place.machine["cores"] >= hash_drain.WANTED_CORES
+    one, gain = (float(hash_drain.WANTED_PER_S), hash_drain.WANTED_GAIN) if enough else (None, None)
+    fewer = "" if enough else f"; the target is one for {hash_drain.WANTED_CORES} cores"
+    limits = summary["limits"]
+    told = f"rounds {summary['one_rounds']}; limit: {limits['one']}{fewer}"
     return summary, [
         Row("hash", "records/s of one worker, append", summary["one"], one, note=told),
-        Row("hash", "two workers / one", summary["gain"], gain, note=f"limit of two: {limits['two']}"),
+        Row("hash", "two workers / one", summary["gain"], gain, note=f"limit of two: {limits['two']}{fewer}"),
     ]
 
 
