@@ -15,7 +15,7 @@ _LEAST_TOKENS = 48
 """With fewer, these many calls take longer than those of the kernel."""
 _SCORES = 2**19
 """Scores at a time: more leave the cache of a core."""
-_KEPT = 2**20
+_KEPT = 2**21
 """Numbers in a room that is kept: what one long text needs is given back."""
 _LEAST, _MOST = 2.0**-100, 2.0**126
 """Of a sum of exponentials: below it small ones have become zero. And of what the values then can add up to."""
