@@ -1,13 +1,21 @@
 """Looking at Kafka without joining the group: topics, log ranges, lag; and making sure of the dead-letter topic."""
 
 import difflib
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.errors import InvalidReplicationFactorError, KafkaError, TopicAlreadyExistsError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    InvalidReplicationFactorError,
+    KafkaError,
+    NotCoordinatorError,
+    TopicAlreadyExistsError,
+)
 from kafka.protocol.consumer import OffsetSpec
 
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin
@@ -16,6 +24,7 @@ from pipeline.errors import Unavailable, UsageError
 
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """`max.message.bytes` of a topic that sets none (Apache Kafka 4.1, documentation/configuration/topic)."""
+_COORDINATOR_S, _COORDINATOR_PAUSE_S = 15.0, 0.2
 _NEAREST = 3
 _CONFIGS = ("cleanup.policy", "max.message.bytes", "message.timestamp.type", "retention.ms")
 
@@ -175,13 +184,28 @@ def group_lag(settings: KafkaSettings) -> list[PartitionLag]:
         names = [(topic, number) for topic in settings.topics for number in range(topics[topic].partitions)]
         with kafka_errors(f"the offsets of group {settings.group_id}"):
             ranges = log_ranges(admin, names)
-            committed = admin.list_group_offsets({settings.group_id: None}).get(settings.group_id, {})
+            committed = _committed(admin, settings.group_id)
     result = []
     for topic, number in names:
         at = committed.get(TopicPartition(topic, number))
         start, end = ranges[topic, number]
         result.append(PartitionLag(topic, number, start, end, at.offset if at and at.offset >= 0 else None))
     return result
+
+
+def _committed(admin: KafkaAdminClient, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+    """The group's offsets, waiting for a broker that answers for the group.
+
+    The first question for any group makes a new Kafka create the topic of offsets; until that stands none does.
+    """
+    deadline = time.monotonic() + _COORDINATOR_S
+    while True:
+        try:
+            return admin.list_group_offsets({group: None}).get(group, {})  # type: ignore[no-any-return]
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_COORDINATOR_PAUSE_S)
 
 
 def broker_info(settings: KafkaSettings) -> BrokerInfo:
