@@ -25,6 +25,7 @@ from pipeline.errors import Unavailable, UsageError
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """`max.message.bytes` of a topic that sets none (Apache Kafka 4.1, documentation/configuration/topic)."""
 _COORDINATOR_S, _COORDINATOR_PAUSE_S = 15.0, 0.2
+"""Longest wait for a broker that answers for a group, and the pause between two questions."""
 _NEAREST = 3
 _CONFIGS = ("cleanup.policy", "max.message.bytes", "message.timestamp.type", "retention.ms")
 

@@ -15,6 +15,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _COMPARED = (torch.float32, torch.bfloat16)
 _BF16_GAIN = 1.2
 """How many times faster bfloat16 products must be: rounding is not free, and without native support they are slower."""
+SHAPE_STEP = 16
+"""Numbers of tokens are made multiples of it where oneDNN multiplies: for every new one it makes code, for half a
+millisecond and half a megabyte a product."""
 _LEFT, _RIGHT = (256, 384), (1536, 384)
 """Factors of a product of the size that a small model makes."""
 _ONEDNN, _ONEDNN_GAIN = "bf16", 1.2

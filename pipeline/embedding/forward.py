@@ -8,12 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embedding.device import multiplied_by_onednn
+from pipeline.embedding.device import SHAPE_STEP, multiplied_by_onednn
 from pipeline.embedding.flat_attention import FLAT_ATTENTION, register
 from pipeline.embedding.packing import Around, line_up, pad
-
-_ROW_STEP = 16
-"""A row has a multiple of it where oneDNN multiplies: for each new number that makes code, for over a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class Forward:
         self._stock_attention = ""
         self._first_position = 0
         weights = next(self._transformer.parameters())
-        self._step = _ROW_STEP if weights.device.type == "cpu" and multiplied_by_onednn(weights.dtype) else 1
+        self._step = SHAPE_STEP if weights.device.type == "cpu" and multiplied_by_onednn(weights.dtype) else 1
 
     @property
     def flat(self) -> bool:

@@ -5,12 +5,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import torch
 
-_STEP = 16
-"""Texts are padded to a multiple of it: then many come together, and oneDNN, which makes code for each new length (half
-a millisecond), knows the length already."""
+from pipeline.embedding.device import SHAPE_STEP
+
 _LEAST_TOKENS = 48
 """With fewer, these many calls take longer than those of the kernel."""
 _SCORES = 2**19
@@ -25,11 +25,13 @@ _LAYOUTS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Neighbours in the row that have one length when padded."""
+    """Neighbours in the row that have one length when padded to a multiple of `SHAPE_STEP`."""
 
     row: slice
     """Their tokens."""
     lengths: tuple[int, ...]
+    length: int | None
+    """Of every text; None where they differ."""
     padded: int
     tokens: torch.Tensor
     """For each place of the padded texts: which token of the group stands there; behind a text its last one again."""
@@ -83,14 +85,13 @@ def by_products(
 @lru_cache(_LAYOUTS)
 def _groups(lengths: tuple[int, ...], heads: int) -> list[_Group]:
     found: list[_Group] = []
-    start = first = 0
-    for index, length in enumerate(lengths):
-        padded = -(-length // _STEP) * _STEP
+    start = 0
+    for padded, neighbours in groupby(lengths, lambda length: -(-length // SHAPE_STEP) * SHAPE_STEP):
+        alike = tuple(neighbours)
         most = max(1, _SCORES // (heads * padded * padded))
-        end = index + 1
-        if end == len(lengths) or -(-lengths[end] // _STEP) * _STEP != padded or end - first == most:
-            found.append(_group(start, lengths[first:end], padded))
-            start, first = found[-1].row.stop, end
+        for first in range(0, len(alike), most):
+            found.append(_group(start, alike[first : first + most], padded))
+            start = found[-1].row.stop
     return found
 
 
@@ -102,6 +103,7 @@ def _group(start: int, lengths: tuple[int, ...], padded: int) -> _Group:
     return _Group(
         slice(start, start + sum(lengths)),
         lengths,
+        lengths[0] if len(set(lengths)) == 1 else None,
         padded,
         tokens=tokens.flatten(),
         places=filled.flatten().nonzero().flatten(),
@@ -148,7 +150,6 @@ def _sum_up(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Values weighed by 2^(factor * score), shape (heads, texts, padded, size), and the sums of their weights."""
     heads, texts, padded, _ = query.shape
-    length = group.lengths[0] if len(set(group.lengths)) == 1 else None
     nothing = query.new_empty(1, 1, 1)
     result = _MEMORY.room("result", value.dtype, *value.shape)
     sums = _MEMORY.room("sums", value.dtype, heads, texts, padded)
@@ -162,10 +163,10 @@ def _sum_up(
             asking = query[some, :, part].flatten(0, 1)
             scores = _MEMORY.room("scores", value.dtype, *asking.shape[:2], padded)
             torch.baddbmm(nothing, asking, seen, beta=0, alpha=factor, out=scores).exp2_()
-            if length is None:
+            if group.length is None:
                 scores.view(-1, texts, asking.shape[1], padded).mul_(group.filled.to(scores.dtype))
-            elif length < padded:
-                scores[:, :, length:].zero_()
+            elif group.length < padded:
+                scores[:, :, group.length :].zero_()
             torch.bmm(scores, values, out=result[some, :, part].flatten(0, 1))
             torch.sum(scores, -1, out=sums[some, :, part].flatten(0, 1))
     return result, sums

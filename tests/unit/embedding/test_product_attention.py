@@ -15,19 +15,17 @@ from pipeline.embedding import flat_attention, product_attention
 from pipeline.embedding.flat_attention import attend
 from pipeline.embedding.product_attention import by_products
 
+Lengths = Sequence[int]
 ROUNDING = 0.02
 """Of a result's length; torch's own kernel is off by up to 0.008."""
 
 
-def made(lengths: Sequence[int], heads: int, size: int, *, spread: float = 1.5, seed: int = 1) -> torch.Tensor:
+def made(lengths: Lengths, heads: int, size: int, *, spread: float = 1.5, seed: int = 1) -> torch.Tensor:
     """Query, key and value of texts one behind the other: (3, tokens, heads, size)."""
     torch.manual_seed(seed)
     rows = torch.randn(3, sum(lengths), heads, size)
     rows[:2] *= spread
     return rows.bfloat16()
-
-
-Lengths = Sequence[int]
 
 
 class Kernel:
