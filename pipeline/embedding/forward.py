@@ -1,6 +1,6 @@
 """One forward pass: what the model gets, flat or padded, and the vectors it gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.device import SHAPE_STEP, multiplied_by_onednn
 from pipeline.embedding.flat_attention import FLAT_ATTENTION, register
+from pipeline.embedding.packed_weights import pack_weights
 from pipeline.embedding.packing import Around, line_up, pad
 
 
@@ -28,7 +29,7 @@ class Inputs:
 class Forward:
     """A Transformer module of sentence-transformers and those behind it, run on own batches.
 
-    Padded until `lie_flat`. Safe to call from several threads.
+    Padded until `lie_flat`, and with weights as they are until `pack_weights`. Safe to call from several threads.
     """
 
     def __init__(
@@ -45,15 +46,13 @@ class Forward:
         self._padding_id = padding_id
         self._dimension = dimension
         self._unit_length = unit_length
-        self._stock_attention = ""
+        self.flat = False
+        """Whether batches are one row without padding."""
+        self.packed = False
+        """Whether weights are laid out for the processor."""
         self._first_position = 0
         weights = next(self._transformer.parameters())
         self._step = SHAPE_STEP if weights.device.type == "cpu" and multiplied_by_onednn(weights.dtype) else 1
-
-    @property
-    def flat(self) -> bool:
-        """Whether batches are one row without padding."""
-        return self._stock_attention != ""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,21 +64,36 @@ class Forward:
         found = {getattr(module, "sliding_window", None) for module in self._transformer.modules()}
         return {window for window in found if isinstance(window, int)}
 
-    def lie_flat(self) -> None:
-        """Run batches as one row from now on; raises `NotImplementedError` if the model's kind does not allow it."""
+    def lie_flat(self) -> Callable[[], None]:
+        """Run batches as one row from now on, until what comes back is called.
+
+        Raises `NotImplementedError` if the model's kind does not allow it.
+        """
         model = self._transformer.model
         if not model.is_backend_compatible():
             raise NotImplementedError(f"{type(model).__name__} takes no attention function")
         register()
         self._first_position = first_position(model)
-        self._stock_attention = model.config._attn_implementation
+        stock_attention = model.config._attn_implementation
         model.set_attn_implementation(FLAT_ATTENTION)
+        self.flat = True
 
-    def stand_padded(self) -> None:
-        """Undo `lie_flat`; nothing to do where it was refused."""
-        if self.flat:
-            self._transformer.model.set_attn_implementation(self._stock_attention)
-            self._stock_attention = ""
+        def stand_padded() -> None:
+            model.set_attn_implementation(stock_attention)
+            self.flat = False
+
+        return stand_padded
+
+    def pack_weights(self) -> Callable[[], None]:
+        """Lay the weights out for the processor, until what comes back is called; raises as `pack_weights` does."""
+        undo = pack_weights(self._transformer)
+        self.packed = True
+
+        def unpack() -> None:
+            undo()
+            self.packed = False
+
+        return unpack
 
     def compile(self) -> None:
         """Have torch make machine code of the model in its next pass."""

@@ -18,9 +18,15 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from pipeline.embedding.api import EmbeddingSettings, ModelStamp
 from pipeline.embedding.autotune import Rate, rate_of, tune_cpu, tune_gpu
 from pipeline.embedding.compilation import compile_model
-from pipeline.embedding.device import available_cpus, cap_memory, float32_by_onednn, resolve_device, resolve_dtype
+from pipeline.embedding.device import (
+    available_cpus,
+    cap_memory,
+    float32_by_onednn,
+    multiplied_by_onednn,
+    resolve_device,
+    resolve_dtype,
+)
 from pipeline.embedding.engine import TransformerEmbedder
-from pipeline.embedding.flat_check import lie_flat_if_equal
 from pipeline.embedding.forward import Forward, first_position
 from pipeline.embedding.model_files import check_model, digest_model, find_model, first_folder
 from pipeline.embedding.runner import Plan, Runner
@@ -28,6 +34,7 @@ from pipeline.embedding.sizing import processor_name
 from pipeline.embedding.tokenizer import ModelTokenizer
 from pipeline.embedding.transfer import CudaTransfer, HostTransfer
 from pipeline.embedding.tuning_file import TuningFile
+from pipeline.embedding.ways import take_fast_ways
 from pipeline.embedding.weights import missing_weights
 from pipeline.errors import UsageError
 from pipeline.records import Chunk
@@ -70,7 +77,9 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
         unit_length=dimension < expected.shape[1] and any(isinstance(module, Normalize) for module in model),
     )
     transfer = HostTransfer() if device.type == "cpu" else CudaTransfer(device)
-    lie_flat_if_equal(forward, transfer, tokenizer, limit=limit, name=settings.model)
+    # What torch compiles it packs itself.
+    pack = device.type == "cpu" and multiplied_by_onednn(dtype) and not settings.compile
+    take_fast_ways(forward, transfer, tokenizer, limit=limit, name=settings.model, pack=pack)
     rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")
     known = {
         "weights": stamp.digest,
@@ -78,6 +87,7 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
         "flat": forward.flat,
         "dtype": str(dtype),
         "onednn": by_onednn,
+        "packed": forward.packed,
     }
     plan = _plan(rate, settings, device, cores, known)
     if settings.compile:
@@ -87,7 +97,8 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     _verify(embedder, expected[:, :dimension], folder)
     log.info(
         "model.loaded", model=settings.model, digest=stamp.digest[:12], device=embedder.device, dtype=embedder.dtype,
-        dimension=stamp.dimension, max_tokens=limit, flat=forward.flat, float32_by_onednn=by_onednn, **asdict(plan),
+        dimension=stamp.dimension, max_tokens=limit, flat=forward.flat, packed=forward.packed,
+        float32_by_onednn=by_onednn, **asdict(plan),
     )  # fmt: skip
     return embedder
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.embedding.flat_attention import Sight, attend, runs, varlen_options
-from pipeline.embedding.flat_check import lie_flat_if_equal
 from pipeline.embedding.forward import Forward
 from pipeline.embedding.transfer import HostTransfer
+from pipeline.embedding.ways import take_fast_ways
 from pipeline.records import Tokens
 from tests.unit.embedding.bare_models import AROUND, FLAT, LONGEST, WINDOW, forward_of, mpnet, texts
 
@@ -67,7 +67,7 @@ class Words:
 
 def check(forward: Forward, capsys: pytest.CaptureFixture[str]) -> str:
     words: Any = Words()
-    lie_flat_if_equal(forward, HostTransfer(), words, limit=LONGEST, name="tiny")
+    take_fast_ways(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=False)
     return capsys.readouterr().out
 
 

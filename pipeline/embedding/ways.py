@@ -1,6 +1,6 @@
-"""Whether a model gives the same vectors flat as padded; only then it is run flat."""
+"""Faster ways to run a model, each taken only where the vectors stay the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import structlog
@@ -24,10 +24,10 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
 log = structlog.get_logger(__name__)
 
 
-def lie_flat_if_equal(
-    forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, *, limit: int, name: str
+def take_fast_ways(
+    forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, *, limit: int, name: str, pack: bool
 ) -> None:
-    """Switch the model to flat batches if these give the vectors of padded ones; else say why not.
+    """Have the model run flat batches and, with `pack`, packed weights, if that changes no vector; else say why not.
 
     `limit` is what the model reads at once, in tokens; `name` is for the log.
     """
@@ -40,19 +40,37 @@ def lie_flat_if_equal(
     def vectors() -> NDArray[np.float32]:
         return np.concatenate([_vectors(forward, transfer, texts, item) for item in arounds])
 
-    padded = vectors()
-    try:
-        forward.lie_flat()
-        distance = np.linalg.norm(vectors() - padded, axis=1) / np.linalg.norm(padded, axis=1)
-    # Foreign code that is tried out: whatever it raises means no.
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        if float(distance.max()) <= _TOLERANCE[forward.dtype]:  # NaN is more than anything
-            return
-        reason = f"vectors differ by {float(distance.max()):.1e} of their length"
-    forward.stand_padded()
-    log.info("model.padded", model=name, reason=reason, what="batches are padded, which is slower")
+    plain = vectors()
+
+    def refusal(way: Callable[[], Callable[[], None]]) -> str | None:
+        """Why the way is not taken; None where it is, and stays so."""
+        leave: Callable[[], None] | None = None
+        try:
+            leave = way()
+            distance = np.linalg.norm(vectors() - plain, axis=1) / np.linalg.norm(plain, axis=1)
+        # Foreign code that is tried out: whatever it raises means no.
+        except (
+            NotImplementedError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            AttributeError,
+        ) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            if float(distance.max()) <= _TOLERANCE[forward.dtype]:  # NaN is more than anything
+                return None
+            reason = f"vectors differ by {float(distance.max()):.1e} of their length"
+        if leave is not None:
+            leave()
+        return reason
+
+    if (reason := refusal(forward.lie_flat)) is not None:
+        log.info("model.padded", model=name, reason=reason, what="batches are padded, which is slower")
+    if pack and (reason := refusal(forward.pack_weights)) is not None:
+        log.info("model.unpacked", model=name, reason=reason, what="weights stay as they are, which is slower")
 
 
 def _vectors(
