@@ -27,18 +27,26 @@ _LAYOUTS = 64
 class _Group:
     """Neighbours in the row that have one length when padded to a multiple of `SHAPE_STEP`."""
 
-    row: slice
-    """Their tokens."""
-    lengths: tuple[int, ...]
+    texts: int
     length: int | None
     """Of every text; None where they differ."""
     padded: int
-    tokens: torch.Tensor
-    """For each place of the padded texts: which token of the group stands there; behind a text its last one again."""
-    places: torch.Tensor
-    """For each token: its place."""
     filled: torch.Tensor
     """1 where a text has a token, 0 behind it; shape (texts, 1, padded)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Places for each head's part of each token: group by group, in it head by head, text by text.
+
+    Parts are counted in the row token by token, head by head.
+    """
+
+    groups: list[_Group]
+    parts: torch.Tensor
+    """Which part stands in each place; behind a text its last token's again."""
+    places: torch.Tensor
+    """For each part: its place."""
 
 
 class _Memory(threading.local):
@@ -70,89 +78,83 @@ def by_products(
 
     Exponentials are taken of the scores as they are, not of their distance to the largest one, which would cost more
     than both products. Where they leave what the precision holds, and for few tokens, `otherwise` is called with the
-    rows and lengths of some texts.
+    rows and lengths.
     """
-    heads, size = rows[0].shape[1:]
-    scale = size**-0.5 if scale is None else scale
-    result = rows[2].new_empty(rows[2].shape)  # one row behind the other, also where the value's are not
-    for group in _groups(tuple(lengths), heads):
-        parts = [row[group.row] for row in rows]
-        if len(group.places) < _LEAST_TOKENS or not _weighed(parts, group, scale, result[group.row]):
-            result[group.row].copy_(otherwise(parts, group.lengths))
-    return result
+    tokens, heads, size = rows[0].shape
+    if tokens >= _LEAST_TOKENS:
+        scale = size**-0.5 if scale is None else scale
+        result = _weighed(rows, _layout(tuple(lengths), heads), scale * math.log2(math.e))
+        if result is not None:
+            return result
+    return otherwise(rows, lengths)
 
 
 @lru_cache(_LAYOUTS)
-def _groups(lengths: tuple[int, ...], heads: int) -> list[_Group]:
-    found: list[_Group] = []
-    start = 0
+def _layout(lengths: tuple[int, ...], heads: int) -> _Layout:
+    groups: list[_Group] = []
+    parts, places = [], []
+    token = place = 0
     for padded, neighbours in groupby(lengths, lambda length: -(-length // SHAPE_STEP) * SHAPE_STEP):
         alike = tuple(neighbours)
         most = max(1, _SCORES // (heads * padded * padded))
         for first in range(0, len(alike), most):
-            found.append(_group(start, alike[first : first + most], padded))
-            start = found[-1].row.stop
-    return found
+            some = alike[first : first + most]
+            each = torch.tensor(some)
+            filled = torch.arange(padded) < each[:, None]
+            tokens = token + (each.cumsum(0) - each)[:, None] + torch.minimum(torch.arange(padded), each[:, None] - 1)
+            parts.append((tokens * heads + torch.arange(heads)[:, None, None]).flatten())
+            places.append(place + filled.flatten().nonzero() + torch.arange(heads) * filled.numel())
+            equal = some[0] if len(set(some)) == 1 else None
+            groups.append(_Group(len(some), equal, padded, filled[:, None].float()))
+            token += sum(some)
+            place += len(parts[-1])
+    return _Layout(groups, torch.cat(parts), torch.cat(places).flatten())
 
 
-def _group(start: int, lengths: tuple[int, ...], padded: int) -> _Group:
-    each = torch.tensor(lengths)
-    ends = each.cumsum(0)
-    filled = torch.arange(padded) < each[:, None]
-    tokens = (ends - each)[:, None] + torch.minimum(torch.arange(padded), each[:, None] - 1)
-    return _Group(
-        slice(start, start + sum(lengths)),
-        lengths,
-        lengths[0] if len(set(lengths)) == 1 else None,
-        padded,
-        tokens=tokens.flatten(),
-        places=filled.flatten().nonzero().flatten(),
-        filled=filled[:, None].float(),
-    )
-
-
-def _weighed(rows: Sequence[torch.Tensor], group: _Group, scale: float, target: torch.Tensor) -> bool:
-    """Write what the tokens make of each other into `target`; False where it cannot be had in this way."""
-    query, key, value = (_padded(use, row, group) for use, row in zip(("query", "key", "value"), rows, strict=True))
+def _weighed(rows: Sequence[torch.Tensor], layout: _Layout, factor: float) -> torch.Tensor | None:
+    """The values of each text weighed by 2^(factor * score); None where that cannot be had in this way."""
+    heads = rows[0].shape[1]
+    lowest, highest = torch.aminmax(rows[2])
     # One vector taken from all keys of a text changes nothing but the size of the scores, and with it their rounding.
-    key -= key.mean(2, keepdim=True)
-    results, sums = _sum_up(query, key, value, group, scale * math.log2(math.e))
-    if not _holds(sums, value):
-        return False
-    heads, texts, padded, size = results.shape
-    room = _MEMORY.room("padded", results.dtype, texts * padded, heads, size)
-    torch.div(results, sums[..., None], out=room.view(texts, padded, heads, size).permute(2, 0, 1, 3))
-    torch.index_select(room.flatten(1), 0, group.places, out=target.flatten(1))
-    return True
-
-
-def _holds(sums: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether nothing has become zero, infinite or NaN that should not."""
+    centred = rows[1] - rows[1].mean(0)
+    query, key, value = (
+        _placed(use, row, layout) for use, row in (("query", rows[0]), ("key", centred), ("value", rows[2]))
+    )
+    result = _MEMORY.room("result", value.dtype, *value.shape)
+    sums = _MEMORY.room("sums", value.dtype, len(value))
+    place = 0
+    for group in layout.groups:
+        shape = heads, group.texts, group.padded
+        here = slice(place, place + math.prod(shape))
+        q, k, v, out = (part[here].view(*shape, -1) for part in (query, key, value, result))
+        _sum_up(q, k, v, group, factor, out, sums[here].view(shape))
+        place = here.stop
     least, most = torch.aminmax(sums)
-    lowest, highest = torch.aminmax(value)
     # NaN first: it stays, and is less than nothing.
-    return least.item() > _LEAST and most.item() * max(-lowest.item(), highest.item(), 1.0) < _MOST
+    if not (least.item() > _LEAST and most.item() * max(-lowest.item(), highest.item(), 1.0) < _MOST):
+        return None
+    result.div_(sums[:, None])
+    return result.index_select(0, layout.places).view(*rows[0].shape[:2], -1)
 
 
-def _padded(use: str, row: torch.Tensor, group: _Group) -> torch.Tensor:
-    """The group's tokens as (heads, texts, padded, size)."""
-    _, heads, size = row.shape
-    places = len(group.tokens)
-    padded = _MEMORY.room("padded", row.dtype, places, heads * size)
-    torch.index_select(row.flatten(1), 0, group.tokens, out=padded)
-    room = _MEMORY.room(use, row.dtype, heads, places, size)
-    room.copy_(padded.view(places, heads, size).transpose(0, 1))
-    return room.view(heads, -1, group.padded, size)
+def _placed(use: str, row: torch.Tensor, layout: _Layout) -> torch.Tensor:
+    """The row's parts in their places, shape (places, size)."""
+    room = _MEMORY.room(use, row.dtype, len(layout.parts), row.shape[2])
+    return torch.index_select(row.reshape(-1, row.shape[2]), 0, layout.parts, out=room)
 
 
-def _sum_up(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: _Group, factor: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values weighed by 2^(factor * score), shape (heads, texts, padded, size), and the sums of their weights."""
+def _sum_up(  # noqa: PLR0917 - tensors and what is done to them, one by one
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    group: _Group,
+    factor: float,
+    result: torch.Tensor,
+    sums: torch.Tensor,
+) -> None:
+    """Write values weighed by 2^(factor * score), shape (heads, texts, padded, size), and the sums of their weights."""
     heads, texts, padded, _ = query.shape
     nothing = query.new_empty(1, 1, 1)
-    result = _MEMORY.room("result", value.dtype, *value.shape)
-    sums = _MEMORY.room("sums", value.dtype, heads, texts, padded)
     together = max(1, _SCORES // (texts * padded * padded))
     rows = max(1, min(padded, _SCORES // padded))
     for head in range(0, heads, together):
@@ -169,4 +171,3 @@ def _sum_up(
                 scores[:, :, group.length :].zero_()
             torch.bmm(scores, values, out=result[some, :, part].flatten(0, 1))
             torch.sum(scores, -1, out=sums[some, :, part].flatten(0, 1))
-    return result, sums
