@@ -1,15 +1,15 @@
 """The ingest flow, top-down: decode, fold, plan, chunk | embed | write, acknowledge.
 
 Three threads joined by bounded lanes; batches stay in the order they were submitted, so that the operations of one
-key are applied in order and the ledger rows of one batch are final before the next batch's are begun. Only in append
-mode several batches are written at a time; they, too, are acknowledged in order.
+key are applied in order and the ledger rows of one batch are final before the next batch's are begun. Two windows of
+batches are embedded at a time and handed on in order. Only in append mode several batches are written at a time; they,
+too, are acknowledged in order.
 """
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.intake import Decoder, fold
 from pipeline.lanes import Lane
+from pipeline.overlap import Overlap
 from pipeline.patience import Patience
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put, Receipt, Rejected, SourceRecord
 from pipeline.rejections import DeadLetterSink, RejectionLimits
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 WINDOW_TOKENS = 65_536
 """Many passes on a CPU, where they are small."""
+_WINDOWS_AT_ONCE = 2
+"""The second's passes take the cores that the first one's last passes leave idle, and a GPU's queue never runs dry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,21 +226,30 @@ class IngestFlow:
     # --- stage 2: embed ----------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        while (item := self._to_embed.get()) is not None:
-            if isinstance(item, Work):
-                window = [item]
-                tokens = item.tokens
-                while tokens < self._policy.window_tokens and (more := self._to_embed.get_ready(Work)) is not None:
-                    window.append(more)
-                    tokens += more.tokens
-                self._embed_window(window)
-                for work in window:
-                    self._to_write.put(work)
-            else:
-                self._to_write.put(item)
+        with Overlap(_WINDOWS_AT_ONCE, "ingest-embed", self._guarded) as steps:
+            while (item := self._to_embed.get()) is not None:
+                if isinstance(item, Work):
+                    steps.make_room()
+                    steps.submit(partial(self._embed_window, self._window(item)), self._hand_on)
+                else:
+                    steps.finish()
+                    self._to_write.put(item)
         self._to_write.close()
 
-    def _embed_window(self, window: Sequence[Work]) -> None:
+    def _window(self, first: Work) -> Sequence[Work]:
+        """The batch and those that wait behind it."""
+        window = [first]
+        tokens = first.tokens
+        while tokens < self._policy.window_tokens and (more := self._to_embed.get_ready(Work)) is not None:
+            window.append(more)
+            tokens += more.tokens
+        return window
+
+    def _hand_on(self, window: Sequence[Work]) -> None:
+        for work in window:
+            self._to_write.put(work)
+
+    def _embed_window(self, window: Sequence[Work]) -> Sequence[Work]:
         vectors, elapsed = self._embed_texts(window)
         for work in window:
             work.embed_s = elapsed
@@ -251,6 +263,7 @@ class IngestFlow:
                     self._refuse(work, [(put, "vector_not_finite", message)], "embed")
             work.embedded = embedded
             work.chunks = work.reusable = ()
+        return window
 
     def _embed_texts(self, window: Sequence[Work]) -> tuple[Mapping[str, NDArray[np.float32]], float]:
         """Finite vectors of the texts that are not stored already, each text embedded once; and the seconds it took."""
@@ -276,29 +289,22 @@ class IngestFlow:
     # --- stage 3: write ----------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        under_way: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(self._policy.writers, thread_name_prefix="ingest-write") as pool:
+        with Overlap(self._policy.writers, "ingest-write", self._guarded) as steps:
             while (item := self._to_write.get()) is not None:
-                room = self._policy.writers if isinstance(item, Work) else 1
-                while len(under_way) >= room:
-                    under_way.popleft().result()
                 if isinstance(item, Work):
-                    before = under_way[-1] if under_way else None
-                    under_way.append(pool.submit(self._guarded, partial(self._write_batch, item, before)))
+                    steps.submit(partial(self._write_batch, item), partial(self._finish, item))
                 else:
+                    steps.finish()
                     item.passed.set()
 
-    def _write_batch(self, work: Work, before: Future[None] | None) -> None:
+    def _write_batch(self, work: Work) -> tuple[Applied, float]:
+        """What was done, and the seconds it took."""
         started = time.monotonic()
         applied = self._patience.persist("write", lambda: self._apply(work))
-        write_s = time.monotonic() - started
-        if before is not None:
-            before.result()
-        self._finish(work, applied, write_s)
-        if self._tombstones is not None and self._tombstones.due:
-            self._sweep(self._tombstones)
+        return applied, time.monotonic() - started
 
-    def _finish(self, work: Work, applied: Applied, write_s: float) -> None:
+    def _finish(self, work: Work, written: tuple[Applied, float]) -> None:
+        applied, write_s = written
         self._refuse(work, applied.refused, "write")
         if self._limits is not None:
             self._limits.judge("write", work.decoded, work.refused_late)
@@ -322,6 +328,8 @@ class IngestFlow:
             write_ms=round(write_s * 1000),
             total_ms=round((time.monotonic() - work.started) * 1000),
         )
+        if self._tombstones is not None and self._tombstones.due:
+            self._sweep(self._tombstones)
 
     def _apply(self, work: Work) -> Applied:
         """Write what still belongs to this worker: each attempt looks anew, for an outage may outlast a rebalance."""

@@ -68,7 +68,7 @@ class Execution:
 
 
 class Embedder(Protocol):
-    """A loaded model. One thread at a time; `load_embedder` makes it."""
+    """A loaded model, which several threads may use; `load_embedder` makes it."""
 
     @property
     def stamp(self) -> ModelStamp:
