@@ -1,6 +1,6 @@
 """The ingest flow, top-down: decode, fold, plan, chunk | embed | write, acknowledge.
 
-Three threads joined by bounded lanes; batches stay in the order they were submitted, so that the operations of one
+Stages joined by bounded lanes; batches stay in the order they were submitted, so that the operations of one
 key are applied in order and the ledger rows of one batch are final before the next batch's are begun. Two windows of
 batches are embedded at a time and handed on in order. Only in append mode several batches are written at a time; they,
 too, are acknowledged in order.
@@ -395,7 +395,8 @@ class IngestFlow:
         except MilvusStreamError as error:
             self._fail(error)
         except BaseException as error:  # the edge of the thread: nothing may die unseen
-            log.exception("flow.failed")
+            if not self._ending.is_set():  # else it comes of what was cut off, as a model that was closed
+                log.exception("flow.failed")
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:

@@ -12,7 +12,8 @@ T = TypeVar("T")
 class Overlap:
     """Runs steps in threads of its own, `width` at a time; what follows a step is done in the order of submission.
 
-    One thread submits. Leaving the block waits for the steps under way.
+    Once a step or what follows it has failed, nothing follows those behind it, and no other step begins. One thread
+    submits. Leaving the block waits for the steps under way.
     """
 
     def __init__(self, width: int, name: str, guard: Callable[[Callable[[], None]], None]) -> None:
@@ -21,6 +22,7 @@ class Overlap:
         self._guard = guard
         self._pool = ThreadPoolExecutor(width, thread_name_prefix=name)
         self._under_way: deque[Future[None]] = deque()
+        self._failed = False
 
     def __enter__(self) -> Self:
         return self
@@ -39,13 +41,20 @@ class Overlap:
     def submit(self, step: Callable[[], T], then: Callable[[T], None]) -> None:
         """Begin the step as soon as there is room; `then` gets what it returns, after those of the steps before."""
         self.make_room()
+        if self._failed:
+            return
         before = self._under_way[-1] if self._under_way else None
 
         def run() -> None:
-            result = step()
-            if before is not None:
-                before.result()
-            then(result)
+            try:
+                result = step()
+                if before is not None:
+                    before.result()
+                if not self._failed:
+                    then(result)
+            except BaseException:
+                self._failed = True
+                raise
 
         self._under_way.append(self._pool.submit(self._guard, run))
 

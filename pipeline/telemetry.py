@@ -49,7 +49,9 @@ class IngestMetrics:
             "ingest_batch_records", "Records in a micro-batch.", (1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
         )
         self.batches = counter("ingest_batches_total", "Micro-batches closed, by what closed them.", ("trigger",))
-        self.embedding_seconds = histogram("ingest_embedding_duration_seconds", "Time of one embed call.", _SECONDS)
+        self.embedding_seconds = histogram(
+            "ingest_embedding_duration_seconds", "Time of one embed call, of which two can be under way.", _SECONDS
+        )
         self.embedding_tokens = counter("ingest_embedding_tokens_total", "Tokens embedded, without padding.")
         self.embedding_chunks = counter("ingest_embedding_chunks_total", "Chunks embedded.")
         self.embedding_reused = counter(

@@ -75,13 +75,17 @@ class Forward:
         register()
         self._first_position = first_position(model)
         stock_attention = model.config._attn_implementation
-        model.set_attn_implementation(FLAT_ATTENTION)
-        self.flat = True
 
         def stand_padded() -> None:
             model.set_attn_implementation(stock_attention)
             self.flat = False
 
+        try:
+            model.set_attn_implementation(FLAT_ATTENTION)
+        except BaseException:  # it may be half done
+            stand_padded()
+            raise
+        self.flat = True
         return stand_padded
 
     def pack_weights(self) -> Callable[[], None]:
@@ -105,7 +109,7 @@ class Forward:
         if not self.flat:
             ids, mask = pad(sequences, self._padding_id, around)
             return Inputs({"input_ids": ids, "attention_mask": mask}, around, len(sequences), None)
-        row = line_up(sequences, around, self._first_position, step=self._step, padding=self._padding_id)
+        row = line_up(sequences, around, self._first_position, step=self._step)
         arrays = {
             "input_ids": row.ids[None],
             "position_ids": row.positions[None],

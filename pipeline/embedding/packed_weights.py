@@ -54,7 +54,7 @@ def pack_weights(model: nn.Module) -> Callable[[], None]:
                     replace(parent, name, PackedLinear(child, gelu=gelu and name == "dense"))
                     if gelu and name == "dense":
                         replace(parent, "intermediate_act_fn", nn.Identity())
-    except (RuntimeError, AttributeError):
+    except BaseException:
         put_back()
         raise
     return put_back

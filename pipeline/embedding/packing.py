@@ -92,16 +92,15 @@ class Row:
     """Where each sequence begins, and where the last one ends: shape (n + 1,)."""
 
 
-def line_up(
-    sequences: Sequence[NDArray[np.int32]], around: Around, first_position: int = 0, *, step: int = 1, padding: int = 0
-) -> Row:
+def line_up(sequences: Sequence[NDArray[np.int32]], around: Around, first_position: int = 0, *, step: int = 1) -> Row:
     """The sequences as one row; positions begin with `first_position`.
 
-    With a `step` a last sequence of `padding` may follow, so that the row's length is a multiple of it.
+    With a `step` a last sequence may follow that only fills the row, so that its length is a multiple of it. It is the
+    row's beginning once more: among padding tokens attention can have scores that no text has.
     """
     ids, lengths = _joined(sequences, around)
     if rest := -len(ids) % step:
-        ids, lengths = np.pad(ids, (0, rest), constant_values=padding), np.append(lengths, rest)
+        ids, lengths = np.resize(ids, len(ids) + rest), np.append(lengths, rest)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     owners = np.repeat(np.arange(len(lengths)), lengths)
     return Row(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)

@@ -4,7 +4,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -19,8 +18,6 @@ _KEPT = 2**21
 """Numbers in a room that is kept: what one long text needs is given back."""
 _LEAST, _MOST = 2.0**-100, 2.0**126
 """Of a sum of exponentials: below it small ones have become zero. And of what the values then can add up to."""
-_LAYOUTS = 64
-"""Remembered for the layers of a model, of each pass that is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +51,7 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self._rooms: dict[str, torch.Tensor] = {}
+        self._layout: tuple[tuple[tuple[int, ...], int], _Layout] | None = None
 
     def room(self, use: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """A tensor of this shape, holding anything."""
@@ -65,6 +63,13 @@ class _Memory(threading.local):
             with torch.inference_mode(mode=False):  # else it could not be written to outside of that mode
                 room = self._rooms[use] = torch.empty(size, dtype=dtype)
         return room[:size].view(shape)
+
+    def layout(self, lengths: tuple[int, ...], heads: int) -> _Layout:
+        """That of the layer before, where this one belongs to the same pass."""
+        key = lengths, heads
+        if self._layout is None or self._layout[0] != key:
+            self._layout = key, _layout(lengths, heads)
+        return self._layout[1]
 
 
 _MEMORY = _Memory()
@@ -83,13 +88,12 @@ def by_products(
     tokens, heads, size = rows[0].shape
     if tokens >= _LEAST_TOKENS:
         scale = size**-0.5 if scale is None else scale
-        result = _weighed(rows, _layout(tuple(lengths), heads), scale * math.log2(math.e))
+        result = _weighed(rows, _MEMORY.layout(tuple(lengths), heads), scale * math.log2(math.e))
         if result is not None:
             return result
     return otherwise(rows, lengths)
 
 
-@lru_cache(_LAYOUTS)
 def _layout(lengths: tuple[int, ...], heads: int) -> _Layout:
     groups: list[_Group] = []
     parts, places = [], []
@@ -108,18 +112,14 @@ def _layout(lengths: tuple[int, ...], heads: int) -> _Layout:
             groups.append(_Group(len(some), equal, padded, filled[:, None].float()))
             token += sum(some)
             place += len(parts[-1])
-    return _Layout(groups, torch.cat(parts), torch.cat(places).flatten())
+    return _Layout(groups, torch.cat(parts).int(), torch.cat(places).flatten().int())
 
 
 def _weighed(rows: Sequence[torch.Tensor], layout: _Layout, factor: float) -> torch.Tensor | None:
     """The values of each text weighed by 2^(factor * score); None where that cannot be had in this way."""
     heads = rows[0].shape[1]
     lowest, highest = torch.aminmax(rows[2])
-    # One vector taken from all keys of a text changes nothing but the size of the scores, and with it their rounding.
-    centred = rows[1] - rows[1].mean(0)
-    query, key, value = (
-        _placed(use, row, layout) for use, row in (("query", rows[0]), ("key", centred), ("value", rows[2]))
-    )
+    query, key, value = (_placed(use, row, layout) for use, row in zip(("query", "key", "value"), rows, strict=True))
     result = _MEMORY.room("result", value.dtype, *value.shape)
     sums = _MEMORY.room("sums", value.dtype, len(value))
     place = 0
@@ -154,6 +154,8 @@ def _sum_up(  # noqa: PLR0917 - tensors and what is done to them, one by one
 ) -> None:
     """Write values weighed by 2^(factor * score), shape (heads, texts, padded, size), and the sums of their weights."""
     heads, texts, padded, _ = query.shape
+    # One vector taken from all keys of a text changes nothing but the size of the scores, and with it their rounding.
+    key -= key.mean(2, keepdim=True)
     nothing = query.new_empty(1, 1, 1)
     together = max(1, _SCORES // (texts * padded * padded))
     rows = max(1, min(padded, _SCORES // padded))

@@ -74,8 +74,8 @@ class Runner:
         return vectors
 
     def close(self) -> None:
-        """End the threads; passes under way are finished."""
-        self._pool.shutdown()
+        """End the threads; passes under way are finished, and who waits for others gets `CancelledError`."""
+        self._pool.shutdown(cancel_futures=True)
 
     def _run(self, batch: _Batch, sequences: Ids, around: Around) -> list[tuple[_Batch, Pending]]:
         """Pass the batch, or its halves where memory does not hold it; learns from that what it holds."""

@@ -27,9 +27,9 @@ log = structlog.get_logger(__name__)
 def take_fast_ways(
     forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, *, limit: int, name: str, pack: bool
 ) -> None:
-    """Have the model run flat batches and, with `pack`, packed weights, if that changes no vector; else say why not.
+    """Have the model run flat batches and, with `pack`, packed weights, if vectors change by no more than rounding.
 
-    `limit` is what the model reads at once, in tokens; `name` is for the log.
+    If they do, the log says so. `limit` is what the model reads at once, in tokens; `name` is for the log.
     """
     arounds = [around(tokenizer, query=query) for query in (False, True)]
     words = tokenizer.tokenize([_WORDS])[0].ids

@@ -60,10 +60,10 @@ MUTATIONS = (
     ),
     Mutation(
         "batches written at a time acknowledged in any order",
-        "pipeline/ingest.py",
-        "            before.result()\n",
-        "            before.done()\n",
-        ("tests/unit/test_append_flow.py",),
+        "pipeline/overlap.py",
+        "                    before.result()\n",
+        "                    before.done()\n",
+        ("tests/unit/test_append_flow.py", "tests/unit/test_overlap.py"),
     ),
     Mutation(
         "only the last of the batches written at a time is waited for",

@@ -74,7 +74,7 @@ def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) ->
 def test_a_row_holds_each_sequence_once_and_counts_it_anew(
     sequences: list[Ids], before: Ids, after: Ids, first: int, step: int
 ) -> None:
-    row = line_up(sequences, Around(before, after, 0), first, step=step, padding=-1)
+    row = line_up(sequences, Around(before, after, 0), first, step=step)
     assert len(row.ids) == len(row.positions) == len(row.owners) == row.offsets[-1]
     for owner, (start, end, sequence) in enumerate(zip(row.offsets, row.offsets[1:], sequences, strict=False)):
         assert row.ids[start:end].tolist() == [*before, *sequence, *after]
@@ -83,4 +83,4 @@ def test_a_row_holds_each_sequence_once_and_counts_it_anew(
     rest = row.offsets[len(sequences) :]
     assert len(row.ids) % step == 0
     assert len(rest) == 1 or (len(rest) == 2 and 0 < rest[1] - rest[0] < step)
-    assert (row.ids[rest[0] :] == -1).all()
+    assert np.array_equal(row.ids[rest[0] :], np.resize(row.ids[: rest[0]], len(row.ids) - rest[0]))

@@ -55,32 +55,52 @@ def test_what_follows_is_in_order_whichever_step_ends_first(width: int, order: l
 
 
 def test_several_run_at_a_time_and_no_more() -> None:
-    """Each waits for the other; a third finds no room."""
-    both, third = threading.Barrier(3, timeout=10), threading.Event()
+    """Two wait for each other; who submits a third waits until one of them has ended."""
+    go = [threading.Event() for _ in range(2)]
+    both = threading.Barrier(2)
+    submitted = threading.Event()
+
+    def step(number: int) -> bool:
+        both.wait(2)
+        return go[number].wait(2)
+
     with Overlap(2, "step", unguarded) as steps:
-        for _ in range(2):
-            steps.submit(both.wait, lambda _: None)
-        waiting = threading.Thread(target=lambda: steps.submit(third.set, lambda _: None))
+        for number in range(2):
+            steps.submit(lambda number=number: step(number), lambda _: None)  # type: ignore[misc]
+
+        def third() -> None:
+            steps.submit(lambda: None, lambda _: None)
+            submitted.set()
+
+        waiting = threading.Thread(target=third)
         waiting.start()
-        assert not third.is_set()
-        both.wait()
-        waiting.join(10)
-        steps.finish()
-    assert third.is_set()
+        go[1].set()
+        assert not submitted.wait(0.1), "the first has not ended"
+        go[0].set()
+        waiting.join(2)
+        assert submitted.is_set()
 
 
 def test_leaving_the_block_waits_for_what_is_under_way() -> None:
-    go = threading.Event()
+    go, left = threading.Event(), threading.Event()
     done: list[bool] = []
-    with Overlap(1, "step", unguarded) as steps:
-        steps.submit(lambda: go.wait(10), done.append)
-        go.set()
+
+    def block() -> None:
+        with Overlap(1, "step", unguarded) as steps:
+            steps.submit(lambda: go.wait(2), done.append)
+        left.set()
+
+    threading.Thread(target=block).start()
+    assert not left.wait(0.1)
+    go.set()
+    assert left.wait(2)
     assert done == [True]
 
 
 @pytest.mark.parametrize("fails", ["step", "then"])
-def test_an_error_is_the_guards_and_holds_up_nobody(fails: str) -> None:
+def test_behind_an_error_nothing_follows_and_nothing_begins(fails: str) -> None:
     errors: list[str] = []
+    both = threading.Barrier(2)
 
     def guard(run: Callable[[], None]) -> None:
         try:
@@ -91,10 +111,16 @@ def test_an_error_is_the_guards_and_holds_up_nobody(fails: str) -> None:
     def failing(*_: object) -> None:
         raise ValueError("no")
 
+    def first() -> None:
+        both.wait(2)
+        if fails == "step":
+            failing()
+
     followed: list[int] = []
     with Overlap(2, "step", guard) as steps:
-        steps.submit(failing if fails == "step" else lambda: None, failing)
-        steps.submit(lambda: 7, followed.append)
+        steps.submit(first, failing)
+        steps.submit(lambda: both.wait(2), followed.append)
         steps.finish()
+        steps.submit(lambda: followed.append(3), lambda _: None)
     assert errors == ["no"]
-    assert followed == [7]
+    assert followed == []

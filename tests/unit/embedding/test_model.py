@@ -3,7 +3,7 @@
 import json
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder, packing
+from pipeline.embedding import (
+    Embedder,
+    EmbeddingSettings,
+    flat_attention,
+    forward,
+    load_embedder,
+    packing,
+    product_attention,
+)
 from pipeline.embedding.engine import TransformerEmbedder
 from pipeline.embedding.model import load_model
 from pipeline.embedding.packing import Around
@@ -111,6 +119,32 @@ def test_the_real_model_from_its_package() -> None:
     )  # fmt: skip
     assert embedder.tokenizer.max_tokens == 254
     embedder.close()
+
+
+def test_no_row_of_the_real_model_needs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its texts nor what fills the row up have scores that are too large for plain products."""
+    asked: list[Sequence[int]] = []
+
+    def by_products(rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: float | None, _: object) -> object:
+        def otherwise(_: object, lengths: Sequence[int]) -> torch.Tensor:
+            asked.append(lengths)
+            return torch.zeros_like(rows[2])
+
+        counted.append(lengths)
+        return product_attention.by_products(rows, lengths, scale, otherwise)
+
+    counted: list[Sequence[int]] = []
+    for module in (flat_attention, forward):
+        monkeypatch.setattr(module, "multiplied_by_onednn", lambda _: True)
+    monkeypatch.setattr(flat_attention, "by_products", by_products)
+    embedder = load_embedder(settings(Path("sentence-transformers/all-MiniLM-L6-v2")))
+    asked.clear()
+    counted.clear()
+    for count in range(50, 66):
+        embedder.embed(whole(embedder, ["what a search engine reads " * (count // 5) + "one " * (count % 5)]))
+    embedder.close()
+    assert {sum(lengths) for lengths in counted} == {64, 80}
+    assert asked == []
 
 
 def test_a_query_over_the_limit_is_cut_off_as_sentence_transformers_does(pair: Pair) -> None:
