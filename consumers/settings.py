@@ -151,8 +151,8 @@ class EmbeddingSection(_Section):
     )
     compile: bool = Field(
         default=False,
-        description="make machine code of the model: up to 10 % faster on short texts, for up to half a minute at every "
-        "start and a second copy of the weights; needs a C++ compiler",
+        description="make machine code of the model: up to 10 % faster on short texts, for up to half a minute at "
+        "every start and a second copy of the weights; needs a C++ compiler",
     )
     tuning_folder: Path | None = Field(
         Path("~/.cache/milvus-stream/tuning"), description="remembers what was measured; null: measure at every start"
