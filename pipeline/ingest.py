@@ -229,7 +229,7 @@ class IngestFlow:
         with Overlap(_WINDOWS_AT_ONCE, "ingest-embed", self._guarded) as steps:
             while (item := self._to_embed.get()) is not None:
                 if isinstance(item, Work):
-                    steps.make_room()
+                    steps.make_room()  # before the window is filled: batches go on arriving until it can begin
                     steps.submit(partial(self._embed_window, self._window(item)), self._hand_on)
                 else:
                     steps.finish()

@@ -80,7 +80,8 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     # What torch compiles it packs itself.
     pack = device.type == "cpu" and multiplied_by_onednn(dtype) and not settings.compile
     take_fast_ways(forward, transfer, tokenizer, limit=limit, name=settings.model, pack=pack)
-    transfer.recover()  # what the layers held that were replaced
+    if forward.packed:
+        transfer.recover()  # what the layers held that were replaced
     rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")
     known = {
         "weights": stamp.digest,

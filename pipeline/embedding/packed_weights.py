@@ -51,8 +51,9 @@ def pack_weights(model: nn.Module) -> Callable[[], None]:
             gelu = isinstance(getattr(parent, "intermediate_act_fn", None), GELUActivation)
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Linear:  # one derived from it may do more
-                    replace(parent, name, PackedLinear(child, gelu=gelu and name == "dense"))
-                    if gelu and name == "dense":
+                    followed = gelu and name == "dense"
+                    replace(parent, name, PackedLinear(child, gelu=followed))
+                    if followed:
                         replace(parent, "intermediate_act_fn", nn.Identity())
     except BaseException:
         put_back()

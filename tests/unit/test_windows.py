@@ -91,7 +91,7 @@ def test_the_later_version_wins_though_it_was_embedded_first(broker: FakeBroker,
     assert rig.outcome("stale") == 0
 
 
-def test_what_waits_behind_two_windows_becomes_one(broker: FakeBroker, model: Held, rig: Rig) -> None:
+def test_no_third_window_begins_beside_two(broker: FakeBroker, model: Held, rig: Rig) -> None:
     with running(rig):
         publish_one_by_one(broker, model, "a", "b")
         publish(broker, "c", "d")

@@ -65,9 +65,10 @@ class Words:
         return [Tokens(ids, none, none) for ids in texts([20] * len(given))]
 
 
-def check(forward: Forward, capsys: pytest.CaptureFixture[str]) -> str:
+def check(forward: Forward, capsys: pytest.CaptureFixture[str], *, pack: bool = False) -> str:
+    """What the log says."""
     words: Any = Words()
-    take_fast_ways(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=False)
+    take_fast_ways(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=pack)
     return capsys.readouterr().out
 
 

@@ -13,17 +13,10 @@ from transformers import BertConfig, BertModel
 from pipeline.embedding import model as loading
 from pipeline.embedding.model import load_model
 from pipeline.embedding.packed_weights import PackedLinear, pack_weights
-from pipeline.embedding.transfer import HostTransfer
-from pipeline.embedding.ways import take_fast_ways
-from tests.unit.embedding.bare_models import FLAT, LONGEST, forward_of, mpnet
-from tests.unit.embedding.test_flat import Words, vectors
+from tests.unit.embedding.bare_models import FLAT, forward_of, mpnet
+from tests.unit.embedding.test_flat import check, vectors
 from tests.unit.embedding.test_model import TEXTS, distances, settings, whole
 from tests.unit.embedding.tiny_models import build
-
-
-def take(forward: Any) -> None:
-    words: Any = Words()
-    take_fast_ways(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=True)
 
 
 def linears(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -39,9 +32,8 @@ def test_every_kind_of_model_gives_the_same_vectors(kind: str, capsys: pytest.Ca
         return forward_of(make(), pooling)
 
     plain, forward = made(), made()
-    take(forward)
+    assert "model.unpacked" not in check(forward, capsys, pack=True)
     assert forward.packed
-    assert "model.unpacked" not in capsys.readouterr().out
     assert linears(forward._transformer) == []
     lengths = [50, 31, 16, 3, 1]
     expected, found = vectors(plain, lengths), vectors(forward, lengths)
@@ -94,8 +86,7 @@ def test_a_model_that_reads_its_weights_itself_keeps_them(
     monkeypatch.setattr(attention, "forward", reads_weights(attention.forward))
     forward = forward_of(model, pooling)
     count, before = len(linears(model)), vectors(forward, [4, 9])
-    take(forward)
-    assert "model.unpacked" in capsys.readouterr().out
+    assert "model.unpacked" in check(forward, capsys, pack=True)
     assert (forward.flat, forward.packed, len(linears(model))) == (True, False, count)
     assert np.allclose(vectors(forward, [4, 9]), before, rtol=0, atol=1e-4)
 
@@ -107,8 +98,7 @@ def test_a_product_that_is_wrong_is_noticed(
     monkeypatch.setattr(PackedLinear, "forward", lambda self, rows: right(self, rows) * 1.01)
     make, pooling = FLAT["bert"]
     forward = forward_of(make(), pooling)
-    take(forward)
-    assert "vectors differ" in capsys.readouterr().out
+    assert "vectors differ" in check(forward, capsys, pack=True)
     assert not forward.packed
 
 
