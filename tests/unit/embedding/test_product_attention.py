@@ -117,6 +117,14 @@ def test_few_tokens_are_left_to_the_kernel() -> None:
         assert kernel.asked == asked
 
 
+@pytest.mark.parametrize(("size", "asked"), [(1, [[33, 33]]), (7, [[33, 33]]), (8, [])])
+def test_narrow_heads_are_left_to_the_kernel(size: int, asked: list[list[int]]) -> None:
+    """Rounded scores are too coarse where few numbers are summed up."""
+    kernel = Kernel()
+    assert off(made([33, 33], 1, size).unbind(), [33, 33], None, kernel) <= ROUNDING
+    assert kernel.asked == asked
+
+
 @pytest.mark.parametrize("spread", [20.0, 1e3])
 def test_what_exponentials_do_not_hold_is_done_by_the_kernel(spread: float) -> None:
     lengths, kernel = [70, 40, 38, 33, 20, 20, 20], Kernel()
