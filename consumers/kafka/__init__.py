@@ -3,6 +3,8 @@
 What reaches a caller are the values of `pipeline.records` and the errors of `pipeline.errors`.
 """
 
+from consumers.dead_letters.envelope import DeadLetter, describe
+from consumers.dead_letters.producer import DeadLetterPolicy, DeadLetters, DeadLetterTopic
 from consumers.kafka.admin import (
     BrokerInfo,
     MissingTopic,
@@ -15,8 +17,6 @@ from consumers.kafka.admin import (
     topic_partitions,
 )
 from consumers.kafka.connection import KafkaSettings
-from consumers.kafka.dead_letters import DeadLetterPolicy, DeadLetters, DeadLetterTopic
-from consumers.kafka.letters import DeadLetter, describe
 from consumers.kafka.offsets import KafkaPartition, OffsetTracker
 from consumers.kafka.publisher import Publisher, create_topic
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, topic_ranges

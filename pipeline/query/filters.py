@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from pipeline.query.limits import MAX_INT, InvalidRequest, Limits, check_keys, check_text, pointer
-from pipeline.store.api import CollectionInfo
+from pipeline.store.milvus.api import CollectionInfo
 
 Scalar: TypeAlias = bool | int | float | str
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pipeline.store.api import Hit
+from pipeline.store.milvus.api import Hit
 
 TENANT = "tenant"
 """The metadata that holds a row's tenant, where records have one."""

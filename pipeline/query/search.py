@@ -12,13 +12,13 @@ from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Found, Result, Searched, Skipped, Source, format_time
 from pipeline.query.filters import Catalogue, catalogue_of, comparisons, metadata_reference
 from pipeline.query.limits import InvalidRequest, pointer
-from pipeline.query.names import MetadataNames
+from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import Plan, plan
 from pipeline.query.ranking import TENANT, metadata_names, nearness, rank
 from pipeline.query.request import SearchRequest
-from pipeline.store.api import CollectionInfo, Hit, MilvusServerApi
-from pipeline.store.indexes import search_params
+from pipeline.store.collection.indexes import search_params
+from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
 from pipeline.store.partitions import DEFAULT_PARTITION, interval
 
 ROW_FIELDS = ("doc_id", "chunk", "text", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")

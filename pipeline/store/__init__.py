@@ -5,21 +5,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store.api import MilvusApi, MilvusServerApi
-from pipeline.store.collection import check_model, holds_topic, open_collection, open_ledger
-from pipeline.store.flush import FlushGovernor
-from pipeline.store.flush_policy import FlushPolicy
-from pipeline.store.indexes import IndexSettings
+from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger
+from pipeline.store.flushing.governor import FlushGovernor
+from pipeline.store.flushing.policy import FlushPolicy
+from pipeline.store.milvus.api import MilvusApi, MilvusServerApi
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.plan import Applied, Plan
-from pipeline.store.requests import WritePolicy
-from pipeline.store.reuse import Vectors
-from pipeline.store.tombstones import SweepPolicy, TombstoneSweep
-from pipeline.store.upsert_writer import UpsertWriter
-from pipeline.store.writer import AppendWriter, Writer
+from pipeline.store.writing.append_writer import AppendWriter, Writer
+from pipeline.store.writing.protocol import Applied, Plan
+from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.upsert_writer import UpsertWriter
+from pipeline.store.writing.vector_reuse import Vectors
 
 if TYPE_CHECKING:
-    from pipeline.store.client import connect
+    from pipeline.store.milvus.client import connect
 
 __all__ = [
     "AppendWriter",
@@ -47,7 +47,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "connect":
-        from pipeline.store.client import connect  # noqa: PLC0415 - see above
+        from pipeline.store.milvus.client import connect  # noqa: PLC0415 - see above
 
         return connect
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

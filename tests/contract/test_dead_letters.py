@@ -17,14 +17,14 @@ from kafka.admin import (
     ResourceType,
 )
 
+from consumers.dead_letters.envelope import CONNECT, OWN
 from consumers.kafka import DeadLetters, DeadLetterTopic, KafkaSettings, describe, ensure_dead_letter_topic, newest
-from consumers.kafka.letters import CONNECT, OWN
-from consumers.local_kafka import LocalKafka
+from consumers.local.kafka import LocalKafka
 from pipeline.errors import UsageError
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
-from tests.support.fake_kafka import FakeDeadLetters
-from tests.support.kafka_rig import FakeRig, RealRig, Rig, now_ms
+from tests.support.fakes.kafka import FakeDeadLetters
 from tests.support.names import unique
+from tests.support.rigs.kafka import FakeRig, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 
 

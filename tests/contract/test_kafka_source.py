@@ -10,7 +10,7 @@ from kafka import KafkaProducer
 
 from consumers.kafka import KafkaPartition, KafkaSettings, Source
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
-from tests.support.kafka_rig import FakeRig, Member, RealRig, Rig, now_ms
+from tests.support.rigs.kafka import FakeRig, Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 
 

@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from consumers.query_worker import serve
+from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import UsageError
 from pipeline.query import Found, Limits, Searcher, parse_request
@@ -150,12 +150,13 @@ def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
 WORKER = """
 import asyncio, json, sys
 from prometheus_client import CollectorRegistry
-from consumers.query_http import Readiness, create_app
-from consumers.query_worker import serve
-from pipeline.embedding import EmbeddingSettings, QueryBatcher, load_embedder
+from consumers.query.app import Readiness, create_app
+from consumers.query.server import serve
+from pipeline.embedding import EmbeddingSettings, load_embedder
+from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query import Limits, Searcher
 from pipeline.store import connect
-from pipeline.telemetry import QueryMetrics, configure_logging
+from pipeline.telemetry.metrics import QueryMetrics, configure_logging
 
 uri, collection, port = sys.argv[1:]
 configure_logging("info", "json")

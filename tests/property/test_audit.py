@@ -7,20 +7,20 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.audit.compare import judge
+from pipeline.audit.expected_state import Wanted, last_word, supersedes
+from pipeline.audit.findings import ROW_FIELDS, StoredRow, Verdict, View, mending, stored_row, text_digest
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
-from pipeline.store.audit import judge
-from pipeline.store.audit_view import ROW_FIELDS, StoredRow, Verdict, View, mending, stored_row, text_digest
-from pipeline.store.last_word import Wanted, last_word, supersedes
-from pipeline.store.ledger import Ledger, entry_row
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.plan import Entry
-from pipeline.store.requests import WritePolicy
-from pipeline.store.rows import content_hash, row_hash, row_id
 from pipeline.store.scan import RowScan, all_partitions
-from pipeline.store.upsert_writer import UpsertWriter
+from pipeline.store.writing.ledger import Ledger, entry_row
+from pipeline.store.writing.protocol import Entry
+from pipeline.store.writing.rows import content_hash, row_hash, row_id
+from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, put
-from tests.support.fake_milvus import FakeMilvus
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, make_store, write
 
 Operation = Put | Delete

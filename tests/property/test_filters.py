@@ -8,7 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.query_openapi import request_schemas
+from consumers.query.openapi import request_schemas
 from pipeline.query.filters import Catalogue, compile_filter, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import parse_request

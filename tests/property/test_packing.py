@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.packing import MIN_BATCH_TOKENS, Around, halves, line_up, pack, pad
+from pipeline.embedding.engine.batching import MIN_BATCH_TOKENS, Around, halves, line_up, pack, pad
 
 Ids = NDArray[np.int32]
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)

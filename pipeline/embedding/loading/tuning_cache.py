@@ -1,0 +1,53 @@
+"""What was measured on this machine, remembered in a small file; without the file it is measured again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import structlog
+
+from pipeline.embedding.engine.batch_runner import Plan
+
+log = structlog.get_logger(__name__)
+
+
+class TuningFile:
+    """The plan of one model on one device. Every circumstance that matters is in the name and in the file."""
+
+    def __init__(self, folder: Path, circumstances: Mapping[str, str | int]) -> None:
+        """`circumstances`: weights, device, precision, versions, cores."""
+        self._circumstances = dict(circumstances)
+        name = hashlib.sha256(json.dumps(self._circumstances, sort_keys=True).encode()).hexdigest()
+        self._path = folder / f"{name[:32]}.json"
+
+    def read(self) -> Plan | None:
+        """The plan, or None if there is no file or none that `write` has written for these circumstances."""
+        try:
+            found = json.loads(self._path.expanduser().read_bytes())
+            plan = Plan(**found["plan"])
+            usable = found["measured_for"] == self._circumstances and all(
+                type(value) is int and value > 0 for value in asdict(plan).values()
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # RuntimeError: no home folder
+            log.warning("tuning.unreadable", path=str(self._path), error=str(error), what="measuring again")
+            return None
+        if not usable:
+            log.warning("tuning.foreign", path=str(self._path), what="measuring again")
+        return plan if usable else None
+
+    def write(self, plan: Plan) -> None:
+        """Remember the plan; a folder that cannot be written to is only logged."""
+        content = json.dumps({"measured_for": self._circumstances, "plan": asdict(plan)}, indent=1, sort_keys=True)
+        try:
+            path = self._path.expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written = path.with_suffix(f".{os.getpid()}")  # another process may write the same at this moment
+            written.write_text(content, encoding="utf-8")
+            written.replace(path)
+        except (OSError, RuntimeError) as error:
+            log.info("tuning.not_remembered", path=str(self._path), error=str(error))

@@ -1,0 +1,86 @@
+"""Dead letters cut to size, and read back, for anything a record can hold."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.dead_letters.envelope import (
+    CONNECT,
+    MAX_MESSAGE_BYTES,
+    MAX_STACK_BYTES,
+    OWN,
+    describe,
+    fitted,
+    letter,
+    retimed,
+)
+from pipeline.records import Position, Rejected, SourceRecord
+
+NAMES = st.text(max_size=20) | st.sampled_from(
+    [CONNECT + "topic", CONNECT + "stage", OWN + "reason", OWN + "origin", OWN + "null-headers"]
+)
+HEADERS = st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=3_000)), max_size=6).map(tuple)
+RECORDS = st.builds(
+    SourceRecord,
+    st.builds(Position, st.just("t"), st.integers(0, 9), st.integers(0, 2**62)),
+    st.integers(0, 2**42),
+    st.none() | st.binary(max_size=5_000),
+    st.none() | st.binary(max_size=20_000),
+    HEADERS,
+)
+REJECTED = st.builds(Rejected, RECORDS, st.just("decode"), st.just("bad"), st.text(max_size=4_000))
+
+
+@given(REJECTED, st.integers(2_048, 60_000))
+@settings(deadline=None, max_examples=150)
+def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> None:
+    whole = letter(rejected, pipeline="p", worker="w")
+    record = rejected.record
+    assert (whole.key, whole.value, whole.timestamp_ms) == (record.key, record.value, record.timestamp_ms)
+    assert whole.headers[: len(record.headers)] == tuple((name, value or b"") for name, value in record.headers)
+    cut = fitted(whole, limit)
+    assert cut.size <= limit
+    assert (cut is whole) == (whole.size <= limit)
+    assert (cut.value is None) == (record.value is None)
+    assert (cut.key is None) == (record.key is None)
+    assert (record.value or b"").startswith(cut.value or b"")
+    assert (record.key or b"").startswith(cut.key or b"")
+
+
+@given(REJECTED)
+@settings(deadline=None)
+def test_what_is_read_back_is_what_was_written(rejected: Rejected) -> None:
+    record = rejected.record
+    made = letter(rejected, pipeline="p", worker="w")
+    names = [name for name, _ in made.headers]
+    assert len([n for n in names if n.startswith(CONNECT)]) >= 10
+    found = describe(SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers))
+    foreign = tuple(pair for pair in record.headers if not pair[0].startswith((CONNECT, OWN)))
+    assert found.original_headers == foreign
+    # Whatever headers the record claims for itself.
+    assert (found.topic, found.partition, found.offset) == tuple(record.position)
+    assert (found.reason, found.timestamp_ms) == ("bad", record.timestamp_ms)
+
+
+def test_message_and_stack_are_bounded_in_bytes() -> None:
+    record = SourceRecord(Position("t", 0, 0), 0, b"k", b"v")
+    headers = dict(letter(Rejected(record, "decode", "r", "é" * 9_000), pipeline="p", worker="w").headers)
+    assert len(headers[CONNECT + "exception.message"]) == MAX_MESSAGE_BYTES
+    assert MAX_STACK_BYTES - 1 <= len(headers[CONNECT + "exception.stacktrace"]) <= MAX_STACK_BYTES
+
+
+def test_a_lone_surrogate_in_the_message_is_written_escaped() -> None:
+    record = SourceRecord(Position("t", 0, 0), 0, b"k", b"v")
+    headers = dict(letter(Rejected(record, "decode", "r", "id \ud800"), pipeline="p", worker="w").headers)
+    assert headers[CONNECT + "exception.message"] == rb"id \ud800"
+
+
+def test_a_refused_timestamp_is_kept_in_a_header() -> None:
+    record = SourceRecord(Position("t", 0, 0), 12_345, b"k", b"v")
+    made = retimed(letter(Rejected(record, "decode", "r", "m"), pipeline="p", worker="w"))
+    assert made.timestamp_ms == -1
+    assert made.headers[-1] == (OWN + "original-timestamp", b"12345")
+
+
+def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
+    found = describe(SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?"))))
+    assert (found.topic, found.partition, found.offset, found.reason) == ("", None, None, "unknown")
