@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 import structlog
 
-from consumers.audit.reading import Acceptance, StoredReader, in_parts, moving, read_operations
-from consumers.audit.repair import Mender
+from consumers.audit.reading import ReplayedDecision, StoredReader, in_parts, moving, read_operations
+from consumers.audit.repair import Repairer
 from consumers.audit.scope import AuditSpan, audit_span, dead_letters
 from consumers.audit.workspace import Spill, Stored
 from consumers.kafka import KafkaSettings, topic_ranges
@@ -142,7 +142,7 @@ class Audit:
         times: ReplayTimes | None,
         api: MilvusServerApi,
         *,
-        acceptance: Acceptance,
+        acceptance: ReplayedDecision,
         chunker: Chunker,
         spill: Spill,
         sleep: Callable[[float], None] = time.sleep,
@@ -176,7 +176,7 @@ class Audit:
         )
         self.progress = Progress()
 
-    def run(self, mender: Mender | None = None) -> AuditReport:
+    def run(self, mender: Repairer | None = None) -> AuditReport:
         """Find what is wrong; with a mender, put it right and look again.
 
         Raises UsageError, Unavailable, Mismatch; with a mender, UsageError where workers of the group are running.
@@ -311,7 +311,7 @@ class Audit:
 
     # --- repair ------------------------------------------------------------------------------------------------------
 
-    def _mend(self, mender: Mender) -> None:
+    def _mend(self, mender: Repairer) -> None:
         wrong = self._spill.count("suspects")
         self.progress.begin("documents mended", wrong)
         for group in self._spill.suspects(mender.batch):

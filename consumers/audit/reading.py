@@ -7,13 +7,13 @@ from itertools import islice
 from typing import TypeVar
 
 from consumers.audit.workspace import Spill, Stored
-from consumers.kafka import KafkaPartition, KafkaSettings, read_range
+from consumers.kafka import KafkaSettings, read_range
 from pipeline.audit.expected_state import Wanted, supersedes
 from pipeline.audit.findings import ROW_FIELDS, StoredRow, stored_row, text_digest
 from pipeline.chunking import Chunker
 from pipeline.intake import Decoder, Reason
 from pipeline.query.filters import literal
-from pipeline.records import Delete, Operation, Put, Rejected, SourceRecord
+from pipeline.records import Delete, KafkaPartition, Operation, Put, Rejected, SourceRecord
 from pipeline.store import MilvusServerApi, WritePolicy
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.flushing.shared_marker import MARKER_STATE
@@ -36,7 +36,7 @@ _KEYS_PER_QUERY = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Acceptance:
+class ReplayedDecision:
     """Decodes a record as ingest did, as far as that can be told now.
 
     Ingest compared the event time with its own clock. That moment is not known, but it was not before the record's
@@ -128,7 +128,7 @@ def row_digest(row: StoredRow, *, append: bool) -> bytes:
 def read_operations(
     kafka: KafkaSettings,
     offsets: Mapping[KafkaPartition, tuple[int, int]],
-    acceptance: Acceptance,
+    acceptance: ReplayedDecision,
     chunker: Chunker,
     spill: Spill,
     *,
@@ -267,7 +267,7 @@ def _listed(values: Iterable[str]) -> str:
 def moving(
     kafka: KafkaSettings,
     ends: Mapping[KafkaPartition, tuple[int, int]],
-    acceptance: Acceptance,
+    acceptance: ReplayedDecision,
     spill: Spill,
     *,
     append: bool,

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import structlog
 
-from consumers.audit.reading import Acceptance, StoredReader
+from consumers.audit.reading import ReplayedDecision, StoredReader
 from consumers.audit.workspace import Stored
 from consumers.kafka import KafkaSettings, records_at
-from pipeline.audit.findings import Mending, Verdict, View, mending
+from pipeline.audit.findings import RepairPlan, Verdict, View, mending
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import NotFound, RateLimited, UsageError
@@ -23,10 +23,10 @@ log = structlog.get_logger(__name__)
 _BATCH = 200
 """Documents written at a time."""
 
-Chosen = tuple[Stored, Position, Mending]
+Chosen = tuple[Stored, Position, RepairPlan]
 
 
-class Mender:
+class Repairer:
     """Writes documents anew from their last record. Only while the live group has no members: one writer a document.
 
     Per document: a pending ledger row whose footprint covers all rows found, then the last operation through the
@@ -42,7 +42,7 @@ class Mender:
         api: MilvusServerApi,
         collection: str,
         *,
-        acceptance: Acceptance,
+        acceptance: ReplayedDecision,
         chunker: Chunker,
         model: Embedder,
         writer: Callable[[Ledger | None], Writer],

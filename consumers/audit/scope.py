@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from consumers.kafka import (
-    KafkaPartition,
     KafkaSettings,
     TopicFacts,
     describe,
@@ -16,7 +15,7 @@ from consumers.kafka import (
 )
 from consumers.replay.plan import ReplayTimes
 from pipeline.errors import UsageError
-from pipeline.records import Position
+from pipeline.records import KafkaPartition, Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,20 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from consumers.cli import output as tables
 from consumers.cli.status import quick
 from consumers.config.settings import Settings
-from consumers.kafka import (
-    DeadLetter,
-    KafkaPartition,
-    KafkaSettings,
-    MissingTopic,
-    describe,
-    read_range,
-    topic_facts,
-    topic_ranges,
-)
+from consumers.kafka import DeadLetter, KafkaSettings, MissingTopic, describe, read_range, topic_facts, topic_ranges
 from consumers.kafka import newest as newest_records
 from consumers.wiring import common as wiring
 from pipeline.errors import NotFound, UsageError
-from pipeline.records import SourceRecord
+from pipeline.records import KafkaPartition, SourceRecord
 
 _SHOWN_REASONS = 10
 

@@ -10,11 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from consumers.cli.dlq import dead_letter_topic
 from consumers.cli.output import printable, stderr, stdout, table
 from consumers.config.settings import Settings
-from consumers.dead_letters.retry import LetterRetry, RetryReport, Stored
+from consumers.dead_letters.retry import DeadLetterRetry, RetryReport, Stored
 from consumers.dead_letters.selection import LetterFilter, Outcome
 from consumers.dead_letters.uncommitted_tail import Committed
-from consumers.kafka import KafkaPartition, KafkaSettings, TopicFacts, group_lag, topic_facts
+from consumers.kafka import KafkaSettings, TopicFacts, group_lag, topic_facts
 from consumers.wiring import common as wiring
+from pipeline.records import KafkaPartition
 from pipeline.store import WritePolicy, open_ledger
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.writing.ledger import STALENESS_S, Ledger
@@ -52,7 +53,7 @@ def run(
     wanted = LetterFilter.parse(filters)
     kafka, topic = dead_letter_topic(settings)
     with _stored(settings, force=force) as stored, _progress() as progress:
-        retry = LetterRetry(
+        retry = DeadLetterRetry(
             kafka,
             topic,
             decoder=wiring.decoder(settings),

@@ -26,7 +26,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class ConsumedDeadLetter:
     """What is produced to the dead-letter topic."""
 
     position: Position
@@ -67,7 +67,7 @@ class DeadLetter:
     """How often the record had been put back before."""
 
 
-def letter(rejected: Rejected, *, pipeline: str, worker: str) -> Letter:
+def letter(rejected: Rejected, *, pipeline: str, worker: str) -> ConsumedDeadLetter:
     """The dead letter of a rejected record: key, value, headers and timestamp unchanged, the reason in headers.
 
     A header of the record that already has one of Kafka Connect's names stays as it is, as there. So what
@@ -99,7 +99,7 @@ def letter(rejected: Rejected, *, pipeline: str, worker: str) -> Letter:
     }
     headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
     headers += [(name, _utf8(value)) for name, value in own.items() if value or name in taken]
-    return Letter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
+    return ConsumedDeadLetter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
 
 
 _ORIGIN = OWN + "origin"
@@ -112,7 +112,7 @@ _ROOMS: Mapping[str, str] = {
 }
 
 
-def fitted(whole: Letter, limit: int) -> Letter:
+def fitted(whole: ConsumedDeadLetter, limit: int) -> ConsumedDeadLetter:
     """The letter cut to `limit` bytes: first the value, then the record's own headers, then the key.
 
     What was cut is named in headers with its full size and SHA-256, so that it can be found again in the source topic
@@ -126,7 +126,7 @@ def fitted(whole: Letter, limit: int) -> Letter:
     value, key, headers = whole.value, whole.key, whole.headers
 
     def excess() -> int:
-        return Letter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms).size - limit
+        return ConsumedDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms).size - limit
 
     if value:
         notes += _cut_note("value", value)
@@ -141,7 +141,7 @@ def fitted(whole: Letter, limit: int) -> Letter:
         key = key[: max(0, len(key) - excess())]
     if excess() > 0:
         headers = _last_within(headers, max(0, _headers_size(headers) - excess()))
-    return Letter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
+    return ConsumedDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
 
 
 def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
@@ -155,10 +155,10 @@ def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
     return tuple(reversed(kept))
 
 
-def retimed(whole: Letter) -> Letter:
+def retimed(whole: ConsumedDeadLetter) -> ConsumedDeadLetter:
     """The letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`)."""
     note = (_ORIGINAL_TIMESTAMP, _utf8(str(whole.timestamp_ms)))
-    return Letter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
+    return ConsumedDeadLetter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
 
 
 def describe(record: SourceRecord) -> DeadLetter:

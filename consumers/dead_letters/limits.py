@@ -4,15 +4,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from consumers.kafka.offsets import KafkaPartition
 from pipeline.errors import TooManyRejected
-from pipeline.records import Position, Rejected, SourceRecord
+from pipeline.records import KafkaPartition, Position, Rejected, SourceRecord
 
 _SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class LetterPolicy:
+class DeadLetterLimits:
     """What is allowed on each Kafka partition; None: any number."""
 
     max_ratio: float | None = 0.5
@@ -21,14 +20,14 @@ class LetterPolicy:
     max_consecutive: int | None = 1_000
 
 
-class LetterLimits:
+class DeadLetterLimiter:
     """Counts good and rejected records of each Kafka partition in the order of their offsets.
 
     By Kafka partition, because only there the order, and with it the record that reaches a limit, is the same in every
     run. Each stage is counted for itself; one stage belongs to one thread.
     """
 
-    def __init__(self, policy: LetterPolicy) -> None:
+    def __init__(self, policy: DeadLetterLimits) -> None:
         self._policy = policy
         self._logs: dict[tuple[str, KafkaPartition], _Log] = {}
 
@@ -62,7 +61,7 @@ class _Log:
         self.rejected: deque[tuple[int, int, str]] = deque()
         """The same of those within the window, each after its place in the order."""
 
-    def count(self, offset: int, reason: str | None, policy: LetterPolicy) -> bool:
+    def count(self, offset: int, reason: str | None, policy: DeadLetterLimits) -> bool:
         """Whether a limit is exceeded with this record."""
         if offset <= self.last:
             return False
@@ -79,7 +78,7 @@ class _Log:
                 self.rejected.popleft()
         return self._too_long(policy) or self._too_many(policy)
 
-    def complaint(self, at: Position, policy: LetterPolicy) -> str:
+    def complaint(self, at: Position, policy: DeadLetterLimits) -> str:
         """What to tell when `count` was True for the record at this position."""
         place = f"Kafka partition {at.topic}/{at.partition}"
         if self._too_long(policy):
@@ -94,10 +93,10 @@ class _Log:
             [(offset, reason) for _, offset, reason in self.rejected],
         )
 
-    def _too_long(self, policy: LetterPolicy) -> bool:
+    def _too_long(self, policy: DeadLetterLimits) -> bool:
         return policy.max_consecutive is not None and len(self.run) > policy.max_consecutive
 
-    def _too_many(self, policy: LetterPolicy) -> bool:
+    def _too_many(self, policy: DeadLetterLimits) -> bool:
         if policy.max_ratio is None or self.seen < policy.window:
             return False
         return len(self.rejected) > policy.max_ratio * policy.window

@@ -14,7 +14,7 @@ import structlog
 from kafka import KafkaProducer
 from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
-from consumers.dead_letters.envelope import Letter, fitted, letter, retimed
+from consumers.dead_letters.envelope import ConsumedDeadLetter, fitted, letter, retimed
 from consumers.kafka.admin import message_limit
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
 from consumers.kafka.sending import NullableKey, hand_over
@@ -86,7 +86,7 @@ class DeadLetters:
         self._on_confirmed = on_confirmed
         self._policy = policy or DeadLetterPolicy()
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
-        self._waiting: deque[Letter] = deque()
+        self._waiting: deque[ConsumedDeadLetter] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._ending = threading.Event()
@@ -146,7 +146,7 @@ class DeadLetters:
         except BaseException as error:
             self._failure = error
 
-    def _next(self) -> list[Letter]:
+    def _next(self) -> list[ConsumedDeadLetter]:
         """The next letters; empty: the end."""
         with self._changed:
             while not self._waiting and not self._closing and not self._ending.is_set():
@@ -155,15 +155,15 @@ class DeadLetters:
                 return []
             return [self._waiting[i] for i in range(min(len(self._waiting), self._policy.window))]
 
-    def _deliver(self, outbox: "_Outbox", window: list[Letter]) -> None:
+    def _deliver(self, outbox: "_Outbox", window: list[ConsumedDeadLetter]) -> None:
         """Send until every one is confirmed or the end has come."""
         delay = self._policy.retry_delay_s
         left = window
         while left and not self._ending.is_set():
-            failpoints.reached("dead_letter_unsent")
+            failpoints.hit("dead_letter_unsent")
             try:
                 confirmed, left = outbox.send(left)
-                failpoints.reached("dead_letter_sent")
+                failpoints.hit("dead_letter_sent")
                 problem = outbox.refusal
             except MilvusStreamError as error:
                 confirmed, problem = [], str(error)
@@ -202,7 +202,7 @@ class _Outbox:
         self.refusal: str | None = None
         """What the last send that left letters behind met."""
 
-    def send(self, letters: list[Letter]) -> tuple[list[Letter], list[Letter]]:
+    def send(self, letters: list[ConsumedDeadLetter]) -> tuple[list[ConsumedDeadLetter], list[ConsumedDeadLetter]]:
         """Send; returns (confirmed, to be sent again). Raises Unavailable or UsageError when nothing could be sent."""
         producer = self._opened(letters)
         self.refusal = None
@@ -235,7 +235,7 @@ class _Outbox:
             with suppress(KafkaError):  # it flushes first, and says so when that does not succeed
                 producer.close(timeout=0)
 
-    def _opened(self, letters: list[Letter]) -> KafkaProducer:
+    def _opened(self, letters: list[ConsumedDeadLetter]) -> KafkaProducer:
         if any(made.size > self._limit for made in letters):
             self.close()  # before a letter is cut, the topic is asked again how much it takes
         if self._producer is None:
@@ -256,7 +256,7 @@ class _Outbox:
             )
         return self._producer
 
-    def _hand_over(self, producer: KafkaProducer, made: Letter) -> Any:
+    def _hand_over(self, producer: KafkaProducer, made: ConsumedDeadLetter) -> Any:
         return hand_over(
             producer, self._topic, made.key, made.value, headers=made.headers, timestamp_ms=made.timestamp_ms
         )

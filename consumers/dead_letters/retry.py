@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from consumers.dead_letters.retry_transaction import Notes, PutBack, Return, ensure_notes_topic, stable_ranges
+from consumers.dead_letters.retry_transaction import Notes, RetryProducer, Return, ensure_notes_topic, stable_ranges
 from consumers.dead_letters.selection import (
     Candidate,
     LetterFilter,
@@ -22,9 +22,9 @@ from consumers.dead_letters.selection import (
     superseded,
 )
 from consumers.dead_letters.uncommitted_tail import Committed, Progress, Tail
-from consumers.kafka import DeadLetter, KafkaPartition, KafkaSettings, describe, read_range, records_at
+from consumers.kafka import DeadLetter, KafkaSettings, describe, read_range, records_at
 from pipeline.intake import Decoder
-from pipeline.records import Position, Rejected
+from pipeline.records import KafkaPartition, Position, Rejected
 from pipeline.store.writing.protocol import Entry, Key
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class RetryReport:
         }
 
 
-class LetterRetry:
+class DeadLetterRetry:
     """One run of `dlq retry`."""
 
     def __init__(
@@ -121,7 +121,7 @@ class LetterRetry:
             self._each_batch(candidates, limit, stop, report, progress, send=None)
             return report
         ensure_notes_topic(self._kafka, self._topic, create=self._create_notes)
-        with PutBack(self._kafka, self._topic, self._notes) as put_back:
+        with RetryProducer(self._kafka, self._topic, self._notes) as put_back:
             candidates = self._look_through(wanted, ranges, report, progress)
             self._each_batch(candidates, limit, stop, report, progress, send=put_back)
         return report
@@ -178,7 +178,7 @@ class LetterRetry:
         report: RetryReport,
         progress: Progress,
         *,
-        send: PutBack | None,
+        send: RetryProducer | None,
     ) -> None:
         left, done = list(candidates), 0
         while left and not stop.is_set():
@@ -199,7 +199,7 @@ class LetterRetry:
         self,
         batch: Sequence[Candidate],
         report: RetryReport,
-        send: PutBack | None,
+        send: RetryProducer | None,
         progress: Progress,
     ) -> None:
         kept = []

@@ -27,13 +27,12 @@ from kafka.protocol.consumer import OffsetSpec
 
 from consumers.kafka.admin import existing_topics
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
-from consumers.kafka.offsets import KafkaPartition
 from consumers.kafka.reader import read_range
 from consumers.kafka.sending import NullableKey, hand_over
 from consumers.replay.range import offsets
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, Stopped, Unavailable, UsageError
-from pipeline.records import Position
+from pipeline.records import KafkaPartition, Position
 
 _TRANSACTION_S = 30
 """Longest a transaction may be open. After a crash the topics' readers wait for its end, or for the next run."""
@@ -118,7 +117,7 @@ def ensure_notes_topic(settings: KafkaSettings, dead_letter_topic: str, *, creat
             admin.create_topics({name: spec}, wait_for_metadata=True)
 
 
-class PutBack:
+class RetryProducer:
     """Sends records and notes in transactions; of two at a time the one that was opened first ends with an error.
 
     Opening settles what an earlier run left open, or another one has under way, and reads the notes after that: they
@@ -193,7 +192,7 @@ class PutBack:
                 placed[letter_id] = Position(sent.topic, sent.partition, sent.offset)
             except KafkaError as error:
                 failures.append(error)
-        failpoints.reached("retry_sent")
+        failpoints.hit("retry_sent")
         # Behind a refused record good ones fail, too, with other errors.
         refusals = [failure for failure in failures if isinstance(failure, _REFUSALS)]
         if refusals:
@@ -201,9 +200,9 @@ class PutBack:
         if failures:
             raise failures[0]
         self._note(producer, returns, placed)
-        failpoints.reached("retry_noted")
+        failpoints.hit("retry_noted")
         _in_time(producer.commit_transaction)
-        failpoints.reached("retry_committed")
+        failpoints.hit("retry_committed")
         for each in returns:
             self._known.letter_ids.add(each.letter_id)
             self._known.moved[placed[each.letter_id]] = each.origin

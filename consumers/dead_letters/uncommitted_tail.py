@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from consumers.dead_letters.retry_transaction import stable_ranges
 from consumers.dead_letters.selection import asks, superseded
-from consumers.kafka import KafkaPartition, KafkaSettings, read_range
+from consumers.kafka import KafkaSettings, read_range
 from pipeline.intake import Decoder
-from pipeline.records import Delete, Position
+from pipeline.records import Delete, KafkaPartition, Position
 from pipeline.store.writing.protocol import Entry, Key, final
 
 Progress = Callable[[str, int, int], None]

@@ -18,8 +18,7 @@ from pipeline import failpoints
 from pipeline.errors import Stopped
 from pipeline.ingest.batching import BatchBuilder, BatchPolicy
 from pipeline.ingest.flow import IngestFlow
-from pipeline.ingest.partition_fencing import KafkaPartition
-from pipeline.records import Receipt, SourceRecord
+from pipeline.records import KafkaPartition, Receipt, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry.metrics import IngestMetrics
 
@@ -143,7 +142,7 @@ class IngestWorker:
         if self._policy.max_records is not None:
             records = records[: self._policy.max_records - self._consumed]
         if records:
-            failpoints.reached("polled")
+            failpoints.hit("polled")
             self._consumed += len(records)
             self._tracker.taken([record.position for record in records])
             for batch in self._builder.add(records, self._clock()):
@@ -187,9 +186,9 @@ class IngestWorker:
         offsets = self._tracker.committable()
         if not offsets:
             return
-        failpoints.reached("uncommitted")
+        failpoints.hit("uncommitted")
         ok = self._source.commit(offsets)
-        failpoints.reached("committed")
+        failpoints.hit("committed")
         self._metrics.commits.labels("ok" if ok else "error").inc()
         if ok:
             self._tracker.committed(offsets)

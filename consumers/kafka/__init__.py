@@ -17,7 +17,7 @@ from consumers.kafka.admin import (
     topic_partitions,
 )
 from consumers.kafka.connection import KafkaSettings
-from consumers.kafka.offsets import KafkaPartition, OffsetTracker
+from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher, create_topic
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
@@ -29,7 +29,6 @@ __all__ = [
     "DeadLetterPolicy",
     "DeadLetterTopic",
     "DeadLetters",
-    "KafkaPartition",
     "KafkaSettings",
     "KafkaSource",
     "Lag",

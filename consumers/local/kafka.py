@@ -94,7 +94,7 @@ class LocalKafka(LocalServer):
 
     def _answers(self) -> bool:
         host, port = self.address.split(":")
-        return knows_a_broker(host, int(port))
+        return is_kafka_ready(host, int(port))
 
     def _write_settings(self, port: int, data: Path) -> Path:
         (self.directory / "log4j2.properties").write_text(_LOG4J)
@@ -159,7 +159,7 @@ def _fetch_jars() -> list[Path]:
     return list({jar.name: jar for jar in reversed(found)}.values())  # of jars that both bring, Kafka's
 
 
-def knows_a_broker(host: str, port: int, timeout_s: float = 2.0) -> bool:
+def is_kafka_ready(host: str, port: int, timeout_s: float = 2.0) -> bool:
     """Whether a Kafka at this address answers a Metadata request with at least one broker.
 
     Metadata v4 for no topics; layout from Kafka's protocol guide: size, api key, version, correlation id, client id,

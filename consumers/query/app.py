@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from consumers.query.body import read_body
 from consumers.query.openapi import DESCRIPTION, problem_responses, request_schemas
-from consumers.query.problems import Edge, Problem, http_problem, problem_of
+from consumers.query.problems import ErrorBoundaryMiddleware, Problem, http_problem, problem_of
 from consumers.query.service import Batcher, SearchService
 from pipeline.query.answer import SearchAnswer, SearchAnswers
 from pipeline.query.limits import Limits
@@ -56,7 +56,7 @@ def create_app(
 
     # The documentation pages of FastAPI load scripts from a CDN; /openapi.json stays.
     app = FastAPI(title="milvus-stream", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(Edge)
+    app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, _routing_problem)
     _add_search(app, service, limits)
     _add_operations(app, probe, ready, registry)

@@ -99,7 +99,7 @@ def http_problem(status: int, detail: str) -> Problem:
     return Problem(status, code, title, detail, "invalid")
 
 
-class Edge:
+class ErrorBoundaryMiddleware:
     """The outermost layer: puts the security headers on every answer and lets no exception out unanswered."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 
-from consumers.kafka import KafkaPartition, KafkaSettings, read_range
+from consumers.kafka import KafkaSettings, read_range
 from consumers.replay.range import ReplayRange, ReplaySpan, replay_span
 from pipeline.chunking import Chunker
 from pipeline.errors import UsageError
 from pipeline.intake import Decoder
-from pipeline.records import Chunk, Put
+from pipeline.records import Chunk, KafkaPartition, Put
 from pipeline.timestamps import rfc3339_microseconds
 
 _SAMPLE = 20

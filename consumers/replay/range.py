@@ -11,9 +11,9 @@ from kafka.protocol.consumer import IsolationLevel, OffsetSpec
 
 from consumers.kafka.admin import existing_topics
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin
-from consumers.kafka.offsets import KafkaPartition
 from consumers.kafka.positions import Commit, LogRange, begin_at
 from pipeline.errors import MilvusStreamError
+from pipeline.records import KafkaPartition
 
 _ACTIVE_S = 2.0
 _INACTIVE = ("Empty", "Dead")

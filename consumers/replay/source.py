@@ -21,13 +21,12 @@ from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer, translated
-from consumers.kafka.offsets import KafkaPartition
 from consumers.kafka.positions import StartPositions
 from consumers.kafka.rebalance import RebalanceHandler
 from consumers.kafka.source import COMMIT_TIMEOUT_S, Lag
 from consumers.replay.range import ReplaySpan, offsets
 from pipeline.errors import MilvusStreamError, OffsetsLost
-from pipeline.records import Position, SourceRecord
+from pipeline.records import KafkaPartition, Position, SourceRecord
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from consumers.audit.job import Audit, AuditSettings
-from consumers.audit.reading import Acceptance
-from consumers.audit.repair import Mender
+from consumers.audit.reading import ReplayedDecision
+from consumers.audit.repair import Repairer
 from consumers.audit.workspace import spill
 from consumers.config.settings import Settings
 from consumers.replay.plan import ReplayTimes
@@ -21,7 +21,7 @@ from pipeline.store import MilvusPartitions, MilvusServerApi, open_collection, o
 @contextmanager
 def audit(
     settings: Settings, times: ReplayTimes | None, api: MilvusServerApi, model: Embedder, *, repair: bool, limit: int
-) -> Iterator[tuple[Audit, Mender | None]]:
+) -> Iterator[tuple[Audit, Repairer | None]]:
     """An audit, and with `repair` what mends; opens the collection as it is. Raises NotFound where there is none."""
     name, append = settings.milvus.collection, settings.mode == "append"
     open_collection(
@@ -32,11 +32,11 @@ def audit(
     kafka, cutter = wiring.kafka_settings(settings), wiring.chunker(settings, model)
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
-    acceptance = Acceptance(wiring.decoder(settings), settings.partitioning.by, skew_ms, now_ms)
+    acceptance = ReplayedDecision(wiring.decoder(settings), settings.partitioning.by, skew_ms, now_ms)
     kept = settings.milvus.tombstone_retention
     mender = None
     if repair:
-        mender = Mender(
+        mender = Repairer(
             kafka,
             api,
             name,

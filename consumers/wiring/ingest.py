@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumers.config.settings import Settings
-from consumers.dead_letters.limits import LetterLimits, LetterPolicy
+from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest.worker import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import (
     DeadLetters,
@@ -117,7 +117,7 @@ def ingest(
         source=source(settings, kafka, api),
         writer=target,
         dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append),
-        limits=LetterLimits(LetterPolicy(**settings.dead_letters.model_dump())),
+        limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
         receipts=receipts,
         metrics=metrics,
         until_caught_up=until_caught_up,
@@ -207,7 +207,7 @@ def _worker(
     source: Source,
     writer: Writer,
     dead_letters: DeadLetterTopic,
-    limits: LetterLimits | None,
+    limits: DeadLetterLimiter | None,
     receipts: deque[Receipt],
     metrics: IngestMetrics,
     until_caught_up: bool,

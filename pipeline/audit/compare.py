@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.audit.expected_state import LastWord, Wanted
+from pipeline.audit.expected_state import ExpectedState, Wanted
 from pipeline.audit.findings import Kind, Outcome, Problem, StoredRow, Verdict, View, asked, origin
 from pipeline.records import Position
 from pipeline.store.partitions import DEFAULT_PARTITION, interval, partition_name
@@ -36,7 +36,7 @@ class _Case:
         return {row.milvus_partition for row in self.rows} | set(self.entry.footprint if self.entry else ())
 
 
-def judge(word: LastWord, entry: Entry | None, rows: Sequence[StoredRow], view: View) -> Verdict:
+def judge(word: ExpectedState, entry: Entry | None, rows: Sequence[StoredRow], view: View) -> Verdict:
     """Compare one document's last word with its ledger row and all of its rows (append mode: no ledger row)."""
     case = _Case(entry, rows, view)
     if any(name in view.unloaded for name in case.places):
@@ -60,7 +60,7 @@ def judge(word: LastWord, entry: Entry | None, rows: Sequence[StoredRow], view: 
     return case.verdict("sound", wanted)
 
 
-def _by_ledger(case: _Case, word: LastWord, entry: Entry) -> Wanted | Verdict | None:
+def _by_ledger(case: _Case, word: ExpectedState, entry: Entry) -> Wanted | Verdict | None:
     """The candidate that the ledger names, None if it names an older one, a verdict if it cannot be compared."""
     if not case.view.of_this_log(entry):
         return None

@@ -33,7 +33,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class LastWord:
+class ExpectedState:
     """What may be stored of one document."""
 
     candidates: tuple[Wanted, ...]
@@ -57,7 +57,7 @@ def supersedes(later: Wanted, earlier: Wanted) -> bool:
     return later.version >= earlier.version
 
 
-def last_word(operations: Iterable[Wanted]) -> LastWord:
+def last_word(operations: Iterable[Wanted]) -> ExpectedState:
     """The operations of one document that may have the last word, by the rules of `fold` and the ledger's guard."""
     ordered = sorted(operations, key=lambda operation: operation.position)
     found: set[Wanted] = set()
@@ -76,7 +76,7 @@ def last_word(operations: Iterable[Wanted]) -> LastWord:
         # A null value in one Kafka partition lets an older version of another one pass the guard.
         found = set(ordered)
     by_batches = len(versioned) > 1 and (partitions > 1 or ordered[-1].version is not None)
-    return LastWord(tuple(sorted(found, key=_probable, reverse=True)), nothing, by_batches)
+    return ExpectedState(tuple(sorted(found, key=_probable, reverse=True)), nothing, by_batches)
 
 
 def _of_one_partition(operations: Sequence[Wanted]) -> tuple[set[Wanted], bool]:

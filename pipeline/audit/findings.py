@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
 from pipeline.audit.expected_state import Wanted
-from pipeline.records import Delete, Document, Position
+from pipeline.records import Delete, Document, KafkaPartition, Position
 from pipeline.store.partitions import DEFAULT_PARTITION, Granularity, partition_name
 from pipeline.store.writing.protocol import NOWHERE, Decision, Entry, Key, decide, final
 from pipeline.store.writing.rows import append_row_id, row_hash, row_id
@@ -15,7 +15,6 @@ Kind = Literal["missing", "extra", "stale", "misplaced", "duplicated", "incomple
 KINDS: tuple[Kind, ...] = ("missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger")
 Outcome = Literal["sound", "problem", "unverifiable", "undecided", "pruned", "changing"]
 Where: TypeAlias = Literal["here", "gone", "later"]
-KafkaPartition: TypeAlias = tuple[str, int]
 
 ROW_FIELDS = ("id", "doc_id", "chunk", "text", "event_time", "kafka_topic", "kafka_partition", "kafka_offset", "$meta")
 _DECLARED = frozenset(ROW_FIELDS) | {"tenant", "vector", "sparse"}
@@ -137,7 +136,7 @@ def origin(row: StoredRow, view: View) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Mending:
+class RepairPlan:
     """What has to be written before the document's last operation is applied again."""
 
     intent: Entry
@@ -146,7 +145,7 @@ class Mending:
     """Milvus partition -> ids of ours made for another one, which no footprint can cover."""
 
 
-def mending(wanted: Wanted, entry: Entry | None, rows: Sequence[StoredRow], view: View) -> Mending:
+def mending(wanted: Wanted, entry: Entry | None, rows: Sequence[StoredRow], view: View) -> RepairPlan:
     """How to mend a document whose last operation is `wanted`. Rows with ids that are not ours are left alone."""
     footprint = dict(entry.footprint) if entry is not None else {}
     strays: dict[str, list[str]] = {}
@@ -162,7 +161,7 @@ def mending(wanted: Wanted, entry: Entry | None, rows: Sequence[StoredRow], view
     if entry is None or decide(entry, operation, None, view.fingerprint) is Decision.STALE:
         # The guard must not take the record for older than what a wrong ledger row says.
         entry = replace(final(operation, None, {}, ""), position=NOWHERE, version=0, versioned=False)
-    return Mending(replace(entry, footprint=footprint, pending=True), strays)
+    return RepairPlan(replace(entry, footprint=footprint, pending=True), strays)
 
 
 def asked(wanted: Wanted) -> Delete:

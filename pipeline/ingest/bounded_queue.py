@@ -10,7 +10,7 @@ T = TypeVar("T")
 K = TypeVar("K")
 
 
-class Lane(Generic[T]):
+class BoundedQueue(Generic[T]):
     """First in, first out; `put` blocks while full, `get` while empty; `abort` wakes everybody with Stopped."""
 
     def __init__(self, capacity: int | None = None) -> None:

@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class Patience:
+class CircuitBreaker:
     """One circuit breaker for all stages of a worker.
 
     After a failure nobody calls until a pause is over, which doubles with every further failure; then one stage tries

@@ -22,14 +22,14 @@ from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.ingest.batching import Batch
-from pipeline.ingest.bounded_queue import Lane
-from pipeline.ingest.circuit_breaker import Patience
-from pipeline.ingest.ordered_executor import Overlap
-from pipeline.ingest.partition_fencing import Claims, KafkaPartition
-from pipeline.ingest.ports import DeadLetterSink, RejectionLimits
+from pipeline.ingest.bounded_queue import BoundedQueue
+from pipeline.ingest.circuit_breaker import CircuitBreaker
+from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.partition_fencing import PartitionFence
+from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
 from pipeline.ingest.stages import Barrier, Work
 from pipeline.intake import Decoder, fold
-from pipeline.records import Chunk, Delete, EmbeddedPut, Put, Receipt, Rejected, SourceRecord
+from pipeline.records import Chunk, Delete, EmbeddedPut, KafkaPartition, Put, Receipt, Rejected, SourceRecord
 from pipeline.store import Applied, FlushGovernor, TombstoneSweep, Writer
 from pipeline.telemetry.metrics import IngestMetrics
 
@@ -75,7 +75,7 @@ class IngestFlow:
         dead_letters: DeadLetterSink,
         metrics: IngestMetrics,
         policy: FlowPolicy,
-        limits: RejectionLimits | None = None,
+        limits: DeadLetterLimit | None = None,
         tombstones: TombstoneSweep | None = None,
         owned: Callable[[], Collection[KafkaPartition]] = tuple,
         wall_clock: Callable[[], float] = time.time,
@@ -93,17 +93,17 @@ class IngestFlow:
         self._tombstones = tombstones
         self._owned = owned
         self._wall_clock = wall_clock
-        self._incoming: Lane[Work | Barrier] = Lane()
-        self._to_embed: Lane[Work | Barrier] = Lane(4)
-        self._to_write: Lane[Work | Barrier] = Lane(2)
+        self._incoming: BoundedQueue[Work | Barrier] = BoundedQueue()
+        self._to_embed: BoundedQueue[Work | Barrier] = BoundedQueue(4)
+        self._to_write: BoundedQueue[Work | Barrier] = BoundedQueue(2)
         self._lock = threading.Lock()
         self._buffered_bytes = 0
         self._unwritten: Counter[KafkaPartition] = Counter()
-        self._claims = Claims()
+        self._claims = PartitionFence()
         self._number = 0
         self._error: BaseException | None = None
         self._ending = threading.Event()
-        self._patience = Patience(
+        self._patience = CircuitBreaker(
             policy.retry_delay_s, policy.retry_cap_s, lambda stage: metrics.retries.labels(stage).inc()
         )
         self._threads = [
@@ -226,10 +226,10 @@ class IngestFlow:
     # --- stage 2: embed ----------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        with Overlap(_WINDOWS_AT_ONCE, "ingest-embed", self._guarded) as steps:
+        with OrderedExecutor(_WINDOWS_AT_ONCE, "ingest-embed", self._guarded) as steps:
             while (item := self._to_embed.get()) is not None:
                 if isinstance(item, Work):
-                    steps.make_room()  # before the window is filled: batches go on arriving until it can begin
+                    steps.wait_for_slot()  # before the window is filled: batches go on arriving until it can begin
                     steps.submit(partial(self._embed_window, self._window(item)), self._hand_on)
                 else:
                     steps.finish()
@@ -278,7 +278,7 @@ class IngestFlow:
             return {}, 0.0
         started = time.monotonic()
         vectors = self._embedder.embed(list(chunks.values()))
-        failpoints.reached("embedded")
+        failpoints.hit("embedded")
         elapsed = time.monotonic() - started
         self._metrics.embedding_seconds.observe(elapsed)
         self._metrics.embedding_chunks.inc(len(chunks))
@@ -289,7 +289,7 @@ class IngestFlow:
     # --- stage 3: write ----------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        with Overlap(self._policy.writers, "ingest-write", self._guarded) as steps:
+        with OrderedExecutor(self._policy.writers, "ingest-write", self._guarded) as steps:
             while (item := self._to_write.get()) is not None:
                 if isinstance(item, Work):
                     steps.submit(partial(self._write_batch, item), partial(self._finish, item))
@@ -334,7 +334,7 @@ class IngestFlow:
     def _apply(self, work: Work) -> Applied:
         """Write what still belongs to this worker: each attempt looks anew, for an outage may outlast a rebalance."""
         partitions = {record.position[:2] for record in work.batch.records}
-        with self._claims.writing_for(work.number, partitions) as kept:
+        with self._claims.write_lock(work.number, partitions) as kept:
             if len(kept) == len(partitions):
                 return self._writer.apply(work.plan, work.embedded)
             plan = work.plan.without(lambda operation: operation.position[:2] not in kept)
@@ -345,7 +345,7 @@ class IngestFlow:
             self._number += 1
             number = self._number
         # As a batch of its own: who revokes a Kafka partition from now on fences it, and waits for its last call.
-        with self._claims.writing_for(number, self._owned()) as kept:
+        with self._claims.write_lock(number, self._owned()) as kept:
             self._metrics.tombstones.inc(tombstones.step(kept))
 
     def _acknowledge(self, work: Work, rows: int, again: Sequence[SourceRecord]) -> None:
@@ -364,7 +364,7 @@ class IngestFlow:
             self._unwritten.subtract(Counter(record.position[:2] for record in work.batch.records))
             self._unwritten.update(record.position[:2] for record in again)
         self._metrics.buffered_bytes.set(self._buffered_bytes)
-        failpoints.reached("acked")
+        failpoints.hit("acked")
         self._governor.acked(Receipt(positions), rows)
 
     # --- what the stages share ---------------------------------------------------------------------------------

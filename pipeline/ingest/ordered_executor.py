@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 T = TypeVar("T")
 
 
-class Overlap:
+class OrderedExecutor:
     """Runs steps in threads of its own, `width` at a time; what follows a step is done in the order of submission.
 
     Once a step or what follows it has failed, nothing follows those behind it, and no other step begins. One thread
@@ -30,7 +30,7 @@ class Overlap:
     def __exit__(self, *_: tuple[type[BaseException] | None, BaseException | None, TracebackType | None]) -> None:
         self._pool.shutdown()
 
-    def make_room(self) -> None:
+    def wait_for_slot(self) -> None:
         """Wait until one more step can begin."""
         self._wait(self._width - 1)
 
@@ -40,7 +40,7 @@ class Overlap:
 
     def submit(self, step: Callable[[], T], then: Callable[[T], None]) -> None:
         """Begin the step as soon as there is room; `then` gets what it returns, after those of the steps before."""
-        self.make_room()
+        self.wait_for_slot()
         if self._failed:
             return
         before = self._under_way[-1] if self._under_way else None

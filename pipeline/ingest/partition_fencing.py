@@ -4,12 +4,10 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from pipeline.records import SourceRecord
-
-KafkaPartition = tuple[str, int]
+from pipeline.records import KafkaPartition, SourceRecord
 
 
-class Claims:
+class PartitionFence:
     """A batch claims its Kafka partitions while it is written; what was abandoned before cannot be claimed.
 
     Batches have rising numbers: one that is numbered after an abandonment belongs to a later assignment. Every method
@@ -38,7 +36,7 @@ class Claims:
         return [record for record in records if not self.abandoned(number, record.position[:2])]
 
     @contextmanager
-    def writing_for(self, number: int, partitions: Collection[KafkaPartition]) -> Iterator[frozenset[KafkaPartition]]:
+    def write_lock(self, number: int, partitions: Collection[KafkaPartition]) -> Iterator[frozenset[KafkaPartition]]:
         """Claim what was not abandoned of these for the length of the block."""
         with self._lock:
             kept = frozenset(name for name in partitions if not self.abandoned(number, name))

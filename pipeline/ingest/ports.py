@@ -13,7 +13,7 @@ class DeadLetterSink(Protocol):
         """Take charge of the record; returns at once."""
 
 
-class RejectionLimits(Protocol):
+class DeadLetterLimit(Protocol):
     """Counts good and rejected records, in the order of each Kafka partition."""
 
     def judge(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:

@@ -4,7 +4,7 @@ The parser is the same for HTTP and the command line; the searcher blocks and is
 """
 
 from pipeline.query.answer import Found, Result, SearchAnswer, SearchAnswers, Searched, Timing, answer, answer_json
-from pipeline.query.filters import Filter, catalogue_of, compile_filter, parse_filter
+from pipeline.query.filters import Filter, compile_filter, filterable_fields, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
 from pipeline.query.search import DeadlinePassed, Searcher, SearchSettings
@@ -26,8 +26,8 @@ __all__ = [
     "Timing",
     "answer",
     "answer_json",
-    "catalogue_of",
     "compile_filter",
+    "filterable_fields",
     "parse_duration",
     "parse_filter",
     "parse_request",

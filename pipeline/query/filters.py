@@ -62,7 +62,7 @@ Filter: TypeAlias = Comparison | Combination
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class FilterableFields:
     """The declared fields of a collection; every other name is metadata in the dynamic field."""
 
     declared: Mapping[str, Kind]
@@ -70,10 +70,10 @@ class Catalogue:
     dynamic: bool = True
 
 
-def catalogue_of(collection: CollectionInfo) -> Catalogue:
+def filterable_fields(collection: CollectionInfo) -> FilterableFields:
     """The catalogue of an existing collection."""
     kinds = {field.name: _KINDS.get(field.type, "other") for field in collection.fields}
-    return Catalogue(kinds, collection.dynamic)
+    return FilterableFields(kinds, collection.dynamic)
 
 
 def parse_filter(node: object, limits: Limits, at: str = "/filter") -> Filter:
@@ -97,7 +97,7 @@ def comparisons(node: Filter) -> Iterator[Comparison]:
             yield from comparisons(part)
 
 
-def compile_filter(node: Filter, catalogue: Catalogue) -> str:
+def compile_filter(node: Filter, catalogue: FilterableFields) -> str:
     """The Milvus expression of a filter.
 
     Raises InvalidRequest where a value does not fit the declared field's type, or the field cannot be filtered on.

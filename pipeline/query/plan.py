@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.query.answer import Skipped, SkipReason
-from pipeline.query.filters import Catalogue, Filter, compile_filter
+from pipeline.query.filters import Filter, FilterableFields, compile_filter
 from pipeline.query.request import TimeRange
 from pipeline.store.partitions import DEFAULT_PARTITION, interval
 
@@ -29,7 +29,7 @@ def plan(
     wanted: Filter | None,
     existing: Sequence[str],
     released: Collection[str],
-    catalogue: Catalogue,
+    catalogue: FilterableFields,
 ) -> Plan:
     """Leave out every Milvus partition whose interval, given by its name, does not meet the time range.
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Found, Result, Searched, Skipped, Source, format_time
-from pipeline.query.filters import Catalogue, catalogue_of, comparisons, metadata_reference
+from pipeline.query.filters import FilterableFields, comparisons, filterable_fields, metadata_reference
 from pipeline.query.limits import InvalidRequest, pointer
 from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import Plan, plan
-from pipeline.query.ranking import TENANT, metadata_names, nearness, rank
+from pipeline.query.ranking import TENANT, metadata_names, rank, similarity_score
 from pipeline.query.request import SearchRequest
 from pipeline.store.collection.indexes import search_params
 from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
@@ -53,13 +53,13 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _CollectionQuery:
     """One request on its way."""
 
     request: SearchRequest
     vectors: NDArray[np.float32]
     info: CollectionInfo
-    catalogue: Catalogue
+    catalogue: FilterableFields
     deadline: float
     """On the searcher's clock, seconds."""
 
@@ -124,11 +124,11 @@ class Searcher:
         """Ask Milvus for the collection; raises Unavailable where it does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
-    def _ask(self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float) -> _Ask:
+    def _ask(self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float) -> _CollectionQuery:
         if self._schema is None:
             self._schema = self._describe()
         info = self._schema
-        return _Ask(request, vectors, info, catalogue_of(info), deadline)
+        return _CollectionQuery(request, vectors, info, filterable_fields(info), deadline)
 
     def _describe(self) -> CollectionInfo:
         info = self._api.describe(self._collection)
@@ -137,7 +137,7 @@ class Searcher:
         self._accept(info)
         return info
 
-    def _search(self, ask: _Ask, existing: Sequence[str]) -> Found:
+    def _search(self, ask: _CollectionQuery, existing: Sequence[str]) -> Found:
         request, declared = ask.request, frozenset(ask.catalogue.declared)
         planned = plan(request.time, request.filter, existing, self._partitions.released(), ask.catalogue)
         ranked, complete = self._fetch(ask, planned)
@@ -151,7 +151,7 @@ class Searcher:
             warnings=self._warnings(ask),
         )
 
-    def _fetch(self, ask: _Ask, planned: Plan) -> tuple[list[list[Hit]], bool]:
+    def _fetch(self, ask: _CollectionQuery, planned: Plan) -> tuple[list[list[Hit]], bool]:
         """Search with more and more candidates until each query has its results; False: Milvus failed before that."""
         request, settings = ask.request, self._settings
         most = max(request.limit, settings.max_candidates)
@@ -177,7 +177,7 @@ class Searcher:
 
     def _call(  # noqa: PLR0917 - the search call itself, with what is the same in all of ours filled in
         self,
-        ask: _Ask,
+        ask: _CollectionQuery,
         vectors: NDArray[np.float32],
         limit: int,
         expression: str,
@@ -203,7 +203,7 @@ class Searcher:
                 raise DeadlinePassed("Milvus did not answer in the time of the request") from error
             raise
 
-    def _warnings(self, ask: _Ask) -> tuple[str, ...]:
+    def _warnings(self, ask: _CollectionQuery) -> tuple[str, ...]:
         """Name the fields of the filter that no row has: most likely a typing error, which Milvus answers with nothing.
 
         Not an error: whether a request is right must not depend on which rows have arrived.
@@ -225,7 +225,7 @@ class Searcher:
             return ()
         return tuple(self._warning(name, ask.catalogue) for name in missing)
 
-    def _warning(self, name: str, catalogue: Catalogue) -> str:
+    def _warning(self, name: str, catalogue: FilterableFields) -> str:
         near = self._names.near(name, (field for field, kind in catalogue.declared.items() if kind != "other"))
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
@@ -248,7 +248,7 @@ def _result(
         id=hit.id,
         doc_id=row["doc_id"],
         text=row["text"],
-        score=nearness(metric, hit.score),
+        score=similarity_score(metric, hit.score),
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),

@@ -8,8 +8,9 @@ from contextlib import closing, contextmanager
 import pytest
 from kafka import KafkaProducer
 
-from consumers.kafka import KafkaPartition, KafkaSettings, Source
+from consumers.kafka import KafkaSettings, Source
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
+from pipeline.records import KafkaPartition
 from tests.support.rigs.kafka import FakeRig, Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 

@@ -7,7 +7,7 @@ from kafka.admin import KafkaAdminClient
 
 from consumers.dead_letters.retry_transaction import (
     Notes,
-    PutBack,
+    RetryProducer,
     Return,
     ensure_notes_topic,
     notes_topic,
@@ -42,8 +42,8 @@ def back(kafka: KafkaSettings, offset: int, *, size: int = 10, partition: int = 
     return Return(f"{partition}-{offset}", origin, partition, b"k", bytes(size), (("h", b""),), 1_000 + offset)
 
 
-def put_back(kafka: KafkaSettings) -> PutBack:
-    return PutBack(kafka, kafka.topics[0], Notes(kafka, kafka.topics[0]))
+def put_back(kafka: KafkaSettings) -> RetryProducer:
+    return RetryProducer(kafka, kafka.topics[0], Notes(kafka, kafka.topics[0]))
 
 
 def stored(kafka: KafkaSettings) -> list[tuple[int, int]]:

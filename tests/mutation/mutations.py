@@ -90,11 +90,11 @@ MUTATIONS = (
         "delete before the upsert",
         "pipeline/store/writing/upsert_writer.py",
         "            written = self._write_rows(work)\n"
-        '            failpoints.reached("rows_written")\n'
+        '            failpoints.hit("rows_written")\n'
         "            deleted = self._delete_surplus(work)\n",
         "            deleted = self._delete_surplus(work)\n"
         "            written = self._write_rows(work)\n"
-        '            failpoints.reached("rows_written")\n',
+        '            failpoints.hit("rows_written")\n',
         (MACHINE,),
     ),
     Mutation(

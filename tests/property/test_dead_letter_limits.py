@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.dead_letters.limits import LetterLimits, LetterPolicy
+from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from pipeline.errors import TooManyRejected
 from pipeline.records import Position, Rejected, SourceRecord
 
@@ -25,12 +25,12 @@ def _records(judged: Sequence[Judged], topic: str = "docs") -> list[tuple[Source
     return made
 
 
-def _judge(limits: LetterLimits, batch: Sequence[tuple[SourceRecord, bool]], stage: str = "decode") -> None:
+def _judge(limits: DeadLetterLimiter, batch: Sequence[tuple[SourceRecord, bool]], stage: str = "decode") -> None:
     rejected = [Rejected(record, stage, "bad", "") for record, good in batch if not good]
     limits.judge(stage, [record for record, _ in batch], rejected)
 
 
-def _expected(judged: Sequence[tuple[SourceRecord, bool]], policy: LetterPolicy) -> Position | None:
+def _expected(judged: Sequence[tuple[SourceRecord, bool]], policy: DeadLetterLimits) -> Position | None:
     """The record at which to stop, the slow way."""
     seen: dict[int, list[bool]] = {}
     for record, good in judged:
@@ -48,7 +48,7 @@ def _expected(judged: Sequence[tuple[SourceRecord, bool]], policy: LetterPolicy)
 
 
 policies = st.builds(
-    LetterPolicy,
+    DeadLetterLimits,
     max_ratio=st.none() | st.sampled_from([0.25, 0.5, 0.75]),
     window=st.integers(1, 6),
     max_consecutive=st.none() | st.integers(1, 8),
@@ -58,11 +58,11 @@ histories = st.lists(st.tuples(st.sampled_from([0, 0, 0, 1]), st.booleans()), ma
 
 @given(policies, histories, st.lists(st.integers(1, 20), min_size=1, max_size=20))
 def test_it_stops_at_the_same_record_however_the_batches_are_cut(
-    policy: LetterPolicy, judged: list[Judged], sizes: list[int]
+    policy: DeadLetterLimits, judged: list[Judged], sizes: list[int]
 ) -> None:
     records = _records(judged)
     stop = _expected(records, policy)
-    limits = LetterLimits(policy)
+    limits = DeadLetterLimiter(policy)
     left = records
     told = ""
     while left and not told:
@@ -81,11 +81,11 @@ def test_it_stops_at_the_same_record_however_the_batches_are_cut(
 
 @given(histories, st.integers(0, 120), st.integers(1, 40))
 def test_records_judged_again_do_not_count_again(judged: list[Judged], at: int, back: int) -> None:
-    policy = LetterPolicy(max_ratio=0.5, window=10, max_consecutive=4)
+    policy = DeadLetterLimits(max_ratio=0.5, window=10, max_consecutive=4)
     records = _records(judged)
     if _expected(records, policy) is not None:
         return
-    limits = LetterLimits(policy)
+    limits = DeadLetterLimiter(policy)
     _judge(limits, records[:at])
     _judge(limits, records[max(0, at - back) : at])
     _judge(limits, records[at:])
@@ -93,7 +93,7 @@ def test_records_judged_again_do_not_count_again(judged: list[Judged], at: int, 
 
 @given(histories)
 def test_without_limits_nothing_stops(judged: list[Judged]) -> None:
-    _judge(LetterLimits(LetterPolicy(max_ratio=None, max_consecutive=None)), _records(judged))
+    _judge(DeadLetterLimiter(DeadLetterLimits(max_ratio=None, max_consecutive=None)), _records(judged))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_without_limits_nothing_stops(judged: list[Judged]) -> None:
     [("bbb", False), ("bbbg", False), ("bbbgb", True), ("bbggb", False), ("bbggbb", False), ("bbggbbb", True)],
 )
 def test_the_ratio_is_of_a_full_window_that_slides(history: str, stops: bool) -> None:
-    limits = LetterLimits(LetterPolicy(max_ratio=0.5, window=4, max_consecutive=None))
+    limits = DeadLetterLimiter(DeadLetterLimits(max_ratio=0.5, window=4, max_consecutive=None))
     records = _records([(0, each == "g") for each in history])
     _judge(limits, records[:-1])
     if stops:
@@ -112,7 +112,7 @@ def test_the_ratio_is_of_a_full_window_that_slides(history: str, stops: bool) ->
 
 
 def test_each_stage_is_counted_for_itself() -> None:
-    limits = LetterLimits(LetterPolicy(max_ratio=None, max_consecutive=3))
+    limits = DeadLetterLimiter(DeadLetterLimits(max_ratio=None, max_consecutive=3))
     records = _records([(0, False)] * 3)
     _judge(limits, records)
     _judge(limits, records, "write")
@@ -121,7 +121,7 @@ def test_each_stage_is_counted_for_itself() -> None:
 
 
 def test_the_error_says_where_why_and_what_to_do() -> None:
-    limits = LetterLimits(LetterPolicy(max_ratio=None, max_consecutive=4))
+    limits = DeadLetterLimiter(DeadLetterLimits(max_ratio=None, max_consecutive=4))
     records = [record for record, _ in _records([(2, False)] * 5)]
     reasons = ["invalid_json", "missing_text", "missing_text", "missing_text", "invalid_json"]
     rejected = [Rejected(record, "decode", why, "") for record, why in zip(records, reasons, strict=True)]
@@ -137,9 +137,12 @@ def test_the_error_says_where_why_and_what_to_do() -> None:
 
 
 def test_the_defaults_let_a_tenth_of_garbage_pass_and_stop_a_mapping_error() -> None:
-    limits = LetterLimits(LetterPolicy())
+    limits = DeadLetterLimiter(DeadLetterLimits())
     _judge(limits, _records([(0, number % 10 != 0) for number in range(20_000)]))
     with pytest.raises(TooManyRejected, match="1,001 records in a row"):
-        _judge(LetterLimits(LetterPolicy()), _records([(0, False)] * 1_001))
+        _judge(DeadLetterLimiter(DeadLetterLimits()), _records([(0, False)] * 1_001))
     with pytest.raises(TooManyRejected, match="1,001 of the last 2,000 records"):
-        _judge(LetterLimits(LetterPolicy()), _records([(0, number % 2 == 0) for number in range(4_000)] + [(0, False)]))
+        _judge(
+            DeadLetterLimiter(DeadLetterLimits()),
+            _records([(0, number % 2 == 0) for number in range(4_000)] + [(0, False)]),
+        )

@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumers.query.openapi import request_schemas
-from pipeline.query.filters import Catalogue, compile_filter, parse_filter
+from pipeline.query.filters import FilterableFields, compile_filter, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import parse_request
 
 LIMITS = Limits()
-CATALOGUE = Catalogue({"doc_id": "string", "chunk": "integer", "vector": "other"})
+CATALOGUE = FilterableFields({"doc_id": "string", "chunk": "integer", "vector": "other"})
 
 HOSTILE = ['" or 1==1 or "', "\\", '\\"', '"]', '$meta["', "{x}", "%s", "\n", "\0", "😀", "'", "\\u0041", "or", ""]
 

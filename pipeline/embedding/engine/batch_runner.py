@@ -10,8 +10,8 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embedding.engine.batching import Around, halves, pack
-from pipeline.embedding.engine.device_transfer import Arrived, Pending, Transfer
+from pipeline.embedding.engine.batching import SpecialTokens, halves, pack
+from pipeline.embedding.engine.device_transfer import Pending, ReadyVectors, Transfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.errors import Unavailable
 
@@ -54,7 +54,7 @@ class Runner:
         """Tokens of one pass: as planned, or what memory was found to hold."""
         return self.plan.token_budget if self.ceiling is None else min(self.plan.token_budget, self.ceiling)
 
-    def vectors(self, sequences: Ids, around: Around) -> NDArray[np.float32]:
+    def vectors(self, sequences: Ids, around: SpecialTokens) -> NDArray[np.float32]:
         """Vectors of the token ids, shape (n, dimension), each sequence put between what stands `around` it.
 
         The row of a sequence that memory does not hold, though it holds shorter ones, is NaN. Raises `Unavailable` when
@@ -77,7 +77,7 @@ class Runner:
         """End the threads; passes under way are finished, and who waits for others gets `CancelledError`."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, batch: _Batch, sequences: Ids, around: Around) -> list[tuple[_Batch, Pending]]:
+    def _run(self, batch: _Batch, sequences: Ids, around: SpecialTokens) -> list[tuple[_Batch, Pending]]:
         """Pass the batch, or its halves where memory does not hold it; learns from that what it holds."""
         waiting, done, fitted, failed, alone = [batch], [], 0, _NEVER, False
         while waiting:
@@ -101,7 +101,7 @@ class Runner:
             log.warning("embedding.memory_full", what="smaller batches from now on", token_budget=fitted)
         return done
 
-    def _try(self, ids: Ids, around: Around) -> Pending | None:
+    def _try(self, ids: Ids, around: SpecialTokens) -> Pending | None:
         """One forward pass; None where memory does not hold it."""
         try:
             inputs = self._forward.inputs(ids, around)
@@ -114,7 +114,7 @@ class Runner:
         self._transfer.recover()
         return None
 
-    def _without(self, ids: NDArray[np.int32], around: Around) -> Pending:
+    def _without(self, ids: NDArray[np.int32], around: SpecialTokens) -> Pending:
         """NaN for a sequence that does not fit, if the shortest one does: then it is not memory itself that is gone."""
         if self._try([ids[:1]], around) is None:
             raise Unavailable(
@@ -122,9 +122,9 @@ class Runner:
                 "model, or end what else uses the memory of the device"
             )
         log.warning("embedding.chunk_too_long", what="memory does not hold it; it gets no vector", tokens=len(ids))
-        return Arrived(np.full((1, self._dimension), np.nan, dtype=np.float32))
+        return ReadyVectors(np.full((1, self._dimension), np.nan, dtype=np.float32))
 
-    def _tokens(self, ids: Ids, around: Around) -> int:
+    def _tokens(self, ids: Ids, around: SpecialTokens) -> int:
         """Tokens of a pass, padding included."""
         lengths = [len(item) + around.tokens for item in ids]
         return sum(lengths) if self._forward.flat else max(lengths) * len(lengths)

@@ -12,7 +12,7 @@ MIN_BATCH_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class SpecialTokens:
     """What stands around each text in the model's input."""
 
     before: NDArray[np.int32]
@@ -68,7 +68,7 @@ def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def pad(
-    sequences: Sequence[NDArray[np.int32]], padding: int, around: Around
+    sequences: Sequence[NDArray[np.int32]], padding: int, around: SpecialTokens
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids and attention mask, each of shape (n, longest), padded on the right."""
     ids, lengths = _joined(sequences, around)
@@ -92,7 +92,9 @@ class Row:
     """Where each sequence begins, and where the last one ends: shape (n + 1,)."""
 
 
-def line_up(sequences: Sequence[NDArray[np.int32]], around: Around, first_position: int = 0, *, step: int = 1) -> Row:
+def concatenate_sequences(
+    sequences: Sequence[NDArray[np.int32]], around: SpecialTokens, first_position: int = 0, *, step: int = 1
+) -> Row:
     """The sequences as one row; positions begin with `first_position`.
 
     With a `step` a last sequence may follow that only fills the row, so that its length is a multiple of it. It is the
@@ -106,7 +108,9 @@ def line_up(sequences: Sequence[NDArray[np.int32]], around: Around, first_positi
     return Row(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)
 
 
-def _joined(sequences: Sequence[NDArray[np.int32]], around: Around) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _joined(
+    sequences: Sequence[NDArray[np.int32]], around: SpecialTokens
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All ids, each sequence with what stands around it, and how long each one then is."""
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + around.tokens
     joined = np.concatenate([part for ids in sequences for part in (around.before, ids, around.after)])

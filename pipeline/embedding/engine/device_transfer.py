@@ -54,7 +54,7 @@ class HostTransfer:
         self._tokens += inputs["input_ids"].numel()  # of several threads one may be lost
         if self._tokens >= _GIVE_BACK_TOKENS:
             self.recover()
-        return Arrived(vectors.numpy())
+        return ReadyVectors(vectors.numpy())
 
     def recover(self) -> None:
         """Return what is unused; only glibc has to be told."""
@@ -63,7 +63,7 @@ class HostTransfer:
             self._give_back(0)
 
 
-class Arrived:
+class ReadyVectors:
     """Vectors that are here already."""
 
     __slots__ = ("_vectors",)
@@ -127,7 +127,7 @@ class CudaTransfer:
         self._out.wait_stream(self._streams.current_stream(self._device))
         with self._streams.stream(self._out):
             here.copy_(vectors, non_blocking=True)
-        return _Arriving(here, self._out.record_event(), (vectors, inputs))
+        return _TransferFuture(here, self._out.record_event(), (vectors, inputs))
 
     def recover(self) -> None:
         """The failed pass let go of tensors that queued work may still read: first wait for that work."""
@@ -135,7 +135,7 @@ class CudaTransfer:
         self._streams.empty_cache()
 
 
-class _Arriving:
+class _TransferFuture:
     __slots__ = ("_arrived", "_held", "_vectors")
 
     def __init__(self, vectors: torch.Tensor, arrived: Any, held: object) -> None:

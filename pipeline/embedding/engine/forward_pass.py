@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embedding.engine.batching import Around, line_up, pad
+from pipeline.embedding.engine.batching import SpecialTokens, concatenate_sequences, pad
 from pipeline.embedding.kernels.device import SHAPE_STEP, multiplied_by_onednn
 from pipeline.embedding.kernels.packed_weights import pack_weights
 from pipeline.embedding.kernels.varlen_attention import FLAT_ATTENTION, register
@@ -19,7 +19,7 @@ class Inputs:
     """A batch as numbers in the host's memory."""
 
     arrays: Mapping[str, NDArray[np.int64]]
-    around: Around
+    around: SpecialTokens
     texts: int
     """How many; a last one that only fills the row is not counted."""
     offsets: NDArray[np.int64] | None
@@ -29,7 +29,8 @@ class Inputs:
 class Forward:
     """A Transformer module of sentence-transformers and those behind it, run on own batches.
 
-    Padded until `lie_flat`, and with weights as they are until `pack_weights`. Safe to call from several threads.
+    Padded until `use_flat_batches`, and with weights as they are until `pack_weights`.
+    Safe to call from several threads.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Forward:
         found = {getattr(module, "sliding_window", None) for module in self._transformer.modules()}
         return {window for window in found if isinstance(window, int)}
 
-    def lie_flat(self) -> Callable[[], None]:
+    def use_flat_batches(self) -> Callable[[], None]:
         """Run batches as one row from now on, until what comes back is called.
 
         Raises `NotImplementedError` if the model's kind does not allow it.
@@ -76,17 +77,17 @@ class Forward:
         self._first_position = first_position(model)
         stock_attention = model.config._attn_implementation
 
-        def stand_padded() -> None:
+        def use_padded_batches() -> None:
             model.set_attn_implementation(stock_attention)
             self.flat = False
 
         try:
             model.set_attn_implementation(FLAT_ATTENTION)
         except BaseException:  # it may be half done
-            stand_padded()
+            use_padded_batches()
             raise
         self.flat = True
-        return stand_padded
+        return use_padded_batches
 
     def pack_weights(self) -> Callable[[], None]:
         """Lay the weights out for the processor, until what comes back is called; raises as `pack_weights` does."""
@@ -104,12 +105,12 @@ class Forward:
         model = self._transformer.model
         model.forward = torch.compile(model.forward, dynamic=True)
 
-    def inputs(self, sequences: Sequence[NDArray[np.int32]], around: Around) -> Inputs:
+    def inputs(self, sequences: Sequence[NDArray[np.int32]], around: SpecialTokens) -> Inputs:
         """The batch of these token ids, each put between what stands `around` it."""
         if not self.flat:
             ids, mask = pad(sequences, self._padding_id, around)
             return Inputs({"input_ids": ids, "attention_mask": mask}, around, len(sequences), None)
-        row = line_up(sequences, around, self._first_position, step=self._step)
+        row = concatenate_sequences(sequences, around, self._first_position, step=self._step)
         arrays = {
             "input_ids": row.ids[None],
             "position_ids": row.positions[None],

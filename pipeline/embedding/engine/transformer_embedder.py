@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.embedder import Execution, ModelStamp
 from pipeline.embedding.engine.batch_runner import Ids, Runner
-from pipeline.embedding.engine.batching import Around
+from pipeline.embedding.engine.batching import SpecialTokens
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
 from pipeline.records import Chunk
 
 
-def around(tokenizer: ModelTokenizer, *, query: bool) -> Around:
+def around(tokenizer: ModelTokenizer, *, query: bool) -> SpecialTokens:
     """What stands around a text of this kind in the model's input."""
     before = tokenizer.before_query if query else tokenizer.before_document
-    return Around(before, tokenizer.after, tokenizer.prompt_tokens(query=query))
+    return SpecialTokens(before, tokenizer.after, tokenizer.prompt_tokens(query=query))
 
 
 class TransformerEmbedder:
@@ -62,7 +62,7 @@ class TransformerEmbedder:
         """Vectors of the texts, shape (n, dimension); see `pipeline.embedding.Embedder`."""
         return self._vectors(self.tokenizer.query_ids(texts), self._queries)
 
-    def _vectors(self, ids: Ids, around: Around) -> NDArray[np.float32]:
+    def _vectors(self, ids: Ids, around: SpecialTokens) -> NDArray[np.float32]:
         """The row of a text of which there is nothing to read, not even a special token, is NaN."""
         readable = [index for index, item in enumerate(ids) if len(item) + around.tokens > around.prompt_tokens]
         if len(readable) == len(ids):

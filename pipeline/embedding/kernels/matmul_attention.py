@@ -78,7 +78,7 @@ _MEMORY = _Memory()
 _Attention = Callable[[Sequence[torch.Tensor], Sequence[int]], torch.Tensor]
 
 
-def by_products(
+def matmul_attention(
     rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: float | None, otherwise: _Attention
 ) -> torch.Tensor:
     """What each text's tokens make of all its tokens; query, key, value and result as (tokens, heads, head size).

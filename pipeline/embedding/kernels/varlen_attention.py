@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from pipeline.embedding.kernels.device import multiplied_by_onednn
-from pipeline.embedding.kernels.matmul_attention import by_products
+from pipeline.embedding.kernels.matmul_attention import matmul_attention
 
 FLAT_ATTENTION = "milvus_stream_flat"
 """The name under which transformers finds `attend`, once `register` was called."""
@@ -25,7 +25,7 @@ _MASKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class AttentionSpan:
     """Which tokens of its document a token sees, and how scores are scaled."""
 
     scale: float | None
@@ -77,7 +77,7 @@ def attend(
     return by_document(q, k, v, host_offsets, cu_seq_lens_q, scaling, sliding_window, causal)[None], None
 
 
-def varlen_options(known: Container[str], sight: Sight, head_size: int) -> dict[str, Any]:
+def varlen_options(known: Container[str], sight: AttentionSpan, head_size: int) -> dict[str, Any]:
     """Keyword arguments for a `varlen_attn` with the parameters `known`; raises where it cannot do what is asked.
 
     torch 2.11 has `is_causal` and neither `scale` nor `window_size`; later versions have these two instead.
@@ -103,7 +103,7 @@ def _by_document(  # noqa: PLR0917 - torch's operators take numbers and tensors,
     causal: bool,
 ) -> torch.Tensor:
     """Query, key and value as (tokens, heads, head size)."""
-    sight = Sight(scale, window, causal)
+    sight = AttentionSpan(scale, window, causal)
     lengths = host_offsets.diff().tolist()
     if query.is_cuda:
         return _varlen((query, key, value), max(lengths), offsets, sight)
@@ -112,7 +112,7 @@ def _by_document(  # noqa: PLR0917 - torch's operators take numbers and tensors,
         return _by_runs(rows, runs(lengths), sight)
 
     if multiplied_by_onednn(query.dtype) and sight.sees_all_of(max(lengths)) and query.shape[1] == key.shape[1]:
-        return by_products((query, key, value), lengths, sight.scale, in_runs)
+        return matmul_attention((query, key, value), lengths, sight.scale, in_runs)
     return in_runs((query, key, value), lengths)
 
 
@@ -136,7 +136,7 @@ def runs(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 @lru_cache(_MASKS)
-def _mask(queries: int, keys: int, shift: int, sight: Sight) -> torch.Tensor:
+def _mask(queries: int, keys: int, shift: int, sight: AttentionSpan) -> torch.Tensor:
     """What each query sees of the keys, shape (queries, keys); the first query stands where key `shift` stands."""
     assert sight.window is not None  # noqa: S101 - without a window there is no mask
     distance = torch.arange(shift, shift + queries)[:, None] - torch.arange(keys)
@@ -144,7 +144,9 @@ def _mask(queries: int, keys: int, shift: int, sight: Sight) -> torch.Tensor:
     return (distance < sight.window) & (distance >= nearest)
 
 
-def _by_runs(rows: Sequence[torch.Tensor], documents: Iterable[tuple[int, int, int]], sight: Sight) -> torch.Tensor:
+def _by_runs(
+    rows: Sequence[torch.Tensor], documents: Iterable[tuple[int, int, int]], sight: AttentionSpan
+) -> torch.Tensor:
     query, key, value = rows
     result = query.new_empty((*query.shape[:2], value.shape[-1]))
     grouped = query.shape[1] != key.shape[1]
@@ -171,7 +173,7 @@ def _by_runs(rows: Sequence[torch.Tensor], documents: Iterable[tuple[int, int, i
     return result
 
 
-def _varlen(rows: Sequence[torch.Tensor], longest: int, offsets: torch.Tensor, sight: Sight) -> torch.Tensor:
+def _varlen(rows: Sequence[torch.Tensor], longest: int, offsets: torch.Tensor, sight: AttentionSpan) -> torch.Tensor:
     """The fused kernel of torch >= 2.11, with what its version offers."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - only where there is CUDA to run it
 

@@ -7,7 +7,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embedding.engine.batching import Around
+from pipeline.embedding.engine.batching import SpecialTokens
 from pipeline.embedding.engine.device_transfer import Transfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
@@ -24,7 +24,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
 log = structlog.get_logger(__name__)
 
 
-def take_fast_ways(
+def enable_fast_paths(
     forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, *, limit: int, name: str, pack: bool
 ) -> None:
     """Have the model run flat batches and, with `pack`, packed weights, if vectors change by no more than rounding.
@@ -59,14 +59,14 @@ def take_fast_ways(
             leave()
         return reason
 
-    if (reason := refusal(forward.lie_flat)) is not None:
+    if (reason := refusal(forward.use_flat_batches)) is not None:
         log.info("model.padded", model=name, reason=reason, what="batches are padded, which is slower")
     if pack and (reason := refusal(forward.pack_weights)) is not None:
         log.info("model.unpacked", model=name, reason=reason, what="weights stay as they are, which is slower")
 
 
 def _vectors(
-    forward: Forward, transfer: Transfer, texts: Sequence[NDArray[np.int32]], item: Around
+    forward: Forward, transfer: Transfer, texts: Sequence[NDArray[np.int32]], item: SpecialTokens
 ) -> NDArray[np.float32]:
     inputs = forward.inputs(texts, item)
     tensors = transfer.upload(inputs.arrays)

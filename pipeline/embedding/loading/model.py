@@ -32,7 +32,7 @@ from pipeline.embedding.kernels.device import (
 from pipeline.embedding.kernels.roofline import processor_name
 from pipeline.embedding.loading.autotune import Rate, rate_of, tune_cpu, tune_gpu
 from pipeline.embedding.loading.compilation import compile_model
-from pipeline.embedding.loading.fast_paths import take_fast_ways
+from pipeline.embedding.loading.fast_paths import enable_fast_paths
 from pipeline.embedding.loading.model_files import check_model, digest_model, find_model, first_folder
 from pipeline.embedding.loading.tuning_cache import TuningFile
 from pipeline.embedding.loading.weight_check import missing_weights
@@ -79,7 +79,7 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     transfer = HostTransfer() if device.type == "cpu" else CudaTransfer(device)
     # What torch compiles it packs itself.
     pack = device.type == "cpu" and multiplied_by_onednn(dtype) and not settings.compile
-    take_fast_ways(forward, transfer, tokenizer, limit=limit, name=settings.model, pack=pack)
+    enable_fast_paths(forward, transfer, tokenizer, limit=limit, name=settings.model, pack=pack)
     if forward.packed:
         transfer.recover()  # what the layers held that were replaced
     rate = rate_of(forward, transfer, tokenizer, stamp, gpu=device.type == "cuda")

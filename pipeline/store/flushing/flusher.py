@@ -182,7 +182,7 @@ class Flusher:
         except Unavailable as error:
             self._try_later(current, error)
             return
-        failpoints.reached("flushed")
+        failpoints.hit("flushed")
         if durable := current.take():
             self._on_durable(durable)
         with self._lock:

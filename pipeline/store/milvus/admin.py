@@ -8,7 +8,7 @@ from pymilvus.client.types import LoadState
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, NotFound, UsageError
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, ServerInfo
-from pipeline.store.milvus.calls import Caller
+from pipeline.store.milvus.calls import RetryingCaller
 from pipeline.store.milvus.conversion import DESCRIPTION_PROPERTY, collection_info, sdk_schema
 from pipeline.store.milvus.error_mapping import Call
 
@@ -21,10 +21,10 @@ LITE_WAITS_S = (0.1, 0.5, 1.0)
 _COUNTER_BITS = 18
 
 
-class Catalog:
+class CollectionAdmin:
     """The part of `MilvusServerApi` that is not about rows."""
 
-    def __init__(self, client: MilvusClient, server: ServerInfo, run: Caller) -> None:
+    def __init__(self, client: MilvusClient, server: ServerInfo, run: RetryingCaller) -> None:
         self._client = client
         self._server = server
         self._run = run
@@ -148,7 +148,7 @@ class Catalog:
             # Lite refuses a name that exists, in words that say nothing; elsewhere an answer may have been lost.
             if partition not in self.partitions(collection):
                 raise
-        failpoints.reached("partition_created")
+        failpoints.hit("partition_created")
         if self._server.lite:
             return
         # Milvus loads a new partition with a loaded collection, but not with one of which only parts were loaded.

@@ -22,7 +22,7 @@ def unobserved(operation: str, seconds: float, error: MilvusStreamError | None) 
     """The observer for those who want none."""
 
 
-class Caller:
+class RetryingCaller:
     """Makes the calls of one connection; may be used by several threads.
 
     `failures` are the SDK's exceptions; anything else passes through as the bug it is.

@@ -12,9 +12,9 @@ from pymilvus import MilvusClient, MilvusException
 from pymilvus.exceptions import ConnectionConfigException
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable, UsageError
-from pipeline.store.milvus.admin import DEFAULT_PARTITION, Catalog
+from pipeline.store.milvus.admin import DEFAULT_PARTITION, CollectionAdmin
 from pipeline.store.milvus.api import Hit, Row
-from pipeline.store.milvus.calls import Caller, Observer, unobserved, words
+from pipeline.store.milvus.calls import Observer, RetryingCaller, unobserved, words
 from pipeline.store.milvus.column_packing import pack_upserts
 from pipeline.store.milvus.conversion import (
     hits,
@@ -72,7 +72,7 @@ def connect(
         if isinstance(failed, UsageError):
             raise failed from error
         raise Unavailable(f"Milvus at {address} does not answer; is it running? {words(error)}") from error
-    run = Caller(
+    run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,
         retry=retry or RetryPolicy(total_s=1.2 * timeout_s),
@@ -84,7 +84,7 @@ def connect(
     return MilvusServer(client, server_info(version), run)
 
 
-class MilvusServer(Catalog):
+class MilvusServer(CollectionAdmin):
     """`MilvusServerApi` on one connection; may be used by several threads.
 
     pymilvus cannot be kept from retrying a call whose connection broke once it could reconnect; its deadline bounds

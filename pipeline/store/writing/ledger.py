@@ -90,7 +90,7 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
 
 
 @dataclass(slots=True)
-class _Held:
+class _CachedEntry:
     """What this worker knows of one key."""
 
     entry: Entry | None
@@ -127,7 +127,7 @@ class Ledger:
         self._staleness_s = staleness_s
         self._max_remembered = max_remembered
         self._clock = clock
-        self._held: dict[Key, _Held] = {}
+        self._held: dict[Key, _CachedEntry] = {}
         self._lock = threading.Lock()
         self._distrusted_until = clock() + staleness_s
         self._distrusts = 0
@@ -163,14 +163,14 @@ class Ledger:
                 held = self._held.get(key)
                 if held is None:
                     settled = entry is None or not entry.pending
-                    held = self._held[key] = _Held(entry, entry if settled else None, settled, now)
+                    held = self._held[key] = _CachedEntry(entry, entry if settled else None, settled, now)
                 held.in_flight += 1
 
     def forget(self) -> None:
-        """Another worker may have written since: forget what is not in flight, and distrust what is read."""
+        """Another worker may have written since: forget what is not in flight, and invalidate what is read."""
         with self._lock:
             self._held = {key: held for key, held in self._held.items() if held.in_flight}
-        self.distrust()
+        self.invalidate()
 
     # --- the writing thread ------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Ledger:
 
     # --- both --------------------------------------------------------------------------------------------------
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """From now on reads must see everything written before now; for a while they would not all by themselves."""
         with self._lock:
             self._distrust_until(self._clock() + self._staleness_s)
@@ -231,7 +231,7 @@ class Ledger:
         self._since = None
 
     def _consistency(self) -> dict[str, Any]:
-        """For a read that must see everything written before the last distrust.
+        """For a read that must see everything written before the last invalidate.
 
         One instant serves all of them: only the first waits until the server has got past it. A strong read, which is
         as of its own moment, waits every time (some 300 ms on 2.3.5).

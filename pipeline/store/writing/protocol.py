@@ -45,7 +45,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DocumentHashes:
     """What decides whether a document is stored already as the record wants it."""
 
     content_hash: str
@@ -76,7 +76,7 @@ class Plan:
     stale: int = 0
     """Operations dropped because a newer version is stored."""
     refused: Sequence[Refusal] = ()
-    facts: Mapping[Key, Facts] = field(default_factory=dict)
+    facts: Mapping[Key, DocumentHashes] = field(default_factory=dict)
     """Of the puts in `to_embed`."""
     stored: Mapping[Key, Entry] = field(default_factory=dict)
     """What the ledger says of their documents; batches still in flight may change it."""
@@ -113,7 +113,7 @@ class Applied:
     refused: Sequence[Refusal] = ()
 
 
-def decide(entry: Entry | None, operation: Change, facts: Facts | None, fingerprint: str) -> Decision:
+def decide(entry: Entry | None, operation: Change, facts: DocumentHashes | None, fingerprint: str) -> Decision:
     """Compare an operation with what is stored.
 
     `facts` are the Put's, None for a Delete. A pending entry holds the version before the change that was begun, and
@@ -159,7 +159,7 @@ def _order(entry: Entry, operation: Change) -> int:
     return 0
 
 
-def _holds(entry: Entry, facts: Facts | None, fingerprint: str) -> bool:
+def _holds(entry: Entry, facts: DocumentHashes | None, fingerprint: str) -> bool:
     if facts is None:
         return entry.state == "deleted"
     return (
@@ -201,7 +201,7 @@ def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | 
     return replace(before, footprint=footprint, pending=True)
 
 
-def final(operation: Change, facts: Facts | None, place: Footprint, fingerprint: str) -> Entry:
+def final(operation: Change, facts: DocumentHashes | None, place: Footprint, fingerprint: str) -> Entry:
     """The ledger row once the rows are exactly those of the operation.
 
     A delete leaves one too, also of a key never seen: else an older record, read again, would bring the document back.

@@ -80,7 +80,7 @@ def _upsert(
         for half in halves:
             _upsert(api, collection, partition, half, sent=sent, touched=touched)
     else:
-        failpoints.reached("request_acked")
+        failpoints.hit("request_acked")
         sent.rows += len(rows)
         touched.update(group.owner for group in groups)
 

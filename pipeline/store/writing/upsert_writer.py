@@ -22,8 +22,8 @@ from pipeline.store.writing.protocol import (
     Applied,
     Change,
     Decision,
+    DocumentHashes,
     Entry,
-    Facts,
     Footprint,
     Key,
     Plan,
@@ -45,7 +45,7 @@ class _Step:
     """An operation whose rows change."""
 
     operation: Change
-    facts: Facts | None
+    facts: DocumentHashes | None
     put: EmbeddedPut | None
     place: Footprint
 
@@ -111,7 +111,7 @@ class UpsertWriter:
             del by_key[operation.key]
         with self._distrusting():
             known = self._ledger.read(by_key)
-            failpoints.reached("ledger_read")
+            failpoints.hit("ledger_read")
             decisions = {
                 key: Decision.WRITE if in_flight else decide(entry, by_key[key], facts.get(key), self._fingerprint)
                 for key, (entry, in_flight) in known.items()
@@ -143,8 +143,8 @@ class UpsertWriter:
         """See `Writer.reusable`."""
         return stored_vectors(self._api, self._collection, plan, chunks, self._fingerprint)
 
-    def _facts(self, operations: Sequence[Change]) -> tuple[dict[Key, Facts], list[Refusal]]:
-        facts: dict[Key, Facts] = {}
+    def _facts(self, operations: Sequence[Change]) -> tuple[dict[Key, DocumentHashes], list[Refusal]]:
+        facts: dict[Key, DocumentHashes] = {}
         refused: list[Refusal] = []
         for operation in operations:
             try:
@@ -152,12 +152,12 @@ class UpsertWriter:
                 if isinstance(operation, Put):
                     document = operation.document
                     place = partition_name(self._by, document.event_time)
-                    facts[operation.key] = Facts(content_hash(document.text), row_hash(document), place)
+                    facts[operation.key] = DocumentHashes(content_hash(document.text), row_hash(document), place)
             except ValueError as error:
                 refused.append((operation, "not_storable", str(error)))
         return facts, refused
 
-    def _homeless(self, writes: Sequence[Change], facts: Mapping[Key, Facts]) -> list[Refusal]:
+    def _homeless(self, writes: Sequence[Change], facts: Mapping[Key, DocumentHashes]) -> list[Refusal]:
         """Create the Milvus partitions that are missing; the result is the puts whose partition cannot be made."""
         places = {
             operation.key: facts[operation.key].milvus_partition for operation in writes if operation.key in facts
@@ -173,15 +173,15 @@ class UpsertWriter:
         """Write the rows and the ledger; a document that Milvus refuses keeps what was stored of it before."""
         with self._distrusting():
             work = self._steps(plan, puts)
-            failpoints.reached("intent_unwritten")
+            failpoints.hit("intent_unwritten")
             self._begin(work)
-            failpoints.reached("intent_written")
+            failpoints.hit("intent_written")
             written = self._write_rows(work)
-            failpoints.reached("rows_written")
+            failpoints.hit("rows_written")
             deleted = self._delete_surplus(work)
-            failpoints.reached("surplus_deleted")
+            failpoints.hit("surplus_deleted")
             self._finish(work)
-            failpoints.reached("ledger_final")
+            failpoints.hit("ledger_final")
         self._touched.difference_update(plan.held)
         self._ledger.release(plan.held)
         done = [step.put is not None for _, step in work.going()]
@@ -287,12 +287,12 @@ class UpsertWriter:
         try:
             yield
         except NotLoaded:
-            self._ledger.distrust()
+            self._ledger.invalidate()
             # A server that restarts loads what was loaded, and the client waits for that: somebody released it.
             open_ledger(self._api, self._collection)
             raise
         except Unavailable:
-            self._ledger.distrust()
+            self._ledger.invalidate()
             raise
 
 

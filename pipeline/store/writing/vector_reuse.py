@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded
 from pipeline.records import Chunk
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.writing.protocol import Entry, Facts, Footprint, Key, Plan
+from pipeline.store.writing.protocol import DocumentHashes, Entry, Footprint, Key, Plan
 from pipeline.store.writing.rows import row_ids
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
@@ -40,7 +40,7 @@ def stored_vectors(
     return list(found)
 
 
-def _promising(entry: Entry, facts: Facts, document: Sequence[Chunk]) -> bool:
+def _promising(entry: Entry, facts: DocumentHashes, document: Sequence[Chunk]) -> bool:
     """A short text that changed has nothing in common with what is stored."""
     return entry.content_hash == facts.content_hash or max(len(document), *entry.footprint.values(), 1) > 1
 

@@ -9,12 +9,12 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumers.dead_letters.envelope import Letter, fitted, letter
-from consumers.kafka import KafkaPartition, KafkaSettings, Lag, RebalanceHandler
+from consumers.dead_letters.envelope import ConsumedDeadLetter, fitted, letter
+from consumers.kafka import KafkaSettings, Lag, RebalanceHandler
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.positions import Commit, LogRange, begin_at
 from pipeline.errors import OffsetsLost, UsageError
-from pipeline.records import Position, Receipt, Rejected, SourceRecord
+from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
 
 _STEP_S = 0.002
 
@@ -366,7 +366,7 @@ class FakeDeadLetters:
         self._on_confirmed = on_confirmed
         self._pipeline = pipeline
         self._room_bytes = room_bytes
-        self._waiting: list[Letter] = []
+        self._waiting: list[ConsumedDeadLetter] = []
         self._problem: str | None = None
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""Rows as a Milvus server checks and answers them, and brute-force nearness; for the fake."""
+"""Rows as a Milvus server checks and answers them, and brute-force similarity_score; for the fake."""
 
 import json
 from collections.abc import Mapping, Sequence

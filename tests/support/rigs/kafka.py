@@ -11,7 +11,6 @@ from kafka.admin import KafkaAdminClient, MemberToRemove
 from consumers.kafka import (
     DeadLetters,
     DeadLetterTopic,
-    KafkaPartition,
     KafkaSettings,
     KafkaSource,
     OffsetTracker,
@@ -19,7 +18,7 @@ from consumers.kafka import (
     read_range,
     topic_ranges,
 )
-from pipeline.records import Position, Receipt, SourceRecord
+from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.names import unique
 from tests.support.waiting import eventually

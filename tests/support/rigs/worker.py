@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from consumers.dead_letters.limits import LetterLimits, LetterPolicy
+from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest.worker import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import KafkaSettings
 from pipeline.chunking import Chunker, ChunkingPolicy
@@ -104,7 +104,7 @@ class Rig:
     max_records: int | None = None
     retry_s: float = 0.01
     session_s: float = 5.0
-    limits: LetterPolicy = field(default_factory=LetterPolicy)
+    limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
     append: bool = False
     """Append mode, two batches at a time."""
@@ -140,7 +140,7 @@ class Rig:
             policy=FlowPolicy(
                 append=self.append, writers=2 if self.append else 1, retry_delay_s=self.retry_s, retry_cap_s=0.05
             ),
-            limits=LetterLimits(self.limits),
+            limits=DeadLetterLimiter(self.limits),
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),

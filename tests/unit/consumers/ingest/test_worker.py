@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from consumers.dead_letters.limits import LetterPolicy
+from consumers.dead_letters.limits import DeadLetterLimits
 from consumers.kafka import KafkaSettings, describe
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.store import SweepPolicy
@@ -407,7 +407,7 @@ def test_after_a_topic_was_created_anew_its_records_are_newer(broker: FakeBroker
 def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(broker: FakeBroker) -> None:
     for number in range(40):
         broker.produce(TOPIC, b"{broken" if number >= 12 else document(f"d{number}"))
-    rig = Rig(broker, limits=LetterPolicy(max_consecutive=15))
+    rig = Rig(broker, limits=DeadLetterLimits(max_consecutive=15))
     rig.start()
     with pytest.raises(TooManyRejected, match=r"documents/0 .* offsets 12 to 27, invalid_json 16"):
         rig.ended()
@@ -416,7 +416,7 @@ def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(b
     assert sent == set(range(12, 20))
     assert rig.committed().get(0, 0) <= 20
 
-    again = Rig(broker, rig.milvus, limits=LetterPolicy(max_consecutive=None), until_caught_up=True)
+    again = Rig(broker, rig.milvus, limits=DeadLetterLimits(max_consecutive=None), until_caught_up=True)
     again.start()
     assert again.ended().clean
     assert {describe(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
@@ -427,7 +427,7 @@ def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(b
 def test_what_the_model_refuses_counts_as_well(broker: FakeBroker) -> None:
     for number in range(40):
         broker.produce(TOPIC, document(f"d{number}", "NAN"))
-    rig = Rig(broker, embedder=MarkedNan("hash:8"), limits=LetterPolicy(max_consecutive=15))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), limits=DeadLetterLimits(max_consecutive=15))
     rig.start()
     with pytest.raises(TooManyRejected, match="vector_not_finite 16"):
         rig.ended()

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from pipeline.audit.compare import judge
-from pipeline.audit.expected_state import LastWord, Wanted, last_word, supersedes
+from pipeline.audit.expected_state import ExpectedState, Wanted, last_word, supersedes
 from pipeline.audit.findings import StoredRow, Verdict, View, stored_row, text_digest
 from pipeline.records import Delete, Position, Put
-from pipeline.store.writing.protocol import NOWHERE, Entry, Facts, final
+from pipeline.store.writing.protocol import NOWHERE, DocumentHashes, Entry, final
 from pipeline.store.writing.rows import append_rows, content_hash, document_rows, row_hash
 from tests.support.documents import delete, embedded, put
 
@@ -40,11 +40,11 @@ def rows(document: Put, place: str = HOME) -> list[StoredRow]:
 def entry(operation: Put | Delete, place: str = HOME, *, fingerprint: str = "model") -> Entry:
     if isinstance(operation, Delete):
         return final(operation, None, {}, fingerprint)
-    facts = Facts(content_hash(operation.document.text), row_hash(operation.document), place)
+    facts = DocumentHashes(content_hash(operation.document.text), row_hash(operation.document), place)
     return final(operation, facts, {place: len(operation.document.text.split())}, fingerprint)
 
 
-def word(*operations: Put | Delete, certain: bool = True) -> LastWord:
+def word(*operations: Put | Delete, certain: bool = True) -> ExpectedState:
     return last_word(wanted(operation, certain=certain) for operation in operations)
 
 

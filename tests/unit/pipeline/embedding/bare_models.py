@@ -26,7 +26,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from pipeline.embedding.engine.batching import Around
+from pipeline.embedding.engine.batching import SpecialTokens
 from pipeline.embedding.engine.forward_pass import Forward
 
 HIDDEN = 32
@@ -35,7 +35,7 @@ PADDING = 1
 LONGEST = 120
 WINDOW = 90
 """Of the models with a sliding window; those that look to both sides reach half as far."""
-AROUND = Around(np.array([5], dtype=np.int32), np.array([6, 7], dtype=np.int32), 0)
+AROUND = SpecialTokens(np.array([5], dtype=np.int32), np.array([6, 7], dtype=np.int32), 0)
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,

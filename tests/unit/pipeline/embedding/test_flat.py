@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
-from pipeline.embedding.kernels.varlen_attention import Sight, attend, runs, varlen_options
-from pipeline.embedding.loading.fast_paths import take_fast_ways
+from pipeline.embedding.kernels.varlen_attention import AttentionSpan, attend, runs, varlen_options
+from pipeline.embedding.loading.fast_paths import enable_fast_paths
 from pipeline.records import Tokens
 from tests.unit.pipeline.embedding.bare_models import AROUND, FLAT, LONGEST, WINDOW, forward_of, mpnet, texts
 
@@ -31,7 +31,7 @@ def vectors(forward: Forward, lengths: list[int]) -> NDArray[np.float32]:
 def padded_and_flat(request: pytest.FixtureRequest) -> tuple[Forward, Forward]:
     make, pooling = FLAT[request.param]
     padded, flat = forward_of(make(), pooling), forward_of(make(), pooling)
-    flat.lie_flat()
+    flat.use_flat_batches()
     return padded, flat
 
 
@@ -68,7 +68,7 @@ class Words:
 def check(forward: Forward, capsys: pytest.CaptureFixture[str], *, pack: bool = False) -> str:
     """What the log says."""
     words: Any = Words()
-    take_fast_ways(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=pack)
+    enable_fast_paths(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=pack)
     return capsys.readouterr().out
 
 
@@ -146,19 +146,19 @@ def test_neighbours_of_one_length_are_one_run() -> None:
     assert runs([7, 7, 7, 4, 7, 1, 1]) == [(0, 7, 3), (21, 4, 1), (25, 7, 1), (32, 1, 2)]
 
 
-def sights() -> Iterator[tuple[Sight, dict[str, object] | None, dict[str, object]]]:
+def sights() -> Iterator[tuple[AttentionSpan, dict[str, object] | None, dict[str, object]]]:
     """What is wanted, and what torch 2.11 and later versions are asked for: None is refused."""
     usual = 1 / math.sqrt(64)
-    yield Sight(usual, None, False), {"is_causal": False}, {"scale": usual, "window_size": (-1, -1)}
-    yield Sight(None, None, True), {"is_causal": True}, {"scale": None, "window_size": (-1, 0)}
-    yield Sight(usual, 65, False), None, {"scale": usual, "window_size": (64, 64)}
-    yield Sight(usual, 65, True), None, {"scale": usual, "window_size": (64, 0)}
-    yield Sight(0.5, None, False), None, {"scale": 0.5, "window_size": (-1, -1)}
+    yield AttentionSpan(usual, None, False), {"is_causal": False}, {"scale": usual, "window_size": (-1, -1)}
+    yield AttentionSpan(None, None, True), {"is_causal": True}, {"scale": None, "window_size": (-1, 0)}
+    yield AttentionSpan(usual, 65, False), None, {"scale": usual, "window_size": (64, 64)}
+    yield AttentionSpan(usual, 65, True), None, {"scale": usual, "window_size": (64, 0)}
+    yield AttentionSpan(0.5, None, False), None, {"scale": 0.5, "window_size": (-1, -1)}
 
 
 @pytest.mark.parametrize(("sight", "old", "new"), list(sights()))
 def test_the_fused_kernel_is_asked_only_for_what_it_offers(
-    sight: Sight, old: dict[str, object] | None, new: dict[str, object]
+    sight: AttentionSpan, old: dict[str, object] | None, new: dict[str, object]
 ) -> None:
     assert varlen_options({"scale", "window_size", "enable_gqa"}, sight, 64) == new
     if old is None:

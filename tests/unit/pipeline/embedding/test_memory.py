@@ -19,7 +19,7 @@ from tests.unit.pipeline.embedding.bare_models import AROUND, forward_of
 width = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
 config = BertConfig(num_hidden_layers=1, vocab_size=900, **width)
 forward = forward_of(BertModel(config), "mean")
-forward.lie_flat()
+forward.use_flat_batches()
 sequences = [np.arange(random.Random(i).randint(1, 509), dtype=np.int32) for i in range(500)]
 base = process_memory.resident_bytes()
 process_memory.forget_peak()

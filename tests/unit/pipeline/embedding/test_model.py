@@ -17,7 +17,7 @@ from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
 from pipeline.embedding.engine import batching as packing
 from pipeline.embedding.engine import forward_pass as forward
-from pipeline.embedding.engine.batching import Around
+from pipeline.embedding.engine.batching import SpecialTokens
 from pipeline.embedding.engine.transformer_embedder import TransformerEmbedder
 from pipeline.embedding.kernels import matmul_attention as product_attention
 from pipeline.embedding.kernels import varlen_attention as flat_attention
@@ -121,18 +121,20 @@ def test_no_row_of_the_real_model_needs_the_kernel(monkeypatch: pytest.MonkeyPat
     """Neither its texts nor what fills the row up have scores that are too large for plain products."""
     asked: list[Sequence[int]] = []
 
-    def by_products(rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: float | None, _: object) -> object:
+    def matmul_attention(
+        rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: float | None, _: object
+    ) -> object:
         def otherwise(_: object, lengths: Sequence[int]) -> torch.Tensor:
             asked.append(lengths)
             return torch.zeros_like(rows[2])
 
         counted.append(lengths)
-        return product_attention.by_products(rows, lengths, scale, otherwise)
+        return product_attention.matmul_attention(rows, lengths, scale, otherwise)
 
     counted: list[Sequence[int]] = []
     for module in (flat_attention, forward):
         monkeypatch.setattr(module, "multiplied_by_onednn", lambda _: True)
-    monkeypatch.setattr(flat_attention, "by_products", by_products)
+    monkeypatch.setattr(flat_attention, "matmul_attention", matmul_attention)
     embedder = load_embedder(settings(Path("sentence-transformers/all-MiniLM-L6-v2")))
     asked.clear()
     counted.clear()
@@ -336,7 +338,7 @@ def test_a_model_that_runs_otherwise_here_is_refused(tiny: Path, monkeypatch: py
 
     def without_start(sequences: list[NDArray[np.int32]], _: object) -> object:
         nothing = np.empty(0, dtype=np.int32)
-        return joined(sequences, Around(nothing, nothing, 0))
+        return joined(sequences, SpecialTokens(nothing, nothing, 0))
 
     monkeypatch.setattr(packing, "_joined", without_start)
     with pytest.raises(UsageError, match="cosine"):

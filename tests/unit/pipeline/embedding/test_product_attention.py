@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.embedding.kernels import matmul_attention as product_attention
 from pipeline.embedding.kernels import varlen_attention as flat_attention
-from pipeline.embedding.kernels.matmul_attention import by_products
+from pipeline.embedding.kernels.matmul_attention import matmul_attention
 from pipeline.embedding.kernels.varlen_attention import attend
 
 Lengths = Sequence[int]
@@ -54,7 +54,7 @@ def off(
     rows: Sequence[torch.Tensor], lengths: Lengths, scale: float | None = None, kernel: Kernel | None = None
 ) -> float:
     """How far the text that is farthest is from its exact result, as a share of that, or of values that cancel."""
-    found = by_products(rows, lengths, scale, kernel or Kernel(scale)).double()
+    found = matmul_attention(rows, lengths, scale, kernel or Kernel(scale)).double()
     wanted, values = exact(rows, lengths, scale), rows[2].double()
     texts = [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
     return max(
@@ -141,7 +141,7 @@ def test_values_too_large_to_be_summed_up_are_left_to_the_kernel(beside: float) 
     rows = made([64, 63], 1, 32)
     rows[2, :64] *= 1e36
     rows[2, 64:] += beside
-    found = by_products(rows.unbind(), [64, 63], None, kernel)
+    found = matmul_attention(rows.unbind(), [64, 63], None, kernel)
     assert kernel.asked == [[64, 63]]
     assert found[:64].isfinite().all()
 
@@ -149,7 +149,7 @@ def test_values_too_large_to_be_summed_up_are_left_to_the_kernel(beside: float) 
 def test_not_a_number_stays_in_its_text() -> None:
     rows = made([40, 40], 2, 8)
     rows[0, 40:] = torch.nan
-    found = by_products(rows.unbind(), [40, 40], None, Kernel())
+    found = matmul_attention(rows.unbind(), [40, 40], None, Kernel())
     assert found[:40].isfinite().all()
     assert found[40:].isnan().all()
 
@@ -160,9 +160,9 @@ def test_products_are_made_where_onednn_makes_them(monkeypatch: pytest.MonkeyPat
 
     def counted(rows: Sequence[torch.Tensor], *others: Any) -> torch.Tensor:
         asked.append(rows[0].dtype)
-        return by_products(rows, *others)
+        return matmul_attention(rows, *others)
 
-    monkeypatch.setattr(flat_attention, "by_products", counted)
+    monkeypatch.setattr(flat_attention, "matmul_attention", counted)
     monkeypatch.setattr(flat_attention, "multiplied_by_onednn", lambda dtype: dtype == torch.bfloat16)
     rows = made(lengths, 4, 8)
     offsets = torch.tensor([0, *accumulate(lengths)])

@@ -52,7 +52,7 @@ class Rig:
         make, pooling = FLAT["bert"]
         self.forward = forward_of(make(), pooling)
         if flat:
-            self.forward.lie_flat()
+            self.forward.use_flat_batches()
         self.memory = Allocator(self.forward._transformer, tokens)
         self.forward._transformer = self.memory
         self.transfer = Counting()

@@ -111,7 +111,7 @@ class Rig:
     def __init__(self) -> None:
         make, pooling = FLAT["bert"]
         self.forward: Forward = forward_of(make(), pooling)
-        self.forward.lie_flat()
+        self.forward.use_flat_batches()
         self.streams = Streams()
         self.transfer = CudaTransfer(DEVICE, self.streams, pinned=False)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.dead_letters.limits import LetterPolicy
+from consumers.dead_letters.limits import DeadLetterLimits
 from consumers.kafka import KafkaSettings
 from pipeline.errors import RowsRefused, TooManyRejected, Unavailable
 from tests.support.fakes.kafka import FakeBroker, FakeSource
@@ -150,7 +150,7 @@ def test_an_outage_is_waited_out_by_both(broker: FakeBroker) -> None:
 
 
 def test_rejected_records_are_judged_in_the_order_of_the_log(broker: FakeBroker) -> None:
-    rig = Rig(broker, append=True, limits=LetterPolicy(max_consecutive=BATCH + 1))
+    rig = Rig(broker, append=True, limits=DeadLetterLimits(max_consecutive=BATCH + 1))
     calls = Calls(rig)
     publish(broker, "a")
     broker.produce(TOPIC, document("b0"))

@@ -3,12 +3,12 @@ import threading
 import pytest
 
 from pipeline.errors import Stopped
-from pipeline.ingest.bounded_queue import Lane
+from pipeline.ingest.bounded_queue import BoundedQueue
 from tests.support.waiting import eventually
 
 
 def test_items_leave_in_order_and_none_says_the_end() -> None:
-    lane: Lane[int] = Lane()
+    lane: BoundedQueue[int] = BoundedQueue()
     for item in range(3):
         lane.put(item)
     lane.close()
@@ -16,7 +16,7 @@ def test_items_leave_in_order_and_none_says_the_end() -> None:
 
 
 def test_put_waits_while_the_lane_is_full() -> None:
-    lane: Lane[int] = Lane(1)
+    lane: BoundedQueue[int] = BoundedQueue(1)
     lane.put(1)
     thread = threading.Thread(target=lane.put, args=(2,))
     thread.start()
@@ -27,7 +27,7 @@ def test_put_waits_while_the_lane_is_full() -> None:
 
 
 def test_get_ready_takes_only_the_kind_asked_for() -> None:
-    lane: Lane[int | str] = Lane()
+    lane: BoundedQueue[int | str] = BoundedQueue()
     assert lane.get_ready(int) is None
     lane.put("barrier")
     lane.put(1)
@@ -38,7 +38,7 @@ def test_get_ready_takes_only_the_kind_asked_for() -> None:
 
 @pytest.mark.parametrize("side", ["put", "get"])
 def test_abort_wakes_a_waiting_thread_with_stopped(side: str) -> None:
-    lane: Lane[int] = Lane(1)
+    lane: BoundedQueue[int] = BoundedQueue(1)
     outcome: list[BaseException] = []
 
     def wait() -> None:

@@ -6,13 +6,13 @@ from collections import Counter
 import pytest
 
 from pipeline.errors import Stopped, Unavailable
-from pipeline.ingest.circuit_breaker import Patience
+from pipeline.ingest.circuit_breaker import CircuitBreaker
 from tests.support.waiting import eventually
 
 
-def patience(retries: Counter[str] | None = None, *, longest_s: float = 0.02) -> Patience:
+def patience(retries: Counter[str] | None = None, *, longest_s: float = 0.02) -> CircuitBreaker:
     counted = Counter[str]() if retries is None else retries
-    return Patience(0.01, longest_s, lambda stage: counted.update([stage]))
+    return CircuitBreaker(0.01, longest_s, lambda stage: counted.update([stage]))
 
 
 def test_a_call_is_repeated_until_it_succeeds() -> None:

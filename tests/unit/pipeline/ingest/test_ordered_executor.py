@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ingest.ordered_executor import Overlap
+from pipeline.ingest.ordered_executor import OrderedExecutor
 
 
 def unguarded(run: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ def test_what_follows_is_in_order_whichever_step_ends_first(width: int, order: l
             followed.append(number)
             changed.notify_all()
 
-    with Overlap(width, "step", unguarded) as steps:
+    with OrderedExecutor(width, "step", unguarded) as steps:
         for number in range(8):
             steps.submit(lambda number=number: step(number), follow)  # type: ignore[misc]
         steps.finish()
@@ -64,7 +64,7 @@ def test_several_run_at_a_time_and_no_more() -> None:
         both.wait(2)
         return go[number].wait(2)
 
-    with Overlap(2, "step", unguarded) as steps:
+    with OrderedExecutor(2, "step", unguarded) as steps:
         for number in range(2):
             steps.submit(lambda number=number: step(number), lambda _: None)  # type: ignore[misc]
 
@@ -86,7 +86,7 @@ def test_leaving_the_block_waits_for_what_is_under_way() -> None:
     done: list[bool] = []
 
     def block() -> None:
-        with Overlap(1, "step", unguarded) as steps:
+        with OrderedExecutor(1, "step", unguarded) as steps:
             steps.submit(lambda: go.wait(2), done.append)
         left.set()
 
@@ -117,7 +117,7 @@ def test_behind_an_error_nothing_follows_and_nothing_begins(fails: str) -> None:
             failing()
 
     followed: list[int] = []
-    with Overlap(2, "step", guard) as steps:
+    with OrderedExecutor(2, "step", guard) as steps:
         steps.submit(first, failing)
         steps.submit(lambda: both.wait(2), followed.append)
         steps.finish()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.query.filters import Catalogue, balanced, comparisons, compile_filter, literal, parse_filter
+from pipeline.query.filters import FilterableFields, balanced, comparisons, compile_filter, literal, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 
 LIMITS = Limits()
-CATALOGUE = Catalogue(
+CATALOGUE = FilterableFields(
     {"id": "string", "doc_id": "string", "chunk": "integer", "event_time": "integer", "vector": "other"}
 )
 
@@ -136,7 +136,9 @@ def test_messages_do_not_repeat_values(refusal: Callable[[], str]) -> None:
 
 def test_without_a_dynamic_field_an_unknown_name_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="chunk, doc_id"):
-        compile_filter(parse_filter(leaf("eq", "lang", "en"), LIMITS), Catalogue({**CATALOGUE.declared}, dynamic=False))
+        compile_filter(
+            parse_filter(leaf("eq", "lang", "en"), LIMITS), FilterableFields({**CATALOGUE.declared}, dynamic=False)
+        )
 
 
 def test_a_tree_of_many_terms_is_shallow() -> None:

@@ -1,11 +1,11 @@
 """Which Milvus partitions a search reads."""
 
 from pipeline.query.answer import Skipped
-from pipeline.query.filters import Catalogue, Comparison
+from pipeline.query.filters import Comparison, FilterableFields
 from pipeline.query.plan import plan
 from pipeline.query.request import TimeRange, parse_time
 
-CATALOGUE = Catalogue({"event_time": "integer"})
+CATALOGUE = FilterableFields({"event_time": "integer"})
 DAYS = ("d20261120", "d20261121", "d20261122")
 
 

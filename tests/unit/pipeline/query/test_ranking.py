@@ -1,7 +1,7 @@
 """From hits to results."""
 
 from pipeline.query.answer import format_time
-from pipeline.query.ranking import nearness, rank
+from pipeline.query.ranking import rank, similarity_score
 from pipeline.store.milvus.api import Hit
 
 
@@ -50,10 +50,10 @@ def test_in_append_mode_every_record_stays() -> None:
 
 
 def test_nearer_is_higher_in_every_metric() -> None:
-    assert nearness("COSINE", 0.4) == 0.4
-    assert nearness("IP", -3.0) == -3.0
-    assert nearness("L2", 0.0) == 1.0
-    assert nearness("L2", 0.5) > nearness("L2", 0.6) > 0
+    assert similarity_score("COSINE", 0.4) == 0.4
+    assert similarity_score("IP", -3.0) == -3.0
+    assert similarity_score("L2", 0.0) == 1.0
+    assert similarity_score("L2", 0.5) > similarity_score("L2", 0.6) > 0
 
 
 def test_times_are_rfc_3339() -> None:

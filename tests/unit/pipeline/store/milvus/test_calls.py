@@ -7,7 +7,7 @@ import pytest
 from pymilvus.exceptions import MilvusException
 
 from pipeline.errors import MilvusStreamError, NotLoaded, RateLimited, RowsRefused, Unavailable
-from pipeline.store.milvus.calls import Caller, unobserved, words
+from pipeline.store.milvus.calls import RetryingCaller, unobserved, words
 from pipeline.store.milvus.error_mapping import Call, RetryPolicy
 
 UPSERT = Call("upsert", "documents", "rows")
@@ -43,8 +43,8 @@ class Server:
         self,
         retry: RetryPolicy | None = None,
         observe: Callable[[str, float, MilvusStreamError | None], None] = unobserved,
-    ) -> Caller:
-        return Caller(
+    ) -> RetryingCaller:
+        return RetryingCaller(
             (MilvusException,),
             timeout_s=10.0,
             retry=retry or RetryPolicy(),
@@ -132,7 +132,7 @@ def test_after_close_nothing_is_called() -> None:
 
 def test_close_ends_a_call_that_waits() -> None:
     server = Server(DOWN)
-    run = Caller((MilvusException,), timeout_s=10.0, retry=RetryPolicy(), sleep=lambda _: run.close())
+    run = RetryingCaller((MilvusException,), timeout_s=10.0, retry=RetryPolicy(), sleep=lambda _: run.close())
     with pytest.raises(Unavailable, match="closed"):
         run(QUERY, server.call)
     assert len(server.timeouts) == 1

@@ -12,7 +12,7 @@ from pymilvus.client.prepare import Prepare
 from pipeline.store.collection.schema import ledger_spec
 from pipeline.store.milvus.column_packing import pack_upserts, upsert_request
 from pipeline.store.writing.ledger import entry_row
-from pipeline.store.writing.protocol import Facts, final
+from pipeline.store.writing.protocol import DocumentHashes, final
 from pipeline.store.writing.rows import document_rows
 from tests.support.documents import embedded, put
 
@@ -66,7 +66,7 @@ def test_documents(contents: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 def test_the_ledger_and_a_long_request() -> None:
-    facts = Facts("c" * 32, "r" * 32, "d20261122")
+    facts = DocumentHashes("c" * 32, "r" * 32, "d20261122")
     entries = [final(put(f"k{n}", "x", n, version=n or None), facts, {"d20261122": n}, "model") for n in range(300)]
     rows = [entry_row(entry) for entry in entries]
     assert ours(rows, LEDGER) == theirs(rows, LEDGER)

@@ -6,10 +6,10 @@ import pytest
 
 from pipeline.records import Position
 from pipeline.store.writing.ledger import entry_row, row_entry
-from pipeline.store.writing.protocol import Decision, Entry, Facts, decide, final, intent, surplus
+from pipeline.store.writing.protocol import Decision, DocumentHashes, Entry, decide, final, intent, surplus
 from tests.support.documents import delete, put
 
-FACTS = Facts("content", "row", "d1")
+FACTS = DocumentHashes("content", "row", "d1")
 STORED = final(put("k", "text", 10), FACTS, {"d1": 2}, "model")
 VERSIONED = final(put("k", "text", 10, version=5), FACTS, {"d1": 2}, "model")
 DELETED = final(delete("k", 10), None, {}, "model")
@@ -106,7 +106,7 @@ def test_an_entry_survives_its_row(tenant: str | None) -> None:
 def test_offsets_of_a_topic_created_anew_are_not_compared(stored_id: str, new_id: str, expected: Decision) -> None:
     entry = replace(STORED, topic_id=stored_id)
     operation = replace(put("k", "other", 3), topic_id=new_id)
-    assert decide(entry, operation, Facts("other", "row", "d1"), "model") is expected
+    assert decide(entry, operation, DocumentHashes("other", "row", "d1"), "model") is expected
     versioned = replace(VERSIONED, topic_id=stored_id)
     older = replace(put("k", "other", 99, version=4), topic_id=new_id)
-    assert decide(versioned, older, Facts("other", "row", "d1"), "model") is Decision.STALE
+    assert decide(versioned, older, DocumentHashes("other", "row", "d1"), "model") is Decision.STALE
