@@ -18,12 +18,12 @@ import structlog
 from consumers.audit.reading import ReplayedDecision, StoredReader, in_parts, moving, read_operations
 from consumers.audit.repair import Repairer
 from consumers.audit.scope import AuditSpan, audit_span, dead_letters
-from consumers.audit.workspace import Spill, Stored
+from consumers.audit.workspace import AuditWorkspace, StoredDocument
 from consumers.kafka import KafkaSettings, topic_ranges
 from consumers.replay.plan import ReplayTimes
-from pipeline.audit.compare import judge
+from pipeline.audit.compare import compare_document
 from pipeline.audit.expected_state import last_word
-from pipeline.audit.findings import KINDS, Problem, Verdict, View
+from pipeline.audit.findings import KINDS, AuditScope, Finding, Problem
 from pipeline.chunking import Chunker
 from pipeline.records import Position
 from pipeline.store import MilvusServerApi
@@ -50,7 +50,7 @@ class AuditSettings:
     fingerprint: str
     append: bool
     deletes_kept_from_ms: int
-    """See `View`."""
+    """See `AuditScope`."""
     limit: int
     """Findings that are told; all are counted."""
     second_look_s: float = SECOND_LOOK_S
@@ -144,7 +144,7 @@ class Audit:
         *,
         acceptance: ReplayedDecision,
         chunker: Chunker,
-        spill: Spill,
+        spill: AuditWorkspace,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
@@ -155,7 +155,7 @@ class Audit:
         self._sleep = sleep
         self._span: AuditSpan = audit_span(settings.kafka, times)
         self._reader = StoredReader(api, settings.collection, append=settings.append)
-        self._view = View(
+        self._view = AuditScope(
             by=settings.by,
             fingerprint=settings.fingerprint,
             milvus_partitions=self._reader.partitions,
@@ -242,7 +242,7 @@ class Audit:
             self.progress.told(len(bucket))
         self.report.documents = dict(sorted(outcomes.items()))
 
-    def _is_judged(self, stored: Stored) -> bool:
+    def _is_judged(self, stored: StoredDocument) -> bool:
         """Whether the document is in the range: its newest record is."""
         if self._span.times is None and not self._append:
             return True
@@ -254,8 +254,8 @@ class Audit:
         judged = self._span.judged
         return bool(positions) and all(at.offset < judged.get(at[:2], 0) for at in positions)
 
-    def _judge(self, stored: Stored) -> Verdict:
-        return judge(last_word(stored.operations), stored.entry, stored.rows, self._view)
+    def _judge(self, stored: StoredDocument) -> Finding:
+        return compare_document(last_word(stored.operations), stored.entry, stored.rows, self._view)
 
     # --- the second look ---------------------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Audit:
             self._take(self._reader.again(group), {each.key: each for each in group})
             self.progress.told(len(group))
 
-    def _take(self, documents: Sequence[Stored], before: Mapping[bytes, Stored]) -> None:
+    def _take(self, documents: Sequence[StoredDocument], before: Mapping[bytes, StoredDocument]) -> None:
         """Keep as findings what is still wrong; forget the others."""
         self._spill.clear(each.key for each in documents)
         wrong = []
@@ -278,7 +278,9 @@ class Audit:
                 self._count(verdict.outcome)
         self._spill.suspect(wrong)
 
-    def _told(self, before: Stored, stored: Stored, verdict: Verdict, problem: Problem) -> dict[str, Any]:
+    def _told(
+        self, before: StoredDocument, stored: StoredDocument, verdict: Finding, problem: Problem
+    ) -> dict[str, Any]:
         tenant, doc_id = before.name
         position = verdict.wanted.position if verdict.wanted is not None else NOWHERE
         if position == NOWHERE:

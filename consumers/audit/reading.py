@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
-from consumers.audit.workspace import Spill, Stored
+from consumers.audit.workspace import AuditWorkspace, StoredDocument
 from consumers.kafka import KafkaSettings, read_range
-from pipeline.audit.expected_state import Wanted, supersedes
+from pipeline.audit.expected_state import ExpectedWrite, supersedes
 from pipeline.audit.findings import ROW_FIELDS, StoredRow, stored_row, text_digest
 from pipeline.chunking import Chunker
 from pipeline.intake import Decoder, Reason
@@ -73,11 +73,11 @@ class ReplayedDecision:
 class _Buffer:
     """Operations that may still be superseded, by document and Kafka partition, with their texts."""
 
-    operations: dict[bytes, dict[KafkaPartition, list[tuple[Wanted, str]]]] = field(default_factory=dict)
+    operations: dict[bytes, dict[KafkaPartition, list[tuple[ExpectedWrite, str]]]] = field(default_factory=dict)
     records: int = 0
     characters: int = 0
 
-    def add(self, key: bytes, wanted: Wanted, text: str) -> None:
+    def add(self, key: bytes, wanted: ExpectedWrite, text: str) -> None:
         some = self.operations.setdefault(key, {}).setdefault(wanted.position[:2], [])
         while some and supersedes(wanted, some[-1][0]):
             self.characters -= len(some.pop()[1])
@@ -89,7 +89,7 @@ class _Buffer:
     def full(self) -> bool:
         return self.records >= _BUFFER_RECORDS or self.characters >= _BUFFER_CHARACTERS
 
-    def drain(self, chunker: Chunker) -> Iterator[tuple[bytes, Wanted]]:
+    def drain(self, chunker: Chunker) -> Iterator[tuple[bytes, ExpectedWrite]]:
         left = [
             (key, wanted, text)
             for key, by_partition in self.operations.items()
@@ -130,7 +130,7 @@ def read_operations(
     offsets: Mapping[KafkaPartition, tuple[int, int]],
     acceptance: ReplayedDecision,
     chunker: Chunker,
-    spill: Spill,
+    spill: AuditWorkspace,
     *,
     append: bool,
     told: Told,
@@ -154,9 +154,9 @@ def read_operations(
     return records, rejected
 
 
-def _wanted(operation: Put | Delete, certain: bool) -> Wanted:
+def _wanted(operation: Put | Delete, certain: bool) -> ExpectedWrite:
     document = operation.document if isinstance(operation, Put) else None
-    return Wanted(
+    return ExpectedWrite(
         position=operation.position,
         timestamp_ms=operation.timestamp_ms,
         key=operation.key,
@@ -181,7 +181,7 @@ class StoredReader:
         self._loaded = [name for name in self.partitions if name in loaded]
         self._scan = RowScan(api, collection, ROW_FIELDS)
 
-    def all_rows(self, spill: Spill, told: Told) -> int:
+    def all_rows(self, spill: AuditWorkspace, told: Told) -> int:
         """Every row; returns how many there are, every copy counted."""
         counts = self._scan.counts(self._loaded)
         unique = dict.fromkeys(counts, 0)
@@ -196,11 +196,11 @@ class StoredReader:
                     self._add(spill, name, raw, copies)
         return sum(counts.values())
 
-    def _add(self, spill: Spill, name: str, raw: StoredRows, copies: Mapping[str, int]) -> None:
+    def _add(self, spill: AuditWorkspace, name: str, raw: StoredRows, copies: Mapping[str, int]) -> None:
         rows = (stored_row(each, name, copies.get(each["id"], 1)) for each in raw)
         spill.add_rows((row_digest(row, append=self._append), row) for row in rows)
 
-    def all_entries(self, spill: Spill, told: Told) -> int:
+    def all_entries(self, spill: AuditWorkspace, told: Told) -> int:
         """Every ledger row; returns how many there are."""
         scan = RowScan(self._api, ledger_name(self._collection), ENTRY_FIELDS)
         counts = scan.counts([DEFAULT_PARTITION])
@@ -214,7 +214,7 @@ class StoredReader:
                 _add_entries(spill, raw)
         return spill.count("entries")
 
-    def again(self, documents: Sequence[Stored]) -> list[Stored]:
+    def again(self, documents: Sequence[StoredDocument]) -> list[StoredDocument]:
         """The same documents with rows and ledger rows as they are now."""
         fresh = {each.key: replace(each, entry=None, rows=[]) for each in documents}
         for part in in_parts(documents, _KEYS_PER_QUERY):
@@ -232,7 +232,7 @@ class StoredReader:
         """A ledger that has read nothing yet, so it reads strongly."""
         return Ledger(self._api, self._collection, WritePolicy())
 
-    def _rows_of(self, documents: Sequence[Stored]) -> Iterator[StoredRow]:
+    def _rows_of(self, documents: Sequence[StoredDocument]) -> Iterator[StoredRow]:
         where = self._expression(documents)
         with ThreadPoolExecutor(_PARTITIONS_AT_A_TIME) as pool:
             answers = pool.map(lambda name: [(name, *part) for part in self._scan.exact(name, where)], self._loaded)
@@ -241,7 +241,7 @@ class StoredReader:
                     for each in raw:
                         yield stored_row(each, name, copies.get(each["id"], 1))
 
-    def _expression(self, documents: Sequence[Stored]) -> str:
+    def _expression(self, documents: Sequence[StoredDocument]) -> str:
         if not self._append:
             return f"doc_id in [{_listed(literal(each.name[1]) for each in documents)}]"
         offsets: dict[KafkaPartition, set[int]] = {}
@@ -255,7 +255,7 @@ class StoredReader:
         )
 
 
-def _add_entries(spill: Spill, raw: StoredRows) -> None:
+def _add_entries(spill: AuditWorkspace, raw: StoredRows) -> None:
     entries = (row_entry(row) for row in raw if row["state"] != MARKER_STATE)
     spill.add_entries((bytes.fromhex(ledger_id(entry.tenant, entry.doc_id)), entry) for entry in entries)
 
@@ -268,7 +268,7 @@ def moving(
     kafka: KafkaSettings,
     ends: Mapping[KafkaPartition, tuple[int, int]],
     acceptance: ReplayedDecision,
-    spill: Spill,
+    spill: AuditWorkspace,
     *,
     append: bool,
 ) -> Iterator[set[bytes]]:

@@ -7,9 +7,9 @@ import numpy as np
 import structlog
 
 from consumers.audit.reading import ReplayedDecision, StoredReader
-from consumers.audit.workspace import Stored
+from consumers.audit.workspace import StoredDocument
 from consumers.kafka import KafkaSettings, records_at
-from pipeline.audit.findings import RepairPlan, Verdict, View, mending
+from pipeline.audit.findings import AuditScope, Finding, RepairPlan, mending
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import NotFound, RateLimited, UsageError
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 _BATCH = 200
 """Documents written at a time."""
 
-Chosen = tuple[Stored, Position, RepairPlan]
+Chosen = tuple[StoredDocument, Position, RepairPlan]
 
 
 class Repairer:
@@ -73,7 +73,7 @@ class Repairer:
                 "may run beside them"
             )
 
-    def mend(self, found: Sequence[tuple[Stored, Verdict]], view: View) -> Mapping[bytes, str]:
+    def mend(self, found: Sequence[tuple[StoredDocument, Finding]], view: AuditScope) -> Mapping[bytes, str]:
         """Write these documents anew; the result is those that could not be, with a stable word for the reason."""
         self.check()
         refused: dict[bytes, str] = {}
@@ -150,5 +150,5 @@ class Repairer:
         return refused | {operation.position: reason for operation, reason, _ in applied.refused}
 
 
-def _of_topic(operation: Put | Delete, view: View) -> Put | Delete:
+def _of_topic(operation: Put | Delete, view: AuditScope) -> Put | Delete:
     return replace(operation, topic_id=view.topic_ids.get(operation.position.topic, ""))

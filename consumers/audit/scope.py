@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from consumers.kafka import (
     KafkaSettings,
     TopicFacts,
-    describe,
+    decode_dead_letter,
     group_lag,
     offsets_at,
     read_range,
@@ -73,7 +73,7 @@ def dead_letters(kafka: KafkaSettings, topic: str, span: AuditSpan) -> Iterator[
     if not isinstance(topic_facts(kafka, (topic,))[topic], TopicFacts):
         return
     for record in read_range(kafka, topic_ranges(kafka, (topic,))):
-        letter = describe(record)
+        letter = decode_dead_letter(record)
         if letter.partition is None or letter.offset is None:
             continue
         start, end = span.read.get((letter.topic, letter.partition), (0, 0))

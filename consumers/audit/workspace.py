@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
-from pipeline.audit.expected_state import Wanted
+from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import StoredRow
 from pipeline.errors import MilvusStreamError
 from pipeline.records import Position
@@ -43,11 +43,11 @@ _INDEXES = ("operations", "rows", "entries")
 
 
 @dataclass(slots=True)
-class Stored:
+class StoredDocument:
     """Everything known of one document."""
 
     key: bytes
-    operations: list[Wanted] = field(default_factory=list)
+    operations: list[ExpectedWrite] = field(default_factory=list)
     entry: Entry | None = None
     rows: list[StoredRow] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class _Numbers(Generic[T]):
         return number
 
 
-class Spill:
+class AuditWorkspace:
     """The temporary file; one thread. Raises MilvusStreamError where it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Spill:
 
     # --- what was read -----------------------------------------------------------------------------------------------
 
-    def add_operations(self, operations: Iterable[tuple[bytes, Wanted]]) -> None:
+    def add_operations(self, operations: Iterable[tuple[bytes, ExpectedWrite]]) -> None:
         """Operations by the digest of their document."""
         self._insert(
             "operations",
@@ -185,7 +185,7 @@ class Spill:
         """Rows of one of the tables."""
         return int(self._file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own names
 
-    def buckets(self) -> Iterator[list[Stored]]:
+    def buckets(self) -> Iterator[list[StoredDocument]]:
         """All documents, some thousand at a time, by the beginning of their digest."""
         most = max(self.count(name) for name in _INDEXES)
         parts = max(1, -(-most // BUCKET_DOCUMENTS))
@@ -193,7 +193,7 @@ class Spill:
         for low, high in zip([b"", *edges], [*edges, b"\xff" * 32], strict=True):
             yield self._load("key >= ? AND key < ?", (low, high))
 
-    def suspects(self, size: int) -> Iterator[list[Stored]]:
+    def suspects(self, size: int) -> Iterator[list[StoredDocument]]:
         """The documents to be looked at again, as they were read the first time."""
         after = b""
         while True:
@@ -219,8 +219,8 @@ class Spill:
         where = f"SELECT key FROM suspects WHERE key IN ({','.join('?' * len(keys))})"  # noqa: S608 - only marks
         return {row[0] for row in self._file.execute(where, tuple(keys))}
 
-    def _load(self, where: str, values: Sequence[Any]) -> list[Stored]:
-        found: defaultdict[bytes, Stored] = defaultdict(lambda: Stored(b""))
+    def _load(self, where: str, values: Sequence[Any]) -> list[StoredDocument]:
+        found: defaultdict[bytes, StoredDocument] = defaultdict(lambda: StoredDocument(b""))
         lettered = "EXISTS (SELECT 1 FROM letters l WHERE l.source = o.source AND l.at = o.at)"
         for row in self._file.execute(f"SELECT o.*, {lettered} FROM operations o WHERE {where}", values):  # noqa: S608
             found[row[0]].operations.append(self._wanted(row))
@@ -232,9 +232,9 @@ class Spill:
             stored.key = key
         return list(found.values())
 
-    def _wanted(self, row: Sequence[Any]) -> Wanted:
+    def _wanted(self, row: Sequence[Any]) -> ExpectedWrite:
         _, source, at, time, doc_id, tenant, version, certain, event_time, content, row_hash, chunks, lettered = row
-        return Wanted(
+        return ExpectedWrite(
             position=self._position(source, at),
             timestamp_ms=time,
             key=(tenant, doc_id),
@@ -274,10 +274,10 @@ class Spill:
 
 
 @contextmanager
-def spill() -> Iterator[Spill]:
+def open_workspace() -> Iterator[AuditWorkspace]:
     """A temporary file, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="milvus-stream-audit-") as folder:
-        made = Spill(Path(folder))
+        made = AuditWorkspace(Path(folder))
         try:
             yield made
         finally:

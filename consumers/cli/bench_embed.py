@@ -50,7 +50,7 @@ class Round:
 
 def measure(settings: Settings, seconds: float) -> dict[str, Any]:
     """Load the configured model and measure it. Raises UsageError for `hash:` or a model that cannot be loaded."""
-    if HashEmbedder.means(settings.embedding.model):
+    if HashEmbedder.is_hash_model(settings.embedding.model):
         raise UsageError(f"embedding.model is {settings.embedding.model}: there is no model to measure, set one")
     _say(f"loading {settings.embedding.model}")
     began = time.perf_counter()

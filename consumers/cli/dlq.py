@@ -13,7 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from consumers.cli import output as tables
 from consumers.cli.status import quick
 from consumers.config.settings import Settings
-from consumers.kafka import DeadLetter, KafkaSettings, MissingTopic, describe, read_range, topic_facts, topic_ranges
+from consumers.kafka import (
+    DeadLetter,
+    KafkaSettings,
+    MissingTopic,
+    decode_dead_letter,
+    read_range,
+    topic_facts,
+    topic_ranges,
+)
 from consumers.kafka import newest as newest_records
 from consumers.wiring import common as wiring
 from pipeline.errors import NotFound, UsageError
@@ -80,7 +88,7 @@ def newest(settings: Settings, limit: int, reason: str | None) -> list[ShownLett
         task = progress.add_task(f"reading {topic} backwards", total=total)
 
         def keep(record: SourceRecord) -> bool:
-            found = describe(record).reason
+            found = decode_dead_letter(record).reason
             seen[found] += 1
             progress.advance(task)
             return reason is None or found == reason
@@ -89,7 +97,7 @@ def newest(settings: Settings, limit: int, reason: str | None) -> list[ShownLett
     if not records and seen:
         told = ", ".join(f"{tables.printable(name)} ({count})" for name, count in seen.most_common(_SHOWN_REASONS))
         sys.stderr.write(f"no dead letter has the reason {reason}; there are: {told}\n")
-    return [ShownLetter(describe(record)) for record in records]
+    return [ShownLetter(decode_dead_letter(record)) for record in records]
 
 
 def one(settings: Settings, position: str) -> ShownLetter:
@@ -108,7 +116,7 @@ def one(settings: Settings, position: str) -> ShownLetter:
         held = f"offsets {start} to {end - 1}" if start < end else "nothing"
         raise NotFound(f"there is no dead letter at {position}: Kafka partition {partition} of {topic} holds {held}")
     for record in read_range(kafka, {name: (offset, offset + 1)}):
-        return ShownLetter(describe(record))
+        return ShownLetter(decode_dead_letter(record))
     raise NotFound(f"there is no dead letter at {position}: the offset is there but holds no record")
 
 

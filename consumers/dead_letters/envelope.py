@@ -26,7 +26,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumedDeadLetter:
+class OutgoingDeadLetter:
     """What is produced to the dead-letter topic."""
 
     position: Position
@@ -67,7 +67,7 @@ class DeadLetter:
     """How often the record had been put back before."""
 
 
-def letter(rejected: Rejected, *, pipeline: str, worker: str) -> ConsumedDeadLetter:
+def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> OutgoingDeadLetter:
     """The dead letter of a rejected record: key, value, headers and timestamp unchanged, the reason in headers.
 
     A header of the record that already has one of Kafka Connect's names stays as it is, as there. So what
@@ -99,7 +99,7 @@ def letter(rejected: Rejected, *, pipeline: str, worker: str) -> ConsumedDeadLet
     }
     headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
     headers += [(name, _utf8(value)) for name, value in own.items() if value or name in taken]
-    return ConsumedDeadLetter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
+    return OutgoingDeadLetter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
 
 
 _ORIGIN = OWN + "origin"
@@ -112,7 +112,7 @@ _ROOMS: Mapping[str, str] = {
 }
 
 
-def fitted(whole: ConsumedDeadLetter, limit: int) -> ConsumedDeadLetter:
+def fitted(whole: OutgoingDeadLetter, limit: int) -> OutgoingDeadLetter:
     """The letter cut to `limit` bytes: first the value, then the record's own headers, then the key.
 
     What was cut is named in headers with its full size and SHA-256, so that it can be found again in the source topic
@@ -126,7 +126,7 @@ def fitted(whole: ConsumedDeadLetter, limit: int) -> ConsumedDeadLetter:
     value, key, headers = whole.value, whole.key, whole.headers
 
     def excess() -> int:
-        return ConsumedDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms).size - limit
+        return OutgoingDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms).size - limit
 
     if value:
         notes += _cut_note("value", value)
@@ -141,7 +141,7 @@ def fitted(whole: ConsumedDeadLetter, limit: int) -> ConsumedDeadLetter:
         key = key[: max(0, len(key) - excess())]
     if excess() > 0:
         headers = _last_within(headers, max(0, _headers_size(headers) - excess()))
-    return ConsumedDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
+    return OutgoingDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
 
 
 def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
@@ -155,13 +155,13 @@ def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
     return tuple(reversed(kept))
 
 
-def retimed(whole: ConsumedDeadLetter) -> ConsumedDeadLetter:
+def retimed(whole: OutgoingDeadLetter) -> OutgoingDeadLetter:
     """The letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`)."""
     note = (_ORIGINAL_TIMESTAMP, _utf8(str(whole.timestamp_ms)))
-    return ConsumedDeadLetter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
+    return OutgoingDeadLetter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
 
 
-def describe(record: SourceRecord) -> DeadLetter:
+def decode_dead_letter(record: SourceRecord) -> DeadLetter:
     """Read a record of the dead-letter topic; what another program left out is empty."""
     connect, own = dict(reversed(record.headers)), dict(record.headers)
     nulls = {int(index) for index in _text(own, OWN + "null-headers").split(",") if index.isdecimal()}

@@ -14,7 +14,7 @@ import structlog
 from kafka import KafkaProducer
 from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
-from consumers.dead_letters.envelope import ConsumedDeadLetter, fitted, letter, retimed
+from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted, retimed
 from consumers.kafka.admin import message_limit
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
 from consumers.kafka.sending import NullableKey, hand_over
@@ -86,7 +86,7 @@ class DeadLetters:
         self._on_confirmed = on_confirmed
         self._policy = policy or DeadLetterPolicy()
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
-        self._waiting: deque[ConsumedDeadLetter] = deque()
+        self._waiting: deque[OutgoingDeadLetter] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._ending = threading.Event()
@@ -101,7 +101,7 @@ class DeadLetters:
 
     def send(self, rejected: Rejected) -> None:
         """See DeadLetterTopic.send."""
-        made = letter(rejected, pipeline=self._settings.group_id, worker=self._worker)
+        made = encode_dead_letter(rejected, pipeline=self._settings.group_id, worker=self._worker)
         with self._changed:
             self._waiting.append(made)
             self._waiting_bytes += made.size
@@ -146,7 +146,7 @@ class DeadLetters:
         except BaseException as error:
             self._failure = error
 
-    def _next(self) -> list[ConsumedDeadLetter]:
+    def _next(self) -> list[OutgoingDeadLetter]:
         """The next letters; empty: the end."""
         with self._changed:
             while not self._waiting and not self._closing and not self._ending.is_set():
@@ -155,7 +155,7 @@ class DeadLetters:
                 return []
             return [self._waiting[i] for i in range(min(len(self._waiting), self._policy.window))]
 
-    def _deliver(self, outbox: "_Outbox", window: list[ConsumedDeadLetter]) -> None:
+    def _deliver(self, outbox: "_Outbox", window: list[OutgoingDeadLetter]) -> None:
         """Send until every one is confirmed or the end has come."""
         delay = self._policy.retry_delay_s
         left = window
@@ -202,7 +202,7 @@ class _Outbox:
         self.refusal: str | None = None
         """What the last send that left letters behind met."""
 
-    def send(self, letters: list[ConsumedDeadLetter]) -> tuple[list[ConsumedDeadLetter], list[ConsumedDeadLetter]]:
+    def send(self, letters: list[OutgoingDeadLetter]) -> tuple[list[OutgoingDeadLetter], list[OutgoingDeadLetter]]:
         """Send; returns (confirmed, to be sent again). Raises Unavailable or UsageError when nothing could be sent."""
         producer = self._opened(letters)
         self.refusal = None
@@ -235,7 +235,7 @@ class _Outbox:
             with suppress(KafkaError):  # it flushes first, and says so when that does not succeed
                 producer.close(timeout=0)
 
-    def _opened(self, letters: list[ConsumedDeadLetter]) -> KafkaProducer:
+    def _opened(self, letters: list[OutgoingDeadLetter]) -> KafkaProducer:
         if any(made.size > self._limit for made in letters):
             self.close()  # before a letter is cut, the topic is asked again how much it takes
         if self._producer is None:
@@ -256,7 +256,7 @@ class _Outbox:
             )
         return self._producer
 
-    def _hand_over(self, producer: KafkaProducer, made: ConsumedDeadLetter) -> Any:
+    def _hand_over(self, producer: KafkaProducer, made: OutgoingDeadLetter) -> Any:
         return hand_over(
             producer, self._topic, made.key, made.value, headers=made.headers, timestamp_ms=made.timestamp_ms
         )

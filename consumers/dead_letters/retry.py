@@ -9,20 +9,26 @@ from typing import Any
 
 import structlog
 
-from consumers.dead_letters.retry_transaction import Notes, RetryProducer, Return, ensure_notes_topic, stable_ranges
+from consumers.dead_letters.retry_transaction import (
+    RetryLog,
+    RetryProducer,
+    RetryRecord,
+    ensure_notes_topic,
+    stable_ranges,
+)
 from consumers.dead_letters.selection import (
     Candidate,
     LetterFilter,
     Outcome,
-    asks,
     headers_back,
     letter_id,
     origin_of,
     rejected_record,
+    requested_operation,
     superseded,
 )
-from consumers.dead_letters.uncommitted_tail import Committed, Progress, Tail
-from consumers.kafka import DeadLetter, KafkaSettings, describe, read_range, records_at
+from consumers.dead_letters.uncommitted_tail import Committed, Progress, UncommittedTail
+from consumers.kafka import DeadLetter, KafkaSettings, decode_dead_letter, read_range, records_at
 from pipeline.intake import Decoder
 from pipeline.records import KafkaPartition, Position, Rejected
 from pipeline.store.writing.protocol import Entry, Key
@@ -94,8 +100,8 @@ class DeadLetterRetry:
         self._partitions = Counter(topic for topic, _ in committed)
         self._stored = stored
         self._create_notes = create_notes
-        self._notes = Notes(kafka, dead_letter_topic)
-        self._tail = Tail(kafka, decoder, committed)
+        self._notes = RetryLog(kafka, dead_letter_topic)
+        self._tail = UncommittedTail(kafka, decoder, committed)
         self._keys: set[Key] = set()
 
     def run(
@@ -136,7 +142,7 @@ class DeadLetterRetry:
         candidates: dict[str, Candidate] = {}
         total = sum(end - start for start, end in ranges.values())
         for record in read_range(self._kafka, ranges):
-            letter = describe(record)
+            letter = decode_dead_letter(record)
             report.letters += 1
             report.seen[letter.reason] += 1
             progress(f"reading {self._topic}", report.letters, total)
@@ -151,7 +157,7 @@ class DeadLetterRetry:
             if name in self._notes.letter_ids or name in candidates:
                 report.tell(record.position, origin, Outcome.RETRIED_BEFORE)
                 continue
-            asked = asks(rejected_record(letter, origin), self._decoder, time.time_ns() // 1_000_000)
+            asked = requested_operation(rejected_record(letter, origin), self._decoder, time.time_ns() // 1_000_000)
             document, again = (None, asked.reason) if isinstance(asked, Rejected) else (asked, None)
             candidates[name] = Candidate(record.position, name, origin, record.size, document, again)
             if document is not None:
@@ -208,7 +214,9 @@ class DeadLetterRetry:
                 report.tell(candidate.at, candidate.origin, Outcome.SUPERSEDED)
             else:
                 kept.append(candidate)
-        letters = {record.position: describe(record) for record in records_at(self._kafka, [one.at for one in kept])}
+        letters = {
+            record.position: decode_dead_letter(record) for record in records_at(self._kafka, [one.at for one in kept])
+        }
         present = [candidate for candidate in kept if candidate.at in letters]
         for candidate in kept:
             if candidate.at not in letters:
@@ -241,9 +249,9 @@ class DeadLetterRetry:
             result.append(one.asks is not None and superseded(one.asks, entries, self._notes.moved))
         return result
 
-    def _return(self, candidate: Candidate, letter: DeadLetter) -> Return:
+    def _return(self, candidate: Candidate, letter: DeadLetter) -> RetryRecord:
         topic, partition, _ = candidate.origin
-        return Return(
+        return RetryRecord(
             letter_id=candidate.letter_id,
             origin=candidate.origin,
             partition=partition if partition < self._partitions[topic] else None,

@@ -44,7 +44,7 @@ _FENCED = (InvalidProducerEpochError, ProducerFencedError)
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
+class RetryRecord:
     """A record to be put back."""
 
     letter_id: str
@@ -58,7 +58,7 @@ class Return:
     timestamp_ms: int
 
 
-class Notes:
+class RetryLog:
     """What was put back so far, as far as it was read."""
 
     def __init__(self, settings: KafkaSettings, dead_letter_topic: str) -> None:
@@ -124,7 +124,7 @@ class RetryProducer:
     are complete, because nobody else can note anything without making this one fail.
     """
 
-    def __init__(self, settings: KafkaSettings, dead_letter_topic: str, notes: Notes) -> None:
+    def __init__(self, settings: KafkaSettings, dead_letter_topic: str, notes: RetryLog) -> None:
         self._settings = settings
         self._topic = notes_topic(dead_letter_topic)
         self._known = notes
@@ -141,7 +141,7 @@ class RetryProducer:
         """End; what was not committed is undone."""
         self._close()
 
-    def send(self, returns: Sequence[Return]) -> tuple[dict[str, Position], dict[str, str]]:
+    def send(self, returns: Sequence[RetryRecord]) -> tuple[dict[str, Position], dict[str, str]]:
         """Put back what was not put back yet: (where each record stands, why its topic refused it), by `letter_id`.
 
         Raises Unavailable (whether the transaction took place is settled by the next opening), UsageError (a missing
@@ -168,7 +168,9 @@ class RetryProducer:
         halves = [self.send(half) for half in (returns[:middle], returns[middle:])]
         return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
 
-    def _attempt(self, producer: KafkaProducer, returns: Sequence[Return]) -> tuple[dict[str, Position], str | None]:
+    def _attempt(
+        self, producer: KafkaProducer, returns: Sequence[RetryRecord]
+    ) -> tuple[dict[str, Position], str | None]:
         """One transaction: where the records stand, or why one of them was refused; then it is not committed."""
         producer.begin_transaction()
         futures: dict[str, Any] = {}
@@ -208,7 +210,7 @@ class RetryProducer:
             self._known.moved[placed[each.letter_id]] = each.origin
         return placed, None
 
-    def _note(self, producer: KafkaProducer, returns: Sequence[Return], placed: Mapping[str, Position]) -> None:
+    def _note(self, producer: KafkaProducer, returns: Sequence[RetryRecord], placed: Mapping[str, Position]) -> None:
         futures = []
         for each in returns:
             value = {"origin": _name(each.origin), "to": _name(placed[each.letter_id])}

@@ -115,7 +115,7 @@ def headers_back(letter: DeadLetter) -> tuple[tuple[str, bytes], ...]:
     )
 
 
-def asks(record: SourceRecord, decoder: Decoder, now_ms: int) -> Delete | Rejected:
+def requested_operation(record: SourceRecord, decoder: Decoder, now_ms: int) -> Delete | Rejected:
     """Which document and version a record is about (whatever it does to it), or why it would be rejected now."""
     operation = decoder.decode(record, now_ms)
     if isinstance(operation, Put):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from consumers.dead_letters.retry_transaction import stable_ranges
-from consumers.dead_letters.selection import asks, superseded
+from consumers.dead_letters.selection import requested_operation, superseded
 from consumers.kafka import KafkaSettings, read_range
 from pipeline.intake import Decoder
 from pipeline.records import Delete, KafkaPartition, Position
@@ -25,7 +25,7 @@ class Committed:
     topic_id: str
 
 
-class Tail:
+class UncommittedTail:
     """What the group has not committed yet: the newest version there of each document that is asked about."""
 
     def __init__(self, kafka: KafkaSettings, decoder: Decoder, committed: Mapping[KafkaPartition, Committed]) -> None:
@@ -44,7 +44,7 @@ class Tail:
         total = sum(max(0, end - start) for start, end in left.values())
         for number, record in enumerate(read_range(self._kafka, left), 1):
             progress("reading what the group has not committed", number, total)
-            asked = asks(record, self._decoder, time.time_ns() // 1_000_000)
+            asked = requested_operation(record, self._decoder, time.time_ns() // 1_000_000)
             if isinstance(asked, Delete) and asked.key in keys:
                 entry = final(asked, None, {}, "")
                 known = self._found.setdefault(asked.key, {})

@@ -3,7 +3,7 @@
 What reaches a caller are the values of `pipeline.records` and the errors of `pipeline.errors`.
 """
 
-from consumers.dead_letters.envelope import DeadLetter, describe
+from consumers.dead_letters.envelope import DeadLetter, decode_dead_letter
 from consumers.dead_letters.producer import DeadLetterPolicy, DeadLetters, DeadLetterTopic
 from consumers.kafka.admin import (
     BrokerInfo,
@@ -41,7 +41,7 @@ __all__ = [
     "TopicFacts",
     "broker_info",
     "create_topic",
-    "describe",
+    "decode_dead_letter",
     "ensure_dead_letter_topic",
     "group_lag",
     "newest",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from consumers.query.body import decode
 from consumers.query.problems import overloaded, problem_of
 from pipeline.errors import RateLimited
-from pipeline.query.answer import Found, SearchAnswer, SearchAnswers, Timing, answer
+from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, answer
 from pipeline.query.limits import Limits
 from pipeline.query.request import SearchRequest, parse_request
 from pipeline.query.search import Searcher
@@ -90,15 +90,15 @@ class SearchService:
         except RateLimited as error:
             raise overloaded(str(error)) from error
 
-    async def _search(self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float) -> Found:
-        def run() -> Found:
+    async def _search(self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float) -> SearchResult:
+        def run() -> SearchResult:
             left = deadline - time.monotonic()
             # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
             return self._searcher.search(request, vectors, left - min(_MARGIN_S, left / 10))
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
-    def _observe(self, found: Found, timing: Timing, facts: dict[str, Any]) -> None:
+    def _observe(self, found: SearchResult, timing: Timing, facts: dict[str, Any]) -> None:
         for phase in ("embed", "search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
         for results in found.results:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, EmbeddedPut
-from pipeline.store import Applied, Plan, Vectors, Writer
+from pipeline.store import Applied, Vectors, WritePlan, Writer
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import Change, Entry, comparable
 
@@ -36,9 +36,9 @@ class GuardedWriter:
         self._active = active
         self._pause_s = pause_s
 
-    def plan(self, operations: Sequence[Change]) -> Plan:
+    def plan(self, operations: Sequence[Change]) -> WritePlan:
         """See Writer.plan. Raises UsageError where live workers would be raced."""
-        plan = Plan([])
+        plan = WritePlan([])
         for attempt in range(_ATTEMPTS):
             active = self._active()
             # A stale first look costs little: what would be written because of it is looked at again.
@@ -61,11 +61,11 @@ class GuardedWriter:
                 time.sleep(self._pause_s)
         raise _raced(plan)
 
-    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+    def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         """See Writer.reusable."""
         return self._writer.reusable(plan, chunks)
 
-    def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
+    def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """See Writer.apply. Raises UsageError when workers have been started since the plan."""
         if plan.held and self._active():
             raise _raced(plan)
@@ -86,7 +86,7 @@ def _older(entry: Entry, operation: Change) -> bool:
     return operation.timestamp_ms <= entry.record_time
 
 
-def _raced(plan: Plan) -> UsageError:
+def _raced(plan: WritePlan) -> UsageError:
     change: list[Change] = [*plan.to_embed, *plan.deletes, *plan.advances]
     topic, partition, offset = change[0].position if change else ("", 0, 0)
     return UsageError(

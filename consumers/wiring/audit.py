@@ -8,7 +8,7 @@ from dataclasses import asdict
 from consumers.audit.job import Audit, AuditSettings
 from consumers.audit.reading import ReplayedDecision
 from consumers.audit.repair import Repairer
-from consumers.audit.workspace import spill
+from consumers.audit.workspace import open_workspace
 from consumers.config.settings import Settings
 from consumers.replay.plan import ReplayTimes
 from consumers.replay.range import GroupWatch
@@ -58,5 +58,5 @@ def audit(
         deletes_kept_from_ms=0 if kept is None else now_ms - round(kept.total_seconds() * 1000),
         limit=limit,
     )
-    with spill() as file:
+    with open_workspace() as file:
         yield Audit(what, times, api, acceptance=acceptance, chunker=cutter, spill=file), mender

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.audit.expected_state import ExpectedState, Wanted
-from pipeline.audit.findings import Kind, Outcome, Problem, StoredRow, Verdict, View, asked, origin
+from pipeline.audit.expected_state import ExpectedState, ExpectedWrite
+from pipeline.audit.findings import AuditScope, Finding, FindingKind, Outcome, Problem, StoredRow, asked, origin
 from pipeline.records import Position
 from pipeline.store.partitions import DEFAULT_PARTITION, interval, partition_name
 from pipeline.store.writing.protocol import NOWHERE, Decision, Entry, Footprint, comparable, decide
@@ -21,14 +21,14 @@ class _Case:
 
     entry: Entry | None
     rows: Sequence[StoredRow]
-    view: View
+    view: AuditScope
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, kind: Kind, sentence: str, partitions: Collection[str] = (), *, mendable: bool = True) -> None:
+    def add(self, kind: FindingKind, sentence: str, partitions: Collection[str] = (), *, mendable: bool = True) -> None:
         self.problems.append(Problem(kind, sentence, tuple(sorted(partitions)), mendable))
 
-    def verdict(self, outcome: Outcome, wanted: Wanted | None = None, *, unread: bool = False) -> Verdict:
-        return Verdict("problem" if self.problems else outcome, tuple(self.problems), wanted, unread)
+    def verdict(self, outcome: Outcome, wanted: ExpectedWrite | None = None, *, unread: bool = False) -> Finding:
+        return Finding("problem" if self.problems else outcome, tuple(self.problems), wanted, unread)
 
     @property
     def places(self) -> set[str]:
@@ -36,15 +36,15 @@ class _Case:
         return {row.milvus_partition for row in self.rows} | set(self.entry.footprint if self.entry else ())
 
 
-def judge(word: ExpectedState, entry: Entry | None, rows: Sequence[StoredRow], view: View) -> Verdict:
+def compare_document(word: ExpectedState, entry: Entry | None, rows: Sequence[StoredRow], view: AuditScope) -> Finding:
     """Compare one document's last word with its ledger row and all of its rows (append mode: no ledger row)."""
     case = _Case(entry, rows, view)
     if any(name in view.unloaded for name in case.places):
-        return Verdict("unverifiable")
+        return Finding("unverifiable")
     if not word.candidates:
         return _without_records(case)
     known = None if entry is None else _by_ledger(case, word, entry)
-    if isinstance(known, Verdict):
+    if isinstance(known, Finding):
         return known
     # Where arrival decided and the ledger does not tell, the rows do.
     written = {row.position for row in rows}
@@ -60,7 +60,7 @@ def judge(word: ExpectedState, entry: Entry | None, rows: Sequence[StoredRow], v
     return case.verdict("sound", wanted)
 
 
-def _by_ledger(case: _Case, word: ExpectedState, entry: Entry) -> Wanted | Verdict | None:
+def _by_ledger(case: _Case, word: ExpectedState, entry: Entry) -> ExpectedWrite | Finding | None:
     """The candidate that the ledger names, None if it names an older one, a verdict if it cannot be compared."""
     if not case.view.of_this_log(entry):
         return None
@@ -79,7 +79,7 @@ def _by_ledger(case: _Case, word: ExpectedState, entry: Entry) -> Wanted | Verdi
     return _beyond(case, word.candidates[0], entry)
 
 
-def _without_records(case: _Case) -> Verdict:
+def _without_records(case: _Case) -> Finding:
     """No record of it was read: it has left the topic, or never was there."""
     entry, rows, view = case.entry, case.rows, case.view
     position = max((row.position for row in rows), default=NOWHERE)
@@ -89,7 +89,7 @@ def _without_records(case: _Case) -> Verdict:
     if entry is not None and not view.of_this_log(entry):
         where = "gone"
     if where == "later":
-        return Verdict("changing")
+        return Finding("changing")
     live = bool(rows) or (entry is not None and entry.state == "live")
     _pending(case, mendable=False)
     if where == "here" and live:
@@ -97,7 +97,7 @@ def _without_records(case: _Case) -> Verdict:
             "extra", f"no record of it asks for these rows; they name {_name(position)}", case.places, mendable=False
         )
     elif view.append:
-        return Verdict("unverifiable")
+        return Finding("unverifiable")
     elif entry is None:
         case.add(
             "ledger", "there are rows but no ledger row, and its record has left the topic", case.places, mendable=False
@@ -113,11 +113,11 @@ def _without_records(case: _Case) -> Verdict:
     return case.verdict("unverifiable")
 
 
-def _beyond(case: _Case, newest: Wanted, entry: Entry) -> Verdict | None:
+def _beyond(case: _Case, newest: ExpectedWrite, entry: Entry) -> Finding | None:
     """The verdict where the ledger names a record that was not among those read, None where it is merely older."""
     where = case.view.where(entry.position)
     if where == "later":
-        return Verdict("changing")
+        return Finding("changing")
     operation = asked(newest)
     newer = decide(entry, operation, None, case.view.fingerprint) is Decision.STALE
     if where == "gone" and (newer or not comparable(entry, operation)):
@@ -162,7 +162,7 @@ def _own_rows(case: _Case) -> list[tuple[StoredRow, str]]:
     return ours
 
 
-def _compare_delete(case: _Case, wanted: Wanted, ours: Sequence[tuple[StoredRow, str]]) -> None:
+def _compare_delete(case: _Case, wanted: ExpectedWrite, ours: Sequence[tuple[StoredRow, str]]) -> None:
     entry = case.entry
     _pending(case)
     if ours:
@@ -182,17 +182,17 @@ def _compare_delete(case: _Case, wanted: Wanted, ours: Sequence[tuple[StoredRow,
         )
 
 
-def _compare_put(case: _Case, wanted: Wanted, event_time: int, ours: Sequence[tuple[StoredRow, str]]) -> Verdict:
+def _compare_put(case: _Case, wanted: ExpectedWrite, event_time: int, ours: Sequence[tuple[StoredRow, str]]) -> Finding:
     entry, view = case.entry, case.view
     same = entry is not None and _says(entry, wanted)
     home = _home(case, event_time, ours, same=same)
     if home in view.unloaded:
-        return Verdict("unverifiable")
+        return Finding("unverifiable")
     other_chunking = entry is not None and same and entry.fingerprint != view.fingerprint
     count = entry.footprint.get(home, 0) if entry is not None and other_chunking else len(wanted.chunks)
     _pending(case)
     if not ours and home not in view.milvus_partitions and home != DEFAULT_PARTITION and same and not case.problems:
-        return Verdict("pruned", (), wanted)
+        return Finding("pruned", (), wanted)
     _where_rows_are(case, ours, home)
     current = _which_are_current(
         case, wanted, [r for r, name in ours if name == r.milvus_partition == home], count, text=not other_chunking
@@ -242,7 +242,7 @@ def _where_rows_are(case: _Case, ours: Sequence[tuple[StoredRow, str]], home: st
 
 
 def _which_are_current(
-    case: _Case, wanted: Wanted, rows: Sequence[StoredRow], count: int, *, text: bool
+    case: _Case, wanted: ExpectedWrite, rows: Sequence[StoredRow], count: int, *, text: bool
 ) -> list[StoredRow]:
     """The rows of the wanted version among those in their place; those of another are told."""
     surplus = [row for row in rows if row.chunk >= count]
@@ -280,7 +280,7 @@ def _pending(case: _Case, *, mendable: bool = True) -> None:
         )
 
 
-def _compare_ledger(case: _Case, wanted: Wanted, footprint: Footprint) -> None:
+def _compare_ledger(case: _Case, wanted: ExpectedWrite, footprint: Footprint) -> None:
     """The ledger row against what is right; silent where rows or a pending change say it already."""
     entry = case.entry
     if any(problem.kind in ("pending", "missing", "stale") for problem in case.problems):
@@ -301,17 +301,17 @@ def _compare_ledger(case: _Case, wanted: Wanted, footprint: Footprint) -> None:
         case.add("ledger", f"the ledger row is wrong: {'; '.join(wrong)}", {*entry.footprint, *footprint})
 
 
-def _names(entry: Entry, wanted: Wanted) -> bool:
+def _names(entry: Entry, wanted: ExpectedWrite) -> bool:
     """Whether the ledger row is of this record, or of one of the same version: of equal versions, any may be told."""
     same_version = (entry.versioned, entry.version) == (wanted.version is not None, wanted.version or 0)
     return same_version and (entry.versioned or entry.position == wanted.position)
 
 
-def _says(entry: Entry, wanted: Wanted) -> bool:
+def _says(entry: Entry, wanted: ExpectedWrite) -> bool:
     return not entry.pending and _same_content(entry, wanted)
 
 
-def _same_content(entry: Entry, wanted: Wanted) -> bool:
+def _same_content(entry: Entry, wanted: ExpectedWrite) -> bool:
     state = "deleted" if wanted.event_time is None else "live"
     hashes = entry.content_hash, entry.row_hash
     return entry.state == state and hashes == (wanted.content_hash, wanted.row_hash)

@@ -14,7 +14,7 @@ from pipeline.store.writing.protocol import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExpectedWrite:
     """An accepted operation, without its text: what has to be stored if it has the last word."""
 
     position: Position
@@ -36,7 +36,7 @@ class Wanted:
 class ExpectedState:
     """What may be stored of one document."""
 
-    candidates: tuple[Wanted, ...]
+    candidates: tuple[ExpectedWrite, ...]
     """The most probable first."""
     maybe_nothing: bool
     """Also correct: nothing, because no operation is certain to have been accepted."""
@@ -44,7 +44,7 @@ class ExpectedState:
     """A null value stands between versioned records: a batch that holds both may have folded any of them away."""
 
 
-def supersedes(later: Wanted, earlier: Wanted) -> bool:
+def supersedes(later: ExpectedWrite, earlier: ExpectedWrite) -> bool:
     """Whether `earlier` need not be kept: whatever the batches were, `later` of the same Kafka partition replaces it.
 
     Only for the operation right before it. A null value and a versioned record never replace each other here: which of
@@ -57,10 +57,10 @@ def supersedes(later: Wanted, earlier: Wanted) -> bool:
     return later.version >= earlier.version
 
 
-def last_word(operations: Iterable[Wanted]) -> ExpectedState:
+def last_word(operations: Iterable[ExpectedWrite]) -> ExpectedState:
     """The operations of one document that may have the last word, by the rules of `fold` and the ledger's guard."""
     ordered = sorted(operations, key=lambda operation: operation.position)
-    found: set[Wanted] = set()
+    found: set[ExpectedWrite] = set()
     nothing = bool(ordered)
     partitions = 0
     for _, some in groupby(ordered, key=lambda operation: operation.position[:2]):
@@ -79,13 +79,13 @@ def last_word(operations: Iterable[Wanted]) -> ExpectedState:
     return ExpectedState(tuple(sorted(found, key=_probable, reverse=True)), nothing, by_batches)
 
 
-def _of_one_partition(operations: Sequence[Wanted]) -> tuple[set[Wanted], bool]:
+def _of_one_partition(operations: Sequence[ExpectedWrite]) -> tuple[set[ExpectedWrite], bool]:
     """Every state that applying them in this order can end in, however they were cut into batches."""
-    states: set[Wanted | None] = {None}
-    folded: set[Wanted | None] = set()
+    states: set[ExpectedWrite | None] = {None}
+    folded: set[ExpectedWrite | None] = set()
     for operation in operations:
         before = states | folded
-        after: set[Wanted | None] = {_newer(state, operation) for state in before}
+        after: set[ExpectedWrite | None] = {_newer(state, operation) for state in before}
         # A null value that is followed by a record in the same batch is never applied by itself.
         folded = set()
         if operation.version is None:
@@ -94,12 +94,12 @@ def _of_one_partition(operations: Sequence[Wanted]) -> tuple[set[Wanted], bool]:
     return {state for state in states if state is not None}, None in states
 
 
-def _newer(state: Wanted | None, operation: Wanted) -> Wanted:
+def _newer(state: ExpectedWrite | None, operation: ExpectedWrite) -> ExpectedWrite:
     if state is None or state.version is None or operation.version is None or operation.version >= state.version:
         return operation
     return state
 
 
-def _probable(operation: Wanted) -> tuple[bool, int, int, Position]:
+def _probable(operation: ExpectedWrite) -> tuple[bool, int, int, Position]:
     version = -(2**63) if operation.version is None else operation.version
     return operation.certain, version, operation.timestamp_ms, operation.position

@@ -5,14 +5,23 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
-from pipeline.audit.expected_state import Wanted
+from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.records import Delete, Document, KafkaPartition, Position
 from pipeline.store.partitions import DEFAULT_PARTITION, Granularity, partition_name
 from pipeline.store.writing.protocol import NOWHERE, Decision, Entry, Key, decide, final
 from pipeline.store.writing.rows import append_row_id, row_hash, row_id
 
-Kind = Literal["missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger"]
-KINDS: tuple[Kind, ...] = ("missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger")
+FindingKind = Literal["missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger"]
+KINDS: tuple[FindingKind, ...] = (
+    "missing",
+    "extra",
+    "stale",
+    "misplaced",
+    "duplicated",
+    "incomplete",
+    "pending",
+    "ledger",
+)
 Outcome = Literal["sound", "problem", "unverifiable", "undecided", "pruned", "changing"]
 Where: TypeAlias = Literal["here", "gone", "later"]
 
@@ -40,7 +49,7 @@ class StoredRow:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class AuditScope:
     """What the audit looks at."""
 
     by: Granularity
@@ -78,7 +87,7 @@ class View:
 class Problem:
     """One thing that is wrong with one document."""
 
-    kind: Kind
+    kind: FindingKind
     sentence: str
     milvus_partitions: tuple[str, ...] = ()
     mendable: bool = True
@@ -86,12 +95,12 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Finding:
     """What was found out about one document."""
 
     outcome: Outcome
     problems: tuple[Problem, ...] = ()
-    wanted: Wanted | None = None
+    wanted: ExpectedWrite | None = None
     """What should be stored."""
     unread_chunking: bool = False
     """Its texts were not compared: they were cut by another `chunking` than the configured one."""
@@ -123,7 +132,7 @@ def stored_row(raw: Mapping[str, Any], milvus_partition: str, copies: int = 1) -
     )
 
 
-def origin(row: StoredRow, view: View) -> str | None:
+def origin(row: StoredRow, view: AuditScope) -> str | None:
     """The Milvus partition that the row's id was made for; None: the id is not one of ours."""
     if not 0 <= row.chunk < _MOST_CHUNKS:
         return None
@@ -145,7 +154,7 @@ class RepairPlan:
     """Milvus partition -> ids of ours made for another one, which no footprint can cover."""
 
 
-def mending(wanted: Wanted, entry: Entry | None, rows: Sequence[StoredRow], view: View) -> RepairPlan:
+def mending(wanted: ExpectedWrite, entry: Entry | None, rows: Sequence[StoredRow], view: AuditScope) -> RepairPlan:
     """How to mend a document whose last operation is `wanted`. Rows with ids that are not ours are left alone."""
     footprint = dict(entry.footprint) if entry is not None else {}
     strays: dict[str, list[str]] = {}
@@ -164,13 +173,13 @@ def mending(wanted: Wanted, entry: Entry | None, rows: Sequence[StoredRow], view
     return RepairPlan(replace(entry, footprint=footprint, pending=True), strays)
 
 
-def asked(wanted: Wanted) -> Delete:
+def asked(wanted: ExpectedWrite) -> Delete:
     """For comparisons of versions, which do not look at the content."""
     tenant, doc_id = wanted.key
     return Delete(wanted.position, wanted.timestamp_ms, doc_id, tenant, wanted.version)
 
 
-def _stray_of_append(row: StoredRow, wanted: Wanted, view: View) -> bool:
+def _stray_of_append(row: StoredRow, wanted: ExpectedWrite, view: AuditScope) -> bool:
     if not view.append or wanted.event_time is None:
         return False
     return row.milvus_partition != partition_name(view.by, wanted.event_time) or row.chunk >= len(wanted.chunks)

@@ -65,7 +65,7 @@ class HashEmbedder:
         )
 
     @staticmethod
-    def means(model: str) -> bool:
+    def is_hash_model(model: str) -> bool:
         """Whether a configured model is meant to be this one."""
         return model.startswith(_PREFIX)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.ingest.batching import Batch
 from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, Rejected, SourceRecord
-from pipeline.store import Plan, Vectors
+from pipeline.store import Vectors, WritePlan
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class Work:
     batch: Batch
     number: int
     started: float
-    plan: Plan = field(init=False)
+    plan: WritePlan = field(init=False)
     chunks: Sequence[Sequence[Chunk]] = ()
     reusable: Sequence[Vectors] = ()
     """For each document in `chunks`: vectors that are stored already, by the chunk's text."""

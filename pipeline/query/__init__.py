@@ -3,7 +3,16 @@
 The parser is the same for HTTP and the command line; the searcher blocks and is shared by threads.
 """
 
-from pipeline.query.answer import Found, Result, SearchAnswer, SearchAnswers, Searched, Timing, answer, answer_json
+from pipeline.query.answer import (
+    Result,
+    SearchAnswer,
+    SearchAnswers,
+    Searched,
+    SearchResult,
+    Timing,
+    answer,
+    answer_json,
+)
 from pipeline.query.filters import Filter, compile_filter, filterable_fields, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
@@ -12,13 +21,13 @@ from pipeline.query.search import DeadlinePassed, Searcher, SearchSettings
 __all__ = [
     "DeadlinePassed",
     "Filter",
-    "Found",
     "InvalidRequest",
     "Limits",
     "Result",
     "SearchAnswer",
     "SearchAnswers",
     "SearchRequest",
+    "SearchResult",
     "SearchSettings",
     "Searched",
     "Searcher",

@@ -20,14 +20,14 @@ from pipeline.store.milvus.api import CollectionInfo
 
 Scalar: TypeAlias = bool | int | float | str
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix"]
-Kind = Literal["string", "integer", "number", "boolean", "other"]
+FieldType = Literal["string", "integer", "number", "boolean", "other"]
 
 COMPARISONS: tuple[Operator, ...] = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix")
 COMBINATIONS = ("and", "or")
 MAX_NAME_CHARS = 256
 
 _SYMBOLS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-_KINDS: Mapping[str, Kind] = {
+_KINDS: Mapping[str, FieldType] = {
     "VARCHAR": "string",
     "BOOL": "boolean",
     **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), "integer"),
@@ -65,7 +65,7 @@ Filter: TypeAlias = Comparison | Combination
 class FilterableFields:
     """The declared fields of a collection; every other name is metadata in the dynamic field."""
 
-    declared: Mapping[str, Kind]
+    declared: Mapping[str, FieldType]
     """Name -> kind of value; `other` (vectors) cannot be filtered on."""
     dynamic: bool = True
 
@@ -202,7 +202,7 @@ def _scalar(value: object, limits: Limits, at: str) -> Scalar:
     raise InvalidRequest(at, "must be a string, a number or a boolean")
 
 
-def _compile_declared(node: Comparison, kind: Kind) -> str:
+def _compile_declared(node: Comparison, kind: FieldType) -> str:
     """A declared field stands in every row and holds one type, so Milvus's own operators mean what they say."""
     if kind == "other":
         raise InvalidRequest(pointer(node.at, "key"), "names a vector field; filter on the others")
@@ -216,7 +216,7 @@ def _compile_declared(node: Comparison, kind: Kind) -> str:
     return f"{node.name} {symbol} {literal(values[0])}"
 
 
-def _fitting(value: Scalar, kind: Kind, node: Comparison) -> Scalar:
+def _fitting(value: Scalar, kind: FieldType, node: Comparison) -> Scalar:
     """The value in the declared field's type. Milvus 2.3.5 refuses `chunk == 1.0`, so whole floats become integers."""
     number = not isinstance(value, bool | str)
     if kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INT:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Found, Result, Searched, Skipped, Source, format_time
+from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped, format_time
 from pipeline.query.filters import FilterableFields, comparisons, filterable_fields, metadata_reference
 from pipeline.query.limits import InvalidRequest, pointer
 from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
-from pipeline.query.plan import Plan, plan
+from pipeline.query.plan import SearchPlan, plan
 from pipeline.query.ranking import TENANT, metadata_names, rank, similarity_score
 from pipeline.query.request import SearchRequest
 from pipeline.store.collection.indexes import search_params
@@ -88,7 +88,7 @@ class Searcher:
             api, collection, self._settings.partitions_ttl_s, self._settings.residency_ttl_s, clock
         )
 
-    def search(self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float) -> Found:
+    def search(self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float) -> SearchResult:
         """Find the nearest rows for each query; `vectors` has shape (queries, dimension). Blocks up to `timeout_s`.
 
         Raises InvalidRequest (the filter does not fit, or a text has no direction), DeadlinePassed, Unavailable (also
@@ -137,21 +137,21 @@ class Searcher:
         self._accept(info)
         return info
 
-    def _search(self, ask: _CollectionQuery, existing: Sequence[str]) -> Found:
+    def _search(self, ask: _CollectionQuery, existing: Sequence[str]) -> SearchResult:
         request, declared = ask.request, frozenset(ask.catalogue.declared)
         planned = plan(request.time, request.filter, existing, self._partitions.released(), ask.catalogue)
         ranked, complete = self._fetch(ask, planned)
         self._names.learn(name for hits in ranked for name in metadata_names(hits, declared))
         metric = ask.info.indexes[_VECTOR].metric
         shape = partial(_result, fields=request.fields, declared=declared, metric=metric, existing=existing)
-        return Found(
+        return SearchResult(
             results=tuple(tuple(shape(hit) for hit in hits) for hits in ranked),
             partial=not complete,
             searched=Searched(planned.covered, planned.skipped),
             warnings=self._warnings(ask),
         )
 
-    def _fetch(self, ask: _CollectionQuery, planned: Plan) -> tuple[list[list[Hit]], bool]:
+    def _fetch(self, ask: _CollectionQuery, planned: SearchPlan) -> tuple[list[list[Hit]], bool]:
         """Search with more and more candidates until each query has its results; False: Milvus failed before that."""
         request, settings = ask.request, self._settings
         most = max(request.limit, settings.max_candidates)
@@ -252,7 +252,7 @@ def _result(
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),
-        source=Source(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
+        source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
         metadata={name: row[name] for name in names if name != _METADATA},
     )
 

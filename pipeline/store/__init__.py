@@ -12,7 +12,7 @@ from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.milvus.api import MilvusApi, MilvusServerApi
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
-from pipeline.store.writing.protocol import Applied, Plan
+from pipeline.store.writing.protocol import Applied, WritePlan
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
@@ -30,11 +30,11 @@ __all__ = [
     "MilvusApi",
     "MilvusPartitions",
     "MilvusServerApi",
-    "Plan",
     "SweepPolicy",
     "TombstoneSweep",
     "UpsertWriter",
     "Vectors",
+    "WritePlan",
     "WritePolicy",
     "Writer",
     "check_model",

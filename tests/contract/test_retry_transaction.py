@@ -6,9 +6,9 @@ import pytest
 from kafka.admin import KafkaAdminClient
 
 from consumers.dead_letters.retry_transaction import (
-    Notes,
+    RetryLog,
     RetryProducer,
-    Return,
+    RetryRecord,
     ensure_notes_topic,
     notes_topic,
     stable_ranges,
@@ -37,13 +37,13 @@ def kafka(kafka_bootstrap: str) -> Iterator[KafkaSettings]:
     admin.close()
 
 
-def back(kafka: KafkaSettings, offset: int, *, size: int = 10, partition: int = 0) -> Return:
+def back(kafka: KafkaSettings, offset: int, *, size: int = 10, partition: int = 0) -> RetryRecord:
     origin = Position(kafka.topics[0], partition, offset)
-    return Return(f"{partition}-{offset}", origin, partition, b"k", bytes(size), (("h", b""),), 1_000 + offset)
+    return RetryRecord(f"{partition}-{offset}", origin, partition, b"k", bytes(size), (("h", b""),), 1_000 + offset)
 
 
 def put_back(kafka: KafkaSettings) -> RetryProducer:
-    return RetryProducer(kafka, kafka.topics[0], Notes(kafka, kafka.topics[0]))
+    return RetryProducer(kafka, kafka.topics[0], RetryLog(kafka, kafka.topics[0]))
 
 
 def stored(kafka: KafkaSettings) -> list[tuple[int, int]]:
@@ -59,7 +59,7 @@ def test_what_a_topic_refuses_holds_back_nothing_else(kafka: KafkaSettings) -> N
     assert sorted(refused) == ["0-2", "0-4"]
     assert "MessageSizeTooLargeError" in refused["0-2"]
     assert stored(kafka) == [(0, 1_000), (0, 1_006), (1, 1_001), (1, 1_003), (1, 1_005)]
-    notes = Notes(kafka, kafka.topics[0])
+    notes = RetryLog(kafka, kafka.topics[0])
     notes.read()
     assert notes.letter_ids == placed.keys()
     assert {at: notes.moved[at].offset for at in notes.moved} == {at: int(name[2:]) for name, at in placed.items()}
@@ -94,6 +94,6 @@ def test_without_a_place_for_notes_nothing_is_sent(kafka_bootstrap: str) -> None
     name = unique("none")
     with pytest.raises(UsageError, match=f"{name}.retried"):
         ensure_notes_topic(KafkaSettings(kafka_bootstrap, (name,), name), name, create=False)
-    notes = Notes(KafkaSettings(kafka_bootstrap, (name,), name), name)
+    notes = RetryLog(KafkaSettings(kafka_bootstrap, (name,), name), name)
     notes.read()
     assert not notes.letter_ids

@@ -22,7 +22,7 @@ from pymilvus import MilvusClient
 
 from consumers.cli import dlq_retry
 from consumers.config.settings import load_settings
-from consumers.dead_letters.envelope import letter
+from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.retry import RetryReport
 from consumers.dead_letters.retry_transaction import notes_topic, stable_ranges
 from consumers.kafka import KafkaSettings, read_range
@@ -74,7 +74,7 @@ class Site:
         self.publish(partition, value, key=key)
         record = [each for each in self.read() if each.position.partition == partition][-1]
         topic_id = str(self.admin.describe_topics([self.name])[0]["topic_id"])
-        made = letter(
+        made = encode_dead_letter(
             Rejected(replace(record, topic_id=topic_id), "decode", "missing_text", "no text"), pipeline="p", worker="w"
         )
         more = {"headers": list(made.headers), "timestamp": made.timestamp_ms}

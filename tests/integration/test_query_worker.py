@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import UsageError
-from pipeline.query import Found, Limits, Searcher, parse_request
+from pipeline.query import Limits, Searcher, SearchResult, parse_request
 from pipeline.query.answer import Skipped
 from pipeline.query.request import parse_time
 from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
@@ -71,7 +71,7 @@ class Shelf:
             "n": doc,
         }
 
-    def find(self, timeout_s: float = 10.0, **body: object) -> Found:
+    def find(self, timeout_s: float = 10.0, **body: object) -> SearchResult:
         return self.searcher.search(parse_request({"query": "q", **body}, Limits(), 0), EAST, timeout_s)
 
 
@@ -88,7 +88,7 @@ def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
             api.drop_collection(name)
 
 
-def doc_ids(found: Found) -> list[str]:
+def doc_ids(found: SearchResult) -> list[str]:
     return [result.doc_id for result in found.results[0]]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from consumers.dead_letters.envelope import letter
+from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.selection import (
     LetterFilter,
     headers_back,
@@ -15,7 +15,7 @@ from consumers.dead_letters.selection import (
     rejected_record,
     superseded,
 )
-from consumers.kafka import DeadLetter, describe
+from consumers.kafka import DeadLetter, decode_dead_letter
 from pipeline.errors import UsageError
 from pipeline.records import Delete, Position, Rejected, SourceRecord
 from pipeline.store.writing.protocol import NOWHERE, Decision, decide, final
@@ -42,8 +42,10 @@ RECORDS = st.builds(
 
 
 def read_back(record: SourceRecord) -> DeadLetter:
-    made = letter(Rejected(record, "decode", "bad", "m"), pipeline="p", worker="w")
-    return describe(SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers))
+    made = encode_dead_letter(Rejected(record, "decode", "bad", "m"), pipeline="p", worker="w")
+    return decode_dead_letter(
+        SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers)
+    )
 
 
 @given(ASKED, ASKED)

@@ -16,7 +16,7 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partitions import MilvusPartitions, partition_name
 from pipeline.store.writing.ledger import Ledger, row_entry
-from pipeline.store.writing.protocol import Entry, Plan
+from pipeline.store.writing.protocol import Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
@@ -126,7 +126,7 @@ def run(
 ) -> int:
     """Write from `done` on, several batches planned before the first is applied; how many are done, crash or not."""
     upcoming = done
-    waiting: deque[tuple[int, Plan]] = deque()
+    waiting: deque[tuple[int, WritePlan]] = deque()
     try:
         while done < len(operations):
             window = next(ahead)

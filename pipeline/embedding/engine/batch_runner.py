@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embedding.engine.batching import SpecialTokens, halves, pack
-from pipeline.embedding.engine.device_transfer import Pending, ReadyVectors, Transfer
+from pipeline.embedding.engine.device_transfer import ReadyVectors, Transfer, VectorsFuture
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.errors import Unavailable
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchPlan:
     """How a model is run on this machine."""
 
     token_budget: int
@@ -38,7 +38,7 @@ class Plan:
 class Runner:
     """Runs forward passes in threads of its own and fetches their vectors in the caller's. Call from any thread."""
 
-    def __init__(self, forward: Forward, transfer: Transfer, plan: Plan, *, dimension: int) -> None:
+    def __init__(self, forward: Forward, transfer: Transfer, plan: BatchPlan, *, dimension: int) -> None:
         self.plan = plan
         self.ceiling: int | None = None
         """Tokens of the largest pass that went through after a larger one did not fit the memory."""
@@ -64,7 +64,7 @@ class Runner:
         lengths = [len(ids) + around.tokens for ids in sequences]
         batches = pack(lengths, self.budget, self.plan.workers, padded=not self._forward.flat)
 
-        def run(batch: _Batch) -> list[tuple[_Batch, Pending]]:
+        def run(batch: _Batch) -> list[tuple[_Batch, VectorsFuture]]:
             return self._run(batch, sequences, around)
 
         # This thread waits for what arrives; those that run the passes never do.
@@ -77,7 +77,7 @@ class Runner:
         """End the threads; passes under way are finished, and who waits for others gets `CancelledError`."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, batch: _Batch, sequences: Ids, around: SpecialTokens) -> list[tuple[_Batch, Pending]]:
+    def _run(self, batch: _Batch, sequences: Ids, around: SpecialTokens) -> list[tuple[_Batch, VectorsFuture]]:
         """Pass the batch, or its halves where memory does not hold it; learns from that what it holds."""
         waiting, done, fitted, failed, alone = [batch], [], 0, _NEVER, False
         while waiting:
@@ -101,7 +101,7 @@ class Runner:
             log.warning("embedding.memory_full", what="smaller batches from now on", token_budget=fitted)
         return done
 
-    def _try(self, ids: Ids, around: SpecialTokens) -> Pending | None:
+    def _try(self, ids: Ids, around: SpecialTokens) -> VectorsFuture | None:
         """One forward pass; None where memory does not hold it."""
         try:
             inputs = self._forward.inputs(ids, around)
@@ -114,7 +114,7 @@ class Runner:
         self._transfer.recover()
         return None
 
-    def _without(self, ids: NDArray[np.int32], around: SpecialTokens) -> Pending:
+    def _without(self, ids: NDArray[np.int32], around: SpecialTokens) -> VectorsFuture:
         """NaN for a sequence that does not fit, if the shortest one does: then it is not memory itself that is gone."""
         if self._try([ids[:1]], around) is None:
             raise Unavailable(

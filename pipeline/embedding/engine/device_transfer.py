@@ -14,7 +14,7 @@ _GIVE_BACK_TOKENS = 8192
 """Tokens after which unused memory of the host is returned."""
 
 
-class Pending(Protocol):
+class VectorsFuture(Protocol):
     """Vectors on their way to the host."""
 
     def wait(self) -> NDArray[np.float32]:
@@ -27,7 +27,7 @@ class Transfer(Protocol):
     def upload(self, arrays: Mapping[str, NDArray[np.int64]]) -> Mapping[str, torch.Tensor]:
         """The arrays on the device, ready for the forward pass that this thread runs next."""
 
-    def download(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Pending:
+    def download(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> VectorsFuture:
         """Begin to fetch what a forward pass made of the inputs; does not block."""
 
     def recover(self) -> None:
@@ -49,7 +49,7 @@ class HostTransfer:
         """The arrays as tensors on the same memory."""
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def download(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Pending:
+    def download(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> VectorsFuture:
         """The vectors themselves."""
         self._tokens += inputs["input_ids"].numel()  # of several threads one may be lost
         if self._tokens >= _GIVE_BACK_TOKENS:
@@ -72,7 +72,7 @@ class ReadyVectors:
         self._vectors = vectors
 
     def wait(self) -> NDArray[np.float32]:
-        """See `Pending`."""
+        """See `VectorsFuture`."""
         return self._vectors
 
 
@@ -121,7 +121,7 @@ class CudaTransfer:
         parts = torch.split(there, [array.size for array in arrays.values()])
         return {name: part.view(array.shape) for (name, array), part in zip(arrays.items(), parts, strict=True)}
 
-    def download(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Pending:
+    def download(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> VectorsFuture:
         """A copy into page-locked memory behind the forward pass; the next pass does not wait for it."""
         here = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=self._pinned)
         self._out.wait_stream(self._streams.current_stream(self._device))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.embedding.embedder import ModelStamp
-from pipeline.embedding.engine.batch_runner import Plan, Runner
+from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
 from pipeline.embedding.engine.device_transfer import Transfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
@@ -29,22 +29,22 @@ _CLEARLY_TOGETHER = 1.15
 _TEXT_TOKENS = 64
 """Length of the texts tried, which divides every budget."""
 
-Rate = Callable[[Plan], float | None]
+Rate = Callable[[BatchPlan], float | None]
 """Tokens a second with a plan; None where memory does not hold it."""
 
 
-def tune_cpu(rate: Rate, cores: int, budget: int | None, clock: Callable[[], float] = time.perf_counter) -> Plan:
+def tune_cpu(rate: Rate, cores: int, budget: int | None, clock: Callable[[], float] = time.perf_counter) -> BatchPlan:
     """The fastest plan for `cores`, with the token budget given or the best one; takes at most about two seconds.
 
     Side by side, one-thread passes wait for nobody and small batches stay in the cache; one pass with all threads is
     taken where it is clearly faster.
     """
-    best = Plan(budget or CPU_BUDGET, cores, 1)
+    best = BatchPlan(budget or CPU_BUDGET, cores, 1)
     end = clock() + _CPU_SECONDS
-    rate(Plan(_TEXT_TOKENS, cores, 1))  # the first pass sets up what all others use
+    rate(BatchPlan(_TEXT_TOKENS, cores, 1))  # the first pass sets up what all others use
     best_rate = rate(best) or 0.0
 
-    def is_better(plan: Plan, margin: float) -> bool:
+    def is_better(plan: BatchPlan, margin: float) -> bool:
         nonlocal best, best_rate
         seconds = plan.token_budget * cores / best_rate if best_rate else 0.0
         if clock() + seconds > end:
@@ -59,23 +59,23 @@ def tune_cpu(rate: Rate, cores: int, budget: int | None, clock: Callable[[], flo
 
     if budget is None:
         size = CPU_BUDGET
-        while 2 * size * cores <= _CPU_TOKENS_AT_ONCE and is_better(Plan(size * 2, cores, 1), _CLEARLY):
+        while 2 * size * cores <= _CPU_TOKENS_AT_ONCE and is_better(BatchPlan(size * 2, cores, 1), _CLEARLY):
             size *= 2
         if size == CPU_BUDGET:
-            is_better(Plan(size // 2, cores, 1), _CLEARLY)
+            is_better(BatchPlan(size // 2, cores, 1), _CLEARLY)
     if cores > 1:
-        is_better(Plan(best.token_budget, 1, cores), _CLEARLY_TOGETHER)
+        is_better(BatchPlan(best.token_budget, 1, cores), _CLEARLY_TOGETHER)
     return best
 
 
-def tune_gpu(rate: Rate, budget: int | None) -> Plan:
+def tune_gpu(rate: Rate, budget: int | None) -> BatchPlan:
     """The budget given, or doubled until that gains nothing or memory does not hold it."""
-    best = Plan(budget or GPU_BUDGET)
+    best = BatchPlan(budget or GPU_BUDGET)
     if budget is not None:
         return best
     best_rate = rate(best)
     while best_rate is not None and best.token_budget < _MAX_GPU_BUDGET:
-        plan = Plan(best.token_budget * 2)
+        plan = BatchPlan(best.token_budget * 2)
         found = rate(plan)
         if found is None or found < best_rate * _CLEARLY:
             break
@@ -89,7 +89,7 @@ def rate_of(forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, sta
     length = max(1, min(_TEXT_TOKENS, stamp.max_tokens) - kind.tokens)
     text = np.resize(tokenizer.tokenize(["what the model may read"])[0].ids, length)
 
-    def rate(plan: Plan) -> float | None:
+    def rate(plan: BatchPlan) -> float | None:
         runner = Runner(forward, transfer, plan, dimension=stamp.dimension)
         try:
             count = max(1, plan.token_budget // (length + kind.tokens))

@@ -8,7 +8,7 @@ import structlog
 import torch
 from torch._inductor import config as inductor
 
-from pipeline.embedding.engine.batch_runner import Plan
+from pipeline.embedding.engine.batch_runner import BatchPlan
 from pipeline.embedding.engine.device_transfer import Transfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
@@ -21,7 +21,7 @@ _BATCHES = ((3, 5, 8), (4,))
 log = structlog.get_logger(__name__)
 
 
-def compile_model(forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, plan: Plan) -> None:
+def compile_model(forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, plan: BatchPlan) -> None:
     """Compile the model for passes with as many threads as planned; raises `UsageError` where torch cannot."""
     start = time.perf_counter()
     threads, recursion = torch.get_num_threads(), sys.getrecursionlimit()

@@ -42,7 +42,7 @@ def enable_fast_paths(
 
     plain = vectors()
 
-    def refusal(way: Callable[[], Callable[[], None]]) -> str | None:
+    def try_fast_path(way: Callable[[], Callable[[], None]]) -> str | None:
         """Why the way is not taken; None where it is, and stays so."""
         leave: Callable[[], None] | None = None
         try:
@@ -59,9 +59,9 @@ def enable_fast_paths(
             leave()
         return reason
 
-    if (reason := refusal(forward.use_flat_batches)) is not None:
+    if (reason := try_fast_path(forward.use_flat_batches)) is not None:
         log.info("model.padded", model=name, reason=reason, what="batches are padded, which is slower")
-    if pack and (reason := refusal(forward.pack_weights)) is not None:
+    if pack and (reason := try_fast_path(forward.pack_weights)) is not None:
         log.info("model.unpacked", model=name, reason=reason, what="weights stay as they are, which is slower")
 
 

@@ -15,7 +15,7 @@ def load_embedder(settings: EmbeddingSettings) -> Embedder:
     Raises `UsageError` if the model is not on this machine, holds code or pickled weights, or cannot run as asked; the
     message says what to do.
     """
-    if HashEmbedder.means(settings.model):
+    if HashEmbedder.is_hash_model(settings.model):
         if settings.dimensions is not None:
             raise UsageError(
                 f"embedding.dimensions is {settings.dimensions}, but {settings.model} has its dimension in its name: "

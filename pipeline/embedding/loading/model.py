@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from pipeline.embedding.embedder import EmbeddingSettings, ModelStamp
-from pipeline.embedding.engine.batch_runner import Plan, Runner
+from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
 from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward, first_position
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
@@ -105,7 +105,9 @@ def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
     return embedder
 
 
-def _plan(rate: Rate, settings: EmbeddingSettings, device: torch.device, cores: int, model: Mapping[str, Any]) -> Plan:
+def _plan(
+    rate: Rate, settings: EmbeddingSettings, device: torch.device, cores: int, model: Mapping[str, Any]
+) -> BatchPlan:
     """How to run the model here: as remembered of this `model`, or as measured now."""
     budget = settings.token_budget if isinstance(settings.token_budget, int) else None
     memory = None

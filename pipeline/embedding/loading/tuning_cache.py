@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.embedding.engine.batch_runner import Plan
+from pipeline.embedding.engine.batch_runner import BatchPlan
 
 log = structlog.get_logger(__name__)
 
@@ -23,11 +23,11 @@ class TuningFile:
         name = hashlib.sha256(json.dumps(self._circumstances, sort_keys=True).encode()).hexdigest()
         self._path = folder / f"{name[:32]}.json"
 
-    def read(self) -> Plan | None:
+    def read(self) -> BatchPlan | None:
         """The plan, or None if there is no file or none that `write` has written for these circumstances."""
         try:
             found = json.loads(self._path.expanduser().read_bytes())
-            plan = Plan(**found["plan"])
+            plan = BatchPlan(**found["plan"])
             usable = found["measured_for"] == self._circumstances and all(
                 type(value) is int and value > 0 for value in asdict(plan).values()
             )
@@ -40,7 +40,7 @@ class TuningFile:
             log.warning("tuning.foreign", path=str(self._path), what="measuring again")
         return plan if usable else None
 
-    def write(self, plan: Plan) -> None:
+    def write(self, plan: BatchPlan) -> None:
         """Remember the plan; a folder that cannot be written to is only logged."""
         content = json.dumps({"measured_for": self._circumstances, "plan": asdict(plan)}, indent=1, sort_keys=True)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable
-from pipeline.store.milvus.error_mapping import Call, Kind, RetryPolicy, chain, classify, to_error
+from pipeline.store.milvus.error_mapping import Call, FailureKind, RetryPolicy, chain, classify, to_error
 from pipeline.store.milvus.write_lease import Lease
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class RetryingCaller:
                     kind = classify(error)
                     wait = self._wait(call, kind, attempt, self._clock() - began, total_s) if repeat else None
                     if wait is None:
-                        raise to_error(kind, call, words(error)) from error
+                        raise to_error(kind, call, error_text(error)) from error
                 self._sleep(wait)
         except MilvusStreamError as error:
             failed = error
@@ -121,7 +121,9 @@ class RetryingCaller:
         # A collection that loads again is waited for longer than the usual total: a second always remains.
         return min(self._timeout_s, max(self._retry.total_s - elapsed_s, 1.0)) if elapsed_s > 0 else self._timeout_s
 
-    def _wait(self, call: Call, kind: Kind, attempt: int, elapsed_s: float, total_s: float | None) -> float | None:
+    def _wait(
+        self, call: Call, kind: FailureKind, attempt: int, elapsed_s: float, total_s: float | None
+    ) -> float | None:
         wait = self._retry.wait(
             kind,
             attempt,
@@ -141,7 +143,7 @@ def _lease_expired(error: BaseException) -> LeaseExpired | None:
     return next((link for link in chain(error) if isinstance(link, LeaseExpired)), None)
 
 
-def words(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What the server or the SDK said, on one line and not too much of it."""
     code = getattr(error, "code", None)
     code = code() if callable(code) else code

@@ -14,7 +14,7 @@ from pymilvus.exceptions import ConnectionConfigException
 from pipeline.errors import NotFound, NotLoaded, Unavailable, UsageError
 from pipeline.store.milvus.admin import DEFAULT_PARTITION, CollectionAdmin
 from pipeline.store.milvus.api import Hit, Row
-from pipeline.store.milvus.calls import Observer, RetryingCaller, unobserved, words
+from pipeline.store.milvus.calls import Observer, RetryingCaller, error_text, unobserved
 from pipeline.store.milvus.column_packing import pack_upserts
 from pipeline.store.milvus.conversion import (
     hits,
@@ -66,12 +66,12 @@ def connect(
             client.close()
             raise
     except ConnectionConfigException as error:
-        raise UsageError(f"milvus.uri {address} cannot be used: {words(error)}") from error
+        raise UsageError(f"milvus.uri {address} cannot be used: {error_text(error)}") from error
     except FAILURES as error:
-        failed = to_error(classify(error), Call("connect"), words(error))
+        failed = to_error(classify(error), Call("connect"), error_text(error))
         if isinstance(failed, UsageError):
             raise failed from error
-        raise Unavailable(f"Milvus at {address} does not answer; is it running? {words(error)}") from error
+        raise Unavailable(f"Milvus at {address} does not answer; is it running? {error_text(error)}") from error
     run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,

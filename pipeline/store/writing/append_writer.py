@@ -7,7 +7,7 @@ from pipeline.errors import NotFound
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
-from pipeline.store.writing.protocol import Applied, Change, Plan, Refusal
+from pipeline.store.writing.protocol import Applied, Change, Refusal, WritePlan
 from pipeline.store.writing.rows import append_rows, row_sizes
 from pipeline.store.writing.upsert_requests import K, RowGroup, Sent, WritePolicy, upsert_groups
 from pipeline.store.writing.vector_reuse import Vectors
@@ -22,13 +22,13 @@ class Writer(Protocol):
     long as it takes.
     """
 
-    def plan(self, operations: Sequence[Change]) -> Plan:
+    def plan(self, operations: Sequence[Change]) -> WritePlan:
         """Decide what is to be done. In upsert mode no key may stand twice among the operations."""
 
-    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+    def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         """Vectors stored already for texts of these chunks (those of each document in `plan.to_embed`)."""
 
-    def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
+    def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Do it; when it returns, Milvus has acknowledged. `puts`: those of `plan.to_embed` that could be embedded."""
 
     def forget(self) -> None:
@@ -79,7 +79,7 @@ class AppendWriter:
         self._partitions = partitions
         self._by = by
 
-    def plan(self, operations: Sequence[Change]) -> Plan:
+    def plan(self, operations: Sequence[Change]) -> WritePlan:
         """Every put is to be embedded, unless its Milvus partition cannot be made. A delete has nothing to name."""
         puts = [operation for operation in operations if isinstance(operation, Put)]
         deletes = [operation for operation in operations if isinstance(operation, Delete)]
@@ -87,13 +87,13 @@ class AppendWriter:
         refused: list[Refusal] = [(delete, "delete_in_append_mode", message) for delete in deletes]
         full = self._partitions.ensure({self._place(put) for put in puts})
         refused += [(put, *too_many(self._place(put))) for put in puts if self._place(put) in full]
-        return Plan([put for put in puts if self._place(put) not in full], refused=refused)
+        return WritePlan([put for put in puts if self._place(put) not in full], refused=refused)
 
-    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+    def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         """Nothing: no record is a version of another."""
         return [{}] * len(chunks)
 
-    def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
+    def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Upsert the rows; documents with a row that Milvus refuses are left out and told."""
         groups: dict[str, list[RowGroup[int]]] = {}
         for number, item in enumerate(puts):

@@ -63,7 +63,7 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WritePlan:
     """What is to be done for one micro-batch."""
 
     to_embed: Sequence[Put]
@@ -85,7 +85,7 @@ class Plan:
     held: Sequence[Key] = ()
     """Keys whose ledger entries are held until the plan is applied."""
 
-    def without(self, dropped: Callable[[Change], bool]) -> "Plan":
+    def without(self, dropped: Callable[[Change], bool]) -> "WritePlan":
         """The same plan less the operations for which `dropped` is true: they are neither written nor deleted."""
         return replace(
             self,

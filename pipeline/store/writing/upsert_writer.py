@@ -26,8 +26,8 @@ from pipeline.store.writing.protocol import (
     Entry,
     Footprint,
     Key,
-    Plan,
     Refusal,
+    WritePlan,
     advanced,
     comparable,
     decide,
@@ -97,7 +97,7 @@ class UpsertWriter:
 
     # --- plan --------------------------------------------------------------------------------------------------
 
-    def plan(self, operations: Sequence[Change]) -> Plan:
+    def plan(self, operations: Sequence[Change]) -> WritePlan:
         """Read the ledger and compare: what is older than what is stored, or stored already, needs no work.
 
         A key that an earlier plan still has in flight is not settled here but when this plan is applied: only then is
@@ -126,7 +126,7 @@ class UpsertWriter:
         self._ledger.hold({key: known[key][0] for key in held})
         settled = list(decisions.values())
         stored = {key: entry for key, (entry, _) in known.items() if entry is not None}
-        return Plan(
+        return WritePlan(
             to_embed=[operation for operation in writes if isinstance(operation, Put)],
             deletes=[operation for operation in writes if isinstance(operation, Delete)],
             advances=advances,
@@ -139,7 +139,7 @@ class UpsertWriter:
             held=held,
         )
 
-    def reusable(self, plan: Plan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
+    def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         """See `Writer.reusable`."""
         return stored_vectors(self._api, self._collection, plan, chunks, self._fingerprint)
 
@@ -169,7 +169,7 @@ class UpsertWriter:
 
     # --- apply -------------------------------------------------------------------------------------------------
 
-    def apply(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> Applied:
+    def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Write the rows and the ledger; a document that Milvus refuses keeps what was stored of it before."""
         with self._distrusting():
             work = self._steps(plan, puts)
@@ -195,7 +195,7 @@ class UpsertWriter:
             refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
         )
 
-    def _steps(self, plan: Plan, puts: Sequence[EmbeddedPut]) -> _Work:
+    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> _Work:
         """Compare again, now with what the batches before this one have left."""
         work = _Work()
         for operation in plan.advances:

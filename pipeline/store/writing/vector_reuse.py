@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded
 from pipeline.records import Chunk
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.writing.protocol import DocumentHashes, Entry, Footprint, Key, Plan
+from pipeline.store.writing.protocol import DocumentHashes, Entry, Footprint, Key, WritePlan
 from pipeline.store.writing.rows import row_ids
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
@@ -20,7 +20,7 @@ _IDS_PER_QUERY = 1000
 
 
 def stored_vectors(
-    api: MilvusApi, collection: str, plan: Plan, chunks: Sequence[Sequence[Chunk]], fingerprint: str
+    api: MilvusApi, collection: str, plan: WritePlan, chunks: Sequence[Sequence[Chunk]], fingerprint: str
 ) -> list[Vectors]:
     """For each document to embed: the vectors stored of its earlier version, as far as texts are likely the same.
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumers.dead_letters.envelope import ConsumedDeadLetter, fitted, letter
+from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted
 from consumers.kafka import KafkaSettings, Lag, RebalanceHandler
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.positions import Commit, LogRange, begin_at
@@ -366,14 +366,14 @@ class FakeDeadLetters:
         self._on_confirmed = on_confirmed
         self._pipeline = pipeline
         self._room_bytes = room_bytes
-        self._waiting: list[ConsumedDeadLetter] = []
+        self._waiting: list[OutgoingDeadLetter] = []
         self._problem: str | None = None
 
     def start(self) -> None:
         """Nothing to start: the caller's thread sends."""
 
     def send(self, rejected: Rejected) -> None:
-        self._waiting.append(letter(rejected, pipeline=self._pipeline, worker="fake-1"))
+        self._waiting.append(encode_dead_letter(rejected, pipeline=self._pipeline, worker="fake-1"))
         self._flush()
 
     def out_of_order(self, problem: str | None) -> None:

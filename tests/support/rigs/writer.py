@@ -14,7 +14,7 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partitions import MilvusPartitions, partition_name
 from pipeline.store.writing.ledger import Ledger, row_entry
-from pipeline.store.writing.protocol import Entry, Plan
+from pipeline.store.writing.protocol import Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
@@ -41,7 +41,7 @@ class Batch:
     operations: Sequence[Operation]
     ends: dict[int, int]
     """Kafka partition -> the offset behind its last record in here."""
-    plan: Plan | None = None
+    plan: WritePlan | None = None
     puts: Sequence[EmbeddedPut] = ()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from consumers.cli.dlq import ShownLetter, one, show_list, show_one
 from consumers.config.settings import Settings
-from consumers.kafka import describe
+from consumers.kafka import decode_dead_letter
 from pipeline.errors import UsageError
 from pipeline.records import Position, SourceRecord
 
@@ -19,7 +19,7 @@ def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str,
         ("milvus-stream.reason", b"invalid_json"),
     )
     position = Position("docs.dlq", 0, 5)
-    return ShownLetter(describe(SourceRecord(position, 1_795_348_800_000, key, value, (*headers, *about))))
+    return ShownLetter(decode_dead_letter(SourceRecord(position, 1_795_348_800_000, key, value, (*headers, *about))))
 
 
 def test_a_letter_as_json() -> None:

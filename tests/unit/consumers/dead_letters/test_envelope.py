@@ -8,9 +8,9 @@ from consumers.dead_letters.envelope import (
     MAX_MESSAGE_BYTES,
     MAX_STACK_BYTES,
     OWN,
-    describe,
+    decode_dead_letter,
+    encode_dead_letter,
     fitted,
-    letter,
     retimed,
 )
 from pipeline.records import Position, Rejected, SourceRecord
@@ -33,7 +33,7 @@ REJECTED = st.builds(Rejected, RECORDS, st.just("decode"), st.just("bad"), st.te
 @given(REJECTED, st.integers(2_048, 60_000))
 @settings(deadline=None, max_examples=150)
 def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> None:
-    whole = letter(rejected, pipeline="p", worker="w")
+    whole = encode_dead_letter(rejected, pipeline="p", worker="w")
     record = rejected.record
     assert (whole.key, whole.value, whole.timestamp_ms) == (record.key, record.value, record.timestamp_ms)
     assert whole.headers[: len(record.headers)] == tuple((name, value or b"") for name, value in record.headers)
@@ -50,10 +50,12 @@ def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> No
 @settings(deadline=None)
 def test_what_is_read_back_is_what_was_written(rejected: Rejected) -> None:
     record = rejected.record
-    made = letter(rejected, pipeline="p", worker="w")
+    made = encode_dead_letter(rejected, pipeline="p", worker="w")
     names = [name for name, _ in made.headers]
     assert len([n for n in names if n.startswith(CONNECT)]) >= 10
-    found = describe(SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers))
+    found = decode_dead_letter(
+        SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers)
+    )
     foreign = tuple(pair for pair in record.headers if not pair[0].startswith((CONNECT, OWN)))
     assert found.original_headers == foreign
     # Whatever headers the record claims for itself.
@@ -63,24 +65,26 @@ def test_what_is_read_back_is_what_was_written(rejected: Rejected) -> None:
 
 def test_message_and_stack_are_bounded_in_bytes() -> None:
     record = SourceRecord(Position("t", 0, 0), 0, b"k", b"v")
-    headers = dict(letter(Rejected(record, "decode", "r", "é" * 9_000), pipeline="p", worker="w").headers)
+    headers = dict(encode_dead_letter(Rejected(record, "decode", "r", "é" * 9_000), pipeline="p", worker="w").headers)
     assert len(headers[CONNECT + "exception.message"]) == MAX_MESSAGE_BYTES
     assert MAX_STACK_BYTES - 1 <= len(headers[CONNECT + "exception.stacktrace"]) <= MAX_STACK_BYTES
 
 
 def test_a_lone_surrogate_in_the_message_is_written_escaped() -> None:
     record = SourceRecord(Position("t", 0, 0), 0, b"k", b"v")
-    headers = dict(letter(Rejected(record, "decode", "r", "id \ud800"), pipeline="p", worker="w").headers)
+    headers = dict(encode_dead_letter(Rejected(record, "decode", "r", "id \ud800"), pipeline="p", worker="w").headers)
     assert headers[CONNECT + "exception.message"] == rb"id \ud800"
 
 
 def test_a_refused_timestamp_is_kept_in_a_header() -> None:
     record = SourceRecord(Position("t", 0, 0), 12_345, b"k", b"v")
-    made = retimed(letter(Rejected(record, "decode", "r", "m"), pipeline="p", worker="w"))
+    made = retimed(encode_dead_letter(Rejected(record, "decode", "r", "m"), pipeline="p", worker="w"))
     assert made.timestamp_ms == -1
     assert made.headers[-1] == (OWN + "original-timestamp", b"12345")
 
 
 def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
-    found = describe(SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?"))))
+    found = decode_dead_letter(
+        SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?")))
+    )
     assert (found.topic, found.partition, found.offset, found.reason) == ("", None, None, "unknown")

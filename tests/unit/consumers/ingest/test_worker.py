@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from consumers.dead_letters.limits import DeadLetterLimits
-from consumers.kafka import KafkaSettings, describe
+from consumers.kafka import KafkaSettings, decode_dead_letter
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.store import SweepPolicy
 from pipeline.telemetry.metrics import OUTCOMES
@@ -412,14 +412,14 @@ def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(b
     with pytest.raises(TooManyRejected, match=r"documents/0 .* offsets 12 to 27, invalid_json 16"):
         rig.ended()
     # The batch with the record above the limit (20-29) is not sent at all.
-    sent = {describe(letter).offset for letter in broker.read(DEAD_LETTERS)}
+    sent = {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)}
     assert sent == set(range(12, 20))
     assert rig.committed().get(0, 0) <= 20
 
     again = Rig(broker, rig.milvus, limits=DeadLetterLimits(max_consecutive=None), until_caught_up=True)
     again.start()
     assert again.ended().clean
-    assert {describe(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
+    assert {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
     assert len(again.texts()) == 12
     assert again.committed() == {0: 40}
 

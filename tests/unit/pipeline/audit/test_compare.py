@@ -4,23 +4,23 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.audit.compare import judge
-from pipeline.audit.expected_state import ExpectedState, Wanted, last_word, supersedes
-from pipeline.audit.findings import StoredRow, Verdict, View, stored_row, text_digest
+from pipeline.audit.compare import compare_document
+from pipeline.audit.expected_state import ExpectedState, ExpectedWrite, last_word, supersedes
+from pipeline.audit.findings import AuditScope, Finding, StoredRow, stored_row, text_digest
 from pipeline.records import Delete, Position, Put
 from pipeline.store.writing.protocol import NOWHERE, DocumentHashes, Entry, final
 from pipeline.store.writing.rows import append_rows, content_hash, document_rows, row_hash
 from tests.support.documents import delete, embedded, put
 
 HOME = "d20261122"
-VIEW = View("day", "model", ("_default", HOME), (), {("documents", 0): (10, 100)})
+VIEW = AuditScope("day", "model", ("_default", HOME), (), {("documents", 0): (10, 100)})
 DOCUMENT = put("a", "one two three", 50)
 GONE = put("a", "one two three", 5)
 
 
-def wanted(operation: Put | Delete, *, certain: bool = True) -> Wanted:
+def wanted(operation: Put | Delete, *, certain: bool = True) -> ExpectedWrite:
     document = operation.document if isinstance(operation, Put) else None
-    return Wanted(
+    return ExpectedWrite(
         operation.position,
         operation.timestamp_ms,
         operation.key,
@@ -48,7 +48,7 @@ def word(*operations: Put | Delete, certain: bool = True) -> ExpectedState:
     return last_word(wanted(operation, certain=certain) for operation in operations)
 
 
-def told(verdict: Verdict) -> tuple[str, list[str]]:
+def told(verdict: Finding) -> tuple[str, list[str]]:
     return verdict.outcome, [problem.kind for problem in verdict.problems]
 
 
@@ -56,78 +56,78 @@ def told(verdict: Verdict) -> tuple[str, list[str]]:
 
 
 def test_a_document_whose_records_have_left_the_topic_is_judged_by_its_ledger_row() -> None:
-    assert told(judge(word(), entry(GONE), rows(GONE), VIEW)) == ("unverifiable", [])
-    assert told(judge(word(), entry(delete("a", 5)), [], VIEW)) == ("unverifiable", [])
-    assert told(judge(word(), entry(GONE), rows(GONE)[1:], VIEW)) == ("problem", ["ledger"])
-    assert told(judge(word(), None, rows(GONE), VIEW)) == ("problem", ["ledger"])
-    verdict = judge(word(), replace(entry(GONE), pending=True), rows(GONE), VIEW)
+    assert told(compare_document(word(), entry(GONE), rows(GONE), VIEW)) == ("unverifiable", [])
+    assert told(compare_document(word(), entry(delete("a", 5)), [], VIEW)) == ("unverifiable", [])
+    assert told(compare_document(word(), entry(GONE), rows(GONE)[1:], VIEW)) == ("problem", ["ledger"])
+    assert told(compare_document(word(), None, rows(GONE), VIEW)) == ("problem", ["ledger"])
+    verdict = compare_document(word(), replace(entry(GONE), pending=True), rows(GONE), VIEW)
     assert told(verdict) == ("problem", ["pending"])
     assert not any(problem.mendable for problem in verdict.problems), "there is nothing to write it from"
 
 
 def test_rows_that_no_record_asks_for_are_extra_unless_compaction_may_have_taken_the_record() -> None:
-    verdict = judge(word(), entry(DOCUMENT), rows(DOCUMENT), VIEW)
+    verdict = compare_document(word(), entry(DOCUMENT), rows(DOCUMENT), VIEW)
     assert told(verdict) == ("problem", ["extra"])
     assert not verdict.problems[0].mendable
     compacted = replace(VIEW, compacted=("documents",))
-    assert told(judge(word(), entry(DOCUMENT), rows(DOCUMENT), compacted)) == ("unverifiable", [])
+    assert told(compare_document(word(), entry(DOCUMENT), rows(DOCUMENT), compacted)) == ("unverifiable", [])
 
 
 def test_a_document_that_a_worker_has_gone_on_with_is_changing() -> None:
     newer = put("a", "four", 100)
-    assert told(judge(word(DOCUMENT), entry(newer), rows(newer), VIEW)) == ("changing", [])
-    assert told(judge(word(), entry(newer), rows(newer), VIEW)) == ("changing", [])
+    assert told(compare_document(word(DOCUMENT), entry(newer), rows(newer), VIEW)) == ("changing", [])
+    assert told(compare_document(word(), entry(newer), rows(newer), VIEW)) == ("changing", [])
 
 
 def test_a_version_beyond_what_was_read_cannot_be_checked() -> None:
     before = replace(entry(GONE), version=9, versioned=True)
     older = put("a", "four", 50, version=3)
-    assert told(judge(word(older), before, rows(GONE), VIEW)) == ("unverifiable", [])
+    assert told(compare_document(word(older), before, rows(GONE), VIEW)) == ("unverifiable", [])
     other_topic = replace(entry(GONE), position=Position("elsewhere", 0, 3))
-    assert told(judge(word(DOCUMENT), other_topic, rows(GONE), VIEW)) == ("unverifiable", [])
+    assert told(compare_document(word(DOCUMENT), other_topic, rows(GONE), VIEW)) == ("unverifiable", [])
 
 
 def test_a_ledger_row_newer_than_every_record_is_wrong() -> None:
     lying = replace(entry(DOCUMENT), position=Position("documents", 0, 77))
-    assert told(judge(word(DOCUMENT), lying, rows(DOCUMENT), VIEW)) == ("problem", ["ledger"])
+    assert told(compare_document(word(DOCUMENT), lying, rows(DOCUMENT), VIEW)) == ("problem", ["ledger"])
 
 
 def test_a_topic_made_anew_makes_its_old_ledger_rows_older() -> None:
     old = replace(entry(put("a", "four", 77)), topic_id="old")
     anew = replace(VIEW, topic_ids={"documents": "new"})
-    assert told(judge(word(DOCUMENT), old, rows(put("a", "four", 77)), anew)) == ("problem", ["stale"])
-    assert told(judge(word(), old, rows(put("a", "four", 77)), anew)) == ("unverifiable", [])
+    assert told(compare_document(word(DOCUMENT), old, rows(put("a", "four", 77)), anew)) == ("problem", ["stale"])
+    assert told(compare_document(word(), old, rows(put("a", "four", 77)), anew)) == ("unverifiable", [])
 
 
 def test_a_record_that_may_have_been_rejected_needs_no_row_until_the_ledger_names_it() -> None:
     maybe = word(DOCUMENT, certain=False)
-    assert told(judge(maybe, None, [], VIEW)) == ("undecided", [])
-    assert told(judge(maybe, entry(DOCUMENT), rows(DOCUMENT), VIEW)) == ("sound", [])
-    assert told(judge(maybe, entry(DOCUMENT), [], VIEW)) == ("problem", ["missing"])
+    assert told(compare_document(maybe, None, [], VIEW)) == ("undecided", [])
+    assert told(compare_document(maybe, entry(DOCUMENT), rows(DOCUMENT), VIEW)) == ("sound", [])
+    assert told(compare_document(maybe, entry(DOCUMENT), [], VIEW)) == ("problem", ["missing"])
     before = put("a", "four", 40)
     either = last_word([wanted(before), wanted(DOCUMENT, certain=False)])
-    assert told(judge(either, entry(before), rows(before), VIEW)) == ("sound", [])
-    assert told(judge(either, entry(DOCUMENT), rows(DOCUMENT), VIEW)) == ("sound", [])
+    assert told(compare_document(either, entry(before), rows(before), VIEW)) == ("sound", [])
+    assert told(compare_document(either, entry(DOCUMENT), rows(DOCUMENT), VIEW)) == ("sound", [])
 
 
 def test_a_dropped_milvus_partition_is_no_loss_but_a_lost_row_is() -> None:
     dropped = replace(VIEW, milvus_partitions=("_default",))
-    assert told(judge(word(DOCUMENT), entry(DOCUMENT), [], dropped)) == ("pruned", [])
-    assert told(judge(word(DOCUMENT), entry(DOCUMENT), [], VIEW)) == ("problem", ["missing"])
+    assert told(compare_document(word(DOCUMENT), entry(DOCUMENT), [], dropped)) == ("pruned", [])
+    assert told(compare_document(word(DOCUMENT), entry(DOCUMENT), [], VIEW)) == ("problem", ["missing"])
 
 
 def test_what_is_in_an_unloaded_milvus_partition_cannot_be_checked() -> None:
     unloaded = replace(VIEW, unloaded=(HOME,))
-    assert told(judge(word(DOCUMENT), entry(DOCUMENT), [], unloaded)) == ("unverifiable", [])
-    assert told(judge(word(DOCUMENT), None, [], unloaded)) == ("unverifiable", [])
+    assert told(compare_document(word(DOCUMENT), entry(DOCUMENT), [], unloaded)) == ("unverifiable", [])
+    assert told(compare_document(word(DOCUMENT), None, [], unloaded)) == ("unverifiable", [])
 
 
 def test_a_delete_is_remembered_until_the_ledger_forgets_it() -> None:
     gone = delete("a", 50)
-    assert told(judge(word(gone), None, [], VIEW)) == ("problem", ["ledger"])
+    assert told(compare_document(word(gone), None, [], VIEW)) == ("problem", ["ledger"])
     forgetful = replace(VIEW, deletes_kept_from_ms=gone.timestamp_ms + 1)
-    assert told(judge(word(gone), None, [], forgetful)) == ("sound", [])
-    assert told(judge(word(gone), None, rows(DOCUMENT), forgetful)) == ("problem", ["extra"])
+    assert told(compare_document(word(gone), None, [], forgetful)) == ("sound", [])
+    assert told(compare_document(word(gone), None, rows(DOCUMENT), forgetful)) == ("problem", ["extra"])
 
 
 # --- what is not wrong -----------------------------------------------------------------------------------------------
@@ -135,24 +135,27 @@ def test_a_delete_is_remembered_until_the_ledger_forgets_it() -> None:
 
 def test_rows_of_an_older_record_with_the_same_content_are_current() -> None:
     again = put("a", "one two three", 60)
-    assert told(judge(word(DOCUMENT, again), entry(again), rows(DOCUMENT), VIEW)) == ("sound", [])
+    assert told(compare_document(word(DOCUMENT, again), entry(again), rows(DOCUMENT), VIEW)) == ("sound", [])
     mixed = [*rows(again)[:1], *rows(DOCUMENT)[1:]]
-    assert told(judge(word(DOCUMENT, again), entry(again), mixed, VIEW)) == ("problem", ["stale"])
+    assert told(compare_document(word(DOCUMENT, again), entry(again), mixed, VIEW)) == ("problem", ["stale"])
 
 
 def test_a_document_cut_by_another_chunking_is_compared_without_its_texts() -> None:
     whole = replace(rows(DOCUMENT)[0], text=text_digest("one two three"))
     stored = replace(entry(DOCUMENT, fingerprint="other"), footprint={HOME: 1})
-    verdict = judge(word(DOCUMENT), stored, [whole], VIEW)
+    verdict = compare_document(word(DOCUMENT), stored, [whole], VIEW)
     assert told(verdict) == ("sound", [])
     assert verdict.unread_chunking
-    assert told(judge(word(DOCUMENT), stored, [replace(whole, row_hash="0")], VIEW)) == ("problem", ["stale"])
+    assert told(compare_document(word(DOCUMENT), stored, [replace(whole, row_hash="0")], VIEW)) == (
+        "problem",
+        ["stale"],
+    )
 
 
 @pytest.mark.parametrize(("place", "fits"), [("m202611", True), ("_default", True), ("m202610", False)])
 def test_a_place_of_another_granularity_is_as_good(place: str, fits: bool) -> None:
     view = replace(VIEW, milvus_partitions=(*VIEW.milvus_partitions, place))
-    verdict = judge(word(DOCUMENT), entry(DOCUMENT, place), rows(DOCUMENT, place), view)
+    verdict = compare_document(word(DOCUMENT), entry(DOCUMENT, place), rows(DOCUMENT, place), view)
     assert (verdict.outcome == "sound") is fits
 
 
@@ -162,13 +165,16 @@ def test_a_place_of_another_granularity_is_as_good(place: str, fits: bool) -> No
 def test_append_mode_asks_for_exactly_the_rows_of_every_record() -> None:
     view = replace(VIEW, append=True)
     stored = [stored_row(row, HOME) for row in append_rows(embedded(DOCUMENT))]
-    assert told(judge(word(DOCUMENT), None, stored, view)) == ("sound", [])
-    assert told(judge(word(DOCUMENT), None, [], view)) == ("problem", ["missing"])
-    assert told(judge(word(DOCUMENT), None, stored[1:], view)) == ("problem", ["incomplete"])
-    assert told(judge(word(), None, stored, view)) == ("problem", ["extra"])
+    assert told(compare_document(word(DOCUMENT), None, stored, view)) == ("sound", [])
+    assert told(compare_document(word(DOCUMENT), None, [], view)) == ("problem", ["missing"])
+    assert told(compare_document(word(DOCUMENT), None, stored[1:], view)) == ("problem", ["incomplete"])
+    assert told(compare_document(word(), None, stored, view)) == ("problem", ["extra"])
     copy = replace(stored[0], milvus_partition="d20260101")
-    assert told(judge(word(DOCUMENT), None, [*stored, copy], view)) == ("problem", ["misplaced", "duplicated"])
-    assert told(judge(word(DOCUMENT), None, rows(DOCUMENT), view))[1] == ["extra", "missing"]
+    assert told(compare_document(word(DOCUMENT), None, [*stored, copy], view)) == (
+        "problem",
+        ["misplaced", "duplicated"],
+    )
+    assert told(compare_document(word(DOCUMENT), None, rows(DOCUMENT), view))[1] == ["extra", "missing"]
 
 
 # --- the last word ---------------------------------------------------------------------------------------------------
@@ -204,5 +210,5 @@ def test_only_what_can_never_last_is_forgotten_early() -> None:
 
 def test_an_intent_of_a_document_never_stored_is_pending() -> None:
     begun = replace(entry(DOCUMENT), position=NOWHERE, pending=True, state="deleted")
-    assert told(judge(word(DOCUMENT), begun, [], VIEW)) == ("problem", ["pending", "missing"])
-    assert told(judge(word(), begun, [], VIEW))[1] == ["pending"]
+    assert told(compare_document(word(DOCUMENT), begun, [], VIEW)) == ("problem", ["pending", "missing"])
+    assert told(compare_document(word(), begun, [], VIEW))[1] == ["pending"]

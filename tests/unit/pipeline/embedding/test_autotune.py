@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.embedding.engine.batch_runner import Plan
+from pipeline.embedding.engine.batch_runner import BatchPlan
 from pipeline.embedding.loading.autotune import CPU_BUDGET, GPU_BUDGET, tune_cpu, tune_gpu
 from pipeline.embedding.loading.tuning_cache import TuningFile
 
@@ -16,23 +16,23 @@ CORES = 4
 class Machine:
     """Runs plans at given rates on a clock of its own."""
 
-    def __init__(self, speed: Callable[[Plan], float | None]) -> None:
+    def __init__(self, speed: Callable[[BatchPlan], float | None]) -> None:
         self._speed = speed
         self.now = 0.0
-        self.tried: list[Plan] = []
+        self.tried: list[BatchPlan] = []
 
-    def rate(self, plan: Plan) -> float | None:
+    def rate(self, plan: BatchPlan) -> float | None:
         self.tried.append(plan)
         speed = self._speed(plan)
         self.now += plan.token_budget * max(plan.workers, plan.threads) / (speed or 1e9)
         return speed
 
-    def tune(self, budget: int | None = None, cores: int = CORES) -> Plan:
+    def tune(self, budget: int | None = None, cores: int = CORES) -> BatchPlan:
         return tune_cpu(self.rate, cores, budget, clock=lambda: self.now)
 
 
-def by_budget(rates: dict[int, float], together: float = 0.0) -> Callable[[Plan], float]:
-    def speed(plan: Plan) -> float:
+def by_budget(rates: dict[int, float], together: float = 0.0) -> Callable[[BatchPlan], float]:
+    def speed(plan: BatchPlan) -> float:
         return together if plan.threads > 1 else rates.get(plan.token_budget, 1.0)
 
     return speed
@@ -49,37 +49,37 @@ def by_budget(rates: dict[int, float], together: float = 0.0) -> Callable[[Plan]
     ],
 )
 def test_a_budget_is_changed_for_one_that_is_clearly_faster(rates: dict[int, float], best: int) -> None:
-    assert Machine(by_budget({64: 20e3} | rates)).tune(cores=1) == Plan(best, 1, 1)
+    assert Machine(by_budget({64: 20e3} | rates)).tune(cores=1) == BatchPlan(best, 1, 1)
 
 
 def test_budgets_stay_small_where_many_passes_run_at_a_time() -> None:
     machine = Machine(by_budget({64: 20e3, 512: 40e3, 1024: 50e3, 2048: 90e3}))
-    assert machine.tune(cores=4) == Plan(1024, 4, 1)
-    assert machine.tune(cores=2) == Plan(2048, 2, 1)
+    assert machine.tune(cores=4) == BatchPlan(1024, 4, 1)
+    assert machine.tune(cores=2) == BatchPlan(2048, 2, 1)
 
 
 @pytest.mark.parametrize(("together", "threads"), [(45e3, 1), (55e3, 1), (70e3, 4)])
 def test_one_pass_with_many_threads_has_to_be_clearly_faster(together: float, threads: int) -> None:
     plan = Machine(by_budget({64: 20e3, 512: 40e3, 1024: 50e3, 2048: 40e3}, together)).tune()
-    assert plan == Plan(1024, CORES // threads, threads)
+    assert plan == BatchPlan(1024, CORES // threads, threads)
 
 
 def test_a_budget_set_by_hand_stays_and_threads_are_still_measured() -> None:
     machine = Machine(by_budget({64: 20e3, 300: 50e3}, together=90e3))
-    assert machine.tune(300) == Plan(300, 1, CORES)
+    assert machine.tune(300) == BatchPlan(300, 1, CORES)
     assert {plan.token_budget for plan in machine.tried} == {64, 300}
 
 
 def test_a_trial_that_was_disturbed_is_made_again_before_another_plan_is_preferred() -> None:
     rates = {64: 20e3, 512: 52e3, 1024: 50e3, 2048: 40e3}
     machine = Machine(lambda plan: 30e3 if len(machine.tried) == 2 else rates[plan.token_budget])
-    assert machine.tune(cores=1) == Plan(1024, 1, 1)
+    assert machine.tune(cores=1) == BatchPlan(1024, 1, 1)
 
 
 def test_a_slow_model_is_not_tried_for_long() -> None:
     machine = Machine(by_budget({}, together=1e9))
     machine._speed = lambda _: 2000.0
-    assert machine.tune() == Plan(CPU_BUDGET, CORES, 1)
+    assert machine.tune() == BatchPlan(CPU_BUDGET, CORES, 1)
     assert len(machine.tried) == 2
     assert machine.now < 3
 
@@ -96,12 +96,12 @@ def test_a_slow_model_is_not_tried_for_long() -> None:
 )
 def test_on_a_gpu_batches_double_until_nothing_is_gained(rates: list[float | None], best: int) -> None:
     machine = Machine(lambda plan: rates[(plan.token_budget // GPU_BUDGET).bit_length() - 1])
-    assert tune_gpu(machine.rate, None) == Plan(best)
+    assert tune_gpu(machine.rate, None) == BatchPlan(best)
 
 
 def test_on_a_gpu_a_budget_set_by_hand_is_not_tried() -> None:
     machine = Machine(lambda _: 1.0)
-    assert tune_gpu(machine.rate, 5000) == Plan(5000)
+    assert tune_gpu(machine.rate, 5000) == BatchPlan(5000)
     assert machine.tried == []
 
 
@@ -110,8 +110,8 @@ CIRCUMSTANCES: dict[str, str | int] = {"weights": "abc", "device": "some process
 
 def test_a_plan_is_remembered_for_its_circumstances_only(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there" / "yet"
-    TuningFile(folder, CIRCUMSTANCES).write(Plan(2048, 2, 1))
-    assert TuningFile(folder, CIRCUMSTANCES).read() == Plan(2048, 2, 1)
+    TuningFile(folder, CIRCUMSTANCES).write(BatchPlan(2048, 2, 1))
+    assert TuningFile(folder, CIRCUMSTANCES).read() == BatchPlan(2048, 2, 1)
     assert TuningFile(folder, CIRCUMSTANCES | {"cores": 8}).read() is None
     assert len(list(folder.iterdir())) == 1  # nothing half-written is left
 
@@ -134,17 +134,17 @@ def test_a_plan_is_remembered_for_its_circumstances_only(tmp_path: Path) -> None
 )
 def test_a_file_that_says_something_else_is_ignored_and_replaced(tmp_path: Path, content: bytes) -> None:
     memory = TuningFile(tmp_path, CIRCUMSTANCES)
-    memory.write(Plan(2048))
+    memory.write(BatchPlan(2048))
     (path,) = tmp_path.iterdir()
     path.write_bytes(content)
     assert memory.read() is None
-    memory.write(Plan(512))
-    assert memory.read() == Plan(512)
+    memory.write(BatchPlan(512))
+    assert memory.read() == BatchPlan(512)
 
 
 def test_a_folder_that_cannot_be_written_to_is_only_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     memory = TuningFile(tmp_path / "file" / "folder", CIRCUMSTANCES)
-    memory.write(Plan(2048))
+    memory.write(BatchPlan(2048))
     assert "tuning.not_remembered" in capsys.readouterr().out
     assert memory.read() is None

@@ -10,8 +10,8 @@ _MEASURE = """
 import json, random
 import numpy as np
 from transformers import BertConfig, BertModel
-from consumers import process_memory
-from pipeline.embedding.engine.batch_runner import Plan, Runner
+from consumers.ingest import process_memory
+from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from tests.unit.pipeline.embedding.bare_models import AROUND, forward_of
 
@@ -23,7 +23,7 @@ forward.use_flat_batches()
 sequences = [np.arange(random.Random(i).randint(1, 509), dtype=np.int32) for i in range(500)]
 base = process_memory.resident_bytes()
 process_memory.forget_peak()
-runner = Runner(forward, HostTransfer(), Plan(1024, workers=4), dimension=384)
+runner = Runner(forward, HostTransfer(), BatchPlan(1024, workers=4), dimension=384)
 assert np.isfinite(runner.vectors(sequences, AROUND)).all()
 print(json.dumps(process_memory.peak_bytes() - base))
 """

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.engine.batch_runner import Plan, Runner
+from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.errors import Unavailable
@@ -48,7 +48,7 @@ class Counting(HostTransfer):
 
 
 class Rig:
-    def __init__(self, plan: Plan, *, tokens: int, flat: bool) -> None:
+    def __init__(self, plan: BatchPlan, *, tokens: int, flat: bool) -> None:
         make, pooling = FLAT["bert"]
         self.forward = forward_of(make(), pooling)
         if flat:
@@ -66,7 +66,7 @@ class Rig:
 def rig() -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
 
-    def make(plan: Plan, *, tokens: int = 10**9, flat: bool = True) -> Rig:
+    def make(plan: BatchPlan, *, tokens: int = 10**9, flat: bool = True) -> Rig:
         made.append(Rig(plan, tokens=tokens, flat=flat))
         return made[-1]
 
@@ -93,7 +93,7 @@ def alone(lengths: list[int]) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[dict[bool, Rig]]:
-    rigs = {flat: Rig(Plan(300, workers=3), tokens=200, flat=flat) for flat in (False, True)}
+    rigs = {flat: Rig(BatchPlan(300, workers=3), tokens=200, flat=flat) for flat in (False, True)}
     yield rigs
     for item in rigs.values():
         item.runner.close()
@@ -109,7 +109,7 @@ def test_rows_are_in_the_order_given(shared: dict[bool, Rig], lengths: list[int]
 
 
 def test_the_ceiling_is_learned_once_and_kept(rig: Callable[..., Rig]) -> None:
-    made = rig(Plan(1000), tokens=260)
+    made = rig(BatchPlan(1000), tokens=260)
     lengths = [20] * 100
     first = made.vectors(lengths)
     assert made.runner.ceiling is not None
@@ -123,7 +123,7 @@ def test_the_ceiling_is_learned_once_and_kept(rig: Callable[..., Rig]) -> None:
 
 
 def test_batches_packed_before_the_ceiling_was_known_are_split_without_trying(rig: Callable[..., Rig]) -> None:
-    made = rig(Plan(1000), tokens=260)
+    made = rig(BatchPlan(1000), tokens=260)
     made.vectors([20] * 400)  # nine batches of 1000 tokens in one call
     assert sum(size > 260 for size in made.memory.passes) == 2  # 1000, its half of 500, then never again
 
@@ -132,7 +132,7 @@ def test_batches_packed_before_the_ceiling_was_known_are_split_without_trying(ri
 def test_one_text_that_is_too_long_stops_no_other(
     rig: Callable[..., Rig], flat: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = rig(Plan(1000), tokens=90, flat=flat)
+    made = rig(BatchPlan(1000), tokens=90, flat=flat)
     lengths = [10, 110, 30, 5]
     found = made.vectors(lengths)
     assert np.isnan(found[1]).all()
@@ -143,13 +143,13 @@ def test_one_text_that_is_too_long_stops_no_other(
 
 
 def test_memory_that_holds_nothing_is_trouble_and_no_fault_of_the_text(rig: Callable[..., Rig]) -> None:
-    made = rig(Plan(1000), tokens=AROUND.tokens - 1)
+    made = rig(BatchPlan(1000), tokens=AROUND.tokens - 1)
     with pytest.raises(Unavailable, match="one chunk of 30 tokens"):
         made.vectors([30, 10])
 
 
 def test_the_host_running_out_of_memory_is_recognised(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = rig(Plan(1000))
+    made = rig(BatchPlan(1000))
     inner = made.forward._transformer.forward
 
     def refuse(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -164,7 +164,7 @@ def test_the_host_running_out_of_memory_is_recognised(rig: Callable[..., Rig], m
 
 def test_each_worker_gets_the_threads_of_the_plan(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen = torch.get_num_threads(), []
-    made = rig(Plan(100, workers=1, threads=3))
+    made = rig(BatchPlan(100, workers=1, threads=3))
     inner = made.forward._transformer.forward
 
     def look(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

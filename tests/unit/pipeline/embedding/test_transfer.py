@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer, Pending
+from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer, VectorsFuture
 from pipeline.embedding.engine.forward_pass import Forward, Inputs
 from tests.unit.pipeline.embedding.bare_models import AROUND, FLAT, forward_of, texts
 
@@ -116,7 +116,7 @@ class Rig:
         self.transfer = CudaTransfer(DEVICE, self.streams, pinned=False)
 
 
-def there_and_back(rig: Rig, inputs: Inputs) -> Pending:
+def there_and_back(rig: Rig, inputs: Inputs) -> VectorsFuture:
     tensors = rig.transfer.upload(inputs.arrays)
     return rig.transfer.download(rig.forward(inputs, tensors), tensors)
 

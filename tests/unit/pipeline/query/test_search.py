@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import Mismatch, Unavailable
-from pipeline.query import DeadlinePassed, Found, InvalidRequest, Limits, Searcher, parse_request
+from pipeline.query import DeadlinePassed, InvalidRequest, Limits, Searcher, SearchResult, parse_request
 from pipeline.query.answer import Skipped
 from pipeline.store import check_model
 from tests.support.fakes.milvus import FakeMilvus
@@ -17,11 +17,13 @@ from tests.support.rigs.search import COLLECTION, DOCUMENTS, Clock, Library
 EAST = np.array([[1.0, 0.0]], np.float32)
 
 
-def find(searcher: Searcher, vectors: NDArray[np.float32] = EAST, timeout_s: float = 5.0, **body: object) -> Found:
+def find(
+    searcher: Searcher, vectors: NDArray[np.float32] = EAST, timeout_s: float = 5.0, **body: object
+) -> SearchResult:
     return searcher.search(parse_request({"query": "q", **body}, Limits(), 0), vectors, timeout_s)
 
 
-def doc_ids(found: Found, query: int = 0) -> list[str]:
+def doc_ids(found: SearchResult, query: int = 0) -> list[str]:
     return [result.doc_id for result in found.results[query]]
 
 

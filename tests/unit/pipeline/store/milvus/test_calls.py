@@ -7,7 +7,7 @@ import pytest
 from pymilvus.exceptions import MilvusException
 
 from pipeline.errors import MilvusStreamError, NotLoaded, RateLimited, RowsRefused, Unavailable
-from pipeline.store.milvus.calls import RetryingCaller, unobserved, words
+from pipeline.store.milvus.calls import RetryingCaller, error_text, unobserved
 from pipeline.store.milvus.error_mapping import Call, RetryPolicy
 
 UPSERT = Call("upsert", "documents", "rows")
@@ -160,7 +160,7 @@ def test_a_bug_is_not_taken_for_an_outage() -> None:
 
 
 def test_long_answers_are_cut() -> None:
-    said = words(MilvusException(code=5, message="x\n" * 1000))
+    said = error_text(MilvusException(code=5, message="x\n" * 1000))
     assert len(said) < 340
     assert "\n" not in said
     assert said.endswith("… (code 5)")
