@@ -8,9 +8,11 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 
-from consumers.settings import Settings, environment, load_settings
+from consumers.settings import Settings, configuration_file, environment, load_settings
+from consumers.settings_sources import exposed_secrets
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
@@ -25,6 +27,14 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
     settings = load_settings(config, environment(), sets or ())
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    file = configuration_file(config)
+    if file is not None and (exposed := exposed_secrets(file)):
+        structlog.get_logger(__name__).warning(
+            "config.readable_secrets",
+            file=str(file),
+            settings=exposed,
+            what="every user of this machine can read them: chmod 600, or write ${NAME} or file:PATH",
+        )
     return settings
 
 
