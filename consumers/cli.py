@@ -13,7 +13,16 @@ from typing import Annotated, Literal
 import typer
 
 from consumers import cli_embed
-from consumers.cli_common import ConfigFile, Json, Sets, load, print_json, stop_on_signals
+from consumers.cli_common import (
+    ConfigFile,
+    Json,
+    Sets,
+    exit_on_sigterm,
+    load,
+    open_standard_streams,
+    print_json,
+    stop_on_signals,
+)
 from consumers.settings import Settings, environment, load_settings, shown
 from pipeline.errors import MilvusStreamError
 
@@ -41,10 +50,13 @@ for name, group in (
 
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one line on stderr and its exit code."""
+    open_standard_streams()
     try:
         app(standalone_mode=True)
     except MilvusStreamError as error:
-        sys.stderr.write(f"milvus-stream: {error}\n")
+        from consumers.commands.tables import escaped  # the message may quote a record
+
+        sys.stderr.write(f"milvus-stream: {escaped(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -119,9 +131,9 @@ def search(
     if json_:
         print_json(result)
     else:
-        from rich.console import Console
+        from consumers.commands import tables
 
-        command.show(result, Console())
+        command.show(result, tables.stdout())
 
 
 app.command()(cli_embed.embed)
@@ -201,6 +213,7 @@ def audit(
     json_: Json = False,
 ) -> None:
     """Compare what is stored with what the topics ask for; exit 5 if anything is wrong. Workers may run meanwhile."""
+    exit_on_sigterm()
     settings = load(config, sets)
     from consumers.commands import audit as command
 

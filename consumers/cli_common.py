@@ -55,3 +55,31 @@ def stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     return stop
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end the command with 143 by an exception, so that what it made for itself is removed."""
+
+    def on_signal(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not break off the removing
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null for each standard stream that the process was started without.
+
+    Else the next file or connection would get its number, and what a library prints would be written into that.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)

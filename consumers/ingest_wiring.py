@@ -1,6 +1,5 @@
 """Configuration -> an ingest worker or a replay job; beside `wiring`, whose parts it puts together."""
 
-import gc
 import math
 import threading
 import time
@@ -25,6 +24,7 @@ from consumers.kafka import (
 from consumers.kafka.letter_limits import LetterLimits, LetterPolicy
 from consumers.kafka.replay_range import GroupWatch
 from consumers.kafka.replay_source import ReplaySource
+from consumers.process_memory import frozen
 from consumers.replay import RejectedLog, ReplayProcess
 from consumers.replay_guard import GuardedWriter
 from consumers.replay_plan import ReplayPlan
@@ -74,11 +74,9 @@ class IngestProcess:
         """Run the worker until `stop` is set, it has caught up or it fails; its first error is raised."""
         self.side_port.start()
         log.info("ingest.listening", address=self.side_port.address)
-        # What is there now stays until the process ends. Looking it through again and again while records come and go
-        # would take a sixth of a worker's processor time, 0.1 s at a time with Python's lock held.
-        gc.freeze()
         try:
-            return self.worker.run(stop)
+            with frozen():
+                return self.worker.run(stop)
         finally:
             self.side_port.close()
 

@@ -1,6 +1,5 @@
 """Configuration -> objects: the only module that builds the graph of a process."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from consumers.kafka import (
     KafkaSettings,
 )
+from consumers.process_memory import frozen
 from consumers.settings import Settings
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, QueryBatcher, load_embedder
@@ -156,10 +156,8 @@ def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
             metrics=QueryMetrics(registry),
             concurrency=settings.query.concurrency,
         )
-        # What is there now stays. Looking it through again and again would hold Python's lock, and with it every search
-        # that is under way, for 0.1 s at a time.
-        gc.freeze()
-        run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
+        with frozen():
+            run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
 
 
 def check(settings: Settings) -> None:
