@@ -1,6 +1,7 @@
 """Milvus over pymilvus: every call with a deadline, one retry policy, errors of ours."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from pymilvus import MilvusClient, MilvusException
 from pymilvus.exceptions import ConnectionConfigException
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable, UsageError
+from pipeline.store.addresses import channel_options, keep_brackets, proxy_hint, server_address
 from pipeline.store.api import Hit, Row
 from pipeline.store.calls import Caller, Observer, unobserved, words
 from pipeline.store.catalog import DEFAULT_PARTITION, Catalog
@@ -23,7 +25,6 @@ from pipeline.store.translation import (
     ids_expression,
     plain_row,
     sdk_rows,
-    server_address,
     server_info,
 )
 
@@ -52,13 +53,14 @@ def connect(
     address = server_address(uri)
     # pymilvus logs a traceback at ERROR for every failed call, with parts of the request in it.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    keep_brackets()
     try:
         client = MilvusClient(
             uri,
             token=token or "",
             timeout=min(timeout_s, CONNECT_TIMEOUT_S),
             dedicated=True,
-            grpc_options={"grpc.enable_retries": 0},
+            grpc_options=channel_options(uri),
         )
         try:
             version = client.get_server_version(timeout=timeout_s, retry_on_rate_limit=False)
@@ -71,7 +73,8 @@ def connect(
         failed = to_error(classify(error), Call("connect"), words(error))
         if isinstance(failed, UsageError):
             raise failed from error
-        raise Unavailable(f"Milvus at {address} does not answer; is it running? {words(error)}") from error
+        hint = proxy_hint(uri, os.environ)
+        raise Unavailable(f"Milvus at {address} does not answer; is it running?{hint} {words(error)}") from error
     run = Caller(
         FAILURES,
         timeout_s=timeout_s,

@@ -43,7 +43,7 @@ def mounted_file(compose: dict[str, Any], name: str) -> Path:
     config = compose["configs"][name]
     # An engine mounts a file, but copies `content` into the container: refused where the root is read-only.
     assert list(config) == ["file"]
-    file = FILE.parent / config["file"]
+    file = FILE.parent / str(config["file"])
     assert file.resolve().is_relative_to(ROOT)
     return file
 
