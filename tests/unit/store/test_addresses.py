@@ -91,8 +91,10 @@ def test_no_file_of_a_folder_above_the_installation_is_read_into_the_environment
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("import dotenv\ndotenv.load_dotenv()\nraise SystemExit(0)\n")
     (tmp_path / ".env").write_text("SMUGGLED=1\n")
-    code = "import atexit, os; atexit.register(lambda: print(os.environ.get('SMUGGLED')));"
-    code += "from pipeline.store import connect"
-    env = {**os.environ, "PYTHONPATH": f"{package.parent}{os.pathsep}{Path.cwd()}"}
-    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    script = tmp_path / "script.py"
+    code = "import atexit, os; atexit.register(lambda: print(os.environ.get('SMUGGLED')))"
+    script.write_text(f"{code}\nfrom pipeline.store import connect\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHON_DOTENV_DISABLED"}
+    env["PYTHONPATH"] = f"{package.parent}{os.pathsep}{Path.cwd()}"
+    ran = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, check=True)
     assert ran.stdout == "None\n"
