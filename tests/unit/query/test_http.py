@@ -182,6 +182,13 @@ def test_a_refusal_says_where_and_keeps_the_value_to_itself(bench: Bench) -> Non
     assert bench.outcome("invalid") == 1
 
 
+@pytest.mark.parametrize("name", ["][", "][x", 'a"][', "x]["])
+def test_a_name_that_milvus_would_cut_never_leaves(bench: Bench, name: str) -> None:
+    body = problem(bench.search(filter={"type": "eq", "key": name, "value": 1}), 422, "invalid-request")
+    assert body["at"] == "/filter/key"
+    assert [operation for operation, _, _ in bench.milvus.calls] == ["create_collection"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
