@@ -117,14 +117,13 @@ def path_of_milvus(reference: str) -> list[str]:
 @example('a"][')
 @example("]a[")
 def test_milvus_reads_a_name_as_that_name_or_never_gets_it(name: str) -> None:
-    try:
-        parsed = parse_filter(leaf("eq", name, "x"), LIMITS)
-    except InvalidRequest as refused:
-        assert "][" in name
-        assert refused.at == "/filter/key"
+    if "][" in name:
+        with pytest.raises(InvalidRequest, match=r"^/filter/key"):
+            parse_filter(leaf("eq", name, "x"), LIMITS)
         with pytest.raises(ValueError, match="inside"):
             metadata_reference(name)
         return
+    parsed = parse_filter(leaf("eq", name, "x"), LIMITS)
     assert path_of_milvus(metadata_reference(name)) == [name]
     sent = [text for kind, text in tokens(compile_filter(parsed, Catalogue({}))) if kind == "string"]
     assert not any("][" in text for text in sent)
