@@ -1,35 +1,16 @@
 """Log lines in both styles: nothing in a value forges a line or steers a terminal, and a traceback shows no locals."""
 
-import io
 import json
 import logging
-from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
-from pipeline.telemetry import configure_logging
 from tests.support.hostile import HOSTILE
+from tests.support.log_text import LogText
 
 SECRET = "what the document says"
 STYLES = ("json", "text")
-Logs = Callable[[str], io.StringIO]
-
-
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    """`logs(style)` configures logging and returns what it writes to."""
-    root = logging.getLogger()
-    before, level = root.handlers, root.level
-
-    def configure(style: str) -> io.StringIO:
-        written = io.StringIO()
-        configure_logging("info", style, written)
-        return written
-
-    yield configure
-    root.handlers, root.level = before, level
-    structlog.reset_defaults()
 
 
 def unprintable(line: str) -> list[str]:
@@ -37,8 +18,8 @@ def unprintable(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_no_value_name_or_message_steers_the_terminal(logs: Logs, style: str) -> None:
-    written = logs(style)
+def test_no_value_name_or_message_steers_the_terminal(log_text: LogText, style: str) -> None:
+    written = log_text(style)
     log = structlog.get_logger("pipeline.test")
     for text in HOSTILE:
         log.warning("record.rejected", key=text, headers={text: [text]})
@@ -49,8 +30,8 @@ def test_no_value_name_or_message_steers_the_terminal(logs: Logs, style: str) ->
     assert [line for line in lines if unprintable(line)] == []
 
 
-def test_json_lines_keep_every_value(logs: Logs) -> None:
-    written = logs("json")
+def test_json_lines_keep_every_value(log_text: LogText) -> None:
+    written = log_text("json")
     for text in HOSTILE:
         structlog.get_logger("pipeline.test").warning("record.rejected", key=text)
     assert [json.loads(line)["key"] for line in written.getvalue().splitlines()] == list(HOSTILE)
@@ -69,8 +50,8 @@ def fail(document: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_traceback_is_short_and_shows_no_locals(logs: Logs, style: str) -> None:
-    written = logs(style)
+def test_a_traceback_is_short_and_shows_no_locals(log_text: LogText, style: str) -> None:
+    written = log_text(style)
     try:
         fail(SECRET)
     except ValueError:
