@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.query.fetch import DeadlinePassed
 from pipeline.query.limits import InvalidRequest
-from pipeline.query.search import DeadlinePassed
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
