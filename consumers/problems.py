@@ -16,7 +16,7 @@ from pipeline.query.search import DeadlinePassed
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
-_HEADERS = {
+SECURITY_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -116,7 +116,7 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(_HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         try:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from consumers.query_http import Readiness, create_app
+from consumers.query_http import create_app
 from pipeline.embedding import QueryBatcher
 from pipeline.errors import Mismatch, RateLimited, Unavailable
 from pipeline.query import Limits, Searcher
@@ -48,12 +48,12 @@ class Bench:
         self.model = Model()
         self.batcher = QueryBatcher(self.model, window=0.02)
         self.registry = CollectorRegistry()
-        self.ready = Readiness(True, {"milvus": "ok"})
+        self.problems: dict[str, str] = {}
         self.app: FastAPI = create_app(
             Searcher(milvus, COLLECTION),
             self.batcher,
             limits or Limits(),
-            lambda: self.ready,
+            lambda: self.problems,
             registry=self.registry,
             metrics=QueryMetrics(self.registry),
             concurrency=concurrency,
@@ -294,11 +294,11 @@ def test_concurrent_requests_are_embedded_together(bench: Bench, library: Librar
 
 def test_operations_routes(bench: Bench, library: Library) -> None:
     library.put("a", 0.0)
-    assert bench.call("GET", "/healthz").json() == {"status": "ok"}
-    assert bench.call("GET", "/readyz").json() == {"status": "ok", "checks": {"milvus": "ok"}}
-    bench.ready = Readiness(False, {"milvus": "no collection"})
-    body = problem(bench.call("GET", "/readyz"), 503, "not-ready")
-    assert body["checks"] == {"milvus": "no collection"}
+    assert bench.call("GET", "/healthz").json() == {"status": "ok", "problems": {}}
+    assert bench.call("GET", "/readyz").json() == {"status": "ok", "problems": {}}
+    bench.problems = {"milvus": "no collection"}
+    response = bench.call("GET", "/readyz")
+    assert (response.status_code, response.json()) == (503, {"status": "unavailable", "problems": bench.problems})
     bench.search()
     metrics = bench.call("GET", "/metrics")
     assert 'query_requests_total{outcome="ok"} 1.0' in metrics.text
@@ -318,7 +318,7 @@ def test_one_log_line_without_the_query(bench: Bench, library: Library) -> None:
 
 
 def test_a_bug_is_answered_and_logged_once(bench: Bench) -> None:
-    bench.ready = None  # type: ignore[assignment]
+    bench.problems = None  # type: ignore[assignment]
     with structlog.testing.capture_logs() as lines:
         problem(bench.call("GET", "/readyz"), 500, "internal")
     assert [line["event"] for line in lines] == ["http.failed"]
