@@ -5,6 +5,7 @@ request is there. So a client that does nothing holds a descriptor, and one that
 """
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import h11
+import structlog
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -35,7 +37,10 @@ BACKLOG = 128
 MOST_DESCRIPTORS = 65_536
 """The soft limit is raised to the hard one, but not beyond: some libraries loop over all possible descriptors."""
 
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+
+_log = structlog.get_logger(__name__)
 
 
 class HttpServer(uvicorn.Server):
@@ -66,7 +71,7 @@ class HttpServer(uvicorn.Server):
         )
         super().__init__(config)
         self._listener = listener
-        self.server_state = _Connections(min(connections, _raise_descriptor_limit() // 2))
+        self.server_state = self.connections = Connections(min(connections, _raise_descriptor_limit() // 2))
 
     def serve_until_stopped(self) -> None:
         """Run in this thread; closes the listener at the end."""
@@ -77,21 +82,22 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn; gives the kernel its queue back."""
+        asyncio.get_running_loop().set_exception_handler(_report)
         await super().startup(sockets)
         self._listener.listen(BACKLOG)
 
 
-class _Connections(ServerState):
+class Connections(ServerState):
     """Every connection, and of which a request is awaited, since when longest first."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self._limit = limit
+        self.limit = limit
         self.waiting: dict[_TimedProtocol, None] = {}
 
     def make_room_for(self, newest: "_TimedProtocol") -> None:
         """Drop one connection where there are too many: the newest only if all others are being answered."""
-        if len(self.connections) > self._limit:
+        if len(self.connections) > self.limit:
             dropped = next(iter(self.waiting), newest)
             self.waiting.pop(dropped, None)
             dropped.transport.abort()
@@ -103,7 +109,7 @@ class _TimedProtocol(H11Protocol):
     def __init__(
         self,
         config: uvicorn.Config,
-        server_state: _Connections,
+        server_state: Connections,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -231,6 +237,15 @@ def listen(section: str, host: str, port: int) -> socket.socket:
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine can connect."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log in one line that no connection can be accepted; asyncio tries again a second later."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+        _log.error("http.accept_failed", why=error.strerror)
+    else:
+        loop.default_exception_handler(context)
 
 
 def _raise_descriptor_limit() -> int:

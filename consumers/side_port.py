@@ -32,8 +32,8 @@ class SidePort:
         host, port = listener.getsockname()[:2]
         self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         """With the port really opened."""
-        self._server = HttpServer(operations_app(self._operations), listener, connections=CONNECTIONS, drain_s=1)
-        self._thread = threading.Thread(target=self._server.serve_until_stopped, name="side-port", daemon=True)
+        self.server = HttpServer(operations_app(self._operations), listener, connections=CONNECTIONS, drain_s=1)
+        self._thread = threading.Thread(target=self.server.serve_until_stopped, name="side-port", daemon=True)
 
     def watch(self, *, alive: Problems, ready: Problems) -> None:
         """Answer from here on what the worker says."""
@@ -45,7 +45,7 @@ class SidePort:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
+        self.server.should_exit = True
         self._thread.join()
         self._operations.close()
 
