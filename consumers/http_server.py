@@ -161,7 +161,7 @@ class _TimedProtocol(H11Protocol):
         self._stopping = True
         if self._sending is not None:
             self._sending.cancel()
-            self._sending = self._after(STOPPING_TIMEOUT_S)
+            self._sending = self._after(SEND_TIMEOUT_S)
         if self._arriving is not None:
             self._stop_waiting()
             self._follow()

@@ -118,6 +118,7 @@ def test_a_search_counts_until_its_answer_is_sent_and_sending_ends(
     long_texts: FakeMilvus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "SEND_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 300.0)
     with query_server(long_texts, COLLECTION, concurrency=2) as served, ExitStack() as clients:
         for _ in range(2):
             clients.enter_context(closing(served.connect(search(), receive_bytes=4096)))
