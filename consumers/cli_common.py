@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from consumers.settings import Settings, environment, load_settings
+from pipeline.printable import printable
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
@@ -29,8 +30,9 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """A result for programs, on stdout; a text in it cannot steer the terminal it is looked at on."""
+    lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
+    sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 
 
 def stop_on_signals() -> threading.Event:

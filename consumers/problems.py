@@ -10,9 +10,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.errors import MilvusStreamError, Mismatch, Unavailable
+from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.query.fetch import DeadlinePassed
 from pipeline.query.limits import InvalidRequest
-from pipeline.query.search import DeadlinePassed
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
@@ -73,23 +73,40 @@ def overloaded(detail: str) -> HttpProblem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """What to tell the caller about an error; the text of an unforeseen one stays in the log."""
+    """What the caller reads about an error; the text of an unforeseen one stays in the log."""
     match error:
         case HttpProblem():
             return error.problem
-        case InvalidRequest():
-            more = {"at": error.at}
-            return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", more)
+        case InvalidRequest() | RequestRefused() | RequestTooLarge():
+            return _not_valid(error)
         case DeadlinePassed() | TimeoutError():
             detail = "there was no result in the time of the request; allow more with timeout_ms"
             return Problem(504, "timeout", "The search took too long", detail, "timeout", retry=True)
-        case Unavailable():
-            return Problem(503, "unavailable", "Search is not available now", str(error), "unavailable", retry=True)
-        case Mismatch():
-            return Problem(503, "model-mismatch", "The collection is of another model", str(error), "unavailable")
+        case Unavailable() | Mismatch() | UsageError():
+            return _not_available(error)
         case _:
             detail = "the search failed for a reason on our side; it is in the log"
             return Problem(500, "internal", "Internal error", detail, "error")
+
+
+def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
+    """What another request would not meet. Milvus's own words are left out: they repeat the filter."""
+    if isinstance(error, InvalidRequest):
+        return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", {"at": error.at})
+    if isinstance(error, RequestRefused):
+        detail = "Milvus refused the search, most likely for its filter; compare other fields or values"
+        return Problem(422, "refused", "Milvus refused the search", detail, "invalid", {"at": "/filter"})
+    detail = "/limit: the rows found are too large for one answer of Milvus; lower limit, or send fewer texts"
+    return Problem(422, "too-large", "The answer would be too large", detail, "invalid", {"at": "/limit"})
+
+
+def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
+    """What no request can help."""
+    if isinstance(error, Unavailable):
+        return Problem(503, "unavailable", "Search is not available now", str(error), "unavailable", retry=True)
+    if isinstance(error, Mismatch):
+        return Problem(503, "model-mismatch", "The collection is of another model", str(error), "unavailable")
+    return Problem(503, "misconfigured", "The query worker is not set up right", str(error), "unavailable")
 
 
 def http_problem(status: int, detail: str) -> Problem:

@@ -22,6 +22,7 @@ def request_schemas(limits: Limits) -> dict[str, Any]:
     """Components of OpenAPI 3.1: `SearchRequest`, `Filter`, `Problem`."""
     text = {"type": "string", "minLength": 1, "maxLength": limits.max_query_chars}
     name = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS, "pattern": "^[^$]"}
+    key = {**name, "not": {"pattern": r"\]\["}}
     string = {"type": "string", "maxLength": limits.max_value_chars}
     whole = {"type": "integer", "minimum": -MAX_INT, "maximum": MAX_INT}
     ordered = {"anyOf": [string, whole, {"type": "number"}]}
@@ -31,7 +32,7 @@ def request_schemas(limits: Limits) -> dict[str, Any]:
     time = {"type": "string", "description": "RFC 3339; without an offset UTC, a date alone is its midnight."}
 
     def comparison(operators: list[str], value: dict[str, Any]) -> dict[str, Any]:
-        return _object({"type": {"enum": operators}, "key": name, "value": value}, ["type", "key", "value"])
+        return _object({"type": {"enum": operators}, "key": key, "value": value}, ["type", "key", "value"])
 
     timeout = {"minimum": limits.min_timeout_ms, "maximum": limits.max_timeout_ms, "default": limits.default_timeout_ms}
     properties = {

@@ -57,7 +57,8 @@ class SearchService:
             problem = problem_of(error)
             self._metrics.requests.labels(problem.outcome).inc()
             report = _log.exception if problem.status == 500 else _log.warning
-            report("search.failed", status=problem.status, problem=problem.code, **problem.more or {}, **facts)
+            facts |= {"status": problem.status, "problem": problem.code, "reason": problem.detail}
+            report("search.failed", **problem.more or {}, **facts)
             raise
         self._metrics.requests.labels("ok").inc()
         _log.info("search.answered", status=200, **facts)

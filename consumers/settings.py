@@ -182,7 +182,7 @@ class QuerySection(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
-    max_limit: int = Field(1000, ge=1, le=4096, description="largest `limit` a search may ask for")
+    max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
 
 

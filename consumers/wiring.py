@@ -18,7 +18,7 @@ from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, QueryBatcher, load_embedder
 from pipeline.errors import MilvusStreamError, Unavailable
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
-from pipeline.query import Limits, Searcher, SearchSettings
+from pipeline.query import FetchSettings, Limits, Searcher, SearchSettings
 from pipeline.store import (
     FlushPolicy,
     IndexSettings,
@@ -117,7 +117,7 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searc
     made = Searcher(
         api,
         settings.milvus.collection,
-        SearchSettings(one_version=settings.mode == "upsert"),
+        SearchSettings(FetchSettings(one_version=settings.mode == "upsert")),
         accept=lambda info: check_model(info, stamp),
     )
     with suppress(Unavailable):

@@ -4,13 +4,15 @@ The parser is the same for HTTP and the command line; the searcher blocks and is
 """
 
 from pipeline.query.answer import Found, Result, SearchAnswer, SearchAnswers, Searched, Timing, answer, answer_json
+from pipeline.query.fetch import DeadlinePassed, FetchSettings
 from pipeline.query.filters import Filter, catalogue_of, compile_filter, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
-from pipeline.query.search import DeadlinePassed, Searcher, SearchSettings
+from pipeline.query.search import Searcher, SearchSettings
 
 __all__ = [
     "DeadlinePassed",
+    "FetchSettings",
     "Filter",
     "Found",
     "InvalidRequest",

@@ -139,6 +139,7 @@ class MilvusServer(Catalog):
         strong: bool = False,
         since: int | None = None,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """Rows that match, the field `vector` as a float32 array.
 
@@ -157,6 +158,7 @@ class MilvusServer(Catalog):
             filter=expression,
             output_fields=list(fields),
             partition_names=None if partitions is None else list(partitions),
+            total_s=timeout,
             **options,
         )
         return [plain_row(row) for row in found]

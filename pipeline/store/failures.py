@@ -16,6 +16,7 @@ from pipeline.errors import (
     OutcomeUnknown,
     RateLimited,
     RecordRejected,
+    RequestRefused,
     RequestTooLarge,
     RowsRefused,
     Unavailable,
@@ -91,6 +92,7 @@ _BY_STATUS = {
 _BY_WORDS = (
     (Kind.RATE_LIMITED, ("rate limit exceeded",)),
     (Kind.TOO_MANY_PARTITIONS, ("partition number", "exceeds max")),
+    (Kind.TOO_LARGE, ("message larger than max",)),
     (Kind.NOT_FOUND, ("partition name", "not found")),
     (Kind.NOT_FOUND, ("partition not found",)),
     (Kind.NOT_FOUND, ("collection not found",)),
@@ -227,6 +229,7 @@ _ERRORS: dict[tuple[Kind, str | None], type[MilvusStreamError]] = {
     (Kind.NOT_FOUND, None): NotFound,
     (Kind.TOO_LARGE, None): RequestTooLarge,
     (Kind.REFUSED, "rows"): RowsRefused,
+    (Kind.REFUSED, "read"): RequestRefused,
     (Kind.REFUSED, None): UsageError,
     (Kind.DENIED, None): UsageError,
     (Kind.UNSUPPORTED, None): UsageError,

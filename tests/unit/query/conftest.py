@@ -1,11 +1,12 @@
 """A small collection of documents in a fake Milvus, and a clock that the test moves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.query import Searcher, SearchSettings
+from pipeline.query import FetchSettings, Searcher, SearchSettings
 from pipeline.query.request import parse_time
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.partitions import partition_name
@@ -73,8 +74,9 @@ def library(milvus: FakeMilvus) -> Library:
 
 @pytest.fixture
 def make_searcher(milvus: FakeMilvus, clock: Clock) -> Callable[..., Searcher]:
-    def make(**settings: object) -> Searcher:
-        return Searcher(milvus, COLLECTION, SearchSettings(**settings), clock)  # type: ignore[arg-type]
+    def make(*, max_answer_bytes: int = 8 * 1024 * 1024, **fetch: Any) -> Searcher:
+        settings = SearchSettings(FetchSettings(**fetch), max_answer_bytes)
+        return Searcher(milvus, COLLECTION, settings, clock)
 
     return make
 

@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry
 
 from consumers.query_http import create_app
 from pipeline.embedding import QueryBatcher
-from pipeline.errors import Mismatch, RateLimited, Unavailable
+from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query import Limits, Searcher
 from pipeline.telemetry import QueryMetrics
 from tests.support.fake_milvus import FakeMilvus
+from tests.support.log_text import LogText
 from tests.unit.query.conftest import COLLECTION, Library
 
 JSON = {"content-type": "application/json"}
@@ -182,6 +183,13 @@ def test_a_refusal_says_where_and_keeps_the_value_to_itself(bench: Bench) -> Non
     assert bench.outcome("invalid") == 1
 
 
+@pytest.mark.parametrize("name", ["][", "][x", 'a"][', "x]["])
+def test_a_name_that_milvus_would_cut_never_leaves(bench: Bench, name: str) -> None:
+    body = problem(bench.search(filter={"type": "eq", "key": name, "value": 1}), 422, "invalid-request")
+    assert body["at"] == "/filter/key"
+    assert [operation for operation, _, _ in bench.milvus.calls] == ["create_collection"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -315,6 +323,38 @@ def test_one_log_line_without_the_query(bench: Bench, library: Library) -> None:
     assert lines[0]["results"] == 1
     assert lines[1]["at"] == "/limit"
     assert "secret" not in json.dumps(lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "reason"),
+    [
+        (
+            RequestRefused('Milvus: cannot parse expression: word == "secret"'),
+            422,
+            "refused",
+            "filter",
+        ),
+        (RequestTooLarge("search: 90000000 vs 67108864"), 422, "too-large", "lower limit"),
+        (UsageError("search: not permitted; check milvus.token"), 503, "misconfigured", "milvus.token"),
+        (Unavailable("search: channel not available"), 503, "unavailable", "channel not available"),
+        (KeyError("doc_id"), 500, "internal", "in the log"),
+    ],
+)
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_failure_is_one_short_log_entry_with_its_reason(  # noqa: PLR0917 - the columns of the table
+    bench: Bench, log_text: LogText, error: Exception, status: int, code: str, reason: str, style: str
+) -> None:
+    bench.milvus.fail_next("search", error)
+    written = log_text(style)
+    body = problem(
+        bench.search(query=["secret"] * 32, filter={"type": "eq", "key": "word", "value": "secret"}), status, code
+    )
+    text = written.getvalue()
+    assert text.count("search.failed") == 1
+    assert reason in text
+    assert reason in body["detail"]
+    assert "secret" not in text + json.dumps(body)
+    assert len(text) < (10_000 if status == 500 else 1_000)
 
 
 def test_a_bug_is_answered_and_logged_once(bench: Bench) -> None:

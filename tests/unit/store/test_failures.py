@@ -121,7 +121,7 @@ def test_a_connection_that_never_was_leaves_nothing_open() -> None:
         (Kind.NOT_FOUND, "rows", errors.NotFound),
         (Kind.TOO_LARGE, "rows", errors.RequestTooLarge),
         (Kind.REFUSED, "rows", errors.RowsRefused),
-        (Kind.REFUSED, "read", errors.UsageError),
+        (Kind.REFUSED, "read", errors.RequestRefused),
         (Kind.DENIED, "rows", errors.UsageError),
         (Kind.UNSUPPORTED, "read", errors.UsageError),
         (Kind.TOO_MANY_PARTITIONS, "schema", errors.RecordRejected),
