@@ -57,7 +57,8 @@ class SearchService:
             problem = problem_of(error)
             self._metrics.requests.labels(problem.outcome).inc()
             report = _log.exception if problem.status == 500 else _log.warning
-            facts |= {"status": problem.status, "problem": problem.code, "reason": problem.detail}
+            facts |= {"status": problem.status, "problem": problem.code}
+            facts["reason"] = problem.reason or problem.detail
             report("search.failed", **problem.more or {}, **facts)
             raise
         self._metrics.requests.labels("ok").inc()

@@ -144,7 +144,7 @@ def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
             search,
             batcher,
             limits(settings),
-            _readiness(search),
+            readiness(search),
             registry=registry,
             metrics=QueryMetrics(registry),
             concurrency=settings.query.concurrency,
@@ -155,7 +155,7 @@ def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
         run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
 
 
-def _readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:
+def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:
     """Whether searches can be answered. Why not is for the log: clients need not know Milvus's address."""
     logged = ""
 

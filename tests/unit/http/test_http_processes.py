@@ -86,7 +86,9 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         yield Server(process, log)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def test_half_open_connections_leave_descriptors_and_probes(server: Server) -> None:

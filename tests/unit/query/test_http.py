@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from consumers.query_http import create_app
+from consumers.wiring import readiness
 from pipeline.embedding import QueryBatcher
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query import Limits, Searcher
@@ -239,6 +240,32 @@ def test_errors_of_the_model(bench: Bench, error: Exception, status: int, code: 
     assert "secret" not in json.dumps(body)
 
 
+@pytest.mark.parametrize("error", [Unavailable, Mismatch, UsageError])
+def test_where_milvus_is_stays_in_the_log(bench: Bench, error: type[Exception]) -> None:
+    bench.model.error = error("Milvus at http://milvus.internal:19530 does not answer")
+    with structlog.testing.capture_logs() as lines:
+        response = bench.search()
+    assert response.status_code == 503
+    assert "milvus.internal" not in response.text
+    assert lines[-1]["reason"] == "Milvus at http://milvus.internal:19530 does not answer"
+
+
+def test_why_it_is_not_ready_stays_in_the_log_and_is_logged_once(milvus: FakeMilvus) -> None:
+    ready = readiness(Searcher(milvus, COLLECTION))
+    assert ready() == {}
+    milvus.hook = away
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            assert "milvus.internal" not in ready()["milvus"]
+    assert [line["why"] for line in lines] == ["Milvus at http://milvus.internal:19530 does not answer"]
+    milvus.hook = None
+    assert ready() == {}
+
+
+def away(*_: str) -> None:
+    raise Unavailable("Milvus at http://milvus.internal:19530 does not answer")
+
+
 def test_a_search_that_takes_too_long_is_504_and_its_thread_still_counts(milvus: FakeMilvus, library: Library) -> None:
     library.put("a", 0.0)
     bench = Bench(milvus, concurrency=1)
@@ -352,7 +379,7 @@ def test_a_failure_is_one_short_log_entry_with_its_reason(  # noqa: PLR0917 - th
     text = written.getvalue()
     assert text.count("search.failed") == 1
     assert reason in text
-    assert reason in body["detail"]
+    assert (reason in body["detail"]) is (status != 503), "what is wrong with Milvus is no client's business"
     assert "secret" not in text + json.dumps(body)
     assert len(text) < (10_000 if status == 500 else 1_000)
 
