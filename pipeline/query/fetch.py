@@ -43,7 +43,7 @@ class FetchSettings:
     max_request_candidates: int = 16_384
     """Most rows looked at for all queries of a request together."""
     whole_rows: int = 128
-    """Most rows that one call returns whole. Of more candidates only what ranks them comes first, then the best whole."""
+    """Most rows that one call returns whole. Of more candidates what ranks them comes first, then the best whole."""
 
 
 @dataclass(frozen=True, slots=True)
