@@ -1,4 +1,4 @@
-"""The query worker's process: an HTTP server that starts on an address and stops when told."""
+"""The query worker's process: an HTTP server that starts on an address and stops on SIGTERM."""
 
 import signal
 import threading
