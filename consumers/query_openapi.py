@@ -11,8 +11,8 @@ DESCRIPTION = """Find the documents nearest in meaning to a text.
 A `query` that is a list is answered with `answers`, one for each text in the same order; a single text with `results`.
 Results are ordered by `score`, higher is nearer. Only the newest version of a document is shown, and with `group_by`
 `doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
-range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of texts
-and the bytes of the results are bounded; a request beyond is answered 422."""
+range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
+texts and the bytes of the results are bounded; a request beyond is answered 422."""
 
 _FILTER_TEXT = """A comparison or a combination. `eq`, `gt` … match rows that carry the field with a value of that type;
 `ne` and `nin` are the exact complement of `eq` and `in`: rows without the field match. A field that no row has is

@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pipeline.query import FetchSettings, Searcher, SearchSettings
+from pipeline.query import FetchSettings, Found, Limits, Searcher, SearchSettings, parse_request
 from pipeline.query.request import parse_time
 from pipeline.store.indexes import IndexSettings
 from pipeline.store.partitions import partition_name
 from pipeline.store.schema import documents_spec
 from tests.support.fake_milvus import FakeMilvus
 
+EAST = np.array([[1.0, 0.0]], np.float32)
 COLLECTION = "documents"
 DOCUMENTS = documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=False)
 
@@ -84,3 +86,19 @@ def make_searcher(milvus: FakeMilvus, clock: Clock) -> Callable[..., Searcher]:
 @pytest.fixture
 def searcher(make_searcher: Callable[..., Searcher]) -> Searcher:
     return make_searcher()
+
+
+def find(searcher: Searcher, vectors: NDArray[np.float32] = EAST, timeout_s: float = 5.0, **body: object) -> Found:
+    return searcher.search(parse_request({"query": "q", **body}, Limits(), 0), vectors, timeout_s)
+
+
+def doc_ids(found: Found, query: int = 0) -> list[str]:
+    return [result.doc_id for result in found.results[query]]
+
+
+def searches(milvus: FakeMilvus) -> int:
+    return sum(operation == "search" for operation, _, _ in milvus.calls)
+
+
+def eq(key: str, value: object = "x") -> dict[str, object]:
+    return {"type": "eq", "key": key, "value": value}
