@@ -82,14 +82,9 @@ def ingest(
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
     stop = stop_on_signals()
     settings = load(config, sets)
-    from consumers import ingest_wiring, wiring
+    from consumers.commands import ingest as command
 
-    metrics = ingest_wiring.ingest_metrics()
-    with wiring.milvus(settings, metrics.observe_sink) as api, wiring.embedder(settings) as model:
-        process = ingest_wiring.ingest(
-            settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
-        )
-        summary = process.run(stop)
+    summary = command.run(settings, stop, until_caught_up=until_caught_up, max_records=max_records)
     if json_:
         print_json(summary.as_dict())
 

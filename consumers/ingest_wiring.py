@@ -29,7 +29,6 @@ from consumers.replay import RejectedLog, ReplayProcess
 from consumers.replay_guard import GuardedWriter
 from consumers.replay_plan import ReplayPlan
 from consumers.settings import Settings
-from consumers.side_port import SidePort
 from pipeline.batching import BatchPolicy
 from pipeline.embedding import Embedder
 from pipeline.ingest import WINDOW_TOKENS, FlowPolicy, IngestFlow
@@ -65,20 +64,14 @@ LITE_FLUSH_ROWS = 1500
 
 @dataclass(frozen=True, slots=True)
 class IngestProcess:
-    """A worker with what stands around it."""
+    """A worker with everything it needs loaded."""
 
     worker: IngestWorker
-    side_port: SidePort
 
     def run(self, stop: threading.Event) -> Summary:
         """Run the worker until `stop` is set, it has caught up or it fails; its first error is raised."""
-        self.side_port.start()
-        log.info("ingest.listening", address=self.side_port.address)
-        try:
-            with frozen():
-                return self.worker.run(stop)
-        finally:
-            self.side_port.close()
+        with frozen():
+            return self.worker.run(stop)
 
 
 def ingest_metrics() -> IngestMetrics:
@@ -121,7 +114,7 @@ def ingest(
         until_caught_up=until_caught_up,
         max_records=max_records,
     )
-    return IngestProcess(worker, _side_port(settings, worker, metrics))
+    return IngestProcess(worker)
 
 
 def replay(
@@ -155,7 +148,7 @@ def replay(
         until_caught_up=True,
         max_records=None,
     )
-    return ReplayProcess(kafka, plan, own, worker, rejected, metrics, _side_port(settings, worker, metrics))
+    return ReplayProcess(kafka, plan, own, worker, rejected, metrics)
 
 
 def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
@@ -274,11 +267,6 @@ def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | No
         return None
     policy = SweepPolicy(retention_s=settings.milvus.tombstone_retention.total_seconds())
     return TombstoneSweep(api, settings.milvus.collection, policy)
-
-
-def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics) -> SidePort:
-    section = settings.telemetry
-    return SidePort(section.host, section.port, metrics.registry, alive=worker.alive, ready=worker.ready)
 
 
 def _collections(settings: Settings) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pipeline.query.limits import InvalidRequest
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
-_HEADERS = {
+SECURITY_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -41,6 +41,8 @@ class Problem:
     more: Mapping[str, Any] | None = None
     retry: bool = False
     """The same request may succeed later."""
+    reason: str | None = None
+    """For the log, where that may say more than clients need to know."""
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """The HTTP answer."""
@@ -101,12 +103,19 @@ def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Prob
 
 
 def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
-    """What no request can help."""
+    """What no request can help. The error names Milvus's address and the collection: that is for the log."""
+    why = "; the line search.failed of the query worker's log says why"
     if isinstance(error, Unavailable):
-        return Problem(503, "unavailable", "Search is not available now", str(error), "unavailable", retry=True)
-    if isinstance(error, Mismatch):
-        return Problem(503, "model-mismatch", "The collection is of another model", str(error), "unavailable")
-    return Problem(503, "misconfigured", "The query worker is not set up right", str(error), "unavailable")
+        code, title, detail = (
+            "unavailable",
+            "Search is not available now",
+            f"Milvus or the model is away{why}",
+        )
+    elif isinstance(error, Mismatch):
+        code, title, detail = "model-mismatch", "The collection is of another model", f"No search can be answered{why}"
+    else:
+        code, title, detail = "misconfigured", "The query worker is not set up right", f"A setting is wrong{why}"
+    return Problem(503, code, title, detail, "unavailable", retry=code == "unavailable", reason=str(error))
 
 
 def http_problem(status: int, detail: str) -> Problem:
@@ -133,7 +142,7 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(_HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         try:

@@ -75,7 +75,6 @@ def problem_responses() -> dict[int | str, dict[str, Any]]:
     """The error answers of a search."""
     reasons = {
         400: "The body is not JSON.",
-        408: "The body did not arrive in time.",
         413: "The body is too large.",
         415: "The body is not declared as application/json.",
         422: "The request is not valid; `at` is the JSON pointer of what is wrong.",

@@ -1,6 +1,6 @@
 """Configuration -> objects: the only module that builds the graph of a process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
@@ -133,31 +133,43 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
     """Run a query worker until SIGTERM. Raises Mismatch for a collection of another model."""
-    from consumers.query_http import Readiness, create_app  # noqa: PLC0415 - imports FastAPI, as above
+    from consumers.query_http import create_app  # noqa: PLC0415 - imports FastAPI, as above
     from consumers.query_worker import serve as run_server  # noqa: PLC0415
 
     registry = CollectorRegistry()
     search = searcher(settings, api, model)
-
-    def ready() -> Readiness:
-        try:
-            search.check()
-        except MilvusStreamError as error:
-            return Readiness(False, {"milvus": str(error)})
-        return Readiness(True, {"milvus": "ok"})
 
     with closing(QueryBatcher(model.embed_queries)) as batcher:
         app = create_app(
             search,
             batcher,
             limits(settings),
-            ready,
+            readiness(search),
             registry=registry,
             metrics=QueryMetrics(registry),
             concurrency=settings.query.concurrency,
         )
         with frozen():
             run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
+
+
+def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:
+    """Whether searches can be answered. Why not is for the log: clients need not know Milvus's address."""
+    logged = ""
+
+    def ready() -> Mapping[str, str]:
+        nonlocal logged
+        try:
+            search.check()
+        except MilvusStreamError as error:
+            if (why := str(error)) != logged:
+                log.warning("query.not_ready", why=why)
+            logged = why
+            return {"milvus": "the collection cannot be searched now; the line query.not_ready of the log says why"}
+        logged = ""
+        return {}
+
+    return ready
 
 
 def check(settings: Settings) -> None:

@@ -183,7 +183,7 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=screen) as progress:
-        task = progress.add_task("loading the model", total=len(published), rate="", lag="-", partitions="-")
+        task = progress.add_task("starting", total=len(published), rate="", lag="-", partitions="-")
         metrics_url = ingest.await_ready() + "/metrics"
         first: float | None = None
         done = 0.0
@@ -198,7 +198,7 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
             rate = f"{done / (time.monotonic() - first):.0f}/s" if first and done else ""
             progress.update(
                 task,
-                description="ingested" if consumed else "joining the group",
+                description="ingested" if consumed else "loading the model, joining the group",
                 completed=done,
                 rate=rate,
                 lag=f"{len(published) - done:.0f}",

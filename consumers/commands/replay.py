@@ -10,6 +10,7 @@ from consumers.commands.tables import stderr, stdout, table
 from consumers.replay import ReplaySummary, finish, nothing
 from consumers.replay_plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
 from consumers.settings import Settings
+from consumers.side_port import SidePort
 from pipeline.embedding import Embedder
 
 
@@ -26,14 +27,17 @@ def run(  # noqa: PLR0917
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
     times = replay_times(from_, to)
     metrics = ingest_wiring.ingest_metrics()
-    with wiring.embedder(target) as model:
+    # Probes are answered before the model is loaded.
+    with SidePort("replay", target.telemetry, metrics.registry) as side_port, wiring.embedder(target) as model:
         plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
         if not plan.records:
             finish(wiring.kafka_settings(target), plan)
             return nothing(plan)
         with wiring.milvus(target, metrics.observe_sink) as api:
-            return ingest_wiring.replay(target, plan, api, model, metrics).run(stop)
+            process = ingest_wiring.replay(target, plan, api, model, metrics)
+            side_port.watch(alive=process.worker.alive, ready=process.worker.ready)
+            return process.run(stop)
 
 
 def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:

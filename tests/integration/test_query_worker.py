@@ -210,7 +210,7 @@ def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
 WORKER = """
 import asyncio, json, sys
 from prometheus_client import CollectorRegistry
-from consumers.query_http import Readiness, create_app
+from consumers.query_http import create_app
 from consumers.query_worker import serve
 from pipeline.embedding import EmbeddingSettings, QueryBatcher, load_embedder
 from pipeline.query import Limits, Searcher
@@ -231,7 +231,7 @@ class Slow:
 registry = CollectorRegistry()
 searcher = Searcher(connect(uri), collection)
 app = create_app(
-    searcher, Slow(), Limits(), lambda: Readiness(True, {}), registry=registry, metrics=QueryMetrics(registry)
+    searcher, Slow(), Limits(), dict, registry=registry, metrics=QueryMetrics(registry)
 )
 serve(app, "127.0.0.1", int(port), drain_s=10)
 batcher.close()

@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from consumers.query_http import Readiness, create_app
+from consumers.query_http import create_app
+from consumers.wiring import readiness
 from pipeline.embedding import QueryBatcher
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query import Limits, Searcher
@@ -49,12 +50,12 @@ class Bench:
         self.model = Model()
         self.batcher = QueryBatcher(self.model, window=0.02)
         self.registry = CollectorRegistry()
-        self.ready = Readiness(True, {"milvus": "ok"})
+        self.problems: dict[str, str] = {}
         self.app: FastAPI = create_app(
             Searcher(milvus, COLLECTION),
             self.batcher,
             limits or Limits(),
-            lambda: self.ready,
+            lambda: self.problems,
             registry=self.registry,
             metrics=QueryMetrics(self.registry),
             concurrency=concurrency,
@@ -239,6 +240,32 @@ def test_errors_of_the_model(bench: Bench, error: Exception, status: int, code: 
     assert "secret" not in json.dumps(body)
 
 
+@pytest.mark.parametrize("error", [Unavailable, Mismatch, UsageError])
+def test_where_milvus_is_stays_in_the_log(bench: Bench, error: type[Exception]) -> None:
+    bench.model.error = error("Milvus at http://milvus.internal:19530 does not answer")
+    with structlog.testing.capture_logs() as lines:
+        response = bench.search()
+    assert response.status_code == 503
+    assert "milvus.internal" not in response.text
+    assert lines[-1]["reason"] == "Milvus at http://milvus.internal:19530 does not answer"
+
+
+def test_why_it_is_not_ready_stays_in_the_log_and_is_logged_once(milvus: FakeMilvus) -> None:
+    ready = readiness(Searcher(milvus, COLLECTION))
+    assert ready() == {}
+    milvus.hook = away
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            assert "milvus.internal" not in ready()["milvus"]
+    assert [line["why"] for line in lines] == ["Milvus at http://milvus.internal:19530 does not answer"]
+    milvus.hook = None
+    assert ready() == {}
+
+
+def away(*_: str) -> None:
+    raise Unavailable("Milvus at http://milvus.internal:19530 does not answer")
+
+
 def test_a_search_that_takes_too_long_is_504_and_its_thread_still_counts(milvus: FakeMilvus, library: Library) -> None:
     library.put("a", 0.0)
     bench = Bench(milvus, concurrency=1)
@@ -302,11 +329,11 @@ def test_concurrent_requests_are_embedded_together(bench: Bench, library: Librar
 
 def test_operations_routes(bench: Bench, library: Library) -> None:
     library.put("a", 0.0)
-    assert bench.call("GET", "/healthz").json() == {"status": "ok"}
-    assert bench.call("GET", "/readyz").json() == {"status": "ok", "checks": {"milvus": "ok"}}
-    bench.ready = Readiness(False, {"milvus": "no collection"})
-    body = problem(bench.call("GET", "/readyz"), 503, "not-ready")
-    assert body["checks"] == {"milvus": "no collection"}
+    assert bench.call("GET", "/healthz").json() == {"status": "ok", "problems": {}}
+    assert bench.call("GET", "/readyz").json() == {"status": "ok", "problems": {}}
+    bench.problems = {"milvus": "no collection"}
+    response = bench.call("GET", "/readyz")
+    assert (response.status_code, response.json()) == (503, {"status": "unavailable", "problems": bench.problems})
     bench.search()
     metrics = bench.call("GET", "/metrics")
     assert 'query_requests_total{outcome="ok"} 1.0' in metrics.text
@@ -352,13 +379,13 @@ def test_a_failure_is_one_short_log_entry_with_its_reason(  # noqa: PLR0917 - th
     text = written.getvalue()
     assert text.count("search.failed") == 1
     assert reason in text
-    assert reason in body["detail"]
+    assert (reason in body["detail"]) is (status != 503), "what is wrong with Milvus is no client's business"
     assert "secret" not in text + json.dumps(body)
     assert len(text) < (10_000 if status == 500 else 1_000)
 
 
 def test_a_bug_is_answered_and_logged_once(bench: Bench) -> None:
-    bench.ready = None  # type: ignore[assignment]
+    bench.problems = None  # type: ignore[assignment]
     with structlog.testing.capture_logs() as lines:
         problem(bench.call("GET", "/readyz"), 500, "internal")
     assert [line["event"] for line in lines] == ["http.failed"]
