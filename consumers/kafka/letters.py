@@ -183,7 +183,8 @@ def describe(record: SourceRecord) -> DeadLetter:
     One with a list of headers that we would not write is another program's, whatever else it says.
     """
     connect, own = dict(reversed(record.headers)), dict(record.headers)
-    listed = [_number(index) for index in _text(own, _NULL_HEADERS).split(",") if index]
+    nulls_text = _text(own, _NULL_HEADERS)
+    listed = [_number(index) for index in nulls_text.split(",")] if nulls_text else []
     malformed = None in listed
     if malformed:
         connect = own = {
