@@ -15,6 +15,7 @@ from consumers.kafka import DeadLetters, KafkaSettings, KafkaSource, Source, des
 from consumers.kafka.internals import source_record
 from consumers.kafka.replay_range import ReplayRange, ReplaySpan
 from consumers.kafka.replay_source import ReplaySource
+from consumers.letter_selection import headers_back, rejected_record
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Receipt, Rejected, SourceRecord
@@ -120,6 +121,8 @@ def test_a_header_name_that_is_not_utf8_makes_a_dead_letter_of_its_record_only(
     assert letter.original_headers == (("before", b"1"), (r"caf\xe9-\xff", b"\x00\xff"), ("after", b"2"))
     assert dict(found.headers)["milvus-stream.header-names"] == b"1:" + NAME.hex().encode()
     assert not letter.truncated
+    assert (r"caf\xe9-\xff", b"\x00\xff") in headers_back(letter)
+    assert not isinstance(DECODER.decode(rejected_record(letter, records[2].position), 2**42), Rejected)
 
 
 def test_a_replay_reads_past_a_header_name_that_is_not_utf8(rig: RealRig, kafka_bootstrap: str) -> None:
