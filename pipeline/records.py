@@ -30,7 +30,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """Why a record is not, or not wholly, what stands in Kafka: it can only be dead-lettered."""
+    """Why a record is not, or not wholly, what is in Kafka: it can only be dead-lettered."""
 
     reason: str
     message: str

@@ -159,8 +159,8 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
             own.defect = _defect(key, value, dropped, names, self._limits)
         appended = self.timestamp_type == self.LOG_APPEND_TIME
         timestamp = self.max_timestamp if appended else self.first_timestamp + delta
-        kept = sum(len(part.kept or b"") for part in (key, value))
-        return DefaultRecord(kept, offset, timestamp, self.timestamp_type, key.kept, value.kept, own)
+        # With its full length: unpacking several such records in one poll could take longer than a poll may.
+        return DefaultRecord(length, offset, timestamp, self.timestamp_type, key.kept, value.kept, own)
 
     def _headers(self, room: int) -> tuple[list[tuple[str, bytes | None]], int, dict[int, bytes]]:
         """The headers that fit, how many did not, and by index the names that are not UTF-8."""

@@ -206,7 +206,7 @@ class _Outbox:
         self._limit = 0
         """What it takes: less than that where it refused a letter all the same."""
         self._refused: set[Position] = set()
-        """Records whose letters the topic refused with the time of sending, too: each is sent by itself."""
+        """Records whose dead letters the topic refused with the time of sending, too: each is sent by itself."""
         self.refusal: str | None = None
         """What the last send that left letters behind met."""
 
@@ -248,7 +248,7 @@ class _Outbox:
         return confirmed, left
 
     def _again(self, made: Letter, failure: KafkaError) -> Letter:
-        """What to send next instead of a letter that was not taken."""
+        """What to send next instead of a dead letter that was not taken."""
         why = f"{type(failure).__name__}: {failure}"
         # For the same refusal of a timestamp kafka-python has two errors: the second where it met several in a batch.
         if not isinstance(failure, InvalidTimestampError | InvalidRecordError):

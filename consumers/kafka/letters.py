@@ -167,7 +167,7 @@ def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
 
 
 def retimed(whole: Letter) -> Letter:
-    """The letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`).
+    """The dead letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`).
 
     It gets the time of sending. One that has it already is returned as it is.
     """

@@ -64,7 +64,7 @@ def missing() -> list[Codec]:
 
 
 def pieces(number: int, packed: bytes, block_limit: int) -> Iterator[bytes]:
-    """What the packed bytes stand for, in order, in pieces of `PIECE_BYTES` at most (snappy: of one block).
+    """The unpacked bytes, in order, in pieces of `PIECE_BYTES` at most (snappy: of one block).
 
     `block_limit`: most bytes of a snappy block, which cannot be unpacked in parts. Raises Unpackable, Damaged.
     """
@@ -159,7 +159,7 @@ def _snappy_block(module: Any, block: bytes, limit: int) -> bytes:
 
 
 def _declared(block: bytes) -> int:
-    """The length that stands in front of a snappy block."""
+    """The length in front of a snappy block."""
     size = 0
     for index, byte in enumerate(block[:_LONGEST_VARINT]):
         size |= (byte & 0x7F) << (_VARINT_BITS * index)

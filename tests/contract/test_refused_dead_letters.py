@@ -52,7 +52,7 @@ def configure(rig: RealRig, topic: str, **configs: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 40])
-def test_letters_of_times_that_the_topic_refuses_get_there_with_their_own_time_in_a_header(
+def test_dead_letters_of_times_that_the_topic_refuses_get_there_with_their_own_time_in_a_header(
     rig: RealRig, count: int
 ) -> None:
     topic, receipts = rig.topic(), list[Receipt]()
@@ -69,7 +69,7 @@ def test_letters_of_times_that_the_topic_refuses_get_there_with_their_own_time_i
     assert found[1_000].timestamp_ms == good.record.timestamp_ms
 
 
-def test_a_letter_that_is_refused_for_good_is_named_and_holds_up_no_other_of_its_window(rig: RealRig) -> None:
+def test_a_dead_letter_that_is_refused_for_good_is_named_and_holds_up_no_other_of_its_window(rig: RealRig) -> None:
     topic, receipts = rig.topic(), list[Receipt]()
     configure(rig, topic, cleanup_policy="compact")  # such a topic takes no record without a key
     waiting = [rejected(0), rejected(1, key=None), rejected(2), rejected(3, key=None), rejected(4)]
@@ -95,7 +95,7 @@ def test_the_topic_that_a_worker_creates_takes_every_time(rig: RealRig) -> None:
     assert [record.timestamp_ms for record in rig.read(topic)] == times
 
 
-def test_a_letter_without_a_time_is_sent_once(rig: RealRig) -> None:
+def test_a_dead_letter_without_a_time_is_sent_once(rig: RealRig) -> None:
     topic, receipts = rig.topic(), list[Receipt]()
     item = rejected(0)
     timeless = replace(item, record=replace(item.record, timestamp_ms=-1))

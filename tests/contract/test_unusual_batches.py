@@ -162,8 +162,8 @@ def read_apart(bootstrap: str, topic: str, small: str) -> tuple[int, list[list[o
     """By how many bytes a fresh process grows by reading the topic with the usual settings, and what it read."""
     command = [sys.executable, "-c", READING, bootstrap, topic, small]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    told = json.loads(done.stdout)
-    return told["grown"], told["found"]
+    result = json.loads(done.stdout)
+    return result["grown"], result["found"]
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip", "lz4"])

@@ -79,7 +79,7 @@ def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
 
 
 @pytest.mark.parametrize("nulls", ["1" * 4_301, "0,x", "-1", "٣", "1,,2", "18446744073709551616"])
-def test_a_letter_with_a_list_that_we_would_not_write_is_another_programs(nulls: str) -> None:
+def test_a_dead_letter_with_a_list_that_we_would_not_write_is_another_programs(nulls: str) -> None:
     headers = ((OWN + "reason", b"bad_time"), (OWN + "origin", b"t/0/5"), (OWN + "null-headers", nulls.encode()))
     found = describe(SourceRecord(Position("dlq", 0, 0), 7, b"k", b"v", (("x", b"1"), *headers)))
     assert (found.reason, found.topic, found.offset, found.timestamp_ms) == ("unknown", "", None, 7)

@@ -52,7 +52,7 @@ def test_a_bare_snappy_block_is_unpacked_up_to_a_limit() -> None:
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4])
-def test_damage_is_told_apart(codec: int) -> None:
+def test_damage_is_an_error_of_its_own(codec: int) -> None:
     for broken in (PACKED[codec][: len(PACKED[codec]) // 2], b"\xff" * 40):
         with pytest.raises(Damaged):
             list(pieces(codec, broken, 2**20))
@@ -133,8 +133,8 @@ def test_names_that_are_not_utf8_can_be_had_back() -> None:
     (found,) = records(built(0, (b"k", None, names)))
     assert [name for name, _ in found.headers] == [r"\xff", "plain", r"\xff", "é\\xed\\xa0\\x80"]
     (note,) = found.headers.defect.notes
-    told = dict(part.split(":") for part in note[1].split(","))
-    assert {int(index): bytes.fromhex(name) for index, name in told.items()} == {0: raw[0], 3: raw[3]}
+    kept = dict(part.split(":") for part in note[1].split(","))
+    assert {int(index): bytes.fromhex(name) for index, name in kept.items()} == {0: raw[0], 3: raw[3]}
 
 
 @pytest.mark.parametrize("codec", [0, ZSTD])
