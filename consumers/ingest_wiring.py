@@ -254,6 +254,7 @@ def _worker(
         policy=WorkerPolicy(
             batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
             buffer_bytes=batch.buffer_bytes,
+            session_s=session_s,
             shutdown_s=settings.shutdown_timeout.total_seconds(),
             until_caught_up=until_caught_up,
             max_records=max_records,

@@ -172,7 +172,9 @@ class BatchSection(_Section):
     max_bytes: Bytes = Field(8 * 2**20, gt=0)
     max_wait: Duration = timedelta(milliseconds=500)
     buffer_bytes: Bytes = Field(
-        64 * 2**20, gt=0, description="records read but not yet written; beyond it Kafka is paused"
+        64 * 2**20,
+        gt=0,
+        description="records read but not yet written; beyond it Kafka is paused. Sizes of fetches follow from it",
     )
 
 

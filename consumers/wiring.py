@@ -69,6 +69,8 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         session_timeout_ms=_ms(section.session_timeout),
         max_poll_records=settings.batch.max_records,
         assignor=section.assignor,
+        buffer_bytes=settings.batch.buffer_bytes,
+        max_record_bytes=section.max_record_bytes,
         options=section.client_options,
     )
 
