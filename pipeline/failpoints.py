@@ -15,7 +15,7 @@ _TIMES = count(1)
 _LOCK = threading.Lock()
 
 
-def reached(name: str) -> None:
+def hit(name: str) -> None:
     """The process has come to this point; it ends here if the environment says so."""
     if name == _NAME:
         with _LOCK:

@@ -20,6 +20,10 @@ MAX_METADATA_BYTES = 65_536
 """Limit of one row's metadata as JSON, in bytes: Milvus's limit of a dynamic field."""
 
 
+KafkaPartition: TypeAlias = tuple[str, int]
+"""Topic and Kafka partition number; the first two fields of a `Position`."""
+
+
 class Position(NamedTuple):
     """Where a record stands in Kafka."""
 

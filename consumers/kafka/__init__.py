@@ -3,6 +3,8 @@
 What reaches a caller are the values of `pipeline.records` and the errors of `pipeline.errors`.
 """
 
+from consumers.dead_letters.envelope import DeadLetter, decode_dead_letter
+from consumers.dead_letters.producer import DeadLetterPolicy, DeadLetters, DeadLetterTopic
 from consumers.kafka.admin import (
     BrokerInfo,
     MissingTopic,
@@ -15,9 +17,7 @@ from consumers.kafka.admin import (
     topic_partitions,
 )
 from consumers.kafka.connection import KafkaSettings
-from consumers.kafka.dead_letters import DeadLetterPolicy, DeadLetters, DeadLetterTopic
-from consumers.kafka.letters import DeadLetter, describe
-from consumers.kafka.offsets import KafkaPartition, OffsetTracker
+from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher, create_topic
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
@@ -29,7 +29,6 @@ __all__ = [
     "DeadLetterPolicy",
     "DeadLetterTopic",
     "DeadLetters",
-    "KafkaPartition",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
@@ -42,7 +41,7 @@ __all__ = [
     "TopicFacts",
     "broker_info",
     "create_topic",
-    "describe",
+    "decode_dead_letter",
     "ensure_dead_letter_topic",
     "group_lag",
     "newest",

@@ -20,8 +20,8 @@ from kafka.errors import (
 from kafka.protocol.consumer import OffsetSpec
 
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin
-from consumers.kafka.offsets import KafkaPartition
 from pipeline.errors import Unavailable, UsageError
+from pipeline.records import KafkaPartition
 
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """`max.message.bytes` of a topic that sets none (Apache Kafka 4.1, documentation/configuration/topic)."""

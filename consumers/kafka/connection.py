@@ -156,12 +156,12 @@ def open_consumer(settings: KafkaSettings, *, group: bool, on_join: Callable[[],
 def _telling(assignor: type[Any], on_join: Callable[[], None]) -> Any:
     """The assignor, which the client asks for its metadata each time that it joins, telling of that."""
 
-    class Telling(assignor):  # type: ignore[misc]
+    class RecordingAssignor(assignor):  # type: ignore[misc]
         def metadata(self, topics: Any) -> Any:
             on_join()
             return super().metadata(topics)
 
-    return Telling()
+    return RecordingAssignor()
 
 
 def open_producer(settings: KafkaSettings, **config: Any) -> KafkaProducer:

@@ -3,9 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 
-from pipeline.records import Position
+from pipeline.records import KafkaPartition, Position
 
-KafkaPartition = tuple[str, int]
 """Topic and partition number."""
 
 _OPEN = 1

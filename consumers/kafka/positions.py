@@ -12,8 +12,8 @@ from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.admin import existing_topics, log_ranges
 from consumers.kafka.connection import KafkaSettings, kafka_errors, start_timestamp_ms
-from consumers.kafka.offsets import KafkaPartition
 from pipeline.errors import OffsetsLost
+from pipeline.records import KafkaPartition
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class StartPositions:
         if begin.decided:
             offsets = {TopicPartition(*name): self.metadata(name, at) for name, at in begin.decided.items()}
             with kafka_errors(f"the first commit of group {self._settings.group_id}"):
-                self._patiently(lambda: self._admin.alter_group_offsets(self._settings.group_id, offsets))
+                self._retry_until_deadline(lambda: self._admin.alter_group_offsets(self._settings.group_id, offsets))
 
     def find(self, partitions: Collection[KafkaPartition]) -> Begin:
         """Where to begin on these Kafka partitions, which were just assigned."""
@@ -175,7 +175,7 @@ class StartPositions:
 
     def _commits(self) -> dict[KafkaPartition, Commit]:
         with kafka_errors(f"the committed offsets of group {self._settings.group_id}"):
-            found = self._patiently(lambda: self._admin.list_group_offsets({self._settings.group_id: None}))
+            found = self._retry_until_deadline(lambda: self._admin.list_group_offsets({self._settings.group_id: None}))
         offsets = found.get(self._settings.group_id, {})
         return {
             (tp.topic, tp.partition): Commit(at.offset, at.metadata or "")
@@ -185,7 +185,7 @@ class StartPositions:
 
     def _ranges(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, tuple[int, int]]:
         with kafka_errors("the first and last offsets of the topics"):
-            return self._patiently(lambda: log_ranges(self._admin, partitions))
+            return self._retry_until_deadline(lambda: log_ranges(self._admin, partitions))
 
     def _first(
         self, partitions: Collection[KafkaPartition], ranges: Mapping[KafkaPartition, LogRange]
@@ -197,14 +197,14 @@ class StartPositions:
             return {name: ranges[name].start if start_from == "earliest" else ranges[name].end for name in partitions}
         specs = {TopicPartition(*name): timestamp_ms for name in partitions}
         with kafka_errors(f"the offsets at {start_from}"):
-            found = self._patiently(lambda: self._admin.list_partition_offsets(specs))
+            found = self._retry_until_deadline(lambda: self._admin.list_partition_offsets(specs))
         # No record at or after that time: what comes next is the first one.
         return {
             name: found[TopicPartition(*name)].offset if found[TopicPartition(*name)].offset >= 0 else ranges[name].end
             for name in partitions
         }
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _retry_until_deadline(self, call: Callable[[], T]) -> T:
         """A leader or coordinator that moves is no reason to stop a worker in the middle of a rebalance."""
         deadline = time.monotonic() + RETRY_S
         while True:

@@ -8,9 +8,8 @@ from kafka import KafkaConsumer, TopicPartition
 from consumers.kafka.admin import existing_topics, log_ranges
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer
 from consumers.kafka.internals import source_record
-from consumers.kafka.offsets import KafkaPartition
 from pipeline.errors import Unavailable
-from pipeline.records import Position, SourceRecord
+from pipeline.records import KafkaPartition, Position, SourceRecord
 
 _POLL_MS = 500
 _PATIENCE = 60

@@ -10,10 +10,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.errors import FencedInstanceIdError, KafkaError
 
-from consumers.kafka.offsets import KafkaPartition
 from consumers.kafka.positions import StartPositions
 from pipeline import failpoints
 from pipeline.errors import MembershipLost
+from pipeline.records import KafkaPartition
 
 log = structlog.get_logger(__name__)
 
@@ -118,16 +118,16 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
 
     async def _revoke(self, partitions: Collection[KafkaPartition]) -> None:
         deadline = time.monotonic() + self._drain_s
-        failpoints.reached("revoke_begun")
+        failpoints.hit("revoke_begun")
         drained = self._handler.drain(partitions)
         while not drained and time.monotonic() < deadline:
             await self._sleep(_DRAIN_STEP_S)
             drained = self._handler.drain(partitions)
         if not drained:
             log.warning("kafka.drain_cut_off", after_s=self._drain_s, what="the next owner reads the rest again")
-        failpoints.reached("revoke_drained")
+        failpoints.hit("revoke_drained")
         await self._commit(self._handler.committable(partitions))
-        failpoints.reached("revoke_committed")
+        failpoints.hit("revoke_committed")
         self._forget(partitions)
         self._handler.on_revoked(partitions)
         # The next owner reads what is stored as soon as this returns: a write that comes after would be missed.

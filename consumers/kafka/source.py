@@ -28,11 +28,10 @@ from kafka.errors import (
 from consumers.kafka.admin import log_ranges
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer, translated
 from consumers.kafka.internals import UnreadableBatch, source_record
-from consumers.kafka.offsets import KafkaPartition
 from consumers.kafka.positions import Commit, LogRange, StartPositions, begin_at
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler, fenced
 from pipeline.errors import MilvusStreamError, OffsetsLost
-from pipeline.records import SourceRecord
+from pipeline.records import KafkaPartition, SourceRecord
 
 log = structlog.get_logger(__name__)
 

@@ -3,9 +3,9 @@
 torch is imported when a model is loaded, not with this package.
 """
 
-from pipeline.embedding.api import Embedder, EmbeddingSettings, Execution, ModelStamp
+from pipeline.embedding.embedder import Embedder, EmbeddingSettings, Execution, ModelStamp
 from pipeline.embedding.hash_embedder import HashEmbedder
-from pipeline.embedding.load import load_embedder
-from pipeline.embedding.query_batcher import QueryBatcher
+from pipeline.embedding.loading.load import load_embedder
+from pipeline.query.query_batcher import QueryBatcher
 
 __all__ = ["Embedder", "EmbeddingSettings", "Execution", "HashEmbedder", "ModelStamp", "QueryBatcher", "load_embedder"]

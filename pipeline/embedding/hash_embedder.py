@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.embedding.api import Execution, ModelStamp
+from pipeline.embedding.embedder import Execution, ModelStamp
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, Tokens
 
@@ -65,7 +65,7 @@ class HashEmbedder:
         )
 
     @staticmethod
-    def means(model: str) -> bool:
+    def is_hash_model(model: str) -> bool:
         """Whether a configured model is meant to be this one."""
         return model.startswith(_PREFIX)
 

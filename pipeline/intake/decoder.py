@@ -8,9 +8,8 @@ from unicodedata import category
 import orjson
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats import MAX_INT, Format, check_integers, decode_utf8, parse, shown
+from pipeline.intake.formats.json import MAX_INT, Format, check_integers, decode_utf8, parse, shown
 from pipeline.intake.reasons import Reason
-from pipeline.intake.times import event_time_ms, rfc3339_microseconds
 from pipeline.records import (
     MAX_DOC_ID_BYTES,
     MAX_METADATA_BYTES,
@@ -21,6 +20,7 @@ from pipeline.records import (
     Rejected,
     SourceRecord,
 )
+from pipeline.timestamps import event_time_ms, rfc3339_microseconds
 
 RESERVED_NAMES = frozenset(
     {

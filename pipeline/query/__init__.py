@@ -3,9 +3,18 @@
 The parser is the same for HTTP and the command line; the searcher blocks and is shared by threads.
 """
 
-from pipeline.query.answer import Found, Result, SearchAnswer, SearchAnswers, Searched, Timing, answer, answer_json
+from pipeline.query.answer import (
+    Result,
+    SearchAnswer,
+    SearchAnswers,
+    Searched,
+    SearchResult,
+    Timing,
+    answer,
+    answer_json,
+)
 from pipeline.query.fetch import DeadlinePassed, FetchSettings
-from pipeline.query.filters import Filter, catalogue_of, compile_filter, parse_filter
+from pipeline.query.filters import Filter, compile_filter, filterable_fields, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
 from pipeline.query.search import Searcher, SearchSettings
@@ -14,13 +23,13 @@ __all__ = [
     "DeadlinePassed",
     "FetchSettings",
     "Filter",
-    "Found",
     "InvalidRequest",
     "Limits",
     "Result",
     "SearchAnswer",
     "SearchAnswers",
     "SearchRequest",
+    "SearchResult",
     "SearchSettings",
     "Searched",
     "Searcher",
@@ -28,8 +37,8 @@ __all__ = [
     "Timing",
     "answer",
     "answer_json",
-    "catalogue_of",
     "compile_filter",
+    "filterable_fields",
     "parse_duration",
     "parse_filter",
     "parse_request",

@@ -10,7 +10,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Origin:
     """Where in Kafka the document's current version came from."""
 
     topic: str
@@ -35,7 +35,7 @@ class Result:
     """Which chunk of the document, from 0."""
     partition: str | None
     """Name of the Milvus partition; null where the name does not follow from the event time."""
-    source: Source
+    source: Origin
     metadata: Mapping[str, Any]
 
 
@@ -57,7 +57,7 @@ class Searched:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a search found: results of every query in the order asked, best first."""
 
     results: tuple[tuple[Result, ...], ...]
@@ -106,7 +106,7 @@ class SearchAnswers:
     timing_ms: Timing
 
 
-def answer(found: Found, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
+def answer(found: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
     """Shape what was found like the question: a list for a list, else the one query's results."""
     if many:
         answers = tuple(QueryResults(results) for results in found.results)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Unavailable
 from pipeline.query.filters import literal
-from pipeline.query.plan import Plan
+from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import TENANT, rank
 from pipeline.query.request import SearchRequest
-from pipeline.store.api import CollectionInfo, Hit, MilvusServerApi
-from pipeline.store.indexes import search_params
+from pipeline.store.collection.indexes import search_params
+from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Fetch:
     info: CollectionInfo
     request: SearchRequest
     vectors: NDArray[np.float32]
-    planned: Plan
+    planned: SearchPlan
     settings: FetchSettings
     deadline: float
     """On the clock, seconds."""

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from pipeline.query.limits import MAX_INT, InvalidRequest, Limits, check_keys, check_text, pointer
-from pipeline.store.api import CollectionInfo
+from pipeline.store.milvus.api import CollectionInfo
 
 Scalar: TypeAlias = bool | int | float | str
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix"]
-Kind = Literal["string", "integer", "number", "boolean", "other"]
+FieldType = Literal["string", "integer", "number", "boolean", "other"]
 
 COMPARISONS: tuple[Operator, ...] = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix")
 COMBINATIONS = ("and", "or")
 MAX_NAME_CHARS = 256
 
 _SYMBOLS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-_KINDS: Mapping[str, Kind] = {
+_KINDS: Mapping[str, FieldType] = {
     "VARCHAR": "string",
     "BOOL": "boolean",
     **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), "integer"),
@@ -64,18 +64,18 @@ Filter: TypeAlias = Comparison | Combination
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class FilterableFields:
     """The declared fields of a collection; every other name is metadata in the dynamic field."""
 
-    declared: Mapping[str, Kind]
+    declared: Mapping[str, FieldType]
     """Name -> kind of value; `other` (vectors) cannot be filtered on."""
     dynamic: bool = True
 
 
-def catalogue_of(collection: CollectionInfo) -> Catalogue:
+def filterable_fields(collection: CollectionInfo) -> FilterableFields:
     """The catalogue of an existing collection."""
     kinds = {field.name: _KINDS.get(field.type, "other") for field in collection.fields}
-    return Catalogue(kinds, collection.dynamic)
+    return FilterableFields(kinds, collection.dynamic)
 
 
 def parse_filter(node: object, limits: Limits, at: str = "/filter") -> Filter:
@@ -99,7 +99,7 @@ def comparisons(node: Filter) -> Iterator[Comparison]:
             yield from comparisons(part)
 
 
-def compile_filter(node: Filter, catalogue: Catalogue) -> str:
+def compile_filter(node: Filter, catalogue: FilterableFields) -> str:
     """The Milvus expression of a filter.
 
     Raises InvalidRequest where a value does not fit the declared field's type, or the field cannot be filtered on.
@@ -216,7 +216,7 @@ def _scalar(value: object, limits: Limits, at: str) -> Scalar:
     raise InvalidRequest(at, "must be a string, a number or a boolean")
 
 
-def _compile_declared(node: Comparison, kind: Kind) -> str:
+def _compile_declared(node: Comparison, kind: FieldType) -> str:
     """A declared field stands in every row and holds one type, so Milvus's own operators mean what they say."""
     if kind == "other":
         raise InvalidRequest(pointer(node.at, "key"), "names a vector field; filter on the others")
@@ -230,7 +230,7 @@ def _compile_declared(node: Comparison, kind: Kind) -> str:
     return f"{node.name} {symbol} {literal(values[0])}"
 
 
-def _fitting(value: Scalar, kind: Kind, node: Comparison) -> Scalar:
+def _fitting(value: Scalar, kind: FieldType, node: Comparison) -> Scalar:
     """The value in the declared field's type. Milvus 2.3.5 refuses `chunk == 1.0`, so whole floats become integers."""
     number = not isinstance(value, bool | str)
     if kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INT:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from pipeline.store.api import MilvusServerApi
+from pipeline.store.milvus.api import MilvusServerApi
 
 
 class PartitionList:

@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.query.answer import Skipped, SkipReason
-from pipeline.query.filters import Catalogue, Filter, compile_filter
+from pipeline.query.filters import Filter, FilterableFields, compile_filter
 from pipeline.query.request import TimeRange
 from pipeline.store.partitions import DEFAULT_PARTITION, interval
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SearchPlan:
     """How to search."""
 
     partitions: tuple[str, ...] | None
@@ -29,8 +29,8 @@ def plan(
     wanted: Filter | None,
     existing: Sequence[str],
     released: Collection[str],
-    catalogue: Catalogue,
-) -> Plan:
+    catalogue: FilterableFields,
+) -> SearchPlan:
     """Leave out every Milvus partition whose interval, given by its name, does not meet the time range.
 
     Of the others those in `released` are not loaded: left out and said so, as naming one would fail the search.
@@ -43,10 +43,10 @@ def plan(
     expression = " and ".join(parts)
     skipped = [Skipped(name, reason) for name in existing if (reason := _skip(name, time, released)) is not None]
     if not skipped:
-        return Plan(None, tuple(existing) or (DEFAULT_PARTITION,), (), expression)
+        return SearchPlan(None, tuple(existing) or (DEFAULT_PARTITION,), (), expression)
     left_out = {skip.name for skip in skipped}
     kept = tuple(name for name in existing if name not in left_out)
-    return Plan((DEFAULT_PARTITION, *kept), kept or (DEFAULT_PARTITION,), tuple(skipped), expression)
+    return SearchPlan((DEFAULT_PARTITION, *kept), kept or (DEFAULT_PARTITION,), tuple(skipped), expression)
 
 
 def _skip(name: str, time: TimeRange | None, released: Collection[str]) -> SkipReason | None:

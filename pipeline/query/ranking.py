@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pipeline.store.api import Hit
+from pipeline.store.milvus.api import Hit
 
 TENANT = "tenant"
 """The metadata that holds a row's tenant, where records have one."""
 
 
-def nearness(metric: str, score: float) -> float:
+def similarity_score(metric: str, score: float) -> float:
     """A score where higher is always nearer: COSINE and IP unchanged, an L2 distance d as 1 / (1 + d)."""
     return 1.0 / (1.0 + score) if metric == "L2" else score
 

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.intake.times import rfc3339_microseconds
 from pipeline.query.filters import Filter, check_name, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits, check_keys, check_text, pointer
+from pipeline.timestamps import rfc3339_microseconds
 
 REQUEST_KEYS = ("query", "limit", "time", "filter", "fields", "group_by", "timeout_ms")
 DEFAULT_LIMIT = 10

@@ -10,16 +10,16 @@ import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Found, Result, Searched, Skipped, Source, format_time
+from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped, format_time
 from pipeline.query.fetch import METADATA, VECTOR, Fetch, FetchSettings
-from pipeline.query.filters import Catalogue, balanced, catalogue_of, comparisons, metadata_reference
+from pipeline.query.filters import FilterableFields, balanced, comparisons, filterable_fields, metadata_reference
 from pipeline.query.limits import InvalidRequest, pointer
-from pipeline.query.names import MetadataNames
+from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan
-from pipeline.query.ranking import metadata_names, nearness
+from pipeline.query.ranking import metadata_names, similarity_score
 from pipeline.query.request import SearchRequest
-from pipeline.store.api import CollectionInfo, Hit, MilvusServerApi
+from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
 from pipeline.store.partitions import DEFAULT_PARTITION, interval
 
 _MOST_NAMES_ASKED = 16
@@ -66,7 +66,7 @@ class Searcher:
             api, collection, self._settings.partitions_ttl_s, self._settings.residency_ttl_s, clock
         )
 
-    def search(self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float) -> Found:
+    def search(self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float) -> SearchResult:
         """Find the nearest rows for each query; `vectors` has shape (queries, dimension). Blocks up to `timeout_s`.
 
         Raises InvalidRequest (the filter does not fit, or a text has no direction), DeadlinePassed, Unavailable (also
@@ -111,9 +111,9 @@ class Searcher:
 
     def _search(
         self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float, existing: Sequence[str]
-    ) -> Found:
+    ) -> SearchResult:
         info = self._schema = self._schema or self._describe()
-        catalogue = catalogue_of(info)
+        catalogue = filterable_fields(info)
         planned = plan(request.time, request.filter, existing, self._partitions.released(), catalogue)
         fetch = Fetch(self._api, info, request, vectors, planned, self._settings.fetch, deadline, self._clock)
         ranked, complete = fetch.best()
@@ -137,14 +137,14 @@ class Searcher:
             if not any(results):
                 raise
             complete = False
-        return Found(
+        return SearchResult(
             results=tuple(map(tuple, results)),
             partial=not complete,
             searched=Searched(planned.covered, planned.skipped),
             warnings=self._warnings(fetch, catalogue),
         )
 
-    def _learning(self, hits: Iterator[tuple[int, Hit]], catalogue: Catalogue) -> Iterator[tuple[int, Hit]]:
+    def _learning(self, hits: Iterator[tuple[int, Hit]], catalogue: FilterableFields) -> Iterator[tuple[int, Hit]]:
         for query, hit in hits:
             self._names.learn(metadata_names([hit], catalogue.declared))
             yield query, hit
@@ -153,7 +153,7 @@ class Searcher:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
         return InvalidRequest("/limit", f"{bound}; lower it, send fewer texts, or name the metadata wanted in fields")
 
-    def _warnings(self, fetch: Fetch, catalogue: Catalogue) -> tuple[str, ...]:
+    def _warnings(self, fetch: Fetch, catalogue: FilterableFields) -> tuple[str, ...]:
         """Name the fields of the filter that no row has: most likely a typing error, which Milvus answers with nothing.
 
         Not an error: whether a request is right must not depend on which rows have arrived.
@@ -169,7 +169,7 @@ class Searcher:
         missing = self._names.missing(asked)
         return tuple(self._warning(name, catalogue, fetch.deadline) for name in missing)
 
-    def _look_for(self, names: Sequence[str], fetch: Fetch, catalogue: Catalogue) -> None:
+    def _look_for(self, names: Sequence[str], fetch: Fetch, catalogue: FilterableFields) -> None:
         """Find out with one call which of the names rows carry.
 
         Rows with one name say nothing of the others. Those stay unknown until a later request asks for them alone.
@@ -183,7 +183,7 @@ class Searcher:
         else:
             self._names.learn_missing(names)
 
-    def _warning(self, name: str, catalogue: Catalogue, deadline: float) -> str:
+    def _warning(self, name: str, catalogue: FilterableFields, deadline: float) -> str:
         """Say that the name is missing; with the name that was meant, if there is time to look for it."""
         filterable = (known for known, kind in catalogue.declared.items() if kind != "other")
         near = self._names.near(name, filterable) if self._clock() < deadline else None
@@ -208,11 +208,11 @@ def _result(
         id=hit.id,
         doc_id=row["doc_id"],
         text=row["text"],
-        score=nearness(metric, hit.score),
+        score=similarity_score(metric, hit.score),
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),
-        source=Source(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
+        source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
         metadata={name: row[name] for name in names if name != METADATA},
     )
 

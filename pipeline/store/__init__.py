@@ -6,21 +6,21 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store.api import MilvusApi, MilvusServerApi
-from pipeline.store.collection import check_model, holds_topic, open_collection, open_ledger
-from pipeline.store.flush import FlushGovernor
-from pipeline.store.flush_policy import FlushPolicy
-from pipeline.store.indexes import IndexSettings
+from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger
+from pipeline.store.flushing.governor import FlushGovernor
+from pipeline.store.flushing.policy import FlushPolicy
+from pipeline.store.milvus.api import MilvusApi, MilvusServerApi
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.plan import Applied, Plan
-from pipeline.store.requests import WritePolicy
-from pipeline.store.reuse import Vectors
-from pipeline.store.tombstones import SweepPolicy, TombstoneSweep
-from pipeline.store.upsert_writer import UpsertWriter
-from pipeline.store.writer import AppendWriter, Writer
+from pipeline.store.writing.append_writer import AppendWriter, Writer
+from pipeline.store.writing.protocol import Applied, WritePlan
+from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.upsert_writer import UpsertWriter
+from pipeline.store.writing.vector_reuse import Vectors
 
 if TYPE_CHECKING:
-    from pipeline.store.client import connect
+    from pipeline.store.milvus.client import connect
 
 __all__ = [
     "AppendWriter",
@@ -31,11 +31,11 @@ __all__ = [
     "MilvusApi",
     "MilvusPartitions",
     "MilvusServerApi",
-    "Plan",
     "SweepPolicy",
     "TombstoneSweep",
     "UpsertWriter",
     "Vectors",
+    "WritePlan",
     "WritePolicy",
     "Writer",
     "check_model",
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
     if name == "connect":
         # Else pymilvus reads a file `.env` of any folder above the one it is installed in into the environment.
         os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")
-        from pipeline.store.client import connect  # noqa: PLC0415 - see above
+        from pipeline.store.milvus.client import connect  # noqa: PLC0415 - see above
 
         return connect
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

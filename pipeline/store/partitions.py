@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from pipeline.errors import RecordRejected, UsageError
-from pipeline.store.api import MilvusApi
+from pipeline.store.milvus.api import MilvusApi
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from pipeline.errors import NotFound, RequestTooLarge
-from pipeline.store.api import MilvusApi
+from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partitions import DEFAULT_PARTITION
 
 StoredRows: TypeAlias = list[dict[str, Any]]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from consumers.commands.documents import stdlib_documents
+from consumers.cli.demo.documents import stdlib_documents
 
 SPREAD = timedelta(days=7)
 MARKERS = 400
@@ -88,10 +88,10 @@ def small_records(count: int, size: int = 300, *, days_ago: int = 0) -> Iterator
 
 def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict[str, Any]:
     """Write the documents, then the markers' vectors in their order; returns what the model is."""
-    from consumers import wiring
-    from consumers.settings import Settings
+    from consumers.config.settings import Settings
+    from consumers.wiring import common as wiring
     from pipeline.chunking import Chunker, ChunkingPolicy
-    from pipeline.embedding.model_files import find_model
+    from pipeline.embedding.loading.model_files import find_model
 
     parsed = Settings.model_validate(settings)
     with wiring.embedder(parsed) as model:
@@ -117,7 +117,7 @@ def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict
 
 
 if __name__ == "__main__":
-    from pipeline.telemetry import configure_logging
+    from pipeline.telemetry.metrics import configure_logging
 
     configure_logging("warning", "json")
     given = json.loads(sys.argv[1])

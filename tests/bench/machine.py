@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline.embedding.device import available_cpus
-from pipeline.embedding.sizing import processor_name
+from pipeline.embedding.kernels.device import available_cpus
+from pipeline.embedding.kernels.roofline import processor_name
 
 _BF16_PAYS = 1.0
 """How many times faster than float32 bfloat16 must be for the targets of machines with bf16."""

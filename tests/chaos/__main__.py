@@ -13,8 +13,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from consumers.local_kafka import KAFKA_VERSION
-from consumers.local_milvus import STANDALONE_VERSION
+from consumers.local.kafka import KAFKA_VERSION
+from consumers.local.milvus import STANDALONE_VERSION
 from tests.chaos.proof import keep
 from tests.chaos.report import Report, say
 from tests.chaos.run import Chaos

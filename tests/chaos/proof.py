@@ -11,9 +11,9 @@ from typing import Any
 from pymilvus import MilvusClient
 
 from tests.chaos.stage import COLLECTION, TOPIC
-from tests.support.observed import read_all, stored_documents, stored_ledger
-from tests.support.oracle import Verdict
-from tests.support.wanted import Expected, Version, expected
+from tests.support.oracle.expected import Expected, Version, expected
+from tests.support.oracle.observed import read_all, stored_documents, stored_ledger
+from tests.support.oracle.stored import Verdict
 
 _SHOWN = 40
 """Documents; more of them tell nothing new."""

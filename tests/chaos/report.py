@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.observed import Observation
-from tests.support.oracle import Verdict
+from tests.support.oracle.observed import Observation
+from tests.support.oracle.stored import Verdict
 
 
 @dataclass

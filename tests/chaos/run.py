@@ -23,8 +23,8 @@ from tests.chaos.stage import (
     Stage,
     vector_of,
 )
-from tests.support.load import Load, publisher
-from tests.support.oracle import OffsetWatch, Verdict, committed_and_end, judge, judge_prefix
+from tests.support.oracle.stored import OffsetWatch, Verdict, committed_and_end, judge, judge_prefix
+from tests.support.rigs.load import Load, publisher
 
 HEAL_S = 300.0
 """Everything healed: within this time the group has caught up, or does not."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import psutil
 
-from consumers.local import LocalKafka, LocalMilvusStandalone
-from consumers.local_server import LOOPBACK, LocalServer, free_ports
+from consumers.local.run import LocalKafka, LocalMilvusStandalone
+from consumers.local.server import LOOPBACK, LocalServer, free_ports
 
 
 class ProxiedKafka(LocalKafka):

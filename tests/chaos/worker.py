@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from consumers.cli import main as command_line
+from consumers.cli.app import main as command_line
 from pipeline.errors import RateLimited
-from pipeline.store.client import MilvusServer
+from pipeline.store.milvus.client import MilvusServer
 
 
 def main() -> None:

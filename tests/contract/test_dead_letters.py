@@ -17,14 +17,21 @@ from kafka.admin import (
     ResourceType,
 )
 
-from consumers.kafka import DeadLetters, DeadLetterTopic, KafkaSettings, describe, ensure_dead_letter_topic, newest
-from consumers.kafka.letters import CONNECT, OWN
-from consumers.local_kafka import LocalKafka
+from consumers.dead_letters.envelope import CONNECT, OWN
+from consumers.kafka import (
+    DeadLetters,
+    DeadLetterTopic,
+    KafkaSettings,
+    decode_dead_letter,
+    ensure_dead_letter_topic,
+    newest,
+)
+from consumers.local.kafka import LocalKafka
 from pipeline.errors import UsageError
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
-from tests.support.fake_kafka import FakeDeadLetters
-from tests.support.kafka_rig import FakeRig, RealRig, Rig, now_ms
+from tests.support.fakes.kafka import FakeDeadLetters
 from tests.support.names import unique
+from tests.support.rigs.kafka import FakeRig, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 
 
@@ -126,7 +133,7 @@ def test_headers_name_place_and_reason_as_kafka_connect_does(rig: Rig) -> None:
     assert added[CONNECT + "partition"] == b"3"
     assert added[CONNECT + "offset"] == b"7"
     assert added[CONNECT + "exception.class.name"] == b"pipeline.errors.RecordRejected"
-    read_back = describe(found)
+    read_back = decode_dead_letter(found)
     assert (read_back.topic, read_back.partition, read_back.offset) == ("documents", 3, 7)
     assert (read_back.reason, read_back.message) == ("bad_time", "event_time is not a time")
     assert read_back.original_headers == own[:4]
@@ -140,7 +147,7 @@ def test_every_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
             letters.send(rejected(offset))
         eventually(lambda: len(confirmed(receipts)) >= 1_500)
     assert confirmed(receipts) == [Position("documents", 3, offset) for offset in range(1_500)]
-    assert [describe(record).offset for record in rig.read(topic)] == list(range(1_500))
+    assert [decode_dead_letter(record).offset for record in rig.read(topic)] == list(range(1_500))
 
 
 def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> None:
@@ -157,7 +164,7 @@ def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> No
     assert value.startswith(large.value)
     assert headers[OWN + "truncated-value-size"] == b"%d" % len(value)
     assert headers[OWN + "truncated-value-sha256"] == hashlib.sha256(value).hexdigest().encode()
-    assert describe(large).truncated
+    assert decode_dead_letter(large).truncated
     assert small.value == b"small"
 
 
@@ -207,9 +214,9 @@ def test_a_limit_changed_while_running_cuts_no_more_than_it_must(kafka_bootstrap
             letters.send(rejected(3, value=bytes(1_500_000)))
             eventually(lambda: len(confirmed(receipts)) == 3, within=20)
         _, cut, whole = rig.read(topic)
-        assert describe(cut).truncated
+        assert decode_dead_letter(cut).truncated
         assert 490_000 < len(cut.value or b"") < 500_000
-        assert (len(whole.value or b""), describe(whole).truncated) == (1_500_000, False)
+        assert (len(whole.value or b""), decode_dead_letter(whole).truncated) == (1_500_000, False)
     finally:
         rig.close()
 
@@ -236,9 +243,9 @@ def test_huge_records_get_through_cut_and_what_comes_after_them_whole(kafka_boot
             eventually(lambda: len(confirmed(receipts)) == 8, within=30)
             assert letters.problem is None
         found = rig.read(topic)
-        assert [describe(record).offset for record in found] == list(range(8))
-        assert [describe(record).reason for record in found] == ["bad_time"] * 8
-        assert [describe(record).truncated for record in found] == [True] * 7 + [False]
+        assert [decode_dead_letter(record).offset for record in found] == list(range(8))
+        assert [decode_dead_letter(record).reason for record in found] == ["bad_time"] * 8
+        assert [decode_dead_letter(record).truncated for record in found] == [True] * 7 + [False]
         about = dict(found[1].headers)
         assert about[OWN + "truncated-key-size"] == b"%d" % (3 * 2**20)
         assert about[OWN + "truncated-key-sha256"] == hashlib.sha256(bytes(3 * 2**20)).hexdigest().encode()
@@ -266,7 +273,7 @@ def test_a_topic_deleted_while_running_loses_nothing(kafka_bootstrap: str) -> No
         assert topic not in rig._admin.list_topics()  # sending does not make it
         ensure_dead_letter_topic(rig.settings(), topic, create=True)
         eventually(lambda: len(confirmed(receipts)) == 30 and letters.problem is None, within=20)
-        assert {describe(record).offset for record in rig.read(topic)} == set(range(1, 30))
+        assert {decode_dead_letter(record).offset for record in rig.read(topic)} == set(range(1, 30))
     finally:
         letters.close(5)
         rig.close()
@@ -303,7 +310,7 @@ def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Pat
             assert len(confirmed(receipts)) == 1
             rig._admin.delete_acls([ACLFilter("User:ANONYMOUS", "*", ACLOperation.ANY, ACLPermissionType.ANY, pattern)])
             eventually(lambda: len(confirmed(receipts)) == 2 and letters.problem is None, within=20)
-        assert [describe(record).offset for record in rig.read(topic)] == [0, 1]
+        assert [decode_dead_letter(record).offset for record in rig.read(topic)] == [0, 1]
         rig.close()
 
 
@@ -354,7 +361,7 @@ def test_the_newest_letters_are_found_by_reason(kafka_bootstrap: str) -> None:
         rig.flush()
         settings = rig.settings(topic)
         assert [r.value for r in newest(settings, topic, 2)] == [b"2398", b"2399"]
-        rare = newest(settings, topic, 10, lambda record: describe(record).reason == "rare")
+        rare = newest(settings, topic, 10, lambda record: decode_dead_letter(record).reason == "rare")
         assert [record.value for record in rare] == [b"1600", b"800", b"0"]
         assert newest(settings, topic, 5, lambda _: False) == []
     finally:

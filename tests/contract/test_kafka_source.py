@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from consumers.kafka import KafkaPartition, KafkaSettings, Source
-from consumers.local_kafka import LocalKafka
+from consumers.kafka import KafkaSettings, Source
+from consumers.local.kafka import LocalKafka
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
-from tests.support.kafka_rig import FakeRig, Member, RealRig, Rig, now_ms
+from pipeline.records import KafkaPartition
+from tests.support.rigs.kafka import FakeRig, Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 
 

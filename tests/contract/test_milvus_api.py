@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import LeaseExpired, NotFound, NotLoaded, RequestTooLarge, RowsRefused, Unavailable, UsageError
-from pipeline.store.api import CollectionSpec, MilvusServerApi, ServerInfo
-from pipeline.store.client import connect
-from pipeline.store.indexes import IndexSettings, search_params
-from pipeline.store.schema import documents_spec, read_stamp
-from tests.support.fake_milvus import FakeMilvus
+from pipeline.store.collection.indexes import IndexSettings, search_params
+from pipeline.store.collection.schema import documents_spec, read_stamp
+from pipeline.store.milvus.api import CollectionSpec, MilvusServerApi, ServerInfo
+from pipeline.store.milvus.client import connect
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
 
 DIMENSION = 4

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import MilvusStreamError
-from pipeline.store.api import MilvusServerApi, ServerInfo
-from pipeline.store.client import connect
-from pipeline.store.indexes import IndexSettings
-from pipeline.store.schema import documents_spec
-from tests.support.fake_milvus import FakeMilvus
+from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.schema import documents_spec
+from pipeline.store.milvus.api import MilvusServerApi, ServerInfo
+from pipeline.store.milvus.client import connect
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
 
 pytestmark = pytest.mark.servers

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import OutcomeUnknown, Unavailable
-from pipeline.store.client import MilvusServer, connect
-from pipeline.store.failures import RetryPolicy
-from pipeline.store.indexes import IndexSettings
-from pipeline.store.schema import documents_spec, read_stamp
+from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.schema import documents_spec, read_stamp
+from pipeline.store.milvus.client import MilvusServer, connect
+from pipeline.store.milvus.error_mapping import RetryPolicy
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from consumers.kafka import DeadLetters, DeadLetterTopic, describe, ensure_dead_letter_topic
+from consumers.kafka import DeadLetters, DeadLetterTopic, decode_dead_letter, ensure_dead_letter_topic
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
-from tests.support.kafka_rig import RealRig, now_ms
 from tests.support.names import unique
+from tests.support.rigs.kafka import RealRig, now_ms
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -61,10 +61,10 @@ def test_dead_letters_of_times_that_the_topic_refuses_get_there_with_their_own_t
     with outbox(rig, topic, receipts, *(rejected(n, YEAR_2100 + n) for n in range(count)), good) as letters:
         eventually(lambda: len(confirmed(receipts)) == count + 1, within=20)
         eventually(lambda: letters.problem is None)
-    found = {describe(record).offset: record for record in rig.read(topic)}
+    found = {decode_dead_letter(record).offset: record for record in rig.read(topic)}
     assert len(found) == count + 1
     for n in range(count):
-        assert describe(found[n]).timestamp_ms == YEAR_2100 + n
+        assert decode_dead_letter(found[n]).timestamp_ms == YEAR_2100 + n
         assert found[n].timestamp_ms < now_ms() + 60_000
     assert found[1_000].timestamp_ms == good.record.timestamp_ms
 
@@ -80,7 +80,7 @@ def test_a_dead_letter_that_is_refused_for_good_is_named_and_holds_up_no_other_o
         assert "cleanup.policy" in problem
         configure(rig, topic, cleanup_policy="delete")
         eventually(lambda: confirmed(receipts) == {0, 1, 2, 3, 4} and letters.problem is None, within=30)
-    times = {describe(record).offset: describe(record).timestamp_ms for record in rig.read(topic)}
+    times = {decode_dead_letter(record).offset: decode_dead_letter(record).timestamp_ms for record in rig.read(topic)}
     assert times == {item.position.offset: item.record.timestamp_ms for item in waiting}
 
 

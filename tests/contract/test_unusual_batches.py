@@ -11,16 +11,24 @@ from itertools import pairwise
 import pytest
 from confluent_kafka import Producer
 
-from consumers.kafka import DeadLetters, KafkaSettings, KafkaSource, Source, describe, read_range, topic_ranges
+from consumers.dead_letters.selection import headers_back, rejected_record
+from consumers.kafka import (
+    DeadLetters,
+    KafkaSettings,
+    KafkaSource,
+    Source,
+    decode_dead_letter,
+    read_range,
+    topic_ranges,
+)
 from consumers.kafka.internals import source_record
-from consumers.kafka.replay_range import ReplayRange, ReplaySpan
-from consumers.kafka.replay_source import ReplaySource
-from consumers.letter_selection import headers_back, rejected_record
+from consumers.replay.range import ReplayRange, ReplaySpan
+from consumers.replay.source import ReplaySource
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Receipt, Rejected, SourceRecord
-from tests.support.kafka_rig import Member, RealRig
-from tests.support.raw_headers import produce_around
+from tests.support.rigs.kafka import Member, RealRig
+from tests.support.rigs.raw_headers import produce_around
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -116,7 +124,7 @@ def test_a_header_name_that_is_not_utf8_makes_a_dead_letter_of_its_record_only(
     eventually(lambda: receipts)
     box.close(5)
     (found,) = rig.read(letters)
-    letter = describe(found)
+    letter = decode_dead_letter(found)
     assert (found.key, found.value, letter.offset, letter.reason) == (b"k2", values[2], 2, "invalid_header_name")
     assert letter.original_headers == (("before", b"1"), (r"caf\xe9-\xff", b"\x00\xff"), ("after", b"2"))
     assert dict(found.headers)["milvus-stream.header-names"] == b"1:" + NAME.hex().encode()
@@ -139,7 +147,7 @@ def test_a_replay_reads_past_a_header_name_that_is_not_utf8(rig: RealRig, kafka_
 def test_a_foreign_dead_letter_with_such_a_header_is_shown(rig: RealRig, kafka_bootstrap: str) -> None:
     topic = rig.topic()
     produce_around(kafka_bootstrap, topic, NAME, [b"a", b"b", b"c"])
-    assert [describe(record).reason for record in rig.read(topic)] == ["unknown"] * 3
+    assert [decode_dead_letter(record).reason for record in rig.read(topic)] == ["unknown"] * 3
 
 
 READING = """
@@ -208,8 +216,8 @@ def test_a_cut_record_ends_as_a_dead_letter_that_says_how_long_it_was(rig: RealR
     sizes = [value for name, value in found.headers if name == "milvus-stream.truncated-value-size"]
     assert sizes == [str(30 * MIB).encode()]
     assert dict(found.headers)["milvus-stream.truncated-value-sha256"] == hashlib.sha256(bomb).hexdigest().encode()
-    assert describe(found).truncated
-    assert describe(found).reason == "record_too_large"
+    assert decode_dead_letter(found).truncated
+    assert decode_dead_letter(found).reason == "record_too_large"
     assert bomb.startswith(found.value or b"-")
 
 

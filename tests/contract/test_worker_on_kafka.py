@@ -9,11 +9,11 @@ import psutil
 import pytest
 
 from consumers.kafka import KafkaSettings, KafkaSource
-from consumers.local_kafka import LocalKafka
-from tests.support.kafka_rig import RealRig
-from tests.support.raw_headers import produce_around
+from consumers.local.kafka import LocalKafka
+from tests.support.rigs.kafka import RealRig
+from tests.support.rigs.raw_headers import produce_around
+from tests.support.rigs.worker import DEAD_LETTERS, Rig, document, running, soon
 from tests.support.waiting import eventually
-from tests.support.worker_rig import DEAD_LETTERS, Rig, document, running, soon
 
 pytestmark = pytest.mark.servers
 

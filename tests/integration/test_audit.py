@@ -20,13 +20,13 @@ from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from consumers.commands import audit as command
-from consumers.settings import load_settings
-from tests.support.load import Load, Sent
+from consumers.cli import audit as command
+from consumers.config.settings import load_settings
 from tests.support.names import unique
-from tests.support.observed import read_all, stored_documents
-from tests.support.oracle import Verdict, expected, judge_documents
+from tests.support.oracle.observed import read_all, stored_documents
+from tests.support.oracle.stored import Verdict, expected, judge_documents
 from tests.support.processes import running
+from tests.support.rigs.load import Load, Sent
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -244,7 +244,7 @@ class Damage:
 
 
 def own_id(doc_id: str, chunk: int, partition: str) -> str:
-    from pipeline.store.rows import row_id
+    from pipeline.store.writing.rows import row_id
 
     return row_id(None, doc_id, chunk, partition)
 

@@ -18,8 +18,10 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
-from consumers.commands import collections, dead_letters, doctor, status
-from consumers.settings import Settings, load_settings
+from consumers.cli import collections, status
+from consumers.cli import dlq as dead_letters
+from consumers.cli.doctor import run as doctor
+from consumers.config.settings import Settings, load_settings
 from pipeline.errors import NotFound, UsageError
 from pipeline.store import connect
 from tests.support.names import unique

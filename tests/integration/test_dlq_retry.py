@@ -20,18 +20,18 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
-from consumers.commands import dlq_retry
+from consumers.cli import dlq_retry
+from consumers.config.settings import load_settings
+from consumers.dead_letters.envelope import encode_dead_letter
+from consumers.dead_letters.retry import RetryReport
+from consumers.dead_letters.retry_transaction import notes_topic, stable_ranges
 from consumers.kafka import KafkaSettings, read_range
-from consumers.kafka.letters import letter
-from consumers.kafka.put_back import notes_topic, stable_ranges
-from consumers.letter_retry import RetryReport
-from consumers.settings import load_settings
 from pipeline.errors import Unavailable, UsageError
 from pipeline.failpoints import EXIT_CODE
 from pipeline.records import Rejected, SourceRecord
-from tests.support.crash_site import failing_at
 from tests.support.names import unique
-from tests.support.observed import stored_documents
+from tests.support.oracle.observed import stored_documents
+from tests.support.rigs.crash_site import failing_at
 
 pytestmark = pytest.mark.servers
 
@@ -74,7 +74,7 @@ class Site:
         self.publish(partition, value, key=key)
         record = [each for each in self.read() if each.position.partition == partition][-1]
         topic_id = str(self.admin.describe_topics([self.name])[0]["topic_id"])
-        made = letter(
+        made = encode_dead_letter(
             Rejected(replace(record, topic_id=topic_id), "decode", "missing_text", "no text"), pipeline="p", worker="w"
         )
         more = {"headers": list(made.headers), "timestamp": made.timestamp_ms}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.query.filters import Catalogue, catalogue_of, compile_filter, parse_filter
+from pipeline.query.filters import FilterableFields, compile_filter, filterable_fields, parse_filter
 from pipeline.query.limits import Limits
 from pipeline.store import IndexSettings, MilvusApi, connect, open_collection
 from tests.support.waiting import eventually
@@ -33,7 +33,7 @@ KEYS = ["word", "content-type", 'q"uo\\te', "schlüssel", "a b", "a.b", "a[0]", 
 class Stored:
     api: MilvusApi
     collection: str
-    catalogue: Catalogue
+    catalogue: FilterableFields
     rows: Mapping[str, Mapping[str, Any]]
     """By id, fields and metadata together."""
 
@@ -81,7 +81,7 @@ def stored(request: pytest.FixtureRequest, unique_collection: Callable[[], str])
     try:
         api.upsert(name, None, [{**row, "vector": np.ones(2, np.float32)} for row in rows.values()])
         eventually(lambda: len(api.query(name, "chunk >= 0", ["id"], limit=1000)) == ROWS, what="rows visible")
-        yield Stored(api, name, catalogue_of(info), rows)
+        yield Stored(api, name, filterable_fields(info), rows)
     finally:
         api.drop_collection(name)
         api.close()

@@ -25,8 +25,8 @@ from pipeline.records import (
     SourceRecord,
 )
 from pipeline.store import connect
-from pipeline.store.api import MilvusApi
-from pipeline.store.rows import ledger_id
+from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.writing.rows import ledger_id
 from tests.support.documents import DIMENSION, NOON_MS
 from tests.support.names import unique
 from tests.support.stores import Store, make_store

@@ -19,10 +19,10 @@ import pytest
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from consumers.local_guard import __file__ as guard_script
-from consumers.local_kafka import LocalKafka
-from consumers.local_milvus import LocalMilvusLite, LocalMilvusStandalone, answers
-from consumers.local_server import UseLock, free_ports, is_free
+from consumers.local.guard import __file__ as guard_script
+from consumers.local.kafka import LocalKafka
+from consumers.local.milvus import LocalMilvusLite, LocalMilvusStandalone, answers
+from consumers.local.server import UseLock, free_ports, is_free
 from pipeline.errors import Unavailable, UsageError
 from tests.support.processes import Running, expect_gone, running
 from tests.support.waiting import eventually
@@ -249,7 +249,7 @@ STANDALONE_TWICE = """
     import sys
     from pathlib import Path
     from pymilvus import MilvusClient
-    from consumers.local import LocalMilvusStandalone
+    from consumers.local.run import LocalMilvusStandalone
 
     with LocalMilvusStandalone(Path(sys.argv[1])) as uri:
         MilvusClient(uri).create_collection("kept", dimension=4)

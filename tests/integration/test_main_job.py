@@ -12,10 +12,10 @@ import yaml
 from pymilvus import MilvusClient
 
 from pipeline.embedding import HashEmbedder
-from tests.support.load import Load, produce
-from tests.support.observed import committed_and_end, stored_documents
-from tests.support.oracle import judge
+from tests.support.oracle.observed import committed_and_end, stored_documents
+from tests.support.oracle.stored import judge
 from tests.support.processes import Running, running
+from tests.support.rigs.load import Load, produce
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import MilvusStreamError
 from pipeline.store import IndexSettings, MilvusPartitions, connect, open_collection, open_ledger
-from pipeline.store.api import MilvusServerApi
+from pipeline.store.milvus.api import MilvusServerApi
 
 pytestmark = pytest.mark.servers
 

@@ -19,10 +19,10 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from consumers.query_worker import serve
+from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import RequestRefused, RequestTooLarge, UsageError
-from pipeline.query import FetchSettings, Found, InvalidRequest, Limits, Searcher, SearchSettings, parse_request
+from pipeline.query import FetchSettings, InvalidRequest, Limits, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.answer import Skipped
 from pipeline.query.request import parse_time
 from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
@@ -74,7 +74,7 @@ class Shelf:
             "n": doc,
         }
 
-    def find(self, timeout_s: float = 10.0, **body: object) -> Found:
+    def find(self, timeout_s: float = 10.0, **body: object) -> SearchResult:
         return self.searcher.search(parse_request({"query": "q", **body}, Limits(), 0), EAST, timeout_s)
 
 
@@ -91,7 +91,7 @@ def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
             api.drop_collection(name)
 
 
-def doc_ids(found: Found) -> list[str]:
+def doc_ids(found: SearchResult) -> list[str]:
     return [result.doc_id for result in found.results[0]]
 
 
@@ -210,12 +210,12 @@ def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
 WORKER = """
 import asyncio, json, sys
 from prometheus_client import CollectorRegistry
-from consumers.query_http import create_app
-from consumers.query_worker import serve
+from consumers.query.app import create_app
+from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, QueryBatcher, load_embedder
 from pipeline.query import Limits, Searcher
 from pipeline.store import connect
-from pipeline.telemetry import QueryMetrics, configure_logging
+from pipeline.telemetry.metrics import QueryMetrics, configure_logging
 
 uri, collection, port = sys.argv[1:]
 configure_logging("info", "json")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pymilvus import MilvusClient
 
-from tests.support.load import Sent, produce
+from tests.support.rigs.load import Sent, produce
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers

@@ -20,15 +20,15 @@ from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
 from consumers.kafka import KafkaSettings
-from consumers.kafka.replay_range import GroupWatch, ReplaySpan, forget_group, replay_span
-from consumers.kafka.replay_source import ReplaySource
+from consumers.replay.range import GroupWatch, ReplaySpan, forget_group, replay_span
+from consumers.replay.source import ReplaySource
 from pipeline.errors import OffsetsLost
-from tests.support.kafka_rig import Member, RealRig
-from tests.support.load import Load, Sent
 from tests.support.names import unique
-from tests.support.observed import committed_and_end, read_all, stored_documents
-from tests.support.oracle import Verdict, expected, judge_documents
+from tests.support.oracle.observed import committed_and_end, read_all, stored_documents
+from tests.support.oracle.stored import Verdict, expected, judge_documents
 from tests.support.processes import Running, running
+from tests.support.rigs.kafka import Member, RealRig
+from tests.support.rigs.load import Load, Sent
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers

@@ -8,10 +8,10 @@ from pymilvus import MilvusClient
 
 from pipeline.errors import NotLoaded
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
-from pipeline.store.api import MilvusApi
-from pipeline.store.client import connect
-from pipeline.store.failures import RetryPolicy
-from pipeline.store.rows import ledger_id
+from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.client import connect
+from pipeline.store.milvus.error_mapping import RetryPolicy
+from pipeline.store.writing.rows import ledger_id
 from tests.support.documents import delete, embed_all, put
 from tests.support.names import unique
 from tests.support.stores import Store, make_store, write

@@ -7,20 +7,20 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.audit.compare import compare_document
+from pipeline.audit.expected_state import ExpectedWrite, last_word, supersedes
+from pipeline.audit.findings import ROW_FIELDS, AuditScope, Finding, StoredRow, mending, stored_row, text_digest
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
-from pipeline.store.audit import judge
-from pipeline.store.audit_view import ROW_FIELDS, StoredRow, Verdict, View, mending, stored_row, text_digest
-from pipeline.store.last_word import Wanted, last_word, supersedes
-from pipeline.store.ledger import Ledger, entry_row
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.plan import Entry
-from pipeline.store.requests import WritePolicy
-from pipeline.store.rows import content_hash, row_hash, row_id
 from pipeline.store.scan import RowScan, all_partitions
-from pipeline.store.upsert_writer import UpsertWriter
+from pipeline.store.writing.ledger import Ledger, entry_row
+from pipeline.store.writing.protocol import Entry
+from pipeline.store.writing.rows import content_hash, row_hash, row_id
+from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, put
-from tests.support.fake_milvus import FakeMilvus
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, make_store, write
 
 Operation = Put | Delete
@@ -29,9 +29,9 @@ OTHER = "d20200101"
 KAFKA_PARTITIONS = 2
 
 
-def wanted(operation: Operation, *, certain: bool = True) -> Wanted:
+def wanted(operation: Operation, *, certain: bool = True) -> ExpectedWrite:
     document = operation.document if isinstance(operation, Put) else None
-    return Wanted(
+    return ExpectedWrite(
         position=operation.position,
         timestamp_ms=operation.timestamp_ms,
         key=operation.key,
@@ -44,9 +44,9 @@ def wanted(operation: Operation, *, certain: bool = True) -> Wanted:
     )
 
 
-def kept(operations: Sequence[Wanted]) -> list[Wanted]:
+def kept(operations: Sequence[ExpectedWrite]) -> list[ExpectedWrite]:
     """What the audit's buffer leaves of the operations of one document."""
-    by_partition: dict[int, list[Wanted]] = defaultdict(list)
+    by_partition: dict[int, list[ExpectedWrite]] = defaultdict(list)
     for operation in operations:
         some = by_partition[operation.position.partition]
         while some and supersedes(operation, some[-1]):
@@ -85,23 +85,23 @@ class Site:
     def entries(self) -> dict[Key, Entry]:
         return {(entry.tenant, entry.doc_id): entry for entry in self.store.ledger_entries()}
 
-    def view(self) -> View:
+    def view(self) -> AuditScope:
         ends: dict[int, int] = defaultdict(int)
         for operation in self.operations:
             ends[operation.position.partition] = operation.position.offset + 1
         offsets = {("documents", number): (0, end) for number, end in ends.items()}
-        return View("day", "model", all_partitions(self.api, "docs"), (), offsets)
+        return AuditScope("day", "model", all_partitions(self.api, "docs"), (), offsets)
 
-    def wanted(self) -> dict[Key, list[Wanted]]:
-        by_key: dict[Key, list[Wanted]] = defaultdict(list)
+    def wanted(self) -> dict[Key, list[ExpectedWrite]]:
+        by_key: dict[Key, list[ExpectedWrite]] = defaultdict(list)
         for operation in self.operations:
             by_key[operation.key].append(wanted(operation))
         return by_key
 
-    def verdicts(self) -> dict[Key, Verdict]:
+    def verdicts(self) -> dict[Key, Finding]:
         rows, entries, view, by_key = self.rows(), self.entries(), self.view(), self.wanted()
         return {
-            key: judge(last_word(kept(by_key.get(key, []))), entries.get(key), rows.get(key, []), view)
+            key: compare_document(last_word(kept(by_key.get(key, []))), entries.get(key), rows.get(key, []), view)
             for key in {*by_key, *rows, *entries}
         }
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import Batch, BatchBuilder, BatchPolicy
+from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
 from pipeline.records import Position, SourceRecord
 
 steps = st.lists(

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.query_openapi import request_schemas
-from pipeline.query.filters import Catalogue, compile_filter, metadata_reference, parse_filter
+from consumers.query.openapi import request_schemas
+from pipeline.query.filters import FilterableFields, compile_filter, metadata_reference, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import parse_request
 
 LIMITS = Limits()
-CATALOGUE = Catalogue({"doc_id": "string", "chunk": "integer", "vector": "other"})
+CATALOGUE = FilterableFields({"doc_id": "string", "chunk": "integer", "vector": "other"})
 
 HOSTILE = ['" or 1==1 or "', "\\", '\\"', '"]', '$meta["', "{x}", "%s", "\n", "\0", "😀", "'", "\\u0041", "or", ""]
 
@@ -125,7 +125,7 @@ def test_milvus_reads_a_name_as_that_name_or_never_gets_it(name: str) -> None:
         return
     parsed = parse_filter(leaf("eq", name, "x"), LIMITS)
     assert path_of_milvus(metadata_reference(name)) == [name]
-    sent = [text for kind, text in tokens(compile_filter(parsed, Catalogue({}))) if kind == "string"]
+    sent = [text for kind, text in tokens(compile_filter(parsed, FilterableFields({}))) if kind == "string"]
     assert not any("][" in text for text in sent)
 
 

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.flush_rig import INTERVAL_S, Cluster, Worker, group
+from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 STEPS = 300
 USUAL = ["go"] * 12 + ["ack"] * 3 + ["pass"] * 5

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
-from pipeline.store.plan import Decision, Entry, decide, final
+from pipeline.store.writing.protocol import Decision, Entry, decide, final
 from tests.support.documents import delete, put
 
 operations = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 4)), max_size=8).map(

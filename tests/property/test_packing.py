@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.packing import MIN_BATCH_TOKENS, Around, halves, line_up, pack, pad
+from pipeline.embedding.engine.batching import MIN_BATCH_TOKENS, SpecialTokens, concatenate_sequences, halves, pack, pad
 
 Ids = NDArray[np.int32]
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
@@ -61,7 +61,7 @@ IDS = st.lists(st.integers(1, 30_000), max_size=20).map(lambda ids: np.array(ids
 
 @given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len))
 def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) -> None:
-    ids, mask = pad(sequences, -1, Around(before, after, 0))
+    ids, mask = pad(sequences, -1, SpecialTokens(before, after, 0))
     assert ids.shape == mask.shape
     assert ids.shape[1] == max(map(len, sequences)) + len(before) + len(after)
     for row, on, sequence in zip(ids, mask, sequences, strict=True):
@@ -74,7 +74,7 @@ def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) ->
 def test_a_row_holds_each_sequence_once_and_counts_it_anew(
     sequences: list[Ids], before: Ids, after: Ids, first: int, step: int
 ) -> None:
-    row = line_up(sequences, Around(before, after, 0), first, step=step)
+    row = concatenate_sequences(sequences, SpecialTokens(before, after, 0), first, step=step)
     assert len(row.ids) == len(row.positions) == len(row.owners) == row.offsets[-1]
     for owner, (start, end, sequence) in enumerate(zip(row.offsets, row.offsets[1:], sequences, strict=False)):
         assert row.ids[start:end].tolist() == [*before, *sequence, *after]

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.records import Delete, Put
-from pipeline.store.collection import open_collection, open_ledger
-from pipeline.store.indexes import IndexSettings
-from pipeline.store.ledger import Ledger, row_entry
+from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partitions import MilvusPartitions, partition_name
-from pipeline.store.plan import Entry, Plan
-from pipeline.store.requests import WritePolicy
-from pipeline.store.rows import row_ids
-from pipeline.store.upsert_writer import UpsertWriter
+from pipeline.store.writing.ledger import Ledger, row_entry
+from pipeline.store.writing.protocol import Entry, WritePlan
+from pipeline.store.writing.rows import row_ids
+from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, delete, embed_all, put
-from tests.support.fake_milvus import FakeMilvus
+from tests.support.fakes.milvus import FakeMilvus
 
 NAME = "docs"
 LEDGER = "docs__ledger"
@@ -126,7 +126,7 @@ def run(
 ) -> int:
     """Write from `done` on, several batches planned before the first is applied; how many are done, crash or not."""
     upcoming = done
-    waiting: deque[tuple[int, Plan]] = deque()
+    waiting: deque[tuple[int, WritePlan]] = deque()
     try:
         while done < len(operations):
             window = next(ahead)

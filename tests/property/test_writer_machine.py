@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.documents import delete, put
-from tests.support.faulty_milvus import Fault
-from tests.support.writer_world import PARTITIONS, STALENESS_S, WORKERS, World, newest, rows_of
+from tests.support.fakes.faulty_milvus import Fault
+from tests.support.rigs.writer import PARTITIONS, STALENESS_S, WORKERS, World, newest, rows_of
 
 # A text, the day that decides the Milvus partition, and metadata. Few, so that documents come back to what they were.
 CONTENTS = (None, ("a", 0, "x"), ("b c d e", 0, "x"), ("b c d e", 0, "y"), ("a", 1, "x"), ("b c", 2, "y"))

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.failpoints import EXIT_CODE
-from tests.support.crash_site import CrashSite, crash_site, failing_at
-from tests.support.load import Load
 from tests.support.processes import running
+from tests.support.rigs.crash_site import CrashSite, crash_site, failing_at
+from tests.support.rigs.load import Load
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.records import Delete, Put
-from pipeline.store.api import MilvusApi
-from pipeline.store.collection import open_collection, open_ledger
-from pipeline.store.indexes import IndexSettings
-from pipeline.store.ledger import ENTRY_FIELDS, row_entry
+from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.opening import open_collection, open_ledger
+from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.plan import Applied, Entry
-from pipeline.store.requests import WritePolicy
-from pipeline.store.upsert_writer import UpsertWriter
-from pipeline.store.writer import AppendWriter, Writer
+from pipeline.store.writing.append_writer import AppendWriter, Writer
+from pipeline.store.writing.ledger import ENTRY_FIELDS, row_entry
+from pipeline.store.writing.protocol import Applied, Entry
+from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, embed_all
 
 

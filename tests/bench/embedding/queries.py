@@ -27,7 +27,7 @@ _WANTED_SLOWDOWN, _WANTED_TOGETHER = 3.0, 2.0
 def main() -> None:
     """In a process of its own: the model behind a batcher, as the query worker has it."""
     from pipeline.embedding import EmbeddingSettings, QueryBatcher, load_embedder
-    from pipeline.telemetry import configure_logging
+    from pipeline.telemetry.metrics import configure_logging
 
     given = arguments()
     configure_logging("warning", "json")

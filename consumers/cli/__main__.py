@@ -1,0 +1,5 @@
+"""`python -m consumers.cli`: the same as the command `milvus-stream`."""
+
+from consumers.cli.app import main
+
+main()

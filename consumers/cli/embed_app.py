@@ -1,0 +1,52 @@
+"""The commands about the model alone: `embed` and `bench embed`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from consumers.cli.options import ConfigFile, Json, Sets, load, print_json
+
+bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+
+
+def embed(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="- takes each line of standard input")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    query: Annotated[bool, typer.Option("--query", help="as queries, with the model's query prompt")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="whole vectors, one JSON object a line")] = False,
+) -> None:
+    """Print the vectors of texts: as documents, cut into chunks as for ingest, or as queries.
+
+    A text without a vector (blank, or one that the model makes no numbers of) is named on stderr; exit 1 at the end.
+    """
+    settings = load(config, sets)
+    from consumers.cli import embed as command
+
+    failed = command.run(settings, command.expand(texts, sys.stdin), query=query, whole=json_)
+    raise typer.Exit(int(failed > 0))
+
+
+@bench_app.command("embed")
+def bench_embed(
+    config: ConfigFile = None,
+    sets: Sets = None,
+    model: Annotated[str | None, typer.Option(help="[default: embedding.model]")] = None,
+    device: Annotated[str | None, typer.Option(help="as embedding.device, which is the default")] = None,
+    dtype: Annotated[str | None, typer.Option(help="as embedding.dtype, which is the default")] = None,
+    seconds: Annotated[float, typer.Option(min=3.0, max=3600.0, help="of measuring, after loading")] = 20.0,
+    json_: Json = False,
+) -> None:
+    """Measure how fast this machine embeds: real texts of 5 to 10,000 tokens, cut into chunks as configured.
+
+    The share of the peak is that of the matrix products which this machine reaches in the same precision with the
+    same number of threads, measured in the same run. Nothing else should run meanwhile.
+    """
+    given = {"model": model, "device": device, "dtype": dtype}
+    overrides = [f"embedding.{name}={value}" for name, value in given.items() if value is not None]
+    settings = load(config, [*(sets or ()), *overrides])
+    from consumers.cli import bench_embed as command
+
+    figures = command.measure(settings, seconds)
+    print_json(figures) if json_ else command.show(figures)

@@ -1,0 +1,76 @@
+"""`milvus-stream replay`: plan a bounded replay, show the plan, run it."""
+
+import threading
+import time
+
+from rich.console import Console
+
+from consumers.cli.output import stderr, stdout, table
+from consumers.config.settings import Settings
+from consumers.http.probe_server import SidePort
+from consumers.replay.job import ReplaySummary, finish, nothing
+from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
+from consumers.wiring import common as wiring
+from consumers.wiring import ingest as ingest_wiring
+from pipeline.embedding import Embedder
+
+
+def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: float | None) -> ReplayPlan:
+    """What the replay would do; changes nothing. `target`: `settings` with the collection to be written."""
+    times = replay_times(from_, to)
+    with wiring.embedder(target) as model:
+        return _plan(settings, target, times, model, rate)
+
+
+def run(
+    settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: threading.Event
+) -> ReplaySummary:
+    """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
+    times = replay_times(from_, to)
+    metrics = ingest_wiring.ingest_metrics()
+    # Probes are answered before the model is loaded.
+    with SidePort("replay", target.telemetry, metrics.registry) as side_port, wiring.embedder(target) as model:
+        plan = _plan(settings, target, times, model, rate)
+        show_plan(plan, stderr())
+        if not plan.records:
+            finish(wiring.kafka_settings(target), plan)
+            return nothing(plan)
+        with wiring.milvus(target, metrics.observe_sink) as api:
+            process = ingest_wiring.replay(target, plan, api, model, metrics)
+            side_port.watch(alive=process.worker.alive, ready=process.worker.ready)
+            return process.run(stop)
+
+
+def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:
+    return plan_replay(
+        wiring.kafka_settings(settings),
+        times,
+        target.milvus.collection,
+        live=target.milvus.collection == settings.milvus.collection,
+        decoder=wiring.decoder(target),
+        chunker=wiring.chunker(target, model),
+        embed=model.embed,
+        now_ms=time.time_ns() // 1_000_000,
+        rate=rate,
+    )
+
+
+def show_plan(plan: ReplayPlan, console: Console | None = None) -> None:
+    """Print the plan (on stdout), with what the user should know before it begins."""
+    console = console or stdout()
+    resumed = "; goes on where an earlier run stopped" if plan.span.resumed else ""
+    first, last = plan.times.text()
+    console.print(f"replay of {first} to {last} into {plan.collection} (group {plan.span.group_id}{resumed})")
+    rows: list[tuple[object, ...]] = []
+    for (topic, number), found in sorted(plan.span.ranges.items()):
+        estimate = plan.estimates.get((topic, number), Estimate(0, 0))
+        offsets = f"{found.position}-{found.end}"
+        rows.append((f"{topic}/{number}", offsets, found.records, estimate.bytes, estimate.chunks))
+    estimates = plan.estimates.values()
+    rows.append(("in all", "", plan.records, sum(e.bytes for e in estimates), sum(e.chunks for e in estimates)))
+    console.print(table(("partition", "offsets", "records", "est. bytes", "est. chunks"), rows))
+    if plan.minutes is not None:
+        basis = "by the model's speed on a sample" if plan.rate is None else f"at {plan.rate:g} records/s at most"
+        console.print(f"estimated: {plan.minutes:.1f} minutes, {basis}; what is stored already goes faster")
+    for note in plan.warnings():
+        console.print(f"warning: {note}")

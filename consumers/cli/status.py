@@ -1,0 +1,239 @@
+"""`milvus-stream status`: how far the group has come and what is stored, seen from outside.
+
+No group is joined and no model loaded. Where Kafka or Milvus is away the other half is reported all the same.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from rich.text import Text
+
+from consumers.cli import output as tables
+from consumers.cli.inventory import live_documents, partition_rows
+from consumers.config.settings import Settings
+from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, group_lag, read_range, topic_facts, topic_ranges
+from consumers.wiring import common as wiring
+from pipeline.errors import MilvusStreamError, Unavailable
+from pipeline.records import KafkaPartition
+from pipeline.store.collection.schema import read_stamp
+
+ANSWER_MS = 10_000
+"""A command someone waits for gives a broker less time to answer than a worker does."""
+_PROBE = 20
+"""Offsets looked at for the first unread record: compaction and transactions leave holes."""
+_SHOWN_PARTITIONS = 20
+
+
+def collect(settings: Settings, now_ms: int | None = None) -> dict[str, Any]:
+    """Everything `status --json` prints. These keys are stable:
+
+    `mode`, `warnings` (sentences), `model` {`configured`, `stored` (stamp or null), `hash`},
+    `kafka` {`error`, `bootstrap_servers`, `group`, `lag`, `partitions`: [{`topic`, `partition`, `start`, `end`,
+    `committed` (null: never), `lag`, `age_s` (of the first record not committed; null: none, or unknown)}]},
+    `dead_letters` {`error`, `topic`, `exists`, `letters`},
+    `milvus` {`error`, `address`, `version`, `collection`, `exists`, `rows`, `documents`, `partitions`: [{`name`,
+    `from`, `to`, `rows` (null: not loaded), `loaded`}]}.
+    `error` is null or {`message`, `exit_code`}; what could not be found out is then null or empty.
+    """
+    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    kafka = quick(wiring.kafka_settings(settings))
+    milvus, stored = _milvus(settings)
+    model = settings.embedding.model
+    report: dict[str, Any] = {
+        "mode": settings.mode,
+        "warnings": [],
+        "model": {"configured": model, "stored": stored, "hash": model.startswith("hash:")},
+        "kafka": _kafka(kafka, now_ms),
+        "dead_letters": {"error": None, "topic": settings.kafka.dead_letter_topic, "exists": None, "letters": None},
+        "milvus": milvus,
+    }
+    if (failed := report["kafka"]["error"]) and failed["exit_code"] == Unavailable.exit_code:
+        report["dead_letters"]["error"] = failed
+    else:
+        _dead_letters(kafka, report["dead_letters"])
+    report["warnings"] = list(_warnings(report))
+    return report
+
+
+def exit_code(report: Mapping[str, Any]) -> int:
+    """0; 3 if Kafka or Milvus cannot be reached; else the code of the first error met."""
+    failures = [report[part]["error"] for part in ("kafka", "milvus", "dead_letters") if report[part]["error"]]
+    codes: list[int] = [failure["exit_code"] for failure in failures]
+    return Unavailable.exit_code if Unavailable.exit_code in codes else next(iter(codes), 0)
+
+
+def quick(kafka: KafkaSettings) -> KafkaSettings:
+    """The same broker with less patience, unless the configuration sets it."""
+    return replace(kafka, options={"bootstrap_timeout_ms": ANSWER_MS, **kafka.options})
+
+
+def waiting_since(kafka: KafkaSettings, lags: Sequence[PartitionLag]) -> dict[KafkaPartition, int]:
+    """Timestamp in epoch milliseconds of the first record not committed, where there is one and it can be read."""
+    begins = {(lag.topic, lag.partition): lag.end - lag.lag for lag in lags if lag.lag}
+    ends = {(lag.topic, lag.partition): lag.end for lag in lags}
+    found: dict[KafkaPartition, int] = {}
+    if not begins:
+        return found
+    try:
+        for record in read_range(kafka, {name: (at, min(ends[name], at + _PROBE)) for name, at in begins.items()}):
+            found.setdefault((record.position.topic, record.position.partition), record.timestamp_ms)
+            if len(found) == len(begins):
+                break
+    except MilvusStreamError:
+        return found  # an open transaction can hide every record; an age is not worth an error
+    return found
+
+
+@contextmanager
+def _told(part: dict[str, Any]) -> Iterator[None]:
+    """An error of this part is what the report says about it."""
+    try:
+        yield
+    except MilvusStreamError as error:
+        part["error"] = {"message": str(error), "exit_code": error.exit_code}
+
+
+def _kafka(kafka: KafkaSettings, now_ms: int) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "error": None,
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "group": kafka.group_id,
+        "lag": None,
+        "partitions": [],
+    }
+    with _told(part):
+        lags = group_lag(kafka)
+        since = waiting_since(kafka, lags)
+        part["lag"] = sum(lag.lag for lag in lags)
+        for lag in lags:
+            began = since.get((lag.topic, lag.partition))
+            part["partitions"].append(
+                {
+                    "topic": lag.topic,
+                    "partition": lag.partition,
+                    "start": lag.start,
+                    "end": lag.end,
+                    "committed": lag.committed,
+                    "lag": lag.lag,
+                    "age_s": None if began is None else max(0.0, round((now_ms - began) / 1000, 1)),
+                }
+            )
+    return part
+
+
+def _dead_letters(kafka: KafkaSettings, part: dict[str, Any]) -> None:
+    topic = part["topic"]
+    with _told(part):
+        if isinstance(topic_facts(kafka, [topic])[topic], MissingTopic):
+            part["exists"], part["letters"] = False, 0
+            return
+        part["letters"] = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
+        part["exists"] = True
+
+
+def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """That part of the report, and the stamp of the collection's model."""
+    stamp: dict[str, Any] | None = None
+    name = settings.milvus.collection
+    part: dict[str, Any] = {
+        "error": None,
+        "address": settings.milvus.uri.rpartition("@")[2],
+        "version": None,
+        "collection": name,
+        "exists": None,
+        "rows": None,
+        "documents": None,
+        "partitions": [],
+    }
+    with _told(part), wiring.milvus(settings) as api:
+        part["version"] = api.server.version
+        info = api.describe(name)
+        part["exists"] = info is not None
+        if info is None:
+            return part, None
+        stamp = read_stamp(info)
+        held = partition_rows(api, name)
+        part["partitions"] = [one.as_dict() for one in held]
+        part["rows"] = sum(one.rows or 0 for one in held)
+        if settings.mode == "upsert":
+            part["documents"] = live_documents(api, name)
+    return part, stamp
+
+
+def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
+    model, stored = report["model"], report["model"]["stored"]
+    names = [str((stored or {}).get("name", "")), model["configured"]]
+    hashed = next((name for name in names if name.startswith("hash:")), None)
+    if hashed is not None:
+        yield (
+            f"NO MODEL: vectors of {hashed} are digests of the text. Search finds equal texts and no meaning; set "
+            "embedding.model to a real model for anything but tests"
+        )
+    if stored and stored.get("name") != model["configured"]:
+        yield (
+            f"the collection was made with the model {stored.get('name')}, configured is {model['configured']}; "
+            "`milvus-stream doctor` tells whether they are the same"
+        )
+    if report["milvus"]["exists"] and stored is None and report["milvus"]["error"] is None:
+        yield f"collection {report['milvus']['collection']} was not made by milvus-stream: workers will refuse it"
+    for one in report["kafka"]["partitions"]:
+        at = one["committed"]
+        if at is not None and not one["start"] <= at <= one["end"]:
+            yield (
+                f"{one['topic']}/{one['partition']}: the group is at offset {at}, but the topic holds {one['start']} "
+                f"to {one['end']}: records are gone, and a worker will stop with the size of the gap"
+            )
+    released = [one["name"] for one in report["milvus"]["partitions"] if not one["loaded"]]
+    if released:
+        yield f"{len(released)} Milvus partitions are not loaded, searches do not see them: {', '.join(released[:5])}"
+
+
+# --- printing ----------------------------------------------------------------------------------------------------
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print the report for people."""
+    console = tables.stdout()
+    for warning in report["warnings"]:
+        console.print(Text(f"! {tables.printable(warning)}", style="bold yellow"))
+    kafka, milvus, letters, model = (report[part] for part in ("kafka", "milvus", "dead_letters", "model"))
+    lag = "" if kafka["lag"] is None else f", lag {kafka['lag']:,}"
+    console.print(f"Kafka   {kafka['bootstrap_servers']}, group {kafka['group']}{lag}")
+    _show_error(kafka)
+    if kafka["partitions"]:
+        columns = ("topic", "partition", "committed", "end", "lag", "waiting")
+        rows = ([*(one[key] for key in columns[:-1]), tables.span(one["age_s"])] for one in kafka["partitions"])
+        console.print(tables.table(columns, rows))
+    console.print(f"\nMilvus  {milvus['address']}, version {milvus['version'] or '-'}, {_stored(milvus)}")
+    _show_error(milvus)
+    held = milvus["partitions"]
+    if held:
+        shown = held[-_SHOWN_PARTITIONS:]
+        title = f"the last {len(shown)} of {len(held)}; all of them: --json" if len(held) > len(shown) else None
+        rows = ([one["name"], one["from"], one["to"], one["rows"], one["loaded"]] for one in shown)
+        console.print(tables.table(("Milvus partition", "from", "to", "rows", "loaded"), rows, title=title))
+    found = {None: "unknown", False: "the topic does not exist yet"}.get(letters["exists"], f"{letters['letters']}")
+    console.print(f"\ndead letters  {found} ({letters['topic']})")
+    if letters["error"] != kafka["error"]:
+        _show_error(letters)
+    stored = model["stored"]
+    told = f"{stored.get('name')}, {stored.get('dimension')} dimensions" if stored else "no collection with one yet"
+    console.print(f"model   stored: {tables.printable(told)}; configured: {tables.printable(model['configured'])}")
+    console.print(f"mode    {report['mode']}")
+
+
+def _stored(milvus: Mapping[str, Any]) -> str:
+    name = milvus["collection"]
+    if not milvus["exists"]:
+        return f"collection {name}" + (" does not exist yet" if milvus["exists"] is False else "")
+    documents = "" if milvus["documents"] is None else f" of {milvus['documents']:,} documents"
+    rows = "-" if milvus["rows"] is None else f"{milvus['rows']:,}"
+    return f"collection {name}: {rows} rows{documents} in {len(milvus['partitions'])} Milvus partitions"
+
+
+def _show_error(part: Mapping[str, Any]) -> None:
+    if part["error"]:
+        tables.stdout().print(Text(f"        {tables.printable(part['error']['message'])}", style="bold red"))

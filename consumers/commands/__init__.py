@@ -1,1 +1,0 @@
-"""What the commands do; `consumers.cli` translates the arguments to these."""

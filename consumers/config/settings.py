@@ -1,0 +1,283 @@
+"""Configuration: one YAML file, the environment and `--set`, checked once before anything starts.
+
+Order of precedence: `--set` > environment > file > default. This is the only module that is given the environment.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from consumers.config.loading import given_text, masked, put, read_file, resolve
+from consumers.config.units import Bytes, Duration, Secret
+from pipeline.errors import UsageError
+
+ENV_PREFIX = "MILVUS_STREAM__"
+DEFAULT_FILE = Path("milvus-stream.yaml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class KafkaSection(_Section):
+    """Where documents come from. Every further option of the kafka-python consumer (TLS, SASL …) is passed through."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    bootstrap_servers: str = Field("localhost:9092", description="host:port, several separated by commas")
+    topics: tuple[str, ...] = Field(("documents",), min_length=1, description="topics read by this group")
+    group_id: str = Field("milvus-stream", min_length=1)
+    start_from: str = Field(
+        "earliest", description="earliest | latest | an RFC 3339 time; acts on a group's very first start only"
+    )
+    dead_letter_topic: str = Field("documents.dlq", min_length=1)
+    create_dead_letter_topic: bool = Field(True, description="create it at the start where it is missing")
+    session_timeout: Duration = Field(timedelta(seconds=45), description="a dead worker's share moves on after this")
+    max_record_bytes: Bytes = Field(2**20, gt=0, description="a larger record is dead-lettered")
+    assignor: Literal["cooperative-sticky", "range", "roundrobin"] = "cooperative-sticky"
+
+    @field_validator("topics", mode="before")
+    @classmethod
+    def _one_topic_is_a_list_of_one(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _dead_letters_leave_the_sources(self) -> Self:
+        if self.dead_letter_topic in self.topics:
+            raise ValueError(f"dead_letter_topic {self.dead_letter_topic!r} is also read as a source: a loop")
+        return self
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """The options passed through to the Kafka client; secrets are plain text here."""
+        return dict(self.model_extra or {})
+
+
+class DeadLettersSection(_Section):
+    """When too many records of a Kafka partition are rejected, the worker stops with an error; null: never."""
+
+    max_ratio: float | None = Field(0.5, gt=0, lt=1, description="more of the last `window` records stop the worker")
+    window: int = Field(2_000, ge=1, le=1_000_000, description="records of one Kafka partition")
+    max_consecutive: int | None = Field(1_000, ge=1, description="more in a row stop the worker")
+
+
+class RecordSection(_Section):
+    """How a record's value is read."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    id_field: str = "id"
+    text_field: str = "text"
+    time_field: str = "event_time"
+    version_field: str | None = None
+    tenant_field: str | None = None
+    delete_field: str | None = Field(None, description="a record where this field is true deletes its own id")
+
+
+class IndexSection(_Section):
+    """The index of the field `vector`; checked before the server is asked."""
+
+    type: str = "HNSW"
+    metric: str = "COSINE"
+    params: dict[str, Any] = Field(default_factory=lambda: {"M": 16, "efConstruction": 200})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _params_belong_to_their_type(cls, value: Any) -> Any:
+        """Another index type does not inherit HNSW's default parameters."""
+        if isinstance(value, dict) and str(value.get("type", "HNSW")).upper() != "HNSW":
+            return {"params": {}, **value}
+        return value
+
+
+class MilvusSection(_Section):
+    """Where documents go."""
+
+    uri: str = Field("http://localhost:19530", description="address, or a path ending in .db for Milvus Lite")
+    token: Secret | None = Field(None, description="user:password or an API key")
+    collection: str = Field("documents", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,200}$")
+    durability: Literal["flush", "ack"] = Field(
+        "flush", description="when an offset may be committed: after a flush, or after the server's answer"
+    )
+    flush_interval: Duration = timedelta(seconds=30)
+    timeout: Duration = Field(timedelta(seconds=10), description="of one call to Milvus")
+    tombstone_retention: Duration | None = Field(
+        timedelta(days=7), description="a delete is remembered so long: an older record cannot undo it; null: for ever"
+    )
+    index: IndexSection = IndexSection()
+
+
+class PartitioningSection(_Section):
+    """Time partitions in Milvus, in UTC."""
+
+    by: Literal["hour", "day", "week", "month", "none"] = "day"
+    future_skew: Duration = Field(timedelta(minutes=10), description="an event time further ahead is dead-lettered")
+    retention: Duration | None = Field(None, description="an event time longer ago is too old")
+    too_old: Literal["dead_letter"] = "dead_letter"
+    hot: Literal["all"] = Field("all", description="which partitions stay loaded")
+    max_partitions: int = Field(1000, ge=1, le=4096)
+
+
+class ChunkingSection(_Section):
+    """How long texts are cut."""
+
+    max_tokens: int | None = Field(None, ge=8, description="null: what the model takes")
+    overlap: int = Field(32, ge=0, description="tokens a chunk repeats of the one before")
+
+
+class EmbeddingSection(_Section):
+    """The model."""
+
+    model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="a folder, a hub id whose files are here already, or hash:DIMENSION (no model, for tests)",
+    )
+    dimensions: int | None = Field(
+        None,
+        ge=2,
+        le=32_768,
+        description="Matryoshka: keep so many components of each vector, for models trained for it; null: all",
+    )
+    device: str = Field("auto", description="auto | cpu | cuda | cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    token_budget: int | Literal["auto"] = Field(
+        "auto", description="tokens in one forward pass, padding included; auto: measured at the start"
+    )
+    compile: bool = Field(
+        default=False,
+        description="make machine code of the model: up to 10 % faster on short texts, for up to half a minute at "
+        "every start and a second copy of the weights; needs a C++ compiler",
+    )
+    tuning_folder: Path | None = Field(
+        Path("~/.cache/milvus-stream/tuning"), description="remembers what was measured; null: measure at every start"
+    )
+
+    @field_validator("token_budget")
+    @classmethod
+    def _budget_holds_a_text(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 16:
+            raise ValueError("must be at least 16 tokens, or auto")
+        return value
+
+
+class BatchSection(_Section):
+    """When a micro-batch closes, and how much may be under way."""
+
+    max_records: int = Field(1000, ge=1, le=100_000)
+    max_bytes: Bytes = Field(8 * 2**20, gt=0)
+    max_wait: Duration = timedelta(milliseconds=500)
+    buffer_bytes: Bytes = Field(
+        64 * 2**20,
+        gt=0,
+        description="records read but not yet written; beyond it Kafka is paused. Sizes of fetches follow from it",
+    )
+
+
+class QuerySection(_Section):
+    """The query worker."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
+    concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
+
+
+class TelemetrySection(_Section):
+    """Metrics and probes of the ingest worker, and logs."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(9464, ge=0, le=65535, description="0: any free port, logged at the start")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    kafka: KafkaSection = KafkaSection()
+    dead_letters: DeadLettersSection = DeadLettersSection()
+    record: RecordSection = RecordSection()
+    mode: Literal["upsert", "append"] = Field(
+        "upsert", description="upsert: one current version per key; append: every record is its own document"
+    )
+    milvus: MilvusSection = MilvusSection()
+    partitioning: PartitioningSection = PartitioningSection()
+    chunking: ChunkingSection = ChunkingSection()
+    embedding: EmbeddingSection = EmbeddingSection()
+    batch: BatchSection = BatchSection()
+    query: QuerySection = QuerySection()
+    telemetry: TelemetrySection = TelemetrySection()
+    shutdown_timeout: Duration = Field(timedelta(seconds=30), description="for what is under way at SIGTERM")
+
+
+def load_settings(file: Path | None, env: Mapping[str, str], sets: Sequence[str] = ()) -> Settings:
+    """Read, merge and check the configuration.
+
+    `file` None: `milvus-stream.yaml` in the working folder where it exists. `sets`: `section.key=value` each.
+
+    Raises UsageError naming the key, where it came from and what would be right.
+    """
+    path = configuration_file(file)
+    merged = {} if path is None else read_file(path)
+    for name in sorted(env):
+        if name.startswith(ENV_PREFIX):
+            keys, origin = name[len(ENV_PREFIX) :].lower().split("__"), f"environment variable {name}"
+            put(merged, keys, given_text(env[name], keys, Settings, origin), origin)
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            shown_part = re.match(r"[\w.]*", text)  # what follows may be a password
+            start = shown_part[0] if shown_part else ""
+            raise UsageError(f"--set {start}…: write --set section.key=value, e.g. --set milvus.collection=news")
+        keys, origin = key.strip().split("."), f"--set {key}"
+        put(merged, keys, given_text(value, keys, Settings, origin), origin)
+    _check_names(merged, Settings, "")
+    merged = resolve(merged, env)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise UsageError("configuration: " + "; ".join(problems)) from None
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The configuration as plain values for printing; secrets and user parts of addresses are masked."""
+    plain: dict[str, Any] = masked(settings.model_dump(mode="json"))
+    return plain
+
+
+def configuration_file(file: Path | None) -> Path | None:
+    """The file that is read: the one named, else `milvus-stream.yaml` of the working folder where it exists."""
+    return file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, for `load_settings`."""
+    return os.environ
+
+
+def _check_names(values: Mapping[str, Any], model: type[BaseModel], prefix: str) -> None:
+    for name, value in values.items():
+        known = model.model_fields.get(str(name))
+        if known is None:
+            # Where other names are passed through to the client, only a near miss is taken for a mistake here.
+            passed_through = model.model_config.get("extra") == "allow"
+            near = difflib.get_close_matches(str(name), model.model_fields, n=1, cutoff=0.85 if passed_through else 0.5)
+            if passed_through and not near:
+                continue
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(model.model_fields)}"
+            raise UsageError(f"unknown setting {prefix}{name}: {hint}")
+        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
+            if value is None:
+                continue
+            if not isinstance(value, Mapping):
+                raise UsageError(f"setting {prefix}{name}: expected keys below it, found {type(value).__name__}")
+            _check_names(value, known.annotation, f"{prefix}{name}.")

@@ -1,0 +1,67 @@
+"""The bounded hand-over between two threads of a flow."""
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+from pipeline.errors import Stopped
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+class BoundedQueue(Generic[T]):
+    """First in, first out; `put` blocks while full, `get` while empty; `abort` wakes everybody with Stopped."""
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self._items: deque[T] = deque()
+        self._capacity = capacity
+        self._changed = threading.Condition()
+        self._closed = False
+        self._aborted = False
+
+    def put(self, item: T) -> None:
+        """Hand an item over. Raises Stopped after `abort`."""
+        with self._changed:
+            while self._capacity is not None and len(self._items) >= self._capacity and not self._aborted:
+                self._changed.wait()
+            if self._aborted or self._closed:
+                raise Stopped("the flow has ended")
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T | None:
+        """Take the next item; None once the lane is closed and empty. Raises Stopped after `abort`."""
+        with self._changed:
+            while not self._items and not self._closed and not self._aborted:
+                self._changed.wait()
+            if self._aborted:
+                raise Stopped("the flow has ended")
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def get_ready(self, kind: type[K]) -> K | None:
+        """Take the next item if it is there already and of this kind; never blocks."""
+        with self._changed:
+            item = self._items[0] if self._items and not self._aborted else None
+            if not isinstance(item, kind):
+                return None
+            self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        """No more items will come; those inside can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Forget the items and wake every waiting thread with Stopped."""
+        with self._changed:
+            self._aborted = True
+            self._items.clear()
+            self._changed.notify_all()

@@ -1,0 +1,1 @@
+"""pipeline/intake/formats."""

@@ -1,0 +1,204 @@
+"""Vector indexes: which settings are right, which server has them, and whether the index is really built.
+
+Servers check too little: Milvus 2.3.5 accepts GPU indexes on a machine without one and then never builds them, and
+Milvus Lite accepts any name. So settings are checked here, before a server is asked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.errors import UsageError
+from pipeline.store.milvus.api import IndexInfo, ServerInfo
+
+Metric = Literal["COSINE", "IP", "L2"]
+METRICS: tuple[str, ...] = ("COSINE", "IP", "L2")
+
+_MAX_INT = 2_147_483_647
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One parameter of an index or of a search in it: a number in a range, a word or a switch."""
+
+    low: int | None = None
+    high: int = _MAX_INT
+    words: tuple[str, ...] = ()
+    default: Any = None
+    """What is sent when nothing is set; None: nothing is sent."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as it is sent; UsageError naming the setting and what it may be."""
+        if self.low is not None:
+            if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+                raise UsageError(f"{name} is {value!r}: write a whole number from {self.low} to {self.high}")
+            return value
+        text = str(value).lower() if isinstance(value, bool) else value
+        if text not in self.words:
+            raise UsageError(f"{name} is {value!r}: write one of {', '.join(self.words)}")
+        return text
+
+
+def _switch(default: str | None = None) -> Setting:
+    # A Python bool makes SCANN's build on 2.3 fail for ever, unseen; it wants the word.
+    return Setting(words=("true", "false"), default=default)
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    build: Mapping[str, Setting] = field(default_factory=dict)
+    search: Mapping[str, Setting] = field(default_factory=dict)
+    at_least_limit: str | None = None
+    """A search parameter that may not be below the number of results asked for."""
+    metrics: tuple[str, ...] = METRICS
+    since: tuple[int, int, int] = (0, 0, 0)
+    gpu: bool = False
+
+
+_NLIST = Setting(1, 65_536, default=128)
+_NPROBE = Setting(1, 65_536, default=16)
+_IVF = _Type({"nlist": _NLIST}, {"nprobe": _NPROBE})
+_TYPES: dict[str, _Type] = {
+    "FLAT": _Type(),
+    "AUTOINDEX": _Type(),
+    "IVF_FLAT": _IVF,
+    "IVF_SQ8": _IVF,
+    "HNSW": _Type(
+        {"M": Setting(2, 2048, default=16), "efConstruction": Setting(8, default=200)},
+        {"ef": Setting(1, 32_768, default=64)},
+        at_least_limit="ef",
+    ),
+    "SCANN": _Type(
+        {"nlist": _NLIST, "with_raw_data": _switch("true")},
+        {"nprobe": _NPROBE, "reorder_k": Setting(1, 65_536)},
+        at_least_limit="reorder_k",
+    ),
+    "DISKANN": _Type({}, {"search_list": Setting(1, 65_535, default=100)}, at_least_limit="search_list"),
+    "GPU_IVF_FLAT": _Type({"nlist": _NLIST}, {"nprobe": _NPROBE}, metrics=("IP", "L2"), gpu=True),
+    "GPU_CAGRA": _Type(
+        {
+            "intermediate_graph_degree": Setting(1, 1024, default=128),
+            "graph_degree": Setting(1, 1024, default=64),
+            "build_algo": Setting(words=("IVF_PQ", "NN_DESCENT")),
+            "cache_dataset_on_device": _switch(),
+            "adapt_for_cpu": _switch(),
+        },
+        {
+            "itopk_size": Setting(1, 65_536, default=128),
+            "search_width": Setting(1, 1024),
+            "min_iterations": Setting(0, 65_536),
+            "max_iterations": Setting(0, 65_536),
+            "team_size": Setting(0, 32),
+        },
+        at_least_limit="itopk_size",
+        metrics=("IP", "L2"),
+        since=(2, 4, 0),
+        gpu=True,
+    ),
+}
+TYPES: tuple[str, ...] = tuple(_TYPES)
+MAX_LIMIT = 16_384
+"""Milvus's limit of results of one search."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """The vector index to build: `milvus.index` of the configuration. Raises `UsageError` for what cannot be right."""
+
+    type: str = "HNSW"
+    metric: str = "COSINE"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kind = _TYPES.get(self.type)
+        if kind is None:
+            raise UsageError(f"milvus.index.type is {self.type!r}: write one of {', '.join(TYPES)}")
+        if self.metric not in METRICS:
+            raise UsageError(f"milvus.index.metric is {self.metric!r}: write one of {', '.join(METRICS)}")
+        if self.metric not in kind.metrics:
+            raise UsageError(
+                f"milvus.index.metric is {self.metric}, which {self.type} does not have: write IP, which ranks "
+                "normalised vectors in the same order"
+            )
+        self.info()
+
+    def info(self) -> IndexInfo:
+        """The index as it is sent, defaults filled in."""
+        params = _checked("milvus.index.params.", self.type, _TYPES[self.type].build, self.params)
+        if self.type == "GPU_CAGRA" and params["graph_degree"] > params["intermediate_graph_degree"]:
+            raise UsageError(
+                f"milvus.index.params.graph_degree is {params['graph_degree']}: write at most "
+                f"intermediate_graph_degree, {params['intermediate_graph_degree']}"
+            )
+        return IndexInfo(self.type, self.metric, params)
+
+
+def _checked(where: str, kind: str, settings: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(given.keys() - settings.keys())
+    if unknown:
+        known = f"it has {', '.join(settings)}" if settings else "it has no parameters"
+        raise UsageError(f"{where}{unknown[0]} is not a parameter of {kind}: {known}")
+    checked = {name: settings[name].check(f"{where}{name}", value) for name, value in given.items()}
+    defaults = {name: setting.default for name, setting in settings.items() if setting.default is not None}
+    return defaults | checked
+
+
+def search_params(
+    index: IndexSettings | IndexInfo, limit: int, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The parameters of a search for `limit` results: defaults grown to what the limit needs, then `overrides`.
+
+    An `IndexInfo` of a type that is not known here is searched with the overrides as they are. UsageError where the
+    limit, a name or a value cannot be right: the server's interim index accepts what the built one refuses later.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise UsageError(f"limit is {limit}: write a whole number from 1 to {MAX_LIMIT}")
+    given = dict(overrides or {})
+    kind = _TYPES.get(index.type)
+    if kind is None:
+        return given
+    params = _checked("search parameter ", index.type, kind.search, given)
+    if kind.at_least_limit in params:
+        least = params[kind.at_least_limit]
+        if least < limit:
+            if kind.at_least_limit in given:
+                raise UsageError(
+                    f"search parameter {kind.at_least_limit} is {least}: write at least the limit, {limit}"
+                )
+            params[kind.at_least_limit] = limit
+    if "nprobe" in params:
+        nlist = int(index.params.get("nlist", _NLIST.default))
+        if params["nprobe"] > nlist:
+            if "nprobe" in given:
+                raise UsageError(f"search parameter nprobe is {params['nprobe']}: write at most nlist, {nlist}")
+            params["nprobe"] = nlist
+    return params
+
+
+def check_server(index: IndexSettings, server: ServerInfo) -> None:
+    """UsageError if this version of Milvus cannot have the index."""
+    since = _TYPES[index.type].since
+    if not server.lite and server.number < since:
+        raise UsageError(
+            f"milvus.index.type is {index.type}, which needs Milvus {since[0]}.{since[1]} or newer; "
+            f"the server is {server.version}"
+        )
+
+
+def index_problem(index: IndexInfo, server: ServerInfo, progress: tuple[int, int]) -> str | None:
+    """What is wrong with an index whose (indexed, pending) rows are these, in a sentence; None if nothing is.
+
+    Milvus 2.3 reports `Finished` for an index it can never build, so only the rows that wait tell.
+    """
+    indexed, pending = progress
+    kind = _TYPES.get(index.type)
+    if server.lite or pending == 0:
+        return None
+    if indexed == 0 and kind is not None and kind.gpu:
+        return (
+            f"none of {pending} rows is in the {index.type} index: does Milvus run as its GPU image on a machine "
+            "with a GPU? Searches are slow until it is built"
+        )
+    if indexed == 0:
+        return f"none of {pending} rows is in the {index.type} index yet; if this stays so, look into the server's log"
+    return None

@@ -1,0 +1,245 @@
+"""What a micro-batch changes: the decisions of the write protocol. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Literal, TypeAlias
+
+from pipeline.records import Delete, Position, Put
+
+Key: TypeAlias = tuple[str | None, str]
+"""Tenant and doc_id: what identifies a document."""
+Change: TypeAlias = Put | Delete
+Refusal: TypeAlias = tuple[Change, str, str]
+"""The operation, a stable snake_case reason, and a sentence for people."""
+Footprint: TypeAlias = Mapping[str, int]
+"""Milvus partition -> chunks: rows 0 … n-1 of the document may be there, and no others anywhere."""
+
+NOWHERE = Position("", -1, -1)
+"""The position in the intent row of a document of which nothing was stored yet: every record is newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One document in the ledger: the version stored last, and where rows of it may be."""
+
+    doc_id: str
+    tenant: str | None
+    position: Position
+    """The newest record with this content. Rows keep the position of the record that wrote them, which may be older."""
+    record_time: int
+    """Kafka's timestamp of that record, epoch milliseconds."""
+    version: int
+    """Of the record's version field; 0 without one."""
+    versioned: bool
+    state: Literal["live", "deleted"]
+    footprint: Footprint
+    content_hash: str
+    row_hash: str
+    fingerprint: str
+    """Of the model that made the stored vectors."""
+    topic_id: str
+    """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
+    pending: bool
+    """Rows may differ from what version and hashes say: a change was begun, and possibly not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentHashes:
+    """What decides whether a document is stored already as the record wants it."""
+
+    content_hash: str
+    row_hash: str
+    milvus_partition: str
+
+
+class Decision(Enum):
+    """What to do with an operation, given the document's ledger entry."""
+
+    WRITE = "rows change"
+    ADVANCE = "a newer record says what is stored already: only the ledger row learns of it"
+    UNCHANGED = "this very version is stored"
+    STALE = "a newer version is stored"
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """What is to be done for one micro-batch."""
+
+    to_embed: Sequence[Put]
+    """Documents to be cut into chunks and embedded."""
+    deletes: Sequence[Delete] = ()
+    advances: Sequence[Change] = ()
+    """Stored already by an older record of the same content."""
+    unchanged: int = 0
+    """Operations that need no document row: stored already."""
+    stale: int = 0
+    """Operations dropped because a newer version is stored."""
+    refused: Sequence[Refusal] = ()
+    facts: Mapping[Key, DocumentHashes] = field(default_factory=dict)
+    """Of the puts in `to_embed`."""
+    stored: Mapping[Key, Entry] = field(default_factory=dict)
+    """What the ledger says of their documents; batches still in flight may change it."""
+    by_arrival: int = 0
+    """Operations taken for newer only because they arrived later: their versions cannot be compared."""
+    held: Sequence[Key] = ()
+    """Keys whose ledger entries are held until the plan is applied."""
+
+    def without(self, dropped: Callable[[Change], bool]) -> "WritePlan":
+        """The same plan less the operations for which `dropped` is true: they are neither written nor deleted."""
+        return replace(
+            self,
+            to_embed=[put for put in self.to_embed if not dropped(put)],
+            deletes=[delete for delete in self.deletes if not dropped(delete)],
+            advances=[change for change in self.advances if not dropped(change)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was done for one micro-batch."""
+
+    rows_written: int
+    rows_deleted: int
+    """Rows that may have been there, by the footprint."""
+    written: int = 0
+    """Documents stored."""
+    deleted: int = 0
+    """Documents deleted."""
+    unchanged: int = 0
+    """Operations an earlier batch, in flight when this one was planned, had stored already."""
+    stale: int = 0
+    """Likewise: an earlier batch had stored a newer version."""
+    refused: Sequence[Refusal] = ()
+
+
+def decide(entry: Entry | None, operation: Change, facts: DocumentHashes | None, fingerprint: str) -> Decision:
+    """Compare an operation with what is stored.
+
+    `facts` are the Put's, None for a Delete. A pending entry holds the version before the change that was begun, and
+    its rows cannot be trusted: the same version is written again.
+    """
+    if entry is None:
+        return Decision.WRITE
+    order = _order(entry, operation)
+    if order < 0:
+        return Decision.STALE
+    if entry.pending or not _holds(entry, facts, fingerprint):
+        return Decision.WRITE
+    return Decision.ADVANCE if order else Decision.UNCHANGED
+
+
+def comparable(entry: Entry, operation: Change) -> bool:
+    """Whether the versions tell which is newer: both from the version field, or offsets of one log.
+
+    They do not after a topic was created anew, or when a key changed its Kafka partition: then arrival wins.
+    """
+    if operation.by_arrival:
+        return _same_log(entry, operation)
+    if entry.versioned or operation.version is not None:
+        return entry.versioned and operation.version is not None
+    return _same_log(entry, operation)
+
+
+def _same_log(entry: Entry, operation: Change) -> bool:
+    if operation.position[:2] != entry.position[:2]:
+        return False
+    return operation.topic_id == entry.topic_id or not operation.topic_id or not entry.topic_id
+
+
+def _order(entry: Entry, operation: Change) -> int:
+    """-1: older than what is stored, 0: the same version, 1: newer, or not comparable, and then arrival wins."""
+    if not comparable(entry, operation):
+        return 1
+    if operation.version is not None and operation.version != entry.version and not operation.by_arrival:
+        return 1 if operation.version > entry.version else -1
+    if _same_log(entry, operation):
+        offset, stored = operation.position.offset, entry.position.offset
+        return (offset > stored) - (offset < stored)
+    return 0
+
+
+def _holds(entry: Entry, facts: DocumentHashes | None, fingerprint: str) -> bool:
+    if facts is None:
+        return entry.state == "deleted"
+    return (
+        entry.state == "live"
+        and entry.content_hash == facts.content_hash
+        and entry.row_hash == facts.row_hash
+        and entry.fingerprint == fingerprint
+        and entry.footprint.keys() == {facts.milvus_partition}
+    )
+
+
+def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | None:
+    """The ledger row to write before rows change: the old version, with a footprint that covers the new place too.
+
+    None where no row is needed: the entry says so already, or nothing is there and nothing will be.
+    """
+    if entry is None and not place:
+        return None
+    before = entry or Entry(
+        doc_id=operation.key[1],
+        tenant=operation.key[0],
+        position=NOWHERE,
+        record_time=0,
+        version=0,
+        versioned=False,
+        state="deleted",
+        footprint={},
+        content_hash="",
+        row_hash="",
+        fingerprint="",
+        topic_id="",
+        pending=True,
+    )
+    footprint = dict(before.footprint)
+    for partition, chunks in place.items():
+        footprint[partition] = max(chunks, footprint.get(partition, 0))
+    if entry is not None and entry.pending and entry.footprint == footprint:
+        return None
+    return replace(before, footprint=footprint, pending=True)
+
+
+def final(operation: Change, facts: DocumentHashes | None, place: Footprint, fingerprint: str) -> Entry:
+    """The ledger row once the rows are exactly those of the operation.
+
+    A delete leaves one too, also of a key never seen: else an older record, read again, would bring the document back.
+    """
+    tenant, doc_id = operation.key
+    return Entry(
+        doc_id=doc_id,
+        tenant=tenant,
+        position=operation.position,
+        record_time=operation.timestamp_ms,
+        version=operation.version or 0,
+        versioned=operation.version is not None,
+        state="deleted" if facts is None else "live",
+        footprint=place,
+        content_hash="" if facts is None else facts.content_hash,
+        row_hash="" if facts is None else facts.row_hash,
+        fingerprint="" if facts is None else fingerprint,
+        topic_id=operation.topic_id,
+        pending=False,
+    )
+
+
+def advanced(entry: Entry, operation: Change) -> Entry:
+    """The entry after a newer record with the same content.
+
+    Without it, a replay of a range that ends between the two records would take its own for the newest.
+    """
+    return replace(
+        entry,
+        position=operation.position,
+        record_time=operation.timestamp_ms,
+        version=operation.version or 0,
+        versioned=operation.version is not None,
+        topic_id=operation.topic_id,
+    )
+
+
+def surplus(footprint: Footprint, place: Footprint) -> dict[str, range]:
+    """Milvus partition -> chunks whose rows may be there and do not belong to the new place."""
+    ranges = {partition: range(place.get(partition, 0), chunks) for partition, chunks in footprint.items()}
+    return {partition: chunks for partition, chunks in ranges.items() if chunks}

@@ -1,0 +1,127 @@
+"""Which letters may be put back: what is newer than they are, and which are the same."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from consumers.dead_letters.envelope import encode_dead_letter
+from consumers.dead_letters.selection import (
+    LetterFilter,
+    headers_back,
+    letter_id,
+    origin_of,
+    rejected_record,
+    superseded,
+)
+from consumers.kafka import DeadLetter, decode_dead_letter
+from pipeline.errors import UsageError
+from pipeline.records import Delete, Position, Rejected, SourceRecord
+from pipeline.store.writing.protocol import NOWHERE, Decision, decide, final
+
+TOPIC_IDS = st.sampled_from(["", "one", "two"])
+POSITIONS = st.builds(Position, st.sampled_from(["t", "u"]), st.integers(0, 1), st.integers(0, 5))
+ASKED = st.builds(
+    Delete,
+    position=POSITIONS,
+    timestamp_ms=st.integers(0, 5),
+    doc_id=st.just("d"),
+    version=st.none() | st.integers(-2, 2),
+    topic_id=TOPIC_IDS,
+)
+RECORDS = st.builds(
+    SourceRecord,
+    POSITIONS,
+    st.integers(0, 3),
+    st.none() | st.binary(max_size=2),
+    st.none() | st.binary(max_size=2),
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.none() | st.binary(max_size=2)), max_size=3).map(tuple),
+    TOPIC_IDS,
+)
+
+
+def read_back(record: SourceRecord) -> DeadLetter:
+    made = encode_dead_letter(Rejected(record, "decode", "bad", "m"), pipeline="p", worker="w")
+    return decode_dead_letter(
+        SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers)
+    )
+
+
+@given(ASKED, ASKED)
+def test_what_ingest_would_drop_as_old_is_left_out(asked: Delete, newer: Delete) -> None:
+    entry = final(newer, None, {}, "")
+    if decide(entry, asked, None, "") is Decision.STALE:
+        assert superseded(asked, [entry], {})
+
+
+@given(ASKED, ASKED)
+def test_what_goes_is_newer_in_some_way_than_all_that_is_there(asked: Delete, other: Delete) -> None:
+    """No document is set back: by version, by offset where that tells, else by Kafka's time."""
+    assume(not superseded(asked, [final(other, None, {}, "")], {}))
+    assert (
+        (asked.version or 0) > (other.version or 0)
+        or asked.position > other.position
+        or (asked.timestamp_ms > other.timestamp_ms)
+    )
+
+
+@given(ASKED)
+def test_the_record_itself_is_as_new_as_it_is(asked: Delete) -> None:
+    assert superseded(asked, [final(asked, None, {}, "")], {})
+    assert not superseded(asked, [], {})
+    assert not superseded(asked, [replace(final(asked, None, {}, ""), position=NOWHERE)], {})
+
+
+@given(ASKED, st.integers(6, 9))
+def test_a_record_that_was_put_back_counts_where_it_stood_first(asked: Delete, later: int) -> None:
+    older = replace(asked, position=asked.position._replace(offset=asked.position.offset - 1))
+    assume(older.position.offset >= 0)
+    moved_to = asked.position._replace(offset=later)
+    entry = replace(final(older, None, {}, ""), position=moved_to)
+    assert superseded(asked, [entry], {})
+    assert not superseded(asked, [entry], {moved_to: older.position})
+
+
+@given(RECORDS, RECORDS)
+def test_letters_are_the_same_only_about_the_same_record(one: SourceRecord, other: SourceRecord) -> None:
+    ids = {letter_id(read_back(record), record.position) for record in (one, other)}
+    same = (one.position, one.timestamp_ms, one.key, one.value) == (
+        other.position,
+        other.timestamp_ms,
+        other.key,
+        other.value,
+    )
+    assert (len(ids) == 1) == same
+
+
+@given(RECORDS)
+def test_the_record_is_found_again_in_its_letter(record: SourceRecord) -> None:
+    found = read_back(record)
+    assert origin_of(found) == record.position
+    assert rejected_record(found, record.position) == record
+
+
+@given(RECORDS, st.integers(1, 5))
+def test_a_record_counts_how_often_it_was_put_back(record: SourceRecord, times: int) -> None:
+    for expected in range(1, times + 1):
+        headers = headers_back(read_back(record))
+        assert headers[-1] == ("milvus-stream.retries", b"%d" % expected)
+        assert [name for name, _ in headers].count("milvus-stream.retries") == 1
+        assert not any(name.startswith("__connect") for name, _ in headers)
+        record = replace(record, headers=headers)
+
+
+def test_filters_are_all_of_different_names_and_any_of_one() -> None:
+    found = read_back(SourceRecord(Position("t", 0, 0), 0, b"k", b"v"))
+    for texts, passes in (
+        ([], True),
+        (["reason=bad"], True),
+        (["reason=good"], False),
+        (["reason=good", "reason=bad"], True),
+        (["reason=bad", "topic=u"], False),
+        (["stage=decode", "topic=t"], True),
+    ):
+        assert LetterFilter.parse(texts).passes(found) is passes
+    with pytest.raises(UsageError, match="reason=…"):
+        LetterFilter.parse(["kind=bad"])

@@ -1,0 +1,310 @@
+"""One set of levers for real Kafka and for the fake, so that one suite can test both."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+from confluent_kafka import Producer
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient, MemberToRemove
+
+from consumers.kafka import (
+    DeadLetters,
+    DeadLetterTopic,
+    KafkaSettings,
+    KafkaSource,
+    OffsetTracker,
+    Source,
+    read_range,
+    topic_ranges,
+)
+from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from tests.support.names import unique
+from tests.support.waiting import eventually
+
+
+class Rig(Protocol):
+    """What a test does to Kafka from outside."""
+
+    def topic(self, partitions: int = 1, *, max_message_bytes: int | None = None) -> str: ...
+    def recreate(self, topic: str) -> None: ...
+    def add_partitions(self, topic: str, total: int) -> None: ...
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int = 0,
+        headers: Iterable[tuple[str, bytes | None]] = (),
+        timestamp_ms: int | None = None,
+    ) -> object: ...
+    def flush(self) -> None: ...
+    def delete_records(self, topic: str, partition: int, before: int) -> None: ...
+    def read(self, topic: str) -> list[SourceRecord]: ...
+    def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings: ...
+    def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source: ...
+    def committed(self, group: str) -> Mapping[KafkaPartition, int]: ...
+    def forget_commit(self, group: str, partition: KafkaPartition) -> None: ...
+    def kill(self, source: Source) -> None: ...
+    def expel(self, source: Source) -> None: ...
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic: ...
+
+
+class FakeRig:
+    """The levers of a FakeBroker."""
+
+    def __init__(self) -> None:
+        self.broker = FakeBroker()
+        self.produce = self.broker.produce
+        self.add_partitions = self.broker.add_partitions
+        self.delete_records = self.broker.delete_records
+        self.read = self.broker.read
+        self.committed = self.broker.committed
+        self.forget_commit = self.broker.forget_commit
+        self._groups: dict[int, str] = {}
+
+    def topic(self, partitions: int = 1, *, max_message_bytes: int | None = None) -> str:
+        name = unique("topic")
+        self.broker.create_topic(name, partitions, max_message_bytes=max_message_bytes or 1_048_588)
+        return name
+
+    def recreate(self, topic: str) -> None:
+        self.broker.delete_topic(topic)
+        self.broker.create_topic(topic)
+
+    def flush(self) -> None:
+        """Records are there at once."""
+
+    def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings:
+        return KafkaSettings("fake:9092", topics, group or unique("group"), **more)
+
+    def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
+        source = FakeSource(self.broker, settings, stored=stored)
+        self._groups[id(source)] = settings.group_id
+        return source
+
+    def kill(self, source: Source) -> None:
+        self.broker.leave(self._groups[id(source)], source)
+
+    def expel(self, source: Source) -> None:
+        self.broker.leave(self._groups[id(source)], source)
+
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
+        return FakeDeadLetters(self.broker, topic, on_confirmed=on_confirmed)
+
+
+class RealRig:
+    """The levers of a real broker. Records are produced, and committed offsets read, by clients of their own."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
+        self._topics: set[str] = set()
+        self._groups: set[str] = set()
+        self._failed: list[Any] = []
+
+    def topic(self, partitions: int = 1, *, max_message_bytes: int | None = None) -> str:
+        name = unique("topic")
+        configs = {} if max_message_bytes is None else {"max.message.bytes": str(max_message_bytes)}
+        self._create(name, partitions, configs)
+        self._topics.add(name)
+        return name
+
+    def recreate(self, topic: str) -> None:
+        self._admin.delete_topics([topic])
+        eventually(lambda: topic not in self._admin.list_topics())
+        self._create(topic, 1, {})
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        self._admin.create_partitions({topic: total})
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int = 0,
+        headers: Iterable[tuple[str, bytes | None]] = (),
+        timestamp_ms: int | None = None,
+    ) -> None:
+        self._producer.produce(
+            topic,
+            value,
+            key=key,
+            partition=partition,
+            headers=list(headers),
+            timestamp=timestamp_ms or 0,  # 0: now
+            on_delivery=lambda error, _: self._failed.append(error) if error else None,
+        )
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        assert self._producer.flush(10) == 0
+        assert not self._failed
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        self._admin.delete_records({TopicPartition(topic, partition): before})
+
+    def read(self, topic: str) -> list[SourceRecord]:
+        settings = self.settings(topic)
+        return list(read_range(settings, topic_ranges(settings, [topic])))
+
+    def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings:
+        group = group or unique("group")
+        self._groups.add(group)
+        options = {"metadata_max_age_ms": 500, "heartbeat_interval_ms": 200, **more.pop("options", {})}
+        more.setdefault("session_timeout_ms", 3_000)
+        return KafkaSettings(self._bootstrap, topics, group, options=options, **more)
+
+    def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
+        return KafkaSource(settings, stored=stored)
+
+    def committed(self, group: str) -> Mapping[KafkaPartition, int]:
+        found = self._admin.list_group_offsets({group: None}).get(group, {})
+        return {(tp.topic, tp.partition): at.offset for tp, at in found.items()}
+
+    def forget_commit(self, group: str, partition: KafkaPartition) -> None:
+        self._admin.delete_group_offsets(group, [TopicPartition(*partition)])
+
+    def kill(self, source: Source) -> None:
+        """Silence the member as kill -9 would: its connections end, nobody is told."""
+        assert isinstance(source, KafkaSource)
+        assert source._consumer is not None
+        source._consumer._client.close()
+        source._consumer = None
+        source.close(1.0)
+
+    def expel(self, source: Source) -> None:
+        """Let the member fall out of the group behind its back, as after a long pause of its process."""
+        assert isinstance(source, KafkaSource)
+        assert source._consumer is not None
+        metadata = source._consumer.group_metadata()
+        self._admin.remove_group_members(metadata.group_id, [MemberToRemove(member_id=metadata.member_id)])
+        eventually(lambda: source.last_heartbeat() == float("-inf"), what="the member noticing it")
+
+    def find_coordinator_again(self, source: Source) -> None:
+        """As a process does that was stopped for longer than its session."""
+        assert isinstance(source, KafkaSource)
+        assert source._consumer is not None
+        coordinator = source._consumer._coordinator
+        coordinator.coordinator_dead("for the test")
+        eventually(lambda: source.poll(0.05) or not coordinator.coordinator_unknown(), what="a known coordinator")
+
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
+        return DeadLetters(self.settings(), topic, on_confirmed=on_confirmed)
+
+    def close(self) -> None:
+        self._producer.flush(1)
+        if self._topics:
+            self._admin.delete_topics(sorted(self._topics))
+        present = {group["group_id"] for group in self._admin.list_groups()}
+        self._admin.delete_groups(sorted(self._groups & present))
+        self._admin.close()
+
+    def _create(self, name: str, partitions: int, configs: Mapping[str, str]) -> None:
+        spec = {"num_partitions": partitions, "replication_factor": 1, "configs": dict(configs)}
+        self._admin.create_topics({name: spec}, wait_for_metadata=True)
+
+
+class Member:
+    """A worker reduced to its bookkeeping: a source, an offset tracker, and what the group told it."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.tracker = OffsetTracker()
+        self.records: list[SourceRecord] = []
+        self.events: list[tuple[str, tuple[KafkaPartition, ...]]] = []
+        self.positions: dict[KafkaPartition, int] = {}
+        self.drains = 0
+        self.asked = 0
+        """How often it was asked what may be committed at a revoke."""
+        self.last_calls = 0
+        """How often `writing` is still to answer True."""
+        self.drain_when: Callable[[], bool] = lambda: True
+        """Whether nothing is in flight any more; asked at a revoke."""
+        source.start(self)
+
+    def poll(self, timeout_s: float = 0.1) -> list[SourceRecord]:
+        records = self.source.poll(timeout_s)
+        self.tracker.taken(record.position for record in records)
+        self.records += records
+        return records
+
+    def read(self, count: int, *, within: float = 10.0) -> list[SourceRecord]:
+        """Poll until this many records came in all."""
+
+        def enough() -> bool:
+            if len(self.records) < count:
+                self.poll()
+            return len(self.records) >= count
+
+        eventually(enough, within=within, every=0, what=f"{count} records")
+        return self.records
+
+    def joined(self, *others: "Member", each: int = 1) -> None:
+        """Poll all of them until each one has `each` Kafka partitions."""
+        members = (self, *others)
+
+        def settled() -> bool:
+            for member in members:
+                member.poll(0.05)
+            return all(len(member.source.assignment()) == each for member in members)
+
+        eventually(settled, within=15, every=0, what=f"{each} Kafka partitions for each of {len(members)} members")
+
+    def finish(self, records: Collection[SourceRecord]) -> None:
+        self.tracker.done([record.position for record in records])
+
+    def commit(self) -> bool:
+        offsets = self.tracker.committable()
+        ok = self.source.commit(offsets)
+        if ok:
+            self.tracker.committed(offsets)
+        return ok
+
+    @property
+    def values(self) -> list[bytes | None]:
+        return [record.value for record in self.records]
+
+    @property
+    def offsets(self) -> list[int]:
+        return [record.position.offset for record in self.records]
+
+    # --- RebalanceHandler --------------------------------------------------------------------------------------
+
+    def on_assigned(self, partitions: Mapping[KafkaPartition, int]) -> None:
+        self.events.append(("assigned", tuple(sorted(partitions))))
+        self.positions.update(partitions)
+        self.tracker.assigned(partitions)
+
+    def drain(self, partitions: Collection[KafkaPartition]) -> bool:
+        self.drains += 1
+        return self.drain_when()
+
+    def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
+        self.asked += 1
+        offsets = self.tracker.committable()
+        return {name: offsets[name] for name in partitions if name in offsets}
+
+    def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
+        self.events.append(("revoked", tuple(sorted(partitions))))
+        self.tracker.dropped(partitions)
+
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        self.last_calls -= 1
+        return self.last_calls >= 0
+
+    def on_lost(self, partitions: Collection[KafkaPartition]) -> None:
+        self.events.append(("lost", tuple(sorted(partitions))))
+        self.tracker.dropped(partitions)
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+__all__ = ["FakeRig", "Member", "Position", "RealRig", "Rig", "now_ms"]

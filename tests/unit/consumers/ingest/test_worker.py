@@ -1,0 +1,475 @@
+"""The worker's loop and the flow behind it, over Kafka and Milvus in memory."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from consumers.dead_letters.limits import DeadLetterLimits
+from consumers.kafka import KafkaSettings, decode_dead_letter
+from pipeline.errors import NotFound, TooManyRejected, Unavailable
+from pipeline.store import SweepPolicy
+from pipeline.telemetry.metrics import OUTCOMES
+from tests.support.fakes.kafka import FakeBroker, FakeSource
+from tests.support.fakes.milvus import FakeMilvus
+from tests.support.log_text import LogText
+from tests.support.rigs.kafka import Member
+from tests.support.rigs.worker import (
+    COLLECTION,
+    DEAD_LETTERS,
+    GROUP,
+    NOON,
+    TOPIC,
+    Counting,
+    MarkedNan,
+    Rig,
+    document,
+    running,
+    soon,
+)
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    made = FakeBroker()
+    made.create_topic(TOPIC, 2)
+    made.create_topic(DEAD_LETTERS, 1)
+    return made
+
+
+def test_a_mixture_is_stored_deleted_or_dead_lettered_and_committed(broker: FakeBroker) -> None:
+    for number in range(30):
+        broker.produce(TOPIC, document(f"d{number}", f"first {number}"), partition=number % 2)
+    broker.produce(TOPIC, document("d4", "second"), partition=0)
+    broker.produce(TOPIC, None, key=b"d6", partition=0)
+    broker.produce(TOPIC, b"{broken", key=b"k", partition=1)
+    rig = Rig(broker, until_caught_up=True)
+    rig.start()
+    summary = rig.ended()
+
+    assert summary.clean
+    assert summary.consumed == 33
+    assert rig.committed() == {0: 17, 1: 16}
+    assert sorted(rig.texts()) == sorted(f"d{number}" for number in range(30) if number != 6)
+    assert rig.texts()["d4"] == ["second"]
+    (letter,) = broker.read(DEAD_LETTERS)
+    assert letter.value == b"{broken"
+    outcomes = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
+    assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
+
+
+def test_a_vector_that_is_not_finite_rejects_its_document_only(broker: FakeBroker) -> None:
+    for doc_id, text in (("a", "fine"), ("b", "this is NAN"), ("c", "fine too")):
+        broker.produce(TOPIC, document(doc_id, text))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), until_caught_up=True)
+    rig.start()
+    assert rig.ended().clean
+
+    assert sorted(rig.texts()) == ["a", "c"]
+    (letter,) = broker.read(DEAD_LETTERS)
+    headers = dict(letter.headers)
+    assert headers["__connect.errors.stage"] == b"embed"
+    assert b"NaN" in (headers["__connect.errors.exception.message"] or b"")
+    assert rig.committed() == {0: 3}
+
+
+def test_what_was_folded_into_a_refused_record_is_stored_all_the_same(broker: FakeBroker) -> None:
+    for value in (document("a", "first"), document("a", "second"), document("a", "NAN"), document("a", "NAN again")):
+        broker.produce(TOPIC, value)
+    broker.produce(TOPIC, document("b", "to be deleted"))
+    broker.produce(TOPIC, None, key=b"b")
+    broker.produce(TOPIC, document("b", "NAN"))
+    broker.produce(TOPIC, document("c", "old"))
+    broker.produce(TOPIC, document("c", "NAN"))
+    broker.produce(TOPIC, document("x"))  # here the batch ends
+    broker.produce(TOPIC, document("c", "new"))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), until_caught_up=True)
+    rig.start()
+    summary = rig.ended()
+    assert summary.clean
+
+    assert rig.texts() == {"a": ["second"], "c": ["new"], "x": ["some words"]}
+    assert len(broker.read(DEAD_LETTERS)) == 4
+    assert rig.committed() == {0: 11}
+    outcomes = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
+    assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
+
+
+def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) -> None:
+    milvus = FakeMilvus()
+    flush, allowed = milvus.flush, threading.Event()
+
+    def held_flush(collection: str) -> None:
+        allowed.wait(10)
+        flush(collection)
+
+    milvus.flush = held_flush  # type: ignore[method-assign]
+    broker.produce(TOPIC, document("a"))
+    with running(Rig(broker, milvus, durability="flush")) as rig:
+        soon(lambda: rig.texts() == {"a": ["some words"]})
+        soon(lambda: rig.flow.idle)
+        assert rig.committed().get(0, 0) == 0
+        allowed.set()
+        soon(lambda: rig.committed().get(0) == 1)
+
+
+def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    rig.milvus.down = True
+    broker.produce(TOPIC, document("a"))
+    with running(rig):
+        soon(lambda: rig.flow.trouble)
+        assert "milvus" in "".join(rig.worker.ready())
+        assert rig.worker.alive() == {}
+        assert rig.committed().get(0, 0) == 0
+        rig.milvus.down = False
+        soon(lambda: rig.committed().get(0) == 1)
+        assert rig.worker.ready() == {}
+    assert broker.read(DEAD_LETTERS) == []
+    assert rig.texts() == {"a": ["some words"]}
+
+
+def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBroker) -> None:
+    rig = Rig(broker, buffer_bytes=20_000)
+    rig.milvus.gate.clear()
+    for number in range(200):
+        broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
+    with running(rig):
+        soon(lambda: rig.worker._paused_at is not None)
+        consumed = rig.worker._consumed
+        assert consumed < 200
+        assert rig.flow.buffered_bytes + rig.worker._builder.size < 20_000 + 10 * 500
+        rig.milvus.gate.set()
+        soon(lambda: sum(rig.committed().values()) == 200)
+    assert len(rig.texts()) == 200
+
+
+def test_a_stop_finishes_what_was_read(broker: FakeBroker) -> None:
+    for number in range(25):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig = Rig(broker, durability="flush")
+    rig.start()
+    soon(lambda: rig.worker._consumed == 25)
+    rig.stop.set()
+    assert rig.ended().clean
+    assert rig.committed() == {0: 25}
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
+    broker: FakeBroker, bounded: bool
+) -> None:
+    rig = Rig(broker, shutdown_s=0.3, until_caught_up=bounded)
+    rig.milvus.down = True
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    soon(lambda: rig.flow.trouble)
+    rig.stop.set()
+    assert not rig.ended(within=5).clean
+    assert rig.committed().get(0, 0) == 0
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_bug_is_logged_without_the_documents(broker: FakeBroker, log_text: LogText, style: str) -> None:
+    written = log_text(style)
+    broker.produce(TOPIC, document("a", "what nobody else may read"))
+    rig = Rig(broker)
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    rig.start()
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.ended()
+    text = written.getvalue()
+    assert text.count("flow.failed") == 1
+    assert "a bug" in text
+    assert "nobody" not in text
+    assert len(text) < 16_000
+
+
+def test_the_first_error_of_any_stage_ends_the_worker_with_that_error(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    for number in range(50):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig.start()
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.ended()
+    assert rig.committed().get(0, 0) == 0
+
+
+def test_a_collection_dropped_behind_the_workers_back_is_an_error_that_says_so(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    rig.milvus.drop_collection(COLLECTION)
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    with pytest.raises(NotFound, match=COLLECTION):
+        rig.ended()
+
+
+def test_a_lost_answer_is_asked_again_and_leaves_one_row(broker: FakeBroker) -> None:
+    rig = Rig(broker, until_caught_up=True)
+    rig.milvus.fail_next("upsert", Unavailable("no answer"), applied=True, collection=COLLECTION)
+    broker.produce(TOPIC, document("a", "only one"))
+    rig.start()
+    assert rig.ended().clean
+    assert rig.texts() == {"a": ["only one"]}
+
+
+def test_max_records_commits_exactly_so_many(broker: FakeBroker) -> None:
+    for number in range(40):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig = Rig(broker, max_records=17)
+    rig.start()
+    assert rig.ended().consumed == 17
+    assert rig.committed() == {0: 17}
+
+
+def test_an_empty_topic_is_caught_up_at_once(broker: FakeBroker) -> None:
+    rig = Rig(broker, until_caught_up=True)
+    rig.start()
+    assert rig.ended().consumed == 0
+
+
+def test_dead_letters_that_cannot_be_sent_hold_back_their_offset_only(broker: FakeBroker) -> None:
+    broker.produce(TOPIC, document("a"), partition=0)
+    broker.produce(TOPIC, b"{", key=b"k", partition=0)
+    broker.produce(TOPIC, document("b"), partition=0)
+    broker.produce(TOPIC, document("c"), partition=1)
+    rig = Rig(broker)
+    rig.dead_letters.out_of_order("not authorised")
+    with running(rig):
+        soon(lambda: rig.committed().get(1) == 1)
+        soon(lambda: len(rig.texts()) == 3)
+        assert eventually(lambda: rig.committed().get(0)) == 1
+        assert "dead letters" in rig.worker.ready()
+        rig.dead_letters.out_of_order(None)
+        soon(lambda: rig.committed().get(0) == 3)
+
+
+def test_a_second_worker_takes_its_share_and_nothing_is_lost_or_left_behind(broker: FakeBroker) -> None:
+    first = Rig(broker)
+    with running(first):
+        for number in range(60):
+            broker.produce(TOPIC, document(f"d{number}", f"one {number}"), partition=number % 2)
+        soon(lambda: first.worker._consumed >= 10)
+        with running(Rig(broker, first.milvus)) as second:
+            soon(lambda: len(second.source.assignment()) == 1)
+            soon(lambda: len(first.source.assignment()) == 1)
+            for number in range(60):
+                broker.produce(TOPIC, document(f"d{number}", f"two {number}"), partition=number % 2)
+            soon(lambda: sum(first.committed().values()) == 120)
+    assert first.texts() == {f"d{number}": [f"two {number}"] for number in range(60)}
+
+
+def test_the_lag_of_a_partition_given_away_is_not_shown_any_more(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    broker.produce(TOPIC, document("a"), partition=0)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        rig.worker._observe_lag()
+        labels = {"topic": TOPIC, "partition": "0"}
+        assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) == 0
+        rig.worker.on_revoked([(TOPIC, 0)])
+        assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) is None
+
+
+def test_a_member_cut_off_from_kafka_writes_nothing_more_until_it_is_heard_again(broker: FakeBroker) -> None:
+    rig = Rig(broker, session_s=1.5)
+    broker.produce(TOPIC, document("a"))
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        rig.source.heartbeats = False
+        soon(lambda: rig.source.last_heartbeat() + 0.6 < time.monotonic())
+        broker.produce(TOPIC, document("b"))
+        soon(lambda: "another worker may own" in str(rig.flow.trouble))
+        assert sorted(rig.texts()) == ["a"]
+        rig.source.heartbeats = True
+        soon(lambda: rig.committed().get(0) == 2)
+    assert sorted(rig.texts()) == ["a", "b"]
+
+
+def test_what_waits_for_milvus_when_it_is_revoked_is_never_written(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    away = threading.Event()
+
+    def refuse(operation: str, collection: str, when: str) -> None:
+        if away.is_set() and operation == "upsert" and collection == COLLECTION:
+            raise Unavailable("away")
+
+    rig.milvus.hook = refuse
+    broker.produce(TOPIC, document("a", "stays"), partition=0)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        away.set()
+        broker.produce(TOPIC, document("gone", "one two"), partition=1)
+        broker.produce(TOPIC, document("mine", "one two"), partition=0)
+        soon(lambda: "write" in rig.flow.trouble)
+        reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))  # it writes nothing
+        soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
+        away.clear()
+        soon(lambda: "mine" in rig.texts())
+        soon(lambda: rig.flow.idle)
+        assert "gone" not in rig.texts()
+        assert rig.committed().get(1, 0) == 0
+
+
+def test_a_partition_is_given_up_only_when_the_last_call_that_writes_it_has_ended(broker: FakeBroker) -> None:
+    rig = Rig(broker, shutdown_s=0.1)
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if operation == "upsert" and collection == COLLECTION and when == "before" and not held.is_set():
+            entered.set()
+            held.wait(10)
+
+    broker.produce(TOPIC, document("a"), partition=1)
+    with running(rig):
+        soon(lambda: rig.committed().get(1) == 1)
+        rig.milvus.hook = hold
+        broker.produce(TOPIC, document("b"), partition=1)
+        assert entered.wait(10)
+        reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))
+        soon(lambda: reader.poll() or rig.flow.fenced)
+        assert not reader.source.assignment()
+        held.set()
+        soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
+        assert not rig.flow.writing([(TOPIC, 1)])
+        entries = rig.milvus.stored(f"{COLLECTION}__ledger")["_default"].values()
+        assert [row["pending"] for row in entries if row["doc_id"] == "b"] == [True], "nothing was sent after it"
+
+
+def test_a_worker_that_is_cut_off_leaves_the_group_after_its_last_call(broker: FakeBroker) -> None:
+    rig = Rig(broker, shutdown_s=0.1)
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if operation == "upsert" and collection == COLLECTION and when == "before":
+            entered.set()
+            held.wait(10)
+
+    rig.milvus.hook = hold
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    assert entered.wait(10)
+    rig.stop.set()
+    soon(lambda: rig.flow.fenced)
+    assert broker.is_member(GROUP, rig.source)
+    held.set()
+    assert not rig.ended().clean
+    assert not broker.is_member(GROUP, rig.source)
+    (entry,) = rig.milvus.stored(f"{COLLECTION}__ledger")["_default"].values()
+    assert entry["pending"], "nothing was sent after it"
+
+
+def test_the_model_is_asked_once_for_a_text_and_never_for_what_is_stored(broker: FakeBroker) -> None:
+    long = [f"Sentence {number} is one of a long text." for number in range(12)]
+    embedder = Counting("hash:8")
+    broker.produce(TOPIC, document("a", "the same"))
+    broker.produce(TOPIC, document("b", "the same"))
+    broker.produce(TOPIC, document("long", " ".join(long[:8])))
+    with running(Rig(broker, embedder=embedder)) as rig:
+        soon(lambda: rig.committed().get(0) == 3)
+        assert embedder.texts.count("the same") == 1
+        first = list(embedder.texts)
+        embedder.texts.clear()
+
+        broker.produce(TOPIC, document("a", "the same", colour="red"))
+        broker.produce(TOPIC, json.dumps({"id": "b", "text": "the same", "event_time": NOON - 86_400_000}).encode())
+        soon(lambda: rig.committed().get(0) == 5)
+        assert embedder.texts == [], "only metadata and time have changed"
+        rows = {row["doc_id"]: row for part in rig.milvus.stored(COLLECTION).values() for row in part.values()}
+        assert rows["a"]["colour"] == "red"
+        assert np.array_equal(rows["a"]["vector"], rows["b"]["vector"])
+
+        broker.produce(TOPIC, document("long", " ".join(long)))
+        soon(lambda: rig.committed().get(0) == 6)
+        assert embedder.texts
+        assert len(set(embedder.texts) & set(first)) == 0, "only what was added is new"
+
+
+def test_outcomes_add_up_when_deletes_are_settled_already(broker: FakeBroker) -> None:
+    rig = Rig(broker, until_caught_up=True)
+    for _ in range(3):
+        for number in range(12):
+            broker.produce(TOPIC, document(f"d{number}", "text"))
+            broker.produce(TOPIC, None, key=f"d{number}".encode())
+    rig.start()
+    assert rig.ended().consumed == 72
+    counts = {name: rig.outcome(name) for name in OUTCOMES}
+    assert sum(counts.values()) == 72
+    assert all(count >= 0 for count in counts.values())
+    assert rig.texts() == {}
+
+
+def test_after_a_topic_was_created_anew_its_records_are_newer(broker: FakeBroker) -> None:
+    milvus = FakeMilvus()
+    for number in range(3):
+        broker.produce(TOPIC, document("a", f"old {number}"))
+    first = Rig(broker, milvus, until_caught_up=True)
+    first.start()
+    first.ended()
+    again = FakeBroker()  # other ids for topics of the same names
+    again.create_topic(TOPIC, 1)
+    again.create_topic(DEAD_LETTERS, 1)
+    again.produce(TOPIC, document("a", "new"))
+    second = Rig(again, milvus, until_caught_up=True)
+    second.start()
+    second.ended()
+    assert second.texts() == {"a": ["new"]}
+    assert second.metrics.registry.get_sample_value("ingest_arrival_decided_total") == 1
+
+
+def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(broker: FakeBroker) -> None:
+    for number in range(40):
+        broker.produce(TOPIC, b"{broken" if number >= 12 else document(f"d{number}"))
+    rig = Rig(broker, limits=DeadLetterLimits(max_consecutive=15))
+    rig.start()
+    with pytest.raises(TooManyRejected, match=r"documents/0 .* offsets 12 to 27, invalid_json 16"):
+        rig.ended()
+    # The batch with the record above the limit (20-29) is not sent at all.
+    sent = {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)}
+    assert sent == set(range(12, 20))
+    assert rig.committed().get(0, 0) <= 20
+
+    again = Rig(broker, rig.milvus, limits=DeadLetterLimits(max_consecutive=None), until_caught_up=True)
+    again.start()
+    assert again.ended().clean
+    assert {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
+    assert len(again.texts()) == 12
+    assert again.committed() == {0: 40}
+
+
+def test_what_the_model_refuses_counts_as_well(broker: FakeBroker) -> None:
+    for number in range(40):
+        broker.produce(TOPIC, document(f"d{number}", "NAN"))
+    rig = Rig(broker, embedder=MarkedNan("hash:8"), limits=DeadLetterLimits(max_consecutive=15))
+    rig.start()
+    with pytest.raises(TooManyRejected, match="vector_not_finite 16"):
+        rig.ended()
+
+
+def test_old_deletes_are_forgotten_between_batches_and_only_while_the_partition_is_owned(broker: FakeBroker) -> None:
+    rig = Rig(broker, sweep=SweepPolicy(retention_s=60, pause_s=0.0, every_s=0.0))
+    ledger = f"{COLLECTION}__ledger"
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if operation == "delete" and collection == ledger and when == "before" and not held.is_set():
+            entered.set()
+            held.wait(10)
+
+    broker.produce(TOPIC, document("a"), partition=1)
+    with running(rig):
+        soon(lambda: rig.committed().get(1) == 1)
+        rig.milvus.hook = hold
+        broker.produce(TOPIC, None, key=b"a", partition=1, timestamp_ms=NOON - 3_600_000)
+        assert entered.wait(10)
+        reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))
+        soon(lambda: reader.poll() or rig.flow.fenced)
+        assert not reader.source.assignment(), "its last call is waited for"
+        held.set()
+        soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
+    assert rig.milvus.stored(ledger)["_default"] == {}
+    assert rig.metrics.registry.get_sample_value("ingest_tombstones_swept_total") == 1

@@ -1,0 +1,178 @@
+"""Rows come back in the order given, whatever the batches were; memory that runs out makes batches smaller."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
+from pipeline.embedding.engine.device_transfer import HostTransfer
+from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.errors import Unavailable
+from tests.unit.pipeline.embedding.bare_models import AROUND, FLAT, HIDDEN, forward_of, texts
+
+
+class Allocator(torch.nn.Module):
+    """Stands in front of a transformer and fails above a number of tokens, as memory does."""
+
+    def __init__(self, inner: torch.nn.Module, tokens: int) -> None:
+        super().__init__()
+        self.model = inner.model
+        self._inner = inner
+        self.tokens = tokens
+        self.passes: list[int] = []
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        size = features["input_ids"].numel()
+        self.passes.append(size)
+        if size > self.tokens:
+            raise torch.OutOfMemoryError(f"cannot allocate {size}")
+        result: dict[str, torch.Tensor] = self._inner(features)
+        return result
+
+
+class Counting(HostTransfer):
+    """Counts how often it was told that memory ran out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recovered = 0
+
+    def recover(self) -> None:
+        self.recovered += 1
+
+
+class Rig:
+    def __init__(self, plan: BatchPlan, *, tokens: int, flat: bool) -> None:
+        make, pooling = FLAT["bert"]
+        self.forward = forward_of(make(), pooling)
+        if flat:
+            self.forward.use_flat_batches()
+        self.memory = Allocator(self.forward._transformer, tokens)
+        self.forward._transformer = self.memory
+        self.transfer = Counting()
+        self.runner = Runner(self.forward, self.transfer, plan, dimension=HIDDEN)
+
+    def vectors(self, lengths: list[int]) -> NDArray[np.float32]:
+        return self.runner.vectors(texts(lengths), AROUND)
+
+
+@pytest.fixture
+def rig() -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(plan: BatchPlan, *, tokens: int = 10**9, flat: bool = True) -> Rig:
+        made.append(Rig(plan, tokens=tokens, flat=flat))
+        return made[-1]
+
+    yield make
+    for item in made:
+        item.runner.close()
+
+
+@cache
+def reference() -> Forward:
+    make, pooling = FLAT["bert"]
+    return forward_of(make(), pooling)
+
+
+def alone(lengths: list[int]) -> NDArray[np.float32]:
+    """Each text in a pass of its own, padded: what every way of running must give."""
+    forward = reference()
+    rows = []
+    for text in texts(lengths):
+        inputs = forward.inputs([text], AROUND)
+        rows.append(forward(inputs, HostTransfer().upload(inputs.arrays)).numpy())
+    return np.concatenate(rows)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[dict[bool, Rig]]:
+    rigs = {flat: Rig(BatchPlan(300, workers=3), tokens=200, flat=flat) for flat in (False, True)}
+    yield rigs
+    for item in rigs.values():
+        item.runner.close()
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(0, 100), max_size=40), flat=st.booleans())
+def test_rows_are_in_the_order_given(shared: dict[bool, Rig], lengths: list[int], flat: bool) -> None:
+    found = shared[flat].vectors(lengths)
+    assert found.shape == (len(lengths), HIDDEN)
+    if lengths:
+        assert np.allclose(found, alone(lengths), atol=1e-4)
+
+
+def test_the_ceiling_is_learned_once_and_kept(rig: Callable[..., Rig]) -> None:
+    made = rig(BatchPlan(1000), tokens=260)
+    lengths = [20] * 100
+    first = made.vectors(lengths)
+    assert made.runner.ceiling is not None
+    assert 130 < made.runner.ceiling <= 260  # the largest half that fitted
+    assert made.runner.budget == made.runner.ceiling
+    assert made.transfer.recovered == sum(size > 260 for size in made.memory.passes) > 0
+    made.memory.passes.clear()
+    assert np.allclose(made.vectors(lengths), first, atol=1e-5)
+    assert max(made.memory.passes) <= 260
+    assert min(made.memory.passes[:-1]) > 260 / 2  # and no smaller than needed
+
+
+def test_batches_packed_before_the_ceiling_was_known_are_split_without_trying(rig: Callable[..., Rig]) -> None:
+    made = rig(BatchPlan(1000), tokens=260)
+    made.vectors([20] * 400)  # nine batches of 1000 tokens in one call
+    assert sum(size > 260 for size in made.memory.passes) == 2  # 1000, its half of 500, then never again
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_text_that_is_too_long_stops_no_other(
+    rig: Callable[..., Rig], flat: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = rig(BatchPlan(1000), tokens=90, flat=flat)
+    lengths = [10, 110, 30, 5]
+    found = made.vectors(lengths)
+    assert np.isnan(found[1]).all()
+    rest = [0, 2, 3]
+    assert np.allclose(found[rest], alone(lengths)[rest], atol=1e-4)
+    assert made.runner.ceiling is None  # one long text says nothing about many short ones
+    assert "embedding.chunk_too_long" in capsys.readouterr().out
+
+
+def test_memory_that_holds_nothing_is_trouble_and_no_fault_of_the_text(rig: Callable[..., Rig]) -> None:
+    made = rig(BatchPlan(1000), tokens=AROUND.tokens - 1)
+    with pytest.raises(Unavailable, match="one chunk of 30 tokens"):
+        made.vectors([30, 10])
+
+
+def test_the_host_running_out_of_memory_is_recognised(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = rig(BatchPlan(1000))
+    inner = made.forward._transformer.forward
+
+    def refuse(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if features["input_ids"].numel() > 60:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        result: dict[str, torch.Tensor] = inner(features)
+        return result
+
+    monkeypatch.setattr(made.forward._transformer, "forward", refuse)
+    assert np.isfinite(made.vectors([20, 20, 20, 20])).all()
+
+
+def test_each_worker_gets_the_threads_of_the_plan(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    made = rig(BatchPlan(100, workers=1, threads=3))
+    inner = made.forward._transformer.forward
+
+    def look(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        result: dict[str, torch.Tensor] = inner(features)
+        return result
+
+    monkeypatch.setattr(made.forward._transformer, "forward", look)
+    made.vectors([5])
+    torch.set_num_threads(before)
+    assert seen == [3]

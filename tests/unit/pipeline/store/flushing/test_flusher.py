@@ -1,0 +1,150 @@
+"""Who flushes when there are several workers, on a clock of the test."""
+
+from typing import Literal
+
+import pytest
+
+from pipeline.store.flushing.policy import FlushPolicy
+from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
+
+LONG = 3
+
+
+def run(cluster: Cluster, workers: list[Worker], intervals: float, acking: list[Worker] | None = None) -> None:
+    """Time passes second by second; `acking` workers have something new all the time, all of them by default."""
+    until = cluster.now + intervals * INTERVAL_S
+    while cluster.now < until:
+        cluster.now += 1
+        for worker in workers:
+            if acking is None or worker in acking:
+                worker.ack()
+            worker.finish()
+
+
+def test_followers_commit_one_to_two_intervals_later_and_flush_nothing() -> None:
+    with group(True, False, False) as (cluster, workers):
+        run(cluster, workers, 4)
+        for _ in range(10):
+            numbers = [worker.ack() for worker in workers]
+            run(cluster, workers, 2.6)
+            assert all(number in worker.durable for number, worker in zip(numbers, workers, strict=True))
+        assert [worker.api.flushes > 0 for worker in workers] == [True, False, False]
+
+
+@pytest.mark.parametrize("leader", ["idle", "refused", "nobody"])
+def test_one_follower_stands_in_for_a_leader_that_tells_nothing(leader: str) -> None:
+    with group(leader != "nobody", False, False) as (cluster, workers):
+        first, *others = workers
+        if leader == "refused":
+            first.api.refuses = {"flush"}
+        run(cluster, workers, LONG, acking=others)
+        assert sum(len(worker.rounds) for worker in others) == 0, "too early: it may still be flushing"
+        run(cluster, workers, 10, acking=others)
+        rounds = [len(worker.rounds) for worker in others]
+        assert min(rounds) <= 1, f"only one of them goes on, {rounds}"
+        assert 8 <= max(rounds) <= 11, f"and as often as a leader would, {rounds}"
+        for worker in others:
+            assert worker.flusher.pending() < 4 * INTERVAL_S
+
+
+def test_the_leader_is_followed_again_when_it_flushes() -> None:
+    with group(True, False, False) as (cluster, workers):
+        leader, *others = workers
+        run(cluster, workers, 8, acking=others)
+        before = [len(worker.rounds) for worker in others]
+        assert sum(before) > 0
+        run(cluster, workers, 2)
+        settled = [len(worker.rounds) for worker in others]
+        assert sum(settled) <= sum(before) + 1
+        run(cluster, workers, 10)
+        assert [len(worker.rounds) for worker in others] == settled
+        assert len(leader.rounds) >= 10
+
+
+def test_one_whose_own_flushes_are_refused_takes_them_from_another() -> None:
+    with group(False, False) as (cluster, workers):
+        refused, other = workers
+        refused.api.refuses = {"flush"}
+        number = refused.ack()
+        run(cluster, [refused], 5, acking=[])
+        assert ("stand_in", False) in refused.rounds
+        run(cluster, workers, 8, acking=[other])
+        assert number in refused.durable
+        assert ("stand_in", True) not in refused.rounds
+
+
+def test_flushers_that_tell_in_turns_are_not_waited_for_without_end() -> None:
+    with group(True, False) as (cluster, (leader, follower)):
+        number = follower.ack()
+        leader.api.refuses = {"query"}  # so it counts anew each time, and never reaches two
+        run(cluster, [leader, follower], 5.5, acking=[leader])
+        assert len(leader.rounds) >= 4
+        assert (number in follower.durable, follower.rounds) == (False, [])
+        run(cluster, [leader, follower], 1.5, acking=[leader])
+        assert (number in follower.durable, follower.rounds) == (True, [("stand_in", True)])
+
+
+def test_who_is_asked_to_finish_flushes_itself_and_tells_nobody() -> None:
+    with group(True, False) as (cluster, (_, follower)):
+        number = follower.ack()
+        follower.flusher.request()
+        follower.finish()
+        assert (number in follower.durable, follower.rounds) == (True, [("finishing", True)])
+        assert cluster.ledger() == []
+
+
+def test_what_is_durable_does_not_wait_for_the_mark() -> None:
+    with group(True) as (cluster, (leader,)):
+        leader.api.refuses = {"upsert", "query"}
+        number = leader.ack()
+        run(cluster, [leader], 1.2, acking=[])
+        assert (number in leader.durable, leader.rounds) == (True, [("leader", True)])
+        assert cluster.ledger() == []
+
+
+def test_a_receipt_is_pending_while_the_marks_are_read() -> None:
+    with group(False) as (_, (follower,)):
+        follower.ack()
+        assert follower.go(), "now it waits for an answer"
+        assert follower.flusher.pending() == 1
+        late = follower.ack()
+        follower.finish()
+        assert follower.flusher.pending() == 2
+        assert late not in follower.durable
+
+
+@pytest.mark.parametrize(("durability", "queries"), [("ack", False), ("flush", True)])
+def test_who_waits_for_nothing_asks_for_nothing(durability: Literal["flush", "ack"], queries: bool) -> None:
+    with group(True, False, durability=durability) as (cluster, workers):
+        run(cluster, workers, 10)
+        leader, follower = workers
+        assert len(leader.rounds) >= 8
+        assert follower.rounds == []
+        assert (follower.api.queries > 0) == queries
+        asked = follower.api.queries
+        run(cluster, workers, 4, acking=[leader])
+        quiet = follower.api.queries
+        assert (quiet > asked) == queries
+        run(cluster, workers, 5, acking=[leader])
+        assert follower.api.queries == quiet, "all is durable"
+
+
+@pytest.mark.parametrize(
+    ("waited", "silent", "spacing", "given_up"),
+    [
+        (2.9, 2.9, 0.0, False),
+        (3.1, 3.1, 0.0, True),
+        (3.1, 0.5, 0.0, False),
+        (5.9, 0.5, 0.0, False),
+        (6.1, 0.5, 0.0, True),
+        (5.0, 5.0, 2.0, False),
+        (6.1, 6.1, 2.0, True),
+    ],
+)
+def test_when_another_worker_is_no_longer_waited_for(
+    waited: float, silent: float, spacing: float, given_up: bool
+) -> None:
+    now, seconds = 1000.0, 7.0
+    policy = FlushPolicy(interval_s=seconds)
+    since, told = now - waited * seconds, now - silent * seconds
+    assert policy.given_up(since, told, now, spacing * seconds) == given_up
