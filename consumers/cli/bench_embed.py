@@ -15,8 +15,8 @@ import numpy as np
 from consumers.cli.demo.documents import stdlib_documents
 from consumers.cli.output import stdout, table
 from consumers.config.settings import Settings
-from consumers.ingest import process_memory
 from consumers.wiring import common as wiring
+from consumers.wiring import process_memory
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder, HashEmbedder
 from pipeline.errors import UsageError

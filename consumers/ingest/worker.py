@@ -4,6 +4,7 @@ Its loop runs in the thread that owns the Kafka consumer and never waits for wor
 takes receipts back and commits what has become durable.
 """
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -47,6 +48,8 @@ class WorkerPolicy:
     """Kafka is paused while more than this is read and not yet written, and resumed below half of it."""
     max_unflushed_records: int = 1_000_000
     """The same for records written and not yet durable, should flushes hang."""
+    session_s: float = 45.0
+    """Kafka counts as away when the group's coordinator has answered no heartbeat for this long."""
     shutdown_s: float = 30.0
     until_caught_up: bool = False
     max_records: int | None = None
@@ -311,8 +314,17 @@ class IngestWorker:
         """For the readiness probe: what cannot be used at the moment."""
         problems = {f"milvus ({stage})": why for stage, why in self._flow.trouble.items()}
         problems |= {} if self._dead_letters.problem is None else {"dead letters": self._dead_letters.problem}
-        problems |= {} if self._source.assignment() else {"kafka": "no partition assigned yet"}
-        return problems
+        return problems | self._kafka_problem()
+
+    def _kafka_problem(self) -> dict[str, str]:
+        if not self._source.assignment():
+            return {"kafka": "no partition assigned yet"}
+        silent_s = time.monotonic() - self._source.last_heartbeat()
+        if silent_s <= self._policy.session_s:
+            return {}
+        if math.isinf(silent_s):
+            return {"kafka": "this worker is no member of its group at the moment"}
+        return {"kafka": f"no heartbeat answered for {silent_s:.0f} s (kafka.session_timeout): the broker is away"}
 
     def _count(self, records: Sequence[SourceRecord]) -> None:
         for (topic, partition), count in Counter(record.position[:2] for record in records).items():

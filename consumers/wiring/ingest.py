@@ -1,6 +1,5 @@
 """Configuration -> an ingest worker or a replay job; beside `wiring`, whose parts it puts together."""
 
-import gc
 import math
 import threading
 import time
@@ -28,8 +27,8 @@ from consumers.replay.job import RejectedLog, ReplayProcess
 from consumers.replay.plan import ReplayPlan
 from consumers.replay.range import GroupWatch
 from consumers.replay.source import ReplaySource
-from consumers.side_port import SidePort
 from consumers.wiring import common as wiring
+from consumers.wiring.process_memory import frozen
 from pipeline.embedding import Embedder
 from pipeline.ingest.batching import BatchPolicy
 from pipeline.ingest.flow import WINDOW_TOKENS, FlowPolicy, IngestFlow
@@ -65,22 +64,14 @@ LITE_FLUSH_ROWS = 1500
 
 @dataclass(frozen=True, slots=True)
 class IngestProcess:
-    """A worker with what stands around it."""
+    """A worker with everything it needs loaded."""
 
     worker: IngestWorker
-    side_port: SidePort
 
     def run(self, stop: threading.Event) -> Summary:
         """Run the worker until `stop` is set, it has caught up or it fails; its first error is raised."""
-        self.side_port.start()
-        log.info("ingest.listening", address=self.side_port.address)
-        # What is there now stays until the process ends. Looking it through again and again while records come and go
-        # would take a sixth of a worker's processor time, 0.1 s at a time with Python's lock held.
-        gc.freeze()
-        try:
+        with frozen():
             return self.worker.run(stop)
-        finally:
-            self.side_port.close()
 
 
 def ingest_metrics() -> IngestMetrics:
@@ -123,7 +114,7 @@ def ingest(
         until_caught_up=until_caught_up,
         max_records=max_records,
     )
-    return IngestProcess(worker, _side_port(settings, worker, metrics))
+    return IngestProcess(worker)
 
 
 def replay(
@@ -157,7 +148,7 @@ def replay(
         until_caught_up=True,
         max_records=None,
     )
-    return ReplayProcess(kafka, plan, own, worker, rejected, metrics, _side_port(settings, worker, metrics))
+    return ReplayProcess(kafka, plan, own, worker, rejected, metrics)
 
 
 def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
@@ -263,6 +254,7 @@ def _worker(
         policy=WorkerPolicy(
             batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
             buffer_bytes=batch.buffer_bytes,
+            session_s=session_s,
             shutdown_s=settings.shutdown_timeout.total_seconds(),
             until_caught_up=until_caught_up,
             max_records=max_records,
@@ -276,11 +268,6 @@ def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | No
         return None
     policy = SweepPolicy(retention_s=settings.milvus.tombstone_retention.total_seconds())
     return TombstoneSweep(api, settings.milvus.collection, policy)
-
-
-def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics) -> SidePort:
-    section = settings.telemetry
-    return SidePort(section.host, section.port, metrics.registry, alive=worker.alive, ready=worker.ready)
 
 
 def _collections(settings: Settings) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ _WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
 _BOOKKEEPING = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache"}
 """Keys of a config.json that do not change vectors, or (dtype) may differ between the processes that share them."""
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+
+_ACTIVATIONS = "torch.nn."
+_CONFIG_BYTES = 8 * 2**20
+"""More than any settings of a model: the longest known (tokenizer_config.json with thousands of tokens) have 1.2 MB."""
+_VOCABULARY_BYTES = 100 * 2**20
+"""Three times the longest known tokenizer.json (256,000 tokens); it takes about eight times its size in memory."""
 
 
 def find_model(model: str) -> Path:
@@ -54,7 +61,10 @@ def find_model(model: str) -> Path:
 
 def check_model(folder: Path) -> None:
     """Raise `UsageError` unless the folder is a sentence-transformers model with safe weights and no foreign code."""
+    _check_files(folder)
     modules = _modules(folder)
+    for inside in {module["path"] for module in modules}:
+        _check_files(folder / inside)
     types = [_kind(module, folder) for module in modules]
     if not types or types[0] != _FIRST_MODULE or not _LATER_MODULES.issuperset(types[1:]):
         raise UsageError(
@@ -64,10 +74,12 @@ def check_model(folder: Path) -> None:
     for kind, module in zip(types, modules, strict=True):
         place = folder / module["path"]
         for path in place.glob("*.json"):
-            if path.name != "tokenizer.json" and not path.name.startswith("vocab"):
+            if not _is_vocabulary(path):
                 _refuse_code(_read_json(path), path)
         if kind in _WITH_SETTINGS and not (place / "config.json").is_file():
             raise UsageError(f"{place} has no config.json for its {kind}: save or copy the model again")
+        if kind == "Dense":
+            _check_activation(place / "config.json")
         if kind in _WITH_WEIGHTS and not any(place.glob("*.safetensors")):
             pickled = sorted(path.name for path in place.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
             found = f"only {', '.join(pickled)}, which can run code when read" if pickled else "no weights"
@@ -137,8 +149,8 @@ def _modules(folder: Path) -> list[dict[str, str]]:
             "sentence-transformers; load it there with the pooling you want and save it"
         )
     try:
-        modules = [{"type": str(item["type"]), "path": str(item["path"])} for item in json.loads(path.read_bytes())]
-    except (ValueError, TypeError, KeyError) as error:
+        modules = [{"type": str(item["type"]), "path": str(item["path"])} for item in _parsed(path)]
+    except (TypeError, KeyError) as error:
         raise UsageError(f"{path} is no list of modules with type and path: {error}") from error
     for module in modules:
         inside = Path(module["path"])
@@ -156,11 +168,15 @@ def _kind(module: dict[str, str], folder: Path) -> str:
 
 def _refuse_code(value: Any, path: Path) -> None:
     """Raise `UsageError` if the content of a configuration file, at any depth, asks for code from elsewhere."""
-    if isinstance(value, list):
-        for item in value:
-            _refuse_code(item, path)
-    elif isinstance(value, dict):
-        for key, item in value.items():
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, list):
+            waiting += inner
+        if not isinstance(inner, dict):
+            continue
+        waiting += inner.values()
+        for key, item in inner.items():
             if item and key in _CODE_KEYS:
                 raise UsageError(
                     f"{path} asks for {_CODE_KEYS[key]} ({key}), which is not run: use another model, or this one "
@@ -168,20 +184,61 @@ def _refuse_code(value: Any, path: Path) -> None:
                 )
             if key in _KERNEL_KEYS and "/" in str(item):
                 raise UsageError(f"{path} asks for the attention kernel {item!r} of a hub; remove {key}")
-            _refuse_code(item, path)
+
+
+def _check_files(place: Path) -> None:
+    """Raise `UsageError` for what would make the reading of this folder hang or fill the memory."""
+    if not place.is_dir():
+        return
+    for path in sorted(place.iterdir()):
+        try:
+            found = path.stat()
+        except FileNotFoundError:  # a link to nothing
+            continue
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise UsageError(f"{path} is neither a file nor a folder: remove it from the model")
+        most = _VOCABULARY_BYTES if _is_vocabulary(path) else _CONFIG_BYTES if path.suffix == ".json" else None
+        if most is not None and found.st_size > most:
+            raise UsageError(
+                f"{path} has {found.st_size / 2**20:.0f} MiB, more than the {most / 2**20:.0f} MiB that such a file "
+                "can need: use another model, or save this one again"
+            )
+
+
+def _is_vocabulary(path: Path) -> bool:
+    return path.name in ("tokenizer.json", *_VOCABULARIES) or path.name.startswith("vocab")
+
+
+def _check_activation(path: Path) -> None:
+    """Raise `UsageError` for an activation that sentence-transformers would replace by Tanh with no more than a log."""
+    name = _read_json(path).get("activation_function", _ACTIVATIONS)
+    if not isinstance(name, str) or not name.startswith(_ACTIVATIONS):
+        raise UsageError(
+            f"{path} names the activation {name!r}, which is not one of {_ACTIVATIONS}*: code of its own is not run, "
+            "and without it the vectors would be others; use another model"
+        )
 
 
 def _canonical(path: Path, without: set[str]) -> str:
-    content = _read_json(path)
-    return json.dumps({key: value for key, value in content.items() if key not in without}, sort_keys=True)
+    content = {key: value for key, value in _read_json(path).items() if key not in without}
+    try:
+        return json.dumps(content, sort_keys=True)
+    except RecursionError:
+        raise UsageError(f"{path} of the model cannot be read: it is nested too deeply") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    content = _parsed(path)
+    return content if isinstance(content, dict) else {"": content}
+
+
+def _parsed(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} of the model cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {"": content}
+    except RecursionError:
+        raise UsageError(f"{path} of the model cannot be read: it is nested too deeply") from None
 
 
 def _in_hub_cache(model: str) -> Path | None:

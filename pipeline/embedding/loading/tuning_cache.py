@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -45,9 +45,16 @@ class TuningFile:
         content = json.dumps({"measured_for": self._circumstances, "plan": asdict(plan)}, indent=1, sort_keys=True)
         try:
             path = self._path.expanduser()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written = path.with_suffix(f".{os.getpid()}")  # another process may write the same at this moment
-            written.write_text(content, encoding="utf-8")
-            written.replace(path)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Another process may write the same at this moment, and a name that can be guessed could be a link.
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+                written = Path(file.name)
+                try:
+                    file.write(content)
+                    file.close()
+                    written.replace(path)
+                except BaseException:
+                    written.unlink()
+                    raise
         except (OSError, RuntimeError) as error:
             log.info("tuning.not_remembered", path=str(self._path), error=str(error))

@@ -144,11 +144,12 @@ class MilvusApi(Protocol):
         strong: bool = False,
         since: int | None = None,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """Rows that match; with `strong` every write acknowledged before the call is seen, else up to some 100 ms old.
 
         `since`: every write acknowledged before that `instant` is seen. An empty expression needs a limit. No order is
-        promised.
+        promised. `$meta` as in `search`; `timeout` in seconds.
         """
 
     def instant(self) -> int | None:

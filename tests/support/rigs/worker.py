@@ -161,6 +161,7 @@ class Rig:
             policy=WorkerPolicy(
                 batch=BatchPolicy(max_records=10, max_bytes=2**20, max_wait_s=0.01),
                 buffer_bytes=self.buffer_bytes,
+                session_s=self.session_s,
                 shutdown_s=self.shutdown_s,
                 until_caught_up=self.until_caught_up,
                 max_records=self.max_records,

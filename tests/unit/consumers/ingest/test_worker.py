@@ -14,6 +14,7 @@ from pipeline.store import SweepPolicy
 from pipeline.telemetry.metrics import OUTCOMES
 from tests.support.fakes.kafka import FakeBroker, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.log_text import LogText
 from tests.support.rigs.kafka import Member
 from tests.support.rigs.worker import (
     COLLECTION,
@@ -169,6 +170,22 @@ def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
     rig.stop.set()
     assert not rig.ended(within=5).clean
     assert rig.committed().get(0, 0) == 0
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_bug_is_logged_without_the_documents(broker: FakeBroker, log_text: LogText, style: str) -> None:
+    written = log_text(style)
+    broker.produce(TOPIC, document("a", "what nobody else may read"))
+    rig = Rig(broker)
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    rig.start()
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.ended()
+    text = written.getvalue()
+    assert text.count("flow.failed") == 1
+    assert "a bug" in text
+    assert "nobody" not in text
+    assert len(text) < 16_000
 
 
 def test_the_first_error_of_any_stage_ends_the_worker_with_that_error(broker: FakeBroker) -> None:

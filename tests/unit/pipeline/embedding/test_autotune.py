@@ -113,6 +113,8 @@ def test_a_plan_is_remembered_for_its_circumstances_only(tmp_path: Path) -> None
     TuningFile(folder, CIRCUMSTANCES).write(BatchPlan(2048, 2, 1))
     assert TuningFile(folder, CIRCUMSTANCES).read() == BatchPlan(2048, 2, 1)
     assert TuningFile(folder, CIRCUMSTANCES | {"cores": 8}).read() is None
+    (file,) = folder.iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (folder, file)] == [0o700, 0o600]
     assert len(list(folder.iterdir())) == 1  # nothing half-written is left
 
 

@@ -10,7 +10,7 @@ _MEASURE = """
 import json, random
 import numpy as np
 from transformers import BertConfig, BertModel
-from consumers.ingest import process_memory
+from consumers.wiring import process_memory
 from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from tests.unit.pipeline.embedding.bare_models import AROUND, forward_of

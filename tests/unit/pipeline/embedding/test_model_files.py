@@ -29,6 +29,12 @@ def edit(path: Path, **changes: object) -> None:
     write(path, json.loads(path.read_text()) | changes)
 
 
+def grow(path: Path, mib: int) -> None:
+    """Make the file that long; it takes no room on the disk."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.truncate(mib * 2**20)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write(tmp_path / "modules.json", _MODULES)
@@ -49,12 +55,32 @@ def test_a_whole_model_passes_even_with_pickles_beside_its_weights(folder: Path)
     check_model(folder)
 
 
+def test_links_as_in_the_cache_of_a_hub_pass_and_one_to_nothing_is_no_matter(folder: Path) -> None:
+    (folder / "blob").write_text((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("blob")
+    (folder / "gone.md").symlink_to("nothing")
+    edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.Tanh")
+    check_model(folder)
+
+
+def test_a_deep_tokenizer_is_refused_when_it_is_digested(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(UsageError, match="nested too deeply"):
+        digest_model(folder)
+
+
 def _only_pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
 def _dense_pickled(folder: Path) -> None:
     (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
+
+
+def _modules_from_a_pipe(folder: Path) -> None:
+    (folder / "modules.json").unlink()
+    os.mkfifo(folder / "modules.json")
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -100,6 +126,33 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
     "no settings of a module": (lambda folder: (folder / "1_Pooling" / "config.json").unlink(), "for its Pooling"),
+    "settings nested without end": (
+        lambda folder: (folder / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000),
+        r"config\.json .* nested too deeply",
+    ),
+    "modules nested without end": (
+        lambda folder: (folder / "modules.json").write_text("[" * 100_000 + "]" * 100_000),
+        r"modules\.json .* nested too deeply",
+    ),
+    "settings of 200 MB": (lambda folder: grow(folder / "config.json", 200), "200 MiB, more than the 8 MiB"),
+    "integers of 100 MB": (lambda folder: grow(folder / "extra.json", 100), "100 MiB, more than the 8 MiB"),
+    "modules.json of 100 MB": (lambda folder: grow(folder / "modules.json", 100), "100 MiB, more than the 8 MiB"),
+    "a tokenizer of 200 MB": (lambda folder: grow(folder / "tokenizer.json", 200), "200 MiB, more than the 100 MiB"),
+    "settings of a module of 9 MB": (lambda folder: grow(folder / "1_Pooling" / "config.json", 9), "more than the 8"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "extra.json"), "neither a file nor a folder"),
+    "a pipe in the place of its modules": (
+        _modules_from_a_pipe,
+        "neither a file nor a folder",
+    ),
+    "a pipe in a module": (lambda folder: os.mkfifo(folder / "2_Dense" / "x.safetensors"), "neither a file nor"),
+    "an activation of its own": (
+        lambda folder: edit(folder / "2_Dense" / "config.json", activation_function="custom.Gate"),
+        r"activation 'custom\.Gate'",
+    ),
+    "an activation that is no name": (
+        lambda folder: edit(folder / "2_Dense" / "config.json", activation_function={"a": 1}),
+        "activation",
+    ),
     "adapter": (lambda folder: write(folder / "adapter_config.json", {"base_model_name_or_path": "x"}), "adapter"),
 }
 

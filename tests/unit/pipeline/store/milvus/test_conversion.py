@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.store.milvus.conversion import collection_info, ids_expression, server_address, server_info
+from pipeline.store.milvus.addresses import server_address
+from pipeline.store.milvus.conversion import collection_info, ids_expression, server_info
 
 
 @pytest.mark.parametrize(

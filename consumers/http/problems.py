@@ -10,13 +10,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.errors import MilvusStreamError, Mismatch, Unavailable
+from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.query.fetch import DeadlinePassed
 from pipeline.query.limits import InvalidRequest
-from pipeline.query.search import DeadlinePassed
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
-_HEADERS = {
+SECURITY_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -41,6 +41,8 @@ class Problem:
     more: Mapping[str, Any] | None = None
     retry: bool = False
     """The same request may succeed later."""
+    reason: str | None = None
+    """For the log, where that may say more than clients need to know."""
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """The HTTP answer."""
@@ -73,23 +75,47 @@ def overloaded(detail: str) -> HttpProblem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """What to tell the caller about an error; the text of an unforeseen one stays in the log."""
+    """What the caller reads about an error; the text of an unforeseen one stays in the log."""
     match error:
         case HttpProblem():
             return error.problem
-        case InvalidRequest():
-            more = {"at": error.at}
-            return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", more)
+        case InvalidRequest() | RequestRefused() | RequestTooLarge():
+            return _not_valid(error)
         case DeadlinePassed() | TimeoutError():
             detail = "there was no result in the time of the request; allow more with timeout_ms"
             return Problem(504, "timeout", "The search took too long", detail, "timeout", retry=True)
-        case Unavailable():
-            return Problem(503, "unavailable", "Search is not available now", str(error), "unavailable", retry=True)
-        case Mismatch():
-            return Problem(503, "model-mismatch", "The collection is of another model", str(error), "unavailable")
+        case Unavailable() | Mismatch() | UsageError():
+            return _not_available(error)
         case _:
             detail = "the search failed for a reason on our side; it is in the log"
             return Problem(500, "internal", "Internal error", detail, "error")
+
+
+def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
+    """What another request would not meet. Milvus's own words are left out: they repeat the filter."""
+    if isinstance(error, InvalidRequest):
+        return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", {"at": error.at})
+    if isinstance(error, RequestRefused):
+        detail = "Milvus refused the search, most likely for its filter; compare other fields or values"
+        return Problem(422, "refused", "Milvus refused the search", detail, "invalid", {"at": "/filter"})
+    detail = "/limit: the rows found are too large for one answer of Milvus; lower limit, or send fewer texts"
+    return Problem(422, "too-large", "The answer would be too large", detail, "invalid", {"at": "/limit"})
+
+
+def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
+    """What no request can help. The error names Milvus's address and the collection: that is for the log."""
+    why = "; the line search.failed of the query worker's log says why"
+    if isinstance(error, Unavailable):
+        code, title, detail = (
+            "unavailable",
+            "Search is not available now",
+            f"Milvus or the model is away{why}",
+        )
+    elif isinstance(error, Mismatch):
+        code, title, detail = "model-mismatch", "The collection is of another model", f"No search can be answered{why}"
+    else:
+        code, title, detail = "misconfigured", "The query worker is not set up right", f"A setting is wrong{why}"
+    return Problem(503, code, title, detail, "unavailable", retry=code == "unavailable", reason=str(error))
 
 
 def http_problem(status: int, detail: str) -> Problem:
@@ -116,7 +142,7 @@ class ErrorBoundaryMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(_HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         try:
