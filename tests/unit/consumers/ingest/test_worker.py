@@ -120,7 +120,7 @@ def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBro
     rig.milvus.down = True
     broker.produce(TOPIC, document("a"))
     with running(rig):
-        soon(lambda: rig.flow.trouble)
+        soon(lambda: rig.flow.waiting_reasons)
         assert "milvus" in "".join(rig.worker.ready())
         assert rig.worker.alive() == {}
         assert rig.committed().get(0, 0) == 0
@@ -137,10 +137,10 @@ def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBr
     for number in range(200):
         broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
     with running(rig):
-        soon(lambda: rig.worker._paused_at is not None)
-        consumed = rig.worker._consumed
-        assert consumed < 200
-        assert rig.flow.buffered_bytes + rig.worker._builder.size < 20_000 + 10 * 500
+        soon(lambda: rig.worker.snapshot().paused)
+        snapshot = rig.worker.snapshot()
+        assert snapshot.consumed < 200
+        assert snapshot.buffered_bytes < 20_000 + 10 * 500
         rig.milvus.gate.set()
         soon(lambda: sum(rig.committed().values()) == 200)
     assert len(rig.texts()) == 200
@@ -151,7 +151,7 @@ def test_a_stop_finishes_what_was_read(broker: FakeBroker) -> None:
         broker.produce(TOPIC, document(f"d{number}"))
     rig = Rig(broker, durability="flush")
     rig.start()
-    soon(lambda: rig.worker._consumed == 25)
+    soon(lambda: rig.worker.snapshot().consumed == 25)
     rig.stop.set()
     assert rig.ended().clean
     assert rig.committed() == {0: 25}
@@ -165,7 +165,7 @@ def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
     rig.milvus.down = True
     broker.produce(TOPIC, document("a"))
     rig.start()
-    soon(lambda: rig.flow.trouble)
+    soon(lambda: rig.flow.waiting_reasons)
     rig.stop.set()
     assert not rig.ended(within=5).clean
     assert rig.committed().get(0, 0) == 0
@@ -236,7 +236,7 @@ def test_a_second_worker_takes_its_share_and_nothing_is_lost_or_left_behind(brok
     with running(first):
         for number in range(60):
             broker.produce(TOPIC, document(f"d{number}", f"one {number}"), partition=number % 2)
-        soon(lambda: first.worker._consumed >= 10)
+        soon(lambda: first.worker.snapshot().consumed >= 10)
         with running(Rig(broker, first.milvus)) as second:
             soon(lambda: len(second.source.assignment()) == 1)
             soon(lambda: len(first.source.assignment()) == 1)
@@ -251,7 +251,7 @@ def test_the_lag_of_a_partition_given_away_is_not_shown_any_more(broker: FakeBro
     broker.produce(TOPIC, document("a"), partition=0)
     with running(rig):
         soon(lambda: rig.committed().get(0) == 1)
-        rig.worker._observe_lag()
+        rig.worker.observe_lag()
         labels = {"topic": TOPIC, "partition": "0"}
         assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) == 0
         rig.worker.on_revoked([(TOPIC, 0)])
@@ -266,7 +266,7 @@ def test_a_member_cut_off_from_kafka_writes_nothing_more_until_it_is_heard_again
         rig.source.heartbeats = False
         soon(lambda: rig.source.last_heartbeat() + 0.6 < time.monotonic())
         broker.produce(TOPIC, document("b"))
-        soon(lambda: "another worker may own" in str(rig.flow.trouble))
+        soon(lambda: "another worker may own" in str(rig.flow.waiting_reasons))
         assert sorted(rig.texts()) == ["a"]
         rig.source.heartbeats = True
         soon(lambda: rig.committed().get(0) == 2)
@@ -288,7 +288,7 @@ def test_what_waits_for_milvus_when_it_is_revoked_is_never_written(broker: FakeB
         away.set()
         broker.produce(TOPIC, document("gone", "one two"), partition=1)
         broker.produce(TOPIC, document("mine", "one two"), partition=0)
-        soon(lambda: "write" in rig.flow.trouble)
+        soon(lambda: "write" in rig.flow.waiting_reasons)
         reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))  # it writes nothing
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
         away.clear()

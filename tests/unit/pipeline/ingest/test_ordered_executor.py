@@ -48,7 +48,7 @@ def test_what_follows_is_in_order_whichever_step_ends_first(width: int, order: l
     with OrderedExecutor(width, "step", unguarded) as steps:
         for number in range(8):
             steps.submit(lambda number=number: step(number), follow)  # type: ignore[misc]
-        steps.finish()
+        steps.drain()
         assert followed == list(range(8))
     assert sorted(over) == list(range(8))
     assert most <= width
@@ -120,7 +120,7 @@ def test_behind_an_error_nothing_follows_and_nothing_begins(fails: str) -> None:
     with OrderedExecutor(2, "step", guard) as steps:
         steps.submit(first, failing)
         steps.submit(lambda: both.wait(2), followed.append)
-        steps.finish()
+        steps.drain()
         steps.submit(lambda: followed.append(3), lambda _: None)
     assert errors == ["no"]
     assert followed == []

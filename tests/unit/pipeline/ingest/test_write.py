@@ -123,7 +123,7 @@ def test_an_assignment_is_acted_on_behind_all_batches_before_it(broker: FakeBrok
         publish(broker, "a", "b")
         soon(lambda: len(calls.under_way) == 2)
         listed = len(rig.milvus.calls)
-        rig.flow.forget()
+        rig.flow.assign([(TOPIC, 0)])
         publish(broker, "c")
         _, second = calls.under_way
         calls.go(second)
