@@ -145,3 +145,18 @@ def test_a_worker_that_is_cut_off_begins_no_other_window(broker: FakeBroker, mod
     soon(lambda: not any(thread.name.startswith("ingest-") for thread in threading.enumerate()))
     assert model.begun == ["a0", "b0"]
     assert rig.committed() == {}
+
+
+def test_a_wait_for_the_batches_before_an_assignment_ends_with_the_flow(
+    broker: FakeBroker, model: Held, rig: Rig
+) -> None:
+    rig.start()
+    publish_one_by_one(broker, model, "a")
+    rig.flow.assign([(TOPIC, 0)])
+    publish(broker, "b")
+    soon(lambda: rig.flow.unwritten([(TOPIC, 0)]) == 2 * BATCH)
+    model.go("a0", error=ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        rig.ended()
+    soon(lambda: not any(thread.name.startswith("ingest-") for thread in threading.enumerate()))
+    assert model.begun == ["a0"]
