@@ -1,4 +1,4 @@
-"""How much memory this process holds and has held; Linux tells it, elsewhere there is no answer."""
+"""The memory of this process, now and at its peak. Linux only: elsewhere None."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,20 +9,20 @@ _FORGET_PEAK = "5"
 
 
 def resident_bytes() -> int | None:
-    """Bytes of this process in memory now."""
+    """Resident bytes of this process now."""
     return _field("VmRSS:")
 
 
 def peak_bytes() -> int | None:
-    """Most bytes this process had in memory, since its start or `forget_peak`.
+    """Highest number of resident bytes since the start of this process or `forget_peak`.
 
-    `ru_maxrss` would count what its parent had when it started this one.
+    `ru_maxrss` would include the memory of its parent at the fork.
     """
     return _field("VmHWM:")
 
 
 def forget_peak() -> None:
-    """Count the peak anew from here, where the kernel allows it."""
+    """Restart the measurement of the peak, where the kernel allows it."""
     with suppress(OSError):
         _CLEAR.write_text(_FORGET_PEAK)
 

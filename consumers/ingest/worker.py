@@ -272,7 +272,7 @@ class IngestWorker:
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
 
-    # --- what is shown -----------------------------------------------------------------------------------------
+    # --- for observers -------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """What the worker is doing now. Any thread may call it."""

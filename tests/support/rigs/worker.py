@@ -65,7 +65,7 @@ class Connection:
 
 
 class Counting(HashEmbedder):
-    """Remembers the texts it was asked for."""
+    """Records the texts it embeds."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -180,13 +180,13 @@ class Rig:
 
     def texts(self) -> dict[str, list[str]]:
         """Texts of the chunks stored, by doc_id, over all Milvus partitions."""
-        found: dict[str, dict[int, str]] = {}
+        documents: dict[str, dict[int, str]] = {}
         for rows in self.milvus.stored(COLLECTION).values():
             for row in rows.values():
-                chunks = found.setdefault(row["doc_id"], {})
-                assert row["chunk"] not in chunks, f"{row['doc_id']} stands twice"
+                chunks = documents.setdefault(row["doc_id"], {})
+                assert row["chunk"] not in chunks, f"{row['doc_id']} is stored twice"
                 chunks[row["chunk"]] = row["text"]
-        return {doc_id: [chunks[index] for index in sorted(chunks)] for doc_id, chunks in found.items()}
+        return {doc_id: [chunks[index] for index in sorted(chunks)] for doc_id, chunks in documents.items()}
 
     def outcome(self, name: str) -> float:
         """`ingest_records_total` with this outcome."""

@@ -33,10 +33,10 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def broker() -> FakeBroker:
-    made = FakeBroker()
-    made.create_topic(TOPIC, 2)
-    made.create_topic(DEAD_LETTERS, 1)
-    return made
+    broker = FakeBroker()
+    broker.create_topic(TOPIC, 2)
+    broker.create_topic(DEAD_LETTERS, 1)
+    return broker
 
 
 def test_a_mixture_is_stored_deleted_or_dead_lettered_and_committed(broker: FakeBroker) -> None:
@@ -54,8 +54,8 @@ def test_a_mixture_is_stored_deleted_or_dead_lettered_and_committed(broker: Fake
     assert rig.committed() == {0: 17, 1: 16}
     assert sorted(rig.texts()) == sorted(f"d{number}" for number in range(30) if number != 6)
     assert rig.texts()["d4"] == ["second"]
-    (letter,) = broker.read(DEAD_LETTERS)
-    assert letter.value == b"{broken"
+    (dead_letter,) = broker.read(DEAD_LETTERS)
+    assert dead_letter.value == b"{broken"
     outcomes = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
     assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
 
@@ -68,8 +68,8 @@ def test_a_vector_that_is_not_finite_rejects_its_document_only(broker: FakeBroke
     assert rig.ended().clean
 
     assert sorted(rig.texts()) == ["a", "c"]
-    (letter,) = broker.read(DEAD_LETTERS)
-    headers = dict(letter.headers)
+    (dead_letter,) = broker.read(DEAD_LETTERS)
+    headers = dict(dead_letter.headers)
     assert headers["__connect.errors.stage"] == b"embed"
     assert b"NaN" in (headers["__connect.errors.exception.message"] or b"")
     assert rig.committed() == {0: 3}
@@ -191,7 +191,7 @@ def test_a_collection_dropped_behind_the_workers_back_is_an_error_that_says_so(b
         rig.ended()
 
 
-def test_a_lost_answer_is_asked_again_and_leaves_one_row(broker: FakeBroker) -> None:
+def test_a_write_whose_answer_was_lost_is_repeated_and_leaves_one_row(broker: FakeBroker) -> None:
     rig = Rig(broker, until_caught_up=True)
     rig.milvus.fail_next("upsert", Unavailable("no answer"), applied=True, collection=COLLECTION)
     broker.produce(TOPIC, document("a", "only one"))
@@ -287,12 +287,12 @@ def test_what_waits_for_milvus_when_it_is_revoked_is_never_written(broker: FakeB
         soon(lambda: rig.committed().get(0) == 1)
         away.set()
         broker.produce(TOPIC, document("gone", "one two"), partition=1)
-        broker.produce(TOPIC, document("mine", "one two"), partition=0)
+        broker.produce(TOPIC, document("kept", "one two"), partition=0)
         soon(lambda: "write" in rig.flow.waiting_reasons)
         reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))  # it writes nothing
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
         away.clear()
-        soon(lambda: "mine" in rig.texts())
+        soon(lambda: "kept" in rig.texts())
         soon(lambda: rig.flow.idle)
         assert "gone" not in rig.texts()
         assert rig.committed().get(1, 0) == 0
@@ -346,7 +346,7 @@ def test_a_worker_that_is_cut_off_leaves_the_group_after_its_last_call(broker: F
     assert entry["pending"], "nothing was sent after it"
 
 
-def test_the_model_is_asked_once_for_a_text_and_never_for_what_is_stored(broker: FakeBroker) -> None:
+def test_the_model_embeds_a_text_once_and_never_a_stored_one(broker: FakeBroker) -> None:
     long = [f"Sentence {number} is one of a long text." for number in range(12)]
     embedder = Counting("hash:8")
     broker.produce(TOPIC, document("a", "the same"))
@@ -386,7 +386,7 @@ def test_outcomes_add_up_when_deletes_are_settled_already(broker: FakeBroker) ->
     assert rig.texts() == {}
 
 
-def test_after_a_topic_was_created_anew_its_records_are_newer(broker: FakeBroker) -> None:
+def test_after_a_topic_was_deleted_and_created_again_its_records_are_newer(broker: FakeBroker) -> None:
     milvus = FakeMilvus()
     for number in range(3):
         broker.produce(TOPIC, document("a", f"old {number}"))
@@ -412,14 +412,14 @@ def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(b
     with pytest.raises(TooManyRejected, match=r"documents/0 .* offsets 12 to 27, invalid_json 16"):
         rig.ended()
     # The batch with the record above the limit (20-29) is not sent at all.
-    sent = {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)}
+    sent = {decode_dead_letter(dead_letter).offset for dead_letter in broker.read(DEAD_LETTERS)}
     assert sent == set(range(12, 20))
     assert rig.committed().get(0, 0) <= 20
 
     again = Rig(broker, rig.milvus, limits=DeadLetterLimits(max_consecutive=None), until_caught_up=True)
     again.start()
     assert again.ended().clean
-    assert {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
+    assert {decode_dead_letter(dead_letter).offset for dead_letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
     assert len(again.texts()) == 12
     assert again.committed() == {0: 40}
 

@@ -1,4 +1,4 @@
-"""Steps run beside each other, at most so many, and end in order."""
+"""Tasks run concurrently up to a number, and complete in order."""
 
 import threading
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_what_follows_is_in_order_whichever_step_ends_first(width: int, order: l
 
 
 def test_several_run_at_a_time_and_no_more() -> None:
-    """Two wait for each other; who submits a third waits until one of them has ended."""
+    """Two tasks wait for each other; submitting a third waits until one of them has ended."""
     go = [threading.Event() for _ in range(2)]
     both = threading.Barrier(2)
     submitted = threading.Event()
@@ -82,18 +82,18 @@ def test_several_run_at_a_time_and_no_more() -> None:
 
 
 def test_leaving_the_block_waits_for_what_is_under_way() -> None:
-    go, left = threading.Event(), threading.Event()
+    go, exited = threading.Event(), threading.Event()
     done: list[bool] = []
 
     def block() -> None:
         with OrderedExecutor(1, "step", unguarded) as steps:
             steps.submit(lambda: go.wait(2), done.append)
-        left.set()
+        exited.set()
 
     threading.Thread(target=block).start()
-    assert not left.wait(0.1)
+    assert not exited.wait(0.1)
     go.set()
-    assert left.wait(2)
+    assert exited.wait(2)
     assert done == [True]
 
 
