@@ -4,7 +4,7 @@ import threading
 
 from consumers.config.settings import Settings
 from consumers.http.probe_server import SidePort
-from consumers.ingest.worker import Summary
+from consumers.ingest.progress import Summary
 from consumers.wiring import common as wiring
 from consumers.wiring import ingest as ingest_wiring
 

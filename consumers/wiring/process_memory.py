@@ -1,4 +1,4 @@
-"""The memory of this process: how much it holds and has held (on Linux only), and what is there to stay."""
+"""The memory of this process, now and at its peak (on Linux only; elsewhere None), and what is there to stay."""
 
 import gc
 from collections.abc import Iterator
@@ -25,20 +25,20 @@ def frozen() -> Iterator[None]:
 
 
 def resident_bytes() -> int | None:
-    """Bytes of this process in memory now."""
+    """Resident bytes of this process now."""
     return _field("VmRSS:")
 
 
 def peak_bytes() -> int | None:
-    """Most bytes this process had in memory, since its start or `forget_peak`.
+    """Highest number of resident bytes since the start of this process or `forget_peak`.
 
-    `ru_maxrss` would count what its parent had when it started this one.
+    `ru_maxrss` would include the memory of its parent at the fork.
     """
     return _field("VmHWM:")
 
 
 def forget_peak() -> None:
-    """Count the peak anew from here, where the kernel allows it."""
+    """Restart the measurement of the peak, where the kernel allows it."""
     with suppress(OSError):
         _CLEAR.write_text(_FORGET_PEAK)
 

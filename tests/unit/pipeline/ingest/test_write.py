@@ -1,4 +1,4 @@
-"""Append mode writes several batches at a time; what follows from their order must not be seen."""
+"""Append mode writes two batches at a time; the result is the same as writing them one after the other."""
 
 import threading
 from collections.abc import Sequence
@@ -64,10 +64,10 @@ class Calls:
 
 @pytest.fixture
 def broker() -> FakeBroker:
-    made = FakeBroker()
-    made.create_topic(TOPIC, 2)
-    made.create_topic(DEAD_LETTERS, 1)
-    return made
+    broker = FakeBroker()
+    broker.create_topic(TOPIC, 2)
+    broker.create_topic(DEAD_LETTERS, 1)
+    return broker
 
 
 def publish(broker: FakeBroker, *batches: str, partition: int = 0) -> None:
@@ -115,7 +115,7 @@ def test_what_was_written_behind_a_failure_is_read_again(broker: FakeBroker) -> 
     assert again.committed() == {0: 2 * BATCH}
 
 
-def test_an_assignment_is_acted_on_behind_all_batches_before_it(broker: FakeBroker) -> None:
+def test_an_assignment_takes_effect_behind_all_batches_before_it(broker: FakeBroker) -> None:
     rig = Rig(broker, append=True)
     with running(rig):
         soon(rig.source.assignment)
@@ -123,7 +123,7 @@ def test_an_assignment_is_acted_on_behind_all_batches_before_it(broker: FakeBrok
         publish(broker, "a", "b")
         soon(lambda: len(calls.under_way) == 2)
         listed = len(rig.milvus.calls)
-        rig.flow.forget()
+        rig.flow.assign([(TOPIC, 0)])
         publish(broker, "c")
         _, second = calls.under_way
         calls.go(second)
@@ -131,7 +131,7 @@ def test_an_assignment_is_acted_on_behind_all_batches_before_it(broker: FakeBrok
         assert ("list_partitions", COLLECTION, 0) not in rig.milvus.calls[listed:]
         calls.free()
         soon(lambda: rig.committed().get(0) == 3 * BATCH)
-        assert ("list_partitions", COLLECTION, 0) in rig.milvus.calls[listed:], "asked anew after it"
+        assert ("list_partitions", COLLECTION, 0) in rig.milvus.calls[listed:], "read again after it"
 
 
 def test_an_outage_is_waited_out_by_both(broker: FakeBroker) -> None:
@@ -149,7 +149,7 @@ def test_an_outage_is_waited_out_by_both(broker: FakeBroker) -> None:
     assert len(rig.texts()) == 2 * BATCH
 
 
-def test_rejected_records_are_judged_in_the_order_of_the_log(broker: FakeBroker) -> None:
+def test_refused_records_are_counted_in_the_order_of_their_offsets(broker: FakeBroker) -> None:
     rig = Rig(broker, append=True, limits=DeadLetterLimits(max_consecutive=BATCH + 1))
     calls = Calls(rig)
     publish(broker, "a")

@@ -1,4 +1,4 @@
-"""Two windows of batches are embedded at a time; nothing that follows from their order is seen."""
+"""Two windows of batches are embedded at a time; the result is the same as embedding them one after the other."""
 
 import threading
 from collections.abc import Sequence
@@ -50,10 +50,10 @@ class Held(HashEmbedder):
 
 @pytest.fixture
 def broker() -> FakeBroker:
-    made = FakeBroker()
-    made.create_topic(TOPIC, 1)
-    made.create_topic(DEAD_LETTERS, 1)
-    return made
+    broker = FakeBroker()
+    broker.create_topic(TOPIC, 1)
+    broker.create_topic(DEAD_LETTERS, 1)
+    return broker
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_later_version_wins_though_it_was_embedded_first(broker: FakeBroker,
         publish_one_by_one(broker, model, "a", "b")
         model.go("b0")
         soon(lambda: model.ended == ["b0"])
-        assert rig.texts() == {}, "handed on before the window that came first"
+        assert rig.texts() == {}, "passed on before the window that came first"
         model.go("a0")
         soon(lambda: rig.committed().get(0) == 2 * BATCH)
     assert rig.texts() == {f"{number}": [f"b{number}"] for number in range(BATCH)}
@@ -117,12 +117,12 @@ def test_behind_a_window_that_fails_nothing_is_written(broker: FakeBroker, model
     assert model.begun == ["a0", "b0"], "the third has not begun"
 
 
-def test_an_assignment_is_acted_on_behind_both(broker: FakeBroker, model: Held, rig: Rig) -> None:
+def test_an_assignment_takes_effect_behind_both(broker: FakeBroker, model: Held, rig: Rig) -> None:
     with running(rig):
         soon(rig.source.assignment)
         publish_one_by_one(broker, model, "a", "b")
         listed = len(rig.milvus.calls)
-        rig.flow.forget()
+        rig.flow.assign([(TOPIC, 0)])
         model.go("a0")
         soon(lambda: rig.committed().get(0) == BATCH)
         assert ("list_partitions", COLLECTION, 0) not in rig.milvus.calls[listed:]
@@ -145,3 +145,18 @@ def test_a_worker_that_is_cut_off_begins_no_other_window(broker: FakeBroker, mod
     soon(lambda: not any(thread.name.startswith("ingest-") for thread in threading.enumerate()))
     assert model.begun == ["a0", "b0"]
     assert rig.committed() == {}
+
+
+def test_a_wait_for_the_batches_before_an_assignment_ends_with_the_flow(
+    broker: FakeBroker, model: Held, rig: Rig
+) -> None:
+    rig.start()
+    publish_one_by_one(broker, model, "a")
+    rig.flow.assign([(TOPIC, 0)])
+    publish(broker, "b")
+    soon(lambda: rig.flow.unwritten([(TOPIC, 0)]) == 2 * BATCH)
+    model.go("a0", error=ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        rig.ended()
+    soon(lambda: not any(thread.name.startswith("ingest-") for thread in threading.enumerate()))
+    assert model.begun == ["a0"]
