@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.chunking import Chunker, ChunkingPolicy, Tokens
+from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
+from pipeline.records import Tokens
 
 
 class ByteTokens:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from pipeline.chunking import Chunker, ChunkingPolicy, Tokens
+from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
 from pipeline.errors import UsageError
-from pipeline.records import MAX_TEXT_BYTES, Chunk
+from pipeline.records import MAX_TEXT_BYTES, Chunk, Tokens
 
 WORDS = HashEmbedder("hash:2").tokenizer
 
