@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.engine.batch_runner import BatchPlan, Runner
+from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.errors import Unavailable
-from tests.unit.pipeline.embedding.bare_models import AROUND, FLAT, HIDDEN, forward_of, texts
+from tests.unit.pipeline.embedding.bare_models import FLAT, HIDDEN, SPECIAL_TOKENS, forward_of, texts
 
 
 class Allocator(torch.nn.Module):
-    """Stands in front of a transformer and fails above a number of tokens, as memory does."""
+    """A transformer that fails above a number of tokens, as memory does."""
 
     def __init__(self, inner: torch.nn.Module, tokens: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Allocator(torch.nn.Module):
 
 
 class Counting(HostTransfer):
-    """Counts how often it was told that memory ran out."""
+    """Counts how often memory ran out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class Rig:
         self.memory = Allocator(self.forward._transformer, tokens)
         self.forward._transformer = self.memory
         self.transfer = Counting()
-        self.runner = Runner(self.forward, self.transfer, plan, dimension=HIDDEN)
+        self.runner = BatchRunner(self.forward, self.transfer, plan, dimension=HIDDEN)
 
     def vectors(self, lengths: list[int]) -> NDArray[np.float32]:
-        return self.runner.vectors(texts(lengths), AROUND)
+        return self.runner.vectors(texts(lengths), SPECIAL_TOKENS)
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def reference() -> Forward:
 
 
 def alone(lengths: list[int]) -> NDArray[np.float32]:
-    """Each text in a pass of its own, padded: what every way of running must give."""
+    """Vectors of each text in a pass of its own, padded: the reference for every layout."""
     forward = reference()
     rows = []
     for text in texts(lengths):
-        inputs = forward.inputs([text], AROUND)
+        inputs = forward.inputs([text], SPECIAL_TOKENS)
         rows.append(forward(inputs, HostTransfer().upload(inputs.arrays)).numpy())
     return np.concatenate(rows)
 
@@ -142,8 +142,8 @@ def test_one_text_that_is_too_long_stops_no_other(
     assert "embedding.chunk_too_long" in capsys.readouterr().out
 
 
-def test_memory_that_holds_nothing_is_trouble_and_no_fault_of_the_text(rig: Callable[..., Rig]) -> None:
-    made = rig(BatchPlan(1000), tokens=AROUND.tokens - 1)
+def test_memory_that_holds_nothing_is_unavailable_and_no_fault_of_the_text(rig: Callable[..., Rig]) -> None:
+    made = rig(BatchPlan(1000), tokens=SPECIAL_TOKENS.count - 1)
     with pytest.raises(Unavailable, match="one chunk of 30 tokens"):
         made.vectors([30, 10])
 
@@ -167,12 +167,12 @@ def test_each_worker_gets_the_threads_of_the_plan(rig: Callable[..., Rig], monke
     made = rig(BatchPlan(100, workers=1, threads=3))
     inner = made.forward._transformer.forward
 
-    def look(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def record(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         seen.append(torch.get_num_threads())
         result: dict[str, torch.Tensor] = inner(features)
         return result
 
-    monkeypatch.setattr(made.forward._transformer, "forward", look)
+    monkeypatch.setattr(made.forward._transformer, "forward", record)
     made.vectors([5])
     torch.set_num_threads(before)
     assert seen == [3]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.embedding.kernels import matmul_attention as product_attention
-from pipeline.embedding.kernels import varlen_attention as flat_attention
+from pipeline.embedding.kernels import matmul_attention as kernel
+from pipeline.embedding.kernels import varlen_attention
 from pipeline.embedding.kernels.matmul_attention import matmul_attention
 from pipeline.embedding.kernels.varlen_attention import attend
 
@@ -29,15 +29,15 @@ def made(lengths: Lengths, heads: int, size: int, *, spread: float = 1.5, seed: 
     return rows.bfloat16()
 
 
-class Kernel:
-    """What is done where products do not do; remembers the texts it was asked for."""
+class Fallback:
+    """The fallback; records the lengths of the texts it was called with."""
 
     def __init__(self, scale: float | None = None) -> None:
         self.scale = scale
-        self.asked: list[list[int]] = []
+        self.calls: list[list[int]] = []
 
     def __call__(self, rows: Sequence[torch.Tensor], lengths: Lengths) -> torch.Tensor:
-        self.asked.append(list(lengths))
+        self.calls.append(list(lengths))
         return exact(rows, lengths, self.scale).to(rows[2].dtype)
 
 
@@ -51,10 +51,10 @@ def exact(rows: Sequence[torch.Tensor], lengths: Lengths, scale: float | None) -
 
 
 def off(
-    rows: Sequence[torch.Tensor], lengths: Lengths, scale: float | None = None, kernel: Kernel | None = None
+    rows: Sequence[torch.Tensor], lengths: Lengths, scale: float | None = None, fallback: Fallback | None = None
 ) -> float:
     """How far the text that is farthest is from its exact result, as a share of that, or of values that cancel."""
-    found = matmul_attention(rows, lengths, scale, kernel or Kernel(scale)).double()
+    found = matmul_attention(rows, lengths, scale, fallback or Fallback(scale)).double()
     wanted, values = exact(rows, lengths, scale), rows[2].double()
     texts = [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
     return max(
@@ -87,9 +87,9 @@ def test_values_may_be_of_another_size_and_stand_in_another_order() -> None:
 def test_what_all_keys_have_in_common_costs_no_accuracy(common: float) -> None:
     """Scores of a few hundred would be rounded to whole numbers."""
     query, key, value = made([64, 60], 2, 32, spread=0.5)
-    kernel = Kernel()
-    assert off((query + 6, key + common, value), [64, 60], None, kernel) <= ROUNDING
-    assert kernel.asked == []
+    fallback = Fallback()
+    assert off((query + 6, key + common, value), [64, 60], None, fallback) <= ROUNDING
+    assert fallback.calls == []
 
 
 def test_what_the_keys_of_one_text_have_in_common_is_not_that_of_another() -> None:
@@ -102,85 +102,85 @@ def test_what_the_keys_of_one_text_have_in_common_is_not_that_of_another() -> No
 @pytest.mark.parametrize("scores", [1, 40, 16 * 16, 3 * 48 * 48])
 @pytest.mark.parametrize("lengths", [[100], [47, 47, 47], [48, 47, 46, 16, 16, 16], [300]])
 def test_scores_are_taken_a_part_at_a_time(scores: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product_attention, "_SCORES", scores)
-    monkeypatch.setattr(product_attention, "_LEAST_TOKENS", 0)
-    monkeypatch.setattr(product_attention, "_KEPT", scores)
-    monkeypatch.setattr(product_attention, "_MEMORY", product_attention._Memory())
-    kernel = Kernel()
-    assert off(made(lengths, 4, 8).unbind(), lengths, None, kernel) <= ROUNDING
-    assert kernel.asked == []
+    monkeypatch.setattr(kernel, "_MAX_SCORES", scores)
+    monkeypatch.setattr(kernel, "_MIN_TOKENS", 0)
+    monkeypatch.setattr(kernel, "_MAX_BUFFER", scores)
+    monkeypatch.setattr(kernel, "_BUFFERS", kernel.ScratchBuffers())
+    fallback = Fallback()
+    assert off(made(lengths, 4, 8).unbind(), lengths, None, fallback) <= ROUNDING
+    assert fallback.calls == []
 
 
-def test_few_tokens_are_left_to_the_kernel() -> None:
-    for lengths, asked in (([30, 9, 8], [[30, 9, 8]]), ([31, 9, 8], [])):
-        kernel = Kernel()
-        assert off(made(lengths, 2, 8).unbind(), lengths, None, kernel) <= ROUNDING
-        assert kernel.asked == asked
+def test_few_tokens_are_left_to_the_fallback() -> None:
+    for lengths, calls in (([30, 9, 8], [[30, 9, 8]]), ([31, 9, 8], [])):
+        fallback = Fallback()
+        assert off(made(lengths, 2, 8).unbind(), lengths, None, fallback) <= ROUNDING
+        assert fallback.calls == calls
 
 
-@pytest.mark.parametrize(("size", "asked"), [(1, [[33, 33]]), (7, [[33, 33]]), (8, [])])
-def test_narrow_heads_are_left_to_the_kernel(size: int, asked: list[list[int]]) -> None:
+@pytest.mark.parametrize(("size", "calls"), [(1, [[33, 33]]), (7, [[33, 33]]), (8, [])])
+def test_narrow_heads_are_left_to_the_fallback(size: int, calls: list[list[int]]) -> None:
     """Rounded scores are too coarse where few numbers are summed up."""
-    kernel = Kernel()
-    assert off(made([33, 33], 1, size).unbind(), [33, 33], None, kernel) <= ROUNDING
-    assert kernel.asked == asked
+    fallback = Fallback()
+    assert off(made([33, 33], 1, size).unbind(), [33, 33], None, fallback) <= ROUNDING
+    assert fallback.calls == calls
 
 
 @pytest.mark.parametrize("spread", [20.0, 1e3])
-def test_what_exponentials_do_not_hold_is_done_by_the_kernel(spread: float) -> None:
-    lengths, kernel = [70, 40, 38, 33, 20, 20, 20], Kernel()
+def test_what_exponentials_do_not_hold_is_done_by_the_fallback(spread: float) -> None:
+    lengths, fallback = [70, 40, 38, 33, 20, 20, 20], Fallback()
     rows = made(lengths, 2, 32)
     rows[:2, 110:148] *= spread  # the third text
-    assert off(rows.unbind(), lengths, None, kernel) <= ROUNDING
-    assert kernel.asked == [lengths]
+    assert off(rows.unbind(), lengths, None, fallback) <= ROUNDING
+    assert fallback.calls == [lengths]
 
 
 @pytest.mark.parametrize("beside", [0.0, torch.nan])
-def test_values_too_large_to_be_summed_up_are_left_to_the_kernel(beside: float) -> None:
-    kernel = Kernel()
+def test_values_too_large_to_be_summed_up_are_left_to_the_fallback(beside: float) -> None:
+    fallback = Fallback()
     rows = made([64, 63], 1, 32)
     rows[2, :64] *= 1e36
     rows[2, 64:] += beside
-    found = matmul_attention(rows.unbind(), [64, 63], None, kernel)
-    assert kernel.asked == [[64, 63]]
+    found = matmul_attention(rows.unbind(), [64, 63], None, fallback)
+    assert fallback.calls == [[64, 63]]
     assert found[:64].isfinite().all()
 
 
 def test_not_a_number_stays_in_its_text() -> None:
     rows = made([40, 40], 2, 8)
     rows[0, 40:] = torch.nan
-    found = matmul_attention(rows.unbind(), [40, 40], None, Kernel())
+    found = matmul_attention(rows.unbind(), [40, 40], None, Fallback())
     assert found[:40].isfinite().all()
     assert found[40:].isnan().all()
 
 
 def test_products_are_made_where_onednn_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [90, 64, 64, 64, 49]
-    asked: list[torch.dtype] = []
+    calls: list[torch.dtype] = []
 
     def counted(rows: Sequence[torch.Tensor], *others: Any) -> torch.Tensor:
-        asked.append(rows[0].dtype)
+        calls.append(rows[0].dtype)
         return matmul_attention(rows, *others)
 
-    monkeypatch.setattr(flat_attention, "matmul_attention", counted)
-    monkeypatch.setattr(flat_attention, "multiplied_by_onednn", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(varlen_attention, "matmul_attention", counted)
+    monkeypatch.setattr(varlen_attention, "uses_onednn", lambda dtype: dtype == torch.bfloat16)
     rows = made(lengths, 4, 8)
     offsets = torch.tensor([0, *accumulate(lengths)])
     where: dict[str, Any] = {"host_offsets": offsets, "cu_seq_lens_q": offsets}
     query, key, value = rows.transpose(1, 2)[:, None]
     found, _ = attend(torch.nn.Identity(), query, key, value, None, **where)
-    assert asked == [torch.bfloat16]
+    assert calls == [torch.bfloat16]
     wanted, _ = attend(torch.nn.Identity(), query.float(), key.float(), value.float(), None, **where)
     assert (found - wanted).norm() <= ROUNDING * wanted.norm()
     attend(torch.nn.Identity(), query, key[:, :2], value[:, :2], None, **where)
     attend(torch.nn.Identity(), query, key, value, None, is_causal=True, **where)
     attend(torch.nn.Identity(), query, key, value, None, sliding_window=89, **where)
-    assert len(asked) == 1
+    assert len(calls) == 1
     attend(torch.nn.Identity(), query, key, value, None, sliding_window=90, **where)
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
-def test_threads_do_not_share_their_room() -> None:
+def test_threads_do_not_share_their_buffers() -> None:
     """Each works on its own numbers while the others do."""
     distances: list[float] = []
     gate = threading.Barrier(4)

@@ -13,9 +13,8 @@ from transformers import BertConfig, BertModel
 from pipeline.embedding.kernels.packed_weights import PackedLinear, pack_weights
 from pipeline.embedding.loading import model as loading
 from pipeline.embedding.loading.model import load_model
-from tests.unit.pipeline.embedding.bare_models import FLAT, forward_of, mpnet
-from tests.unit.pipeline.embedding.test_flat import check, vectors
-from tests.unit.pipeline.embedding.test_model import TEXTS, distances, settings, whole
+from tests.unit.pipeline.embedding.bare_models import FLAT, fast_path_log, forward_of, mpnet, vectors
+from tests.unit.pipeline.embedding.loaded_models import TEXTS, distances, settings, whole
 from tests.unit.pipeline.embedding.tiny_models import build
 
 
@@ -32,7 +31,7 @@ def test_every_kind_of_model_gives_the_same_vectors(kind: str, capsys: pytest.Ca
         return forward_of(make(), pooling)
 
     plain, forward = made(), made()
-    assert "model.unpacked" not in check(forward, capsys, pack=True)
+    assert "model.unpacked" not in fast_path_log(forward, capsys, pack=True)
     assert forward.packed
     assert linears(forward._transformer) == []
     lengths = [50, 31, 16, 3, 1]
@@ -86,7 +85,7 @@ def test_a_model_that_reads_its_weights_itself_keeps_them(
     monkeypatch.setattr(attention, "forward", reads_weights(attention.forward))
     forward = forward_of(model, pooling)
     count, before = len(linears(model)), vectors(forward, [4, 9])
-    assert "model.unpacked" in check(forward, capsys, pack=True)
+    assert "model.unpacked" in fast_path_log(forward, capsys, pack=True)
     assert (forward.flat, forward.packed, len(linears(model))) == (True, False, count)
     assert np.allclose(vectors(forward, [4, 9]), before, rtol=0, atol=1e-4)
 
@@ -98,7 +97,7 @@ def test_a_product_that_is_wrong_is_noticed(
     monkeypatch.setattr(PackedLinear, "forward", lambda self, rows: right(self, rows) * 1.01)
     make, pooling = FLAT["bert"]
     forward = forward_of(make(), pooling)
-    assert "vectors differ" in check(forward, capsys, pack=True)
+    assert "vectors differ" in fast_path_log(forward, capsys, pack=True)
     assert not forward.packed
 
 
@@ -126,12 +125,12 @@ def test_weights_are_packed_where_onednn_multiplies(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = build(kind, tmp_path)
-    told, found = [], []
+    packed, found = [], []
     for by_onednn in (False, True):
-        monkeypatch.setattr(loading, "multiplied_by_onednn", lambda _, answer=by_onednn: answer)
+        monkeypatch.setattr(loading, "uses_onednn", lambda _, answer=by_onednn: answer)
         embedder = load_model(settings(folder))
-        told.append("packed=True" in capsys.readouterr().out.replace('"packed": true', "packed=True"))
+        packed.append("packed=True" in capsys.readouterr().out.replace('"packed": true', "packed=True"))
         found.append(embedder.embed(whole(embedder, TEXTS)))
         embedder.close()
-    assert told == [False, True]
+    assert packed == [False, True]
     assert distances(*found).max() <= 1e-5

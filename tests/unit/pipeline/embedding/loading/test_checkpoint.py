@@ -1,4 +1,4 @@
-"""Models whose files are damaged, or wrong in a way that only loading shows: told, never run."""
+"""Models whose files are damaged, or wrong in a way that only loading shows: refused, never run."""
 
 import json
 from collections.abc import Callable
