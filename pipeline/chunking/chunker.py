@@ -140,7 +140,7 @@ class _Units:
         return np.unique(boundaries[(boundaries > 0) & (boundaries < len(self._starts) - 1)])
 
     def windows(self, limit: int, overlap: int) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
-        """Characters [start, end) and token ids of each chunk; each has text that the chunks before it have not."""
+        """Characters [start, end) and token ids of each chunk; each has text that no chunk before it has."""
         begin = covered = 0
         last = len(self._starts) - 1
         # A cut at a sentence or word must leave enough new tokens, or rare boundaries would make tiny chunks.

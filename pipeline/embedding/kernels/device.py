@@ -57,7 +57,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def cap_memory(device: torch.device) -> None:
-    """Limit this process to most of the GPU memory that is free now, so that it never evicts its neighbours."""
+    """Limit this process to most of the GPU memory that is free now, so that its neighbours keep theirs."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         torch.cuda.set_per_process_memory_fraction(_FREE_MEMORY_SHARE * free / total, device)

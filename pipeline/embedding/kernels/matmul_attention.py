@@ -156,8 +156,7 @@ def _weighted_values(  # noqa: PLR0917 - three tensors in, two out
 ) -> None:
     """Write values weighted by 2^(factor * score), shape (heads, texts, padded, size), and the sums of the weights."""
     heads, texts, padded, _ = query.shape
-    # Softmax does not change when all keys of a text are shifted by one vector, but scores become smaller and more
-    # exact.
+    # Shifting all keys of a text by one vector does not change its softmax, but small scores are rounded less.
     key -= key.mean(2, keepdim=True)
     no_bias = query.new_empty(1, 1, 1)
     heads_at_once = max(1, _MAX_SCORES // (texts * padded * padded))

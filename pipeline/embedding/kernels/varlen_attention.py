@@ -86,9 +86,9 @@ def varlen_options(parameters: Container[str], span: AttentionSpan, head_size: i
         reach = -1 if span.window is None else span.window - 1
         return {"scale": span.scale, "window_size": (reach, 0 if span.causal else reach)}
     if span.window is not None:
-        raise NotImplementedError("a sliding window, which varlen_attn of this torch has not")
+        raise NotImplementedError("a sliding window, which varlen_attn of this torch does not support")
     if span.scale is not None and abs(span.scale * head_size**0.5 - 1) > 1e-6:
-        raise NotImplementedError("a scale other than the usual one, which varlen_attn of this torch has not")
+        raise NotImplementedError("a scale other than the default, which varlen_attn of this torch does not support")
     return {"is_causal": span.causal}
 
 

@@ -173,7 +173,7 @@ def _circumstances(model: _LoadedModel, target: _Target, budget: int | None) -> 
 
 
 def _dimension(setting: int | None, full: int) -> int:
-    """The components kept of the model's `full` ones; raises `UsageError` if it has not so many."""
+    """The components kept of the model's `full` ones; raises `UsageError` if there are fewer."""
     if setting is not None and not 1 <= setting <= full:
         raise UsageError(
             f"embedding.dimensions is {setting}, but the model's vectors have {full}: write a number from 1 to "

@@ -38,7 +38,7 @@ VOCABULARY = 300
 PADDING = 1
 LONGEST = 120
 WINDOW = 90
-"""Of the models with a sliding window; those that look to both sides reach half as far."""
+"""Of the models with a sliding window; those that are not causal reach half as far."""
 SPECIAL_TOKENS = SpecialTokens(np.array([5], dtype=np.int32), np.array([6, 7], dtype=np.int32), 0)
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -110,7 +110,7 @@ def mpnet() -> Forward:
 
 
 def texts(lengths: list[int]) -> list[NDArray[np.int32]]:
-    """A text of each length; each begins at another place of the vocabulary."""
+    """A text of each length; each starts with another token."""
     return [(np.arange(length, dtype=np.int32) * 7 + 31 * at) % 280 + 10 for at, length in enumerate(lengths)]
 
 

@@ -32,7 +32,7 @@ def settings(folder: Path, **changes: object) -> EmbeddingSettings:
 
 
 def whole(embedder: Embedder, texts: list[str]) -> list[Chunk]:
-    """Each text as one chunk; the texts must fit."""
+    """Chunks of the texts, one per text; the texts must fit."""
     chunker = Chunker(embedder.tokenizer, ChunkingPolicy(overlap=0))
     chunked = chunker.chunk(texts)
     assert all(len(chunks) == 1 for chunks in chunked)
@@ -44,7 +44,7 @@ def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np
     return np.asarray(np.sum(left * right, axis=1) / norms, dtype=np.float32)
 
 
-def distances(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Between the vectors, as shares of their lengths."""
-    apart = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    return np.asarray(apart, dtype=np.float32)
+def distances(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance of each pair of vectors, relative to the length of the expected one."""
+    distance = np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    return np.asarray(distance, dtype=np.float32)

@@ -21,15 +21,17 @@ def padded_and_flat(request: pytest.FixtureRequest) -> tuple[Forward, Forward]:
 
 @settings(max_examples=15, deadline=None)
 @given(lengths=LENGTHS)
-def test_flat_is_padded(padded_and_flat: tuple[Forward, Forward], lengths: list[int]) -> None:
+def test_flat_and_padded_batches_give_the_same_vectors(
+    padded_and_flat: tuple[Forward, Forward], lengths: list[int]
+) -> None:
     padded, flat = padded_and_flat
     expected = vectors(padded, sorted(lengths))
-    found = vectors(flat, sorted(lengths))
+    actual = vectors(flat, sorted(lengths))
     scale = np.linalg.norm(expected, axis=1, keepdims=True)
-    assert np.abs(found - expected).max() <= 2e-5 * scale.max()
+    assert np.abs(actual - expected).max() <= 2e-5 * scale.max()
 
 
 def test_the_texts_of_these_tests_differ(padded_and_flat: tuple[Forward, Forward]) -> None:
-    found = vectors(padded_and_flat[1], [30, 30, 31, 90])
-    gaps = np.linalg.norm(found[:, None] - found, axis=2) / np.linalg.norm(found, axis=1)
+    actual = vectors(padded_and_flat[1], [30, 30, 31, 90])
+    gaps = np.linalg.norm(actual[:, None] - actual, axis=2) / np.linalg.norm(actual, axis=1)
     assert gaps[~np.eye(4, dtype=bool)].min() > 0.02

@@ -61,7 +61,7 @@ def test_a_chunk_as_long_as_allowed_is_within_what_the_model_reads(pair: Pair) -
     assert cosines(pair.embedder.embed(chunks), expected).min() >= 0.995
 
 
-def test_no_row_of_the_real_model_needs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_of_the_real_model_needs_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its texts nor the filler of the row have scores that are too large for plain products."""
     fallbacks: list[Sequence[int]] = []
 
@@ -100,7 +100,7 @@ def test_nothing_to_embed_gives_no_rows(pair: Pair) -> None:
     assert pair.embedder.embed_queries([]).shape == (0, pair.embedder.stamp.dimension)
 
 
-def test_the_batch_a_text_stands_in_does_not_change_its_vector(pair: Pair) -> None:
+def test_the_batch_of_a_text_does_not_change_its_vector(pair: Pair) -> None:
     together = pair.embedder.embed_queries(TEXTS)
     alone = np.concatenate([pair.embedder.embed_queries([text]) for text in TEXTS])
     assert cosines(together, alone).min() >= 1 - 1e-5
@@ -157,7 +157,7 @@ def test_a_failing_forward_is_not_taken_for_a_lack_of_memory(tiny: Path) -> None
     embedder.close()
 
 
-def test_what_the_model_makes_of_a_text_is_not_hidden(tiny: Path) -> None:
+def test_nan_from_the_model_is_returned(tiny: Path) -> None:
     embedder = load_model(settings(tiny))
     table = embedder.runner._forward._transformer.model.get_parameter("embeddings.word_embeddings.weight")
     broken = embedder.tokenizer.tokenize(["fox"])[0].ids[0]

@@ -48,17 +48,17 @@ def matmul() -> Iterator[Any]:
     switch.fp32_precision = before
 
 
-@pytest.mark.parametrize(("seconds", "taken"), [([2.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 2.0], False)])
+@pytest.mark.parametrize(("seconds", "used"), [([2.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 2.0], False)])
 def test_onednn_makes_float32_products_where_it_is_faster(
-    seconds: list[float], taken: bool, matmul: Any, monkeypatch: pytest.MonkeyPatch
+    seconds: list[float], used: bool, matmul: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "_MAX_RELATIVE_ERROR", 1.0)  # also on a processor with AMX
     monkeypatch.setattr(device, "_best_seconds", lambda _: seconds)
-    assert device.enable_onednn_float32() is taken
-    assert (matmul.fp32_precision == "bf16") is taken
+    assert device.enable_onednn_float32() is used
+    assert (matmul.fp32_precision == "bf16") is used
 
 
-def test_products_that_round_are_not_taken_however_fast(matmul: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_round_are_not_used_however_fast(matmul: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     linear = torch.nn.functional.linear
 
     def rounding(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_products_that_round_are_not_taken_however_fast(matmul: Any, monkeypatch
     assert matmul.fp32_precision == "none"
 
 
-def test_float32_stays_exact_however_it_is_made_here(matmul: Any) -> None:
+def test_float32_stays_exact_with_either_library(matmul: Any) -> None:
     device.enable_onednn_float32()
     generator = torch.Generator().manual_seed(2)
     left, right = (torch.randn(384, 384, generator=generator) for _ in range(2))

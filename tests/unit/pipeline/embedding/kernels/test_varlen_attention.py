@@ -32,7 +32,7 @@ def test_a_window_in_a_long_document(window: int, causal: bool) -> None:
     torch.manual_seed(1)
     query, key, value = torch.randn(3, 1, 2, sum(lengths), 8)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    found, _ = attend(
+    actual, _ = attend(
         torch.nn.Identity(), query, key, value, None,
         **where(lengths), sliding_window=window, is_causal=causal,
     )  # fmt: skip
@@ -42,7 +42,7 @@ def test_a_window_in_a_long_document(window: int, causal: bool) -> None:
         mask = (distance.abs() < window) & ((distance >= 0) | (not causal))
         q, k, v = (row[:, :, start:end] for row in (query, key, value))
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-        assert torch.allclose(found[:, start:end], expected, atol=1e-5)
+        assert torch.allclose(actual[:, start:end], expected, atol=1e-5)
 
 
 def test_neighbours_of_one_length_are_one_run() -> None:

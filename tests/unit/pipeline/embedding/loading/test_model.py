@@ -87,13 +87,13 @@ def test_the_first_components_are_a_vector_of_their_own(kind: str, tmp_path: Pat
     folder = build(kind, tmp_path)
     every, first = load_embedder(settings(folder)), load_embedder(settings(folder, dimensions=8))
     expected = every.embed_queries(TEXTS)[:, :8]
-    if kind != "gte-modernbert":  # which does not normalise, and is not made to
+    if kind != "gte-modernbert":  # which does not normalise
         norms = np.linalg.norm(expected, axis=1, keepdims=True)
         assert norms.max() < 0.99
         expected = expected / norms
-    found = first.embed_queries(TEXTS)
-    assert found.shape == (len(TEXTS), 8)
-    assert distances(found, expected).max() <= 1e-5
+    actual = first.embed_queries(TEXTS)
+    assert actual.shape == (len(TEXTS), 8)
+    assert distances(actual, expected).max() <= 1e-5
     assert (first.stamp.dimension, first.stamp.digest) == (8, every.stamp.digest)
     assert first.stamp.fingerprint != every.stamp.fingerprint
     every.close()
@@ -137,7 +137,7 @@ def test_bfloat16_is_the_same_model_and_near(tiny: Path) -> None:
     rounded.close()
 
 
-def test_a_model_that_runs_otherwise_here_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_vectors_differ_here_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_special_tokens = batching._with_special_tokens
 
     def without_special_tokens(sequences: list[NDArray[np.int32]], _: object) -> object:
@@ -167,12 +167,12 @@ def test_loading_opens_no_connection(tiny: Path, monkeypatch: pytest.MonkeyPatch
         ({"dtype": "int8"}, "embedding.dtype"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(tiny: Path, change: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(tiny: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_embedder(settings(tiny, **change))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_asked_for_where_there_is_none_is_refused(tiny: Path) -> None:
+def test_cuda_on_a_machine_without_it_is_refused(tiny: Path) -> None:
     with pytest.raises(UsageError, match="finds no CUDA device"):
         load_embedder(settings(tiny, device="cuda"))

@@ -35,7 +35,7 @@ def test_a_plan_is_cached_for_its_circumstances_only(tmp_path: Path) -> None:
         json.dumps({"plan": {"tokens": 9}, "measured_for": CIRCUMSTANCES}).encode(),
     ],
 )
-def test_a_file_that_says_something_else_is_ignored_and_replaced(tmp_path: Path, content: bytes) -> None:
+def test_a_file_with_other_content_is_ignored_and_replaced(tmp_path: Path, content: bytes) -> None:
     cache = TuningCache(tmp_path, CIRCUMSTANCES)
     cache.write(BatchPlan(2048))
     (path,) = tmp_path.iterdir()
