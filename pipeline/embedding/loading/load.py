@@ -1,4 +1,4 @@
-"""From a setting to a loaded embedder."""
+"""The entry point: from embedding settings to a loaded embedder."""
 
 import structlog
 

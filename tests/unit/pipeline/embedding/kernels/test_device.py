@@ -15,7 +15,7 @@ def test_bfloat16_needs_native_support_and_a_gain(monkeypatch: pytest.MonkeyPatc
     chosen = {}
     for native in (False, True):
         for gain in (0.5, 2.0):
-            monkeypatch.setattr(device, "_native_bf16", lambda native=native: native)
+            monkeypatch.setattr(device, "_has_native_bf16", lambda native=native: native)
             monkeypatch.setattr(device, "_bf16_gain", lambda gain=gain: gain)
             chosen[native, gain] = device.resolve_dtype("auto", CPU)
     assert [case for case, dtype in chosen.items() if dtype == torch.bfloat16] == [(True, 2.0)]
@@ -25,7 +25,7 @@ def test_bfloat16_needs_native_support_and_a_gain(monkeypatch: pytest.MonkeyPatc
 def test_a_torch_without_the_checks_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not device._native_bf16()
+    assert not device._has_native_bf16()
 
 
 def test_the_gain_is_measured_on_this_machine() -> None:
@@ -42,23 +42,23 @@ def matmul() -> Iterator[Any]:
     switch: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = switch.fp32_precision
     switch.fp32_precision = "none"
-    device.float32_by_onednn.cache_clear()
+    device.enable_onednn_float32.cache_clear()
     yield switch
-    device.float32_by_onednn.cache_clear()
+    device.enable_onednn_float32.cache_clear()
     switch.fp32_precision = before
 
 
-@pytest.mark.parametrize(("seconds", "taken"), [([2.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 2.0], False)])
+@pytest.mark.parametrize(("seconds", "used"), [([2.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 2.0], False)])
 def test_onednn_makes_float32_products_where_it_is_faster(
-    seconds: list[float], taken: bool, matmul: Any, monkeypatch: pytest.MonkeyPatch
+    seconds: list[float], used: bool, matmul: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_EXACT", 1.0)  # also on a processor with AMX
-    monkeypatch.setattr(device, "_least_seconds", lambda _: seconds)
-    assert device.float32_by_onednn() is taken
-    assert (matmul.fp32_precision == "bf16") is taken
+    monkeypatch.setattr(device, "_MAX_RELATIVE_ERROR", 1.0)  # also on a processor with AMX
+    monkeypatch.setattr(device, "_best_seconds", lambda _: seconds)
+    assert device.enable_onednn_float32() is used
+    assert (matmul.fp32_precision == "bf16") is used
 
 
-def test_products_that_round_are_not_taken_however_fast(matmul: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_round_are_not_used_however_fast(matmul: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     linear = torch.nn.functional.linear
 
     def rounding(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -67,13 +67,13 @@ def test_products_that_round_are_not_taken_however_fast(matmul: Any, monkeypatch
         return linear(left, right)
 
     monkeypatch.setattr(torch.nn.functional, "linear", rounding)
-    monkeypatch.setattr(device, "_least_seconds", lambda _: [9.0, 1.0])
-    assert device.float32_by_onednn() is False
+    monkeypatch.setattr(device, "_best_seconds", lambda _: [9.0, 1.0])
+    assert device.enable_onednn_float32() is False
     assert matmul.fp32_precision == "none"
 
 
-def test_float32_stays_exact_however_it_is_made_here(matmul: Any) -> None:
-    device.float32_by_onednn()
+def test_float32_stays_exact_with_either_library(matmul: Any) -> None:
+    device.enable_onednn_float32()
     generator = torch.Generator().manual_seed(2)
     left, right = (torch.randn(384, 384, generator=generator) for _ in range(2))
     exact = left.double() @ right.double()

@@ -1,8 +1,8 @@
-"""Copies run beside the forward passes and still wait for what they must wait for.
+"""Copies run concurrently with the forward passes and still wait for what they must wait for.
 
-There is no GPU in this test. A fake of torch's streams keeps for each stream what it is known to come after, and a
-dispatch mode looks at every operation: one that touches what another stream wrote, without having waited for it, is a
-race that a GPU would show only now and then.
+There is no GPU in this test. A fake of torch's streams records for each stream which work of other streams it follows,
+and a dispatch mode inspects every operation: one that touches what another stream wrote, without having waited for it,
+is a race that a GPU would show only now and then.
 """
 
 import gc
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer, VectorsFuture
 from pipeline.embedding.engine.forward_pass import Forward, Inputs
-from tests.unit.pipeline.embedding.bare_models import AROUND, FLAT, forward_of, texts
+from tests.unit.pipeline.embedding.bare_models import FLAT, SPECIAL_TOKENS, forward_of, texts
 
 DEVICE = torch.device("cpu")
 
@@ -48,7 +48,7 @@ class Event:
 
 
 class Streams:
-    """As much of `torch.cuda` as is used."""
+    """The part of `torch.cuda` that is used."""
 
     def __init__(self) -> None:
         self.current = self.compute = Queue()
@@ -128,46 +128,46 @@ def rig() -> Rig:
 
 def test_several_batches_without_a_race_and_with_the_right_vectors(rig: Rig) -> None:
     batches = [[10, 10, 4], [60], [3, 2, 1]]
-    inputs = [rig.forward.inputs(texts(lengths), AROUND) for lengths in batches]
-    expected = [rig.forward(item, HostTransfer().upload(item.arrays)).numpy() for item in inputs]
+    inputs = [rig.forward.inputs(texts(lengths), SPECIAL_TOKENS) for lengths in batches]
+    expected = [rig.forward(batch, HostTransfer().upload(batch.arrays)).numpy() for batch in inputs]
     with Races(rig.streams) as races:
-        pending = [there_and_back(rig, item) for item in inputs]
+        pending = [there_and_back(rig, batch) for batch in inputs]
     for arriving, vectors in zip(pending, expected, strict=True):
         assert np.array_equal(arriving.wait(), vectors)
     # Each direction has a stream, neither is that of the forward passes.
-    ways = {stream for stream in races.copies if stream is not rig.streams.compute}
-    assert len(ways) == 2
+    copying = {stream for stream in races.copies if stream is not rig.streams.compute}
+    assert len(copying) == 2
 
 
 @pytest.mark.parametrize("forgotten", ["in", "out"])
 def test_a_wait_that_is_left_out_is_a_race(rig: Rig, forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = rig.streams.compute if forgotten == "in" else rig.transfer._out
+    waiting = rig.streams.compute if forgotten == "in" else rig.transfer._download_stream
     monkeypatch.setattr(waiting, "wait_stream", lambda _: None)
     with pytest.raises(AssertionError, match="does not wait"), Races(rig.streams):
-        there_and_back(rig, rig.forward.inputs(texts([5, 5]), AROUND))
+        there_and_back(rig, rig.forward.inputs(texts([5, 5]), SPECIAL_TOKENS))
 
 
 def test_what_the_device_still_reads_is_kept_until_the_vectors_are_here(rig: Rig) -> None:
-    inputs = rig.forward.inputs(texts([5, 5]), AROUND)
+    inputs = rig.forward.inputs(texts([5, 5]), SPECIAL_TOKENS)
     tensors = rig.transfer.upload(inputs.arrays)
     vectors = rig.forward(inputs, tensors)
     held = [weakref.ref(vectors), *map(weakref.ref, tensors.values())]
     pending: Any = rig.transfer.download(vectors, tensors)
     del vectors, tensors
     gc.collect()
-    assert all(item() is not None for item in held)
+    assert all(reference() is not None for reference in held)
     pending.wait()
     assert pending._arrived.waited
     gc.collect()
-    assert all(item() is None for item in held)
+    assert all(reference() is None for reference in held)
 
 
-def test_after_a_failed_pass_the_device_comes_to_rest_before_memory_is_given_back(rig: Rig) -> None:
+def test_after_a_failed_pass_the_device_is_synchronized_before_memory_is_released(rig: Rig) -> None:
     rig.transfer.recover()
     assert rig.streams.calls == ["synchronize", "empty_cache"]
 
 
-def test_the_stock_of_torch_offers_what_is_used() -> None:
+def test_torch_has_the_functions_in_use() -> None:
     for name in ("Stream", "stream", "current_stream", "synchronize", "empty_cache"):
         assert callable(getattr(torch.cuda, name))
     for name in ("wait_stream", "record_event"):

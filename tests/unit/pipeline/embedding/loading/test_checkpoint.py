@@ -1,4 +1,4 @@
-"""Models whose files are damaged, or wrong in a way that only loading shows: told, never run."""
+"""Models whose files are damaged, or wrong in a way that only loading shows: refused, never run."""
 
 import json
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def test_weights_under_the_names_of_a_larger_model_are_whole(folder: Path) -> No
     after.close()
 
 
-def test_names_that_only_transformers_understands_are_asked_of_it(folder: Path) -> None:
+def test_names_that_only_transformers_can_map_are_mapped(folder: Path) -> None:
     before = load_embedder(settings(folder))
     rewrite(
         folder,

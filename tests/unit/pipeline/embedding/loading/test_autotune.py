@@ -1,14 +1,11 @@
-"""The plan is the fastest of a few trials, found in a moment and remembered where that is possible."""
+"""The plan is the fastest of a few short trials."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from pipeline.embedding.engine.batch_runner import BatchPlan
 from pipeline.embedding.loading.autotune import CPU_BUDGET, GPU_BUDGET, tune_cpu, tune_gpu
-from pipeline.embedding.loading.tuning_cache import TuningFile
 
 CORES = 4
 
@@ -103,50 +100,3 @@ def test_on_a_gpu_a_budget_set_by_hand_is_not_tried() -> None:
     machine = Machine(lambda _: 1.0)
     assert tune_gpu(machine.rate, 5000) == BatchPlan(5000)
     assert machine.tried == []
-
-
-CIRCUMSTANCES: dict[str, str | int] = {"weights": "abc", "device": "some processor", "cores": 4}
-
-
-def test_a_plan_is_remembered_for_its_circumstances_only(tmp_path: Path) -> None:
-    folder = tmp_path / "not" / "there" / "yet"
-    TuningFile(folder, CIRCUMSTANCES).write(BatchPlan(2048, 2, 1))
-    assert TuningFile(folder, CIRCUMSTANCES).read() == BatchPlan(2048, 2, 1)
-    assert TuningFile(folder, CIRCUMSTANCES | {"cores": 8}).read() is None
-    (file,) = folder.iterdir()
-    assert [path.stat().st_mode & 0o777 for path in (folder, file)] == [0o700, 0o600]
-    assert len(list(folder.iterdir())) == 1  # nothing half-written is left
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\xff\xfe",
-        b"[]",
-        b"null",
-        b'{"plan": {}}',
-        json.dumps(
-            {"plan": {"token_budget": 1, "workers": 1, "threads": 1}, "measured_for": {"weights": "x"}}
-        ).encode(),
-        json.dumps({"plan": {"token_budget": -5, "workers": 1, "threads": 1}, "measured_for": CIRCUMSTANCES}).encode(),
-        json.dumps({"plan": {"token_budget": "9", "workers": 1, "threads": 1}, "measured_for": CIRCUMSTANCES}).encode(),
-        json.dumps({"plan": {"tokens": 9}, "measured_for": CIRCUMSTANCES}).encode(),
-    ],
-)
-def test_a_file_that_says_something_else_is_ignored_and_replaced(tmp_path: Path, content: bytes) -> None:
-    memory = TuningFile(tmp_path, CIRCUMSTANCES)
-    memory.write(BatchPlan(2048))
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(content)
-    assert memory.read() is None
-    memory.write(BatchPlan(512))
-    assert memory.read() == BatchPlan(512)
-
-
-def test_a_folder_that_cannot_be_written_to_is_only_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    memory = TuningFile(tmp_path / "file" / "folder", CIRCUMSTANCES)
-    memory.write(BatchPlan(2048))
-    assert "tuning.not_remembered" in capsys.readouterr().out
-    assert memory.read() is None

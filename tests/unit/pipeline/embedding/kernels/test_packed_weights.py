@@ -13,9 +13,8 @@ from transformers import BertConfig, BertModel
 from pipeline.embedding.kernels.packed_weights import PackedLinear, pack_weights
 from pipeline.embedding.loading import model as loading
 from pipeline.embedding.loading.model import load_model
-from tests.unit.pipeline.embedding.bare_models import FLAT, forward_of, mpnet
-from tests.unit.pipeline.embedding.test_flat import check, vectors
-from tests.unit.pipeline.embedding.test_model import TEXTS, distances, settings, whole
+from tests.unit.pipeline.embedding.bare_models import FLAT, fast_path_log, forward_of, mpnet, vectors
+from tests.unit.pipeline.embedding.loaded_models import TEXTS, distances, settings, whole
 from tests.unit.pipeline.embedding.tiny_models import build
 
 
@@ -25,19 +24,19 @@ def linears(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 @pytest.mark.parametrize("kind", [*sorted(FLAT), "mpnet"])
 def test_every_kind_of_model_gives_the_same_vectors(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def made() -> Any:
+    def build_forward() -> Any:
         if kind == "mpnet":
             return mpnet()
         make, pooling = FLAT[kind]
         return forward_of(make(), pooling)
 
-    plain, forward = made(), made()
-    assert "model.unpacked" not in check(forward, capsys, pack=True)
+    plain, forward = build_forward(), build_forward()
+    assert "model.unpacked" not in fast_path_log(forward, capsys, pack=True)
     assert forward.packed
     assert linears(forward._transformer) == []
     lengths = [50, 31, 16, 3, 1]
-    expected, found = vectors(plain, lengths), vectors(forward, lengths)
-    assert np.abs(found - expected).max() <= 2e-5 * np.linalg.norm(expected, axis=1).max()
+    expected, actual = vectors(plain, lengths), vectors(forward, lengths)
+    assert np.abs(actual - expected).max() <= 2e-5 * np.linalg.norm(expected, axis=1).max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -50,10 +49,10 @@ def test_a_packed_layer_is_the_layer(dtype: torch.dtype, shape: tuple[int, ...],
     exact = linear(rows.double(), layer.weight.double(), layer.bias.double() if bias else None)
     off = 1e-6 if dtype == torch.float32 else 0.005
     with torch.inference_mode():
-        for packed, wanted in ((PackedLinear(layer), exact), (PackedLinear(layer, gelu=True), gelu(exact))):
-            found = packed(rows)
-            assert (found.shape, found.dtype) == (wanted.shape, dtype)
-            assert (found - wanted).norm() <= off * wanted.norm()
+        for packed, expected in ((PackedLinear(layer), exact), (PackedLinear(layer, gelu=True), gelu(exact))):
+            actual = packed(rows)
+            assert (actual.shape, actual.dtype) == (expected.shape, dtype)
+            assert (actual - expected).norm() <= off * expected.norm()
 
 
 @pytest.mark.parametrize(("activation", "part_of_the_product"), [("gelu", True), ("gelu_new", False), ("relu", False)])
@@ -86,7 +85,7 @@ def test_a_model_that_reads_its_weights_itself_keeps_them(
     monkeypatch.setattr(attention, "forward", reads_weights(attention.forward))
     forward = forward_of(model, pooling)
     count, before = len(linears(model)), vectors(forward, [4, 9])
-    assert "model.unpacked" in check(forward, capsys, pack=True)
+    assert "model.unpacked" in fast_path_log(forward, capsys, pack=True)
     assert (forward.flat, forward.packed, len(linears(model))) == (True, False, count)
     assert np.allclose(vectors(forward, [4, 9]), before, rtol=0, atol=1e-4)
 
@@ -98,7 +97,7 @@ def test_a_product_that_is_wrong_is_noticed(
     monkeypatch.setattr(PackedLinear, "forward", lambda self, rows: right(self, rows) * 1.01)
     make, pooling = FLAT["bert"]
     forward = forward_of(make(), pooling)
-    assert "vectors differ" in check(forward, capsys, pack=True)
+    assert "vectors differ" in fast_path_log(forward, capsys, pack=True)
     assert not forward.packed
 
 
@@ -107,11 +106,11 @@ def test_a_torch_that_cannot_pack_leaves_the_model_as_it_is(failing: int, monkey
     """`failing`: layers packed before one cannot be."""
     model = FLAT["bert"][0]()
     before = dict(model.named_modules())
-    made: list[Any] = []
+    layers: list[Any] = []
 
     def packed(layer: torch.nn.Linear, **options: Any) -> PackedLinear:
-        made.append(layer)
-        if len(made) > failing:
+        layers.append(layer)
+        if len(layers) > failing:
             raise RuntimeError("no such operator")
         return PackedLinear(layer, **options)
 
@@ -126,12 +125,12 @@ def test_weights_are_packed_where_onednn_multiplies(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = build(kind, tmp_path)
-    told, found = [], []
+    packed, vectors_of_each = [], []
     for by_onednn in (False, True):
-        monkeypatch.setattr(loading, "multiplied_by_onednn", lambda _, answer=by_onednn: answer)
+        monkeypatch.setattr(loading, "uses_onednn", lambda _, answer=by_onednn: answer)
         embedder = load_model(settings(folder))
-        told.append("packed=True" in capsys.readouterr().out.replace('"packed": true', "packed=True"))
-        found.append(embedder.embed(whole(embedder, TEXTS)))
+        packed.append("packed=True" in capsys.readouterr().out.replace('"packed": true', "packed=True"))
+        vectors_of_each.append(embedder.embed(whole(embedder, TEXTS)))
         embedder.close()
-    assert told == [False, True]
-    assert distances(*found).max() <= 1e-5
+    assert packed == [False, True]
+    assert distances(*vectors_of_each).max() <= 1e-5

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,9 +222,3 @@ def test_a_missing_folder_says_so(model: str) -> None:
 def test_a_hub_id_that_is_not_here_says_how_to_get_it() -> None:
     with pytest.raises(UsageError, match="hf download nobody/has-this --local-dir"):
         find_model("nobody/has-this")
-
-
-def test_importing_the_room_loads_neither_torch_nor_transformers() -> None:
-    code = "import sys, pipeline.embedding, pipeline.chunking; print({'torch', 'transformers'} & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
-    assert ran.stdout.strip() == "set()"

@@ -12,7 +12,7 @@ from torch._inductor import config as inductor
 
 from pipeline.embedding.loading.model import load_model
 from pipeline.errors import UsageError
-from tests.unit.pipeline.embedding.test_model import TEXTS, distances, settings, whole
+from tests.unit.pipeline.embedding.loaded_models import TEXTS, distances, settings, whole
 from tests.unit.pipeline.embedding.tiny_models import build
 
 
@@ -42,7 +42,7 @@ def test_a_compiled_model_gives_the_same_vectors(kind: str, layout: str, tmp_pat
     plain.close()
 
 
-def test_without_a_compiler_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(inductor, "force_disable_caches", True)
     threads = torch.get_num_threads()
