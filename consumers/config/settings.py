@@ -32,15 +32,21 @@ class KafkaSection(_Section):
 
     bootstrap_servers: str = Field("localhost:9092", description="host:port, several separated by commas")
     topics: tuple[str, ...] = Field(("documents",), min_length=1, description="topics read by this group")
-    group_id: str = Field("milvus-stream", min_length=1)
+    group_id: str = Field("milvus-stream", min_length=1, description="consumer group; one group fills one collection")
     start_from: str = Field(
         "earliest", description="earliest | latest | an RFC 3339 time; acts on a group's very first start only"
     )
-    dead_letter_topic: str = Field("documents.dlq", min_length=1)
+    dead_letter_topic: str = Field(
+        "documents.dlq", min_length=1, description="takes records that can never be stored; none of `topics`"
+    )
     create_dead_letter_topic: bool = Field(True, description="create it at the start where it is missing")
-    session_timeout: Duration = Field(timedelta(seconds=45), description="a dead worker's share moves on after this")
+    session_timeout: Duration = Field(
+        timedelta(seconds=45), description="after it Kafka gives a dead worker's partitions to others"
+    )
     max_record_bytes: Bytes = Field(2**20, gt=0, description="a larger record is dead-lettered")
-    assignor: Literal["cooperative-sticky", "range", "roundrobin"] = "cooperative-sticky"
+    assignor: Literal["cooperative-sticky", "range", "roundrobin"] = Field(
+        "cooperative-sticky", description="how Kafka partitions are shared out; the same in all workers of a group"
+    )
 
     @field_validator("topics", mode="before")
     @classmethod
@@ -70,21 +76,31 @@ class DeadLettersSection(_Section):
 class RecordSection(_Section):
     """How a record's value is read."""
 
-    format: Literal["auto", "json", "text"] = "auto"
-    id_field: str = "id"
-    text_field: str = "text"
-    time_field: str = "event_time"
-    version_field: str | None = None
-    tenant_field: str | None = None
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: a value that begins with { is JSON, any other one is the text itself"
+    )
+    id_field: str = Field("id", description="the document's id; where it is missing, the record's key")
+    text_field: str = Field("text", description="the text to embed")
+    time_field: str = Field("event_time", description="the event time; where it is missing, Kafka's timestamp")
+    version_field: str | None = Field(
+        None, description="an integer or RFC 3339 time; the greater version wins, whatever the order of the records"
+    )
+    tenant_field: str | None = Field(None, description="the tenant; equal ids of two tenants are two documents")
     delete_field: str | None = Field(None, description="a record where this field is true deletes its own id")
 
 
 class IndexSection(_Section):
     """The index of the field `vector`; checked before the server is asked."""
 
-    type: str = "HNSW"
-    metric: str = "COSINE"
-    params: dict[str, Any] = Field(default_factory=lambda: {"M": 16, "efConstruction": 200})
+    type: str = Field(
+        "HNSW",
+        description="HNSW, FLAT, IVF_FLAT, IVF_SQ8, AUTOINDEX, SCANN, DISKANN, GPU_IVF_FLAT or GPU_CAGRA",
+    )
+    metric: str = Field("COSINE", description="COSINE, IP or L2")
+    params: dict[str, Any] = Field(
+        default_factory=lambda: {"M": 16, "efConstruction": 200},
+        description="build parameters of the index type; another type than HNSW begins with none",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -100,11 +116,15 @@ class MilvusSection(_Section):
 
     uri: str = Field("http://localhost:19530", description="address, or a path ending in .db for Milvus Lite")
     token: Secret | None = Field(None, description="user:password or an API key")
-    collection: str = Field("documents", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,200}$")
+    collection: str = Field(
+        "documents", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,200}$", description="created at the start where it is missing"
+    )
     durability: Literal["flush", "ack"] = Field(
         "flush", description="when an offset may be committed: after a flush, or after the server's answer"
     )
-    flush_interval: Duration = timedelta(seconds=30)
+    flush_interval: Duration = Field(
+        timedelta(seconds=30), description="least time between two flushes; offsets wait for a flush"
+    )
     timeout: Duration = Field(timedelta(seconds=10), description="of one call to Milvus")
     tombstone_retention: Duration | None = Field(
         timedelta(days=7), description="a delete is remembered so long: an older record cannot undo it; null: for ever"
@@ -115,12 +135,14 @@ class MilvusSection(_Section):
 class PartitioningSection(_Section):
     """Time partitions in Milvus, in UTC."""
 
-    by: Literal["hour", "day", "week", "month", "none"] = "day"
+    by: Literal["hour", "day", "week", "month", "none"] = Field("day", description="what one Milvus partition holds")
     future_skew: Duration = Field(timedelta(minutes=10), description="an event time further ahead is dead-lettered")
     retention: Duration | None = Field(None, description="an event time longer ago is too old")
-    too_old: Literal["dead_letter"] = "dead_letter"
+    too_old: Literal["dead_letter"] = Field("dead_letter", description="what happens to a record that is too old")
     hot: Literal["all"] = Field("all", description="which partitions stay loaded")
-    max_partitions: int = Field(1000, ge=1, le=4096)
+    max_partitions: int = Field(
+        1000, ge=1, le=4096, description="Milvus partitions of the collection; records beyond are dead-lettered"
+    )
 
 
 class ChunkingSection(_Section):
@@ -144,7 +166,9 @@ class EmbeddingSection(_Section):
         description="Matryoshka: keep so many components of each vector, for models trained for it; null: all",
     )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="precision of the model; auto: 16 bits where they are faster on this machine, else float32"
+    )
     token_budget: int | Literal["auto"] = Field(
         "auto", description="tokens in one forward pass, padding included; auto: measured at the start"
     )
@@ -168,9 +192,11 @@ class EmbeddingSection(_Section):
 class BatchSection(_Section):
     """When a micro-batch closes, and how much may be under way."""
 
-    max_records: int = Field(1000, ge=1, le=100_000)
-    max_bytes: Bytes = Field(8 * 2**20, gt=0)
-    max_wait: Duration = timedelta(milliseconds=500)
+    max_records: int = Field(1000, ge=1, le=100_000, description="a batch with so many records closes")
+    max_bytes: Bytes = Field(8 * 2**20, gt=0, description="a batch of so many bytes closes")
+    max_wait: Duration = Field(
+        timedelta(milliseconds=500), description="a batch closes when its first record has waited so long"
+    )
     buffer_bytes: Bytes = Field(
         64 * 2**20,
         gt=0,
@@ -181,8 +207,8 @@ class BatchSection(_Section):
 class QuerySection(_Section):
     """The query worker."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="address it listens on; `::` is IPv6 and IPv4")
+    port: int = Field(8080, ge=0, le=65535, description="0: any free port, logged at the start")
     max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
 
@@ -190,9 +216,9 @@ class QuerySection(_Section):
 class TelemetrySection(_Section):
     """Metrics and probes of the ingest worker, and logs."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="address of metrics and probes; `::` is IPv6 and IPv4")
     port: int = Field(9464, ge=0, le=65535, description="0: any free port, logged at the start")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 
 
