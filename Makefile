@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check format test bench bench-embed bench-overload chaos mutants lock clean
+.PHONY: help install demo check docs format test bench bench-embed bench-overload chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -33,6 +33,9 @@ check: install ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install ## write the reference of all settings into docs/configuration.md
+	$(BIN)/python -m tests.docs.configuration
 
 format: install ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""Documents made from the code; a test holds them to it."""
