@@ -1,0 +1,26 @@
+"""docs/operations/deploy.md names the metrics that there are, and all of them."""
+
+import re
+
+from prometheus_client import CollectorRegistry
+
+from pipeline.telemetry.metrics import IngestMetrics, QueryMetrics
+from tests.docs.blocks import DOCS
+
+PAGE = (DOCS / "operations" / "deploy.md").read_text()
+
+
+def declared() -> set[str]:
+    registry = CollectorRegistry()
+    IngestMetrics(registry)
+    QueryMetrics(registry)
+    return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
+
+
+def test_the_page_explains_every_metric() -> None:
+    assert sorted(name for name in declared() if name not in PAGE) == []
+
+
+def test_every_metric_of_the_page_exists() -> None:
+    named = set(re.findall(r"\b(?:ingest|query)_[a-z_]+\b", PAGE))
+    assert sorted(named - declared()) == []
