@@ -1,4 +1,4 @@
-"""Every command in the README does what the README says, in the order in which it stands there."""
+"""Every command in the README and the quickstart does what the page says, in the order of the page."""
 
 import json
 import os
@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from pymilvus import MilvusClient
 
 from tests.support.rigs.load import Sent, produce
@@ -24,14 +25,15 @@ pytestmark = pytest.mark.servers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def _blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def _commands() -> list[list[str]]:
-    return [block.strip().splitlines() for block in _blocks("sh")]
+def _commands(page: str = README) -> list[list[str]]:
+    return [block.strip().splitlines() for block in _blocks("sh", page)]
 
 
 def test_the_two_commands_of_a_fresh_machine() -> None:
@@ -63,26 +65,52 @@ def test_the_commands_for_a_kafka_and_milvus_of_ones_own(
     (config,), (record,) = _blocks("yaml"), _blocks("json")
     (tmp_path / "milvus-stream.yaml").write_text(config)
     topic, collection = make_topic(2, prefix="readme"), unique_name("readme").replace("-", "_")
+    document = json.loads(record) | {"event_time": datetime.now(UTC).isoformat()}
+    produce(kafka_bootstrap, topic, [Sent(b"ticket", json.dumps(document).encode()), Sent(b"bad", b"{")])
+    with _shell(tmp_path, kafka_bootstrap, topic, milvus_uri, collection) as shell:
+        _run_all(_commands()[1], shell, document["id"])
+
+
+def test_the_quickstart_leads_to_a_search_result(
+    kafka_bootstrap: str, milvus_uri: str, unique_name: Callable[..., str], tmp_path: Path
+) -> None:
+    (config,), (publishing,) = _blocks("yaml", QUICKSTART), _blocks("python", QUICKSTART)
+    (tmp_path / "milvus-stream.yaml").write_text(config)
+    topic = unique_name("quickstart")
+    install, local, *steps = _commands(QUICKSTART)
+    assert install == ["make install", "source .venv/bin/activate", "milvus-stream --help"]
+    assert local == ["milvus-stream local up --kafka-port 9092 --milvus-port 19530"]
+    with _shell(tmp_path, kafka_bootstrap, topic, milvus_uri, topic.replace("-", "_")) as shell:
+        assert "ingest" in shell.run(shlex.split(install[2]))
+        assert {"--kafka-port", "--milvus-port"} <= set(shell.run(["milvus-stream", "local", "up", "--help"]).split())
+        program = publishing.replace("localhost:9092", kafka_bootstrap).replace('"documents"', f'"{topic}"')
+        shell.run([sys.executable, "-c", program])
+        _run_all([command for step in steps for command in step], shell, "ticket-4711")
+    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
+        admin.delete_topics([topic])
+
+
+@contextmanager
+def _shell(folder: Path, kafka: str, topic: str, milvus: str, collection: str) -> Iterator["_Shell"]:
+    """A shell whose environment sends the configuration of a page to the servers of the tests."""
     settings = {
-        "KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap,
+        "KAFKA__BOOTSTRAP_SERVERS": kafka,
         "KAFKA__TOPICS": topic,
         "KAFKA__GROUP_ID": topic,
         "KAFKA__DEAD_LETTER_TOPIC": f"{topic}.dlq",
-        "MILVUS__URI": milvus_uri,
+        "MILVUS__URI": milvus,
         "MILVUS__COLLECTION": collection,
         "MILVUS__FLUSH_INTERVAL": "1s",
         "EMBEDDING__MODEL": "hash:32",
         "TELEMETRY__PORT": "0",
         "QUERY__PORT": "0",
     }
-    document = json.loads(record) | {"event_time": datetime.now(UTC).isoformat()}
-    produce(kafka_bootstrap, topic, [Sent(b"ticket", json.dumps(document).encode()), Sent(b"bad", b"{")])
-    shell = _Shell(tmp_path, {f"MILVUS_STREAM__{name}": value for name, value in settings.items()})
+    shell = _Shell(folder, {f"MILVUS_STREAM__{name}": value for name, value in settings.items()})
     try:
-        _run_all(_commands()[1], shell, document["id"])
+        yield shell
     finally:
         shell.close()
-        with closing(MilvusClient(milvus_uri)) as client:
+        with closing(MilvusClient(milvus)) as client:
             for name in (collection, f"{collection}__ledger"):
                 client.drop_collection(name)
 

@@ -50,3 +50,11 @@ def test_a_refused_request_is_answered_with_the_problem_shown() -> None:
         parse_request(body, Limits(), NOW_MS)
     assert refusal.value.at == label.removeprefix("refused ")
     assert json.loads(bytes(problem_of(refusal.value).response().body)) == examples("problem")[0]
+
+
+def test_the_answer_in_the_readme_has_fields_of_the_code_only() -> None:
+    ((_, content),) = [block for block in blocks(DOCS.parent / "README.md", "json") if block[0] == "answer"]
+    shown, whole = json.loads(content), examples("answer")[0]
+    assert shown.keys() <= whole.keys()
+    assert shown["results"][0].keys() <= whole["results"][0].keys()
+    assert shown["searched"].keys() == whole["searched"].keys()
