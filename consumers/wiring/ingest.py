@@ -35,9 +35,13 @@ from pipeline.ingest.batching import BatchPolicy
 from pipeline.ingest.flow import WINDOW_TOKENS, FlowPolicy, IngestFlow
 from pipeline.records import Receipt
 from pipeline.store import (
+    STALENESS_S,
     AppendWriter,
+    Flusher,
     FlushGovernor,
+    FlushMarker,
     FlushPolicy,
+    Ledger,
     MilvusPartitions,
     MilvusServerApi,
     SweepPolicy,
@@ -46,11 +50,10 @@ from pipeline.store import (
     WritePolicy,
     Writer,
     holds_topic,
+    ledger_name,
     open_collection,
     open_ledger,
 )
-from pipeline.store.flushing.shared_marker import FlushMarker
-from pipeline.store.writing.ledger import STALENESS_S, Ledger
 from pipeline.telemetry.metrics import IngestMetrics
 
 log = structlog.get_logger(__name__)
@@ -218,13 +221,13 @@ def _worker(
         metrics.last_durable.set(time.time())
         receipts.extend(durable)
 
-    governor = FlushGovernor(
+    flusher = Flusher(
         api,
         _collections(settings),
         FlushPolicy(
             durability=settings.milvus.durability,
             interval_s=settings.milvus.flush_interval.total_seconds(),
-            rows=LITE_FLUSH_ROWS if api.server.lite else None,
+            rows=LITE_FLUSH_ROWS if api.server.capabilities.slow_unflushed_search else None,
         ),
         on_durable=on_durable,
         on_flush=metrics.observe_flush,
@@ -232,6 +235,7 @@ def _worker(
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
         leads=lambda: (settings.kafka.topics[0], 0) in worker.owned,
     )
+    governor = FlushGovernor(flusher)
     flow = IngestFlow(
         decoder=wiring.decoder(settings),
         chunker=wiring.chunker(settings, model),
@@ -285,4 +289,4 @@ def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics)
 
 def _collections(settings: Settings) -> tuple[str, ...]:
     name = settings.milvus.collection
-    return (name,) if settings.mode == "append" else (name, f"{name}__ledger")
+    return (name,) if settings.mode == "append" else (name, ledger_name(name))

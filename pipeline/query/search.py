@@ -15,16 +15,19 @@ from pipeline.query.limits import InvalidRequest, pointer
 from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import SearchPlan, plan
-from pipeline.query.ranking import TENANT, metadata_names, rank, similarity_score
+from pipeline.query.ranking import metadata_names, rank, similarity_score
 from pipeline.query.request import SearchRequest
-from pipeline.store.collection.indexes import search_params
-from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
-from pipeline.store.partitions import DEFAULT_PARTITION, interval
+from pipeline.records import METADATA_FIELD, ROW_FIELDS, TENANT_FIELD, VECTOR_FIELD
+from pipeline.store import (
+    DEFAULT_PARTITION,
+    CollectionInfo,
+    Hit,
+    MilvusServerApi,
+    VectorSearch,
+    interval,
+    search_params,
+)
 
-ROW_FIELDS = ("doc_id", "chunk", "text", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
-_METADATA = "$meta"
-"""As an output field: all keys of the dynamic field, without the vector. Milvus 2.3.5 cannot name keys like `a-b`."""
-_VECTOR = "vector"
 _MOST_NAMES_ASKED = 16
 _CLOCK_SLACK_S = 0.01
 """gRPC may end a call a moment before its deadline."""
@@ -132,7 +135,7 @@ class Searcher:
 
     def _describe(self) -> CollectionInfo:
         info = self._api.describe(self._collection)
-        if info is None or _VECTOR not in info.indexes:
+        if info is None or VECTOR_FIELD not in info.indexes:
             raise Unavailable(f"the collection {self._collection} does not exist yet; an ingest worker creates it")
         self._accept(info)
         return info
@@ -142,7 +145,7 @@ class Searcher:
         planned = plan(request.time, request.filter, existing, self._partitions.released(), ask.catalogue)
         ranked, complete = self._fetch(ask, planned)
         self._names.learn(name for hits in ranked for name in metadata_names(hits, declared))
-        metric = ask.info.indexes[_VECTOR].metric
+        metric = ask.info.indexes[VECTOR_FIELD].metric
         shape = partial(_result, fields=request.fields, declared=declared, metric=metric, existing=existing)
         return SearchResult(
             results=tuple(tuple(shape(hit) for hit in hits) for hits in ranked),
@@ -156,7 +159,8 @@ class Searcher:
         request, settings = ask.request, self._settings
         most = max(request.limit, settings.max_candidates)
         wanted = min(request.limit * settings.overfetch, most)
-        fields = (*ROW_FIELDS, TENANT if request.fields == () else _METADATA)
+        # The dynamic field as a whole: Milvus 2.3.5 cannot name keys like `a-b`.
+        fields = (*ROW_FIELDS, TENANT_FIELD if request.fields == () else METADATA_FIELD)
         ranked: list[list[Hit]] = []
         while True:
             try:
@@ -190,13 +194,15 @@ class Searcher:
         try:
             return self._api.search(
                 self._collection,
-                vectors,
-                limit,
-                expression=expression,
-                fields=fields,
-                partitions=partitions,
-                params=search_params(ask.info.indexes[_VECTOR], limit),
-                timeout=left,
+                VectorSearch(
+                    vectors,
+                    limit,
+                    expression=expression,
+                    fields=fields,
+                    partitions=partitions,
+                    params=search_params(ask.info.indexes[VECTOR_FIELD], limit),
+                    timeout_s=left,
+                ),
             )
         except Unavailable as error:
             if self._clock() >= ask.deadline - _CLOCK_SLACK_S:
@@ -215,7 +221,7 @@ class Searcher:
 
         def exists(name: str) -> bool:
             expression = f"exists {metadata_reference(name)}"
-            hits = self._call(ask, ask.vectors[:1], 1, expression, (_METADATA,), None)[0]
+            hits = self._call(ask, ask.vectors[:1], 1, expression, (METADATA_FIELD,), None)[0]
             self._names.learn(metadata_names(hits, ask.catalogue.declared))
             return bool(hits)
 
@@ -253,7 +259,7 @@ def _result(
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),
         source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
-        metadata={name: row[name] for name in names if name != _METADATA},
+        metadata={name: row[name] for name in names if name != METADATA_FIELD},
     )
 
 

@@ -133,7 +133,7 @@ def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
 def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
     searcher = Searcher(shelf.api, shelf.name)
     request = parse_request({"query": "q"}, Limits(), 0)
-    if shelf.api.server.lite:  # it keeps every partition loaded
+    if not shelf.api.server.capabilities.needs_load:
         assert searcher.search(request, EAST, 10.0).searched.skipped == ()
         return
     shelf.api.release_partitions(shelf.name, ["d20261120"])

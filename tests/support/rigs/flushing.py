@@ -62,7 +62,7 @@ class Cluster:
 
 
 class Connection:
-    """One worker's connection: every call waits for its turn, and fails when it is told to."""
+    """One worker's connection: every call waits for its turn, and fails when `trouble` says so."""
 
     def __init__(self, cluster: Cluster, turn: Callable[[], None]) -> None:
         self._cluster = cluster
@@ -180,7 +180,7 @@ class Worker:
     def _settle(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             number = receipt.positions[0].offset
-            assert number not in self.durable, "told twice"
+            assert number not in self.durable, "reported twice"
             for collection in COLLECTIONS:
                 began = max(self._cluster.finished[collection], default=0)
                 assert began > self.acked[number], f"acknowledged at {self.acked[number]}, {collection} flushed {began}"

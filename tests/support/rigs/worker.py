@@ -25,6 +25,7 @@ from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Chunk, Receipt
 from pipeline.store import (
     AppendWriter,
+    Flusher,
     FlushGovernor,
     FlushPolicy,
     MilvusPartitions,
@@ -119,12 +120,13 @@ class Rig:
         self.connection: Any = Connection(self.milvus)
         self.receipts: deque[Receipt] = deque()
         self.metrics = IngestMetrics(CollectorRegistry())
-        self.governor = FlushGovernor(
+        flusher = Flusher(
             self.connection,
             (COLLECTION, f"{COLLECTION}__ledger"),
             FlushPolicy(durability=self.durability, interval_s=0.05),
             on_durable=self.receipts.extend,
         )
+        self.governor = FlushGovernor(flusher)
         self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.append)
         partitions = MilvusPartitions(self.connection, COLLECTION)
         self.flow = IngestFlow(
