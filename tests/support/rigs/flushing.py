@@ -135,7 +135,7 @@ class Worker:
             api,
             COLLECTIONS,
             FlushPolicy(durability, interval_s=INTERVAL_S),
-            self._settle,
+            self._settle if durability == "flush" else self._settle_at_ack,
             lambda: cluster.now,
             marker=FlushMarker(api, "docs", lambda: cluster.now),
             leads=lambda: self.leads,
@@ -185,6 +185,11 @@ class Worker:
                 began = max(self._cluster.finished[collection], default=0)
                 assert began > self.acked[number], f"acknowledged at {self.acked[number]}, {collection} flushed {began}"
             self.durable.add(number)
+
+    def _settle_at_ack(self, receipts: Sequence[Receipt]) -> None:
+        (receipt,) = receipts
+        assert receipt.positions[0].offset == len(self.acked) - 1, "not the one acknowledged now"
+        self.durable.add(len(self.acked) - 1)
 
     def _pause(self) -> None:
         self._paused.release()

@@ -13,7 +13,6 @@ from pipeline.audit import (
     compare_document,
     expected_state,
     stored_row,
-    supersedes,
     text_digest,
 )
 from pipeline.records import Delete, Position, Put
@@ -177,37 +176,6 @@ def test_append_mode_asks_for_exactly_the_rows_of_every_record() -> None:
         ["misplaced", "duplicated"],
     )
     assert summary(compare_document(state(DOCUMENT), None, rows(DOCUMENT), view))[1] == ["extra", "missing"]
-
-
-# --- the expected state ----------------------------------------------------------------------------------------------
-
-
-def candidates(*operations: Put | Delete) -> list[int]:
-    return [each.position.offset for each in state(*operations).candidates]
-
-
-def test_the_last_record_counts_and_the_highest_version_before_it() -> None:
-    assert candidates(put("a", "x", 1), delete("a", 2), put("a", "y", 3)) == [3]
-    assert candidates(put("a", "x", 1, version=5), put("a", "y", 2, version=4)) == [1]
-    assert candidates(put("a", "x", 1, version=5), put("a", "y", 2, version=5)) == [2]
-    elsewhere = put("a", "y", 9, version=6, partition=1)
-    assert candidates(put("a", "x", 1, version=5), elsewhere) == [9]
-
-
-def test_where_arrival_decides_every_order_is_possible() -> None:
-    assert sorted(candidates(put("a", "x", 1), put("a", "y", 2), put("a", "z", 9, partition=1))) == [2, 9]
-    # Folded in one batch, the null value never came to delete version 5.
-    assert sorted(candidates(put("a", "x", 1, version=5), delete("a", 2), put("a", "y", 3, version=4))) == [1, 3]
-    assert candidates(put("a", "x", 1, version=5), delete("a", 2)) == [2]
-
-
-def test_only_what_can_never_last_is_forgotten_early() -> None:
-    first, second = expected(put("a", "x", 1)), expected(put("a", "y", 2))
-    assert supersedes(second, first)
-    assert not supersedes(replace(second, certain=False), first)
-    assert not supersedes(expected(put("a", "y", 2, partition=1)), first)
-    assert not supersedes(expected(put("a", "y", 2, version=1)), first)
-    assert not supersedes(expected(put("a", "y", 2, version=1)), expected(put("a", "x", 1, version=2)))
 
 
 def test_an_intent_of_a_document_never_stored_is_pending() -> None:

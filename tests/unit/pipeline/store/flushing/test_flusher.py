@@ -4,7 +4,6 @@ from typing import Literal
 
 import pytest
 
-from pipeline.store.flushing.policy import FlushPolicy
 from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 LONG = 3
@@ -127,24 +126,3 @@ def test_who_waits_for_nothing_asks_for_nothing(durability: Literal["flush", "ac
         assert (quiet > asked) == queries
         run(cluster, workers, 5, acking=[leader])
         assert follower.api.queries == quiet, "all is durable"
-
-
-@pytest.mark.parametrize(
-    ("waited", "silent", "spacing", "taken_over"),
-    [
-        (2.9, 2.9, 0.0, False),
-        (3.1, 3.1, 0.0, True),
-        (3.1, 0.5, 0.0, False),
-        (5.9, 0.5, 0.0, False),
-        (6.1, 0.5, 0.0, True),
-        (5.0, 5.0, 2.0, False),
-        (6.1, 6.1, 2.0, True),
-    ],
-)
-def test_when_another_worker_is_no_longer_waited_for(
-    waited: float, silent: float, spacing: float, taken_over: bool
-) -> None:
-    now, seconds = 1000.0, 7.0
-    policy = FlushPolicy(interval_s=seconds)
-    since, announced = now - waited * seconds, now - silent * seconds
-    assert policy.must_take_over(since, announced, now, spacing * seconds) == taken_over
