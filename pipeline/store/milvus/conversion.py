@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 def sdk_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows as pymilvus takes them. Raises ValueError for a repeated id, which Milvus 2.3 would store twice."""
     if len({row["id"] for row in rows}) != len(rows):
-        raise ValueError("an id is repeated in one upsert; fold the rows first")
+        raise ValueError("an id occurs twice in one upsert; fold the rows first")
     return [dict(row) for row in rows]
 
 

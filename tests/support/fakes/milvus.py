@@ -239,7 +239,7 @@ class FakeMilvus:
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         if len({row["id"] for row in rows}) != len(rows):
-            raise ValueError("an id is repeated in one upsert; fold the rows first")
+            raise ValueError("an id occurs twice in one upsert; fold the rows first")
         if not rows:
             return
         self._lease.bounded(CALL_S)
