@@ -18,7 +18,7 @@ from consumers.audit.scope import AuditSpan, audit_span, dead_letters
 from consumers.audit.workspace import AuditWorkspace, StoredDocument
 from consumers.kafka import KafkaSettings, topic_ranges
 from consumers.replay.plan import ReplayTimes
-from pipeline.audit import KINDS, AuditScope, Finding, compare_document, expected_state
+from pipeline.audit import KINDS, AuditScope, ExpectedState, Finding, compare_document
 from pipeline.chunking import Chunker
 from pipeline.store import NOWHERE, Granularity, Key, MilvusServerApi
 
@@ -229,7 +229,7 @@ class Audit:
         return bool(positions) and all(position.offset < ends.get(position[:2], 0) for position in positions)
 
     def _compare_one(self, document: StoredDocument) -> Finding:
-        return compare_document(expected_state(document.operations), document.entry, document.rows, self._scope)
+        return compare_document(ExpectedState.of(document.operations), document.entry, document.rows, self._scope)
 
     # --- the second pass ---------------------------------------------------------------------------------------------
 

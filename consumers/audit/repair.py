@@ -9,7 +9,7 @@ import structlog
 from consumers.audit.reading import ReplayedDecision, StoredReader
 from consumers.audit.workspace import StoredDocument
 from consumers.kafka import KafkaSettings, records_at
-from pipeline.audit import AuditScope, Finding, RepairPlan, repair_plan
+from pipeline.audit import AuditScope, Finding, RepairPlan, plan_repair
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import NotFound, RateLimited, UsageError
@@ -87,7 +87,7 @@ class Repairer:
             elif finding.expected is None:
                 refused[document.key] = "no_record"
             else:
-                plan = repair_plan(finding.expected, document.entry, document.rows, scope)
+                plan = plan_repair(finding.expected, document.entry, document.rows, scope)
                 chosen.append((document, finding.expected.position, plan))
         operations = self._operations({position for _, position, _ in chosen})
         ready = [choice for choice in chosen if choice[1] in operations]

@@ -1,7 +1,7 @@
 """The audit of one document: its Kafka records against its stored rows and its ledger row. Pure."""
 
 from pipeline.audit.compare import compare_document
-from pipeline.audit.expected_state import ExpectedState, ExpectedWrite, expected_state, supersedes
+from pipeline.audit.expected_state import ExpectedState, ExpectedWrite, supersedes
 from pipeline.audit.findings import (
     KINDS,
     STORED_FIELDS,
@@ -12,7 +12,7 @@ from pipeline.audit.findings import (
     stored_row,
     text_digest,
 )
-from pipeline.audit.repair_plan import RepairPlan, repair_plan
+from pipeline.audit.repair_plan import RepairPlan, plan_repair
 
 __all__ = [
     "KINDS",
@@ -25,8 +25,7 @@ __all__ = [
     "RepairPlan",
     "StoredRow",
     "compare_document",
-    "expected_state",
-    "repair_plan",
+    "plan_repair",
     "stored_row",
     "supersedes",
     "text_digest",

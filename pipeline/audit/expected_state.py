@@ -66,6 +66,28 @@ class ExpectedState:
     by_batches: bool = False
     """The batches may have decided (case 2 above)."""
 
+    @classmethod
+    def of(cls, operations: Iterable[ExpectedWrite]) -> "ExpectedState":
+        """The possible final states, by the rules of `fold` and of the ledger's guard."""
+        ordered = sorted(operations, key=lambda operation: operation.position)
+        last_writes: set[ExpectedWrite] = set()
+        maybe_nothing = bool(ordered)
+        partitions = 0
+        for _, of_partition in groupby(ordered, key=lambda operation: operation.position[:2]):
+            writes, maybe_none = _of_one_partition(list(of_partition))
+            last_writes |= writes
+            maybe_nothing = maybe_nothing and maybe_none
+            partitions += 1
+        versioned = {operation.version is not None for operation in ordered}
+        if versioned == {True}:
+            newest = max((write.version or 0 for write in last_writes if write.certain), default=MIN_INT64)
+            last_writes = {write for write in last_writes if (write.version or 0) >= newest}
+        elif partitions > 1 and len(versioned) > 1:
+            # A null value in one Kafka partition lets an older version of another one pass the guard.
+            last_writes = set(ordered)
+        by_batches = len(versioned) > 1 and (partitions > 1 or ordered[-1].version is not None)
+        return cls(tuple(sorted(last_writes, key=_probability, reverse=True)), maybe_nothing, by_batches)
+
 
 def supersedes(later: ExpectedWrite, earlier: ExpectedWrite) -> bool:
     """Whether `later` replaces `earlier` however the batches were cut; it must be the next operation of the document.
@@ -78,28 +100,6 @@ def supersedes(later: ExpectedWrite, earlier: ExpectedWrite) -> bool:
     if later.version is None or earlier.version is None:
         return later.version is None and earlier.version is None
     return later.version >= earlier.version
-
-
-def expected_state(operations: Iterable[ExpectedWrite]) -> ExpectedState:
-    """The possible final states, by the rules of `fold` and of the ledger's guard."""
-    ordered = sorted(operations, key=lambda operation: operation.position)
-    last_writes: set[ExpectedWrite] = set()
-    maybe_nothing = bool(ordered)
-    partitions = 0
-    for _, of_partition in groupby(ordered, key=lambda operation: operation.position[:2]):
-        writes, maybe_none = _of_one_partition(list(of_partition))
-        last_writes |= writes
-        maybe_nothing = maybe_nothing and maybe_none
-        partitions += 1
-    versioned = {operation.version is not None for operation in ordered}
-    if versioned == {True}:
-        newest = max((write.version or 0 for write in last_writes if write.certain), default=MIN_INT64)
-        last_writes = {write for write in last_writes if (write.version or 0) >= newest}
-    elif partitions > 1 and len(versioned) > 1:
-        # A null value in one Kafka partition lets an older version of another one pass the guard.
-        last_writes = set(ordered)
-    by_batches = len(versioned) > 1 and (partitions > 1 or ordered[-1].version is not None)
-    return ExpectedState(tuple(sorted(last_writes, key=_probability, reverse=True)), maybe_nothing, by_batches)
 
 
 def _of_one_partition(operations: Sequence[ExpectedWrite]) -> tuple[set[ExpectedWrite], bool]:

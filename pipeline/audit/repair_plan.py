@@ -18,7 +18,7 @@ class RepairPlan:
     """Milvus partition -> row ids that no footprint can cover, because they were computed for another partition."""
 
 
-def repair_plan(
+def plan_repair(
     expected: ExpectedWrite, entry: Entry | None, rows: Sequence[StoredRow], scope: AuditScope
 ) -> RepairPlan:
     """The plan for a document whose last operation is `expected`. Rows of other programs are left alone."""

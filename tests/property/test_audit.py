@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from pipeline.audit import (
     STORED_FIELDS,
     AuditScope,
+    ExpectedState,
     ExpectedWrite,
     Finding,
     StoredRow,
     compare_document,
-    expected_state,
-    repair_plan,
+    plan_repair,
     stored_row,
     supersedes,
     text_digest,
@@ -102,7 +102,7 @@ class Site:
         rows, entries, scope, by_key = self.rows(), self.entries(), self.scope(), self.expected()
         return {
             key: compare_document(
-                expected_state(remaining(by_key.get(key, []))), entries.get(key), rows.get(key, []), scope
+                ExpectedState.of(remaining(by_key.get(key, []))), entries.get(key), rows.get(key, []), scope
             )
             for key in {*by_key, *rows, *entries}
         }
@@ -116,7 +116,7 @@ class Site:
         by_position = {operation.position: operation for operation in self.operations}
         for key, finding in self.findings().items():
             if finding.problems and finding.expected is not None:
-                plan = repair_plan(finding.expected, entries.get(key), rows.get(key, []), scope)
+                plan = plan_repair(finding.expected, entries.get(key), rows.get(key, []), scope)
                 ledger.cache({each: entry for each, (entry, _) in ledger.read([key]).items()})
                 ledger.write([plan.intent])
                 ledger.release([key])
@@ -157,7 +157,7 @@ def test_whatever_was_ingested_is_found_as_the_records_ask(history: tuple[list[O
     for key, finding in findings.items():
         assert finding.problems == ()
         assert finding.outcome == "sound" or (
-            expected_state(expected_writes[key]).by_batches and finding.outcome == "unverifiable"
+            ExpectedState.of(expected_writes[key]).by_batches and finding.outcome == "unverifiable"
         )
 
 
@@ -224,5 +224,5 @@ def test_any_damage_is_found_and_repaired(
     assert found == touched or len(damages) > 1
     site.repair()
     assert not any(finding.problems for finding in site.findings().values())
-    if len(damages) == 1 and all(len(expected_state(some).candidates) == 1 for some in site.expected().values()):
+    if len(damages) == 1 and all(len(ExpectedState.of(some).candidates) == 1 for some in site.expected().values()):
         assert (site.store.rows(), site.entries()) == before

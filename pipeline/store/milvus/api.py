@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.records import VECTOR_FIELD
-from pipeline.store.milvus.capabilities import Capabilities, Version, capabilities
+from pipeline.store.milvus.capabilities import Capabilities, Version, capabilities_of
 from pipeline.store.milvus.write_lease import LeftS
 
 Row = Mapping[str, Any]
@@ -32,7 +32,7 @@ class ServerInfo:
     capabilities: Capabilities = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "capabilities", capabilities(self.number, lite=self.lite))
+        object.__setattr__(self, "capabilities", capabilities_of(self.number, lite=self.lite))
 
 
 @dataclass(frozen=True, slots=True)

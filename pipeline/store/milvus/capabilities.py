@@ -52,7 +52,7 @@ class Capabilities:
     """Deletes can be lost while segments are loaded or compacted. Measured on 2.3.5 only (`tests/chaos`)."""
 
 
-def capabilities(version: Version, *, lite: bool) -> Capabilities:
+def capabilities_of(version: Version, *, lite: bool) -> Capabilities:
     """The capabilities of a server; the version numbers of Lite count from another start and decide nothing."""
     return Capabilities(
         bm25=lite or version >= (2, 5, 0),

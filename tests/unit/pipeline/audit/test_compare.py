@@ -11,7 +11,6 @@ from pipeline.audit import (
     Finding,
     StoredRow,
     compare_document,
-    expected_state,
     stored_row,
     text_digest,
 )
@@ -43,7 +42,7 @@ def entry(operation: Put | Delete, place: str = HOME, *, fingerprint: str = "mod
 
 
 def state(*operations: Put | Delete, certain: bool = True) -> ExpectedState:
-    return expected_state(expected(operation, certain=certain) for operation in operations)
+    return ExpectedState.of(expected(operation, certain=certain) for operation in operations)
 
 
 def summary(finding: Finding) -> tuple[str, list[str]]:
@@ -106,7 +105,7 @@ def test_a_record_that_may_have_been_rejected_needs_no_row_until_the_ledger_name
     assert summary(compare_document(maybe, entry(DOCUMENT), rows(DOCUMENT), SCOPE)) == ("sound", [])
     assert summary(compare_document(maybe, entry(DOCUMENT), [], SCOPE)) == ("problem", ["missing"])
     before = put("a", "four", 40)
-    either = expected_state([expected(before), expected(DOCUMENT, certain=False)])
+    either = ExpectedState.of([expected(before), expected(DOCUMENT, certain=False)])
     assert summary(compare_document(either, entry(before), rows(before), SCOPE)) == ("sound", [])
     assert summary(compare_document(either, entry(DOCUMENT), rows(DOCUMENT), SCOPE)) == ("sound", [])
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.audit import ExpectedWrite, expected_state, supersedes
+from pipeline.audit import ExpectedState, ExpectedWrite, supersedes
 from pipeline.records import Delete, Put
 from tests.support.documents import delete, put
 
@@ -12,7 +12,7 @@ def expected(operation: Put | Delete) -> ExpectedWrite:
 
 
 def candidates(*operations: Put | Delete) -> list[int]:
-    return [write.position.offset for write in expected_state(map(expected, operations)).candidates]
+    return [write.position.offset for write in ExpectedState.of(map(expected, operations)).candidates]
 
 
 def test_the_last_record_counts_and_the_highest_version_before_it() -> None:
