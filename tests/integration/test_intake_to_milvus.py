@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pipeline.intake import Decoder, IntakeLimits, Reason, RecordMapping
@@ -28,6 +28,7 @@ from pipeline.store import connect
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.writing.rows import ledger_id
 from tests.support.documents import DIMENSION, NOON_MS
+from tests.support.examples import examples
 from tests.support.names import unique
 from tests.support.stores import Store, make_store
 
@@ -158,7 +159,7 @@ def test_odd_records_are_stored_and_read_back_as_they_are(store: Store) -> None:
         assert (entry.version, entry.pending) == (put.version, False)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@examples(0.03, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(records, min_size=30, max_size=60), st.integers(1_000, 2**62))
 def test_any_record_accepted_is_stored_and_read_back_as_it_is(
     store: Store, drawn: list[dict[str, Any]], first: int

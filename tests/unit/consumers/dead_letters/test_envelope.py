@@ -1,6 +1,6 @@
 """Dead letters cut to size, and read back, for anything a record can hold."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.dead_letters.envelope import (
@@ -14,6 +14,7 @@ from consumers.dead_letters.envelope import (
     retimed,
 )
 from pipeline.records import Position, Rejected, SourceRecord
+from tests.support.examples import examples
 
 NAMES = st.text(max_size=20) | st.sampled_from(
     [CONNECT + "topic", CONNECT + "stage", OWN + "reason", OWN + "origin", OWN + "null-headers"]
@@ -31,7 +32,7 @@ REJECTED = st.builds(Rejected, RECORDS, st.just("decode"), st.just("bad"), st.te
 
 
 @given(REJECTED, st.integers(2_048, 60_000))
-@settings(deadline=None, max_examples=150)
+@examples(1.5)
 def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> None:
     whole = encode_dead_letter(rejected, pipeline="p", worker="w")
     record = rejected.record
@@ -47,7 +48,6 @@ def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> No
 
 
 @given(REJECTED)
-@settings(deadline=None)
 def test_what_is_read_back_is_what_was_written(rejected: Rejected) -> None:
     record = rejected.record
     made = encode_dead_letter(rejected, pipeline="p", worker="w")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.embedding.kernels.varlen_attention import AttentionSpan, attend, runs, varlen_options
 from pipeline.embedding.loading.fast_paths import enable_fast_paths
 from pipeline.records import Tokens
+from tests.support.examples import examples
 from tests.unit.pipeline.embedding.bare_models import AROUND, FLAT, LONGEST, WINDOW, forward_of, mpnet, texts
 
 LENGTHS = st.lists(st.integers(0, LONGEST - 3), min_size=1, max_size=8)
@@ -35,7 +36,7 @@ def padded_and_flat(request: pytest.FixtureRequest) -> tuple[Forward, Forward]:
     return padded, flat
 
 
-@settings(max_examples=15, deadline=None)
+@examples(0.15)
 @given(lengths=LENGTHS)
 def test_flat_is_padded(padded_and_flat: tuple[Forward, Forward], lengths: list[int]) -> None:
     padded, flat = padded_and_flat
