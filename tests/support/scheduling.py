@@ -4,10 +4,36 @@ import pytest
 
 # A worker that waits for a server or for a session to end leaves its core to the others: what waits longest begins
 # first, and short tests that need a core fill the gaps.
-_LONGEST_FIRST: tuple[str, ...] = ()
+_LONGEST_FIRST = (
+    "tests/recovery/test_chaos.py",
+    "tests/recovery/test_crash_points.py::test_a_crash_at_any",
+    "tests/integration/test_worker_process.py::test_a_backlog",
+    "tests/integration/test_readme.py",
+    "tests/integration/test_audit.py",
+    "tests/integration/test_replay.py",
+    "tests/recovery/test_crash_points.py",
+    "tests/integration/test_commands.py",
+    "tests/unit/pipeline/embedding/test_model.py",
+    "tests/contract/test_milvus_differential.py",
+    "tests/integration/",
+    "tests/contract/",
+    "tests/property/test_writer_machine.py",
+    "tests/unit/pipeline/embedding",
+    "tests/property/",
+)
 _SERVERS = {"fake", "server", "lite", "real", "milvus_uri", "milvus_lite_uri"}
 # Files whose tests share nothing that takes long to make: each test is a group.
-_SPLIT: tuple[str, ...] = ()
+_SPLIT = (
+    "tests/recovery/test_crash_points.py",
+    "tests/contract/test_dead_letters.py",
+    "tests/contract/test_kafka_source.py",
+    "tests/contract/test_milvus_faults.py",
+    "tests/integration/test_dlq_retry.py",
+    "tests/integration/test_local.py",
+    "tests/integration/test_main_job.py",
+    "tests/integration/test_readme.py",
+    "tests/integration/test_worker_process.py",
+)
 
 
 def group(items: list[pytest.Item]) -> None:
