@@ -13,8 +13,9 @@ import pytest
 
 from pipeline.failpoints import EXIT_CODE
 from tests.support.processes import running
-from tests.support.rigs.crash_site import CrashSite, crash_site, failing_at
+from tests.support.rigs.crash_site import CrashSite, crash_site
 from tests.support.rigs.load import Load
+from tests.support.rigs.site import failing_at
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -80,9 +81,9 @@ def _crash_repeatedly(site: CrashSite, points: dict[str, int], chance: random.Ra
 
 def _crash_when_another_joins(site: CrashSite, point: str, load: Load) -> None:
     site.publish(load.next_records(RECORDS))
-    with running(site.command("ingest"), site.folder / f"{site.name}-first.log", failing_at(point)) as first:
+    with running(site.arguments("ingest"), site.folder / f"{site.name}-first.log", failing_at(point)) as first:
         eventually(lambda: "batch.written" in first.errors(), within=60, what=site.about("work of the first worker"))
-        with running(site.command("ingest"), site.folder / f"{site.name}-second.log"):
+        with running(site.arguments("ingest"), site.folder / f"{site.name}-second.log"):
             for _ in range(300):  # there is always something under way
                 site.publish(load.next_records(10))
                 with suppress(subprocess.TimeoutExpired):
