@@ -22,12 +22,11 @@ from pipeline.records import (
     Position,
     Put,
     Rejected,
-    SourceRecord,
 )
 from pipeline.store import connect
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.writing.rows import ledger_id
-from tests.support.documents import DIMENSION, NOON_MS
+from tests.support.documents import DIMENSION, NOON_MS, source_record
 from tests.support.examples import examples
 from tests.support.names import unique
 from tests.support.stores import Store, make_store
@@ -96,6 +95,7 @@ values = st.recursive(
     leaves | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
+
 records = st.dictionaries(st.text(max_size=6), values, max_size=6)
 
 
@@ -112,7 +112,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 def decode(fields: dict[str, Any], offset: int) -> Operation:
     value = {"id": f"id-{offset}", "text": "word", "event_time": NOON_MS, "org": "t", "v": 1, **fields}
     raw = json.dumps(value, ensure_ascii=False).encode()
-    return DECODER.decode(SourceRecord(Position("documents", 0, offset), NOON_MS, None, raw), NOON_MS)
+    return DECODER.decode(source_record(raw, None, at=("documents", 0, offset)), NOON_MS)
 
 
 def stored(store: Store, puts: Sequence[Put]) -> list[Put]:

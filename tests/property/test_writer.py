@@ -23,6 +23,7 @@ from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, delete, embed_all, put
 from tests.support.examples import examples
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.writer import newest
 
 NAME = "docs"
 LEDGER = "docs__ledger"
@@ -103,16 +104,6 @@ class Server:
             }
             if not entry.pending and stored.get(doc_id, {}).keys() != expected:
                 self.broken.append(f"L2: {doc_id} is not pending and has other rows than {entry}")
-
-
-def newest(operations: Sequence[Operation]) -> dict[str, Operation]:
-    """By doc_id the operation that counts: the highest version, among equal ones (or without versions) the last."""
-    found: dict[str, Operation] = {}
-    for operation in operations:
-        there = found.get(operation.key[1])
-        if there is None or (operation.version or 0) >= (there.version or 0):
-            found[operation.key[1]] = operation
-    return found
 
 
 def rows_of(operation: Operation) -> set[tuple[str, int, str]]:
