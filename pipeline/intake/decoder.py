@@ -8,11 +8,14 @@ from unicodedata import category
 import orjson
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.json import MAX_INT, Format, check_integers, decode_utf8, parse, shown
+from pipeline.intake.formats.json import Format, check_integers, decode_utf8, parse, shown
 from pipeline.intake.reasons import Reason
 from pipeline.records import (
     MAX_DOC_ID_BYTES,
+    MAX_INT64,
     MAX_METADATA_BYTES,
+    MIN_INT64,
+    RESERVED_NAMES,
     Delete,
     Document,
     Operation,
@@ -22,27 +25,6 @@ from pipeline.records import (
 )
 from pipeline.timestamps import event_time_ms, rfc3339_microseconds
 
-RESERVED_NAMES = frozenset(
-    {
-        "id",
-        "doc_id",
-        "chunk",
-        "text",
-        "vector",
-        "sparse",
-        "event_time",
-        "tenant",
-        "kafka_topic",
-        "kafka_partition",
-        "kafka_offset",
-        "$meta",
-    }
-)
-"""Names of a row that are not metadata's; metadata of such a name is kept as `meta_<name>`.
-
-`tenant` and `sparse` count always, not only where they are in use: searches tell documents apart by `tenant`, and a
-collection that moves to a newer server must not give other names to the same records.
-"""
 _MAY_HOLD_INTEGERS = frozenset({int, dict, list})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INVISIBLE = frozenset({"Cc", "Cf"})
@@ -213,7 +195,7 @@ class Decoder:
         if name is None:
             return None
         value = content.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and -MAX_INT - 1 <= value <= MAX_INT:
+        if isinstance(value, int) and not isinstance(value, bool) and MIN_INT64 <= value <= MAX_INT64:
             return value
         if isinstance(value, str):
             try:

@@ -10,14 +10,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
 from pipeline.errors import MilvusStreamError
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
-from pipeline.store.milvus.api import MilvusServerApi, ServerInfo
+from pipeline.store.milvus.api import MilvusServerApi, ServerInfo, VectorSearch
 from pipeline.store.milvus.client import connect
+from tests.support.examples import examples
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
 
@@ -144,7 +145,8 @@ class Subject:
 
     def search(self, partition: str) -> list[str]:
         (hits,) = self.api.search(
-            self.collection, np.ones((1, DIMENSION), np.float32), 100, partitions=[partition], strong=True
+            self.collection,
+            VectorSearch(np.ones((1, DIMENSION), np.float32), 100, partitions=[partition], strong=True),
         )
         return sorted(hit.id for hit in hits)
 
@@ -169,7 +171,7 @@ def pair(kind: str, request: pytest.FixtureRequest) -> Iterator[tuple[Subject, S
 
 def spec(server: ServerInfo, name: str) -> Any:
     index = IndexSettings("FLAT", "COSINE", {})
-    return documents_spec(name, dimension=DIMENSION, index=index, stamp={"name": "m"}, bm25=server.bm25)
+    return documents_spec(name, dimension=DIMENSION, index=index, stamp={"name": "m"}, bm25=server.capabilities.bm25)
 
 
 def steps(ids_of: Mapping[str, tuple[str, ...]], bad: Sequence[str]) -> st.SearchStrategy[list[Step]]:
@@ -205,10 +207,8 @@ ONE_PLACE = {partition: IDS[2 * number : 2 * number + 2] for number, partition i
 """Lite keeps an id in one Milvus partition only and deletes it wherever it is; while it stands in one, all agree."""
 
 
-@settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
+@examples(
+    0.3,
     phases=[Phase.generate],  # making a failure small takes minutes on a real server
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -8,11 +8,11 @@ import orjson
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.reasons import Reason
+from pipeline.records import MAX_INT64, MIN_INT64
 
 Format = Literal["auto", "json", "text"]
 MAX_DEPTH = 32
 """Levels of objects and lists in a record, the outermost counted."""
-MAX_INT = 2**63 - 1
 _SPACES = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 _BEYOND_INTEGERS = 2.0**63
@@ -59,7 +59,7 @@ def check_integers(name: str, value: Any) -> None:
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             check_integers(name, item)
-    elif isinstance(value, int) and not -MAX_INT - 1 <= value <= MAX_INT:
+    elif isinstance(value, int) and not MIN_INT64 <= value <= MAX_INT64:
         message = f"the field {shown(name)} holds an integer beyond 64 bits; write it as a string"
         raise RecordRejected(Reason.INVALID_METADATA, message)
 

@@ -10,20 +10,10 @@ from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import NOON_MS, delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.stores import Store, make_store, write
+from tests.support.stores import Store, write
 
 TODAY, TOMORROW = "d20261122", "d20261123"
 TOO_LONG = "x" * (MAX_TEXT_BYTES + 1)
-
-
-@pytest.fixture
-def fake() -> FakeMilvus:
-    return FakeMilvus()
-
-
-@pytest.fixture
-def store(fake: FakeMilvus) -> Store:
-    return make_store(fake, "docs")
 
 
 def writes(fake: FakeMilvus) -> list[tuple[str, str, int]]:
@@ -283,7 +273,7 @@ def test_reads_miss_nothing_at_first_after_an_outage_and_when_much_was_forgotten
     fake: FakeMilvus, store: Store
 ) -> None:
     now = [0.0]
-    ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_remembered=2, clock=lambda: now[0])
+    ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_cached=2, clock=lambda: now[0])
     writer = UpsertWriter(fake, "docs", store.partitions(), "day", fingerprint="model", ledger=ledger)
     fake.staleness_writes = 100
     theirs = [put(f"theirs{number}", "a", number) for number in range(5)]
