@@ -7,6 +7,7 @@ from pathlib import Path
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
+_PATH = re.compile(r"`((?:pipeline|consumers|tests|docs|k8s|compose)/[\w/.-]+)`")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -14,6 +15,11 @@ def internal_links(page: Path) -> Iterator[str]:
     """Targets of the page's links to other files or anchors of the repository."""
     text = _CODE.sub("", _FENCE.sub("", page.read_text()))
     yield from (target for target in _LINK.findall(text) if "://" not in target and not target.startswith("mailto:"))
+
+
+def named_paths(page: Path) -> list[str]:
+    """Files and folders of the repository that the page names in code marks."""
+    return _PATH.findall(_FENCE.sub("", page.read_text()))
 
 
 def anchors(page: Path) -> set[str]:
