@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check format test bench bench-embed chaos mutants lock clean
+.PHONY: help install demo check format test bench bench-embed bench-overload chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -46,6 +46,9 @@ bench: install ## measure this machine against the loop everybody writes, about 
 
 bench-embed: install ## the embedding engine against its targets, about 30 minutes; ARGS="--only speed" for a part
 	$(BIN)/python -m tests.bench.embedding $(ARGS)
+
+bench-overload: install ## both workers under ten times the load and over 8 minutes; ARGS="--only burst", "--minutes 2"
+	$(BIN)/python -m tests.bench.overload $(ARGS)
 
 chaos: install ## three workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED=1
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(ARGS)

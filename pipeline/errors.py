@@ -2,6 +2,7 @@
 
 MilvusStreamError                      exit code of a command that ends with it
 ├── UsageError            fix the setting or argument named              2
+│   └── RequestRefused    ask for something else: Milvus takes no such read 2
 ├── Unavailable           back off and try again; nothing happened       3
 │   ├── RateLimited       the same, after a longer wait                  3
 │   ├── NotLoaded         load it, or skip it in a search                3
@@ -29,6 +30,10 @@ class UsageError(MilvusStreamError):
     """A setting or argument is wrong; the message names it and says what to write instead."""
 
     exit_code = 2
+
+
+class RequestRefused(UsageError):
+    """Milvus refused a read for what it asks: an expression or parameter. The message may repeat values of it."""
 
 
 class Unavailable(MilvusStreamError):

@@ -52,6 +52,16 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Defect:
+    """Why a record is not, or not wholly, what is in Kafka: it can only be dead-lettered."""
+
+    reason: str
+    message: str
+    notes: tuple[tuple[str, str], ...] = ()
+    """What its dead letter has to say of the original, as names and values."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRecord:
     """One Kafka record as it was read: raw bytes, nothing decoded."""
 
@@ -64,6 +74,7 @@ class SourceRecord:
     headers: tuple[tuple[str, bytes | None], ...] = ()
     topic_id: str = ""
     """Kafka's id of the topic, another one after the topic was created anew; "" where it is not known."""
+    defect: Defect | None = None
 
     @property
     def size(self) -> int:

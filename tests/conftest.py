@@ -6,6 +6,7 @@ from contextlib import closing
 import pytest
 
 from tests.support import servers
+from tests.support.log_text import LogText, captured
 from tests.support.names import unique
 
 
@@ -55,3 +56,10 @@ def make_topic(kafka_bootstrap: str) -> Iterator[Callable[..., str]]:
         yield make
         if left := sorted(set(created) & set(admin.list_topics())):
             admin.delete_topics(left)
+
+
+@pytest.fixture
+def log_text() -> Iterator[LogText]:
+    """`log_text(style)`: what the process logs from here on."""
+    with captured() as configure:
+        yield configure

@@ -13,7 +13,16 @@ from typing import Annotated, Literal
 import typer
 
 from consumers.cli import embed_app as cli_embed
-from consumers.cli.options import ConfigFile, Json, Sets, load, print_json, stop_on_signals
+from consumers.cli.options import (
+    ConfigFile,
+    Json,
+    Sets,
+    exit_on_sigterm,
+    load,
+    open_standard_streams,
+    print_json,
+    stop_on_signals,
+)
 from consumers.config.settings import Settings, environment, load_settings, shown
 from pipeline.errors import MilvusStreamError
 
@@ -41,10 +50,13 @@ for name, group in (
 
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one line on stderr and its exit code."""
+    open_standard_streams()
     try:
         app(standalone_mode=True)
     except MilvusStreamError as error:
-        sys.stderr.write(f"milvus-stream: {error}\n")
+        from consumers.cli.output import escaped  # the message may quote a record
+
+        sys.stderr.write(f"milvus-stream: {escaped(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -70,15 +82,9 @@ def ingest(
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
     stop = stop_on_signals()
     settings = load(config, sets)
-    from consumers.wiring import common as wiring
-    from consumers.wiring import ingest as ingest_wiring
+    from consumers.cli import ingest as command
 
-    metrics = ingest_wiring.ingest_metrics()
-    with wiring.milvus(settings, metrics.observe_sink) as api, wiring.embedder(settings) as model:
-        process = ingest_wiring.ingest(
-            settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
-        )
-        summary = process.run(stop)
+    summary = command.run(settings, stop, until_caught_up=until_caught_up, max_records=max_records)
     if json_:
         print_json(summary.as_dict())
 
@@ -120,9 +126,9 @@ def search(
     if json_:
         print_json(result)
     else:
-        from rich.console import Console
+        from consumers.cli import output as tables
 
-        command.show(result, Console())
+        command.show(result, tables.stdout())
 
 
 app.command()(cli_embed.embed)
@@ -202,6 +208,7 @@ def audit(
     json_: Json = False,
 ) -> None:
     """Compare what is stored with what the topics ask for; exit 5 if anything is wrong. Workers may run meanwhile."""
+    exit_on_sigterm()
     settings = load(config, sets)
     from consumers.cli import audit as command
 

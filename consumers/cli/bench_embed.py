@@ -15,8 +15,8 @@ import numpy as np
 from consumers.cli.demo.documents import stdlib_documents
 from consumers.cli.output import stdout, table
 from consumers.config.settings import Settings
-from consumers.ingest import process_memory
 from consumers.wiring import common as wiring
+from consumers.wiring import process_memory
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder, HashEmbedder
 from pipeline.errors import UsageError
@@ -72,8 +72,7 @@ class _Bench:
 
     def __init__(self, model: Embedder, chunker: Chunker, together: int) -> None:
         """`together` documents are embedded at a time, fewer where that takes long."""
-        from pipeline.embedding.kernels.roofline import forward_cost
-        from pipeline.embedding.loading.model_files import find_model
+        from pipeline.embedding import find_model, forward_cost
 
         self._model = model
         self._chunker = chunker
@@ -138,7 +137,7 @@ class _Bench:
         }
 
     def _peak(self, seconds: float) -> float:
-        from pipeline.embedding.kernels.roofline import matmul_peak
+        from pipeline.embedding import matmul_peak
 
         run = self._model.execution
         return matmul_peak(
@@ -146,18 +145,18 @@ class _Bench:
         )
 
     def _held(self) -> int | None:
-        from pipeline.embedding.kernels.roofline import gpu_memory
+        from pipeline.embedding import gpu_memory
 
         on_cpu = self._model.device == "cpu"
         return process_memory.resident_bytes() if on_cpu else gpu_memory(self._model.device)[0]
 
     def _forget_most(self) -> None:
-        from pipeline.embedding.kernels.roofline import forget_gpu_peak
+        from pipeline.embedding import forget_gpu_peak
 
         process_memory.forget_peak() if self._model.device == "cpu" else forget_gpu_peak(self._model.device)
 
     def _note_most(self) -> None:
-        from pipeline.embedding.kernels.roofline import gpu_memory
+        from pipeline.embedding import gpu_memory
 
         on_cpu = self._model.device == "cpu"
         most = process_memory.peak_bytes() if on_cpu else gpu_memory(self._model.device)[1]
@@ -231,8 +230,7 @@ def _threads(figures: Mapping[str, Any]) -> str:
 
 
 def _facts(model: Embedder) -> dict[str, Any]:
-    from pipeline.embedding.kernels.device import available_cpus
-    from pipeline.embedding.kernels.roofline import processor_name
+    from pipeline.embedding import available_cpus, processor_name
 
     stamp, run = model.stamp, model.execution
     return {

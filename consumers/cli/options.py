@@ -8,9 +8,12 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 
-from consumers.config.settings import Settings, environment, load_settings
+from consumers.config.loading import exposed_secrets
+from consumers.config.settings import Settings, configuration_file, environment, load_settings
+from pipeline.telemetry.printable import printable
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
@@ -25,12 +28,21 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
     settings = load_settings(config, environment(), sets or ())
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    file = configuration_file(config)
+    if file is not None and (exposed := exposed_secrets(file)):
+        structlog.get_logger(__name__).warning(
+            "config.readable_secrets",
+            file=str(file),
+            settings=exposed,
+            what="every user of this machine can read them: chmod 600, or write ${NAME} or file:PATH",
+        )
     return settings
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """A result for programs, on stdout; a text in it cannot steer the terminal it is looked at on."""
+    lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
+    sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 
 
 def stop_on_signals() -> threading.Event:
@@ -45,3 +57,31 @@ def stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     return stop
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end the command with 143 by an exception, so that what it made for itself is removed."""
+
+    def on_signal(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not break off the removing
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null for each standard stream that the process was started without.
+
+    Else the next file or connection would get its number, and what a library prints would be written into that.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)

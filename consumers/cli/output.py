@@ -37,8 +37,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
 
 
 def printable(text: str) -> str:
-    """On one line and without control characters: text from a record must not steer the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    """On one line, control and format characters escaped: text from a record must not steer the terminal."""
+    return escaped(" ".join(text.split()))
 
 
 def escaped(text: str) -> str:

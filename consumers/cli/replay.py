@@ -7,6 +7,7 @@ from rich.console import Console
 
 from consumers.cli.output import stderr, stdout, table
 from consumers.config.settings import Settings
+from consumers.http.probe_server import SidePort
 from consumers.replay.job import ReplaySummary, finish, nothing
 from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
 from consumers.wiring import common as wiring
@@ -27,14 +28,17 @@ def run(
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
     times = replay_times(from_, to)
     metrics = ingest_wiring.ingest_metrics()
-    with wiring.embedder(target) as model:
+    # Probes are answered before the model is loaded.
+    with SidePort("replay", target.telemetry, metrics.registry) as side_port, wiring.embedder(target) as model:
         plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
         if not plan.records:
             finish(wiring.kafka_settings(target), plan)
             return nothing(plan)
         with wiring.milvus(target, metrics.observe_sink) as api:
-            return ingest_wiring.replay(target, plan, api, model, metrics).run(stop)
+            process = ingest_wiring.replay(target, plan, api, model, metrics)
+            side_port.watch(alive=process.worker.alive, ready=process.worker.ready)
+            return process.run(stop)
 
 
 def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:

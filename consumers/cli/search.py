@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from consumers.cli import output as tables
 from consumers.config.settings import Settings
 from consumers.wiring import common as wiring
 from pipeline.errors import UsageError
@@ -47,8 +49,15 @@ def request_body(
 
 
 def show(result: Mapping[str, Any], console: Console, title: str = "") -> None:
-    """Print one query's results as a table."""
-    table = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), expand=True)
+    """Print one query's results as a table; what documents hold is printed as it is, without a meaning."""
+    # Cells and title are Text: in a plain string rich would carry out what a document writes in square brackets.
+    table = Table(
+        title=Text(tables.printable(title)) if title else None,
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        expand=True,
+    )
     for column, width in (("score", 5), ("document", 24), ("age", 7), ("partition", 11)):
         table.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -56,8 +65,8 @@ def show(result: Mapping[str, Any], console: Console, title: str = "") -> None:
     for hit in result["results"]:
         hours = (now - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
         age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
-        row = (f"{hit['score']:.3f}", hit["doc_id"], age, hit["partition"] or "-", " ".join(hit["text"].split()))
-        table.add_row(*(_printable(cell) for cell in row))
+        row = (f"{hit['score']:.3f}", hit["doc_id"], age, hit["partition"] or "-", hit["text"])
+        table.add_row(*(Text(tables.printable(cell)) for cell in row))
     searched = result["searched"]
     table.caption = (
         f"{result['timing_ms']['search'] + result['timing_ms']['embed']:.0f} ms, "
@@ -66,7 +75,7 @@ def show(result: Mapping[str, Any], console: Console, title: str = "") -> None:
     table.caption_justify = "left"
     console.print(table)
     for warning in result["warnings"]:
-        Console(stderr=True).print(_printable(f"warning: {warning}"), markup=False)
+        tables.stderr().print(tables.printable(f"warning: {warning}"))
 
 
 def _condition(item: str) -> dict[str, Any]:
@@ -81,8 +90,3 @@ def _condition(item: str) -> dict[str, Any]:
     if not isinstance(typed, str | int | float | bool):
         typed = value
     return {"type": "eq", "key": key, "value": typed}
-
-
-def _printable(text: str) -> str:
-    """Without control characters: text from a record must not steer the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

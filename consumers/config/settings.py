@@ -11,15 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from consumers.config.loading import given_text, masked, put, read_file, resolve
 from consumers.config.units import Bytes, Duration, Secret
 from pipeline.errors import UsageError
 
 ENV_PREFIX = "MILVUS_STREAM__"
 DEFAULT_FILE = Path("milvus-stream.yaml")
-_SECRET_WORDS = ("password", "secret", "token")
 
 
 class _Section(BaseModel):
@@ -173,7 +172,9 @@ class BatchSection(_Section):
     max_bytes: Bytes = Field(8 * 2**20, gt=0)
     max_wait: Duration = timedelta(milliseconds=500)
     buffer_bytes: Bytes = Field(
-        64 * 2**20, gt=0, description="records read but not yet written; beyond it Kafka is paused"
+        64 * 2**20,
+        gt=0,
+        description="records read but not yet written; beyond it Kafka is paused. Sizes of fetches follow from it",
     )
 
 
@@ -182,7 +183,7 @@ class QuerySection(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
-    max_limit: int = Field(1000, ge=1, le=4096, description="largest `limit` a search may ask for")
+    max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
 
 
@@ -221,18 +222,22 @@ def load_settings(file: Path | None, env: Mapping[str, str], sets: Sequence[str]
 
     Raises UsageError naming the key, where it came from and what would be right.
     """
-    merged = _read_file(file, env)
+    path = configuration_file(file)
+    merged = {} if path is None else read_file(path)
     for name in sorted(env):
         if name.startswith(ENV_PREFIX):
-            path = name[len(ENV_PREFIX) :].lower().split("__")
-            _put(merged, path, _scalar(env[name]), f"environment variable {name}")
+            keys, origin = name[len(ENV_PREFIX) :].lower().split("__"), f"environment variable {name}"
+            put(merged, keys, given_text(env[name], keys, Settings, origin), origin)
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"--set {text!r}: write --set section.key=value, e.g. --set milvus.collection=news")
-        _put(merged, key.strip().split("."), _scalar(value), f"--set {key}")
+            shown_part = re.match(r"[\w.]*", text)  # what follows may be a password
+            start = shown_part[0] if shown_part else ""
+            raise UsageError(f"--set {start}…: write --set section.key=value, e.g. --set milvus.collection=news")
+        keys, origin = key.strip().split("."), f"--set {key}"
+        put(merged, keys, given_text(value, keys, Settings, origin), origin)
     _check_names(merged, Settings, "")
-    merged = _resolve(merged, env, "")
+    merged = resolve(merged, env)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -244,61 +249,19 @@ def load_settings(file: Path | None, env: Mapping[str, str], sets: Sequence[str]
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """The configuration as plain values for printing, secrets masked."""
-
-    def mask(value: Any, name: str) -> Any:
-        if isinstance(value, dict):
-            return {key: mask(item, str(key)) for key, item in value.items()}
-        return "********" if value and any(word in name for word in _SECRET_WORDS) else value
-
-    plain = settings.model_dump(mode="json")
-    plain["kafka"] = mask(plain["kafka"], "")
+    """The configuration as plain values for printing; secrets and user parts of addresses are masked."""
+    plain: dict[str, Any] = masked(settings.model_dump(mode="json"))
     return plain
+
+
+def configuration_file(file: Path | None) -> Path | None:
+    """The file that is read: the one named, else `milvus-stream.yaml` of the working folder where it exists."""
+    return file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
 
 
 def environment() -> Mapping[str, str]:
     """The process's environment, for `load_settings`."""
     return os.environ
-
-
-def _read_file(file: Path | None, env: Mapping[str, str]) -> dict[str, Any]:
-    path = file or DEFAULT_FILE
-    if file is None and not path.exists():
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"configuration file {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"configuration file {path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"configuration file {path}: expected `section:` keys at the top, found {type(content).__name__}"
-        )
-    return content
-
-
-def _scalar(text: str) -> Any:
-    """Lists, maps and null are written as in YAML; the rest stays text, which the field's own type converts."""
-    if text[:1] in ("[", "{") or text in ("null", "~"):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            return text
-    return text
-
-
-def _put(target: dict[str, Any], path: list[str], value: Any, origin: str) -> None:
-    for part in path[:-1]:
-        inner = target.get(part)
-        if inner is None:
-            inner = target[part] = {}
-        if not isinstance(inner, dict):
-            raise UsageError(f"{origin}: {part} has no keys below it")
-        target = inner
-    target[path[-1]] = value
 
 
 def _check_names(values: Mapping[str, Any], model: type[BaseModel], prefix: str) -> None:
@@ -318,27 +281,3 @@ def _check_names(values: Mapping[str, Any], model: type[BaseModel], prefix: str)
             if not isinstance(value, Mapping):
                 raise UsageError(f"setting {prefix}{name}: expected keys below it, found {type(value).__name__}")
             _check_names(value, known.annotation, f"{prefix}{name}.")
-
-
-def _resolve(value: Any, env: Mapping[str, str], name: str) -> Any:
-    """Replace `${NAME}` by the environment and, for secrets, `file:PATH` by the file's content; drop empty sections."""
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if item is not None or name}
-        return {key: _resolve(item, env, f"{name}.{key}".lstrip(".")) for key, item in kept.items()}
-    if isinstance(value, list):
-        return [_resolve(item, env, name) for item in value]
-    if not isinstance(value, str):
-        return value
-
-    def from_env(match: re.Match[str]) -> str:
-        if match[1] not in env:
-            raise UsageError(f"setting {name}: the environment variable {match[1]} is not set")
-        return env[match[1]]
-
-    value = re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", from_env, value)
-    if value.startswith("file:") and any(word in name for word in _SECRET_WORDS):
-        try:
-            return Path(value.removeprefix("file:")).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(f"setting {name}: cannot read the secret's file: {error.strerror or error}") from None
-    return value

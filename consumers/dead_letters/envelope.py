@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline.intake.reasons import Reason
 from pipeline.records import Position, Rejected, SourceRecord
 
 CONNECT = "__connect.errors."
@@ -17,6 +18,8 @@ _SMALLEST_LIMIT = 1_024
 _RECORD_OVERHEAD = 128
 """Record and batch framing in bytes, generously."""
 _HEADER_OVERHEAD = 10
+_EXCEPTION_MESSAGE = CONNECT + "exception.message"
+_NULL_HEADERS = OWN + "null-headers"
 _ORIGINAL_TIMESTAMP = OWN + "original-timestamp"
 _MAX_DIGITS = 19
 RETRIES = OWN + "retries"
@@ -35,6 +38,8 @@ class OutgoingDeadLetter:
     value: bytes | None
     headers: Headers
     timestamp_ms: int
+    cut: frozenset[str] = frozenset()
+    """Of value and key, what was cut before: the headers say how long it was."""
 
     @property
     def size(self) -> int:
@@ -86,22 +91,28 @@ def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> Out
         CONNECT + "stage": rejected.stage,
         CONNECT + "class.name": f"pipeline.{_ROOMS.get(rejected.stage, rejected.stage)}",
         CONNECT + "exception.class.name": rejected.error_class,
-        CONNECT + "exception.message": _cut(rejected.message, MAX_MESSAGE_BYTES),
+        _EXCEPTION_MESSAGE: _cut(rejected.message, MAX_MESSAGE_BYTES),
         # There is no call stack worth keeping behind a rejected record: the first line of one says it all.
         CONNECT + "exception.stacktrace": _cut(f"{rejected.error_class}: {rejected.message}", MAX_STACK_BYTES),
     }
     own = {
         _ORIGINAL_TIMESTAMP: "",
-        OWN + "null-headers": ",".join(str(index) for index, (_, value) in enumerate(record.headers) if value is None),
+        _NULL_HEADERS: ",".join(str(index) for index, (_, value) in enumerate(record.headers) if value is None),
         OWN + "topic-id": record.topic_id,
         OWN + "reason": rejected.reason,
         _ORIGIN: "/".join(map(str, record.position)),
+        _HEADER_NAMES: "",
     }
+    notes = () if record.defect is None else record.defect.notes
+    own |= {OWN + name: value for name, value in notes}
+    cut = frozenset(part for part in ("value", "key") if OWN + f"truncated-{part}-size" in own)
     headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
     headers += [(name, _utf8(value)) for name, value in own.items() if value or name in taken]
-    return OutgoingDeadLetter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms)
+    return OutgoingDeadLetter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms, cut)
 
 
+_HEADER_NAMES = OWN + "header-names"
+"""`INDEX:HEX` of the record's header names that are not UTF-8, comma-separated; these have `\\xNN` in their place."""
 _ORIGIN = OWN + "origin"
 """`TOPIC/PARTITION/OFFSET` of the rejected record; no topic has a slash in its name."""
 _ROOMS: Mapping[str, str] = {
@@ -126,10 +137,10 @@ def fitted(whole: OutgoingDeadLetter, limit: int) -> OutgoingDeadLetter:
     value, key, headers = whole.value, whole.key, whole.headers
 
     def excess() -> int:
-        return OutgoingDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms).size - limit
+        return replace(whole, key=key, value=value, headers=(*headers, *notes)).size - limit
 
     if value:
-        notes += _cut_note("value", value)
+        notes += [] if "value" in whole.cut else _cut_note("value", value)
         value = value[: max(0, len(value) - excess())]
     if excess() > 0:
         about = [pair for pair in headers if pair[0].startswith((CONNECT, OWN))]
@@ -137,11 +148,11 @@ def fitted(whole: OutgoingDeadLetter, limit: int) -> OutgoingDeadLetter:
         # A record may have had any number of headers with these prefixes, of any size; ours stand behind them.
         headers = _last_within(about, limit // 2)
     if excess() > 0 and key:
-        notes += _cut_note("key", key)
+        notes += [] if "key" in whole.cut else _cut_note("key", key)
         key = key[: max(0, len(key) - excess())]
     if excess() > 0:
         headers = _last_within(headers, max(0, _headers_size(headers) - excess()))
-    return OutgoingDeadLetter(whole.position, key, value, (*headers, *notes), whole.timestamp_ms)
+    return replace(whole, key=key, value=value, headers=(*headers, *notes))
 
 
 def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
@@ -156,15 +167,30 @@ def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
 
 
 def retimed(whole: OutgoingDeadLetter) -> OutgoingDeadLetter:
-    """The letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`)."""
+    """The dead letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`).
+
+    It gets the time of sending. One that has it already is returned as it is.
+    """
+    if whole.timestamp_ms < 0:
+        return whole
     note = (_ORIGINAL_TIMESTAMP, _utf8(str(whole.timestamp_ms)))
-    return OutgoingDeadLetter(whole.position, whole.key, whole.value, (*whole.headers, note), -1)
+    return replace(whole, headers=(*whole.headers, note), timestamp_ms=-1)
 
 
 def decode_dead_letter(record: SourceRecord) -> DeadLetter:
-    """Read a record of the dead-letter topic; what another program left out is empty."""
+    """Read a record of the dead-letter topic; what another program left out is empty.
+
+    One with a list of headers that we would not write is another program's, whatever else it says.
+    """
     connect, own = dict(reversed(record.headers)), dict(record.headers)
-    nulls = {int(index) for index in _text(own, OWN + "null-headers").split(",") if index.isdecimal()}
+    nulls_text = _text(own, _NULL_HEADERS)
+    listed = [_number(index) for index in nulls_text.split(",")] if nulls_text else []
+    malformed = None in listed
+    if malformed:
+        connect = own = {
+            _EXCEPTION_MESSAGE: _utf8(f"not a dead letter of ours: its header {_NULL_HEADERS} is malformed")
+        }
+    nulls = set() if malformed else set(listed)
     original = tuple(
         (name, None if index in nulls else value)
         for index, (name, value) in enumerate(record.headers)
@@ -183,9 +209,10 @@ def decode_dead_letter(record: SourceRecord) -> DeadLetter:
         timestamp_ms=record.timestamp_ms if (known := _number(retimed_from)) is None else known,
         stage=_text(connect, CONNECT + "stage"),
         reason=_text(own, OWN + "reason") or "unknown",
-        message=_text(connect, CONNECT + "exception.message"),
+        message=_text(connect, _EXCEPTION_MESSAGE),
         original_headers=original,
-        truncated=any(name.startswith((OWN + "truncated-", OWN + "dropped-")) for name, _ in record.headers),
+        truncated=any(name.startswith((OWN + "truncated-", OWN + "dropped-")) for name, _ in record.headers)
+        or (record.defect is not None and record.defect.reason == Reason.RECORD_TOO_LARGE),
         retries=_number(retries) or 0,
     )
 

@@ -31,7 +31,7 @@ class DeadLetterLimiter:
         self._policy = policy
         self._logs: dict[tuple[str, KafkaPartition], _Log] = {}
 
-    def judge(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
+    def check(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
         """Count the next records of a stage; `rejected` are those of them that cannot be stored.
 
         A record that was counted before (read or tried again) does not count twice. Raises TooManyRejected at the first

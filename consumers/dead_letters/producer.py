@@ -12,7 +12,13 @@ from typing import Any, Protocol
 
 import structlog
 from kafka import KafkaProducer
-from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import (
+    InvalidRecordError,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 
 from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted, retimed
 from consumers.kafka.admin import message_limit
@@ -20,7 +26,7 @@ from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, 
 from consumers.kafka.sending import NullableKey, hand_over
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, Stopped
-from pipeline.records import Receipt, Rejected
+from pipeline.records import Position, Receipt, Rejected
 
 log = structlog.get_logger(__name__)
 
@@ -199,13 +205,27 @@ class _Outbox:
         """What the topic said it takes when it was asked last."""
         self._limit = 0
         """What it takes: less than that where it refused a letter all the same."""
+        self._refused: set[Position] = set()
+        """Records whose dead letters the topic refused with the time of sending, too: each is sent by itself."""
         self.refusal: str | None = None
         """What the last send that left letters behind met."""
 
     def send(self, letters: list[OutgoingDeadLetter]) -> tuple[list[OutgoingDeadLetter], list[OutgoingDeadLetter]]:
         """Send; returns (confirmed, to be sent again). Raises Unavailable or UsageError when nothing could be sent."""
-        producer = self._opened(letters)
         self.refusal = None
+        confirmed, left = self._send([made for made in letters if made.position not in self._refused])
+        for made in letters:
+            # In a batch with others a refused record would have them refused, too.
+            if made.position in self._refused and made not in left:
+                sent, again = self._send([made])
+                confirmed, left = confirmed + sent, left + again
+        self._refused -= {made.position for made in confirmed}
+        return confirmed, left
+
+    def _send(self, letters: list[OutgoingDeadLetter]) -> tuple[list[OutgoingDeadLetter], list[OutgoingDeadLetter]]:
+        if not letters:
+            return [], []
+        producer = self._opened(letters)
         try:
             # Judged by the futures: flush() can fail for letters that were delivered, and the other way round.
             sent = [(made, self._hand_over(producer, fitted(made, self._limit))) for made in letters]
@@ -219,14 +239,30 @@ class _Outbox:
             if failure is None:
                 confirmed.append(made)
                 continue
-            left.append(retimed(made) if isinstance(failure, InvalidTimestampError) else made)
+            left.append(self._again(made, failure))
             too_large = too_large or isinstance(failure, MessageSizeTooLargeError | RecordListTooLargeError)
-            self.refusal = f"{type(failure).__name__}: {failure}"
         if too_large:  # and if the topic takes less since it was asked, the next opening learns how much
             self._limit = max(self._limit // 2, _SMALLEST_LIMIT)
         if left:
             self.close()
         return confirmed, left
+
+    def _again(self, made: OutgoingDeadLetter, failure: KafkaError) -> OutgoingDeadLetter:
+        """What to send next instead of a dead letter that was not taken."""
+        why = f"{type(failure).__name__}: {failure}"
+        # For the same refusal of a timestamp kafka-python has two errors: the second where it met several in a batch.
+        if not isinstance(failure, InvalidTimestampError | InvalidRecordError):
+            self.refusal = self.refusal or why
+            return made
+        if made.timestamp_ms < 0:
+            self._refused.add(made.position)
+            self.refusal = (
+                f"{self._topic} refuses the dead letter of {'/'.join(map(str, made.position))}, with the time of "
+                f"sending, too: {why}. Look at the topic's cleanup.policy and message.timestamp.*"
+            )
+        else:
+            self.refusal = self.refusal or why
+        return retimed(made)
 
     def close(self) -> None:
         """Close the producer without waiting for anything."""

@@ -1,80 +1,63 @@
-"""The ingest worker: one process of the consumer group, from poll to commit.
+"""The ingest worker: one member of the consumer group, from poll to commit.
 
-Its loop runs in the thread that owns the Kafka consumer and never waits for work: it polls, hands batches to the flow,
-takes receipts back and commits what has become durable.
+Its loop runs on the thread that owns the Kafka consumer and never waits for a batch: it polls, submits batches to the
+flow, takes receipts from the commit queue and commits the offsets that they allow.
 """
 
+import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
+from consumers.ingest.progress import Progress, Snapshot, Summary
 from consumers.kafka import DeadLetterTopic, OffsetTracker, Source
 from pipeline import failpoints
 from pipeline.errors import Stopped
-from pipeline.ingest.batching import BatchBuilder, BatchPolicy
-from pipeline.ingest.flow import IngestFlow
-from pipeline.records import KafkaPartition, Receipt, SourceRecord
+from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, IngestFlow
+from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry.metrics import IngestMetrics
 
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.2
-"""Longest the loop waits in one poll: how late it notices a stop or a receipt."""
+"""Longest wait in one poll: how late the loop notices a stop or a receipt."""
 COMMIT_S = 1.0
-"""Durable offsets are committed this often: what autoscalers and lag dashboards see."""
+"""Seconds between commits: how old the lag is that autoscalers and dashboards see."""
 LAG_S = 5.0
+"""Seconds between observations of the lag."""
 NO_SHARE_S = 60.0
 """With --until-caught-up: a worker that got no Kafka partition in this time is one too many, and ends. Longer than the
 session of a member that was killed."""
 LAST_CALL_S = 0.02
-"""Between two looks whether the last call has ended; it has a deadline."""
+"""Between two checks whether the last call has ended; every call has a deadline."""
 STALLED_S = 60.0
-"""A loop that has not come round for this long is dead; longer than any wait inside a round (the drain at a revoke)."""
+"""A loop without a round for this long is dead. Longer than any wait inside a round (the drain at a revocation)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPolicy:
-    """How long the worker runs and how it ends."""
+    """How much the worker holds and when it ends."""
 
     batch: BatchPolicy
     buffer_bytes: int
-    """Kafka is paused while more than this is read and not yet written, and resumed below half of it."""
+    """Kafka is paused while more is read and not yet written, and resumed below half of it."""
     max_unflushed_records: int = 1_000_000
-    """The same for records written and not yet durable, should flushes hang."""
+    """Kafka is paused while more records are read and not yet durable: flushes may hang."""
+    session_s: float = 45.0
+    """Kafka counts as away when the group's coordinator has answered no heartbeat for this long."""
     shutdown_s: float = 30.0
     until_caught_up: bool = False
     max_records: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run did."""
-
-    consumed: int
-    committed: Mapping[KafkaPartition, int]
-    seconds: float
-    clean: bool
-    """Everything taken was finished and committed."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        committed = {f"{topic}/{number}": offset for (topic, number), offset in sorted(self.committed.items())}
-        return {
-            "consumed": self.consumed,
-            "committed": committed,
-            "seconds": round(self.seconds, 3),
-            "clean": self.clean,
-        }
-
-
 class IngestWorker:
-    """Runs until it is told to stop, has caught up, or fails."""
+    """Runs until it is stopped, has caught up, or fails."""
 
     def __init__(
         self,
@@ -83,7 +66,7 @@ class IngestWorker:
         flow: IngestFlow,
         governor: FlushGovernor,
         dead_letters: DeadLetterTopic,
-        receipts: deque[Receipt],
+        receipts: CommitQueue,
         metrics: IngestMetrics,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
@@ -98,63 +81,56 @@ class IngestWorker:
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
         self._tracker = OffsetTracker()
-        self._owned: frozenset[KafkaPartition] = frozenset()
-        self._consumed = 0
-        self._committed: dict[KafkaPartition, int] = {}
-        self._target: dict[KafkaPartition, int] = {}
-        self._paused_at: float | None = None
-        self._started = clock()
-        self._last_round = clock()
-        self._last_commit = clock()
-        self._last_lag = clock()
+        self._progress = Progress.begin(clock())
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> Summary:
-        """Read, hand on and commit until `stop`; then finish within the shutdown deadline. Raises the first error."""
-        self._started = self._clock()
+        """Read, submit and commit until `stop`; then finish within the shutdown deadline. Raises the first error."""
+        progress = self._progress = Progress.begin(self._clock())
         clean = False
         self._flow.start()
         self._governor.start()
         self._dead_letters.start()
         try:
             self._source.start(self)
-            while not stop.is_set() and not self._done():
+            while not stop.is_set() and not self._finished():
                 self._round()
             clean = self._drain(stop)
         except Stopped:
-            self._check()  # a stage has ended: its own error says more
+            self._check()  # a stage has ended: its own error is the cause
             raise
         finally:
             self._stop_writing()
             self._governor.close(0)
             self._dead_letters.close(0)
             self._source.close(5.0)
-        return Summary(self._consumed, dict(self._committed), self._clock() - self._started, clean)
+        return Summary(progress.consumed, dict(progress.committed), self._clock() - progress.started, clean)
 
     def _round(self) -> None:
-        now = self._last_round = self._clock()
+        progress = self._progress
+        now = progress.last_round = self._clock()
         self._metrics.progress.set(time.time())
         self._check()
         self._balance(now)
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
         if self._policy.max_records is not None:
-            records = records[: self._policy.max_records - self._consumed]
+            records = records[: self._policy.max_records - progress.consumed]
         if records:
             failpoints.hit("polled")
-            self._consumed += len(records)
+            progress.consumed += len(records)
             self._tracker.taken([record.position for record in records])
             for batch in self._builder.add(records, self._clock()):
                 self._flow.submit(batch)
-            self._count(records)
+            self._count_consumed(records)
         for batch in self._builder.close_due(self._clock()):
             self._flow.submit(batch)
         self._settle()
-        if now - self._last_commit >= COMMIT_S:
+        if now - progress.last_commit >= COMMIT_S:
             self._commit()
-        if now - self._last_lag >= LAG_S:
-            self._observe_lag()
+        if now - progress.last_lag >= LAG_S:
+            self.observe_lag()
 
     def _check(self) -> None:
         self._flow.check()
@@ -163,26 +139,30 @@ class IngestWorker:
 
     def _balance(self, now: float) -> None:
         """Pause all Kafka partitions or none: kafka-python loses records when only some are paused."""
-        held = self._flow.buffered_bytes + self._builder.size
-        limit = self._policy.buffer_bytes
-        unflushed = self._tracker.outstanding()
-        if self._paused_at is None:
-            if held > limit or unflushed > self._policy.max_unflushed_records or not self._dead_letters.has_room:
+        progress, limit = self._progress, self._policy.buffer_bytes
+        buffered = self._buffered_bytes()
+        unfinished = self._tracker.outstanding()
+        has_room = unfinished <= self._policy.max_unflushed_records and self._dead_letters.has_room
+        if progress.paused_at is None:
+            if buffered > limit or not has_room:
                 self._source.pause()
-                self._paused_at = now
-                log.info("kafka.paused", buffered_bytes=held, unfinished_records=unflushed)
-        elif held <= limit / 2 and unflushed <= self._policy.max_unflushed_records and self._dead_letters.has_room:
+                progress.paused_at = now
+                log.info("kafka.paused", buffered_bytes=buffered, unfinished_records=unfinished)
+        elif buffered <= limit / 2 and has_room:
             self._source.resume()
-            self._metrics.backpressure.inc(now - self._paused_at)
-            log.info("kafka.resumed", paused_s=round(now - self._paused_at, 1))
-            self._paused_at = None
+            self._metrics.backpressure.inc(now - progress.paused_at)
+            log.info("kafka.resumed", paused_s=round(now - progress.paused_at, 1))
+            progress.paused_at = None
+
+    def _buffered_bytes(self) -> int:
+        return self._flow.buffered_bytes + self._builder.size
 
     def _settle(self) -> None:
-        while self._receipts:
-            self._tracker.done(self._receipts.popleft().positions)
+        for receipt in self._receipts.take():
+            self._tracker.done(receipt.positions)
 
     def _commit(self) -> None:
-        self._last_commit = self._clock()
+        self._progress.last_commit = self._clock()
         offsets = self._tracker.committable()
         if not offsets:
             return
@@ -192,57 +172,59 @@ class IngestWorker:
         self._metrics.commits.labels("ok" if ok else "error").inc()
         if ok:
             self._tracker.committed(offsets)
-            self._committed.update(offsets)
+            self._progress.committed.update(offsets)
 
-    def _done(self) -> bool:
-        if self._policy.max_records is not None and self._consumed >= self._policy.max_records:
+    def _finished(self) -> bool:
+        """Whether the run has read what it was started for."""
+        progress = self._progress
+        if self._policy.max_records is not None and progress.consumed >= self._policy.max_records:
             return True
         if not self._policy.until_caught_up:
             return False
         if not self._source.assignment():
-            return not self._target and self._clock() - self._started > NO_SHARE_S
+            return not progress.targets and self._clock() - progress.started > NO_SHARE_S
         lag = self._source.lag()
-        missing = [p for p in self._source.assignment() if p not in self._target]
+        missing = [p for p in self._source.assignment() if p not in progress.targets]
         if missing:
-            self._target.update(self._source.ends(missing))
-        return all(lag[p].position >= self._target[p] for p in self._source.assignment() if p in lag)
+            progress.targets.update(self._source.ends(missing))
+        return all(lag[p].position >= progress.targets[p] for p in self._source.assignment() if p in lag)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
     def _drain(self, stop: threading.Event) -> bool:
-        """Finish what was taken, make it durable, commit it. True if nothing is left.
+        """Finish the records taken, make them durable, commit them. True if none is left.
 
-        A run that ends by itself takes the time it needs; from a stop on it is the shutdown deadline.
+        A run that ends by itself has no deadline; a stop sets the shutdown deadline.
         """
         deadline: float | None = None
         self._source.pause()
         for batch in self._builder.close():
             self._flow.submit(batch)
         log.info("worker.draining", unfinished_records=self._tracker.outstanding())
-        asked = False
+        flush_requested = False
         while self._tracker.outstanding() and (deadline is None or self._clock() < deadline):
             if deadline is None and stop.is_set():
                 deadline = self._clock() + self._policy.shutdown_s
-            self._last_round = self._clock()
+            self._progress.last_round = self._clock()
             self._check()
             self._source.poll(0.05)
             self._settle()
-            if self._flow.idle and not asked:
+            if self._flow.idle and not flush_requested:
                 self._governor.request()
-                asked = True
-            if self._clock() - self._last_commit >= COMMIT_S:
+                flush_requested = True
+            if self._clock() - self._progress.last_commit >= COMMIT_S:
                 self._commit()
         self._settle()
         self._commit()
-        left = self._tracker.outstanding()
-        if left:
-            log.warning("worker.cut_off", unfinished_records=left, what="they are read again by the next start")
-        return left == 0
+        unfinished = self._tracker.outstanding()
+        if unfinished:
+            log.warning("worker.cut_off", unfinished_records=unfinished, what="they are read again by the next start")
+        return unfinished == 0
 
     def _stop_writing(self) -> None:
-        """End the flow; a call under way is waited for, because others begin as soon as this member leaves."""
+        """End the flow and wait for the call under way: others begin to write as soon as this member leaves."""
         owned = self._source.assignment()
-        self._flow.abandon(owned)
+        self._flow.revoke(owned)
         self._flow.close(0)
         while self._flow.writing(owned):
             time.sleep(LAST_CALL_S)
@@ -250,78 +232,91 @@ class IngestWorker:
     # --- the group (called by the source from inside poll) ------------------------------------------------------
 
     def on_assigned(self, partitions: Mapping[KafkaPartition, int]) -> None:
-        """Track these Kafka partitions from the given positions; what is stored of their keys must be read anew."""
+        """Track these Kafka partitions from the given positions; what is stored of their keys is read again."""
         self._tracker.assigned(partitions)
-        self._owned |= partitions.keys()
-        self._flow.forget()
+        self._flow.assign(partitions)
         self._metrics.rebalances.labels("assigned").inc()
         self._metrics.assigned.set(len(self._source.assignment()))
         log.info("kafka.assigned", partitions=_listed(partitions))
 
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
-        """Whether nothing of these Kafka partitions is on its way to Milvus any more."""
+        """Drop what is not submitted; True once no record of these Kafka partitions is on its way to Milvus."""
         self._builder.discard(partitions)
         self._settle()
         return self._flow.unwritten(partitions) == 0
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
-        """What may be committed of these Kafka partitions now."""
+        """The offsets of these Kafka partitions that may be committed now."""
         self._settle()
         durable = self._tracker.committable()
         return {partition: durable[partition] for partition in partitions if partition in durable}
 
     def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
-        """They belong to another worker after this call."""
+        """These Kafka partitions belong to another worker after this call."""
         self._drop(partitions, "revoked")
 
     def writing(self, partitions: Collection[KafkaPartition]) -> bool:
-        """Whether a last call that writes records of these is under way; it has a deadline."""
+        """Whether a last call that writes records of these is under way; every call has a deadline."""
         return self._flow.writing(partitions)
 
     def on_lost(self, partitions: Collection[KafkaPartition]) -> None:
-        """They have belonged to another worker for some time: nothing may be committed."""
+        """These have belonged to another worker for some time: nothing of them may be committed."""
         self._drop(partitions, "lost")
 
     def _drop(self, partitions: Collection[KafkaPartition], event: str) -> None:
         self._builder.discard(partitions)
-        self._owned -= set(partitions)  # first: what begins after `abandon` must not count them as its own
-        self._flow.abandon(partitions)
+        self._flow.revoke(partitions)
         self._tracker.dropped(partitions)
         for partition in partitions:
-            self._target.pop(partition, None)
+            self._progress.targets.pop(partition, None)
             with suppress(KeyError):  # it was never observed
                 self._metrics.lag_records.remove(partition[0], str(partition[1]))
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
 
-    @property
-    def owned(self) -> frozenset[KafkaPartition]:
-        """The Kafka partitions this worker reads; may be asked by any thread."""
-        return self._owned
+    # --- for observers -------------------------------------------------------------------------------------------
 
-    # --- what is shown -----------------------------------------------------------------------------------------
+    def snapshot(self) -> Snapshot:
+        """What the worker is doing now. Any thread may call it."""
+        progress = self._progress
+        return Snapshot(
+            consumed=progress.consumed,
+            paused=progress.paused_at is not None,
+            buffered_bytes=self._buffered_bytes(),
+            committed=dict(progress.committed),
+        )
 
     def alive(self) -> Mapping[str, str]:
-        """For the liveness probe: only a loop that hangs is a problem."""
-        age = self._clock() - self._last_round
+        """Problems for the liveness probe: only a loop that hangs."""
+        age = self._clock() - self._progress.last_round
         return {"loop": f"the consumer loop has not come round for {age:.0f} s"} if age > STALLED_S else {}
 
     def ready(self) -> Mapping[str, str]:
-        """For the readiness probe: what cannot be used at the moment."""
-        problems = {f"milvus ({stage})": why for stage, why in self._flow.trouble.items()}
+        """Problems for the readiness probe: what cannot be used at the moment."""
+        problems = {f"milvus ({stage})": why for stage, why in self._flow.waiting_reasons.items()}
         problems |= {} if self._dead_letters.problem is None else {"dead letters": self._dead_letters.problem}
-        problems |= {} if self._source.assignment() else {"kafka": "no partition assigned yet"}
-        return problems
+        return problems | self._kafka_problem()
 
-    def _count(self, records: Sequence[SourceRecord]) -> None:
+    def _kafka_problem(self) -> dict[str, str]:
+        if not self._source.assignment():
+            return {"kafka": "no partition assigned yet"}
+        silent_s = time.monotonic() - self._source.last_heartbeat()
+        if silent_s <= self._policy.session_s:
+            return {}
+        if math.isinf(silent_s):
+            return {"kafka": "this worker is no member of its group at the moment"}
+        return {"kafka": f"no heartbeat answered for {silent_s:.0f} s (kafka.session_timeout): the broker is away"}
+
+    def _count_consumed(self, records: Sequence[SourceRecord]) -> None:
         for (topic, partition), count in Counter(record.position[:2] for record in records).items():
             self._metrics.consumed.labels(topic, partition).inc(count)
             size = sum(record.size for record in records if record.position[:2] == (topic, partition))
             self._metrics.consumed_bytes.labels(topic).inc(size)
 
-    def _observe_lag(self) -> None:
-        self._last_lag = self._clock()
+    def observe_lag(self) -> None:
+        """Set the lag metric of every assigned Kafka partition."""
+        self._progress.last_lag = self._clock()
         for (topic, partition), lag in self._source.lag().items():
             self._metrics.lag_records.labels(topic, partition).set(max(0, lag.end - (lag.committed or 0)))
 

@@ -11,6 +11,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    InvalidConfigurationError,
     InvalidReplicationFactorError,
     KafkaError,
     NotCoordinatorError,
@@ -27,6 +28,10 @@ DEFAULT_MESSAGE_BYTES = 1_048_588
 _COORDINATOR_S, _COORDINATOR_PAUSE_S = 15.0, 0.2
 """Longest wait for a broker that answers for a group, and the pause between two questions."""
 _NEAREST = 3
+_KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "message.timestamp.type": "CreateTime"}
+"""Settings of a dead-letter topic: it keeps everything, under the records' own timestamps."""
+_ANY_TIME = dict.fromkeys(("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), str(2**63 - 1))
+"""It takes what the source took, which may allow other times or is older than these limits."""
 _CONFIGS = ("cleanup.policy", "max.message.bytes", "message.timestamp.type", "retention.ms")
 
 
@@ -224,7 +229,8 @@ def ensure_dead_letter_topic(settings: KafkaSettings, name: str, *, create: bool
     """Make sure at the start that rejected records have a place to go.
 
     A missing topic is created if allowed: one Kafka partition, the broker's replication, and kept for ever, because a
-    dead letter carries its record's own timestamp and retention by time would delete an old one at once.
+    dead letter carries its record's own timestamp and retention by time would delete an old one at once. For the same
+    reason it takes every timestamp.
     Raises UsageError when it is missing and may not be created, or is compacted; Unavailable.
     """
     with _admin(settings) as admin, kafka_errors(f"the dead-letter topic {name}"):
@@ -234,17 +240,23 @@ def ensure_dead_letter_topic(settings: KafkaSettings, name: str, *, create: bool
         if not create:
             raise UsageError(
                 f"kafka.dead_letter_topic {name} does not exist and kafka.create_dead_letter_topic is false: "
-                "create it (1 partition, cleanup.policy=delete, retention.ms=-1)"
+                f"create it (1 partition, {', '.join(f'{key}={value}' for key, value in _KEPT.items())})"
             )
-        spec = {"num_partitions": 1, "configs": {"cleanup.policy": "delete", "retention.ms": "-1"}}
         try:
-            admin.create_topics({name: spec}, wait_for_metadata=True)
+            _create_dead_letter_topic(admin, name)
         except TopicAlreadyExistsError:
             return  # another worker was quicker
         except InvalidReplicationFactorError as error:
             raise UsageError(
                 f"the dead-letter topic {name} cannot be created with the broker's default.replication.factor: {error}"
             ) from error
+
+
+def _create_dead_letter_topic(admin: KafkaAdminClient, name: str) -> None:
+    try:
+        admin.create_topics({name: {"num_partitions": 1, "configs": _KEPT | _ANY_TIME}}, wait_for_metadata=True)
+    except InvalidConfigurationError:  # a Kafka before 3.6 does not know these limits of time, and has no others
+        admin.create_topics({name: {"num_partitions": 1, "configs": _KEPT}}, wait_for_metadata=True)
 
 
 def message_limit(admin: KafkaAdminClient, topic: str) -> int:

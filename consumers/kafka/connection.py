@@ -26,6 +26,8 @@ from kafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
+from consumers.kafka.batches import ReadLimits
+from consumers.kafka.internals import UnreadableBatch, bound, check_client
 from pipeline.errors import MilvusStreamError, Unavailable, UsageError
 
 T = TypeVar("T")
@@ -86,6 +88,10 @@ class KafkaSettings:
     session_timeout_ms: int = 45_000
     max_poll_records: int = 1_000
     assignor: Literal["cooperative-sticky", "range", "roundrobin"] = "cooperative-sticky"
+    buffer_bytes: int = 64 * 2**20
+    """What fetches, polls and the unpacking of batches may hold follows from this."""
+    max_record_bytes: int = 2**20
+    """A larger record is dead-lettered; where it comes compressed it may be cut."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Every further option of kafka-python by its own name: security_protocol, ssl_*, sasl_*, client_id …"""
 
@@ -119,13 +125,17 @@ def open_consumer(settings: KafkaSettings, *, group: bool, on_join: Callable[[],
     """A consumer that commits and resets nothing by itself; `group` False: it joins no group.
 
     `on_join` is called, on the client's IO thread, immediately before it asks to join.
-    Raises Unavailable when no broker answers, UsageError for what the broker or the client refuses.
+    Raises Unavailable when no broker answers, UsageError for what the broker or the client refuses, or for a codec
+    whose package is missing.
     """
+    check_client()
+    limits = ReadLimits(settings.buffer_bytes, settings.max_record_bytes)
     config: dict[str, Any] = {
         "client_id": "milvus-stream",
         # A record of an aborted transaction was never published; it must not become searchable.
         "isolation_level": "read_committed",
         "reconnect_backoff_max_ms": 1_000,
+        "fetch_max_bytes": limits.fetch_bytes,
         "heartbeat_interval_ms": min(3_000, settings.session_timeout_ms // 3),
         **_for_client(settings, KafkaConsumer.DEFAULT_CONFIG),
         "session_timeout_ms": settings.session_timeout_ms,
@@ -138,7 +148,9 @@ def open_consumer(settings: KafkaSettings, *, group: bool, on_join: Callable[[],
     }
     if not group:
         config.pop("group_instance_id", None)
-    return _open(KafkaConsumer, settings, config)
+    consumer = _open(KafkaConsumer, settings, config)
+    bound(consumer, limits)
+    return consumer
 
 
 def _telling(assignor: type[Any], on_join: Callable[[], None]) -> Any:
@@ -196,6 +208,8 @@ def kafka_errors(doing: str) -> Iterator[None]:
 
 def translated(error: BaseException, doing: str) -> MilvusStreamError:
     """The error to raise instead of one of kafka-python's."""
+    if isinstance(error, UnreadableBatch):
+        return MilvusStreamError(str(error))
     why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, _REFUSALS) or (not isinstance(error, KafkaError) and not isinstance(error, TimeoutError)):
         return UsageError(f"Kafka refused {doing}: {why}. Check kafka.* in the configuration and the broker's ACLs")

@@ -7,6 +7,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from consumers.kafka.admin import existing_topics, log_ranges
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer
+from consumers.kafka.internals import source_record
 from pipeline.errors import Unavailable
 from pipeline.records import KafkaPartition, Position, SourceRecord
 
@@ -109,7 +110,6 @@ def _read(consumer: KafkaConsumer, ranges: Mapping[KafkaPartition, tuple[int, in
         for tp, batch in batches.items():
             for raw in batch:
                 if raw.offset < ends[tp]:
-                    position = Position(raw.topic, raw.partition, raw.offset)
-                    yield SourceRecord(position, raw.timestamp, raw.key, raw.value, tuple(raw.headers or ()))
+                    yield source_record(raw)
         # By position and not by the last record: compaction and transactions leave holes, also at the end.
         open_ends = {tp for tp in open_ends if (consumer.position(tp) or 0) < ends[tp]}

@@ -27,10 +27,11 @@ from kafka.errors import (
 
 from consumers.kafka.admin import log_ranges
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer, translated
+from consumers.kafka.internals import UnreadableBatch, source_record
 from consumers.kafka.positions import Commit, LogRange, StartPositions, begin_at
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler, fenced
 from pipeline.errors import MilvusStreamError, OffsetsLost
-from pipeline.records import KafkaPartition, Position, SourceRecord
+from pipeline.records import KafkaPartition, SourceRecord
 
 log = structlog.get_logger(__name__)
 
@@ -162,22 +163,9 @@ class KafkaSource:
         self._raise_failure()
         assert self._positions is not None  # set with the consumer  # noqa: S101
         records: list[SourceRecord] = []
-        append = records.append
         for tp, batch in batches.items():
             topic_id = self._positions.topic_ids.get(tp.topic, "")
-            for raw in batch:
-                # Tuple unpacking reads kafka-python's record about twice as fast as its attributes.
-                topic, partition, _, offset, timestamp, _, key, value, headers, _, _, _, _ = raw
-                append(
-                    SourceRecord(
-                        Position(topic, partition, offset),
-                        timestamp,
-                        key,
-                        value,
-                        tuple(headers) if headers else (),
-                        topic_id,
-                    )
-                )
+            records += [source_record(raw, topic_id) for raw in batch]
         return records
 
     def pause(self) -> None:
@@ -313,11 +301,12 @@ class KafkaSource:
             return self._lost(error.args[0])
         if isinstance(error, LogTruncationError):
             found: MilvusStreamError = OffsetsLost(f"the log was truncated below what was read already: {error}")
+        elif isinstance(error, UnreadableBatch):
+            found = MilvusStreamError(f"{error}. {_GIVE_UP}")
         elif isinstance(error, CorruptRecordError):
             # Polled again, kafka-python 3.0.12 would loop for ever inside poll.
             found = MilvusStreamError(
-                f"a record cannot be read{self._unreadable()}: {error}. It is damaged, or a header name is not UTF-8. "
-                "Commit the next offset to skip it (kafka-consumer-groups --reset-offsets, worker stopped)"
+                f"a record cannot be read{self._unreadable()}: {error}. It is damaged. {_GIVE_UP}"
             )
         else:
             found = translated(error, "reading")
@@ -345,6 +334,7 @@ class KafkaSource:
         )
 
 
+_GIVE_UP = "To give it up, commit the next offset (kafka-consumer-groups --reset-offsets, worker stopped)"
 _NO_COMMIT = (
     CommitFailedError,
     RebalanceInProgressError,

@@ -58,8 +58,10 @@ def tail(path: Path) -> str:
 class UseLock:
     """A lock file that says "in use": a guard ends its server when nobody holds it any more (`local_guard`)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: Path) -> None:
+        """`data`: the data folder, which only this user may read where it is made here."""
         self.path = path
+        self._data = data
         self._file: int | None = None
 
     def acquire(self, *, alone: bool, within_s: float) -> bool:
@@ -68,7 +70,8 @@ class UseLock:
         `alone`: nobody else may hold it. Otherwise only a guard that is ending its server is in the way.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UsageError(f"{self.path.parent} cannot be a data folder ({error}); name another one") from error
@@ -128,7 +131,7 @@ class LocalServer(ABC):
         self._wanted_port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._address: str | None = None
-        self._lock = UseLock(self.run_directory / "lock")
+        self._lock = UseLock(self.run_directory / "lock", self.directory)
 
     @property
     def run_directory(self) -> Path:

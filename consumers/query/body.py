@@ -1,18 +1,15 @@
 """The body of a request: read within bounds, decoded strictly."""
 
-import asyncio
 import json
 from typing import NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
-from consumers.query.problems import bad_body
-
-_BODY_TIMEOUT_S = 10.0
+from consumers.http.problems import bad_body
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, at most `limit` bytes of declared JSON; raises HttpProblem 408, 413 or 415.
+    """The body, at most `limit` bytes of declared JSON; raises HttpProblem 400, 413 or 415.
 
     A form post of another web site cannot declare JSON without a CORS preflight, which is never granted.
     """
@@ -20,15 +17,13 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise bad_body(415, "not-json", "The body is not JSON", "send the header content-type: application/json")
     body = bytearray()
     try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > limit:
-                    detail = f"the body may have {limit:,} bytes"
-                    raise bad_body(413, "body-too-large", "The body is too large", detail)
-    except (TimeoutError, ClientDisconnect):
-        detail = f"the body did not arrive within {_BODY_TIMEOUT_S:.0f} s"
-        raise bad_body(408, "body-timeout", "The body took too long", detail) from None
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise bad_body(413, "body-too-large", "The body is too large", f"the body may have {limit:,} bytes")
+    except ClientDisconnect:
+        # Nobody hears it: the client has left, or took longer than http_server.REQUEST_TIMEOUT_S.
+        raise bad_body(400, "incomplete", "The body is not whole", "the connection ended before it") from None
     return bytes(body)
 
 

@@ -11,7 +11,8 @@ DESCRIPTION = """Find the documents nearest in meaning to a text.
 A `query` that is a list is answered with `answers`, one for each text in the same order; a single text with `results`.
 Results are ordered by `score`, higher is nearer. Only the newest version of a document is shown, and with `group_by`
 `doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
-range left out; `partial` says that the time ran out before enough documents were collected."""
+range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
+texts and the bytes of the results are bounded; a request beyond is answered 422."""
 
 _FILTER_TEXT = """A comparison or a combination. `eq`, `gt` … match rows that carry the field with a value of that type;
 `ne` and `nin` are the exact complement of `eq` and `in`: rows without the field match. A field that no row has is
@@ -22,6 +23,7 @@ def request_schemas(limits: Limits) -> dict[str, Any]:
     """Components of OpenAPI 3.1: `SearchRequest`, `Filter`, `Problem`."""
     text = {"type": "string", "minLength": 1, "maxLength": limits.max_query_chars}
     name = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS, "pattern": "^[^$]"}
+    key = {**name, "not": {"pattern": r"\]\["}}
     string = {"type": "string", "maxLength": limits.max_value_chars}
     whole = {"type": "integer", "minimum": -MAX_INT, "maximum": MAX_INT}
     ordered = {"anyOf": [string, whole, {"type": "number"}]}
@@ -31,7 +33,7 @@ def request_schemas(limits: Limits) -> dict[str, Any]:
     time = {"type": "string", "description": "RFC 3339; without an offset UTC, a date alone is its midnight."}
 
     def comparison(operators: list[str], value: dict[str, Any]) -> dict[str, Any]:
-        return _object({"type": {"enum": operators}, "key": name, "value": value}, ["type", "key", "value"])
+        return _object({"type": {"enum": operators}, "key": key, "value": value}, ["type", "key", "value"])
 
     timeout = {"minimum": limits.min_timeout_ms, "maximum": limits.max_timeout_ms, "default": limits.default_timeout_ms}
     properties = {
@@ -73,7 +75,6 @@ def problem_responses() -> dict[int | str, dict[str, Any]]:
     """The error answers of a search."""
     reasons = {
         400: "The body is not JSON.",
-        408: "The body did not arrive in time.",
         413: "The body is too large.",
         415: "The body is not declared as application/json.",
         422: "The request is not valid; `at` is the JSON pointer of what is wrong.",

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -10,8 +10,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from consumers.http.problems import overloaded, problem_of
 from consumers.query.body import decode
-from consumers.query.problems import overloaded, problem_of
 from pipeline.errors import RateLimited
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, answer
 from pipeline.query.limits import Limits
@@ -41,22 +41,25 @@ class SearchService:
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
-        self._concurrency = concurrency
-        self._under_way = 0
         # A thread that Milvus keeps waiting beyond its request still counts, so threads never pile up.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="search")
 
-    async def answer(self, body: bytes) -> SearchAnswer | SearchAnswers:
-        """Answer one request. Raises what `problem_of` translates; counts and logs either outcome."""
+    async def answer(self, body: bytes, admit: Callable[[], None]) -> SearchAnswer | SearchAnswers:
+        """Answer one request. Raises what `problem_of` translates; counts and logs either outcome.
+
+        `admit` is called when the request is known to be valid, and raises where too many are under way.
+        """
         started = time.monotonic()
         facts: dict[str, Any] = {}
         try:
-            result = await self._answer(body, started, facts)
+            result = await self._answer(body, admit, started, facts)
         except Exception as error:
             problem = problem_of(error)
             self._metrics.requests.labels(problem.outcome).inc()
             report = _log.exception if problem.status == 500 else _log.warning
-            report("search.failed", status=problem.status, problem=problem.code, **problem.more or {}, **facts)
+            facts |= {"status": problem.status, "problem": problem.code}
+            facts["reason"] = problem.reason or problem.detail
+            report("search.failed", **problem.more or {}, **facts)
             raise
         self._metrics.requests.labels("ok").inc()
         _log.info("search.answered", status=200, **facts)
@@ -66,19 +69,16 @@ class SearchService:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, body: bytes, started: float, facts: dict[str, Any]) -> SearchAnswer | SearchAnswers:
+    async def _answer(
+        self, body: bytes, admit: Callable[[], None], started: float, facts: dict[str, Any]
+    ) -> SearchAnswer | SearchAnswers:
         request = parse_request(decode(body), self._limits, time.time_ns() // 1_000_000)
         facts.update(queries=len(request.queries), limit=request.limit, filtered=request.filter is not None)
-        if self._under_way >= self._concurrency:
-            raise overloaded(f"{self._concurrency} searches are under way, as many as allowed; try again")
-        self._under_way += 1
-        try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + request.timeout_ms / 1000):
-                vectors = await self._embed(request)
-                embedded = time.monotonic()
-                found = await self._search(request, vectors, started + request.timeout_ms / 1000)
-        finally:
-            self._under_way -= 1
+        admit()
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + request.timeout_ms / 1000):
+            vectors = await self._embed(request)
+            embedded = time.monotonic()
+            found = await self._search(request, vectors, started + request.timeout_ms / 1000)
         ended = time.monotonic()
         timing = Timing(*(round(span * 1000, 3) for span in (embedded - started, ended - embedded, ended - started)))
         self._observe(found, timing, facts)

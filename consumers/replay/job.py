@@ -18,7 +18,6 @@ from consumers.kafka import KafkaSettings
 from consumers.replay.plan import ReplayPlan
 from consumers.replay.range import forget_group
 from consumers.replay.source import ReplaySource
-from consumers.side_port import SidePort
 from pipeline.errors import MilvusStreamError
 from pipeline.records import Receipt, Rejected
 from pipeline.telemetry.metrics import OUTCOMES, IngestMetrics
@@ -116,15 +115,12 @@ class ReplayProcess:
     worker: IngestWorker
     rejected: RejectedLog
     metrics: IngestMetrics
-    side_port: SidePort
 
     def run(self, stop: threading.Event, progress: TextIO = sys.stderr) -> ReplaySummary:
         """Run to the end of the range or until `stop`; then finish what was taken. The first error is raised.
 
         When the range is done, the replay's group is deleted: the same command then replays it anew.
         """
-        self.side_port.start()
-        log.info("replay.listening", address=self.side_port.address)
         ended = threading.Event()
         shower = threading.Thread(target=self._show, args=(ended, progress), name="progress", daemon=True)
         if progress.isatty():
@@ -135,7 +131,6 @@ class ReplayProcess:
             ended.set()
             if shower.ident is not None:
                 shower.join()
-            self.side_port.close()
         finished = done.clean and self.source.exhausted
         if finished:
             finish(self.kafka, self.plan)

@@ -21,12 +21,13 @@ from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer, translated
+from consumers.kafka.internals import UnreadableBatch, source_record
 from consumers.kafka.positions import StartPositions
 from consumers.kafka.rebalance import RebalanceHandler
 from consumers.kafka.source import COMMIT_TIMEOUT_S, Lag
 from consumers.replay.range import ReplaySpan, offsets
 from pipeline.errors import MilvusStreamError, OffsetsLost
-from pipeline.records import KafkaPartition, Position, SourceRecord
+from pipeline.records import KafkaPartition, SourceRecord
 
 log = structlog.get_logger(__name__)
 
@@ -86,18 +87,8 @@ class ReplaySource:
         records = []
         for tp, batch in batches.items():
             end = self._ends[tp.topic, tp.partition]
-            records += [
-                SourceRecord(
-                    Position(raw.topic, raw.partition, raw.offset),
-                    raw.timestamp,
-                    raw.key,
-                    raw.value,
-                    tuple(raw.headers or ()),
-                    self._span.topic_ids.get(raw.topic, ""),
-                )
-                for raw in batch
-                if raw.offset < end
-            ]
+            topic_id = self._span.topic_ids.get(tp.topic, "")
+            records += [source_record(raw, topic_id) for raw in batch if raw.offset < end]
         self._close_finished(consumer)
         if self._rate is not None and records:
             self._next_at = max(self._next_at, time.monotonic() - 1) + len(records) / self._rate
@@ -213,9 +204,11 @@ class ReplaySource:
             found: MilvusStreamError = self._lost({(tp.topic, tp.partition): at for tp, at in error.args[0].items()})
         elif isinstance(error, LogTruncationError):
             found = OffsetsLost(f"the log was truncated below what was read already: {error}")
+        elif isinstance(error, UnreadableBatch):
+            found = MilvusStreamError(f"{error}. Or replay the ranges before and after it")
         elif isinstance(error, CorruptRecordError):
             found = MilvusStreamError(
-                f"a record cannot be read: {error}. It is damaged, or a header name is not UTF-8. "
+                f"a record cannot be read: {error}. It is damaged. "
                 f"Replay the ranges before and after it, or commit the next offset to the group {self._span.group_id}"
             )
         else:

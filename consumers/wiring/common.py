@@ -1,7 +1,6 @@
 """Configuration -> objects: the only module that builds the graph of a process."""
 
-import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
@@ -14,11 +13,12 @@ from consumers.config.settings import Settings
 from consumers.kafka import (
     KafkaSettings,
 )
+from consumers.wiring.process_memory import frozen
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
 from pipeline.errors import MilvusStreamError, Unavailable
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
-from pipeline.query import Limits, Searcher, SearchSettings
+from pipeline.query import FetchSettings, Limits, Searcher, SearchSettings
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.store import (
     FlushPolicy,
@@ -71,6 +71,8 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         session_timeout_ms=_ms(section.session_timeout),
         max_poll_records=settings.batch.max_records,
         assignor=section.assignor,
+        buffer_bytes=settings.batch.buffer_bytes,
+        max_record_bytes=section.max_record_bytes,
         options=section.client_options,
     )
 
@@ -119,7 +121,7 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searc
     made = Searcher(
         api,
         settings.milvus.collection,
-        SearchSettings(one_version=settings.mode == "upsert"),
+        SearchSettings(FetchSettings(one_version=settings.mode == "upsert")),
         accept=lambda info: check_model(info, stamp),
     )
     with suppress(Unavailable):
@@ -135,33 +137,43 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
     """Run a query worker until SIGTERM. Raises Mismatch for a collection of another model."""
-    from consumers.query.app import Readiness, create_app  # noqa: PLC0415 - imports FastAPI, as above
+    from consumers.query.app import create_app  # noqa: PLC0415 - imports FastAPI, as above
     from consumers.query.server import serve as run_server  # noqa: PLC0415
 
     registry = CollectorRegistry()
     search = searcher(settings, api, model)
-
-    def ready() -> Readiness:
-        try:
-            search.check()
-        except MilvusStreamError as error:
-            return Readiness(False, {"milvus": str(error)})
-        return Readiness(True, {"milvus": "ok"})
 
     with closing(QueryBatcher(model.embed_queries)) as batcher:
         app = create_app(
             search,
             batcher,
             limits(settings),
-            ready,
+            readiness(search),
             registry=registry,
             metrics=QueryMetrics(registry),
             concurrency=settings.query.concurrency,
         )
-        # What is there now stays. Looking it through again and again would hold Python's lock, and with it every search
-        # that is under way, for 0.1 s at a time.
-        gc.freeze()
-        run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
+        with frozen():
+            run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
+
+
+def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:
+    """Whether searches can be answered. Why not is for the log: clients need not know Milvus's address."""
+    logged = ""
+
+    def ready() -> Mapping[str, str]:
+        nonlocal logged
+        try:
+            search.check()
+        except MilvusStreamError as error:
+            if (why := str(error)) != logged:
+                log.warning("query.not_ready", why=why)
+            logged = why
+            return {"milvus": "the collection cannot be searched now; the line query.not_ready of the log says why"}
+        logged = ""
+        return {}
+
+    return ready
 
 
 def check(settings: Settings) -> None:

@@ -1,11 +1,9 @@
-"""Configuration -> an ingest worker or a replay job; beside `wiring`, whose parts it puts together."""
+"""Builds an ingest worker or a replay job from the configuration."""
 
-import gc
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -14,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config.settings import Settings
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
-from consumers.ingest.worker import IngestWorker, Summary, WorkerPolicy
+from consumers.ingest import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import (
     DeadLetters,
     DeadLetterTopic,
@@ -28,11 +26,22 @@ from consumers.replay.job import RejectedLog, ReplayProcess
 from consumers.replay.plan import ReplayPlan
 from consumers.replay.range import GroupWatch
 from consumers.replay.source import ReplaySource
-from consumers.side_port import SidePort
 from consumers.wiring import common as wiring
+from consumers.wiring.process_memory import frozen
+from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
-from pipeline.ingest.batching import BatchPolicy
-from pipeline.ingest.flow import WINDOW_TOKENS, FlowPolicy, IngestFlow
+from pipeline.ingest import (
+    APPEND,
+    RETRY,
+    UPSERT,
+    WINDOW_TOKENS,
+    BatchesInFlight,
+    BatchPolicy,
+    CommitQueue,
+    FlowPolicy,
+    IngestFlow,
+    PartitionFence,
+)
 from pipeline.records import Receipt
 from pipeline.store import (
     STALENESS_S,
@@ -58,32 +67,43 @@ from pipeline.telemetry.metrics import IngestMetrics
 
 log = structlog.get_logger(__name__)
 
-APPENDING = 2
-"""Batches appended at a time: while the server works on one, Python packs the next."""
 PASSES = 4
-"""Of the model over one window of batches, at least: on a GPU one pass may take more than the usual window."""
+"""Least number of forward passes over one window of batches: on a GPU one pass may take more than the usual window."""
 LITE_FLUSH_ROWS = 1500
-"""Milvus Lite searches rows not yet flushed one by one, about 40 µs each: flush before that is felt."""
+"""Milvus Lite searches rows not yet flushed one by one, about 40 µs each: flush before searches become slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestProcess:
-    """A worker with what stands around it."""
+    """A worker with everything it needs loaded."""
 
     worker: IngestWorker
-    side_port: SidePort
 
     def run(self, stop: threading.Event) -> Summary:
         """Run the worker until `stop` is set, it has caught up or it fails; its first error is raised."""
-        self.side_port.start()
-        log.info("ingest.listening", address=self.side_port.address)
-        # What is there now stays until the process ends. Looking it through again and again while records come and go
-        # would take a sixth of a worker's processor time, 0.1 s at a time with Python's lock held.
-        gc.freeze()
-        try:
+        with frozen():
             return self.worker.run(stop)
-        finally:
-            self.side_port.close()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """The parts of a worker that differ between an ingest worker, a replay job and the tests."""
+
+    api: MilvusServerApi
+    model: Embedder
+    source: Source
+    writer: Writer
+    dead_letters: DeadLetterTopic
+    receipts: CommitQueue
+    """The queue into which `dead_letters` puts its receipts."""
+    metrics: IngestMetrics
+    limits: DeadLetterLimiter | None = None
+    """None: any number of records may be rejected."""
+    marker: FlushMarker | None = None
+    """Shared by the workers of a group, of which one flushes for all. None: the worker flushes for itself."""
+    tombstones: TombstoneSweep | None = None
+    retry: Backoff = RETRY
+    wall_clock: Callable[[], float] = time.time
 
 
 def ingest_metrics() -> IngestMetrics:
@@ -108,25 +128,24 @@ def ingest(
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = wiring.kafka_settings(settings)
-    receipts: deque[Receipt] = deque()
+    receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
     target = writer(settings, api, model, metrics)
-    open_ledger(api, settings.milvus.collection)  # in append mode, too: workers tell each other of flushes by it
-    worker = _worker(
-        settings,
-        api,
-        model,
-        marker=FlushMarker(api, settings.milvus.collection),
+    open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the marker of the flushes
+    parts = WorkerParts(
+        api=api,
+        model=model,
         source=source(settings, kafka, api),
         writer=target,
-        dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.append),
-        limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
+        dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,
         metrics=metrics,
-        until_caught_up=until_caught_up,
-        max_records=max_records,
+        limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
+        marker=FlushMarker(api, settings.milvus.collection),
+        tombstones=_tombstones(settings, api),
     )
-    return IngestProcess(worker, _side_port(settings, worker, metrics))
+    worker, _ = join(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
+    return IngestProcess(worker)
 
 
 def replay(
@@ -135,40 +154,37 @@ def replay(
     """Build a replay of `plan`, which must have something to read, into the collection of `settings`; see `ingest`."""
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = wiring.kafka_settings(settings)
-    receipts: deque[Receipt] = deque()
-    own = ReplaySource(kafka, plan.span, rate=plan.rate)
-    rejected = RejectedLog(receipts.append)
+    receipts = CommitQueue()
+    range_source = ReplaySource(kafka, plan.span, rate=plan.rate)
+    rejected = RejectedLog(receipts.put)
     target = writer(settings, api, model, metrics)
     if plan.live and settings.mode == "upsert":
         name = settings.milvus.collection
 
-        def look(strong: bool) -> Ledger:
+        def ledger(strong: bool) -> Ledger:
             return Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S if strong else 0.0)
 
-        target = GuardedWriter(target, look, GroupWatch(kafka).active)
-    worker = _worker(
-        settings,
-        api,
-        model,
-        marker=None,
-        source=own,
+        target = GuardedWriter(target, ledger, GroupWatch(kafka).active)
+    # No limit: the range was within it, or the worker stopped, when it was ingested. Its rejected records are counted.
+    parts = WorkerParts(
+        api=api,
+        model=model,
+        source=range_source,
         writer=target,
         dead_letters=rejected,
-        limits=None,  # the range was judged when it was ingested; here its rejected records are only counted
         receipts=receipts,
         metrics=metrics,
-        until_caught_up=True,
-        max_records=None,
     )
-    return ReplayProcess(kafka, plan, own, worker, rejected, metrics, _side_port(settings, worker, metrics))
+    worker, _ = join(settings, parts, until_caught_up=True)
+    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics)
 
 
 def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
     """The member of the consumer group."""
     if settings.kafka.start_from == "earliest":
         return KafkaSource(kafka)
-    # A group whose offsets have all expired looks like a new one to Kafka. Starting anywhere but at the beginning
-    # would skip what it has not read; rows of the topic tell that this is no first start.
+    # To Kafka a group whose offsets have all expired is a new one. Starting anywhere but at the beginning would skip
+    # records that it has not read; rows of the topic show that this is not its first start.
     return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic))
 
 
@@ -189,7 +205,7 @@ def writer_into(
     partitions: MilvusPartitions,
     ledger: Ledger | None = None,
 ) -> Writer:
-    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    """Build a writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
     name, by = settings.milvus.collection, settings.partitioning.by
     if settings.mode == "append":
         return AppendWriter(api, name, partitions, by)
@@ -197,82 +213,80 @@ def writer_into(
 
 
 def fingerprint(settings: Settings, model: Embedder) -> str:
-    """Of model and chunking: a record read again after a change of either is written again, as other rows."""
+    """Identify model and chunking: after a change of either, a record that is read again is written again."""
     return f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"
 
 
-def _worker(
-    settings: Settings,
-    api: MilvusServerApi,
-    model: Embedder,
-    *,
-    marker: FlushMarker | None,
-    source: Source,
-    writer: Writer,
-    dead_letters: DeadLetterTopic,
-    limits: DeadLetterLimiter | None,
-    receipts: deque[Receipt],
-    metrics: IngestMetrics,
-    until_caught_up: bool,
-    max_records: int | None,
-) -> IngestWorker:
+def join(
+    settings: Settings, parts: WorkerParts, *, until_caught_up: bool = False, max_records: int | None = None
+) -> tuple[IngestWorker, IngestFlow]:
+    """Join the parts to a worker; also returns the flow inside it, for observers.
 
-    def on_durable(durable: Sequence[Receipt]) -> None:
-        metrics.last_durable.set(time.time())
-        receipts.extend(durable)
+    The caller makes the connections; nothing is sent to Kafka or Milvus here.
+    """
+    fence = PartitionFence(BatchesInFlight())
+    governor = _governor(settings, parts, fence)
+    mode = APPEND if settings.mode == "append" else UPSERT
+    window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
+    flow = IngestFlow(
+        decoder=wiring.decoder(settings),
+        chunker=wiring.chunker(settings, parts.model),
+        embedder=parts.model,
+        writer=parts.writer,
+        governor=governor,
+        dead_letters=parts.dead_letters,
+        metrics=parts.metrics,
+        policy=FlowPolicy(mode, window_tokens, parts.retry),
+        fence=fence,
+        limits=parts.limits,
+        tombstones=parts.tombstones,
+        wall_clock=parts.wall_clock,
+    )
+    session_s = settings.kafka.session_timeout.total_seconds()
+    # No write may end after the group could have given this worker's share to another.
+    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + session_s - time.monotonic())
+    batch = settings.batch
+    policy = WorkerPolicy(
+        batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
+        buffer_bytes=batch.buffer_bytes,
+        session_s=session_s,
+        shutdown_s=settings.shutdown_timeout.total_seconds(),
+        until_caught_up=until_caught_up,
+        max_records=max_records,
+    )
+    worker = IngestWorker(
+        source=parts.source,
+        flow=flow,
+        governor=governor,
+        dead_letters=parts.dead_letters,
+        receipts=parts.receipts,
+        metrics=parts.metrics,
+        policy=policy,
+    )
+    return worker, flow
 
+
+def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> FlushGovernor:
+    def put_durable(receipts: Sequence[Receipt]) -> None:
+        parts.metrics.last_durable.set(time.time())
+        parts.receipts.put_all(receipts)
+
+    first_partition = (settings.kafka.topics[0], 0)
     flusher = Flusher(
-        api,
+        parts.api,
         _collections(settings),
         FlushPolicy(
             durability=settings.milvus.durability,
             interval_s=settings.milvus.flush_interval.total_seconds(),
-            rows=LITE_FLUSH_ROWS if api.server.capabilities.slow_unflushed_search else None,
+            rows=LITE_FLUSH_ROWS if parts.api.server.capabilities.slow_unflushed_search else None,
         ),
-        on_durable=on_durable,
-        on_flush=metrics.observe_flush,
-        marker=marker,
+        on_durable=put_durable,
+        on_flush=parts.metrics.observe_flush,
+        marker=parts.marker,
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
-        leads=lambda: (settings.kafka.topics[0], 0) in worker.owned,
+        leads=lambda: first_partition in fence.owned,
     )
-    governor = FlushGovernor(flusher)
-    flow = IngestFlow(
-        decoder=wiring.decoder(settings),
-        chunker=wiring.chunker(settings, model),
-        embedder=model,
-        writer=writer,
-        governor=governor,
-        dead_letters=dead_letters,
-        metrics=metrics,
-        policy=FlowPolicy(
-            append=settings.mode == "append",
-            writers=APPENDING if settings.mode == "append" else 1,
-            window_tokens=max(WINDOW_TOKENS, PASSES * model.execution.token_budget),
-        ),
-        limits=limits,
-        tombstones=_tombstones(settings, api) if marker is not None else None,
-        owned=lambda: worker.owned,
-    )
-    session_s = settings.kafka.session_timeout.total_seconds()
-    # No write may end after the group could have given this worker's share to another.
-    api.fence(lambda: -math.inf if flow.fenced else source.last_heartbeat() + session_s - time.monotonic())
-    batch = settings.batch
-    worker = IngestWorker(
-        source=source,
-        flow=flow,
-        governor=governor,
-        dead_letters=dead_letters,
-        receipts=receipts,
-        metrics=metrics,
-        policy=WorkerPolicy(
-            batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
-            buffer_bytes=batch.buffer_bytes,
-            shutdown_s=settings.shutdown_timeout.total_seconds(),
-            until_caught_up=until_caught_up,
-            max_records=max_records,
-        ),
-    )
-    return worker
+    return FlushGovernor(flusher)
 
 
 def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | None:
@@ -280,11 +294,6 @@ def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | No
         return None
     policy = SweepPolicy(retention_s=settings.milvus.tombstone_retention.total_seconds())
     return TombstoneSweep(api, settings.milvus.collection, policy)
-
-
-def _side_port(settings: Settings, worker: IngestWorker, metrics: IngestMetrics) -> SidePort:
-    section = settings.telemetry
-    return SidePort(section.host, section.port, metrics.registry, alive=worker.alive, ready=worker.ready)
 
 
 def _collections(settings: Settings) -> tuple[str, ...]:

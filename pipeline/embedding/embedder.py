@@ -1,54 +1,33 @@
-"""What an embedder is, how it is asked for, and the stamp that tells one model's vectors from another's."""
+"""The embedder interface, its settings, and the stamp that identifies a model's vectors."""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import Mismatch
 from pipeline.records import Chunk, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStamp:
-    """What made the vectors of a collection; stored with it."""
+    """The identity of the model behind a collection's vectors; stored with the collection."""
 
     name: str
-    """As configured. For people only: two names may stand for one model."""
+    """The model as configured. For people only: one model may have several names."""
     digest: str
     """SHA-256 over the weights, the vocabulary and the settings that change vectors, in hex."""
     dimension: int
     pooling: str
     max_tokens: int
-    """Tokens that the model reads at most, special tokens included."""
-
-    def to_json(self) -> str:
-        """The stamp as one JSON object; `from_json` reads it back."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "ModelStamp":
-        """Read what `to_json` wrote; raises `Mismatch` if it is anything else."""
-        try:
-            found = json.loads(text)
-            return cls(
-                name=str(found["name"]),
-                digest=str(found["digest"]),
-                dimension=int(found["dimension"]),
-                pooling=str(found["pooling"]),
-                max_tokens=int(found["max_tokens"]),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise Mismatch(f"the model stamp of the collection cannot be read: {error}") from error
+    """The model's input limit in tokens, special tokens included."""
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that are equal exactly when vectors may stand in one index; the name is left out."""
+        """16 hex digits, equal exactly when vectors are comparable in one index; the name is left out."""
         identity = f"{self.digest}/{self.dimension}/{self.pooling}/{self.max_tokens}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
@@ -58,21 +37,21 @@ class Execution:
     """How a loaded model is run, as chosen when it was loaded."""
 
     layout: Literal["flat", "padded", "none"]
-    """`flat`: texts one after another in one row; `padded`: one row each; `none`: there is no model."""
+    """`flat`: texts concatenated into one row; `padded`: one row per text; `none`: there is no model."""
     workers: int
-    """Forward passes at a time."""
+    """Concurrent forward passes."""
     threads: int
-    """Of one forward pass on a CPU; 0 on a GPU."""
+    """CPU threads of one forward pass; 0 on a GPU."""
     token_budget: int
-    """Tokens of one forward pass at most, padding included; a longer text stands alone."""
+    """Maximum tokens of one forward pass, padding included; a longer text is a batch of its own."""
 
 
 class Embedder(Protocol):
-    """A loaded model, which several threads may use; `load_embedder` makes it."""
+    """A loaded model, made by `load_embedder`. Safe to call from several threads."""
 
     @property
     def stamp(self) -> ModelStamp:
-        """What tells this model's vectors from others."""
+        """The identity of this model's vectors."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -80,7 +59,7 @@ class Embedder(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`."""
+        """The device it runs on: `cpu`, `cuda:0`."""
 
     @property
     def dtype(self) -> str:
@@ -88,31 +67,31 @@ class Embedder(Protocol):
 
     @property
     def execution(self) -> Execution:
-        """How it is run: batches, workers, threads."""
+        """The batch layout, workers and threads in use."""
 
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        """Vectors of the chunks as documents, shape (n, dimension), in the order given.
+        """Embed the chunks as documents: vectors of shape (n, dimension), in the order of the chunks.
 
-        A row may hold NaN or Inf, if the model made it so, if the tokenizer leaves nothing of the chunk, or if memory
-        does not hold this one; the caller checks.
-        Raises `Unavailable` when memory does not hold any chunk.
+        A row is NaN or Inf in three cases, for which the caller checks: the model computed it so, the tokenizer leaves
+        no token of the chunk, or memory holds shorter chunks but not this one.
+        Raises `Unavailable` when memory does not hold even the shortest chunk.
         """
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of the texts as queries, shape (n, dimension); what is beyond the model's limit is cut off."""
+        """Embed the texts as queries: vectors of shape (n, dimension). Tokens beyond the model's limit are cut off."""
 
     def close(self) -> None:
-        """Let go of threads and memory; the embedder must not be used afterwards."""
+        """Release threads and memory; the embedder must not be used afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSettings:
-    """Which model, and how to run it."""
+    """The model to load, and how to run it."""
 
     model: str
     """A local folder, a hub id whose files are on this machine, or `hash:DIMENSION`."""
     dimensions: int | None = None
-    """Matryoshka: only so many components of each vector, from the first; None: all that the model gives."""
+    """Matryoshka: keep this many leading components of each vector; None: all components."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N."""
     dtype: str = "auto"
@@ -120,8 +99,8 @@ class EmbeddingSettings:
     token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - tokens of text
     """Tokens of one forward pass, padding included; auto: measured when the model is loaded."""
     threads: int | None = None
-    """Processor cores to use on a CPU; None: those this process may use."""
+    """CPU cores to use; None: all that this process may use."""
     compile: bool = False
-    """Have torch make machine code of the model when it is loaded."""
+    """Compile the model with torch.compile when it is loaded."""
     tuning_folder: Path | None = None
-    """Where what was measured is remembered; None: nowhere."""
+    """Folder of the tuning cache; None: measure at every start."""

@@ -1,4 +1,4 @@
-"""An embedder without a model: for tests, sizing and fault runs."""
+"""An embedder without a model, for tests, sizing and fault injection: vectors are digests of the text."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ _MAX_TOKENS = 256
 
 
 class WordTokenizer:
-    """Tokens are the words between white space. There is no vocabulary: every id is 0."""
+    """A tokenizer whose tokens are the words between white space. It has no vocabulary: every id is 0."""
 
     max_tokens = _MAX_TOKENS
 
     def tokenize(self, texts: Sequence[str], fits: int = 0) -> list[Tokens]:
-        """Tokens of each text; see `pipeline.records.Tokenizer`."""
+        """Split each text into words; offsets stay empty for texts of at most `fits` words."""
         tokens = []
         for text in texts:
             words = text.split()
@@ -41,14 +41,14 @@ class WordTokenizer:
 
 
 class HashEmbedder:
-    """Deterministic unit vectors from a digest of the text: equal texts are equal vectors, nothing else is near."""
+    """Deterministic unit vectors from a digest: equal texts have equal vectors, different texts unrelated ones."""
 
     device = "cpu"
     dtype = "float32"
     execution = Execution("none", workers=1, threads=1, token_budget=0)
 
     def __init__(self, model: str) -> None:
-        """`model` is `hash:` and the dimension; raises `UsageError` if it is not."""
+        """`model` is `hash:` followed by the dimension; raises `UsageError` if it is not."""
         dimension = model.removeprefix(_PREFIX)
         if not (dimension.isascii() and dimension.isdecimal() and 2 <= int(dimension) <= _MAX_DIMENSION):
             raise UsageError(
@@ -66,7 +66,7 @@ class HashEmbedder:
 
     @staticmethod
     def is_hash_model(model: str) -> bool:
-        """Whether a configured model is meant to be this one."""
+        """Whether a configured model name means this embedder."""
         return model.startswith(_PREFIX)
 
     def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
@@ -74,13 +74,13 @@ class HashEmbedder:
         return self.embed_queries([chunk.text for chunk in chunks])
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of the texts, shape (n, dimension): the same as for a chunk of that text."""
+        """Vectors of the texts, shape (n, dimension); a chunk with the same text has the same vector."""
         size = self._dimension
         digests = b"".join(hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(size) for text in texts)
         vectors = np.frombuffer(digests, dtype=np.uint8).reshape(len(texts), size).astype(np.float32)
-        vectors -= 127.5  # no component can be 0, so no vector can be
+        vectors -= 127.5  # half a step: no component is 0, so no vector is 0 and the norm never divides by 0
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no threads and no weights."""

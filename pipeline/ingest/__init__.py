@@ -1,1 +1,31 @@
-"""pipeline/ingest."""
+"""The ingest flow: micro-batches of Kafka records are decoded, chunked, embedded and written to Milvus.
+
+No Kafka client and no configuration. What finishes a record, and so allows its offset, is stated in `CommitQueue`.
+"""
+
+from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
+from pipeline.ingest.commit_queue import CommitQueue
+from pipeline.ingest.embed import WINDOW_TOKENS
+from pipeline.ingest.flow import RETRY, FlowPolicy, IngestFlow
+from pipeline.ingest.in_flight import BatchesInFlight
+from pipeline.ingest.partition_fencing import PartitionFence
+from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
+from pipeline.ingest.write_modes import APPEND, UPSERT, WriteMode
+
+__all__ = [
+    "APPEND",
+    "RETRY",
+    "UPSERT",
+    "WINDOW_TOKENS",
+    "Batch",
+    "BatchBuilder",
+    "BatchPolicy",
+    "BatchesInFlight",
+    "CommitQueue",
+    "DeadLetterLimit",
+    "DeadLetterSink",
+    "FlowPolicy",
+    "IngestFlow",
+    "PartitionFence",
+    "WriteMode",
+]

@@ -1,10 +1,13 @@
-"""When a micro-batch closes: by records, by bytes or by age. Pure; `now` is the caller's monotonic clock in seconds."""
+"""Micro-batches: polled records are collected until a limit of records, bytes or age is reached.
+
+Pure; `now` is the caller's monotonic clock in seconds.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.records import SourceRecord
+from pipeline.records import KafkaPartition, SourceRecord
 
 Trigger = Literal["records", "bytes", "age", "drain"]
 
@@ -15,14 +18,14 @@ class BatchPolicy:
 
     max_records: int
     max_bytes: int
-    """A single record above it makes a batch of its own."""
+    """A single larger record is a batch of its own."""
     max_wait_s: float
-    """Longest time its first record waits for company."""
+    """Longest time that the first record of a batch waits for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records in the order they were polled."""
+    """Records in the order of polling."""
 
     records: Sequence[SourceRecord]
     size: int
@@ -41,11 +44,11 @@ class BatchBuilder:
 
     @property
     def size(self) -> int:
-        """Bytes collected and not yet handed on."""
+        """Bytes collected and not yet in a batch."""
         return self._size
 
     def add(self, records: Sequence[SourceRecord], now: float) -> Iterator[Batch]:
-        """Collect; yields each batch that this fills."""
+        """Collect records; yields each batch that they fill."""
         for record in records:
             size = record.size
             if self._records and self._size + size > self._policy.max_bytes:
@@ -58,7 +61,7 @@ class BatchBuilder:
                 yield self._close("records")
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until the open batch must close by age (0 when it is due); None when nothing is collected."""
+        """Seconds until the open batch closes by age, 0 when it is due; None while nothing is collected."""
         return max(0.0, self._opened_at + self._policy.max_wait_s - now) if self._records else None
 
     def close_due(self, now: float) -> Iterator[Batch]:
@@ -67,12 +70,12 @@ class BatchBuilder:
             yield self._close("age")
 
     def close(self) -> Iterator[Batch]:
-        """Yield the open batch, if any, however young."""
+        """Yield the open batch, if there is one, whatever its age."""
         if self._records:
             yield self._close("drain")
 
-    def discard(self, partitions: Collection[tuple[str, int]]) -> None:
-        """Forget collected records of Kafka partitions that now belong to another worker."""
+    def discard(self, partitions: Collection[KafkaPartition]) -> None:
+        """Drop the collected records of Kafka partitions that belong to another worker now."""
         self._records = [record for record in self._records if record.position[:2] not in partitions]
         self._size = sum(record.size for record in self._records)
 

@@ -1,4 +1,4 @@
-"""The bounded hand-over between two threads of a flow."""
+"""A bounded, closable queue between two threads of a flow."""
 
 import threading
 from collections import deque
@@ -11,9 +11,13 @@ K = TypeVar("K")
 
 
 class BoundedQueue(Generic[T]):
-    """First in, first out; `put` blocks while full, `get` while empty; `abort` wakes everybody with Stopped."""
+    """First in, first out. `put` blocks while full, `get` while empty. `abort` wakes every waiting thread with Stopped.
+
+    `queue.Queue.shutdown` of Python 3.13 does the same.
+    """
 
     def __init__(self, capacity: int | None = None) -> None:
+        """`capacity` None: `put` never blocks."""
         self._items: deque[T] = deque()
         self._capacity = capacity
         self._changed = threading.Condition()
@@ -21,7 +25,7 @@ class BoundedQueue(Generic[T]):
         self._aborted = False
 
     def put(self, item: T) -> None:
-        """Hand an item over. Raises Stopped after `abort`."""
+        """Append an item. Raises Stopped after `abort` or `close`."""
         with self._changed:
             while self._capacity is not None and len(self._items) >= self._capacity and not self._aborted:
                 self._changed.wait()
@@ -31,7 +35,7 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
 
     def get(self) -> T | None:
-        """Take the next item; None once the lane is closed and empty. Raises Stopped after `abort`."""
+        """Take the next item; None once the queue is closed and empty. Raises Stopped after `abort`."""
         with self._changed:
             while not self._items and not self._closed and not self._aborted:
                 self._changed.wait()
@@ -44,7 +48,7 @@ class BoundedQueue(Generic[T]):
             return item
 
     def get_ready(self, kind: type[K]) -> K | None:
-        """Take the next item if it is there already and of this kind; never blocks."""
+        """Take the next item if it is there already and of this type; never blocks."""
         with self._changed:
             item = self._items[0] if self._items and not self._aborted else None
             if not isinstance(item, kind):
@@ -54,13 +58,13 @@ class BoundedQueue(Generic[T]):
             return item
 
     def close(self) -> None:
-        """No more items will come; those inside can still be taken."""
+        """Accept no more items; those inside can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Forget the items and wake every waiting thread with Stopped."""
+        """Drop the items and wake every waiting thread with Stopped."""
         with self._changed:
             self._aborted = True
             self._items.clear()

@@ -1,4 +1,7 @@
-"""Waiting for Milvus: an outage is no error of a record, so a call is repeated for as long as it takes."""
+"""A circuit breaker shared by all stages of a worker.
+
+A Milvus outage says nothing about a record, so calls are repeated until they succeed or the worker stops.
+"""
 
 import random
 import threading
@@ -8,6 +11,7 @@ from typing import TypeVar
 
 import structlog
 
+from pipeline.backoff import Backoff
 from pipeline.errors import Stopped, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -15,53 +19,53 @@ T = TypeVar("T")
 
 
 class CircuitBreaker:
-    """One circuit breaker for all stages of a worker.
+    """Limits an outage to one call at a time, however many stages there are.
 
-    After a failure nobody calls until a pause is over, which doubles with every further failure; then one stage tries
-    while the others wait for its result. So an outage sees one call at a time, however many stages there are.
+    After a failure no stage calls until a wait is over. Then one stage probes while the others wait for its result;
+    every failed probe makes the next wait longer.
     """
 
-    def __init__(self, first_s: float, longest_s: float, on_retry: Callable[[str], None]) -> None:
-        """`on_retry` is told the stage of every call that is to be repeated."""
-        self._first_s = first_s
-        self._longest_s = longest_s
+    def __init__(self, backoff: Backoff, on_retry: Callable[[str], None]) -> None:
+        """`on_retry` gets the stage of every call that will be repeated."""
+        self._backoff = backoff
         self._on_retry = on_retry
         self._changed = threading.Condition()
         self._failures = 0
         self._retry_at = 0.0
         self._probing = False
         self._ended = False
-        self._trouble: dict[str, str] = {}
+        self._waiting: dict[str, str] = {}
 
     @property
-    def trouble(self) -> Mapping[str, str]:
+    def waiting_reasons(self) -> Mapping[str, str]:
         """By stage: why it is waiting at the moment."""
         with self._changed:
-            return dict(self._trouble)
+            return dict(self._waiting)
 
-    def persist(self, stage: str, call: Callable[[], T]) -> T:
-        """The result of an idempotent call once it does not raise Unavailable. Raises Stopped after `end`."""
+    def call(self, stage: str, function: Callable[[], T]) -> T:
+        """Call an idempotent function until it does not raise Unavailable. Raises Stopped after `end`."""
         while True:
-            probing = self._admitted()
+            probing = self._admit()
             try:
-                result = call()
+                result = function()
             except Unavailable as error:
-                self._failed(stage, error, probing=probing)
+                self._record_failure(stage, error, probing=probing)
             except BaseException:
-                self._left(probing=probing)
+                with self._changed:
+                    self._release(probing)
                 raise
             else:
-                self._succeeded(stage, probing=probing)
+                self._record_success(stage, probing=probing)
                 return result
 
     def end(self) -> None:
-        """Wake whoever waits with Stopped."""
+        """Wake every waiting stage with Stopped."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
-    def _admitted(self) -> bool:
-        """Wait until a call may be made; True: it is the one that tries whether Milvus is back."""
+    def _admit(self) -> bool:
+        """Wait until a call may be made; True if it is the probe."""
         with self._changed:
             while not self._ended and self._failures:
                 wait = self._retry_at - time.monotonic()
@@ -73,31 +77,28 @@ class CircuitBreaker:
                 raise Stopped("ended while waiting for Milvus")
             return False
 
-    def _failed(self, stage: str, error: Unavailable, *, probing: bool) -> None:
+    def _record_failure(self, stage: str, error: Unavailable, *, probing: bool) -> None:
         self._on_retry(stage)
         with self._changed:
-            if stage not in self._trouble:
+            if stage not in self._waiting:
                 log.warning("milvus.unavailable", stage=stage, why=str(error), what="waiting and trying again")
-            self._trouble[stage] = str(error)
+            self._waiting[stage] = str(error)
+            # Calls that were under way when the outage began fail together: they count as one failure.
             if probing or not self._failures:
-                pause = min(self._longest_s, self._first_s * 2.0 ** min(self._failures, 30))
                 self._failures += 1
-                self._retry_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
-            self._leave(probing)
+                jitter = random.random()  # noqa: S311 - spreads workers that fail together, guards nothing
+                self._retry_at = time.monotonic() + self._backoff.delay_s(self._failures, jitter)
+            self._release(probing)
 
-    def _succeeded(self, stage: str, *, probing: bool) -> None:
+    def _record_success(self, stage: str, *, probing: bool) -> None:
         with self._changed:
-            if self._trouble.pop(stage, None) is not None:
+            if self._waiting.pop(stage, None) is not None:
                 log.info("milvus.available", stage=stage)
             if probing:
                 self._failures = 0
-            self._leave(probing)
+            self._release(probing)
 
-    def _left(self, *, probing: bool) -> None:
-        with self._changed:
-            self._leave(probing)
-
-    def _leave(self, probing: bool) -> None:
+    def _release(self, probing: bool) -> None:
         if probing:
             self._probing = False
         self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Steps of a stage that run several at a time and end in order."""
+"""An executor that runs several tasks at a time and completes them in order."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 
 class OrderedExecutor:
-    """Runs steps in threads of its own, `width` at a time; what follows a step is done in the order of submission.
+    """Runs up to `width` tasks concurrently and calls their completion handlers in the order of submission.
 
-    Once a step or what follows it has failed, nothing follows those behind it, and no other step begins. One thread
-    submits. Leaving the block waits for the steps under way.
+    After the first failure no further task starts and no later handler runs. One thread submits. Leaving the `with`
+    block waits for the tasks that run.
     """
 
     def __init__(self, width: int, name: str, guard: Callable[[Callable[[], None]], None]) -> None:
-        """`guard` runs what it is given and takes care of what that raises."""
+        """`guard` runs a callable and handles what it raises; `name` is the prefix of the thread names."""
         self._width = width
         self._guard = guard
         self._pool = ThreadPoolExecutor(width, thread_name_prefix=name)
-        self._under_way: deque[Future[None]] = deque()
+        self._running: deque[Future[None]] = deque()
         self._failed = False
 
     def __enter__(self) -> Self:
@@ -31,23 +31,23 @@ class OrderedExecutor:
         self._pool.shutdown()
 
     def wait_for_slot(self) -> None:
-        """Wait until one more step can begin."""
-        self._wait(self._width - 1)
+        """Wait until one more task can start."""
+        self._wait_until_running(self._width - 1)
 
-    def finish(self) -> None:
-        """Wait until no step is under way."""
-        self._wait(0)
+    def drain(self) -> None:
+        """Wait until no task runs."""
+        self._wait_until_running(0)
 
-    def submit(self, step: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Begin the step as soon as there is room; `then` gets what it returns, after those of the steps before."""
+    def submit(self, task: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Start the task as soon as there is a slot; `then` takes its result, after the handlers of earlier tasks."""
         self.wait_for_slot()
         if self._failed:
             return
-        before = self._under_way[-1] if self._under_way else None
+        before = self._running[-1] if self._running else None
 
         def run() -> None:
             try:
-                result = step()
+                result = task()
                 if before is not None:
                     before.result()
                 if not self._failed:
@@ -56,8 +56,8 @@ class OrderedExecutor:
                 self._failed = True
                 raise
 
-        self._under_way.append(self._pool.submit(self._guard, run))
+        self._running.append(self._pool.submit(self._guard, run))
 
-    def _wait(self, left: int) -> None:
-        while len(self._under_way) > left:
-            self._under_way.popleft().result()
+    def _wait_until_running(self, count: int) -> None:
+        while len(self._running) > count:
+            self._running.popleft().result()

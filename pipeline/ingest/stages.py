@@ -1,72 +1,163 @@
-"""What travels through the stages of the ingest flow."""
+"""The frozen values that pass from stage to stage of the ingest flow.
 
-import threading
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+Submitted -> Decoded -> Planned -> Embedded -> Written
+
+Each type has the fields that are known after its stage and no others. A value that a later stage does not need is not
+held by the later type, so its memory is released: chunks that wait for the model end with `Planned`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pipeline.ingest.batching import Batch
-from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, Rejected, SourceRecord
-from pipeline.store import Vectors, WritePlan
+from pipeline.records import Chunk, Delete, EmbeddedPut, KafkaPartition, Position, Put, Rejected, SourceRecord
+from pipeline.store import Applied, Vectors, WritePlan
 
 
-@dataclass(slots=True)
-class Work:
-    """One micro-batch on its way through the stages."""
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """A mark in the queues behind all batches submitted before an assignment.
 
-    batch: Batch
+    It returns to the first stage once every batch before it has been acknowledged.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A batch that the flow has accepted. Known: its raw records. Nothing is decoded."""
+
     number: int
+    """Rises from batch to batch; a revocation holds for every batch up to a number."""
+    batch: Batch
     started: float
-    plan: WritePlan = field(init=False)
-    chunks: Sequence[Sequence[Chunk]] = ()
-    reusable: Sequence[Vectors] = ()
-    """For each document in `chunks`: vectors that are stored already, by the chunk's text."""
-    embedded: Sequence[EmbeddedPut] = ()
-    finished: Counter[str] = field(default_factory=Counter)
-    rejected: set[Position] = field(default_factory=set)
-    decoded: Sequence[SourceRecord] = ()
-    refused_late: list[Rejected] = field(default_factory=list)
-    """Of those in `decoded`: what Milvus or the model would not take."""
-    folded: Sequence[Put | Delete] = ()
-    """Given up for another operation of the same key in this batch."""
-    refused: set[tuple[str | None, str]] = field(default_factory=set)
-    """Keys of the operations that were kept and could not be stored after all."""
-    embed_s: float = 0.0
+    """When it was submitted, monotonic seconds."""
 
     @property
-    def tokens(self) -> int:
-        """What the model has to read."""
-        return sum(
-            len(chunk.token_ids)
-            for document, known in zip(self.chunks, self.reusable, strict=True)
-            for chunk in document
-            if chunk.text not in known
-        )
-
-    @property
-    def positions(self) -> str:
+    def offset_ranges(self) -> str:
         """`topic/partition/first-last` for each Kafka partition in the batch, for the log."""
-        ranges: dict[tuple[str, int], tuple[int, int]] = {}
+        ranges: dict[KafkaPartition, tuple[int, int]] = {}
         for record in self.batch.records:
             topic, partition, offset = record.position
             first, _ = ranges.get((topic, partition), (offset, offset))
             ranges[topic, partition] = (first, offset)
         return " ".join(f"{topic}/{number}/{first}-{last}" for (topic, number), (first, last) in ranges.items())
 
-    @property
-    def taken_back(self) -> Sequence[SourceRecord]:
-        """Records folded into one that could not be stored: they count again, as they would have in another batch.
 
-        Should a later batch have written the key already, the ledger finds them to be older.
-        """
-        if not self.refused or not self.folded:
-            return ()
-        positions = {operation.position for operation in self.folded if operation.key in self.refused}
-        return [record for record in self.batch.records if record.position in positions]
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A batch whose records are decoded and folded. Known: the operations to plan, and which records are rejected.
+
+    A record whose Kafka partition was revoked before decoding is in none of the fields but `submitted`.
+    """
+
+    submitted: Submitted
+    records: Sequence[SourceRecord]
+    """The records that could be decoded, in the order of the batch."""
+    operations: Sequence[Put | Delete]
+    """What is to be planned; in upsert mode at most one operation a key."""
+    folded: Sequence[Put | Delete]
+    """Operations replaced by the one of the same key in `operations`."""
+    rejected: frozenset[Position]
+    """Positions of the records that could not be decoded. The dead letters have them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Barrier:
-    """Goes through every stage behind the batches before it; whoever set it waits until it has reached the end."""
+class Refused:
+    """A decoded operation that can never be stored. The dead letters have its record."""
 
-    passed: threading.Event = field(default_factory=threading.Event)
+    key: tuple[str | None, str]
+    """Tenant and doc_id."""
+    rejected: Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A batch compared with the ledger and cut into chunks. Known: what to embed, what to write, what to delete.
+
+    The plan is provisional where a batch before it is still in flight: the writer compares those keys again.
+    """
+
+    decoded: Decoded
+    plan: WritePlan
+    refused: Sequence[Refused]
+    chunks: Sequence[Sequence[Chunk]]
+    """For each document in `plan.to_embed`."""
+    reusable: Sequence[Vectors]
+    """For each document in `chunks`: stored vectors by the text of the chunk."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model has to embed."""
+        return sum(
+            len(chunk.token_ids)
+            for document, stored in zip(self.chunks, self.reusable, strict=True)
+            for chunk in document
+            if chunk.text not in stored
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A batch ready to be written. Known: the vectors of every document that the model could embed."""
+
+    decoded: Decoded
+    plan: WritePlan
+    refused: Sequence[Refused]
+    """By the plan or because the model gave no finite vector."""
+    puts: Sequence[EmbeddedPut]
+    embed_s: float
+    """Seconds of the embed call that this batch took part in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A batch acknowledged by Milvus. Known: how every one of its records has ended, or that it is decided again."""
+
+    decoded: Decoded
+    plan: WritePlan
+    applied: Applied
+    refused: Sequence[Refused]
+    """By the plan, the model or Milvus. The dead letters have all of them."""
+    redecided: Sequence[SourceRecord]
+    """Records to be submitted again, see `records_to_redecide`."""
+    embed_s: float
+    write_s: float
+
+    @property
+    def dead_lettered(self) -> frozenset[Position]:
+        """Positions of the records that the dead letters have, rejected or refused."""
+        return self.decoded.rejected.union(entry.rejected.position for entry in self.refused)
+
+    @property
+    def finished(self) -> Sequence[SourceRecord]:
+        """Records that Milvus's acknowledgement finishes.
+
+        Not a record with the dead letters, which confirm it themselves, and not one that is decided again.
+        """
+        left_out = self.dead_lettered.union(record.position for record in self.redecided)
+        return [record for record in self.decoded.submitted.batch.records if record.position not in left_out]
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """Records by outcome, as in `ingest_records_total`."""
+        return {
+            "written": self.applied.written,
+            "deleted": self.applied.deleted,
+            "unchanged": self.plan.unchanged + self.applied.unchanged,
+            "stale": self.plan.stale + self.applied.stale,
+            "folded": len(self.decoded.folded) - len(self.redecided),
+            "dead_lettered": len(self.dead_lettered),
+        }
+
+
+def records_to_redecide(decoded: Decoded, refused: Sequence[Refused]) -> Sequence[SourceRecord]:
+    """Records that were folded into an operation that could not be stored.
+
+    They count again, as they would have in a batch of their own. If a later batch has written the key by then, the
+    ledger finds them to be older.
+    """
+    keys = {entry.key for entry in refused}
+    positions = {operation.position for operation in decoded.folded if operation.key in keys}
+    if not positions:
+        return ()
+    return [record for record in decoded.submitted.batch.records if record.position in positions]

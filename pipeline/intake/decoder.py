@@ -75,6 +75,8 @@ class Decoder:
         """The operation that the record asks for; whatever its bytes are, this raises nothing."""
         stage = "decode"
         try:
+            if record.defect is not None:
+                raise RecordRejected(record.defect.reason, record.defect.message)
             self._check_size(record)
             content = None if record.value is None else parse(record.value, self._mapping.format)
             stage = "validate"

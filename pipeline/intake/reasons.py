@@ -7,6 +7,7 @@ class Reason(StrEnum):
     """One word for each cause; the message of the rejection says the rest."""
 
     RECORD_TOO_LARGE = "record_too_large"
+    INVALID_HEADER_NAME = "invalid_header_name"
     UNSUPPORTED_FORMAT = "unsupported_format"
     INVALID_UTF8 = "invalid_utf8"
     INVALID_JSON = "invalid_json"

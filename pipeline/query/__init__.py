@@ -13,13 +13,15 @@ from pipeline.query.answer import (
     answer,
     answer_json,
 )
+from pipeline.query.fetch import DeadlinePassed, FetchSettings
 from pipeline.query.filters import Filter, compile_filter, filterable_fields, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
-from pipeline.query.search import DeadlinePassed, Searcher, SearchSettings
+from pipeline.query.search import Searcher, SearchSettings
 
 __all__ = [
     "DeadlinePassed",
+    "FetchSettings",
     "Filter",
     "InvalidRequest",
     "Limits",

@@ -33,6 +33,8 @@ _KINDS: Mapping[str, FieldType] = {
     **dict.fromkeys(("FLOAT", "DOUBLE"), "number"),
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Milvus cuts the path of a key at every `][`, also inside the quotes. `$meta["]["]` then ends the whole server (2.3.5).
+_PATH_CUT = "]["
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,12 @@ def balanced(terms: Sequence[str], operator: str) -> str:
 
 
 def metadata_reference(name: str) -> str:
-    """The expression for one key of the dynamic field."""
+    """The expression for one key of the dynamic field.
+
+    Raises ValueError for a name with `][` inside: Milvus would read another path, and some of them end the server.
+    """
+    if _PATH_CUT in name:
+        raise ValueError("a name with ][ inside has no expression that Milvus reads as that name")
     return f"$meta[{literal(name)}]"
 
 
@@ -131,6 +138,13 @@ def check_name(at: str, value: object) -> str:
     name = check_text(at, value, MAX_NAME_CHARS)
     if not name or name.startswith("$") or _CONTROL.search(name):
         raise InvalidRequest(at, "must be a field name: not empty, no control characters, not starting with $")
+    return name
+
+
+def _check_filter_name(at: str, value: object) -> str:
+    name = check_name(at, value)
+    if _PATH_CUT in name:
+        raise InvalidRequest(at, "contains ][, where Milvus would cut it; rows cannot be filtered by such a name")
     return name
 
 
@@ -157,7 +171,7 @@ def _parse(node: object, limits: Limits, at: str, depth: int) -> Filter:
     check_keys(at, node, ("type", "key", "value"))
     if "value" not in node:
         raise InvalidRequest(pointer(at, "value"), "is missing")
-    name = check_name(pointer(at, "key"), node.get("key"))
+    name = _check_filter_name(pointer(at, "key"), node.get("key"))
     return Comparison(kind, name, _values(kind, node["value"], limits, pointer(at, "value")), at)
 
 

@@ -26,7 +26,7 @@ class Limits:
     """Bounds of one request; far below the server's own (facts: top k 16,384, depth of parentheses, 64 MiB)."""
 
     max_limit: int = 1000
-    """Largest `limit`."""
+    """Most results of a request: `limit` times its number of texts."""
     max_queries: int = 32
     """Most texts in one request."""
     max_query_chars: int = 8_192

@@ -1,9 +1,14 @@
 """Which metadata names the rows carry: a filter on a name that no row has matches nothing, silently."""
 
 import difflib
+import heapq
 from collections.abc import Callable, Iterable
 
 _MOST_NAMES = 10_000
+_MOST_COMPARED = 200
+_LONGEST_COMPARED = 64
+"""Comparing two names takes time with the square of their lengths."""
+_ALIKE = 0.7
 
 
 class MetadataNames:
@@ -20,24 +25,43 @@ class MetadataNames:
         if len(self._seen) < _MOST_NAMES:
             self._seen.update(names)
 
-    def missing(self, names: Iterable[str], exists: Callable[[str], bool]) -> list[str]:
-        """Those of `names` that no row carries; `exists` asks Milvus about a name not known yet."""
-        absent = []
+    def learn_missing(self, names: Iterable[str]) -> None:
+        """No row carries these names."""
         for name in names:
-            if name in self._seen:
-                continue
-            if self._missing.get(name, 0.0) > self._clock():
-                absent.append(name)
-            elif exists(name):
-                self.learn((name,))
-            else:
-                if len(self._missing) >= _MOST_NAMES:
-                    self._missing.clear()
-                self._missing[name] = self._clock() + self._ttl_s
-                absent.append(name)
-        return absent
+            if len(self._missing) >= _MOST_NAMES:
+                self._missing.clear()
+            self._missing[name] = self._clock() + self._ttl_s
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` of which only Milvus can say whether rows carry them."""
+        return [name for name in names if name not in self._seen and not self._is_missing(name)]
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that no row carried a moment ago."""
+        return [name for name in names if name not in self._seen and self._is_missing(name)]
 
     def near(self, name: str, declared: Iterable[str]) -> str | None:
         """A name that rows do carry and that looks like `name`."""
-        close = difflib.get_close_matches(name, {*self._seen.copy(), *declared}, n=1, cutoff=0.7)
+        likely = likeliest(name, {*self._seen.copy(), *declared})
+        close = difflib.get_close_matches(name, likely, n=1, cutoff=_ALIKE)
         return close[0] if close else None
+
+    def _is_missing(self, name: str) -> bool:
+        return self._missing.get(name, 0.0) > self._clock()
+
+
+def likeliest(name: str, names: Iterable[str]) -> list[str]:
+    """At most 200 of `names` that may be alike, cheaply chosen: the same first character, then about as long.
+
+    None for a name of more than 64 characters.
+    """
+    length, first = len(name), name[:1].casefold()
+    if length > _LONGEST_COMPARED:
+        return []
+    longest_difference = length * (1 - _ALIKE) / _ALIKE * 2
+
+    def rank(other: str) -> tuple[bool, int]:
+        return other[:1].casefold() != first, abs(len(other) - length)
+
+    fitting = (other for other in names if abs(len(other) - length) <= longest_difference)
+    return heapq.nsmallest(_MOST_COMPARED, (other for other in fitting if len(other) <= _LONGEST_COMPARED), key=rank)

@@ -57,7 +57,7 @@ def parse_request(body: object, limits: Limits, now_ms: int) -> SearchRequest:
     given_filter, given_time = body.get("filter"), body.get("time")
     return SearchRequest(
         queries=queries,
-        limit=_integer("/limit", body.get("limit", min(DEFAULT_LIMIT, limits.max_limit)), 1, limits.max_limit),
+        limit=_limit(body.get("limit", min(DEFAULT_LIMIT, limits.max_limit)), len(queries), limits),
         time=None if given_time is None else parse_time_range(given_time, now_ms),
         filter=None if given_filter is None else parse_filter(given_filter, limits),
         fields=_fields(body.get("fields"), limits),
@@ -134,6 +134,17 @@ def _query(at: str, value: object, limits: Limits) -> str:
     if not text.strip():
         raise InvalidRequest(at, "is blank")
     return text
+
+
+def _limit(value: object, queries: int, limits: Limits) -> int:
+    limit = _integer("/limit", value, 1, limits.max_limit)
+    if limit * queries > limits.max_limit:
+        each = limits.max_limit // queries
+        advice = f"lower it to {each:,}" if each else "send fewer texts"
+        raise InvalidRequest(
+            "/limit", f"for {queries} texts means {limit * queries:,} results; at most {limits.max_limit:,}: {advice}"
+        )
+    return limit
 
 
 def _integer(at: str, value: object, low: int, high: int) -> int:

@@ -1,70 +1,45 @@
-"""One search over Milvus: plan, over-fetch, group, and say what was covered."""
+"""One search over Milvus: plan, fetch, shape the results, and say what was covered."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped, format_time
-from pipeline.query.filters import FilterableFields, comparisons, filterable_fields, metadata_reference
+from pipeline.query.fetch import Fetch, FetchSettings
+from pipeline.query.filters import FilterableFields, balanced, comparisons, filterable_fields, metadata_reference
 from pipeline.query.limits import InvalidRequest, pointer
 from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
-from pipeline.query.plan import SearchPlan, plan
-from pipeline.query.ranking import metadata_names, rank, similarity_score
+from pipeline.query.plan import plan
+from pipeline.query.ranking import metadata_names, similarity_score
 from pipeline.query.request import SearchRequest
-from pipeline.records import METADATA_FIELD, ROW_FIELDS, TENANT_FIELD, VECTOR_FIELD
-from pipeline.store import (
-    DEFAULT_PARTITION,
-    CollectionInfo,
-    Hit,
-    MilvusServerApi,
-    VectorSearch,
-    interval,
-    search_params,
-)
+from pipeline.records import METADATA_FIELD, VECTOR_FIELD
+from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
 
 _MOST_NAMES_ASKED = 16
-_CLOCK_SLACK_S = 0.01
-"""gRPC may end a call a moment before its deadline."""
-
-
-class DeadlinePassed(Unavailable):
-    """The request's time ran out before there was any result."""
+_SAMPLE = 16
+"""Rows looked at to find out which of several names there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
     """How to search."""
 
-    one_version: bool = True
-    """Show only the newest version of a document (mode upsert); in append mode every record stays."""
-    overfetch: int = 4
-    """Rows fetched for each result wanted, as documents have several chunks."""
-    max_candidates: int = 4_096
-    """Most rows fetched for one query; Milvus's own bound is 16,384."""
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    max_answer_bytes: int = 8 * 1024 * 1024
+    """Most bytes of an answer's results, as JSON."""
     partitions_ttl_s: float = 1.0
     """How long a listing of the Milvus partitions is used again."""
     residency_ttl_s: float = 30.0
     """How long it is taken as known which Milvus partitions are loaded; asking takes a call for each."""
     names_ttl_s: float = 10.0
     """How long a metadata name that no row had counts as missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class _CollectionQuery:
-    """One request on its way."""
-
-    request: SearchRequest
-    vectors: NDArray[np.float32]
-    info: CollectionInfo
-    catalogue: FilterableFields
-    deadline: float
-    """On the searcher's clock, seconds."""
 
 
 class Searcher:
@@ -102,17 +77,17 @@ class Searcher:
         existing: tuple[str, ...] = ()
         try:
             existing = self._partitions.names()
-            return self._search(self._ask(request, vectors, deadline), existing)
+            return self._search(request, vectors, deadline, existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
             self._forget()
         except Unavailable:
             self._forget()
             raise
-        ask = self._ask(request, vectors, deadline)
+        self._schema = self._describe()
         try:
             left = self._partitions.names()
-            found = self._search(ask, left)
+            found = self._search(request, vectors, deadline, left)
         except NotFound as error:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
         dropped = tuple(Skipped(name, "dropped") for name in existing if name not in set(left))
@@ -127,12 +102,6 @@ class Searcher:
         """Ask Milvus for the collection; raises Unavailable where it does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
-    def _ask(self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float) -> _CollectionQuery:
-        if self._schema is None:
-            self._schema = self._describe()
-        info = self._schema
-        return _CollectionQuery(request, vectors, info, filterable_fields(info), deadline)
-
     def _describe(self) -> CollectionInfo:
         info = self._api.describe(self._collection)
         if info is None or VECTOR_FIELD not in info.indexes:
@@ -140,99 +109,84 @@ class Searcher:
         self._accept(info)
         return info
 
-    def _search(self, ask: _CollectionQuery, existing: Sequence[str]) -> SearchResult:
-        request, declared = ask.request, frozenset(ask.catalogue.declared)
-        planned = plan(request.time, request.filter, existing, self._partitions.released(), ask.catalogue)
-        ranked, complete = self._fetch(ask, planned)
-        self._names.learn(name for hits in ranked for name in metadata_names(hits, declared))
-        metric = ask.info.indexes[VECTOR_FIELD].metric
-        shape = partial(_result, fields=request.fields, declared=declared, metric=metric, existing=existing)
+    def _search(
+        self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float, existing: Sequence[str]
+    ) -> SearchResult:
+        info = self._schema = self._schema or self._describe()
+        catalogue = filterable_fields(info)
+        planned = plan(request.time, request.filter, existing, self._partitions.released(), catalogue)
+        fetch = Fetch(self._api, info, request, vectors, planned, self._settings.fetch, deadline, self._clock)
+        ranked, complete = fetch.best()
+        results: list[list[Result]] = [[] for _ in ranked]
+        shape = partial(
+            _result,
+            fields=request.fields,
+            declared=frozenset(catalogue.declared),
+            metric=info.indexes[VECTOR_FIELD].metric,
+            existing=existing,
+        )
+        size = 0
+        try:
+            for query, hit in self._learning(fetch.whole(ranked), catalogue):
+                result = shape(hit)
+                size += len(orjson.dumps(result))
+                if size > self._settings.max_answer_bytes:
+                    raise self._too_large()
+                results[query].append(result)
+        except Unavailable:
+            if not any(results):
+                raise
+            complete = False
         return SearchResult(
-            results=tuple(tuple(shape(hit) for hit in hits) for hits in ranked),
+            results=tuple(map(tuple, results)),
             partial=not complete,
             searched=Searched(planned.covered, planned.skipped),
-            warnings=self._warnings(ask),
+            warnings=self._warnings(fetch, catalogue),
         )
 
-    def _fetch(self, ask: _CollectionQuery, planned: SearchPlan) -> tuple[list[list[Hit]], bool]:
-        """Search with more and more candidates until each query has its results; False: Milvus failed before that."""
-        request, settings = ask.request, self._settings
-        most = max(request.limit, settings.max_candidates)
-        wanted = min(request.limit * settings.overfetch, most)
-        # The dynamic field as a whole: Milvus 2.3.5 cannot name keys like `a-b`.
-        fields = (*ROW_FIELDS, TENANT_FIELD if request.fields == () else METADATA_FIELD)
-        ranked: list[list[Hit]] = []
-        while True:
-            try:
-                found = self._call(ask, ask.vectors, wanted, planned.expression, fields, planned.partitions)
-            except Unavailable:
-                if not ranked:
-                    raise
-                return ranked, False
-            ranked = [
-                rank(hits, group_by=request.group_by, one_version=settings.one_version, limit=request.limit)
-                for hits in found
-            ]
-            pairs = zip(ranked, found, strict=True)
-            short = any(len(best) < request.limit and len(hits) >= wanted for best, hits in pairs)
-            if not short or wanted >= most:
-                return ranked, True
-            wanted = min(wanted * settings.overfetch, most)
+    def _learning(self, hits: Iterator[tuple[int, Hit]], catalogue: FilterableFields) -> Iterator[tuple[int, Hit]]:
+        for query, hit in hits:
+            self._names.learn(metadata_names([hit], catalogue.declared))
+            yield query, hit
 
-    def _call(  # noqa: PLR0917 - the search call itself, with what is the same in all of ours filled in
-        self,
-        ask: _CollectionQuery,
-        vectors: NDArray[np.float32],
-        limit: int,
-        expression: str,
-        fields: Sequence[str],
-        partitions: Sequence[str] | None,
-    ) -> list[list[Hit]]:
-        left = ask.deadline - self._clock()
-        if left <= 0:
-            raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms")
-        try:
-            return self._api.search(
-                self._collection,
-                VectorSearch(
-                    vectors,
-                    limit,
-                    expression=expression,
-                    fields=fields,
-                    partitions=partitions,
-                    params=search_params(ask.info.indexes[VECTOR_FIELD], limit),
-                    timeout_s=left,
-                ),
-            )
-        except Unavailable as error:
-            if self._clock() >= ask.deadline - _CLOCK_SLACK_S:
-                raise DeadlinePassed("Milvus did not answer in the time of the request") from error
-            raise
+    def _too_large(self) -> InvalidRequest:
+        bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
+        return InvalidRequest("/limit", f"{bound}; lower it, send fewer texts, or name the metadata wanted in fields")
 
-    def _warnings(self, ask: _CollectionQuery) -> tuple[str, ...]:
+    def _warnings(self, fetch: Fetch, catalogue: FilterableFields) -> tuple[str, ...]:
         """Name the fields of the filter that no row has: most likely a typing error, which Milvus answers with nothing.
 
         Not an error: whether a request is right must not depend on which rows have arrived.
         """
-        if ask.request.filter is None:
+        if fetch.request.filter is None:
             return ()
-        used = list(dict.fromkeys(leaf.name for leaf in comparisons(ask.request.filter)))
-        asked = [name for name in used if name not in ask.catalogue.declared][:_MOST_NAMES_ASKED]
-
-        def exists(name: str) -> bool:
-            expression = f"exists {metadata_reference(name)}"
-            hits = self._call(ask, ask.vectors[:1], 1, expression, (METADATA_FIELD,), None)[0]
-            self._names.learn(metadata_names(hits, ask.catalogue.declared))
-            return bool(hits)
-
+        used = list(dict.fromkeys(leaf.name for leaf in comparisons(fetch.request.filter)))
+        asked = [name for name in used if name not in catalogue.declared][:_MOST_NAMES_ASKED]
         try:
-            missing = self._names.missing(asked, exists)
+            self._look_for(self._names.unknown(asked), fetch, catalogue)
         except (Unavailable, NotFound):
             return ()
-        return tuple(self._warning(name, ask.catalogue) for name in missing)
+        missing = self._names.missing(asked)
+        return tuple(self._warning(name, catalogue, fetch.deadline) for name in missing)
 
-    def _warning(self, name: str, catalogue: FilterableFields) -> str:
-        near = self._names.near(name, (field for field, kind in catalogue.declared.items() if kind != "other"))
+    def _look_for(self, names: Sequence[str], fetch: Fetch, catalogue: FilterableFields) -> None:
+        """Find out with one call which of the names rows carry.
+
+        Rows with one name say nothing of the others. Those stay unknown until a later request asks for them alone.
+        """
+        if not names:
+            return
+        expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
+        (hits,) = fetch.search(fetch.vectors[:1], _SAMPLE, expression, (METADATA_FIELD,), None)
+        if hits:
+            self._names.learn(metadata_names(hits, catalogue.declared))
+        else:
+            self._names.learn_missing(names)
+
+    def _warning(self, name: str, catalogue: FilterableFields, deadline: float) -> str:
+        """Say that the name is missing; with the name that was meant, if there is time to look for it."""
+        filterable = (known for known, kind in catalogue.declared.items() if kind != "other")
+        near = self._names.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
 

@@ -3,6 +3,7 @@
 Other packages import from here only. `connect` is loaded on first use: it imports pymilvus, which takes a second.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
@@ -128,6 +129,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "connect":
+        # Else pymilvus reads a file `.env` of any folder above the one it is installed in into the environment.
+        os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")
         from pipeline.store.milvus.client import connect  # noqa: PLC0415 - see above
 
         return connect

@@ -2,15 +2,21 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any, Literal, TextIO, TypeAlias, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from pipeline.telemetry.printable import printable
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 # Freshness must be readable from a fast path of 100 ms to an outage of ten minutes.
 _FRESHNESS = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 120, 300, 600)
+_FRAMES = 30
+"""Most of one error in the log, the innermost."""
+_MESSAGE_CHARACTERS = 500
 
 OUTCOMES = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
 """How a consumed record can end; summed over all of them `ingest_records_total` equals the records finished."""
@@ -136,8 +142,9 @@ class QueryMetrics:
 def configure_logging(level: str, style: str, stream: TextIO = sys.stderr) -> None:
     """Send structlog's and every library's log lines to `stream`: JSON, or for people on a terminal.
 
-    `style` auto picks text on a terminal and JSON elsewhere. Values are escaped by the renderers, so a key or
-    header with control characters cannot forge a line.
+    `style` auto picks text on a terminal and JSON elsewhere. Values are escaped in both, so a key or header with
+    control characters cannot forge a line. A traceback names files, lines and errors, never the values of variables:
+    among them are texts, vectors and filters.
     """
     text = style == "text" or (style == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -148,10 +155,13 @@ def configure_logging(level: str, style: str, stream: TextIO = sys.stderr) -> No
         _shorten,
     ]
     if text:
-        renderer: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        renderer: list[structlog.typing.Processor] = [
+            _escape,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=_write_traceback),
+        ]
     else:
         renderer = [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_traceback_as_json),
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(ensure_ascii=True),
         ]
@@ -184,6 +194,34 @@ def configure_logging(level: str, style: str, stream: TextIO = sys.stderr) -> No
 def _shorten(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Keep one value from filling the log: 2,000 characters are enough to find the record again."""
     for key, value in event.items():
-        if isinstance(value, str) and len(value) > 2_000:
-            event[key] = value[:2_000] + "…"
+        if isinstance(value, str):
+            event[key] = _cut(value, 2_000)
     return event
+
+
+def _escape(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape every string: the renderer for people does so only for those with a blank or a quote."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value)
+    return event
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
+
+
+_frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_FRAMES)
+
+
+def _traceback_as_json(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
+    links = _frames(exc_info)
+    for link in links:
+        link["exc_value"] = _cut(link["exc_value"], _MESSAGE_CHARACTERS)
+    return links
+
+
+def _write_traceback(stream: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """Write Python's own traceback, indented: a message of several lines cannot pass for log lines."""
+    lines = "".join(traceback.format_exception(*error, limit=-_FRAMES)).splitlines()
+    stream.writelines("\n    " + printable(_cut(line, _MESSAGE_CHARACTERS)) for line in lines)

@@ -101,7 +101,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     class Impatient(LocalKafka):
         stop_grace_s = 0.1
 
-    other = UseLock(tmp_path / "lock")
+    other = UseLock(tmp_path / "lock", tmp_path)
     assert other.acquire(alone=True, within_s=0)
     with pytest.raises(UsageError, match=re.escape(str(tmp_path)) + ".* in use"):
         Impatient(tmp_path).start()
@@ -205,8 +205,19 @@ def guarded(
                     process.kill()
 
 
+def test_a_new_data_folder_is_for_its_user_only_and_an_old_one_as_it_was(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(mode=0o755)
+    for folder in (old, new):
+        server = LocalKafka(folder)
+        lock = UseLock(server.run_directory / "lock", server.directory)
+        lock.acquire(alone=True, within_s=0)
+        lock.release()
+    assert [folder.stat().st_mode & 0o777 for folder in (old, new)] == [0o755, 0o700]
+
+
 def test_a_server_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
-    lock = UseLock(tmp_path / "lock")
+    lock = UseLock(tmp_path / "lock", tmp_path)
     lock.acquire(alone=True, within_s=0)
     with guarded(lock, sys.executable, "-c", STUBBORN) as (guard, server):
         released = time.monotonic()
@@ -218,7 +229,7 @@ def test_a_server_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_killed_guard_takes_its_server_along(tmp_path: Path) -> None:
-    lock = UseLock(tmp_path / "lock")
+    lock = UseLock(tmp_path / "lock", tmp_path)
     lock.acquire(alone=True, within_s=0)
     with guarded(lock, sys.executable, "-c", STUBBORN) as (guard, server):
         guard.kill()

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 
 from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
-from pipeline.errors import UsageError
-from pipeline.query import Limits, Searcher, SearchResult, parse_request
+from pipeline.errors import RequestRefused, RequestTooLarge, UsageError
+from pipeline.query import FetchSettings, InvalidRequest, Limits, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.answer import Skipped
 from pipeline.query.request import parse_time
-from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
+from pipeline.store import IndexSettings, MilvusServerApi, VectorSearch, connect, open_collection
 from pipeline.store.partitions import partition_name
+from tests.chaos.proxy import Fault, FaultProxy
 from tests.support.names import unique
+from tests.support.processes import running
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -118,6 +121,64 @@ def test_the_limit_is_filled_though_chunks_crowd(shelf: Shelf) -> None:
     assert [result.chunk for result in found.results[0]] == [0] * 9
 
 
+def test_rows_fetched_after_ranking_are_the_same(shelf: Shelf) -> None:
+    one_call, many_calls = (
+        Searcher(shelf.api, shelf.name, SearchSettings(FetchSettings(whole_rows=n))) for n in (128, 4)
+    )
+    not_one = {"type": "ne", "key": "n", "value": 1}
+    bodies: list[dict[str, Any]] = [{}, {"fields": []}, {"time": {"from": "2026-11-21"}, "filter": not_one}]
+    for body in bodies:
+        request = parse_request({"query": "q", "limit": 27, "group_by": None, **body}, Limits(), 0)
+        found = many_calls.search(request, EAST, 10.0)
+        assert found == one_call.search(request, EAST, 10.0)
+        assert len(found.results[0]) >= 12
+
+
+@pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
+def large(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    """300 documents of 60 KB: more than one answer of Milvus takes, if a few texts ask for all of them."""
+    with closing(connect(request.getfixturevalue(request.param))) as api:
+        name = unique("query")
+        try:
+            open_collection(api, name, {"name": "test"}, DIMENSION, IndexSettings("FLAT"), create=True)
+            text = "x" * 60_000
+            for start in range(0, 300, 100):
+                api.upsert(name, None, [{**large_row(number), "text": text} for number in range(start, start + 100)])
+            eventually(lambda: len(api.query(name, "chunk == 0", ["id"], limit=1000)) == 300, what="rows visible")
+            yield Shelf(api, name)
+        finally:
+            api.drop_collection(name)
+
+
+def large_row(number: int) -> dict[str, Any]:
+    vector = EAST[0].copy()
+    vector[1] = number / 100
+    position = {"kafka_topic": "t", "kafka_partition": 0, "kafka_offset": number}
+    return {"id": f"{number:064x}", "doc_id": f"d{number}", "chunk": 0, "vector": vector, "event_time": 0, **position}
+
+
+def test_an_answer_of_large_rows_is_bounded(large: Shelf) -> None:
+    request = parse_request({"query": "q", "limit": 130}, Limits(), 0)
+    assert doc_ids(large.searcher.search(request, EAST, 30.0)) == [f"d{number}" for number in range(130)]
+    four = parse_request({"query": ["q"] * 4, "limit": 250}, Limits(), 0)
+    for request, vectors in (
+        (parse_request({"query": "q", "limit": 300}, Limits(), 0), EAST),
+        (four, EAST.repeat(4, 0)),
+    ):
+        with pytest.raises(InvalidRequest, match=r"^/limit: makes an answer of more than 8,388,608 bytes; lower it"):
+            large.searcher.search(request, vectors, 30.0)
+
+
+def test_what_milvus_refuses_has_its_own_error(large: Shelf) -> None:
+    if not large.api.server.lite:  # it sends answers of any size
+        with pytest.raises(RequestTooLarge):
+            large.api.search(large.name, VectorSearch(EAST.repeat(4, 0), 300, fields=["text"], timeout_s=60.0))
+    for expression in ('$meta["a" == 1', "chunk == ", 'chunk == "x"'):
+        search = VectorSearch(EAST, 1, expression=expression, fields=["chunk"], timeout_s=10.0)
+        with pytest.raises(RequestRefused):
+            large.api.search(large.name, search)
+
+
 def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
     searcher = Searcher(shelf.api, shelf.name, clock=lambda: 0.0)  # what was listed never grows old
     request = parse_request({"query": "q", "time": {"to": "2026-11-21"}}, Limits(), 0)
@@ -150,7 +211,7 @@ def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
 WORKER = """
 import asyncio, json, sys
 from prometheus_client import CollectorRegistry
-from consumers.query.app import Readiness, create_app
+from consumers.query.app import create_app
 from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.query.query_batcher import QueryBatcher
@@ -172,7 +233,7 @@ class Slow:
 registry = CollectorRegistry()
 searcher = Searcher(connect(uri), collection)
 app = create_app(
-    searcher, Slow(), Limits(), lambda: Readiness(True, {}), registry=registry, metrics=QueryMetrics(registry)
+    searcher, Slow(), Limits(), dict, registry=registry, metrics=QueryMetrics(registry)
 )
 serve(app, "127.0.0.1", int(port), drain_s=10)
 batcher.close()
@@ -239,6 +300,45 @@ def test_sigterm_answers_what_is_under_way_and_ends_with_0(
     assert sum(line.get("message") == "search.answered" for line in log) == 2
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/healthz")
+
+
+def test_a_search_that_milvus_keeps_waiting_does_not_hold_the_exit(milvus_uri: str, tmp_path: Path) -> None:
+    proxy = FaultProxy(int(milvus_uri.rpartition(":")[2]), seed=1)
+    name = unique("query")
+    given = (f"milvus.uri=http://127.0.0.1:{proxy.port}", f"milvus.collection={name}", "embedding.model=hash:16",
+             "query.port=0", "shutdown_timeout=1s", "telemetry.log_format=json")  # fmt: skip
+    command = ["-m", "consumers.cli", "serve", *(part for one in given for part in ("--set", one))]
+    try:
+        with running(command, tmp_path / "log") as worker:
+            port = eventually(lambda: listening(worker.errors()), within=60)
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                with (
+                    closing(connect(milvus_uri)) as api,
+                    closing(load_embedder(EmbeddingSettings(model="hash:16"))) as model,
+                ):
+                    open_collection(api, name, asdict(model.stamp), DIMENSION, IndexSettings(), create=True)
+                assert client.post("/v1/search", json={"query": "warm"}).status_code == 200
+                proxy.inject(Fault("blackhole"))
+                body = {"query": "late", "timeout_ms": 60_000}
+                asker = threading.Thread(target=lambda: suppressed(client, body), daemon=True)
+                asker.start()
+                eventually(lambda: proxy.refused > 0)
+                assert worker.end(signal.SIGTERM, within=20) == 0
+                asker.join()
+    finally:
+        proxy.close()
+        with closing(connect(milvus_uri)) as api:
+            api.drop_collection(name)
+
+
+def listening(log: str) -> int | None:
+    lines = [json.loads(line) for line in log.splitlines() if "query.listening" in line]
+    return int(lines[0]["port"]) if lines else None
+
+
+def suppressed(client: httpx.Client, body: dict[str, Any]) -> None:
+    with suppress(httpx.HTTPError):
+        client.post("/v1/search", json=body)
 
 
 def test_an_address_that_is_taken_is_a_usage_error() -> None:

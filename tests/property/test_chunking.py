@@ -1,4 +1,4 @@
-"""Whatever the text and the tokenizer: chunks cover the text, keep the limits, and each brings something new."""
+"""Whatever the text and the tokenizer: chunks cover the text, stay within the limits, and each adds new text."""
 
 import re
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.chunking import Chunker, ChunkingPolicy, Tokens
+from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
+from pipeline.records import Tokens
 
 
 class ByteTokens:
@@ -91,7 +92,7 @@ def test_overlap_and_ids_are_exact_for_words(text: str, policy: ChunkingPolicy) 
 
 @given(st.sampled_from(TOKENIZERS), st.lists(TEXTS, max_size=4), policies())
 @settings(max_examples=150, deadline=None)
-def test_a_text_is_cut_the_same_whatever_stands_beside_it(
+def test_the_chunks_of_a_text_do_not_depend_on_other_texts(
     tokenizer: ByteTokens, texts: list[str], policy: ChunkingPolicy
 ) -> None:
     chunker = Chunker(tokenizer, policy)

@@ -27,7 +27,7 @@ def _records(judged: Sequence[Judged], topic: str = "docs") -> list[tuple[Source
 
 def _judge(limits: DeadLetterLimiter, batch: Sequence[tuple[SourceRecord, bool]], stage: str = "decode") -> None:
     rejected = [Rejected(record, stage, "bad", "") for record, good in batch if not good]
-    limits.judge(stage, [record for record, _ in batch], rejected)
+    limits.check(stage, [record for record, _ in batch], rejected)
 
 
 def _expected(judged: Sequence[tuple[SourceRecord, bool]], policy: DeadLetterLimits) -> Position | None:
@@ -126,7 +126,7 @@ def test_the_error_says_where_why_and_what_to_do() -> None:
     reasons = ["invalid_json", "missing_text", "missing_text", "missing_text", "invalid_json"]
     rejected = [Rejected(record, "decode", why, "") for record, why in zip(records, reasons, strict=True)]
     with pytest.raises(TooManyRejected) as raised:
-        limits.judge("decode", records, rejected)
+        limits.check("decode", records, rejected)
     told = str(raised.value)
     assert "5 records in a row of Kafka partition docs/2" in told
     assert "dead_letters.max_consecutive=4" in told

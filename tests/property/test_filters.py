@@ -5,11 +5,12 @@ import re
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumers.query.openapi import request_schemas
-from pipeline.query.filters import FilterableFields, compile_filter, parse_filter
+from pipeline.query.filters import FilterableFields, compile_filter, metadata_reference, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
 from pipeline.query.request import parse_request
 
@@ -28,7 +29,7 @@ scalars = st.one_of(
 names = st.one_of(
     st.sampled_from(["lang", "doc_id", "chunk", "a b", 'q"uo', "back\\slash", "ключ", '"] == 1 or $meta["x']),
     st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
-        lambda name: not name.startswith("$")
+        lambda name: not name.startswith("$") and "][" not in name
     ),
 )
 
@@ -100,6 +101,34 @@ def test_only_literals_carry_what_the_user_wrote(node: dict[str, Any]) -> None:
     assert depth == 0
 
 
+def path_of_milvus(reference: str) -> list[str]:
+    """The keys that Milvus finds in `$meta[...]`, as its parser cuts them: at `][`, with no regard to quotes."""
+    keys = []
+    for part in reference.removeprefix("$meta").split("]["):
+        quoted = part.strip("[]")
+        assert len(quoted) > 2, "Milvus slices a lone quote, which ends the server"
+        assert quoted[0] == quoted[-1] == '"'
+        keys.append(json.loads(quoted))
+    return keys
+
+
+@given(st.one_of(st.text(']["\\a', min_size=1, max_size=12), names))
+@example("][")
+@example('a"][')
+@example("]a[")
+def test_milvus_reads_a_name_as_that_name_or_never_gets_it(name: str) -> None:
+    if "][" in name:
+        with pytest.raises(InvalidRequest, match=r"^/filter/key"):
+            parse_filter(leaf("eq", name, "x"), LIMITS)
+        with pytest.raises(ValueError, match="inside"):
+            metadata_reference(name)
+        return
+    parsed = parse_filter(leaf("eq", name, "x"), LIMITS)
+    assert path_of_milvus(metadata_reference(name)) == [name]
+    sent = [text for kind, text in tokens(compile_filter(parsed, FilterableFields({}))) if kind == "string"]
+    assert not any("][" in text for text in sent)
+
+
 anything: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), scalars, st.just(2**63), st.just("\ud800")),
     lambda inner: st.one_of(
@@ -112,7 +141,10 @@ nodes = st.one_of(
     filters,
     anything,
     st.fixed_dictionaries(
-        {"type": st.sampled_from(["eq", "gt", "in", "and", "like", "prefix"]), "key": st.one_of(names, anything)},
+        {
+            "type": st.sampled_from(["eq", "gt", "in", "and", "like", "prefix"]),
+            "key": st.one_of(names, st.just("a][b"), anything),
+        },
         optional={"value": anything, "filters": st.lists(st.one_of(leaves, anything), max_size=2)},
     ),
 )

@@ -19,8 +19,8 @@ def test_batches_are_a_partition_within_the_budget(
     indices = [int(index) for batch in batches for index in batch]
     assert sorted(indices) == list(range(len(lengths)))
     for batch in batches:
-        own = [lengths[index] for index in batch]
-        assert len(batch) == 1 or (max(own) * len(batch) if padded else sum(own)) <= budget
+        batch_lengths = [lengths[index] for index in batch]
+        assert len(batch) == 1 or (max(batch_lengths) * len(batch) if padded else sum(batch_lengths)) <= budget
     ordered = [lengths[index] for index in indices]
     assert ordered == sorted(lengths, reverse=True)
 
@@ -71,7 +71,7 @@ def test_padding_can_be_undone(sequences: list[Ids], before: Ids, after: Ids) ->
 
 
 @given(st.lists(IDS, min_size=1, max_size=12), IDS, IDS.filter(len), st.integers(0, 3), st.integers(1, 17))
-def test_a_row_holds_each_sequence_once_and_counts_it_anew(
+def test_a_flat_batch_holds_each_sequence_once_with_its_own_positions(
     sequences: list[Ids], before: Ids, after: Ids, first: int, step: int
 ) -> None:
     row = concatenate_sequences(sequences, SpecialTokens(before, after, 0), first, step=step)

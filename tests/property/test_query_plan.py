@@ -11,7 +11,7 @@ from pipeline.store.partitions import Granularity, partition_name
 
 CATALOGUE = FilterableFields({"event_time": "integer"})
 HOUR = 3_600_000
-# Around the turn of a year, of weeks and of months, and further out.
+# SpecialTokens the turn of a year, of weeks and of months, and further out.
 times = st.one_of(
     st.integers(1_767_225_600_000 - 40 * 24 * HOUR, 1_767_225_600_000 + 40 * 24 * HOUR),
     st.integers(1_767_225_600_000 // HOUR - 200, 1_767_225_600_000 // HOUR + 200).map(lambda hour: hour * HOUR),

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from consumers.cli import output as tables
 from consumers.cli.demo.documents import DemoDocument, stdlib_documents
 from consumers.cli.search import show
 from consumers.kafka import KafkaSettings, Publisher, create_topic
@@ -68,7 +69,7 @@ class _Worker(LocalServer):
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(self.address + self.ready_path).status_code == httpx.codes.OK
+            return httpx.get(self.address + self.ready_path, trust_env=False).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
@@ -93,12 +94,12 @@ def run_demo(documents: int, *, keep: bool) -> None:
     Raises Unavailable when a server or worker ends, with the end of its log.
     """
     started = time.monotonic()
-    screen = Console(stderr=True)
+    screen = tables.stderr()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-stream-demo-")))
         with screen.status("starting Apache Kafka and Milvus Lite (the first time, Kafka is downloaded) …"):
             kafka, milvus = _start_servers(stack, folder)
-        screen.print(f"[bold]Apache Kafka[/] {kafka}   [bold]Milvus Lite[/] {milvus}")
+        screen.print(f"Apache Kafka {kafka}   Milvus Lite {milvus}")
         config = _write_config(folder, kafka, milvus)
         ingest = _IngestWorker(folder, config)
         serve = _QueryWorker(folder, config)
@@ -109,7 +110,7 @@ def run_demo(documents: int, *, keep: bool) -> None:
         seconds = _publish_and_watch(screen, kafka, published, ingest)
         with screen.status("waiting for the query worker …"):
             query = serve.await_ready()
-        _search_all(Console(), screen, query, kafka, published)
+        _search_all(tables.stdout(), screen, query, kafka, published)
         total = time.monotonic() - started
         screen.print(
             f"\n{len(published)} documents were searchable {seconds:.1f} s after the first was published "
@@ -182,14 +183,14 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=screen) as progress:
-        task = progress.add_task("loading the model", total=len(published), rate="", lag="-", partitions="-")
+        task = progress.add_task("starting", total=len(published), rate="", lag="-", partitions="-")
         metrics_url = ingest.await_ready() + "/metrics"
         first: float | None = None
         done = 0.0
         while done < len(published):
             ingest.check()
             time.sleep(0.25)
-            sums = _sums(httpx.get(metrics_url).text)
+            sums = _sums(httpx.get(metrics_url, trust_env=False).text)
             done = sums.get("ingest_records_total", 0.0)
             consumed = sums.get("ingest_records_consumed_total", 0.0)
             if consumed and first is None:
@@ -197,7 +198,7 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
             rate = f"{done / (time.monotonic() - first):.0f}/s" if first and done else ""
             progress.update(
                 task,
-                description="ingested" if consumed else "joining the group",
+                description="ingested" if consumed else "loading the model, joining the group",
                 completed=done,
                 rate=rate,
                 lag=f"{len(published) - done:.0f}",
@@ -219,7 +220,7 @@ def _sums(exposition: str) -> Mapping[str, float]:
 
 
 def _search_all(out: Console, screen: Console, query: str, kafka: str, published: Sequence[_Published]) -> None:
-    with httpx.Client(base_url=query, timeout=30.0) as client:
+    with httpx.Client(base_url=query, timeout=30.0, trust_env=False) as client:
 
         def search(text: str, **more: Any) -> Mapping[str, Any]:
             response = client.post("/v1/search", json={"query": text, "limit": 3, **more})

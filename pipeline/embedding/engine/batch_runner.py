@@ -1,4 +1,4 @@
-"""Many sequences through the model: packed, several passes at a time, and smaller ones where memory runs out."""
+"""The batch runner: packs sequences, runs several passes at a time, and smaller ones after memory ran out."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,30 +18,31 @@ from pipeline.errors import Unavailable
 Ids: TypeAlias = Sequence[NDArray[np.int32]]
 _Batch: TypeAlias = NDArray[np.int64]
 
-_NEVER = 2**62
+_NO_FAILURE = 2**62
+"""More tokens than any batch has."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How a model is run on this machine."""
+    """Batch size and parallelism of a model on this machine."""
 
     token_budget: int
     """Tokens of one forward pass."""
     workers: int = 1
-    """Forward passes at a time."""
+    """Concurrent forward passes."""
     threads: int = 1
-    """Processor threads of each; counts on a CPU only."""
+    """CPU threads of each pass; unused on a GPU."""
 
 
-class Runner:
-    """Runs forward passes in threads of its own and fetches their vectors in the caller's. Call from any thread."""
+class BatchRunner:
+    """Runs forward passes in its own threads; the caller's thread collects the vectors. Call from any thread."""
 
     def __init__(self, forward: Forward, transfer: Transfer, plan: BatchPlan, *, dimension: int) -> None:
         self.plan = plan
         self.ceiling: int | None = None
-        """Tokens of the largest pass that went through after a larger one did not fit the memory."""
+        """Tokens of the largest pass that succeeded after a larger one did not fit into memory."""
         self._forward = forward
         self._transfer = transfer
         self._dimension = dimension
@@ -51,72 +52,80 @@ class Runner:
 
     @property
     def budget(self) -> int:
-        """Tokens of one pass: as planned, or what memory was found to hold."""
+        """Tokens of one pass: as planned, or less where memory does not hold that."""
         return self.plan.token_budget if self.ceiling is None else min(self.plan.token_budget, self.ceiling)
 
-    def vectors(self, sequences: Ids, around: SpecialTokens) -> NDArray[np.float32]:
-        """Vectors of the token ids, shape (n, dimension), each sequence put between what stands `around` it.
+    def vectors(self, sequences: Ids, special_tokens: SpecialTokens) -> NDArray[np.float32]:
+        """Vectors of the token ids, shape (n, dimension), each sequence surrounded by the special tokens.
 
-        The row of a sequence that memory does not hold, though it holds shorter ones, is NaN. Raises `Unavailable` when
-        it holds none.
+        A sequence for which memory is too small, though it holds shorter ones, gets a row of NaN. Raises `Unavailable`
+        when memory does not hold even the shortest sequence.
         """
         vectors = np.empty((len(sequences), self._dimension), dtype=np.float32)
-        lengths = [len(ids) + around.tokens for ids in sequences]
+        lengths = [len(ids) + special_tokens.count for ids in sequences]
         batches = pack(lengths, self.budget, self.plan.workers, padded=not self._forward.flat)
 
         def run(batch: _Batch) -> list[tuple[_Batch, VectorsFuture]]:
-            return self._run(batch, sequences, around)
+            return self._run(batch, sequences, special_tokens)
 
-        # This thread waits for what arrives; those that run the passes never do.
+        # Waiting for the transfer blocks only this thread, never those that run the passes.
         for parts in self._pool.map(run, batches):
-            for batch, pending in parts:
-                vectors[batch] = pending.wait()
+            for batch, future in parts:
+                vectors[batch] = future.wait()
         return vectors
 
     def close(self) -> None:
-        """End the threads; passes under way are finished, and who waits for others gets `CancelledError`."""
+        """End the threads; running passes are finished, callers waiting for later ones get `CancelledError`."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, batch: _Batch, sequences: Ids, around: SpecialTokens) -> list[tuple[_Batch, VectorsFuture]]:
-        """Pass the batch, or its halves where memory does not hold it; learns from that what it holds."""
-        waiting, done, fitted, failed, alone = [batch], [], 0, _NEVER, False
+    def _run(self, batch: _Batch, sequences: Ids, special_tokens: SpecialTokens) -> list[tuple[_Batch, VectorsFuture]]:
+        """Run the batch, or its halves where memory does not hold it, and lower the ceiling accordingly.
+
+        Each (part of a) batch ends in one of four cases:
+        1. It fits: its vectors are on their way.
+        2. It has two or more sequences and is known to be too large: it is halved without a try.
+        3. It has two or more sequences and does not fit: it is halved.
+        4. It is a single sequence that does not fit: it gets NaN, or `Unavailable` is raised.
+        """
+        waiting, done, largest_fit, smallest_failure, single_failed = [batch], [], 0, _NO_FAILURE, False
         while waiting:
             batch = waiting.pop()
             ids = [sequences[index] for index in batch]
-            tokens = self._tokens(ids, around)
-            hopeless = tokens >= failed or (self.ceiling is not None and tokens > self.ceiling)
-            pending = None if hopeless and len(batch) > 1 else self._try(ids, around)
-            if pending is not None:
-                fitted = max(fitted, tokens)
+            tokens = self._tokens(ids, special_tokens)
+            too_large = tokens >= smallest_failure or (self.ceiling is not None and tokens > self.ceiling)
+            future = None if too_large and len(batch) > 1 else self._try(ids, special_tokens)
+            if future is not None:
+                largest_fit = max(largest_fit, tokens)
             elif len(batch) > 1:
-                failed = failed if hopeless else tokens
+                smallest_failure = smallest_failure if too_large else tokens
                 waiting.extend(reversed(halves(batch)))
                 continue
             else:
-                alone, pending = True, self._without(ids[0], around)
-            done.append((batch, pending))
-        # A single sequence too large for any pass says nothing about those of many small ones.
-        if failed < _NEVER and not alone and (self.ceiling is None or fitted < self.ceiling):
-            self.ceiling = fitted
-            log.warning("embedding.memory_full", what="smaller batches from now on", token_budget=fitted)
+                single_failed, future = True, self._nan_vector(ids[0], special_tokens)
+            done.append((batch, future))
+        # A single sequence too large for any pass says nothing about batches of many small ones.
+        failed = smallest_failure < _NO_FAILURE and not single_failed
+        if failed and (self.ceiling is None or largest_fit < self.ceiling):
+            self.ceiling = largest_fit
+            log.warning("embedding.memory_full", what="smaller batches from now on", token_budget=largest_fit)
         return done
 
-    def _try(self, ids: Ids, around: SpecialTokens) -> VectorsFuture | None:
-        """One forward pass; None where memory does not hold it."""
+    def _try(self, ids: Ids, special_tokens: SpecialTokens) -> VectorsFuture | None:
+        """Run one forward pass; None where memory does not hold it."""
         try:
-            inputs = self._forward.inputs(ids, around)
+            inputs = self._forward.inputs(ids, special_tokens)
             tensors = self._transfer.upload(inputs.arrays)
             return self._transfer.download(self._forward(inputs, tensors), tensors)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
-        # Outside of the handler: there the exception would still hold the tensors of the attempt.
+        # Not inside the handler: there the exception would still hold the tensors of the failed pass.
         self._transfer.recover()
         return None
 
-    def _without(self, ids: NDArray[np.int32], around: SpecialTokens) -> VectorsFuture:
-        """NaN for a sequence that does not fit, if the shortest one does: then it is not memory itself that is gone."""
-        if self._try([ids[:1]], around) is None:
+    def _nan_vector(self, ids: NDArray[np.int32], special_tokens: SpecialTokens) -> VectorsFuture:
+        """NaN for a sequence that does not fit; raises `Unavailable` if a sequence of one token does not fit either."""
+        if self._try([ids[:1]], special_tokens) is None:
             raise Unavailable(
                 f"memory holds neither one chunk of {len(ids)} tokens nor the shortest there can be: use a smaller "
                 "model, or end what else uses the memory of the device"
@@ -124,11 +133,11 @@ class Runner:
         log.warning("embedding.chunk_too_long", what="memory does not hold it; it gets no vector", tokens=len(ids))
         return ReadyVectors(np.full((1, self._dimension), np.nan, dtype=np.float32))
 
-    def _tokens(self, ids: Ids, around: SpecialTokens) -> int:
-        """Tokens of a pass, padding included."""
-        lengths = [len(item) + around.tokens for item in ids]
+    def _tokens(self, ids: Ids, special_tokens: SpecialTokens) -> int:
+        """Tokens of one pass, padding included."""
+        lengths = [len(sequence) + special_tokens.count for sequence in ids]
         return sum(lengths) if self._forward.flat else max(lengths) * len(lengths)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

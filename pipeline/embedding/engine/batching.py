@@ -1,4 +1,4 @@
-"""Which sequences go through the model together, and how they stand in its input. Pure."""
+"""Packing of token sequences into batches, and the arrays of one batch. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -8,70 +8,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_BATCH_TOKENS = 128
-"""Below this a forward pass costs its fixed part, not its tokens."""
+"""Below this size a forward pass costs its fixed overhead, not its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """What stands around each text in the model's input."""
+    """Token ids added before and after each text in the model's input."""
 
     before: NDArray[np.int32]
     """Start token and prompt."""
     after: NDArray[np.int32]
     """End token."""
     prompt_tokens: int
-    """Tokens that a model which leaves the prompt out of its pooling has to skip."""
+    """Leading tokens that pooling skips, for models that leave the prompt out; 0 without a prompt."""
 
     @property
-    def tokens(self) -> int:
+    def count(self) -> int:
         """Tokens added to each text."""
         return len(self.before) + len(self.after)
 
 
 def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool = True) -> list[NDArray[np.int64]]:
-    """Batches of indices into `lengths`, longest first; each index in exactly one.
+    """Group sequences into batches: arrays of indices into `lengths`, longest sequences first.
 
-    A batch takes at most `budget` tokens, padding included where it is `padded`; a single sequence over the budget
-    stands alone. Sequences of similar length come together, so padding is rare. With several forwards in `parallel`
-    batches become smaller, though not below `MIN_BATCH_TOKENS`, and alike, so that all forwards end together.
+    A batch takes at most `budget` tokens, padding included where `padded`; a single longer sequence is a batch of its
+    own. Sequences of similar length share a batch, so padding is rare. For `parallel` concurrent forward passes batches
+    are made smaller (not below `MIN_BATCH_TOKENS`) and of equal size, so that all passes end at the same time.
     """
     if not lengths:
         return []
-    real = np.asarray(lengths, dtype=np.int64)
-    order = np.argsort(-real, kind="stable")
-    sizes = np.maximum(real, 1)[order]
+    unsorted_sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-unsorted_sizes, kind="stable")
+    sizes = np.maximum(unsorted_sizes, 1)[order]
     ends = np.cumsum(sizes)
 
-    def stops(budget: int) -> list[int]:
-        found = [0]
-        while (start := found[-1]) < len(sizes):
+    def batch_ends(budget: int) -> list[int]:
+        """Where each batch ends in `order`, filling batches greedily up to the budget."""
+        cuts = [0]
+        while (start := cuts[-1]) < len(sizes):
             if padded:
                 stop = start + budget // int(sizes[start])
             else:
                 stop = int(np.searchsorted(ends, ends[start] - sizes[start] + budget, side="right"))
-            found.append(max(stop, start + 1))
-        return [min(stop, len(sizes)) for stop in found[1:]]
+            cuts.append(max(stop, start + 1))
+        return [min(stop, len(sizes)) for stop in cuts[1:]]
 
-    most = stops(budget)
+    cuts = batch_ends(budget)
     if parallel > 1:
-        rounds = -(-len(most) // parallel)
-        wanted = max(len(most), min(rounds * parallel, int(ends[-1]) // MIN_BATCH_TOKENS))
-        alike = bisect_left(range(budget), -wanted, lo=1, key=lambda size: -len(stops(size)))
-        most = stops(alike)
-    return np.split(order, most[:-1])
+        rounds = -(-len(cuts) // parallel)
+        batch_count = max(len(cuts), min(rounds * parallel, int(ends[-1]) // MIN_BATCH_TOKENS))
+        # The largest budget that still gives so many batches makes them equal.
+        equal_budget = bisect_left(range(budget), -batch_count, lo=1, key=lambda size: -len(batch_ends(size)))
+        cuts = batch_ends(equal_budget)
+    return np.split(order, cuts[:-1])
 
 
 def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A batch that did not fit the memory as two; it has at least two sequences."""
+    """Split a batch of at least two sequences that did not fit into memory."""
     middle = len(batch) // 2
     return batch[:middle], batch[middle:]
 
 
 def pad(
-    sequences: Sequence[NDArray[np.int32]], padding: int, around: SpecialTokens
+    sequences: Sequence[NDArray[np.int32]], padding: int, special_tokens: SpecialTokens
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids and attention mask, each of shape (n, longest), padded on the right."""
-    ids, lengths = _joined(sequences, around)
+    ids, lengths = _with_special_tokens(sequences, special_tokens)
     mask = np.arange(lengths.max()) < lengths[:, None]
     padded = np.full(mask.shape, padding, dtype=np.int64)
     padded[mask] = ids
@@ -79,39 +81,41 @@ def pad(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Sequences one behind the other, without padding."""
+class FlatBatch:
+    """Sequences concatenated into one row, without padding."""
 
     ids: NDArray[np.int64]
-    """Shape (tokens,), as the next two."""
+    """Shape (tokens,), like `positions` and `owners`."""
     positions: NDArray[np.int64]
-    """Count anew in each sequence."""
+    """Position of each token within its own sequence."""
     owners: NDArray[np.int64]
-    """The sequence each token belongs to."""
+    """Index of the sequence that each token belongs to."""
     offsets: NDArray[np.int64]
-    """Where each sequence begins, and where the last one ends: shape (n + 1,)."""
+    """Start of each sequence, and the end of the last one: shape (n + 1,)."""
 
 
 def concatenate_sequences(
-    sequences: Sequence[NDArray[np.int32]], around: SpecialTokens, first_position: int = 0, *, step: int = 1
-) -> Row:
-    """The sequences as one row; positions begin with `first_position`.
+    sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens, first_position: int = 0, *, step: int = 1
+) -> FlatBatch:
+    """Concatenate the sequences into one row; positions start with `first_position` in each.
 
-    With a `step` a last sequence may follow that only fills the row, so that its length is a multiple of it. It is the
-    row's beginning once more: among padding tokens attention can have scores that no text has.
+    With a `step` one more sequence fills the row up to a multiple of it. The filler repeats the start of the row:
+    attention scores among padding tokens can be larger than those of any text, which would force the slower kernel.
     """
-    ids, lengths = _joined(sequences, around)
-    if rest := -len(ids) % step:
-        ids, lengths = np.resize(ids, len(ids) + rest), np.append(lengths, rest)
+    ids, lengths = _with_special_tokens(sequences, special_tokens)
+    if fill := -len(ids) % step:
+        ids, lengths = np.resize(ids, len(ids) + fill), np.append(lengths, fill)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     owners = np.repeat(np.arange(len(lengths)), lengths)
-    return Row(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)
+    return FlatBatch(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)
 
 
-def _joined(
-    sequences: Sequence[NDArray[np.int32]], around: SpecialTokens
+def _with_special_tokens(
+    sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All ids, each sequence with what stands around it, and how long each one then is."""
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + around.tokens
-    joined = np.concatenate([part for ids in sequences for part in (around.before, ids, around.after)])
-    return joined.astype(np.int64), lengths
+    """Concatenated ids of all sequences with their special tokens, and the length of each sequence."""
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)) + special_tokens.count
+    ids = np.concatenate(
+        [part for sequence in sequences for part in (special_tokens.before, sequence, special_tokens.after)]
+    )
+    return ids.astype(np.int64), lengths

@@ -1,4 +1,4 @@
-"""One forward pass: what the model gets, flat or padded, and the vectors it gives."""
+"""One forward pass: the model's input, flat or padded, and the vectors it computes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embedding.engine.batching import SpecialTokens, concatenate_sequences, pad
-from pipeline.embedding.kernels.device import SHAPE_STEP, multiplied_by_onednn
+from pipeline.embedding.kernels.device import SHAPE_STEP, uses_onednn
 from pipeline.embedding.kernels.packed_weights import pack_weights
 from pipeline.embedding.kernels.varlen_attention import FLAT_ATTENTION, register
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A batch as numbers in the host's memory."""
+    """One batch as arrays in host memory."""
 
     arrays: Mapping[str, NDArray[np.int64]]
-    around: SpecialTokens
+    special_tokens: SpecialTokens
     texts: int
-    """How many; a last one that only fills the row is not counted."""
+    """Number of texts, without the filler at the end of a flat row."""
     offsets: NDArray[np.int64] | None
-    """Where each document of the row begins, and where the last one ends; None where the batch is padded."""
+    """Start of each sequence in the flat row, and the end of the last one; None for a padded batch."""
 
 
 class Forward:
-    """A Transformer module of sentence-transformers and those behind it, run on own batches.
+    """A Transformer module of sentence-transformers and the modules after it, run on our own batches.
 
-    Padded until `use_flat_batches`, and with weights as they are until `pack_weights`.
+    Batches are padded until `use_flat_batches`; weights keep the model's layout until `pack_weights`.
     Safe to call from several threads.
     """
 
@@ -41,19 +41,19 @@ class Forward:
         dimension: int | None = None,
         unit_length: bool = False,
     ) -> None:
-        """`modules` in order; of longer vectors the first `dimension` values count, with `unit_length` scaled to 1."""
+        """`dimension`: leading components kept of each vector; with `unit_length` these are scaled to length 1."""
         self._transformer: Any = modules[0].eval()
         self._head = [module.eval().float() for module in modules[1:]]
         self._padding_id = padding_id
         self._dimension = dimension
         self._unit_length = unit_length
         self.flat = False
-        """Whether batches are one row without padding."""
+        """Whether a batch is one row without padding."""
         self.packed = False
-        """Whether weights are laid out for the processor."""
+        """Whether the weights are laid out for oneDNN."""
         self._first_position = 0
         weights = next(self._transformer.parameters())
-        self._step = SHAPE_STEP if weights.device.type == "cpu" and multiplied_by_onednn(weights.dtype) else 1
+        self._step = SHAPE_STEP if weights.device.type == "cpu" and uses_onednn(weights.dtype) else 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,13 +62,13 @@ class Forward:
 
     def windows(self) -> set[int]:
         """The sliding windows of the model's layers, in tokens."""
-        found = {getattr(module, "sliding_window", None) for module in self._transformer.modules()}
-        return {window for window in found if isinstance(window, int)}
+        windows = {getattr(module, "sliding_window", None) for module in self._transformer.modules()}
+        return {window for window in windows if isinstance(window, int)}
 
     def use_flat_batches(self) -> Callable[[], None]:
-        """Run batches as one row from now on, until what comes back is called.
+        """Run batches as one row from now on; returns a function that switches back to padded batches.
 
-        Raises `NotImplementedError` if the model's kind does not allow it.
+        Raises `NotImplementedError` if the model's architecture does not support it.
         """
         model = self._transformer.model
         if not model.is_backend_compatible():
@@ -83,14 +83,14 @@ class Forward:
 
         try:
             model.set_attn_implementation(FLAT_ATTENTION)
-        except BaseException:  # it may be half done
+        except BaseException:  # some layers may be switched already
             use_padded_batches()
             raise
         self.flat = True
         return use_padded_batches
 
     def pack_weights(self) -> Callable[[], None]:
-        """Lay the weights out for the processor, until what comes back is called; raises as `pack_weights` does."""
+        """Lay the weights out for oneDNN; returns a function that restores them. Raises as `pack_weights` does."""
         undo = pack_weights(self._transformer)
         self.packed = True
 
@@ -101,33 +101,33 @@ class Forward:
         return unpack
 
     def compile(self) -> None:
-        """Have torch make machine code of the model in its next pass."""
+        """Have torch compile the model in its next pass."""
         model = self._transformer.model
         model.forward = torch.compile(model.forward, dynamic=True)
 
-    def inputs(self, sequences: Sequence[NDArray[np.int32]], around: SpecialTokens) -> Inputs:
-        """The batch of these token ids, each put between what stands `around` it."""
+    def inputs(self, sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens) -> Inputs:
+        """Build the batch of these token ids, each surrounded by the special tokens."""
         if not self.flat:
-            ids, mask = pad(sequences, self._padding_id, around)
-            return Inputs({"input_ids": ids, "attention_mask": mask}, around, len(sequences), None)
-        row = concatenate_sequences(sequences, around, self._first_position, step=self._step)
+            ids, mask = pad(sequences, self._padding_id, special_tokens)
+            return Inputs({"input_ids": ids, "attention_mask": mask}, special_tokens, len(sequences), None)
+        batch = concatenate_sequences(sequences, special_tokens, self._first_position, step=self._step)
         arrays = {
-            "input_ids": row.ids[None],
-            "position_ids": row.positions[None],
-            "seq_idx": row.owners[None],
-            "cu_seq_lens_q": row.offsets,
+            "input_ids": batch.ids[None],
+            "position_ids": batch.positions[None],
+            "seq_idx": batch.owners[None],
+            "cu_seq_lens_q": batch.offsets,
         }
-        return Inputs(arrays, around, len(sequences), row.offsets)
+        return Inputs(arrays, special_tokens, len(sequences), batch.offsets)
 
     @torch.inference_mode()
     def __call__(self, inputs: Inputs, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Vectors of the batch whose arrays stand on the device as `tensors`; float32, shape (n, dimension)."""
+        """Vectors of the batch, float32, shape (n, dimension); `tensors` are its arrays on the device."""
         features: dict[str, Any] = dict(tensors)
         if inputs.offsets is not None:
             features["host_offsets"] = torch.from_numpy(inputs.offsets)
-            features["cu_seq_lens_q"] = features["cu_seq_lens_q"].int()  # what the fused kernel takes
-        if inputs.around.prompt_tokens:
-            features["prompt_length"] = inputs.around.prompt_tokens
+            features["cu_seq_lens_q"] = features["cu_seq_lens_q"].int()  # the fused kernel takes int32 only
+        if inputs.special_tokens.prompt_tokens:
+            features["prompt_length"] = inputs.special_tokens.prompt_tokens
         features = self._transformer(features)
         features["token_embeddings"] = features["token_embeddings"].float()
         for module in self._head:
@@ -136,13 +136,13 @@ class Forward:
         return torch.nn.functional.normalize(vectors, dim=1) if self._unit_length else vectors
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self._head.clear()
         self._transformer = torch.nn.Identity()
 
 
 def first_position(model: torch.nn.Module) -> int:
-    """The RoBERTa family counts positions from behind the padding id; found as sentence-transformers finds it."""
+    """The first position id: padding id + 1 in the RoBERTa family, else 0; read as sentence-transformers reads it."""
     for module in model.modules():
         padding = getattr(module, "padding_idx", None)
         if isinstance(padding, int) and isinstance(getattr(module, "position_embeddings", None), torch.nn.Embedding):

@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, and with how many threads."""
+"""Device, precision and CPU cores of a model, and the library that makes its matrix products."""
 
 import os
 import time
@@ -12,23 +12,21 @@ import torch
 from pipeline.errors import UsageError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_COMPARED = (torch.float32, torch.bfloat16)
-_BF16_GAIN = 1.2
-"""How many times faster bfloat16 products must be: rounding is not free, and without native support they are slower."""
+_MIN_BF16_GAIN = 1.2
+"""Speed-up that bfloat16 products must bring: rounding has a price, and without native support they are slower."""
 SHAPE_STEP = 16
-"""Numbers of tokens are made multiples of it where oneDNN multiplies: for every new one it makes code, for half a
-millisecond and half a megabyte a product."""
-_LEFT, _RIGHT = (256, 384), (1536, 384)
+"""Token counts are rounded up to multiples of it for oneDNN, which compiles every new shape (0.5 ms, 0.5 MB each)."""
+_LEFT_SHAPE, _RIGHT_SHAPE = (256, 384), (1536, 384)
 """Factors of a product of the size that a small model makes."""
-_ONEDNN, _ONEDNN_GAIN = "bf16", 1.2
-_EXACT = 2e-6
-"""Distance to the exact product, as a share of it: float32 is off by 3e-7, a product that rounds by 1e-3."""
-_SHARE_OF_FREE = 0.9
-"""Of the free memory of a GPU; the rest is for what libraries allocate beside torch."""
+_ONEDNN_PRECISION, _MIN_ONEDNN_GAIN = "bf16", 1.2
+_MAX_RELATIVE_ERROR = 2e-6
+"""Distance to the exact product, relative to its norm: float32 is off by 3e-7, a product that rounds by 1e-3."""
+_FREE_MEMORY_SHARE = 0.9
+"""Share of a GPU's free memory that this process may use; the rest is for libraries that allocate past torch."""
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device for a setting auto | cpu | cuda | cuda:N; raises `UsageError` if it is not there."""
+    """The device for a setting auto | cpu | cuda | cuda:N; raises `UsageError` if this machine does not have it."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name, _, number = device.partition(":")
@@ -48,25 +46,25 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The precision for a setting; `auto` is the fastest that keeps the ranking: never int8."""
+    """The precision for a setting; `auto` is the fastest that keeps the ranking, never int8."""
     if dtype != "auto":
         if dtype not in _DTYPES:
             raise UsageError(f"embedding.dtype is {dtype!r}: write auto, {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return torch.bfloat16 if _native_bf16() and _bf16_gain() >= _BF16_GAIN else torch.float32
+    return torch.bfloat16 if _has_native_bf16() and _bf16_gain() >= _MIN_BF16_GAIN else torch.float32
 
 
 def cap_memory(device: torch.device) -> None:
-    """Let this process have most of what is free on the GPU now, and never what its neighbours hold."""
+    """Limit this process to most of the GPU memory that is free now, so that its neighbours keep theirs."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(_SHARE_OF_FREE * free / total, device)
+        torch.cuda.set_per_process_memory_fraction(_FREE_MEMORY_SHARE * free / total, device)
 
 
 def available_cpus() -> int:
-    """Cores this process may use: its affinity, and the quota of its container (which `os.cpu_count` ignores)."""
+    """Cores this process may use: its affinity and its container's quota (which `os.cpu_count` ignores)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -77,64 +75,67 @@ def available_cpus() -> int:
 
 
 @cache
-def _native_bf16() -> bool:
+def _has_native_bf16() -> bool:
     # torch has no public name for these; a torch that drops them gets the slower, safe answer.
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check is not None and check() for check in checks)
 
 
 def _bf16_gain() -> float:
-    """How many times faster bfloat16 is than float32 in a product of the size a small model makes."""
-    pairs = {dtype: (torch.ones(_LEFT, dtype=dtype), torch.ones(_RIGHT, dtype=dtype)) for dtype in _COMPARED}
-    float32, bfloat16 = _least_seconds([partial(torch.nn.functional.linear, *pairs[dtype]) for dtype in _COMPARED])
-    return float32 / bfloat16
+    """Speed-up of bfloat16 over float32 in a product of the size a small model makes."""
+    products = []
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(_LEFT_SHAPE, dtype=dtype), torch.ones(_RIGHT_SHAPE, dtype=dtype)
+        products.append(partial(torch.nn.functional.linear, left, right))
+    float32_s, bfloat16_s = _best_seconds(products)
+    return float32_s / bfloat16_s
 
 
 @cache
-def float32_by_onednn() -> bool:
-    """Have float32 products made by oneDNN in this process, if it is faster at it than MKL and as exact; whether it is.
+def enable_onednn_float32() -> bool:
+    """Switch this process's float32 products to oneDNN if it is as exact as MKL and faster; returns whether it did.
 
-    MKL leaves half of what AVX-512 offers unused on processors that Intel did not make. torch hands float32 over to
-    oneDNN only where rounding within products is allowed; a processor without AMX does not make use of that, which is
-    tried here, not assumed. (`torch.get_float32_matmul_precision`, the older switch, raises afterwards.)
+    MKL uses half of AVX-512 on processors that are not Intel's. torch uses oneDNN for float32 only where rounding
+    within products is allowed; a processor without AMX does not round then, which is measured here, not assumed.
+    (`torch.get_float32_matmul_precision`, the older switch, raises afterwards.)
     """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     generator = torch.Generator().manual_seed(1)
-    left, right = (torch.randn(shape, generator=generator) for shape in (_LEFT, _RIGHT))
+    left, right = (torch.randn(shape, generator=generator) for shape in (_LEFT_SHAPE, _RIGHT_SHAPE))
 
     def product(precision: str) -> torch.Tensor:
         matmul.fp32_precision = precision
         return torch.nn.functional.linear(left, right)
 
     exact = torch.nn.functional.linear(left.double(), right.double())
-    if float((product(_ONEDNN) - exact).norm() / exact.norm()) <= _EXACT:
-        if before == _ONEDNN:
+    if float((product(_ONEDNN_PRECISION) - exact).norm() / exact.norm()) <= _MAX_RELATIVE_ERROR:
+        if before == _ONEDNN_PRECISION:
             return True
-        usual, other = _least_seconds([partial(product, before), partial(product, _ONEDNN)])
-        if usual >= _ONEDNN_GAIN * other:
-            matmul.fp32_precision = _ONEDNN
+        mkl_s, onednn_s = _best_seconds([partial(product, before), partial(product, _ONEDNN_PRECISION)])
+        if mkl_s >= _MIN_ONEDNN_GAIN * onednn_s:
+            matmul.fp32_precision = _ONEDNN_PRECISION
             return True
     matmul.fp32_precision = before
     return False
 
 
-def multiplied_by_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN, which makes code for every shape it meets, makes the products of this precision on a CPU."""
+def uses_onednn(dtype: torch.dtype) -> bool:
+    """Whether CPU products of this precision are made by oneDNN, which compiles every new shape."""
     if dtype == torch.float32:
-        return torch.backends.mkldnn.matmul.fp32_precision == _ONEDNN  # type: ignore[attr-defined, no-any-return]
-    return dtype == torch.bfloat16 and _native_bf16()
+        return torch.backends.mkldnn.matmul.fp32_precision == _ONEDNN_PRECISION  # type: ignore[attr-defined, no-any-return]
+    return dtype == torch.bfloat16 and _has_native_bf16()
 
 
-def _least_seconds(products: Sequence[Callable[[], object]]) -> list[float]:
-    """Of each, on one thread: several would wait for each other where the machine is busy, and time that."""
+def _best_seconds(products: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds of each product on one thread: on a busy machine several threads would time their waits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    least = [float("inf")] * len(products)
-    for _ in range(15):  # in turns and the best of many: what disturbs is mostly over after one
+    best = [float("inf")] * len(products)
+    for _ in range(15):  # in turns, and the best of many: most disturbances are over after one
         for index, product in enumerate(products):
             start = time.perf_counter()
             product()
-            least[index] = min(least[index], time.perf_counter() - start)
+            best[index] = min(best[index], time.perf_counter() - start)
     torch.set_num_threads(threads)
-    return least
+    return best

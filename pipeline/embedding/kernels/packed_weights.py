@@ -1,4 +1,4 @@
-"""Weights laid out for oneDNN once instead of in every product, and GELU as part of the product before it."""
+"""Linear layers with weights in oneDNN's own layout, and GELU fused into the product before it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +10,10 @@ from transformers.activations import GELUActivation
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` whose weights only oneDNN can read: some 5 % faster, 40 % for the few tokens of a query.
+    """An `nn.Linear` with packed weights: some 5 % faster, 40 % for the few tokens of a query.
 
-    torch has these operators for what its compiler makes. With `gelu` the exact GELU follows, before the result is
-    rounded.
+    The operators are those of torch's compiler and have no public name. With `gelu` the exact GELU is applied before
+    the result is rounded.
     """
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
@@ -31,9 +31,9 @@ class PackedLinear(nn.Module):
 
 
 def pack_weights(model: nn.Module) -> Callable[[], None]:
-    """Replace the linear layers of a model; call what comes back to undo it, or drop it with the layers it holds.
+    """Replace the linear layers of a model; returns a function that restores them (and keeps the originals alive).
 
-    Raises `RuntimeError` or `AttributeError` where this torch or processor cannot do it; the model is then as before.
+    Raises `RuntimeError` or `AttributeError` where this torch or processor cannot pack; the model is then unchanged.
     """
     undo: list[Callable[[], None]] = []
 
@@ -41,21 +41,21 @@ def pack_weights(model: nn.Module) -> Callable[[], None]:
         undo.append(partial(setattr, parent, name, getattr(parent, name)))
         setattr(parent, name, module)
 
-    def put_back() -> None:
-        for each in undo:
-            each()
+    def restore() -> None:
+        for undo_one in undo:
+            undo_one()
 
     try:
         for parent in list(model.modules()):
-            # The one place where BERT and its kin have their activation.
+            # Only BERT and its relatives keep their activation under this name.
             gelu = isinstance(getattr(parent, "intermediate_act_fn", None), GELUActivation)
             for name, child in list(parent.named_children()):
-                if type(child) is nn.Linear:  # one derived from it may do more
-                    followed = gelu and name == "dense"
-                    replace(parent, name, PackedLinear(child, gelu=followed))
-                    if followed:
+                if type(child) is nn.Linear:  # a subclass may compute something else
+                    before_gelu = gelu and name == "dense"
+                    replace(parent, name, PackedLinear(child, gelu=before_gelu))
+                    if before_gelu:
                         replace(parent, "intermediate_act_fn", nn.Identity())
     except BaseException:
-        put_back()
+        restore()
         raise
-    return put_back
+    return restore

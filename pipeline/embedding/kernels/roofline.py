@@ -1,4 +1,4 @@
-"""What a model costs and what a machine gives: operations of a forward pass, and the measured peak beside them."""
+"""The roofline: floating-point operations of a forward pass, and the measured peak of the machine."""
 
 import platform
 import threading
@@ -13,24 +13,25 @@ import transformers
 from numpy.typing import NDArray
 
 _SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
-"""Square products that come near a processor's peak: small enough for a core's cache, large enough to fill a GPU."""
+"""Sides of square products that come near the peak: small enough for a core's cache, large enough to fill a GPU."""
 _GPU_QUEUE = 8
+"""Products queued on a GPU before each wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardCost:
-    """Floating-point operations (a multiplication and an addition are two) of a transformer, without its head."""
+    """Floating-point operations (a multiply-add counts as two) of a transformer, without its head."""
 
     per_token: int
-    """Of the matrix products with weights."""
+    """Operations per token in the products with weights."""
     attention_width: int
-    """Heads times their size."""
+    """Number of heads times head size."""
     windows: tuple[int | None, ...]
-    """Of each layer: how many tokens one attends to; None: all of its text."""
+    """Tokens that one token attends to, per layer; None: its whole text."""
     causal: bool
 
     def flops(self, lengths: NDArray[np.int64]) -> float:
-        """Of one pass over texts of so many tokens each, special tokens included; padding is no work."""
+        """Operations of one pass over texts of these lengths, special tokens included; padding does not count."""
         total = float(self.per_token) * float(lengths.sum())
         for window in self.windows:
             seen = lengths if window is None else np.minimum(lengths, window)
@@ -40,25 +41,26 @@ class ForwardCost:
 
 
 def forward_cost(folder: Path) -> ForwardCost:
-    """The cost of the model in a folder that `find_model` found and `check_model` accepted; reads no weights."""
+    """The cost of the model in a folder that `check_model` accepted; reads no weights."""
     config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     return cost_of(config)
 
 
 def cost_of(config: Any) -> ForwardCost:
-    """The cost of the model that a transformers configuration describes; nothing is allocated for it."""
+    """The cost of the model that a transformers configuration describes; allocates no weights."""
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     linear = [
         module.weight.numel()
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.startswith("pooler.")  # that is once a text, and not used
+        if isinstance(module, torch.nn.Linear)
+        and not name.startswith("pooler.")  # runs once per text, and its output is not used
     ]
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     causal = any(getattr(module, "is_causal", False) for module in model.modules())
-    # A window of w reaches w - 1 tokens to each side; looking back only, it holds w.
+    # A window of w reaches w - 1 tokens to each side; a causal one holds w tokens.
     reach = getattr(config, "sliding_window", None) or 0
     window = reach if causal else 2 * reach - 1
     windows = tuple(window if kind == "sliding_attention" and reach else None for kind in kinds)
@@ -66,19 +68,20 @@ def cost_of(config: Any) -> ForwardCost:
 
 
 def matmul_peak(dtype: str, device: str, *, workers: int, threads: int, seconds: float) -> float:
-    """Floating-point operations per second that products of square matrices reach here; takes about `seconds`.
+    """Peak floating-point operations per second of square matrix products; takes about `seconds`.
 
-    On a CPU `workers` Python threads multiply at a time, each with `threads` intra-op threads: the way in which
-    forward passes run. The best of the sizes tried, so a ratio to it is no flattery.
+    On a CPU `workers` Python threads multiply concurrently, each with `threads` intra-op threads, as forward passes
+    do. The best of several sizes counts, so that a share of this peak is not flattered.
     """
     sides = _SIDES[torch.device(device).type]
-    kind = getattr(torch, dtype)
-    each = seconds / len(sides)
-    return max(_rate(side, kind, device, workers=workers, threads=threads, seconds=each) for side in sides)
+    precision = getattr(torch, dtype)
+    share = seconds / len(sides)
+    return max(_rate(side, precision, device, workers=workers, threads=threads, seconds=share) for side in sides)
 
 
 def _rate(side: int, dtype: torch.dtype, device: str, *, workers: int, threads: int, seconds: float) -> float:
-    gate = threading.Barrier(workers)
+    """Operations per second of products of this size, summed over the workers."""
+    start_gate = threading.Barrier(workers)
     rates: list[float] = []
 
     def run() -> None:
@@ -87,19 +90,19 @@ def _rate(side: int, dtype: torch.dtype, device: str, *, workers: int, threads: 
         if left.device.type == "cpu":
             torch.set_num_threads(threads)
         _multiply(left, right, out)
-        gate.wait()
-        count, began = 0, time.perf_counter()
-        while (passed := time.perf_counter() - began) < seconds:
+        start_gate.wait()
+        count, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < seconds:
             count += _multiply(left, right, out)
-        rates.append(count * 2.0 * side**3 / passed)
+        rates.append(count * 2.0 * side**3 / elapsed)
 
     before = torch.get_num_threads()
-    started = [threading.Thread(target=run, name="matmul-peak") for _ in range(workers)]
-    for thread in started:
+    pool = [threading.Thread(target=run, name="matmul-peak") for _ in range(workers)]
+    for thread in pool:
         thread.start()
-    for thread in started:
+    for thread in pool:
         thread.join()
-    torch.set_num_threads(before)  # a thread's number is what threads started later begin with
+    torch.set_num_threads(before)  # new threads inherit the number set last
     if len(rates) < workers:
         raise RuntimeError(f"{workers - len(rates)} of {workers} threads ended early")
     return sum(rates)
@@ -107,7 +110,7 @@ def _rate(side: int, dtype: torch.dtype, device: str, *, workers: int, threads: 
 
 @torch.inference_mode()
 def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> int:
-    """How many products were made, all of them finished on return."""
+    """Multiply once, on a GPU `_GPU_QUEUE` times; returns the number of finished products."""
     if left.device.type == "cpu":
         torch.mm(left, right, out=out)
         return 1
@@ -118,7 +121,7 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> int
 
 
 def processor_name(device: str) -> str:
-    """What the device is called by its maker, as far as it tells."""
+    """The model name of the processor or GPU; the architecture where the system has no name."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     try:
@@ -129,10 +132,10 @@ def processor_name(device: str) -> str:
 
 
 def gpu_memory(device: str) -> tuple[int, int]:
-    """Bytes that torch holds on a GPU at the moment, and the most it held since `forget_gpu_peak`."""
+    """Bytes that torch holds on a GPU now, and the peak since `forget_gpu_peak`."""
     return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
 
 def forget_gpu_peak(device: str) -> None:
-    """Count the peak of `gpu_memory` anew from here."""
+    """Reset the peak of `gpu_memory`."""
     torch.cuda.reset_peak_memory_stats(device)

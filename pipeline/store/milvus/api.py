@@ -173,11 +173,13 @@ class MilvusApi(Protocol):
         strong: bool = False,
         since: int | None = None,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         """Rows that match, in no particular order. An empty expression needs a limit.
 
         `strong`: the read sees every write acknowledged before the call; otherwise it may be some 100 ms old.
         `since`: it sees every write acknowledged before that `instant`.
+        `$meta` as in `VectorSearch`. `timeout`: of all attempts together, in seconds.
         """
 
     def instant(self) -> int | None:

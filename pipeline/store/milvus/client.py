@@ -1,6 +1,7 @@
 """The connection to a Milvus server over pymilvus: deadlines, one retry policy, errors of `pipeline.errors`."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from pymilvus.exceptions import ConnectionConfigException
 from typing_extensions import override
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable, UsageError
+from pipeline.store.milvus.addresses import channel_options, keep_brackets, proxy_hint, server_address
 from pipeline.store.milvus.admin import CollectionAdmin
 from pipeline.store.milvus.api import DEFAULT_PARTITION, Hit, MilvusServerApi, Row, VectorSearch
 from pipeline.store.milvus.calls import Observer, RetryingCaller, error_text, unobserved
@@ -20,7 +22,6 @@ from pipeline.store.milvus.conversion import (
     hits,
     plain_row,
     sdk_rows,
-    server_address,
     server_info,
 )
 from pipeline.store.milvus.error_mapping import Call, RetryPolicy, classify, to_error
@@ -52,13 +53,14 @@ def connect(
     address = server_address(uri)
     # pymilvus logs a traceback at ERROR for every failed call, with parts of the request in it.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    keep_brackets()
     try:
         client = MilvusClient(
             uri,
             token=token or "",
             timeout=min(timeout_s, CONNECT_TIMEOUT_S),
             dedicated=True,
-            grpc_options={"grpc.enable_retries": 0},
+            grpc_options=channel_options(uri),
         )
         try:
             version = client.get_server_version(timeout=timeout_s, retry_on_rate_limit=False)
@@ -71,7 +73,8 @@ def connect(
         failed = to_error(classify(error), Call("connect"), error_text(error))
         if isinstance(failed, UsageError):
             raise failed from error
-        raise Unavailable(f"Milvus at {address} does not answer; is it running? {error_text(error)}") from error
+        hint = proxy_hint(uri, os.environ)
+        raise Unavailable(f"Milvus at {address} does not answer; is it running?{hint} {error_text(error)}") from error
     run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,
@@ -139,6 +142,7 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
         strong: bool = False,
         since: int | None = None,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         # A strong read costs some 300 ms each time; `since` waits only until the server has passed that instant.
         self._check_partitions(collection, partitions)
@@ -154,6 +158,7 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
             filter=expression,
             output_fields=list(fields),
             partition_names=None if partitions is None else list(partitions),
+            total_s=timeout,
             **options,
         )
         return [plain_row(row) for row in rows]

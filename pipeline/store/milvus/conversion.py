@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from pymilvus import CollectionSchema, DataType, FieldSchema, Function, FunctionType
 
-from pipeline.errors import UsageError
 from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, Hit, IndexInfo, Row, ServerInfo
 from pipeline.store.milvus.capabilities import UNKNOWN
@@ -140,14 +139,3 @@ def hits(raw: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[str]) -> l
         ]
         for hits_of_query in raw
     ]
-
-
-def server_address(uri: str) -> str:
-    """The uri without credentials, for messages; UsageError if it is no server's address."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme not in ("http", "https", "tcp", "unix") or not rest:
-        raise UsageError(
-            f"milvus.uri is {uri.rpartition('@')[2]!r}: write http://HOST:PORT, https://HOST:PORT "
-            "or a path ending in .db (served by Milvus Lite)"
-        )
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -17,6 +17,7 @@ from pipeline.errors import (
     OutcomeUnknown,
     RateLimited,
     RecordRejected,
+    RequestRefused,
     RequestTooLarge,
     RowsRefused,
     Unavailable,
@@ -92,6 +93,7 @@ _BY_STATUS = {
 _BY_WORDS = (
     (FailureKind.RATE_LIMITED, ("rate limit exceeded",)),
     (FailureKind.TOO_MANY_PARTITIONS, ("partition number", "exceeds max")),
+    (FailureKind.TOO_LARGE, ("message larger than max",)),
     (FailureKind.NOT_FOUND, ("partition name", "not found")),
     (FailureKind.NOT_FOUND, ("partition not found",)),
     (FailureKind.NOT_FOUND, ("collection not found",)),
@@ -228,6 +230,7 @@ _ERRORS: dict[tuple[FailureKind, str | None], type[MilvusStreamError]] = {
     (FailureKind.NOT_FOUND, None): NotFound,
     (FailureKind.TOO_LARGE, None): RequestTooLarge,
     (FailureKind.REFUSED, "rows"): RowsRefused,
+    (FailureKind.REFUSED, "read"): RequestRefused,
     (FailureKind.REFUSED, None): UsageError,
     (FailureKind.DENIED, None): UsageError,
     (FailureKind.UNSUPPORTED, None): UsageError,

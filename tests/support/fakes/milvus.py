@@ -281,6 +281,7 @@ class FakeMilvus:
         strong: bool = False,
         since: int | None = None,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
         with self._call("query", collection):
             held = self._get(collection)

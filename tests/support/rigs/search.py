@@ -1,17 +1,20 @@
 """A small collection of documents in a fake Milvus, and a clock that the test moves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pipeline.query import Searcher, SearchSettings
+from pipeline.query import FetchSettings, Limits, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.request import parse_time
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
 from pipeline.store.partitions import partition_name
 from tests.support.fakes.milvus import FakeMilvus
 
+EAST = np.array([[1.0, 0.0]], np.float32)
 COLLECTION = "documents"
 DOCUMENTS = documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=False)
 
@@ -73,8 +76,9 @@ def library(milvus: FakeMilvus) -> Library:
 
 @pytest.fixture
 def make_searcher(milvus: FakeMilvus, clock: Clock) -> Callable[..., Searcher]:
-    def make(**settings: object) -> Searcher:
-        return Searcher(milvus, COLLECTION, SearchSettings(**settings), clock)  # type: ignore[arg-type]
+    def make(*, max_answer_bytes: int = 8 * 1024 * 1024, **fetch: Any) -> Searcher:
+        settings = SearchSettings(FetchSettings(**fetch), max_answer_bytes)
+        return Searcher(milvus, COLLECTION, settings, clock)
 
     return make
 
@@ -82,3 +86,21 @@ def make_searcher(milvus: FakeMilvus, clock: Clock) -> Callable[..., Searcher]:
 @pytest.fixture
 def searcher(make_searcher: Callable[..., Searcher]) -> Searcher:
     return make_searcher()
+
+
+def find(
+    searcher: Searcher, vectors: NDArray[np.float32] = EAST, timeout_s: float = 5.0, **body: object
+) -> SearchResult:
+    return searcher.search(parse_request({"query": "q", **body}, Limits(), 0), vectors, timeout_s)
+
+
+def doc_ids(found: SearchResult, query: int = 0) -> list[str]:
+    return [result.doc_id for result in found.results[query]]
+
+
+def searches(milvus: FakeMilvus) -> int:
+    return sum(operation == "search" for operation, _, _ in milvus.calls)
+
+
+def eq(key: str, value: object = "x") -> dict[str, object]:
+    return {"type": "eq", "key": key, "value": value}

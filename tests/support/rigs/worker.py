@@ -1,42 +1,27 @@
-"""A whole ingest worker over Kafka and Milvus in memory, run in a thread of the test."""
+"""An ingest worker joined by the product's own wiring, over Kafka and Milvus in memory, on a thread of the test."""
 
 import json
-import math
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
 
+from consumers.config.settings import Settings
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
-from consumers.ingest.worker import IngestWorker, Summary, WorkerPolicy
-from consumers.kafka import KafkaSettings
-from pipeline.chunking import Chunker, ChunkingPolicy
+from consumers.ingest import Summary
+from consumers.wiring import common as wiring
+from consumers.wiring import ingest as ingest_wiring
+from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest.batching import BatchPolicy
-from pipeline.ingest.flow import FlowPolicy, IngestFlow
-from pipeline.intake import Decoder, IntakeLimits, RecordMapping
-from pipeline.records import Chunk, Receipt
-from pipeline.store import (
-    AppendWriter,
-    Flusher,
-    FlushGovernor,
-    FlushPolicy,
-    MilvusPartitions,
-    SweepPolicy,
-    TombstoneSweep,
-    UpsertWriter,
-)
-from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.schema import documents_spec, ledger_spec
+from pipeline.ingest import CommitQueue
+from pipeline.records import Chunk
+from pipeline.store import SweepPolicy, TombstoneSweep, open_ledger
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from pipeline.telemetry.metrics import IngestMetrics
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
@@ -80,7 +65,7 @@ class Connection:
 
 
 class Counting(HashEmbedder):
-    """Remembers the texts it was asked for."""
+    """Records the texts it embeds."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -111,67 +96,64 @@ class Rig:
     """Append mode, two batches at a time."""
 
     def __post_init__(self) -> None:
-        if not self.milvus.collections():
-            index = IndexSettings("FLAT")
-            self.milvus.create_collection(
-                documents_spec(COLLECTION, dimension=8, index=index, stamp={"name": "hash:8"}, bm25=False)
-            )
-            self.milvus.create_collection(ledger_spec(COLLECTION))
+        settings = self._settings()
         self.connection: Any = Connection(self.milvus)
-        self.receipts: deque[Receipt] = deque()
-        self.metrics = IngestMetrics(CollectorRegistry())
-        flusher = Flusher(
-            self.connection,
-            (COLLECTION, f"{COLLECTION}__ledger"),
-            FlushPolicy(durability=self.durability, interval_s=0.05),
-            on_durable=self.receipts.extend,
-        )
-        self.governor = FlushGovernor(flusher)
-        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.append)
-        partitions = MilvusPartitions(self.connection, COLLECTION)
-        self.flow = IngestFlow(
-            decoder=Decoder(RecordMapping(), IntakeLimits(2**20, 600_000, None), append=self.append),
-            chunker=Chunker(self.embedder.tokenizer, ChunkingPolicy(16, 4)),
-            embedder=self.embedder,
-            writer=AppendWriter(self.connection, COLLECTION, partitions, "day")
-            if self.append
-            else UpsertWriter(self.connection, COLLECTION, partitions, "day", fingerprint="f"),
-            governor=self.governor,
+        self.metrics = ingest_wiring.ingest_metrics()
+        receipts = CommitQueue()
+        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=receipts.put)
+        self.source = FakeSource(self.broker, wiring.kafka_settings(settings))
+        writer = ingest_wiring.writer(settings, self.connection, self.embedder, self.metrics)
+        open_ledger(self.connection, COLLECTION)
+        parts = ingest_wiring.WorkerParts(
+            api=self.connection,
+            model=self.embedder,
+            source=self.source,
+            writer=writer,
             dead_letters=self.dead_letters,
+            receipts=receipts,
             metrics=self.metrics,
-            policy=FlowPolicy(
-                append=self.append, writers=2 if self.append else 1, retry_delay_s=self.retry_s, retry_cap_s=0.05
-            ),
             limits=DeadLetterLimiter(self.limits),
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
-            owned=lambda: self.worker.owned,
+            retry=Backoff(self.retry_s, 0.05),
             wall_clock=lambda: (NOON + 3_600_000) / 1000,
         )
-        self.source = FakeSource(self.broker, KafkaSettings("fake:9092", (TOPIC,), GROUP, max_poll_records=10))
-        self.connection.fence(
-            lambda: -math.inf if self.flow.fenced else self.source.last_heartbeat() + self.session_s - time.monotonic()
-        )
-        self.worker = IngestWorker(
-            source=self.source,
-            flow=self.flow,
-            governor=self.governor,
-            dead_letters=self.dead_letters,
-            receipts=self.receipts,
-            metrics=self.metrics,
-            policy=WorkerPolicy(
-                batch=BatchPolicy(max_records=10, max_bytes=2**20, max_wait_s=0.01),
-                buffer_bytes=self.buffer_bytes,
-                shutdown_s=self.shutdown_s,
-                until_caught_up=self.until_caught_up,
-                max_records=self.max_records,
-            ),
+        self.worker, self.flow = ingest_wiring.join(
+            settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
         )
         self.stop = threading.Event()
         self.summary: Summary | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _settings(self) -> Settings:
+        return Settings.model_validate(
+            {
+                "mode": "append" if self.append else "upsert",
+                "kafka": {
+                    "bootstrap_servers": "fake:9092",
+                    "topics": TOPIC,
+                    "dead_letter_topic": DEAD_LETTERS,
+                    "group_id": GROUP,
+                    "session_timeout": timedelta(seconds=self.session_s),
+                },
+                "milvus": {
+                    "collection": COLLECTION,
+                    "durability": self.durability,
+                    "flush_interval": timedelta(milliseconds=50),
+                    "index": {"type": "FLAT"},
+                },
+                "chunking": {"max_tokens": 16, "overlap": 4},
+                "batch": {
+                    "max_records": 10,
+                    "max_bytes": 2**20,
+                    "max_wait": timedelta(milliseconds=10),
+                    "buffer_bytes": self.buffer_bytes,
+                },
+                "shutdown_timeout": timedelta(seconds=self.shutdown_s),
+            }
+        )
 
     def _run(self) -> None:
         try:
@@ -198,13 +180,13 @@ class Rig:
 
     def texts(self) -> dict[str, list[str]]:
         """Texts of the chunks stored, by doc_id, over all Milvus partitions."""
-        found: dict[str, dict[int, str]] = {}
+        documents: dict[str, dict[int, str]] = {}
         for rows in self.milvus.stored(COLLECTION).values():
             for row in rows.values():
-                chunks = found.setdefault(row["doc_id"], {})
-                assert row["chunk"] not in chunks, f"{row['doc_id']} stands twice"
+                chunks = documents.setdefault(row["doc_id"], {})
+                assert row["chunk"] not in chunks, f"{row['doc_id']} is stored twice"
                 chunks[row["chunk"]] = row["text"]
-        return {doc_id: [chunks[index] for index in sorted(chunks)] for doc_id, chunks in found.items()}
+        return {doc_id: [chunks[index] for index in sorted(chunks)] for doc_id, chunks in documents.items()}
 
     def outcome(self, name: str) -> float:
         """`ingest_records_total` with this outcome."""
@@ -215,8 +197,10 @@ class Rig:
 def running(rig: Rig) -> Iterator[Rig]:
     """Run the worker for the length of the block, then stop it; an error of the worker fails the test."""
     rig.start()
-    yield rig
-    rig.stop.set()
+    try:
+        yield rig
+    finally:  # also after a failure: a worker that waits for Milvus would keep the process from ending
+        rig.stop.set()
     rig.ended()
 
 

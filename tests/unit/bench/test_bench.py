@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from tests.bench import drain, hash_drain
 from tests.bench.children import contender
 from tests.bench.corpus import BenchDocument, longer, small_records, spread
+from tests.bench.overload.workers import Figures
 from tests.bench.report import Target
 from tests.bench.stage import Stage
 from tests.bench.stage_clock import StageClock
@@ -59,6 +61,13 @@ def test_bf16_that_is_there_and_slower_is_told_against_both_targets(
     targets = [target for target in drain.targets(summary, machine) if "naive" in target.name]
     assert {target.wanted for target in targets} == wanted
     assert {target.wanted: target.reached for target in targets} == {number: number == 1.5 for number in wanted}
+
+
+def test_refused_searches_are_no_good_ones_and_no_errors() -> None:
+    seen = Figures(2.0, Counter({200: 4, 429: 5, 503: 1, 0: 2}), [0.001, 0.002, 0.003, 0.004])
+    row = seen.row("300")
+    assert (row["ok/s"], row["429"], row["other"]) == (2.0, 5, 3)
+    assert row["p50 ms"] == pytest.approx(2.5)
 
 
 def test_a_target_is_reached_from_its_own_side() -> None:

@@ -1,4 +1,4 @@
-"""Facts of the project that the deployment files must agree with."""
+"""DocumentHashes of the project that the deployment files must agree with."""
 
 import tomllib
 from pathlib import Path

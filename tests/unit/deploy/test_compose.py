@@ -30,14 +30,22 @@ def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def settings_of(compose: dict[str, Any], service: str, tmp_path: Path) -> Settings:
+def settings_of(compose: dict[str, Any], service: str) -> Settings:
     """What the service's process would read: the mounted file and its environment."""
     worker = compose["services"][service]
     (mount,) = worker["configs"]
     assert worker["command"][worker["command"].index("--config") + 1] == mount["target"]
-    file = tmp_path / "milvus-stream.yaml"
-    file.write_text(compose["configs"][mount["source"]]["content"], encoding="utf-8")
-    return load_settings(file, worker.get("environment", {}))
+    return load_settings(mounted_file(compose, mount["source"]), worker.get("environment", {}))
+
+
+def mounted_file(compose: dict[str, Any], name: str) -> Path:
+    """The file of one of the top-level configs, which lies beside docker-compose.yml."""
+    config = compose["configs"][name]
+    # An engine mounts a file, but copies `content` into the container: refused where the root is read-only.
+    assert list(config) == ["file"]
+    file = FILE.parent / str(config["file"])
+    assert file.resolve().is_relative_to(ROOT)
+    return file
 
 
 def schema_check(file: Path) -> subprocess.CompletedProcess[str]:
@@ -62,11 +70,11 @@ def test_the_schema_check_sees_a_misspelt_key(tmp_path: Path) -> None:
 
 
 def test_the_workers_configuration_is_valid_and_finds_kafka_and_milvus(
-    compose: dict[str, Any], services: dict[str, dict[str, Any]], tmp_path: Path
+    compose: dict[str, Any], services: dict[str, dict[str, Any]]
 ) -> None:
     listeners = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
     for name in WORKERS:
-        settings = settings_of(compose, name, tmp_path)
+        settings = settings_of(compose, name)
         assert f"PLAINTEXT://{settings.kafka.bootstrap_servers}" in listeners
         assert settings.milvus.uri == "http://milvus:19530"
         # The section passes what it does not know to the Kafka client: a misspelt key would end up here.
@@ -74,9 +82,9 @@ def test_the_workers_configuration_is_valid_and_finds_kafka_and_milvus(
 
 
 def test_every_source_topic_is_created_before_the_workers_start(
-    compose: dict[str, Any], services: dict[str, dict[str, Any]], tmp_path: Path
+    compose: dict[str, Any], services: dict[str, dict[str, Any]]
 ) -> None:
-    settings = settings_of(compose, "ingest", tmp_path)
+    settings = settings_of(compose, "ingest")
     init = services["topics-init"]
 
     assert [init["command"][init["command"].index("--topic") + 1]] == list(settings.kafka.topics)
@@ -94,10 +102,10 @@ def test_kafka_keeps_its_data_where_the_volume_is(services: dict[str, dict[str, 
 
 
 def test_the_kill_comes_ten_seconds_after_the_drain_or_later(
-    compose: dict[str, Any], services: dict[str, dict[str, Any]], tmp_path: Path
+    compose: dict[str, Any], services: dict[str, dict[str, Any]]
 ) -> None:
     for name in WORKERS:
-        drain = settings_of(compose, name, tmp_path).shutdown_timeout.total_seconds()
+        drain = settings_of(compose, name).shutdown_timeout.total_seconds()
         assert parse_duration(services[name]["stop_grace_period"]).total_seconds() >= drain + 10, name
 
 
@@ -115,14 +123,12 @@ def test_dependencies_wait_for_a_health_check_that_exists(services: dict[str, di
             assert wait["condition"] != "service_healthy" or "healthcheck" in services[other], f"{name} -> {other}"
 
 
-def test_health_checks_ask_the_ports_in_force(
-    compose: dict[str, Any], services: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_health_checks_ask_the_ports_in_force(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
     for name in WORKERS:
-        settings = settings_of(compose, name, tmp_path)
+        settings = settings_of(compose, name)
         port = settings.query.port if name == "query" else settings.telemetry.port
         assert f"http://127.0.0.1:{port}/healthz" in services[name]["healthcheck"]["test"][-1]
-    query = settings_of(compose, "query", tmp_path).query
+    query = settings_of(compose, "query").query
     assert services["query"]["ports"] == [f"127.0.0.1:{query.port}:{query.port}"]
     assert query.host == "0.0.0.0"
 
@@ -164,3 +170,8 @@ def test_only_the_gpu_profile_needs_a_gpu(compose: dict[str, Any], services: dic
     assert [name for name, service in services.items() if "profiles" in service] == ["ingest-gpu"]
     assert [name for name, service in services.items() if "deploy" in service] == ["ingest-gpu"]
     assert services["ingest-gpu"]["environment"] == {"MILVUS_STREAM__EMBEDDING__DEVICE": "cuda"}
+
+
+def test_every_user_may_read_what_is_mounted(compose: dict[str, Any]) -> None:
+    for name in compose["configs"]:
+        assert mounted_file(compose, name).stat().st_mode & 0o444 == 0o444, name

@@ -151,6 +151,26 @@ def test_probes_ask_an_open_port(rendered: list[Resource], tmp_path: Path) -> No
         assert (section.host, section.port) == ("0.0.0.0", port["containerPort"])
 
 
+def test_each_port_is_open_to_named_peers_only(rendered: list[Resource], tmp_path: Path) -> None:
+    settings = dict(settings_of(rendered, tmp_path))
+    query, telemetry = settings["milvus-stream-query"].query.port, settings["milvus-stream-ingest"].telemetry.port
+    policy = one(rendered, "NetworkPolicy", "milvus-stream")["spec"]
+    allowed: dict[int, list[dict[str, Any]]] = {}
+    for rule in policy["ingress"]:
+        assert rule["from"], "a rule without peers lets every pod in"
+        for peer in rule["from"]:
+            assert all(selector.get("matchLabels") for selector in peer.values()), f"{peer} selects everything"
+        for port in rule["ports"]:
+            allowed.setdefault(port["port"], []).extend(rule["from"])
+
+    search = {"matchLabels": {"milvus-stream/may-search": "true"}}
+    scrape = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert allowed == {query: [{"namespaceSelector": search}, {"podSelector": search}, scrape], telemetry: [scrape]}
+    for kind in ("ingest", "query"):
+        labels = one(rendered, "Deployment", f"milvus-stream-{kind}")["spec"]["template"]["metadata"]["labels"]
+        assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_the_kill_comes_ten_seconds_after_the_drain_or_later(rendered: list[Resource], tmp_path: Path) -> None:
     pods = {name: (pod, container) for name, pod, container in workloads(rendered)}
     for name, settings in settings_of(rendered, tmp_path):

@@ -1,5 +1,6 @@
 """Dead letters cut to size, and read back, for anything a record can hold."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from consumers.dead_letters.envelope import (
     fitted,
     retimed,
 )
-from pipeline.records import Position, Rejected, SourceRecord
+from pipeline.records import Defect, Position, Rejected, SourceRecord
 
 NAMES = st.text(max_size=20) | st.sampled_from(
     [CONNECT + "topic", CONNECT + "stage", OWN + "reason", OWN + "origin", OWN + "null-headers"]
@@ -88,3 +89,22 @@ def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
         SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?")))
     )
     assert (found.topic, found.partition, found.offset, found.reason) == ("", None, None, "unknown")
+
+
+@pytest.mark.parametrize("nulls", ["1" * 4_301, "0,x", "-1", "٣", "1,,2", "18446744073709551616"])
+def test_a_dead_letter_with_a_list_that_we_would_not_write_is_another_programs(nulls: str) -> None:
+    headers = ((OWN + "reason", b"bad_time"), (OWN + "origin", b"t/0/5"), (OWN + "null-headers", nulls.encode()))
+    found = decode_dead_letter(SourceRecord(Position("dlq", 0, 0), 7, b"k", b"v", (("x", b"1"), *headers)))
+    assert (found.reason, found.topic, found.offset, found.timestamp_ms) == ("unknown", "", None, 7)
+    assert "null-headers is malformed" in found.message
+    assert found.original_headers == (("x", b"1"),)
+
+
+def test_what_was_cut_on_reading_keeps_its_full_size_when_it_is_cut_again() -> None:
+    notes = (("truncated-value-size", "200000000"), ("truncated-value-sha256", "ab"))
+    forged = ((OWN + "truncated-value-size", b"1"),)
+    record = SourceRecord(Position("t", 0, 0), 7, b"k" * 900, b"v" * 2**20, forged, defect=Defect("r", "m", notes))
+    found = fitted(encode_dead_letter(Rejected(record, "decode", "r", "m"), pipeline="p", worker="w"), 3_000)
+    assert found.size <= 3_000
+    assert dict(found.headers)[OWN + "truncated-value-size"] == b"200000000"
+    assert dict(found.headers)[OWN + "truncated-value-sha256"] == b"ab"

@@ -14,6 +14,7 @@ from pipeline.store import SweepPolicy
 from pipeline.telemetry.metrics import OUTCOMES
 from tests.support.fakes.kafka import FakeBroker, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.log_text import LogText
 from tests.support.rigs.kafka import Member
 from tests.support.rigs.worker import (
     COLLECTION,
@@ -33,10 +34,10 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def broker() -> FakeBroker:
-    made = FakeBroker()
-    made.create_topic(TOPIC, 2)
-    made.create_topic(DEAD_LETTERS, 1)
-    return made
+    broker = FakeBroker()
+    broker.create_topic(TOPIC, 2)
+    broker.create_topic(DEAD_LETTERS, 1)
+    return broker
 
 
 def test_a_mixture_is_stored_deleted_or_dead_lettered_and_committed(broker: FakeBroker) -> None:
@@ -54,8 +55,8 @@ def test_a_mixture_is_stored_deleted_or_dead_lettered_and_committed(broker: Fake
     assert rig.committed() == {0: 17, 1: 16}
     assert sorted(rig.texts()) == sorted(f"d{number}" for number in range(30) if number != 6)
     assert rig.texts()["d4"] == ["second"]
-    (letter,) = broker.read(DEAD_LETTERS)
-    assert letter.value == b"{broken"
+    (dead_letter,) = broker.read(DEAD_LETTERS)
+    assert dead_letter.value == b"{broken"
     outcomes = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered")
     assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
 
@@ -68,8 +69,8 @@ def test_a_vector_that_is_not_finite_rejects_its_document_only(broker: FakeBroke
     assert rig.ended().clean
 
     assert sorted(rig.texts()) == ["a", "c"]
-    (letter,) = broker.read(DEAD_LETTERS)
-    headers = dict(letter.headers)
+    (dead_letter,) = broker.read(DEAD_LETTERS)
+    headers = dict(dead_letter.headers)
     assert headers["__connect.errors.stage"] == b"embed"
     assert b"NaN" in (headers["__connect.errors.exception.message"] or b"")
     assert rig.committed() == {0: 3}
@@ -120,7 +121,7 @@ def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBro
     rig.milvus.down = True
     broker.produce(TOPIC, document("a"))
     with running(rig):
-        soon(lambda: rig.flow.trouble)
+        soon(lambda: rig.flow.waiting_reasons)
         assert "milvus" in "".join(rig.worker.ready())
         assert rig.worker.alive() == {}
         assert rig.committed().get(0, 0) == 0
@@ -137,10 +138,10 @@ def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBr
     for number in range(200):
         broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
     with running(rig):
-        soon(lambda: rig.worker._paused_at is not None)
-        consumed = rig.worker._consumed
-        assert consumed < 200
-        assert rig.flow.buffered_bytes + rig.worker._builder.size < 20_000 + 10 * 500
+        soon(lambda: rig.worker.snapshot().paused)
+        snapshot = rig.worker.snapshot()
+        assert snapshot.consumed < 200
+        assert snapshot.buffered_bytes < 20_000 + 10 * 500
         rig.milvus.gate.set()
         soon(lambda: sum(rig.committed().values()) == 200)
     assert len(rig.texts()) == 200
@@ -151,7 +152,7 @@ def test_a_stop_finishes_what_was_read(broker: FakeBroker) -> None:
         broker.produce(TOPIC, document(f"d{number}"))
     rig = Rig(broker, durability="flush")
     rig.start()
-    soon(lambda: rig.worker._consumed == 25)
+    soon(lambda: rig.worker.snapshot().consumed == 25)
     rig.stop.set()
     assert rig.ended().clean
     assert rig.committed() == {0: 25}
@@ -165,10 +166,26 @@ def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
     rig.milvus.down = True
     broker.produce(TOPIC, document("a"))
     rig.start()
-    soon(lambda: rig.flow.trouble)
+    soon(lambda: rig.flow.waiting_reasons)
     rig.stop.set()
     assert not rig.ended(within=5).clean
     assert rig.committed().get(0, 0) == 0
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_bug_is_logged_without_the_documents(broker: FakeBroker, log_text: LogText, style: str) -> None:
+    written = log_text(style)
+    broker.produce(TOPIC, document("a", "what nobody else may read"))
+    rig = Rig(broker)
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    rig.start()
+    with pytest.raises(RuntimeError, match="a bug"):
+        rig.ended()
+    text = written.getvalue()
+    assert text.count("flow.failed") == 1
+    assert "a bug" in text
+    assert "nobody" not in text
+    assert len(text) < 16_000
 
 
 def test_the_first_error_of_any_stage_ends_the_worker_with_that_error(broker: FakeBroker) -> None:
@@ -191,7 +208,7 @@ def test_a_collection_dropped_behind_the_workers_back_is_an_error_that_says_so(b
         rig.ended()
 
 
-def test_a_lost_answer_is_asked_again_and_leaves_one_row(broker: FakeBroker) -> None:
+def test_a_write_whose_answer_was_lost_is_repeated_and_leaves_one_row(broker: FakeBroker) -> None:
     rig = Rig(broker, until_caught_up=True)
     rig.milvus.fail_next("upsert", Unavailable("no answer"), applied=True, collection=COLLECTION)
     broker.produce(TOPIC, document("a", "only one"))
@@ -236,7 +253,7 @@ def test_a_second_worker_takes_its_share_and_nothing_is_lost_or_left_behind(brok
     with running(first):
         for number in range(60):
             broker.produce(TOPIC, document(f"d{number}", f"one {number}"), partition=number % 2)
-        soon(lambda: first.worker._consumed >= 10)
+        soon(lambda: first.worker.snapshot().consumed >= 10)
         with running(Rig(broker, first.milvus)) as second:
             soon(lambda: len(second.source.assignment()) == 1)
             soon(lambda: len(first.source.assignment()) == 1)
@@ -251,7 +268,7 @@ def test_the_lag_of_a_partition_given_away_is_not_shown_any_more(broker: FakeBro
     broker.produce(TOPIC, document("a"), partition=0)
     with running(rig):
         soon(lambda: rig.committed().get(0) == 1)
-        rig.worker._observe_lag()
+        rig.worker.observe_lag()
         labels = {"topic": TOPIC, "partition": "0"}
         assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) == 0
         rig.worker.on_revoked([(TOPIC, 0)])
@@ -266,7 +283,7 @@ def test_a_member_cut_off_from_kafka_writes_nothing_more_until_it_is_heard_again
         rig.source.heartbeats = False
         soon(lambda: rig.source.last_heartbeat() + 0.6 < time.monotonic())
         broker.produce(TOPIC, document("b"))
-        soon(lambda: "another worker may own" in str(rig.flow.trouble))
+        soon(lambda: "another worker may own" in str(rig.flow.waiting_reasons))
         assert sorted(rig.texts()) == ["a"]
         rig.source.heartbeats = True
         soon(lambda: rig.committed().get(0) == 2)
@@ -287,12 +304,12 @@ def test_what_waits_for_milvus_when_it_is_revoked_is_never_written(broker: FakeB
         soon(lambda: rig.committed().get(0) == 1)
         away.set()
         broker.produce(TOPIC, document("gone", "one two"), partition=1)
-        broker.produce(TOPIC, document("mine", "one two"), partition=0)
-        soon(lambda: "write" in rig.flow.trouble)
+        broker.produce(TOPIC, document("kept", "one two"), partition=0)
+        soon(lambda: "write" in rig.flow.waiting_reasons)
         reader = Member(FakeSource(broker, KafkaSettings("fake:9092", (TOPIC,), GROUP)))  # it writes nothing
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
         away.clear()
-        soon(lambda: "mine" in rig.texts())
+        soon(lambda: "kept" in rig.texts())
         soon(lambda: rig.flow.idle)
         assert "gone" not in rig.texts()
         assert rig.committed().get(1, 0) == 0
@@ -346,7 +363,7 @@ def test_a_worker_that_is_cut_off_leaves_the_group_after_its_last_call(broker: F
     assert entry["pending"], "nothing was sent after it"
 
 
-def test_the_model_is_asked_once_for_a_text_and_never_for_what_is_stored(broker: FakeBroker) -> None:
+def test_the_model_embeds_a_text_once_and_never_a_stored_one(broker: FakeBroker) -> None:
     long = [f"Sentence {number} is one of a long text." for number in range(12)]
     embedder = Counting("hash:8")
     broker.produce(TOPIC, document("a", "the same"))
@@ -386,7 +403,7 @@ def test_outcomes_add_up_when_deletes_are_settled_already(broker: FakeBroker) ->
     assert rig.texts() == {}
 
 
-def test_after_a_topic_was_created_anew_its_records_are_newer(broker: FakeBroker) -> None:
+def test_after_a_topic_was_deleted_and_created_again_its_records_are_newer(broker: FakeBroker) -> None:
     milvus = FakeMilvus()
     for number in range(3):
         broker.produce(TOPIC, document("a", f"old {number}"))
@@ -412,14 +429,14 @@ def test_too_many_rejected_records_stop_the_worker_and_the_next_start_reads_on(b
     with pytest.raises(TooManyRejected, match=r"documents/0 .* offsets 12 to 27, invalid_json 16"):
         rig.ended()
     # The batch with the record above the limit (20-29) is not sent at all.
-    sent = {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)}
+    sent = {decode_dead_letter(dead_letter).offset for dead_letter in broker.read(DEAD_LETTERS)}
     assert sent == set(range(12, 20))
     assert rig.committed().get(0, 0) <= 20
 
     again = Rig(broker, rig.milvus, limits=DeadLetterLimits(max_consecutive=None), until_caught_up=True)
     again.start()
     assert again.ended().clean
-    assert {decode_dead_letter(letter).offset for letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
+    assert {decode_dead_letter(dead_letter).offset for dead_letter in broker.read(DEAD_LETTERS)} == set(range(12, 40))
     assert len(again.texts()) == 12
     assert again.committed() == {0: 40}
 

@@ -15,12 +15,14 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from consumers.query.app import Readiness, create_app
-from pipeline.errors import Mismatch, RateLimited, Unavailable
+from consumers.query.app import create_app
+from consumers.wiring.common import readiness
+from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query import Limits, Searcher
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.log_text import LogText
 from tests.support.rigs.search import COLLECTION, Library
 
 JSON = {"content-type": "application/json"}
@@ -48,12 +50,12 @@ class Bench:
         self.model = Model()
         self.batcher = QueryBatcher(self.model, window=0.02)
         self.registry = CollectorRegistry()
-        self.ready = Readiness(True, {"milvus": "ok"})
+        self.problems: dict[str, str] = {}
         self.app: FastAPI = create_app(
             Searcher(milvus, COLLECTION),
             self.batcher,
             limits or Limits(),
-            lambda: self.ready,
+            lambda: self.problems,
             registry=self.registry,
             metrics=QueryMetrics(self.registry),
             concurrency=concurrency,
@@ -182,6 +184,13 @@ def test_a_refusal_says_where_and_keeps_the_value_to_itself(bench: Bench) -> Non
     assert bench.outcome("invalid") == 1
 
 
+@pytest.mark.parametrize("name", ["][", "][x", 'a"][', "x]["])
+def test_a_name_that_milvus_would_cut_never_leaves(bench: Bench, name: str) -> None:
+    body = problem(bench.search(filter={"type": "eq", "key": name, "value": 1}), 422, "invalid-request")
+    assert body["at"] == "/filter/key"
+    assert [operation for operation, _, _ in bench.milvus.calls] == ["create_collection"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -229,6 +238,32 @@ def test_errors_of_the_model(bench: Bench, error: Exception, status: int, code: 
     bench.model.error = error
     body = problem(bench.search(), status, code)
     assert "secret" not in json.dumps(body)
+
+
+@pytest.mark.parametrize("error", [Unavailable, Mismatch, UsageError])
+def test_where_milvus_is_stays_in_the_log(bench: Bench, error: type[Exception]) -> None:
+    bench.model.error = error("Milvus at http://milvus.internal:19530 does not answer")
+    with structlog.testing.capture_logs() as lines:
+        response = bench.search()
+    assert response.status_code == 503
+    assert "milvus.internal" not in response.text
+    assert lines[-1]["reason"] == "Milvus at http://milvus.internal:19530 does not answer"
+
+
+def test_why_it_is_not_ready_stays_in_the_log_and_is_logged_once(milvus: FakeMilvus) -> None:
+    ready = readiness(Searcher(milvus, COLLECTION))
+    assert ready() == {}
+    milvus.hook = away
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            assert "milvus.internal" not in ready()["milvus"]
+    assert [line["why"] for line in lines] == ["Milvus at http://milvus.internal:19530 does not answer"]
+    milvus.hook = None
+    assert ready() == {}
+
+
+def away(*_: str) -> None:
+    raise Unavailable("Milvus at http://milvus.internal:19530 does not answer")
 
 
 def test_a_search_that_takes_too_long_is_504_and_its_thread_still_counts(milvus: FakeMilvus, library: Library) -> None:
@@ -294,11 +329,11 @@ def test_concurrent_requests_are_embedded_together(bench: Bench, library: Librar
 
 def test_operations_routes(bench: Bench, library: Library) -> None:
     library.put("a", 0.0)
-    assert bench.call("GET", "/healthz").json() == {"status": "ok"}
-    assert bench.call("GET", "/readyz").json() == {"status": "ok", "checks": {"milvus": "ok"}}
-    bench.ready = Readiness(False, {"milvus": "no collection"})
-    body = problem(bench.call("GET", "/readyz"), 503, "not-ready")
-    assert body["checks"] == {"milvus": "no collection"}
+    assert bench.call("GET", "/healthz").json() == {"status": "ok", "problems": {}}
+    assert bench.call("GET", "/readyz").json() == {"status": "ok", "problems": {}}
+    bench.problems = {"milvus": "no collection"}
+    response = bench.call("GET", "/readyz")
+    assert (response.status_code, response.json()) == (503, {"status": "unavailable", "problems": bench.problems})
     bench.search()
     metrics = bench.call("GET", "/metrics")
     assert 'query_requests_total{outcome="ok"} 1.0' in metrics.text
@@ -317,8 +352,40 @@ def test_one_log_line_without_the_query(bench: Bench, library: Library) -> None:
     assert "secret" not in json.dumps(lines)
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "code", "reason"),
+    [
+        (
+            RequestRefused('Milvus: cannot parse expression: word == "secret"'),
+            422,
+            "refused",
+            "filter",
+        ),
+        (RequestTooLarge("search: 90000000 vs 67108864"), 422, "too-large", "lower limit"),
+        (UsageError("search: not permitted; check milvus.token"), 503, "misconfigured", "milvus.token"),
+        (Unavailable("search: channel not available"), 503, "unavailable", "channel not available"),
+        (KeyError("doc_id"), 500, "internal", "in the log"),
+    ],
+)
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_failure_is_one_short_log_entry_with_its_reason(  # noqa: PLR0917 - the columns of the table
+    bench: Bench, log_text: LogText, error: Exception, status: int, code: str, reason: str, style: str
+) -> None:
+    bench.milvus.fail_next("search", error)
+    written = log_text(style)
+    body = problem(
+        bench.search(query=["secret"] * 32, filter={"type": "eq", "key": "word", "value": "secret"}), status, code
+    )
+    text = written.getvalue()
+    assert text.count("search.failed") == 1
+    assert reason in text
+    assert (reason in body["detail"]) is (status != 503), "what is wrong with Milvus is no client's business"
+    assert "secret" not in text + json.dumps(body)
+    assert len(text) < (10_000 if status == 500 else 1_000)
+
+
 def test_a_bug_is_answered_and_logged_once(bench: Bench) -> None:
-    bench.ready = None  # type: ignore[assignment]
+    bench.problems = None  # type: ignore[assignment]
     with structlog.testing.capture_logs() as lines:
         problem(bench.call("GET", "/readyz"), 500, "internal")
     assert [line["event"] for line in lines] == ["http.failed"]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from pipeline.chunking import Chunker, ChunkingPolicy, Tokens
+from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
 from pipeline.errors import UsageError
-from pipeline.records import MAX_TEXT_BYTES, Chunk
+from pipeline.records import MAX_TEXT_BYTES, Chunk, Tokens
 
 WORDS = HashEmbedder("hash:2").tokenizer
 
@@ -148,14 +148,14 @@ def test_odd_texts_are_one_chunk_each(text: str, minilm: ModelTokenizer) -> None
 
 def test_odd_texts_do_not_disturb_their_neighbours(minilm: ModelTokenizer) -> None:
     chunker = Chunker(minilm, ChunkingPolicy(max_tokens=8, overlap=2))
-    plain = "An ordinary sentence stands here. Another one follows it at once."
+    plain = "An ordinary sentence is here. Another one follows it at once."
     alone = chunker.chunk([plain])[0]
-    beside = chunker.chunk(["\ud800 lone", plain, "x" * 20_000])[1]
-    assert [(chunk.start, chunk.end) for chunk in beside] == [(chunk.start, chunk.end) for chunk in alone]
-    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(alone, beside, strict=True))
+    with_others = chunker.chunk(["\ud800 lone", plain, "x" * 20_000])[1]
+    assert [(chunk.start, chunk.end) for chunk in with_others] == [(chunk.start, chunk.end) for chunk in alone]
+    assert all(np.array_equal(a.token_ids, b.token_ids) for a, b in zip(alone, with_others, strict=True))
 
 
-def test_a_lone_surrogate_does_not_move_the_cuts_behind_it(minilm: ModelTokenizer) -> None:
+def test_a_lone_surrogate_does_not_move_the_cuts_after_it(minilm: ModelTokenizer) -> None:
     chunks = Chunker(minilm, ChunkingPolicy(max_tokens=8, overlap=0)).chunk(
         ["\ud800 " * 3 + "plain words follow here " * 9]
     )[0]
@@ -188,6 +188,6 @@ def test_most_chunks_of_prose_end_at_a_sentence_end(minilm: ModelTokenizer) -> N
         (ChunkingPolicy(max_bytes=3), "max_bytes"),
     ],
 )
-def test_a_policy_that_does_not_suit_the_model_is_refused(policy: ChunkingPolicy, message: str) -> None:
+def test_a_policy_that_does_not_fit_the_model_is_refused(policy: ChunkingPolicy, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Chunker(WORDS, policy)

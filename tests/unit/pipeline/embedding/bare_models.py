@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -27,15 +28,18 @@ from transformers import (
 )
 
 from pipeline.embedding.engine.batching import SpecialTokens
+from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.embedding.loading.fast_paths import enable_fast_paths
+from pipeline.records import Tokens
 
 HIDDEN = 32
 VOCABULARY = 300
 PADDING = 1
 LONGEST = 120
 WINDOW = 90
-"""Of the models with a sliding window; those that look to both sides reach half as far."""
-AROUND = SpecialTokens(np.array([5], dtype=np.int32), np.array([6, 7], dtype=np.int32), 0)
+"""Of the models with a sliding window; those that are not causal reach half as far."""
+SPECIAL_TOKENS = SpecialTokens(np.array([5], dtype=np.int32), np.array([6, 7], dtype=np.int32), 0)
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -80,7 +84,7 @@ FLAT: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 class _Transformer(torch.nn.Module):
-    """As much of sentence-transformers' module as a forward pass needs."""
+    """The part of sentence-transformers' module that a forward pass needs."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -106,5 +110,29 @@ def mpnet() -> Forward:
 
 
 def texts(lengths: list[int]) -> list[NDArray[np.int32]]:
-    """A text of each length; each begins at another place of the vocabulary."""
+    """A text of each length; each starts with another token."""
     return [(np.arange(length, dtype=np.int32) * 7 + 31 * at) % 280 + 10 for at, length in enumerate(lengths)]
+
+
+def vectors(forward: Forward, lengths: list[int]) -> NDArray[np.float32]:
+    """Vectors of texts of these lengths, in one pass."""
+    inputs = forward.inputs(texts(lengths), SPECIAL_TOKENS)
+    return forward(inputs, HostTransfer().upload(inputs.arrays)).numpy()
+
+
+class Words:
+    """The part of a model's tokenizer that the check of fast paths needs."""
+
+    def special_tokens(self, *, query: bool) -> SpecialTokens:
+        return SPECIAL_TOKENS
+
+    def tokenize(self, given: list[str]) -> list[Tokens]:
+        none = np.empty(0, dtype=np.int32)
+        return [Tokens(ids, none, none) for ids in texts([20] * len(given))]
+
+
+def fast_path_log(forward: Forward, capsys: pytest.CaptureFixture[str], *, pack: bool = False) -> str:
+    """Enable the fast paths and return what was logged."""
+    words: Any = Words()
+    enable_fast_paths(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=pack)
+    return capsys.readouterr().out

@@ -47,11 +47,11 @@ def test_loading_it_says_loudly_that_there_is_no_model() -> None:
 
 
 @pytest.mark.parametrize("model", ["hash:", "hash:1", "hash:x", "hash:-3", "hash:1000000", "hash:३"])
-def test_a_dimension_that_cannot_be_is_refused(model: str) -> None:
+def test_an_invalid_dimension_is_refused(model: str) -> None:
     with pytest.raises(UsageError, match="hash:384"):
         load_embedder(EmbeddingSettings(model))
 
 
-def test_its_dimension_stands_in_its_name_alone() -> None:
+def test_its_dimension_is_in_its_name_only() -> None:
     with pytest.raises(UsageError, match=r"embedding\.dimensions is 4.*hash:8"):
         load_embedder(EmbeddingSettings("hash:8", dimensions=4))

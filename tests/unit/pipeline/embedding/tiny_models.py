@@ -71,9 +71,11 @@ def _bert(folder: Path) -> Any:
 
 
 def _unigram() -> Any:
-    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:|!?-'ébß漢字"
+    characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:|!?-'ébß漢字"
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("▁the", -3.0), ("ing", -3.0)]
-    tokenizer = Tokenizer(models.Unigram([*pieces, *((letter, -5.0) for letter in dict.fromkeys(letters))], unk_id=3))
+    tokenizer = Tokenizer(
+        models.Unigram([*pieces, *((character, -5.0) for character in dict.fromkeys(characters))], unk_id=3)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
@@ -101,9 +103,9 @@ def _byte_pairs(begin: str = "", end: str = "<|endoftext|>", side: str = "left")
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog and the other fox"] * 4, trainer)
-    around = (f"{begin} $A {end}".strip(), f"{begin} $A $B {end}".strip())
+    template = (f"{begin} $A {end}".strip(), f"{begin} $A $B {end}".strip())
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=around[0], pair=around[1], special_tokens=[(name, index) for index, name in enumerate(special)]
+        single=template[0], pair=template[1], special_tokens=[(name, index) for index, name in enumerate(special)]
     )
     return _Fast(tokenizer_object=tokenizer, pad_token=end, eos_token=end, padding_side=side)
 

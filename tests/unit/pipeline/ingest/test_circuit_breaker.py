@@ -5,37 +5,38 @@ from collections import Counter
 
 import pytest
 
+from pipeline.backoff import Backoff
 from pipeline.errors import Stopped, Unavailable
 from pipeline.ingest.circuit_breaker import CircuitBreaker
 from tests.support.waiting import eventually
 
 
-def patience(retries: Counter[str] | None = None, *, longest_s: float = 0.02) -> CircuitBreaker:
+def make_breaker(retries: Counter[str] | None = None, *, longest_s: float = 0.02) -> CircuitBreaker:
     counted = Counter[str]() if retries is None else retries
-    return CircuitBreaker(0.01, longest_s, lambda stage: counted.update([stage]))
+    return CircuitBreaker(Backoff(0.01, longest_s), lambda stage: counted.update([stage]))
 
 
 def test_a_call_is_repeated_until_it_succeeds() -> None:
     retries: Counter[str] = Counter()
-    waiting = patience(retries)
+    breaker = make_breaker(retries)
     answers = iter([Unavailable("away"), Unavailable("still"), None])
     seen: list[dict[str, str]] = []
 
     def call() -> str:
-        seen.append(dict(waiting.trouble))
+        seen.append(dict(breaker.waiting_reasons))
         error = next(answers)
         if error is not None:
             raise error
         return "done"
 
-    assert waiting.persist("write", call) == "done"
+    assert breaker.call("write", call) == "done"
     assert seen == [{}, {"write": "away"}, {"write": "still"}]
     assert retries == {"write": 2}
-    assert waiting.trouble == {}
+    assert breaker.waiting_reasons == {}
 
 
 def test_an_outage_sees_one_call_at_a_time_from_all_stages() -> None:
-    waiting = patience()
+    breaker = make_breaker()
     lock, calls, most, back = threading.Lock(), [0], [0], threading.Event()
     attempts: list[str] = []
 
@@ -53,7 +54,7 @@ def test_an_outage_sees_one_call_at_a_time_from_all_stages() -> None:
                 calls[0] -= 1
 
     threads = [
-        threading.Thread(target=waiting.persist, args=(name, lambda name=name: call(name)), daemon=True)
+        threading.Thread(target=breaker.call, args=(name, lambda name=name: call(name)), daemon=True)
         for name in ("plan", "reuse", "write", "flush")
     ]
     for thread in threads:
@@ -64,22 +65,22 @@ def test_an_outage_sees_one_call_at_a_time_from_all_stages() -> None:
     for thread in threads:
         thread.join(5)
     assert not any(thread.is_alive() for thread in threads)
-    assert waiting.trouble == {}
+    assert breaker.waiting_reasons == {}
 
 
 def test_another_error_passes_through_and_leaves_the_way_free() -> None:
-    waiting = patience()
+    breaker = make_breaker()
 
     def fail() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        waiting.persist("plan", fail)
-    assert waiting.persist("plan", lambda: 1) == 1
+        breaker.call("plan", fail)
+    assert breaker.call("plan", lambda: 1) == 1
 
 
 def test_the_end_wakes_whoever_waits() -> None:
-    waiting = patience(longest_s=60)
+    breaker = make_breaker(longest_s=60)
     ended: list[BaseException] = []
 
     def away() -> None:
@@ -87,13 +88,13 @@ def test_the_end_wakes_whoever_waits() -> None:
 
     def run() -> None:
         try:
-            waiting.persist("write", away)
+            breaker.call("write", away)
         except Stopped as error:
             ended.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    eventually(lambda: waiting.trouble, within=5)
-    waiting.end()
+    eventually(lambda: breaker.waiting_reasons, within=5)
+    breaker.end()
     thread.join(5)
     assert len(ended) == 1

@@ -1,4 +1,4 @@
-"""Steps run beside each other, at most so many, and end in order."""
+"""Tasks run concurrently up to a number, and complete in order."""
 
 import threading
 from collections.abc import Callable
@@ -48,14 +48,14 @@ def test_what_follows_is_in_order_whichever_step_ends_first(width: int, order: l
     with OrderedExecutor(width, "step", unguarded) as steps:
         for number in range(8):
             steps.submit(lambda number=number: step(number), follow)  # type: ignore[misc]
-        steps.finish()
+        steps.drain()
         assert followed == list(range(8))
     assert sorted(over) == list(range(8))
     assert most <= width
 
 
 def test_several_run_at_a_time_and_no_more() -> None:
-    """Two wait for each other; who submits a third waits until one of them has ended."""
+    """Two tasks wait for each other; submitting a third waits until one of them has ended."""
     go = [threading.Event() for _ in range(2)]
     both = threading.Barrier(2)
     submitted = threading.Event()
@@ -82,18 +82,18 @@ def test_several_run_at_a_time_and_no_more() -> None:
 
 
 def test_leaving_the_block_waits_for_what_is_under_way() -> None:
-    go, left = threading.Event(), threading.Event()
+    go, exited = threading.Event(), threading.Event()
     done: list[bool] = []
 
     def block() -> None:
         with OrderedExecutor(1, "step", unguarded) as steps:
             steps.submit(lambda: go.wait(2), done.append)
-        left.set()
+        exited.set()
 
     threading.Thread(target=block).start()
-    assert not left.wait(0.1)
+    assert not exited.wait(0.1)
     go.set()
-    assert left.wait(2)
+    assert exited.wait(2)
     assert done == [True]
 
 
@@ -120,7 +120,7 @@ def test_behind_an_error_nothing_follows_and_nothing_begins(fails: str) -> None:
     with OrderedExecutor(2, "step", guard) as steps:
         steps.submit(first, failing)
         steps.submit(lambda: both.wait(2), followed.append)
-        steps.finish()
+        steps.drain()
         steps.submit(lambda: followed.append(3), lambda _: None)
     assert errors == ["no"]
     assert followed == []

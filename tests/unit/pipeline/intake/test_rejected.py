@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from pipeline.intake import Decoder, IntakeLimits, Reason, RecordMapping
-from pipeline.records import MAX_DOC_ID_BYTES, MAX_METADATA_BYTES, Position, Put, Rejected, SourceRecord
+from pipeline.records import MAX_DOC_ID_BYTES, MAX_METADATA_BYTES, Defect, Position, Put, Rejected, SourceRecord
 from tests.unit.pipeline.intake.decoding import NOW_MS, SKEW_MS, decode, record_of, rejected
 
 SECRET = "SECRET"
@@ -116,7 +116,15 @@ def test_a_bad_record_is_refused_with_its_reason_and_what_to_do(bad: Bad) -> Non
 
 
 def test_every_reason_has_a_record_that_shows_it() -> None:
-    assert {bad.reason for bad in BAD} == set(Reason)
+    assert {bad.reason for bad in BAD} == set(Reason) - {Reason.INVALID_HEADER_NAME}  # found while reading, see below
+
+
+@pytest.mark.parametrize("value", [b'{"text": "x"}', None, b"\xff" * 200_000])
+def test_a_record_with_a_defect_is_refused_for_that(value: bytes | None) -> None:
+    defect = Defect(Reason.INVALID_HEADER_NAME, "the name of header 1 is not UTF-8")
+    record = SourceRecord(Position("docs", 0, 0), NOW_MS, b"key", value, defect=defect)
+    operation = Decoder(PLAIN, IntakeLimits(1_000, SKEW_MS, None), append=False).decode(record, NOW_MS)
+    assert operation == Rejected(record, "decode", "invalid_header_name", "the name of header 1 is not UTF-8")
 
 
 @pytest.mark.parametrize("mapping", [PLAIN, RecordMapping(format="text")])

@@ -138,5 +138,14 @@ def test_refused_where(body: object, at: str) -> None:
 
 
 def test_the_longest_allowed() -> None:
-    assert parsed(query=["x" * 8192] * 32, limit=1000, timeout_ms=60_000).limit == 1000
+    assert parsed(query=["x" * 8192] * 32, limit=31, timeout_ms=60_000).limit == 31
+    assert parsed(query=["x"], limit=1000).limit == 1000
     assert parse_request({"query": "q"}, Limits(max_limit=5), NOW).limit == 5
+
+
+@pytest.mark.parametrize(("texts", "limit", "advice"), [(4, 1000, "lower it to 250"), (32, 32, "lower it to 31")])
+def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advice: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^/limit: .* at most 1,000: {advice}$"):
+        parsed(query=["x"] * texts, limit=limit)
+    with pytest.raises(InvalidRequest, match="send fewer texts"):
+        parse_request({"query": ["q"] * 6}, Limits(max_limit=5), NOW)

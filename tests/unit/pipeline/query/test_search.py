@@ -1,34 +1,21 @@
-"""The searcher over a fake Milvus: what it covers, how it fills the limit, and what it does about races and outages."""
+"""The searcher over a fake Milvus: what it covers, what it shows, and what it does about races and outages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pipeline.errors import Mismatch, Unavailable
-from pipeline.query import DeadlinePassed, InvalidRequest, Limits, Searcher, SearchResult, parse_request
+from pipeline.query import (
+    DeadlinePassed,
+    InvalidRequest,
+    Searcher,
+)
 from pipeline.query.answer import Skipped
 from pipeline.store import check_model
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.search import COLLECTION, DOCUMENTS, Clock, Library
-
-EAST = np.array([[1.0, 0.0]], np.float32)
-
-
-def find(
-    searcher: Searcher, vectors: NDArray[np.float32] = EAST, timeout_s: float = 5.0, **body: object
-) -> SearchResult:
-    return searcher.search(parse_request({"query": "q", **body}, Limits(), 0), vectors, timeout_s)
-
-
-def doc_ids(found: SearchResult, query: int = 0) -> list[str]:
-    return [result.doc_id for result in found.results[query]]
-
-
-def searches(milvus: FakeMilvus) -> int:
-    return sum(operation == "search" for operation, _, _ in milvus.calls)
+from tests.support.rigs.search import COLLECTION, DOCUMENTS, Clock, Library, doc_ids, eq, find
 
 
 def test_a_result_says_everything(searcher: Searcher, library: Library) -> None:
@@ -55,44 +42,6 @@ def test_documents_by_their_best_chunk(searcher: Searcher, library: Library) -> 
     found = find(searcher)
     assert [(result.doc_id, result.chunk) for result in found.results[0]] == [("a", 1), ("b", 0)]
     assert doc_ids(find(searcher, group_by=None)) == ["a", "b", "a", "a"]
-
-
-def test_more_is_fetched_until_the_limit_is_filled(searcher: Searcher, library: Library, milvus: FakeMilvus) -> None:
-    for chunk in range(40):
-        library.put("long", chunk / 10, chunk=chunk)
-    library.put("b", 50.0)
-    library.put("c", 60.0)
-    assert doc_ids(find(searcher, limit=2)) == ["long", "b"]
-    assert searches(milvus) == 3  # 8, 32 and 128 rows
-
-
-def test_the_candidates_are_bounded(make_searcher: Callable[..., Searcher], library: Library) -> None:
-    for chunk in range(40):
-        library.put("long", chunk / 10, chunk=chunk)
-    library.put("b", 50.0)
-    found = find(make_searcher(max_candidates=16), limit=2)
-    assert doc_ids(found) == ["long"]
-    assert not found.partial
-
-
-def test_an_outage_between_two_fetches_gives_a_partial_answer(
-    searcher: Searcher, library: Library, milvus: FakeMilvus
-) -> None:
-    for chunk in range(40):
-        library.put("long", chunk / 10, chunk=chunk)
-    library.put("b", 50.0)
-    calls = 0
-
-    def second_search_fails(operation: str, collection: str, when: Literal["before", "after"]) -> None:
-        nonlocal calls
-        calls += operation == "search" and when == "before"
-        if calls == 2:
-            raise Unavailable("gone")
-
-    milvus.hook = second_search_fails
-    found = find(searcher, limit=2)
-    assert found.partial
-    assert doc_ids(found) == ["long"]
 
 
 def test_each_query_of_a_list_has_its_results(searcher: Searcher, library: Library) -> None:
@@ -196,50 +145,6 @@ def test_a_filter(searcher: Searcher, library: Library) -> None:
         "filters": [{"type": "gte", "key": "year", "value": 2025}, {"type": "prefix", "key": "lang", "value": "d"}],
     }
     assert doc_ids(find(searcher, filter=both, time={"from": "2026-01-01"})) == ["b"]
-
-
-def eq(key: str, value: object = "x") -> dict[str, object]:
-    return {"type": "eq", "key": key, "value": value}
-
-
-def test_a_field_that_no_row_has_is_reported(
-    searcher: Searcher, library: Library, milvus: FakeMilvus, clock: Clock
-) -> None:
-    library.put("a", 0.0, language="en")
-    assert find(searcher, filter=eq("language")).warnings == ()
-    found = find(searcher, filter=eq("langauge"))
-    assert found.warnings == (
-        "the filter names 'langauge', and no row with such a field was found; did you mean 'language'?",
-    )
-    before = searches(milvus)
-    assert find(searcher, filter=eq("langauge")).warnings == found.warnings
-    assert searches(milvus) == before + 1  # the search alone: the name is known to be missing
-    library.put("b", 0.0, langauge="x")
-    clock.now += 11
-    assert find(searcher, filter=eq("langauge")).warnings == ()
-
-
-def test_declared_fields_are_never_reported(searcher: Searcher, library: Library) -> None:
-    library.put("a", 0.0)
-    assert find(searcher, filter=eq("doc_id", "z")).warnings == ()
-
-
-def test_an_outage_while_looking_for_a_name_spoils_nothing(
-    searcher: Searcher, library: Library, milvus: FakeMilvus
-) -> None:
-    library.put("a", 0.0)
-    expected: Sequence[str] = doc_ids(find(searcher, filter={"type": "ne", "key": "b", "value": 1}))
-    calls = 0
-
-    def probe_fails(operation: str, collection: str, when: Literal["before", "after"]) -> None:
-        nonlocal calls
-        calls += operation == "search" and when == "before"
-        if calls == 2:
-            raise Unavailable("gone")
-
-    milvus.hook = probe_fails
-    found = find(searcher, filter={"type": "ne", "key": "c", "value": 1})
-    assert (doc_ids(found), found.warnings, found.partial) == (expected, (), False)
 
 
 def test_a_filter_that_does_not_fit_the_collection(searcher: Searcher) -> None:

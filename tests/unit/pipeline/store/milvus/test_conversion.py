@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.store.milvus.conversion import collection_info, server_address, server_info
+from pipeline.store.milvus.addresses import server_address
+from pipeline.store.milvus.conversion import collection_info, server_info
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_connection_that_never_was_leaves_nothing_open() -> None:
         (FailureKind.NOT_FOUND, "rows", errors.NotFound),
         (FailureKind.TOO_LARGE, "rows", errors.RequestTooLarge),
         (FailureKind.REFUSED, "rows", errors.RowsRefused),
-        (FailureKind.REFUSED, "read", errors.UsageError),
+        (FailureKind.REFUSED, "read", errors.RequestRefused),
         (FailureKind.DENIED, "rows", errors.UsageError),
         (FailureKind.UNSUPPORTED, "read", errors.UsageError),
         (FailureKind.TOO_MANY_PARTITIONS, "schema", errors.RecordRejected),

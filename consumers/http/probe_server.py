@@ -1,0 +1,54 @@
+"""The port of an ingest worker or replay job for probes and metrics, served from a thread of its own."""
+
+import threading
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from consumers.config.settings import TelemetrySection
+from consumers.http.operations import Operations, Problems, operations_app
+from consumers.http.server import HttpServer, listen
+
+CONNECTIONS = 64
+"""Probes and scrapes are a few."""
+
+_log = structlog.get_logger(__name__)
+
+
+class SidePort:
+    """Answers from entering the block on, before the model is loaded and while the worker waits for Milvus.
+
+    Until `watch` is called the process is alive and not ready. Raises UsageError where the address cannot be had.
+    """
+
+    def __init__(
+        self, process: Literal["ingest", "replay"], section: TelemetrySection, registry: CollectorRegistry
+    ) -> None:
+        self._process = process
+        self._operations = Operations(registry, alive=dict, ready=_starting)
+        listener = listen("telemetry", section.host, section.port)
+        host, port = listener.getsockname()[:2]
+        self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        """With the port really opened."""
+        self.server = HttpServer(operations_app(self._operations), listener, connections=CONNECTIONS, drain_s=1)
+        self._thread = threading.Thread(target=self.server.serve_until_stopped, name="side-port", daemon=True)
+
+    def watch(self, *, alive: Problems, ready: Problems) -> None:
+        """Answer from here on what the worker says."""
+        self._operations.alive, self._operations.ready = alive, ready
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        _log.info(f"{self._process}.listening", address=self.address)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self._thread.join()
+        self._operations.close()
+
+
+def _starting() -> Mapping[str, str]:
+    return {"start": "the worker is loading its model or connecting"}

@@ -1,0 +1,154 @@
+"""Errors on the wire: problem JSON (RFC 9457) for every one of them, and the security headers of every answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.query.fetch import DeadlinePassed
+from pipeline.query.limits import InvalidRequest
+
+RETRY_AFTER_S = 1
+_TYPE = "urn:milvus-stream:problem:"
+SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request was not answered."""
+
+    status: int
+    code: str
+    """A stable word; the last part of the problem's `type`."""
+    title: str
+    detail: str
+    outcome: str
+    """The label of `query_requests_total`."""
+    more: Mapping[str, Any] | None = None
+    retry: bool = False
+    """The same request may succeed later."""
+    reason: str | None = None
+    """For the log, where that may say more than clients need to know."""
+
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """The HTTP answer."""
+        body = {"type": _TYPE + self.code, "title": self.title, "status": self.status, "detail": self.detail}
+        retry = {"retry-after": str(RETRY_AFTER_S)} if self.retry else {}
+        return Response(
+            orjson.dumps({**body, **(self.more or {})}),
+            self.status,
+            {**(headers or {}), **retry},
+            media_type="application/problem+json",
+        )
+
+
+class HttpProblem(MilvusStreamError):
+    """Carries a problem up to the edge."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def bad_body(status: int, code: str, title: str, detail: str) -> HttpProblem:
+    """A body that is not even JSON of a decent size."""
+    return HttpProblem(Problem(status, code, title, detail, "invalid"))
+
+
+def overloaded(detail: str) -> HttpProblem:
+    """As many searches as allowed are under way, or wait for the model."""
+    return HttpProblem(Problem(429, "overloaded", "Too many searches at a time", detail, "overloaded", retry=True))
+
+
+def problem_of(error: Exception) -> Problem:
+    """What the caller reads about an error; the text of an unforeseen one stays in the log."""
+    match error:
+        case HttpProblem():
+            return error.problem
+        case InvalidRequest() | RequestRefused() | RequestTooLarge():
+            return _not_valid(error)
+        case DeadlinePassed() | TimeoutError():
+            detail = "there was no result in the time of the request; allow more with timeout_ms"
+            return Problem(504, "timeout", "The search took too long", detail, "timeout", retry=True)
+        case Unavailable() | Mismatch() | UsageError():
+            return _not_available(error)
+        case _:
+            detail = "the search failed for a reason on our side; it is in the log"
+            return Problem(500, "internal", "Internal error", detail, "error")
+
+
+def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
+    """What another request would not meet. Milvus's own words are left out: they repeat the filter."""
+    if isinstance(error, InvalidRequest):
+        return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", {"at": error.at})
+    if isinstance(error, RequestRefused):
+        detail = "Milvus refused the search, most likely for its filter; compare other fields or values"
+        return Problem(422, "refused", "Milvus refused the search", detail, "invalid", {"at": "/filter"})
+    detail = "/limit: the rows found are too large for one answer of Milvus; lower limit, or send fewer texts"
+    return Problem(422, "too-large", "The answer would be too large", detail, "invalid", {"at": "/limit"})
+
+
+def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
+    """What no request can help. The error names Milvus's address and the collection: that is for the log."""
+    why = "; the line search.failed of the query worker's log says why"
+    if isinstance(error, Unavailable):
+        code, title, detail = (
+            "unavailable",
+            "Search is not available now",
+            f"Milvus or the model is away{why}",
+        )
+    elif isinstance(error, Mismatch):
+        code, title, detail = "model-mismatch", "The collection is of another model", f"No search can be answered{why}"
+    else:
+        code, title, detail = "misconfigured", "The query worker is not set up right", f"A setting is wrong{why}"
+    return Problem(503, code, title, detail, "unavailable", retry=code == "unavailable", reason=str(error))
+
+
+def http_problem(status: int, detail: str) -> Problem:
+    """The routing errors: no such path, wrong method."""
+    known = {404: ("not-found", "No such path"), 405: ("method-not-allowed", "Method not allowed")}
+    code, title = known.get(status, ("http", "The request was refused"))
+    return Problem(status, code, title, detail, "invalid")
+
+
+class ErrorBoundaryMiddleware:
+    """The outermost layer: puts the security headers on every answer and lets no exception out unanswered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception as error:
+            if started:
+                raise
+            _log.exception("http.failed", path=scope["path"], error=type(error).__name__)
+            await problem_of(error).response()(scope, receive, guarded)

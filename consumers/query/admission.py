@@ -1,0 +1,50 @@
+"""The limit on searches at a time: each counts from when its request is read until its answer has been sent."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from consumers.http.problems import overloaded
+
+_HELD = "milvus_stream.held"
+
+
+class Admission:
+    """Hands out places; those taken by `admit` are given back when the answer is sent or its sending has failed.
+
+    A client that does not read its answer thus keeps its place, and no further answer is made for its kind.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._taken = 0
+
+    def admit(self, request: Request) -> None:
+        """Take a place for the rest of this request; raises HttpProblem 429 where none is free."""
+        if self._taken >= self._places:
+            raise overloaded(f"{self._places} searches are under way, as many as allowed; try again")
+        held: ExitStack = request.scope[_HELD]
+        held.enter_context(self._place())
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+class UntilSent:
+    """The layer around an application that gives places back, see Admission."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        with ExitStack() as held:
+            scope[_HELD] = held
+            await self._app(scope, receive, send)

@@ -1,0 +1,104 @@
+"""Stage 2 of the ingest flow: embed the chunks of several batches at a time."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import failpoints
+from pipeline.embedding import Embedder
+from pipeline.ingest.context import FlowContext
+from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.stages import Barrier, Embedded, Planned
+from pipeline.records import Chunk, EmbeddedPut
+
+WINDOW_TOKENS = 65_536
+"""Default size of a window: many forward passes on a CPU, where passes are small."""
+_WINDOWS_AT_ONCE = 2
+"""The second window's passes use the cores that the first one's last passes leave idle, and keep a GPU's queue full."""
+
+
+class EmbedStage:
+    """Embeds windows of planned batches, two at a time, and passes the batches on in the order of submission.
+
+    A window is the batches that wait, up to a number of tokens: texts sorted by length over several batches need less
+    padding.
+    """
+
+    def __init__(self, context: FlowContext, embedder: Embedder, window_tokens: int) -> None:
+        self._context = context
+        self._embedder = embedder
+        self._window_tokens = window_tokens
+
+    def run(self) -> None:
+        """Embed batches until the queue before this stage is closed."""
+        queues = self._context.queues
+        with OrderedExecutor(_WINDOWS_AT_ONCE, "ingest-embed", self._context.guard) as executor:
+            while (entry := queues.to_embed.get()) is not None:
+                if isinstance(entry, Barrier):
+                    executor.drain()
+                    queues.to_write.put(entry)
+                else:
+                    executor.wait_for_slot()  # before the window is filled: batches arrive until it can begin
+                    executor.submit(partial(self._embed_window, self._window(entry)), self._pass_on)
+                    del entry  # the window releases it, see _embed_window
+        queues.to_write.close()
+
+    def _window(self, first: Planned) -> list[Planned]:
+        """Collect the batch and those that wait behind it, up to the next barrier."""
+        window = [first]
+        tokens = first.tokens
+        while tokens < self._window_tokens:
+            planned = self._context.queues.to_embed.get_ready(Planned)
+            if planned is None:
+                break
+            window.append(planned)
+            tokens += planned.tokens
+        return window
+
+    def _pass_on(self, window: Sequence[Embedded]) -> None:
+        for embedded in window:
+            self._context.queues.to_write.put(embedded)
+
+    def _embed_window(self, window: list[Planned]) -> Sequence[Embedded]:
+        vectors, seconds = self._embed_chunks(window)
+        embedded = [self._join(planned, vectors, seconds) for planned in window]
+        window.clear()  # stored vectors are not held while this window waits for its turn and for the write stage
+        return embedded
+
+    def _join(self, planned: Planned, vectors: Mapping[str, NDArray[np.float32]], seconds: float) -> Embedded:
+        """Give every document its vectors; a document with a chunk that has no finite vector is refused."""
+        puts, refusals = [], []
+        for put, document, stored in zip(planned.plan.to_embed, planned.chunks, planned.reusable, strict=True):
+            rows = [v for chunk in document if (v := stored.get(chunk.text, vectors.get(chunk.text))) is not None]
+            if len(rows) == len(document):
+                puts.append(EmbeddedPut(put, document, rows[0][None] if len(rows) == 1 else np.stack(rows)))
+            else:
+                message = f"the model gave NaN or infinity for {len(document) - len(rows)} of its chunks"
+                refusals.append((put, "vector_not_finite", message))
+        refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed")
+        return Embedded(planned.decoded, planned.plan, [*planned.refused, *refused], puts, seconds)
+
+    def _embed_chunks(self, window: Sequence[Planned]) -> tuple[Mapping[str, NDArray[np.float32]], float]:
+        """Finite vectors by text, and the seconds taken. Each text is embedded once, a stored one not at all."""
+        chunks: dict[str, Chunk] = {}
+        total = 0
+        for planned in window:
+            for document, stored in zip(planned.chunks, planned.reusable, strict=True):
+                total += len(document)
+                chunks.update((chunk.text, chunk) for chunk in document if chunk.text not in stored)
+        metrics = self._context.metrics
+        metrics.embedding_reused.inc(total - len(chunks))
+        if not chunks:
+            return {}, 0.0
+        started = time.monotonic()
+        vectors = self._embedder.embed(list(chunks.values()))
+        failpoints.hit("embedded")
+        seconds = time.monotonic() - started
+        metrics.embedding_seconds.observe(seconds)
+        metrics.embedding_chunks.inc(len(chunks))
+        metrics.embedding_tokens.inc(sum(len(chunk.token_ids) for chunk in chunks.values()))
+        finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
+        return {text: vector for text, vector, ok in zip(chunks, vectors, finite, strict=True) if ok}, seconds

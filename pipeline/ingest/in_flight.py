@@ -1,0 +1,91 @@
+"""The registry of batches in flight: the one place where submitted and unacknowledged records are counted."""
+
+import threading
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.records import KafkaPartition, SourceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """What is counted of one batch."""
+
+    records: Mapping[KafkaPartition, int]
+    size: int
+
+
+class BatchesInFlight:
+    """Batches from `open` until nothing of them is left. Any thread may call any method.
+
+    What is buffered, what is unwritten and what is being written are answers about these batches, so the three cannot
+    contradict one another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_number = 0
+        self._batches: dict[int, _InFlight] = {}
+        self._size = 0
+        # By batch number; replaced and never changed, so that it can be read without the lock.
+        self._writing: Mapping[int, frozenset[KafkaPartition]] = {}
+
+    def next_number(self) -> int:
+        """Take a number for a write that carries no records (a tombstone sweep)."""
+        with self._lock:
+            self._last_number += 1
+            return self._last_number
+
+    def open(self, records: Sequence[SourceRecord], size: int) -> int:
+        """Register a batch of `size` bytes; returns its number, higher than any before."""
+        with self._lock:
+            self._last_number += 1
+            self._replace(self._last_number, records, size)
+            return self._last_number
+
+    def acknowledge(self, number: int, remaining: Sequence[SourceRecord] = ()) -> None:
+        """Only these records of the batch are still to be written; without any the batch is closed."""
+        with self._lock:
+            self._replace(number, remaining, sum(record.size for record in remaining))
+
+    def begin_write(self, number: int, partitions: frozenset[KafkaPartition]) -> None:
+        """Calls to Milvus for these Kafka partitions may be under way from now on."""
+        with self._lock:
+            self._writing = {**self._writing, number: partitions}
+
+    def end_write(self, number: int) -> None:
+        """No call for this number is under way any more."""
+        with self._lock:
+            self._writing = {other: names for other, names in self._writing.items() if other != number}
+
+    @property
+    def last_number(self) -> int:
+        """The highest number given so far."""
+        return self._last_number
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records in flight."""
+        return self._size
+
+    @property
+    def idle(self) -> bool:
+        """Whether no batch is in flight."""
+        return not self._batches
+
+    def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
+        """Records of these Kafka partitions in flight."""
+        with self._lock:
+            return sum(batch.records.get(name, 0) for batch in self._batches.values() for name in partitions)
+
+    @property
+    def writing(self) -> Mapping[int, frozenset[KafkaPartition]]:
+        """Kafka partitions for which calls may be under way, by batch number."""
+        return self._writing
+
+    def _replace(self, number: int, records: Sequence[SourceRecord], size: int) -> None:
+        before = self._batches.pop(number, None)
+        if records:
+            self._batches[number] = _InFlight(Counter(record.position[:2] for record in records), size)
+        self._size += size - (0 if before is None else before.size)

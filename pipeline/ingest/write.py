@@ -1,0 +1,138 @@
+"""Stage 3 of the ingest flow: write, acknowledge, decide folded records again."""
+
+import time
+from functools import partial
+
+import structlog
+
+from pipeline import failpoints
+from pipeline.ingest.batching import Batch
+from pipeline.ingest.context import FlowContext
+from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.stages import Barrier, Embedded, Submitted, Written, records_to_redecide
+from pipeline.records import Receipt
+from pipeline.store import Applied, FlushGovernor, TombstoneSweep, Writer
+
+log = structlog.get_logger(__name__)
+
+
+class WriteStage:
+    """Writes embedded batches to Milvus and acknowledges them in the order of submission.
+
+    One way of the data goes backwards. Several operations of one key in a batch are folded into one, and the records
+    of the others count as finished with it. If that one then cannot be stored (the model gives no finite vector,
+    Milvus refuses a row), the others were given up for nothing: the document would be lost. So they are submitted
+    again under the number of their batch (`_redecide_folded`). Until then they stay in the registry of batches in
+    flight, and no receipt holds them.
+    """
+
+    def __init__(
+        self,
+        context: FlowContext,
+        *,
+        writer: Writer,
+        writers: int,
+        governor: FlushGovernor,
+        tombstones: TombstoneSweep | None,
+    ) -> None:
+        self._context = context
+        self._writer = writer
+        self._writers = writers
+        self._governor = governor
+        self._tombstones = tombstones
+
+    def run(self) -> None:
+        """Write batches until the queue before this stage is closed."""
+        queues = self._context.queues
+        with OrderedExecutor(self._writers, "ingest-write", self._context.guard) as executor:
+            while (entry := queues.to_write.get()) is not None:
+                if isinstance(entry, Barrier):
+                    executor.drain()
+                    queues.passed.put(entry)
+                else:
+                    executor.submit(partial(self._write, entry), partial(self._complete, entry))
+
+    def _write(self, embedded: Embedded) -> tuple[Applied, float]:
+        """Apply the plan; returns what was done and the seconds it took, outages included."""
+        started = time.monotonic()
+        applied = self._context.breaker.call("write", lambda: self._apply(embedded))
+        return applied, time.monotonic() - started
+
+    def _apply(self, embedded: Embedded) -> Applied:
+        """Write what this worker still owns. Every attempt checks again: an outage may outlast a rebalance."""
+        submitted = embedded.decoded.submitted
+        partitions = {record.position[:2] for record in submitted.batch.records}
+        with self._context.fence.write_lock(submitted.number, partitions) as owned:
+            if len(owned) == len(partitions):
+                return self._writer.apply(embedded.plan, embedded.puts)
+            plan = embedded.plan.without(lambda operation: operation.position[:2] not in owned)
+            return self._writer.apply(plan, [put for put in embedded.puts if put.put.position[:2] in owned])
+
+    def _complete(self, embedded: Embedded, result: tuple[Applied, float]) -> None:
+        """Acknowledge a batch; runs in the order of submission."""
+        applied, write_s = result
+        rejections, decoded = self._context.rejections, embedded.decoded
+        refused = [*embedded.refused, *rejections.refuse(decoded.submitted, applied.refused, "write")]
+        rejections.check("write", decoded.records, [entry.rejected for entry in refused])
+        written = Written(
+            decoded,
+            embedded.plan,
+            applied,
+            refused,
+            redecided=records_to_redecide(decoded, refused),
+            embed_s=embedded.embed_s,
+            write_s=write_s,
+        )
+        self._acknowledge(written)
+        self._redecide_folded(written)
+        _log_written(written)
+        self._sweep_tombstones()
+
+    def _acknowledge(self, written: Written) -> None:
+        """Hand the receipt of the records that are finished to the flush governor."""
+        context, number = self._context, written.decoded.submitted.number
+        now = context.wall_clock()
+        freshness = context.metrics.freshness.labels("acked")
+        positions = []
+        for record in context.fence.still_owned(number, written.finished):
+            positions.append(record.position)
+            freshness.observe(max(0.0, now - record.timestamp_ms / 1000))
+        for outcome, count in written.outcomes.items():
+            context.metrics.records.labels(outcome).inc(count)
+        context.fence.batches.acknowledge(number, written.redecided)
+        context.metrics.buffered_bytes.set(context.fence.batches.size)
+        failpoints.hit("acked")
+        self._governor.acked(Receipt(positions), written.applied.rows_written + written.applied.rows_deleted)
+
+    def _redecide_folded(self, written: Written) -> None:
+        """Submit the records folded into a refused one again, to the first stage; see the class."""
+        if written.redecided:
+            submitted = written.decoded.submitted
+            size = sum(record.size for record in written.redecided)
+            batch = Batch(written.redecided, size, submitted.batch.trigger)
+            self._context.queues.incoming.put(Submitted(submitted.number, batch, submitted.started))
+
+    def _sweep_tombstones(self) -> None:
+        """Remove old tombstones between batches, when it is time: this thread writes the ledger."""
+        if self._tombstones is not None and self._tombstones.due:
+            # With a number of its own: a later revocation fences the sweep and waits for its last call. The number
+            # comes before `owned` is read, see PartitionFence.revoke.
+            number = self._context.fence.batches.next_number()
+            with self._context.fence.write_lock(number, self._context.fence.owned) as owned:
+                self._context.metrics.tombstones.inc(self._tombstones.step(owned))
+
+
+def _log_written(written: Written) -> None:
+    submitted = written.decoded.submitted
+    log.info(
+        "batch.written",
+        batch=submitted.number,
+        records=len(submitted.batch.records),
+        positions=submitted.offset_ranges,
+        **{name: count for name, count in written.outcomes.items() if count},
+        rows=written.applied.rows_written,
+        rows_deleted=written.applied.rows_deleted,
+        embed_ms=round(written.embed_s * 1000),
+        write_ms=round(written.write_s * 1000),
+        total_ms=round((time.monotonic() - submitted.started) * 1000),
+    )

@@ -1,0 +1,82 @@
+"""The fence and the registry of batches in flight, without threads."""
+
+import pytest
+
+from pipeline.ingest import BatchesInFlight, PartitionFence
+from pipeline.records import Position, SourceRecord
+
+FIRST, SECOND = ("t", 0), ("t", 1)
+
+
+def record(partition: int, offset: int) -> SourceRecord:
+    return SourceRecord(Position("t", partition, offset), 0, None, b"12345")
+
+
+@pytest.fixture
+def batches() -> BatchesInFlight:
+    return BatchesInFlight()
+
+
+@pytest.fixture
+def fence(batches: BatchesInFlight) -> PartitionFence:
+    return PartitionFence(batches)
+
+
+def test_a_batch_counts_until_nothing_of_it_remains(batches: BatchesInFlight) -> None:
+    records = [record(0, 0), record(0, 1), record(1, 0)]
+    number = batches.open(records, 15)
+    other = batches.open([record(1, 1)], 5)
+    assert other > number
+    assert (batches.size, batches.unwritten([FIRST]), batches.unwritten([FIRST, SECOND])) == (20, 2, 4)
+
+    batches.acknowledge(number, records[1:2])
+    assert (batches.size, batches.unwritten([FIRST]), batches.unwritten([SECOND])) == (10, 1, 1)
+
+    batches.acknowledge(number)
+    assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (False, 5, 1)
+    batches.acknowledge(other)
+    assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (True, 0, 0)
+
+
+def test_a_revocation_holds_for_the_batches_before_it_only(batches: BatchesInFlight, fence: PartitionFence) -> None:
+    records = [record(0, 0), record(1, 0)]
+    before = batches.open(records, 10)
+    fence.revoke([FIRST])
+    after = batches.open(records, 10)
+    assert fence.still_owned(before, records) == records[1:]
+    assert fence.still_owned(after, records) == records
+    with fence.write_lock(before, [FIRST, SECOND]) as owned:
+        assert owned == {SECOND}
+        assert not fence.writing([FIRST])
+        assert not fence.fenced
+    with fence.write_lock(after, [FIRST, SECOND]) as owned:
+        assert owned == {FIRST, SECOND}
+
+
+def test_a_partition_revoked_while_it_is_written_is_fenced_until_the_write_ends(
+    batches: BatchesInFlight, fence: PartitionFence
+) -> None:
+    first, second = batches.open([record(0, 0)], 5), batches.open([record(1, 0)], 5)
+    with fence.write_lock(first, [FIRST]):
+        with fence.write_lock(second, [SECOND]):
+            fence.revoke([FIRST])
+            assert (fence.fenced, fence.writing([FIRST]), fence.writing([SECOND])) == (True, True, True)
+        assert (fence.fenced, fence.writing([FIRST]), fence.writing([SECOND])) == (True, True, False)
+    assert (fence.fenced, fence.writing([FIRST]), fence.writing([SECOND])) == (False, False, False)
+
+
+def test_a_write_that_fails_is_not_under_way_any_more(batches: BatchesInFlight, fence: PartitionFence) -> None:
+    with pytest.raises(ValueError, match="a bug"), fence.write_lock(batches.next_number(), [FIRST]):
+        raise ValueError("a bug")
+    assert not fence.writing([FIRST])
+
+
+def test_a_sweep_is_fenced_by_a_revocation_after_its_number(batches: BatchesInFlight, fence: PartitionFence) -> None:
+    fence.assign([FIRST, SECOND])
+    number = batches.next_number()
+    fence.revoke([FIRST])
+    assert fence.owned == {SECOND}
+    with fence.write_lock(number, [FIRST, SECOND]) as owned:
+        assert owned == {SECOND}
+    fence.assign([FIRST])
+    assert fence.owned == {FIRST, SECOND}
