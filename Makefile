@@ -38,8 +38,10 @@ format: install ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# More workers than cores: most of them wait for a server, a process or the end of a session.
+WORKERS ?= 4
 test: install ## every test, against real Apache Kafka and a real Milvus server
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(WORKERS) $(ARGS)
 
 bench: install ## measure this machine against the loop everybody writes, about 25 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -1,34 +1,69 @@
-"""Fixtures every test may use: the servers, unique names and topics."""
+"""Fixtures every test may use: the servers, unique names and topics; how many examples; which worker runs what."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import hypothesis
 import pytest
 
-from tests.support import servers
+from tests.support import scheduling
 from tests.support.log_text import LogText, captured
 from tests.support.names import unique
+from tests.support.servers import SharedServers
+
+# Choose another one by HYPOTHESIS_PROFILE. Tests that need more or fewer examples than these take a multiple of them
+# (`tests.support.examples`). `ci` makes the same examples in every run, so that what failed there fails here.
+hypothesis.settings.register_profile("dev", max_examples=25, deadline=None, derandomize=False)
+hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", max_examples=5_000, deadline=None, derandomize=False, print_blob=True)
+# For the mutation gate: nobody reads a failing example, so that it need not be made small.
+hypothesis.settings.register_profile(
+    "mutation",
+    parent=hypothesis.settings.get_profile("ci"),
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    database=None,
+)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
+hypothesis.settings.load_profile(PROFILE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put each test into the group that one worker process runs, and the longest groups first."""
+    if hasattr(config, "workerinput"):
+        scheduling.group(items)
+    if PROFILE == "nightly":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SharedServers:
+    """The servers of this run, whichever worker started them."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = SharedServers(folder.parent if hasattr(request.config, "workerinput") else folder)
+    # Not as this fixture's end: that is part of the last test, whose time would go by while other workers go on.
+    request.config.add_cleanup(shared.close)
+    return shared
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(servers: SharedServers) -> str:
     """`host:port` of a real Apache Kafka."""
-    with servers.kafka(tmp_path_factory.mktemp("kafka")) as address:
-        yield address
+    return servers.kafka()
 
 
 @pytest.fixture(scope="session")
-def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def milvus_uri(servers: SharedServers) -> str:
     """Address of a real Milvus server (2.3.5 or newer)."""
-    with servers.milvus(tmp_path_factory.mktemp("milvus")) as address:
-        yield address
+    return servers.milvus()
 
 
 @pytest.fixture(scope="session")
-def milvus_lite_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def milvus_lite_uri(servers: SharedServers) -> str:
     """Address of a Milvus Lite server."""
-    with servers.milvus_lite(tmp_path_factory.mktemp("milvus-lite")) as address:
-        yield address
+    return servers.milvus_lite()
 
 
 @pytest.fixture

@@ -20,7 +20,13 @@ from pipeline.query.plan import plan
 from pipeline.query.ranking import metadata_names, similarity_score
 from pipeline.query.request import SearchRequest
 from pipeline.records import METADATA_FIELD, VECTOR_FIELD
-from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
+from pipeline.store import (
+    DEFAULT_PARTITION,
+    CollectionInfo,
+    Hit,
+    MilvusServerApi,
+    interval,
+)
 
 _MOST_NAMES_ASKED = 16
 _SAMPLE = 16

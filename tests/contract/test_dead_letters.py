@@ -28,21 +28,12 @@ from consumers.kafka import (
 )
 from consumers.local.kafka import LocalKafka
 from pipeline.errors import UsageError
-from pipeline.records import Position, Receipt, Rejected, SourceRecord
+from pipeline.records import Position, Receipt, Rejected
+from tests.support.documents import source_record
 from tests.support.fakes.kafka import FakeDeadLetters
 from tests.support.names import unique
 from tests.support.rigs.kafka import FakeRig, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.servers)])
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    if request.param == "fake":
-        yield FakeRig()
-        return
-    real = RealRig(request.getfixturevalue("kafka_bootstrap"))
-    yield real
-    real.close()
 
 
 @contextmanager
@@ -64,7 +55,7 @@ def rejected(
     headers: tuple[tuple[str, bytes | None], ...] = (),
     message: str = "event_time is not a time",
 ) -> Rejected:
-    record = SourceRecord(Position("documents", 3, offset), now_ms() - 60_000, key, value, headers)
+    record = source_record(value, key, at=("documents", 3, offset), timestamp_ms=now_ms() - 60_000, headers=headers)
     return Rejected(record, "decode", "bad_time", message)
 
 

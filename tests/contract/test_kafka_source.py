@@ -12,18 +12,8 @@ from consumers.kafka import KafkaSettings, Source
 from consumers.local.kafka import LocalKafka
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
 from pipeline.records import KafkaPartition
-from tests.support.rigs.kafka import FakeRig, Member, RealRig, Rig, now_ms
+from tests.support.rigs.kafka import Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.servers)])
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    if request.param == "fake":
-        yield FakeRig()
-        return
-    real = RealRig(request.getfixturevalue("kafka_bootstrap"))
-    yield real
-    real.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
 from pipeline.errors import MilvusStreamError
@@ -18,6 +18,7 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
 from pipeline.store.milvus.api import MilvusServerApi, ServerInfo, VectorSearch
 from pipeline.store.milvus.client import connect
+from tests.support.examples import examples
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
 
@@ -206,10 +207,8 @@ ONE_PLACE = {partition: IDS[2 * number : 2 * number + 2] for number, partition i
 """Lite keeps an id in one Milvus partition only and deletes it wherever it is; while it stands in one, all agree."""
 
 
-@settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
+@examples(
+    0.3,
     phases=[Phase.generate],  # making a failure small takes minutes on a real server
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

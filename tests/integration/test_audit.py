@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from confluent_kafka import Producer
-from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
 from consumers.cli import audit as command
-from consumers.config.settings import load_settings
 from tests.support.names import unique
 from tests.support.oracle.observed import read_all, stored_documents
 from tests.support.oracle.stored import Verdict, expected, judge_documents
 from tests.support.processes import running
 from tests.support.rigs.load import Load, Sent
+from tests.support.rigs.site import Site, topics, write_config
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -40,27 +36,15 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Site:
+class AuditSite(Site):
     """A topic that has been ingested to its end, and what damages it."""
 
-    name: str
-    config: Path
-    kafka: str
     client: MilvusClient
     sent: list[Sent]
 
-    def arguments(self, command: str, *options: str) -> list[str]:
-        return ["-m", "consumers.cli", command, "-c", str(self.config), *options]
-
-    def command(self, command: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, *self.arguments(command, *options)]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == code, f"{done.returncode}: {done.stdout[-3000:]} {done.stderr[-3000:]}"
-        return done
-
     def audit(self, *times: str, repair: bool = False, limit: int = 1000) -> dict[str, Any]:
         """What the command would print as JSON, without the seconds that a process takes to start."""
-        report = command.run(load_settings(self.config, {}), *(times or (None, None)), repair=repair, limit=limit)
+        report = command.run(self.settings(), *(times or (None, None)), repair=repair, limit=limit)
         assert command.exit_code(report) == (0 if report.clean else 5)
         found: dict[str, Any] = json.loads(json.dumps(report.as_dict()))
         return found
@@ -107,38 +91,28 @@ def kinds(report: Mapping[str, Any]) -> dict[str, set[str]]:
 @contextmanager
 def site(
     folder: Path, kafka: str, milvus: str, sent: list[Sent], **sections: Mapping[str, Any] | str
-) -> Iterator[Site]:
+) -> Iterator[AuditSite]:
     name = unique("audit")
-    config = {
-        "kafka": {
-            "bootstrap_servers": kafka,
-            "topics": [name],
-            "group_id": name,
-            "dead_letter_topic": f"{name}.dlq",
-            "session_timeout": "6s",
+    config = write_config(
+        folder / "config.yaml",
+        name,
+        kafka,
+        milvus,
+        {
+            "chunking": {"max_tokens": 48, "overlap": 8},
+            "embedding": {"model": f"hash:{DIMENSION}"},
+            "batch": {"max_records": 100},
+            **sections,
         },
-        "milvus": {"uri": milvus, "collection": name, "flush_interval": "1s"},
-        "chunking": {"max_tokens": 48, "overlap": 8},
-        "embedding": {"model": f"hash:{DIMENSION}"},
-        "batch": {"max_records": 100},
-        "telemetry": {"port": 0},
-    } | sections
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    with closing(KafkaAdminClient(bootstrap_servers=kafka)) as admin, closing(MilvusClient(milvus)) as client:
-        admin.create_topics({name: {"num_partitions": PARTITIONS, "replication_factor": 1}})
-        made = Site(name, path, kafka, client, sent)
-        try:
+    )
+    with closing(MilvusClient(milvus)) as client:
+        made = AuditSite(name, config, kafka, milvus, client, sent)
+        with topics(made, PARTITIONS):
             produce(made, sent)
             yield made
-        finally:
-            admin.delete_topics(sorted(set(admin.list_topics()) & {name, f"{name}.dlq"}))
-            for collection in client.list_collections():
-                if collection.startswith(name):
-                    client.drop_collection(collection)
 
 
-def produce(made: Site, records: Sequence[Sent]) -> None:
+def produce(made: AuditSite, records: Sequence[Sent]) -> None:
     producer = Producer({"bootstrap.servers": made.kafka, "linger.ms": 5})
     for number, record in enumerate(records):
         producer.produce(
@@ -148,14 +122,14 @@ def produce(made: Site, records: Sequence[Sent]) -> None:
 
 
 @pytest.fixture(scope="module")
-def live(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def live(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditSite]:
     folder = tmp_path_factory.mktemp("audit")
     with site(folder, kafka_bootstrap, milvus_uri, Load(7, PARTITIONS).next_records(RECORDS)) as made:
         made.command("ingest", "--until-caught-up")
         yield made
 
 
-def sent_positions(made: Site) -> list[tuple[int, int]]:
+def sent_positions(made: AuditSite) -> list[tuple[int, int]]:
     """Kafka partition and offset of every record, in the order they were produced."""
     messages = sorted(read_all(made.kafka, made.name), key=lambda message: message.timestamp()[1])
     return [(message.partition() or 0, message.offset() or 0) for message in messages]
@@ -166,7 +140,7 @@ def span(first: int, last: int) -> tuple[str, str]:
     return at[0], at[1]
 
 
-def test_nothing_is_wrong_after_ingest(live: Site) -> None:
+def test_nothing_is_wrong_after_ingest(live: AuditSite) -> None:
     report = live.audit()
     wanted = expected(read_all(live.kafka, live.name))
     assert report["clean"] is True
@@ -184,7 +158,7 @@ def test_nothing_is_wrong_after_ingest(live: Site) -> None:
 class Damage:
     """Damages documents behind the pipeline's back, each in a way of its own, and remembers what has to be found."""
 
-    def __init__(self, made: Site) -> None:
+    def __init__(self, made: AuditSite) -> None:
         self.site = made
         self.stored = made.rows()
         self.expected: dict[str, set[str]] = {}
@@ -249,7 +223,7 @@ def own_id(doc_id: str, chunk: int, partition: str) -> str:
     return row_id(None, doc_id, chunk, partition)
 
 
-def test_every_damage_is_found_by_its_name_and_repaired(live: Site, tmp_path: Path) -> None:
+def test_every_damage_is_found_by_its_name_and_repaired(live: AuditSite, tmp_path: Path) -> None:
     damage = Damage(live)
     with running(live.arguments("ingest"), tmp_path / "live.log") as worker:
         eventually(lambda: "kafka.assigned" in worker.errors(), within=60, what="the live worker")
@@ -272,7 +246,7 @@ def test_every_damage_is_found_by_its_name_and_repaired(live: Site, tmp_path: Pa
     assert live.differences() == {}
 
 
-def test_rows_of_others_are_told_and_never_deleted(live: Site) -> None:
+def test_rows_of_others_are_told_and_never_deleted(live: AuditSite) -> None:
     rows = live.rows()
     ((partition, (row, *_)),) = next(iter(rows.values())).items()
     live.client.insert(live.name, [row | {"id": "not-one-of-ours"}], partition_name=partition)
@@ -285,7 +259,7 @@ def test_rows_of_others_are_told_and_never_deleted(live: Site) -> None:
         live.client.delete(live.name, ids=["not-one-of-ours"])
 
 
-def test_a_range_judges_the_documents_whose_newest_record_is_in_it(live: Site) -> None:
+def test_a_range_judges_the_documents_whose_newest_record_is_in_it(live: AuditSite) -> None:
     numbers = {at: number for number, at in enumerate(sent_positions(live))}
     versions = expected(read_all(live.kafka, live.name)).versions
     newest = [numbers[some[-1].partition, some[-1].offset] for some in versions.values()]
@@ -305,7 +279,7 @@ def test_a_range_judges_the_documents_whose_newest_record_is_in_it(live: Site) -
         (("--set", "embedding.model=hash:8"), 4, "holds vectors of another model"),
     ],
 )
-def test_what_cannot_be_audited_says_why(live: Site, options: tuple[str, ...], code: int, problem: str) -> None:
+def test_what_cannot_be_audited_says_why(live: AuditSite, options: tuple[str, ...], code: int, problem: str) -> None:
     done = live.command("audit", *options, code=code)
     assert problem in done.stderr
     assert done.stdout == ""

@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from confluent_kafka import Producer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
-from pymilvus import MilvusClient
 
 from consumers.cli import collections, status
 from consumers.cli import dlq as dead_letters
 from consumers.cli.doctor import run as doctor
-from consumers.config.settings import Settings, load_settings
 from pipeline.errors import NotFound, UsageError
 from pipeline.store import connect
 from tests.support.names import unique
+from tests.support.rigs.site import Site, topics, write_config
 from tests.support.stores import make_store
 
 pytestmark = pytest.mark.servers
@@ -34,17 +32,8 @@ CONTROL = b'{"id": "ctl\x1b[2J'
 NOT_TEXT = b"\xff\xfe{"
 
 
-@dataclass(frozen=True)
-class Site:
+class ScriptSite(Site):
     """A topic that was ingested once, with seven records published after that."""
-
-    name: str
-    config: Path
-    kafka: str
-    milvus: str
-
-    def settings(self, *sets: str) -> Settings:
-        return load_settings(self.config, {}, sets)
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
         """The console script, not on a terminal."""
@@ -79,37 +68,17 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def site(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptSite]:
     name = unique("cmd")
-    config = tmp_path_factory.mktemp(name) / "config.yaml"
-    values = {
-        "kafka": {
-            "bootstrap_servers": kafka_bootstrap,
-            "topics": [name],
-            "group_id": name,
-            "dead_letter_topic": f"{name}.dlq",
-            "session_timeout": "6s",
-        },
-        "milvus": {"uri": milvus_uri, "collection": name, "flush_interval": "1s"},
-        "embedding": {"model": "hash:32"},
-        "telemetry": {"port": 0, "log_level": "warning"},
-    }
-    config.write_text(yaml.safe_dump(values))
-    site = Site(name, config, kafka_bootstrap, milvus_uri)
-    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
-        admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
-        try:
-            _publish(kafka_bootstrap, name, range(DOCUMENTS), [CONTROL, NOT_TEXT, b'{"id": "x"}'])
-            (ingested,) = site.together(("ingest", "--until-caught-up"))
-            assert ingested.code == 0, ingested.err
-            _publish(kafka_bootstrap, name, range(LATER), [])
-            yield site
-        finally:
-            admin.delete_topics([topic for topic in (name, f"{name}.dlq") if topic in admin.list_topics()])
-            admin.delete_groups([name])
-            with closing(MilvusClient(milvus_uri)) as client:
-                for collection in (f"{name}__ledger", name):
-                    client.drop_collection(collection)
+    sections = {"embedding": {"model": "hash:32"}, "telemetry": {"log_level": "warning"}}
+    config = write_config(tmp_path_factory.mktemp(name) / "config.yaml", name, kafka_bootstrap, milvus_uri, sections)
+    site = ScriptSite(name, config, kafka_bootstrap, milvus_uri)
+    with topics(site, 2):
+        _publish(kafka_bootstrap, name, range(DOCUMENTS), [CONTROL, NOT_TEXT, b'{"id": "x"}'])
+        (ingested,) = site.together(("ingest", "--until-caught-up"))
+        assert ingested.code == 0, ingested.err
+        _publish(kafka_bootstrap, name, range(LATER), [])
+        yield site
 
 
 def _publish(kafka: str, topic: str, numbers: range, poison: list[bytes]) -> None:
@@ -123,7 +92,7 @@ def _publish(kafka: str, topic: str, numbers: range, poison: list[bytes]) -> Non
     assert producer.flush(20) == 0
 
 
-def test_the_script_answers_on_stdout_and_by_its_exit_code(site: Site) -> None:
+def test_the_script_answers_on_stdout_and_by_its_exit_code(site: ScriptSite) -> None:
     told, people, examined, letters, undecided = site.together(
         ("status", "--json"),
         ("status",),
@@ -143,7 +112,7 @@ def test_the_script_answers_on_stdout_and_by_its_exit_code(site: Site) -> None:
     assert "--yes" in undecided.err
 
 
-def _expect_status(site: Site, report: dict[str, Any]) -> None:
+def _expect_status(site: ScriptSite, report: dict[str, Any]) -> None:
     assert report["kafka"]["lag"] == LATER
     partitions = {one["partition"]: one for one in report["kafka"]["partitions"]}
     assert [(partitions[n]["committed"], partitions[n]["end"], partitions[n]["lag"]) for n in (0, 1)] == [
@@ -161,7 +130,7 @@ def _expect_status(site: Site, report: dict[str, Any]) -> None:
     assert report["mode"] == "upsert"
 
 
-def test_the_script_where_servers_are_away_or_something_is_wrong(site: Site) -> None:
+def test_the_script_where_servers_are_away_or_something_is_wrong(site: ScriptSite) -> None:
     no_kafka = ("--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.bootstrap_timeout_ms=1500")
     no_milvus = ("--set", "milvus.uri=http://127.0.0.1:1")
     half, other_half, examined, mismatch, position = site.together(
@@ -184,7 +153,7 @@ def test_the_script_where_servers_are_away_or_something_is_wrong(site: Site) -> 
     assert "PARTITION/OFFSET" in position.err
 
 
-def test_status_before_anything_was_ingested(site: Site) -> None:
+def test_status_before_anything_was_ingested(site: ScriptSite) -> None:
     other = unique("none")
     report = status.collect(
         site.settings(f"milvus.collection={other}", f"kafka.group_id={other}", f"kafka.dead_letter_topic={other}")
@@ -196,7 +165,7 @@ def test_status_before_anything_was_ingested(site: Site) -> None:
     assert {one["committed"] for one in report["kafka"]["partitions"]} == {None}
 
 
-def test_doctor_makes_every_check(site: Site) -> None:
+def test_doctor_makes_every_check(site: ScriptSite) -> None:
     found = {one.check: one for one in doctor.examine(site.settings())}
     assert "3 of the newest" in found["records.decode"].seen
     assert "ctl" not in found["records.decode"].seen  # nothing of a record's text
@@ -204,7 +173,7 @@ def test_doctor_makes_every_check(site: Site) -> None:
     assert {"clock.kafka", "clock.milvus", "milvus.collection", "milvus.ledger", "milvus.index"} <= found.keys()
 
 
-def test_doctor_finds_what_no_record_has_and_topics_that_are_not_there(site: Site) -> None:
+def test_doctor_finds_what_no_record_has_and_topics_that_are_not_there(site: ScriptSite) -> None:
     found = doctor.examine(site.settings("record.text_field=body"))
     assert [one.check for one in found if one.level == "problem"] == ["records.decode"]
     found = doctor.examine(site.settings(f"kafka.topics={site.name}x"))
@@ -212,7 +181,7 @@ def test_doctor_finds_what_no_record_has_and_topics_that_are_not_there(site: Sit
     assert doctor.exit_code(found) == 5
 
 
-def test_doctor_sees_records_without_id_or_key_and_limits(site: Site) -> None:
+def test_doctor_sees_records_without_id_or_key_and_limits(site: ScriptSite) -> None:
     topic, letters = unique("nokey"), unique("small")
     large = {"max.message.bytes": "4000000"}
     small = {"max.message.bytes": "1000", "retention.ms": "60000", "cleanup.policy": "compact"}
@@ -241,7 +210,7 @@ def test_doctor_sees_records_without_id_or_key_and_limits(site: Site) -> None:
     assert told == ["problem", "warning", "warning", "ok"], told
 
 
-def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: Site) -> None:
+def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: ScriptSite) -> None:
     topic = unique("gone")
     with closing(KafkaAdminClient(bootstrap_servers=site.kafka)) as admin:
         admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
@@ -259,7 +228,9 @@ def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: Site) -> None:
     assert report["kafka"]["lag"] == 1
 
 
-def test_dead_letters_are_listed_newest_first_and_shown_whole(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dead_letters_are_listed_newest_first_and_shown_whole(
+    site: ScriptSite, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = site.settings()
     letters = [one.as_dict(with_value=False) for one in dead_letters.newest(settings, 20, None)]
     assert [one["position"] for one in letters] == ["0/2", "0/1", "0/0"]
@@ -280,7 +251,7 @@ def test_dead_letters_are_listed_newest_first_and_shown_whole(site: Site, capsys
     assert "\x1b" not in printed
 
 
-def test_letters_that_are_not_there(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_letters_that_are_not_there(site: ScriptSite, capsys: pytest.CaptureFixture[str]) -> None:
     settings = site.settings()
     assert dead_letters.newest(settings, 20, "no_such") == []
     assert "missing_text (1)" in capsys.readouterr().err
@@ -292,7 +263,7 @@ def test_letters_that_are_not_there(site: Site, capsys: pytest.CaptureFixture[st
         dead_letters.newest(site.settings(f"kafka.dead_letter_topic={site.name}.dql"), 20, None)
 
 
-def test_collections_on_a_real_server(site: Site) -> None:
+def test_collections_on_a_real_server(site: ScriptSite) -> None:
     mine = [one for one in collections.list_all(site.settings()) if one["name"] == site.name]
     assert [(one["rows"], one["model"], one["ledger"], one["configured"]) for one in mine] == [
         (DOCUMENTS, "hash:32", f"{site.name}__ledger", True)
@@ -305,7 +276,9 @@ def test_collections_on_a_real_server(site: Site) -> None:
         collections.info(site.settings(), f"{site.name}x")
 
 
-def test_a_dry_run_says_that_the_group_will_not_read_again(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_that_the_group_will_not_read_again(
+    site: ScriptSite, capsys: pytest.CaptureFixture[str]
+) -> None:
     collections.drop(site.settings(), site.name, dry_run=True, yes=False)
     captured = capsys.readouterr()
     assert f"would drop collection {site.name}" in captured.out
@@ -315,7 +288,7 @@ def test_a_dry_run_says_that_the_group_will_not_read_again(site: Site, capsys: p
 
 
 @pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
-def test_drop_removes_both_and_nothing_else(server: str, site: Site, request: pytest.FixtureRequest) -> None:
+def test_drop_removes_both_and_nothing_else(server: str, site: ScriptSite, request: pytest.FixtureRequest) -> None:
     uri: str = request.getfixturevalue(server)
     name = unique("drop")
     settings = site.settings(f"milvus.uri={uri}")

@@ -1,9 +1,6 @@
 """`milvus-stream dlq retry` against real Kafka and Milvus: each rejected record back in its topic, once."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from confluent_kafka import Producer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -21,7 +17,6 @@ from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
 from consumers.cli import dlq_retry
-from consumers.config.settings import load_settings
 from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.retry import RetryReport
 from consumers.dead_letters.retry_transaction import notes_topic, stable_ranges
@@ -31,7 +26,7 @@ from pipeline.failpoints import EXIT_CODE
 from pipeline.records import Rejected, SourceRecord
 from tests.support.names import unique
 from tests.support.oracle.observed import stored_documents
-from tests.support.rigs.crash_site import failing_at
+from tests.support.rigs.site import Site, topics, write_config
 
 pytestmark = pytest.mark.servers
 
@@ -41,19 +36,11 @@ FIXED = ("record.text_field=body",)
 LONG_AGO = 1_700_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A topic with three Kafka partitions, its dead letters, and what stands around them."""
+@dataclass(frozen=True)
+class RetrySite(Site):
+    """A topic with three Kafka partitions, its dead letters, and what is around them."""
 
-    name: str
-    kafka: str
-    milvus: str
-    config: Path
     admin: KafkaAdminClient
-
-    @property
-    def letters(self) -> str:
-        return f"{self.name}.dlq"
 
     def publish(
         self,
@@ -78,7 +65,7 @@ class Site:
             Rejected(replace(record, topic_id=topic_id), "decode", "missing_text", "no text"), pipeline="p", worker="w"
         )
         more = {"headers": list(made.headers), "timestamp": made.timestamp_ms}
-        self.publish(0, made.value or b"", topic=self.letters, key=made.key, **more)
+        self.publish(0, made.value or b"", topic=self.dead_letter_topic, key=made.key, **more)
         _, _, offset = record.position
         self.admin.alter_group_offsets(
             self.name, {TopicPartition(self.name, partition): OffsetAndMetadata(offset + 1, "", -1)}
@@ -90,14 +77,7 @@ class Site:
         return list(read_range(settings, stable_ranges(settings, [topic or self.name])))
 
     def ingest(self, *sets: str) -> None:
-        done = self.command("ingest", "--until-caught-up", *_flags(sets))
-        assert done.returncode == 0, done.stderr
-
-    def command(self, *arguments: str, point: str = "") -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "consumers.cli", *arguments, "-c", str(self.config)]
-        return subprocess.run(
-            line, env={**os.environ, **failing_at(point)}, capture_output=True, text=True, timeout=120, check=False
-        )
+        self.command("ingest", "--until-caught-up", *_flags(sets))
 
     def retry(
         self,
@@ -107,7 +87,7 @@ class Site:
         dry_run: bool = False,
         force: bool = False,
     ) -> RetryReport:
-        settings = load_settings(self.config, {}, sets)
+        settings = self.settings(*sets)
         return dlq_retry.run(settings, filters, limit, threading.Event(), dry_run=dry_run, force=force)
 
     def texts(self) -> dict[str, set[str]]:
@@ -121,41 +101,25 @@ def _flags(sets: Sequence[str]) -> list[str]:
 
 
 @pytest.fixture
-def site(kafka_bootstrap: str, milvus_uri: str, tmp_path: Path) -> Iterator[Site]:
+def site(kafka_bootstrap: str, milvus_uri: str, tmp_path: Path) -> Iterator[RetrySite]:
     name = unique("retry")
-    config = {
-        "kafka": {
-            "bootstrap_servers": kafka_bootstrap,
-            "topics": [name],
-            "group_id": name,
-            "dead_letter_topic": f"{name}.dlq",
-            "session_timeout": "6s",
-        },
-        "milvus": {"uri": milvus_uri, "collection": name, "durability": "ack"},
-        "embedding": {"model": "hash:8"},
-        "telemetry": {"port": 0},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
-        small = {"max.message.bytes": "20000"}
-        admin.create_topics({name: {"num_partitions": 3, "replication_factor": 1}}, wait_for_metadata=True)
-        admin.create_topics({f"{name}.dlq": {"num_partitions": 1, "replication_factor": 1, "configs": small}})
-        try:
-            yield Site(name, kafka_bootstrap, milvus_uri, path, admin)
-        finally:
-            admin.delete_topics([topic for topic in admin.list_topics() if topic.startswith(name)])
-            admin.delete_groups([name])
-            with closing(MilvusClient(milvus_uri)) as client:
-                for collection in (f"{name}__ledger", name):
-                    client.drop_collection(collection)
+    config = write_config(
+        tmp_path / "config.yaml",
+        name,
+        kafka_bootstrap,
+        milvus_uri,
+        {"milvus": {"durability": "ack"}, "embedding": {"model": "hash:8"}},
+    )
+    site = Site(name, config, kafka_bootstrap, milvus_uri)
+    with topics(site, 3, dead_letters={"max.message.bytes": "20000"}) as admin:
+        yield RetrySite(name, config, kafka_bootstrap, milvus_uri, admin)
 
 
 def _outcomes(report: RetryReport) -> Counter[str]:
     return Counter({outcome: count for outcome, count in report.counts.items() if count})
 
 
-def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
+def test_records_go_back_once_and_undo_nothing(site: RetrySite) -> None:
     site.publish(0, {"id": "a", "body": "a1"})
     site.publish(0, {"id": "a", "text": "a2", "body": "a2"})
     site.publish(0, {"id": "b", "body": "b1"})
@@ -170,18 +134,18 @@ def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
     assert site.texts() == {"a": {"a2"}}
     # A newer version that waits; letters of others; one that stands there twice; what the group reads again by itself.
     site.publish(1, {"id": "d", "text": "d2", "body": "d2"})
-    site.publish(0, b"no letter of ours", topic=site.letters)
+    site.publish(0, b"no letter of ours", topic=site.dead_letter_topic)
     foreign = [
         ("__connect.errors.topic", "elsewhere"),
         ("__connect.errors.partition", "0"),
         ("__connect.errors.offset", "1"),
     ]
-    site.publish(0, b"of another topic", topic=site.letters, headers=foreign)
-    twice = next(letter for letter in site.read(site.letters) if b"b1" in (letter.value or b""))
+    site.publish(0, b"of another topic", topic=site.dead_letter_topic, headers=foreign)
+    twice = next(letter for letter in site.read(site.dead_letter_topic) if b"b1" in (letter.value or b""))
     site.publish(
         0,
         twice.value or b"",
-        topic=site.letters,
+        topic=site.dead_letter_topic,
         key=twice.key,
         headers=list(twice.headers),
         timestamp=twice.timestamp_ms,
@@ -193,7 +157,7 @@ def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
     planned = site.retry(dry_run=True)
     assert _outcomes(planned) == expected
     assert site.read() == before
-    assert notes_topic(site.letters) not in site.admin.list_topics()
+    assert notes_topic(site.dead_letter_topic) not in site.admin.list_topics()
     done = site.retry()
     assert _outcomes(done) == expected
     assert dlq_retry.exit_code(done) == 0
@@ -221,14 +185,14 @@ def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
     assert _outcomes(forced)["put_back"] == 3  # a, d, and e, which is stored by now
 
 
-def test_a_crash_at_any_point_puts_nothing_back_twice(site: Site) -> None:
+def test_a_crash_at_any_point_puts_nothing_back_twice(site: RetrySite) -> None:
     for number in range(30):
         site.reject(number % 3, {"id": f"{number}", "body": f"{number}"})
-    retry = ("dlq", "retry", *_flags([*APPEND, *FIXED]))
+    retry = ("dlq retry", *_flags([*APPEND, *FIXED]))
     for point, limit in (("retry_sent", "4"), ("retry_noted", "5"), ("retry_committed", "6")):
-        done = site.command(*retry, "--limit", limit, point=point)
+        done = site.run(*retry, "--limit", limit, point=point)
         assert done.returncode == EXIT_CODE, done.stderr
-    told = json.loads(site.command(*retry, "--json").stdout)
+    told = json.loads(site.run(*retry, "--json").stdout)
     assert (told["put_back"], told["retried_before"]) == (30 - 6, 6)
     assert _outcomes(site.retry(sets=(*APPEND, *FIXED))) == Counter(retried_before=30)
     assert Counter(record.value for record in site.read()) == Counter(
@@ -236,7 +200,7 @@ def test_a_crash_at_any_point_puts_nothing_back_twice(site: Site) -> None:
     )
 
 
-def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(site: Site) -> None:
+def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(site: RetrySite) -> None:
     for number in range(9):
         site.reject(number % 3, {"id": f"{number}", "body": "x"}, key=b"%d" % (number % 3))
     site.admin.delete_topics([site.name])
@@ -251,11 +215,11 @@ def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(s
     assert where >= {(b"0", 0), (b"1", 1)}
 
 
-def test_what_cannot_be_done_is_said(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_said(site: RetrySite, capsys: pytest.CaptureFixture[str]) -> None:
     assert _outcomes(site.retry()) == Counter()
     assert "no dead letters" in capsys.readouterr().err
     site.reject(0, {"id": "b", "body": "b1"})
-    with pytest.raises(UsageError, match=rf"{site.letters}\.retried.* create it"):
+    with pytest.raises(UsageError, match=rf"{site.dead_letter_topic}\.retried.* create it"):
         site.retry(sets=(*APPEND, "kafka.create_dead_letter_topic=false"))
     assert _outcomes(site.retry("reason=nothing", sets=APPEND)) == Counter()
     assert "no dead letter passes reason=nothing; there are the reasons: missing_text (1)" in capsys.readouterr().err
@@ -267,14 +231,14 @@ def test_what_cannot_be_done_is_said(site: Site, capsys: pytest.CaptureFixture[s
     with pytest.raises(UsageError, match="no such topic on the broker: other"):
         site.retry(sets=("kafka.topics=other",))
     away = _flags(("kafka.bootstrap_servers=127.0.0.1:1", "kafka.bootstrap_timeout_ms=500"))
-    done = site.command("dlq", "retry", *away)
+    done = site.run("dlq retry", *away)
     assert (done.returncode, done.stdout) == (3, "")
     assert "127.0.0.1:1" in done.stderr
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         site.retry(sets=("milvus.uri=http://127.0.0.1:1",))
     stop = threading.Event()
     stop.set()
-    settings = load_settings(site.config, {}, APPEND)
+    settings = site.settings(*APPEND)
     stopped = dlq_retry.run(settings, (), None, stop, dry_run=False, force=False)
     assert (stopped.stopped, _outcomes(stopped)) == (True, Counter(left=1))
     assert len(site.read()) == 1

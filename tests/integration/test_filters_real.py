@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from pipeline.query.filters import FilterableFields, compile_filter, filterable_fields, parse_filter
 from pipeline.query.limits import Limits
 from pipeline.store import IndexSettings, MilvusApi, connect, open_collection
+from tests.support.examples import examples
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -175,7 +176,7 @@ filters = st.recursive(
     ),
     max_leaves=6,
 )
-bounded = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = examples(1, suppress_health_check=[HealthCheck.too_slow])
 
 
 @bounded

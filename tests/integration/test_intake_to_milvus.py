@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pipeline.intake import Decoder, IntakeLimits, Reason, RecordMapping
@@ -22,12 +22,12 @@ from pipeline.records import (
     Position,
     Put,
     Rejected,
-    SourceRecord,
 )
 from pipeline.store import VectorSearch, connect
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.writing.rows import ledger_id
-from tests.support.documents import DIMENSION, NOON_MS
+from tests.support.documents import DIMENSION, NOON_MS, source_record
+from tests.support.examples import examples
 from tests.support.names import unique
 from tests.support.stores import Store, make_store
 
@@ -95,6 +95,7 @@ values = st.recursive(
     leaves | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
+
 records = st.dictionaries(st.text(max_size=6), values, max_size=6)
 
 
@@ -111,7 +112,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 def decode(fields: dict[str, Any], offset: int) -> Operation:
     value = {"id": f"id-{offset}", "text": "word", "event_time": NOON_MS, "org": "t", "v": 1, **fields}
     raw = json.dumps(value, ensure_ascii=False).encode()
-    return DECODER.decode(SourceRecord(Position("documents", 0, offset), NOON_MS, None, raw), NOON_MS)
+    return DECODER.decode(source_record(raw, None, at=("documents", 0, offset)), NOON_MS)
 
 
 def stored(store: Store, puts: Sequence[Put]) -> list[Put]:
@@ -160,7 +161,7 @@ def test_odd_records_are_stored_and_read_back_as_they_are(store: Store) -> None:
         assert (entry.version, entry.pending) == (put.version, False)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@examples(0.03, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(records, min_size=30, max_size=60), st.integers(1_000, 2**62))
 def test_any_record_accepted_is_stored_and_read_back_as_it_is(
     store: Store, drawn: list[dict[str, Any]], first: int

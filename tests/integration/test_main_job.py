@@ -16,6 +16,7 @@ from tests.support.oracle.observed import committed_and_end, stored_documents
 from tests.support.oracle.stored import judge
 from tests.support.processes import Running, running
 from tests.support.rigs.load import Load, produce
+from tests.support.rigs.site import write_config
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -29,24 +30,14 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 def _config(folder: Path, kafka: str, uri: str, topic: str) -> Path:
-    config = {
-        "kafka": {
-            "bootstrap_servers": kafka,
-            "topics": [topic],
-            "group_id": topic,
-            "dead_letter_topic": f"{topic}.dlq",
-            "session_timeout": "6s",
-        },
-        "milvus": {"uri": uri, "collection": topic.replace("-", "_"), "flush_interval": "2s"},
+    sections = {
+        "milvus": {"flush_interval": "2s"},
         "chunking": {"max_tokens": 48, "overlap": 8},
         "embedding": {"model": "hash:32"},
         "batch": {"max_records": 100},
-        "telemetry": {"port": 0},
         "query": {"port": 0},
     }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_config(folder / "config.yaml", topic, kafka, uri, sections)
 
 
 def _ingest(config: Path, *options: str) -> list[str]:

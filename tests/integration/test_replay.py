@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
@@ -29,6 +26,7 @@ from tests.support.oracle.stored import Verdict, expected, judge_documents
 from tests.support.processes import Running, running
 from tests.support.rigs.kafka import Member, RealRig
 from tests.support.rigs.load import Load, Sent
+from tests.support.rigs.site import Site, topics, write_config
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -39,26 +37,13 @@ BASE_MS = 1_795_000_000_000
 
 
 @dataclass(frozen=True)
-class Site:
+class ReplaySite(Site):
     """A topic with timestamped records that the live group has ingested to its end."""
 
-    name: str
-    config: Path
-    kafka: str
-    milvus: str
     sent: list[Sent]
 
     def ingest(self, *options: str) -> None:
         self.command("ingest", "--until-caught-up", *options)
-
-    def arguments(self, command: str, *options: str) -> list[str]:
-        return ["-m", "consumers.cli", command, "-c", str(self.config), *options]
-
-    def command(self, command: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, *self.arguments(command, *options)]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=90, check=False)
-        assert done.returncode == code, f"{done.returncode}: {done.stderr[-3000:]}"
-        return done
 
     def replay(self, first: int, last: int, *options: str, code: int = 0) -> dict[str, Any]:
         """Replay the records number `first` to before `last`; the summary (or plan)."""
@@ -102,37 +87,19 @@ def groups(kafka: str, name: str) -> set[str]:
 
 
 @contextmanager
-def site(folder: Path, kafka: str, milvus: str, records: int, **sections: Mapping[str, Any]) -> Iterator[Site]:
+def site(folder: Path, kafka: str, milvus: str, records: int, **sections: Mapping[str, Any]) -> Iterator[ReplaySite]:
     name = unique("replay")
-    config = {
-        "kafka": {
-            "bootstrap_servers": kafka,
-            "topics": [name],
-            "group_id": name,
-            "dead_letter_topic": f"{name}.dlq",
-            "session_timeout": "6s",
-        },
-        "milvus": {"uri": milvus, "collection": name, "flush_interval": "1s"},
-        "chunking": {"max_tokens": 48, "overlap": 8},
-        "embedding": {"model": "hash:16"},
-        "batch": {"max_records": 100},
-        "telemetry": {"port": 0},
-    } | sections
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    made = Site(name, path, kafka, milvus, Load(5, PARTITIONS).next_records(records))
-    with closing(KafkaAdminClient(bootstrap_servers=kafka)) as admin:
-        admin.create_topics({name: {"num_partitions": PARTITIONS, "replication_factor": 1}})
-        try:
-            _produce(kafka, name, made.sent)
-            yield made
-        finally:
-            topics = set(admin.list_topics())
-            admin.delete_topics(sorted(topics & {name, f"{name}.dlq"}))
-            with closing(MilvusClient(milvus)) as client:
-                for collection in client.list_collections():
-                    if collection.startswith(name):
-                        client.drop_collection(collection)
+    config = write_config(
+        folder / "config.yaml",
+        name,
+        kafka,
+        milvus,
+        {"chunking": {"max_tokens": 48, "overlap": 8}, "batch": {"max_records": 100}, **sections},
+    )
+    made = ReplaySite(name, config, kafka, milvus, Load(5, PARTITIONS).next_records(records))
+    with topics(made, PARTITIONS):
+        _produce(kafka, name, made.sent)
+        yield made
 
 
 def _produce(kafka: str, topic: str, records: list[Sent]) -> None:
@@ -143,7 +110,7 @@ def _produce(kafka: str, topic: str, records: list[Sent]) -> None:
 
 
 @pytest.fixture(scope="module")
-def live(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def live(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplaySite]:
     with site(tmp_path_factory.mktemp("replay"), kafka_bootstrap, milvus_uri, RECORDS) as made:
         made.ingest()
         yield made
@@ -152,7 +119,7 @@ def live(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPat
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_exactly_what_is_there_and_changes_nothing(live: Site) -> None:
+def test_a_dry_run_tells_exactly_what_is_there_and_changes_nothing(live: ReplaySite) -> None:
     before = live.rows(live.name), live.live_offsets(), groups(live.kafka, live.name)
     plan = live.replay(100, 200, "--dry-run", "--into", f"{live.name}_dry")
     wanted = live.messages(100, 200)
@@ -176,7 +143,7 @@ def test_a_dry_run_tells_exactly_what_is_there_and_changes_nothing(live: Site) -
     assert "in all" in shown
 
 
-def test_a_replay_into_the_live_collection_changes_nothing(live: Site) -> None:
+def test_a_replay_into_the_live_collection_changes_nothing(live: ReplaySite) -> None:
     before = [live.rows(live.name), live.rows(f"{live.name}__ledger")]
     offsets, letters, known = (
         live.live_offsets(),
@@ -197,7 +164,7 @@ def test_a_replay_into_the_live_collection_changes_nothing(live: Site) -> None:
     assert groups(live.kafka, live.name) == known, "a finished replay leaves no group behind"
 
 
-def test_a_replay_into_another_collection_holds_exactly_the_range(live: Site) -> None:
+def test_a_replay_into_another_collection_holds_exactly_the_range(live: ReplaySite) -> None:
     other = f"{live.name}_other"
     before, offsets = live.rows(live.name), live.live_offsets()
     done = live.replay(50, 250, "--into", other)
@@ -209,7 +176,7 @@ def test_a_replay_into_another_collection_holds_exactly_the_range(live: Site) ->
     assert (live.rows(other), live.rows(live.name), live.live_offsets()) == (first, before, offsets)
 
 
-def test_a_change_is_refused_beside_live_workers_and_made_without_them(live: Site, tmp_path: Path) -> None:
+def test_a_change_is_refused_beside_live_workers_and_made_without_them(live: ReplaySite, tmp_path: Path) -> None:
     other_chunks = ("--set", "chunking.max_tokens=24")
     with running(live.arguments("ingest"), tmp_path / "live.log") as worker:
         eventually(lambda: "kafka.assigned" in worker.errors(), within=60, what="the live worker")
@@ -274,13 +241,13 @@ def test_a_killed_replay_and_a_stopped_one_resume_and_end_exact(
         (("noon", "2026-11-21"), "--from 'noon' is not an RFC 3339 time"),
     ],
 )
-def test_a_bad_range_exits_2(live: Site, times: tuple[str, str], problem: str) -> None:
+def test_a_bad_range_exits_2(live: ReplaySite, times: tuple[str, str], problem: str) -> None:
     done = live.command("replay", "--from", times[0], "--to", times[1], code=2)
     assert problem in done.stderr
     assert done.stdout == ""
 
 
-def test_a_range_without_records_is_done_at_once(live: Site) -> None:
+def test_a_range_without_records_is_done_at_once(live: ReplaySite) -> None:
     done = live.replay(RECORDS, RECORDS + 10)
     assert (done["records"], done["finished"]) == (0, True)
 

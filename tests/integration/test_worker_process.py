@@ -19,6 +19,7 @@ from consumers.local.run import LocalMilvusLite
 from tests.support.oracle.observed import committed_and_end, read_all
 from tests.support.processes import Running, running
 from tests.support.rigs.load import Sent, produce
+from tests.support.rigs.site import write_config
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -38,23 +39,8 @@ def lite(tmp_path: Path) -> Iterator[LocalMilvusLite]:
 
 
 def config_file(folder: Path, kafka: str, milvus: str, topic: str, more: Mapping[str, Any] | None = None) -> Path:
-    config: dict[str, Any] = {
-        "kafka": {
-            "bootstrap_servers": kafka,
-            "topics": [topic],
-            "group_id": topic,
-            "dead_letter_topic": f"{topic}.dlq",
-            "session_timeout": "6s",
-        },
-        "milvus": {"uri": milvus, "collection": topic.replace("-", "_"), "flush_interval": "2s", "timeout": "2s"},
-        "embedding": {"model": "hash:16"},
-        "telemetry": {"port": 0},
-    }
-    for section, values in (more or {}).items():
-        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    sections = {**(more or {}), "milvus": {"flush_interval": "2s", "timeout": "2s", **(more or {}).get("milvus", {})}}
+    return write_config(folder / "config.yaml", topic, kafka, milvus, sections)
 
 
 def ingest(config: Path, *options: str) -> list[str]:

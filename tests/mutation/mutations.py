@@ -3,25 +3,26 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutation.locator import replaced
+
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One mistake: `old` stands exactly once in `file` and becomes `new`."""
+    """One mistake: the one place in `function` that equals `old` becomes `new`, however both are laid out."""
 
     name: str
-    file: str
+    function: str
+    """Qualified: `package.module.Class.method`."""
     old: str
+    """An expression, or statements in a row."""
     new: str
     tests: tuple[str, ...]
     """Paths or node ids of the tests nearest to it, run first; if they pass, all that need no server are run."""
 
     def apply(self, root: Path) -> None:
-        """Make the mistake in the tree at `root`. Raises ValueError where the text is not found exactly once."""
-        path = root / self.file
-        text = path.read_text()
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: its text stands {text.count(self.old)} times in {self.file}, not once")
-        path.write_text(text.replace(self.old, self.new))
+        """Make the mistake in the tree at `root`. Raises NotLocated where its place is not there exactly once."""
+        path, text = replaced(root, self.function, self.old, self.new)
+        path.write_text(text)
 
 
 MACHINE = "tests/property/test_writer_machine.py"
@@ -29,223 +30,250 @@ MACHINE = "tests/property/test_writer_machine.py"
 MUTATIONS = (
     Mutation(
         "commit the highest offset",
-        "consumers/kafka/offsets.py",
-        "        return self.next if lowest is None else lowest\n",
-        "        if lowest is None:\n"
-        "            return self.next\n"
-        "        done = [(run, i) for run in self.runs for i, state in enumerate(run.states) if state == _DONE]\n"
-        "        return max([lowest, *(run.first + i + 1 for run, i in done)])\n",
-        ("tests/property/test_offsets.py",),
+        function="consumers.kafka.offsets._Log.lowest",
+        old="return self.next if lowest is None else lowest",
+        new="""
+if lowest is None:
+    return self.next
+done = [(run, i) for run in self.runs for i, state in enumerate(run.states) if state == _DONE]
+return max([lowest, *(run.first + i + 1 for run, i in done)])
+""",
+        tests=("tests/property/test_offsets.py",),
     ),
     Mutation(
         "commit before the flush",
-        "pipeline/store/flushing/flusher.py",
-        '        if self._policy.durability == "ack":\n',
-        "        if True:\n",
-        ("tests/unit/pipeline/store/flushing/test_governor.py",),
+        function="pipeline.store.flushing.flusher.Flusher.acked",
+        old='self._policy.durability == "ack"',
+        new="True",
+        tests=("tests/unit/pipeline/store/flushing/test_governor.py",),
     ),
     Mutation(
         "a flush under way counts as one to come",
-        "pipeline/store/flushing/shared_marker.py",
-        ">= count + 2",
-        ">= count + 1",
-        ("tests/property/test_flush_together.py",),
+        function="pipeline.store.flushing.shared_marker.PendingOnPeer.observe",
+        old="marks.get(flusher, 0) >= count + 2",
+        new="marks.get(flusher, 0) >= count + 1",
+        tests=("tests/property/test_flush_together.py",),
     ),
     Mutation(
         "insert instead of upsert",
-        "pipeline/store/milvus/client.py",
-        "write = self._client.insert if self._server.capabilities.insert_replaces_rows else self._client.upsert",
-        "write = self._client.insert",
-        ("tests/contract/test_milvus_api.py::test_an_upsert_replaces_within_its_partition[server]",),
+        function="pipeline.store.milvus.client.MilvusServer.upsert",
+        old="self._client.insert if self._server.capabilities.insert_replaces_rows else self._client.upsert",
+        new="self._client.insert",
+        tests=("tests/contract/test_milvus_api.py::test_an_upsert_replaces_within_its_partition[server]",),
     ),
     Mutation(
         "batches written at a time acknowledged in any order",
-        "pipeline/ingest/ordered_executor.py",
-        "                    before.result()\n",
-        "                    before.done()\n",
-        ("tests/unit/pipeline/ingest/test_write.py", "tests/unit/pipeline/ingest/test_ordered_executor.py"),
+        function="pipeline.ingest.ordered_executor.OrderedExecutor.submit.run",
+        old="before.result()",
+        new="before.done()",
+        tests=("tests/unit/pipeline/ingest/test_write.py", "tests/unit/pipeline/ingest/test_ordered_executor.py"),
     ),
     Mutation(
         "only the last of the batches written at a time is waited for",
-        "pipeline/ingest/in_flight.py",
-        "self._writing = {**self._writing, number: partitions}",
-        "self._writing = {number: partitions}",
-        ("tests/unit/pipeline/ingest/test_write.py",),
+        function="pipeline.ingest.in_flight.BatchesInFlight.begin_write",
+        old="{**self._writing, number: partitions}",
+        new="{number: partitions}",
+        tests=("tests/unit/pipeline/ingest/test_write.py",),
     ),
     Mutation(
         "no fold",
-        "pipeline/ingest/prepare.py",
-        "folded = self._mode.fold(operations)",
-        "folded = type(self._mode.fold(()))(tuple(operations), ())",
-        ("tests/unit/consumers/ingest/test_worker.py",),
+        function="pipeline.ingest.prepare.Preparer._decode",
+        old="self._mode.fold(operations)",
+        new="type(self._mode.fold(()))(tuple(operations), ())",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
         "upsert without moving",
-        "pipeline/store/writing/protocol.py",
-        "for partition, chunks in footprint.items()}\n    return {partition: chunks",
-        "for partition, chunks in footprint.items() if partition in place}\n    return {partition: chunks",
-        (MACHINE,),
+        function="pipeline.store.writing.protocol.surplus",
+        old="{partition: range(place.get(partition, 0), chunks) for partition, chunks in footprint.items()}",
+        new="""
+{
+    partition: range(place.get(partition, 0), chunks)
+    for partition, chunks in footprint.items()
+    if partition in place
+}
+""",
+        tests=(MACHINE,),
     ),
     Mutation(
         "delete before the upsert",
-        "pipeline/store/writing/upsert_writer.py",
-        "            written = self._write_rows(work)\n"
-        '            failpoints.hit("rows_written")\n'
-        "            deleted = self._delete_surplus(work)\n",
-        "            deleted = self._delete_surplus(work)\n"
-        "            written = self._write_rows(work)\n"
-        '            failpoints.hit("rows_written")\n',
-        (MACHINE,),
+        function="pipeline.store.writing.upsert_writer.UpsertWriter.apply",
+        old="""
+written = self._write_rows(work)
+failpoints.hit("rows_written")
+deleted = self._delete_surplus(work)
+""",
+        new="""
+deleted = self._delete_surplus(work)
+written = self._write_rows(work)
+failpoints.hit("rows_written")
+""",
+        tests=(MACHINE,),
     ),
     Mutation(
         "Milvus partition left out of the id",
-        "pipeline/store/writing/rows.py",
-        'b"row" + _encoded(tenant) + _encoded(doc_id) + _encoded(milvus_partition)',
-        'b"row" + _encoded(tenant) + _encoded(doc_id)',
-        (MACHINE,),
+        function="pipeline.store.writing.rows.row_ids",
+        old='b"row" + _encoded(tenant) + _encoded(doc_id) + _encoded(milvus_partition)',
+        new='b"row" + _encoded(tenant) + _encoded(doc_id)',
+        tests=(MACHINE,),
     ),
     Mutation(
         "guard with <=",
-        "pipeline/store/writing/protocol.py",
-        "    if order < 0:\n        return Decision.STALE\n",
-        "    if order <= 0:\n        return Decision.STALE\n",
-        ("tests/unit/pipeline/store/writing/test_protocol.py",),
+        function="pipeline.store.writing.protocol.decide",
+        old="order < 0",
+        new="order <= 0",
+        tests=("tests/unit/pipeline/store/writing/test_protocol.py",),
     ),
     Mutation(
         "commit what is lost",
-        "consumers/kafka/rebalance.py",
-        "            self._forget(partitions)\n            self._handler.on_lost(partitions)\n",
-        "            await self._commit(self._handler.committable(partitions))\n"
-        "            self._forget(partitions)\n"
-        "            self._handler.on_lost(partitions)\n",
-        ("tests/contract/test_kafka_source.py::test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again",),
+        function="consumers.kafka.rebalance.GroupListener.on_partitions_lost",
+        old="self._forget(partitions)",
+        new="""
+await self._commit(self._handler.committable(partitions))
+self._forget(partitions)
+""",
+        tests=(
+            "tests/contract/test_kafka_source.py::test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again",
+        ),
     ),
     Mutation(
         "dead letter sent and forgotten",
-        "consumers/dead_letters/producer.py",
-        "failure = _outcome(future)",
-        "failure = None",
-        ("tests/contract/test_dead_letters.py",),
+        function="consumers.dead_letters.producer._Outbox._send",
+        old="_outcome(future)",
+        new="None",
+        tests=("tests/contract/test_dead_letters.py",),
     ),
     Mutation(
         "dead letter finished before it is confirmed",
-        "pipeline/ingest/stages.py",
-        "left_out = self.dead_lettered.union(",
-        "left_out = frozenset[Position]().union(",
-        ("tests/unit/consumers/ingest/test_worker.py",),
+        function="pipeline.ingest.stages.Written.finished",
+        old="self.dead_lettered.union(record.position for record in self.redecided)",
+        new="frozenset[Position]().union(record.position for record in self.redecided)",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
         "null values skipped",
-        "pipeline/ingest/prepare.py",
-        "decode(record, now_ms) for record in records]",
-        "decode(record, now_ms) for record in records if record.value is not None]",
-        ("tests/unit/consumers/ingest/test_worker.py",),
+        function="pipeline.ingest.prepare.Preparer._decode",
+        old="[self._decoder.decode(record, now_ms) for record in records]",
+        new="[self._decoder.decode(record, now_ms) for record in records if record.value is not None]",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
         "reset to latest",
-        "consumers/kafka/connection.py",
-        '"auto_offset_reset": "none"',
-        '"auto_offset_reset": "latest"',
-        (
+        function="consumers.kafka.connection.open_consumer",
+        old='"none"',
+        new='"latest"',
+        tests=(
             "tests/contract/test_kafka_source.py::test_records_that_expire_while_running_stop_the_worker_with_the_size_of_the_gap",
         ),
     ),
     Mutation(
         "begin at the end",
-        "consumers/kafka/positions.py",
-        "        if log.start == 0:\n            return 0\n",
-        "        if log.start == 0:\n            return log.end\n",
-        ("tests/unit/consumers/kafka/test_begin_at.py",),
+        function="consumers.kafka.positions.begin_at",
+        old="""
+if log.start == 0:
+    return 0
+""",
+        new="""
+if log.start == 0:
+    return log.end
+""",
+        tests=("tests/unit/consumers/kafka/test_begin_at.py",),
     ),
     Mutation(
         "no lease check",
-        "pipeline/store/milvus/write_lease.py",
-        "        if left_s < SHORTEST_S:\n            raise LeaseExpired(_TOO_LATE)\n",
-        "        left_s = max(left_s, SHORTEST_S)\n",
-        ("tests/unit/consumers/ingest/test_worker.py", MACHINE),
+        function="pipeline.store.milvus.write_lease.Lease.bounded",
+        old="""
+if left_s < SHORTEST_S:
+    raise LeaseExpired(_TOO_LATE)
+""",
+        new="left_s = max(left_s, SHORTEST_S)",
+        tests=("tests/unit/consumers/ingest/test_worker.py", MACHINE),
     ),
     Mutation(
         "intent skipped",
-        "pipeline/store/writing/upsert_writer.py",
-        "intents = [intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]",
-        "intents: list[Entry | None] = []",
-        (MACHINE,),
+        function="pipeline.store.writing.upsert_writer.UpsertWriter._begin",
+        old="[intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]",
+        new="[]",
+        tests=(MACHINE,),
     ),
     Mutation(
         "ledger row before the rows",
-        "pipeline/store/writing/upsert_writer.py",
-        "            written = self._write_rows(work)\n",
-        "            self._finish(work)\n            written = self._write_rows(work)\n",
-        (MACHINE,),
+        function="pipeline.store.writing.upsert_writer.UpsertWriter.apply",
+        old="written = self._write_rows(work)",
+        new="""
+self._finish(work)
+written = self._write_rows(work)
+""",
+        tests=(MACHINE,),
     ),
     Mutation(
         "stale ids from the new count only",
-        "pipeline/store/writing/protocol.py",
-        "    ranges = {partition: range(place.get(partition, 0), chunks) for",
-        "    ranges = {partition: range(place.get(partition, 0), place.get(partition, chunks)) for",
-        (MACHINE,),
+        function="pipeline.store.writing.protocol.surplus",
+        old="range(place.get(partition, 0), chunks)",
+        new="range(place.get(partition, 0), place.get(partition, chunks))",
+        tests=(MACHINE,),
     ),
     Mutation(
         "what was known before an assignment is not forgotten",
-        "pipeline/store/writing/ledger.py",
-        "            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}\n",
-        "            pass\n",
-        ("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
+        function="pipeline.store.writing.ledger.Ledger.forget",
+        old="self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}",
+        new="pass",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
     ),
     Mutation(
         "stale reads after an assignment",
-        "pipeline/store/writing/ledger.py",
-        "            self._distrust_until(self._clock() + self._staleness_s)\n",
-        "            pass\n",
-        (MACHINE,),
+        function="pipeline.store.writing.ledger.Ledger.invalidate",
+        old="self._distrust_until(self._clock() + self._staleness_s)",
+        new="pass",
+        tests=(MACHINE,),
     ),
     Mutation(
         "an instant from before the assignment",
-        "pipeline/store/writing/ledger.py",
-        "        self._since = None\n",
-        "",
-        (MACHINE,),
+        function="pipeline.store.writing.ledger.Ledger._distrust_until",
+        old="self._since = None",
+        new="pass",
+        tests=(MACHINE,),
     ),
     Mutation(
         "own writes forgotten while reads may miss them",
-        "pipeline/store/writing/ledger.py",
-        "                self._distrust_until(expires)\n",
-        "",
-        ("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
+        function="pipeline.store.writing.ledger.Ledger._evict",
+        old="self._distrust_until(expires)",
+        new="pass",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
     ),
     Mutation(
         "a batch in flight is not compared again",
-        "pipeline/store/writing/upsert_writer.py",
-        "key: Decision.WRITE if in_flight else decide(",
-        "key: decide(",
-        (MACHINE,),
+        function="pipeline.store.writing.upsert_writer.UpsertWriter._classify",
+        old="Decision.WRITE if in_flight else decide(entry, by_key[key], hashes.get(key), self._fingerprint)",
+        new="decide(entry, by_key[key], hashes.get(key), self._fingerprint)",
+        tests=(MACHINE,),
     ),
     Mutation(
         "a pending document is taken for stored",
-        "pipeline/store/writing/protocol.py",
-        "if entry.pending or not _holds",
-        "if not _holds",
-        ("tests/property/test_writer.py", MACHINE),
+        function="pipeline.store.writing.protocol.decide",
+        old="entry.pending or not _holds(entry, hashes, fingerprint)",
+        new="not _holds(entry, hashes, fingerprint)",
+        tests=("tests/property/test_writer.py", MACHINE),
     ),
     Mutation(
         "a footprint that forgets the old place",
-        "pipeline/store/writing/protocol.py",
-        "    footprint = dict(before.footprint)\n",
-        "    footprint: dict[str, int] = {}\n",
-        (MACHINE,),
+        function="pipeline.store.writing.protocol.intent",
+        old="footprint = dict(before.footprint)",
+        new="footprint: dict[str, int] = {}",
+        tests=(MACHINE,),
     ),
     Mutation(
         "rows of a revoked partition written all the same",
-        "pipeline/ingest/partition_fencing.py",
-        "owned = frozenset(name for name in partitions if not self.revoked(number, name))",
-        "owned = frozenset(partitions)",
-        ("tests/unit/consumers/ingest/test_worker.py",),
+        function="pipeline.ingest.partition_fencing.PartitionFence.write_lock",
+        old="frozenset(name for name in partitions if not self.revoked(number, name))",
+        new="frozenset(partitions)",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
         "a stored vector under another text",
-        "pipeline/store/writing/vector_reuse.py",
-        "vectors[numbers[identifier]][text] = vector",
-        "vectors[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
-        (MACHINE,),
+        function="pipeline.store.writing.vector_reuse.stored_vectors",
+        old="vectors[numbers[identifier]][text] = vector",
+        new="vectors[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
+        tests=(MACHINE,),
     ),
 )

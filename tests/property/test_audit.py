@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audit import (
@@ -30,6 +30,7 @@ from pipeline.store.writing.rows import row_id
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, put
+from tests.support.examples import examples
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, make_store, write
 
@@ -147,7 +148,7 @@ def histories(draw: st.DrawFn, *, nulls: bool = True) -> tuple[list[Operation], 
 
 
 @given(histories())
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_whatever_was_ingested_is_found_as_the_records_ask(history: tuple[list[Operation], list[int]]) -> None:
     site = Site()
     site.ingest(*history)
@@ -200,7 +201,7 @@ KINDS = (
 
 
 @given(histories(nulls=False), st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 50)), min_size=1, max_size=3))
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_any_damage_is_found_and_repaired(
     history: tuple[list[Operation], list[int]], damages: list[tuple[str, int]]
 ) -> None:

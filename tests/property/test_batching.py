@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
-from pipeline.records import Position, SourceRecord
+from pipeline.records import SourceRecord
+from tests.support.documents import source_record
 
 steps = st.lists(
     st.one_of(
@@ -11,13 +12,14 @@ steps = st.lists(
     ),
     max_size=30,
 )
+
 policies = st.builds(
     BatchPolicy, max_records=st.integers(1, 8), max_bytes=st.integers(1, 100), max_wait_s=st.floats(0.01, 1.5)
 )
 
 
 def _record(offset: int, size: int) -> SourceRecord:
-    return SourceRecord(Position("t", offset % 3, offset), 0, None, b"x" * size)
+    return source_record(b"x" * size, None, at=("t", offset % 3, offset))
 
 
 @given(policies, steps)

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
 from pipeline.records import Tokens
+from tests.support.examples import examples
 
 
 class ByteTokens:
@@ -63,7 +64,7 @@ def size(text: str) -> int:
 
 
 @given(st.sampled_from(TOKENIZERS), TEXTS, policies())
-@settings(max_examples=600, deadline=None)
+@examples(6)
 def test_chunks_cover_the_text_within_the_limits(tokenizer: ByteTokens, text: str, policy: ChunkingPolicy) -> None:
     chunks = Chunker(tokenizer, policy).chunk([text])[0]
     assert chunks[0].start == 0
@@ -79,7 +80,7 @@ def test_chunks_cover_the_text_within_the_limits(tokenizer: ByteTokens, text: st
 
 
 @given(TEXTS, policies())
-@settings(max_examples=200, deadline=None)
+@examples(2)
 def test_overlap_and_ids_are_exact_for_words(text: str, policy: ChunkingPolicy) -> None:
     tokenizer = HashEmbedder("hash:2").tokenizer
     chunks = Chunker(tokenizer, policy).chunk([text])[0]
@@ -91,7 +92,7 @@ def test_overlap_and_ids_are_exact_for_words(text: str, policy: ChunkingPolicy) 
 
 
 @given(st.sampled_from(TOKENIZERS), st.lists(TEXTS, max_size=4), policies())
-@settings(max_examples=150, deadline=None)
+@examples(1.5)
 def test_the_chunks_of_a_text_do_not_depend_on_other_texts(
     tokenizer: ByteTokens, texts: list[str], policy: ChunkingPolicy
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from pipeline.errors import TooManyRejected
 from pipeline.records import Position, Rejected, SourceRecord
+from tests.support.documents import source_record
 
 Judged = tuple[int, bool]
 """Kafka partition, and whether the record is good."""
@@ -21,7 +22,7 @@ def _records(judged: Sequence[Judged], topic: str = "docs") -> list[tuple[Source
     made = []
     for number, (partition, good) in enumerate(judged):
         offsets[partition] += 1 + number % 3
-        made.append((SourceRecord(Position(topic, partition, offsets[partition]), 0, None, b""), good))
+        made.append((source_record(b"", None, at=(topic, partition, offsets[partition])), good))
     return made
 
 

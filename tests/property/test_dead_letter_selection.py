@@ -19,6 +19,7 @@ from consumers.kafka import DeadLetter, decode_dead_letter
 from pipeline.errors import UsageError
 from pipeline.records import Delete, Position, Rejected, SourceRecord
 from pipeline.store.writing.protocol import NOWHERE, Decision, decide, final
+from tests.support.documents import source_record
 
 TOPIC_IDS = st.sampled_from(["", "one", "two"])
 POSITIONS = st.builds(Position, st.sampled_from(["t", "u"]), st.integers(0, 1), st.integers(0, 5))
@@ -30,6 +31,7 @@ ASKED = st.builds(
     version=st.none() | st.integers(-2, 2),
     topic_id=TOPIC_IDS,
 )
+
 RECORDS = st.builds(
     SourceRecord,
     POSITIONS,
@@ -43,9 +45,7 @@ RECORDS = st.builds(
 
 def read_back(record: SourceRecord) -> DeadLetter:
     made = encode_dead_letter(Rejected(record, "decode", "bad", "m"), pipeline="p", worker="w")
-    return decode_dead_letter(
-        SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers)
-    )
+    return decode_dead_letter(source_record(made.value, made.key, timestamp_ms=made.timestamp_ms, headers=made.headers))
 
 
 @given(ASKED, ASKED)
@@ -113,7 +113,7 @@ def test_a_record_counts_how_often_it_was_put_back(record: SourceRecord, times: 
 
 
 def test_filters_are_all_of_different_names_and_any_of_one() -> None:
-    found = read_back(SourceRecord(Position("t", 0, 0), 0, b"k", b"v"))
+    found = read_back(source_record(b"v", b"k", at=("t", 0, 0)))
     for texts, passes in (
         ([], True),
         (["reason=bad"], True),

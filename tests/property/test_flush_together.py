@@ -2,9 +2,10 @@
 
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 STEPS = 300
@@ -38,7 +39,7 @@ def apply(random: Random, cluster: Cluster, workers: list[Worker], step: str) ->
             worker.api.trouble = step
 
 
-@settings(max_examples=300, deadline=None)
+@examples(3)
 @given(
     st.randoms(use_true_random=True),
     st.sampled_from((0.0, 0.02, 0.1)),
@@ -66,7 +67,7 @@ def test_never_too_early_and_in_the_end_all_of_it(
             assert worker.durable >= set(range(acked)), (worker.rounds, worker.flusher.pending())
 
 
-@settings(max_examples=30, deadline=None)
+@examples(0.3)
 @given(st.randoms(use_true_random=True), st.integers(0, 2))
 def test_only_the_leader_flushes(random: Random, leader: int) -> None:
     with group(*(number == leader for number in range(3))) as (cluster, workers):

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
 from pipeline.store.writing.protocol import Decision, Entry, decide, final
 from tests.support.documents import delete, put
+from tests.support.examples import examples
 
 operations = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 4)), max_size=8).map(
     lambda script: [
@@ -26,7 +27,7 @@ def store(entry: Entry | None, batch: Sequence[Put | Delete]) -> Entry | None:
     return entry
 
 
-@settings(max_examples=1000)
+@examples(10)
 @given(operations, st.sets(st.integers(0, 8), max_size=2))
 def test_batches_of_any_size_leave_what_single_records_leave(given_: list[Put | Delete], cuts: set[int]) -> None:
     alone: Entry | None = None

@@ -15,11 +15,11 @@ from pipeline.records import (
     MAX_METADATA_BYTES,
     Delete,
     Operation,
-    Position,
     Put,
     Rejected,
     SourceRecord,
 )
+from tests.support.documents import source_record
 
 NOW_MS = 1_795_348_800_000
 SKEW_MS = 600_000
@@ -62,6 +62,7 @@ near_records = st.fixed_dictionaries(
         "gone": st.booleans() | json_values,
     },
 )
+
 objects = st.builds(lambda near, more: {**more, **near}, near_records, st.dictionaries(names, json_values, max_size=5))
 
 
@@ -75,7 +76,7 @@ def _decode(
     headers: tuple[tuple[str, bytes | None], ...] = (),
 ) -> Operation:
     decoder = Decoder(mapping or RecordMapping(), LIMITS, append=append)
-    record = SourceRecord(Position("t", 0, 7), timestamp_ms, key, value, headers)
+    record = source_record(value, key, at=("t", 0, 7), timestamp_ms=timestamp_ms, headers=headers)
     operation = decoder.decode(record, NOW_MS)
     assert decoder.decode(record, NOW_MS) == operation
     _check(operation, record)

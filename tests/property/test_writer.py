@@ -7,7 +7,7 @@ from itertools import chain, cycle, repeat
 from typing import Literal, TypeAlias, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import OutcomeUnknown, Unavailable
@@ -21,6 +21,7 @@ from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, delete, embed_all, put
+from tests.support.examples import examples
 from tests.support.fakes.faulty_milvus import Crash
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.writer import newest
@@ -159,7 +160,7 @@ fault_lists = st.lists(st.sampled_from(["ok", "ok", "ok", "crash", "lost", "away
 small = st.lists(st.integers(1, 4), min_size=1, max_size=5)
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@examples(6)
 @given(
     steps=steps_lists,
     faults=fault_lists,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import hypothesis.strategies as st
-from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.documents import delete, put
+from tests.support.examples import examples
 from tests.support.fakes.faulty_milvus import Fault
 from tests.support.rigs.writer import PARTITIONS, STALENESS_S, WORKERS, World, newest, rows_of
 
@@ -177,4 +177,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestWriterMachine = Machine.TestCase
-TestWriterMachine.settings = settings(max_examples=600, stateful_step_count=40, deadline=None, derandomize=True)
+TestWriterMachine.settings = examples(6, stateful_step_count=40)

@@ -5,8 +5,7 @@ import os
 import random
 import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import pytest
 
 from pipeline.failpoints import EXIT_CODE
 from tests.support.processes import running
-from tests.support.rigs.crash_site import CrashSite, crash_site, failing_at
+from tests.support.rigs.crash_site import CrashSite, crash_site
 from tests.support.rigs.load import Load
+from tests.support.rigs.site import failing_at
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -23,45 +23,49 @@ pytestmark = pytest.mark.servers
 SEED = int(os.environ.get("RECOVERY_SEED", "1"))
 RECORDS = 100
 """For each crash; at least five batches."""
-AT_ONCE = 3
 
 # Point -> how often it is surely reached in so many records. What is in one list is crashed one after the other: what
 # the last crash left half done is there when the next one comes.
-LANES: list[dict[str, int]] = [
+SERIES: list[dict[str, int]] = [
     {"partition_created": 4, "intent_written": 4, "ledger_read": 4, "rows_written": 4, "uncommitted": 1, "flushed": 1},
     {"rows_written": 4, "surplus_deleted": 4, "acked": 4, "dead_letter_unsent": 1, "committed": 1, "request_acked": 10},
     {"ledger_final": 4, "intent_unwritten": 4, "embedded": 2, "polled": 1, "dead_letter_sent": 1, "surplus_deleted": 4},
 ]
+OpenSite = Callable[..., AbstractContextManager[CrashSite]]
 REVOKE_POINTS = ("revoke_begun", "revoke_drained", "revoke_committed")
 REPLAY_POINTS = {"uncommitted": 1, "rows_written": 3, "committed": 1, "surplus_deleted": 3, "ledger_final": 3}
 
 
+@pytest.fixture
+def open_site(server: str, kafka_bootstrap: str, tmp_path: Path, request: pytest.FixtureRequest) -> OpenSite:
+    """`open_site(partitions=2)`: a crash site on the server of this test."""
+    return partial(crash_site, tmp_path, kafka_bootstrap, request.getfixturevalue(server), SEED)
+
+
+on_both = pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
+
+
+@on_both
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
-def test_a_crash_at_any_point_loses_nothing_and_leaves_nothing(
-    request: pytest.FixtureRequest, server: str, kafka_bootstrap: str, tmp_path: Path
-) -> None:
-    site = partial(crash_site, tmp_path, kafka_bootstrap, request.getfixturevalue(server), SEED)
+@pytest.mark.parametrize("number", range(len(SERIES)))
+def test_a_crash_at_any_point_loses_nothing_and_leaves_nothing(open_site: OpenSite, number: int) -> None:
+    with open_site() as site:
+        _crash_repeatedly(site, SERIES[number], random.Random(SEED * 100 + number))
 
-    def in_lane(number: int) -> None:
-        with site() as made:
-            _crash_repeatedly(made, LANES[number], random.Random(SEED * 100 + number))
 
-    def in_rebalance(number: int) -> None:
-        with site(partitions=4) as made:
-            _crash_when_another_joins(made, REVOKE_POINTS[number], Load(SEED * 100 + number, 4))
+@on_both
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("point", REVOKE_POINTS)
+def test_a_crash_while_another_worker_joins_loses_nothing_and_leaves_nothing(open_site: OpenSite, point: str) -> None:
+    with open_site(partitions=4) as site:
+        _crash_when_another_joins(site, point, Load(SEED * 100 + REVOKE_POINTS.index(point), 4))
 
-    def in_replay() -> None:
-        with site() as made:
-            _crash_replays(made, random.Random(SEED))
 
-    jobs: list[Callable[[], None]] = [partial(in_lane, number) for number in range(len(LANES))]
-    jobs += [in_replay] if server == "milvus_uri" else []
-    jobs += [partial(in_rebalance, number) for number in range(len(REVOKE_POINTS))]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        failures = [error for each in [pool.submit(job) for job in jobs] if (error := each.exception()) is not None]
-    if failures:
-        raise BaseExceptionGroup("crashes", failures)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("server", ["milvus_uri"])
+def test_a_crash_of_a_replay_loses_nothing_and_leaves_nothing(open_site: OpenSite) -> None:
+    with open_site() as site:
+        _crash_replays(site, random.Random(SEED))
 
 
 def _crash_repeatedly(site: CrashSite, points: dict[str, int], chance: random.Random) -> None:
@@ -77,9 +81,9 @@ def _crash_repeatedly(site: CrashSite, points: dict[str, int], chance: random.Ra
 
 def _crash_when_another_joins(site: CrashSite, point: str, load: Load) -> None:
     site.publish(load.next_records(RECORDS))
-    with running(site.command("ingest"), site.folder / f"{site.name}-first.log", failing_at(point)) as first:
+    with running(site.arguments("ingest"), site.folder / f"{site.name}-first.log", failing_at(point)) as first:
         eventually(lambda: "batch.written" in first.errors(), within=60, what=site.about("work of the first worker"))
-        with running(site.command("ingest"), site.folder / f"{site.name}-second.log"):
+        with running(site.arguments("ingest"), site.folder / f"{site.name}-second.log"):
             for _ in range(300):  # there is always something under way
                 site.publish(load.next_records(10))
                 with suppress(subprocess.TimeoutExpired):

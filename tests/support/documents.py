@@ -5,12 +5,24 @@ from hashlib import blake2b
 
 import numpy as np
 
-from pipeline.records import Chunk, Delete, Document, EmbeddedPut, JsonValue, Position, Put
+from pipeline.records import Chunk, Delete, Document, EmbeddedPut, JsonValue, Position, Put, SourceRecord
 
 DAY_MS = 86_400_000
 NOON_MS = 1_795_348_800_000
 """2026-11-22T12:00:00Z"""
 DIMENSION = 8
+
+
+def source_record(
+    value: bytes | None,
+    key: bytes | None = b"key",
+    *,
+    at: tuple[str, int, int] = ("documents", 0, 0),
+    timestamp_ms: int = NOON_MS,
+    headers: Sequence[tuple[str, bytes | None]] = (),
+) -> SourceRecord:
+    """A record as Kafka gives it; `at` is topic, Kafka partition and offset."""
+    return SourceRecord(Position(*at), timestamp_ms, key, value, tuple(headers))
 
 
 def put(

@@ -13,6 +13,7 @@ from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_lett
 from consumers.kafka import KafkaSettings, Lag, RebalanceHandler
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.positions import Commit, LogRange, begin_at
+from pipeline import failpoints
 from pipeline.errors import OffsetsLost, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
 
@@ -306,9 +307,12 @@ class FakeSource:
 
     def _revoke(self, handler: RebalanceHandler, gone: tuple[KafkaPartition, ...]) -> None:
         deadline = time.monotonic() + self._drain_s
+        failpoints.hit("revoke_begun")
         while not handler.drain(gone) and time.monotonic() < deadline:
             time.sleep(_STEP_S)
+        failpoints.hit("revoke_drained")
         self.commit(handler.committable(gone))
+        failpoints.hit("revoke_committed")
         self._drop(gone)
         handler.on_revoked(gone)
         while handler.writing(gone):
@@ -399,8 +403,10 @@ class FakeDeadLetters:
     def _flush(self) -> None:
         while self._waiting and self._problem is None:
             made = fitted(self._waiting[0], self._broker.message_limit(self._topic))
+            failpoints.hit("dead_letter_unsent")
             self._broker.produce(
                 self._topic, made.value, key=made.key, headers=made.headers, timestamp_ms=made.timestamp_ms
             )
+            failpoints.hit("dead_letter_sent")
             self._waiting.pop(0)
             self._on_confirmed(Receipt([made.position]))

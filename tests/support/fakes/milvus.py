@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import failpoints
 from pipeline.errors import (
     NotFound,
     NotLoaded,
@@ -193,6 +194,7 @@ class FakeMilvus:
             if partition not in held.partitions and len(held.partitions) >= self._max_partitions:
                 raise RecordRejected("too_many_partitions", f"partition number exceeds {self._max_partitions}")
             held.partitions.setdefault(partition, {})
+        failpoints.hit("partition_created")
 
     def drop_partition(self, collection: str, partition: str) -> None:
         with self._call("drop_partition", collection):

@@ -1,7 +1,7 @@
 """Dead letters cut to size, and read back, for anything a record can hold."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.dead_letters.envelope import (
@@ -15,6 +15,8 @@ from consumers.dead_letters.envelope import (
     retimed,
 )
 from pipeline.records import Defect, Position, Rejected, SourceRecord
+from tests.support.documents import source_record
+from tests.support.examples import examples
 
 NAMES = st.text(max_size=20) | st.sampled_from(
     [CONNECT + "topic", CONNECT + "stage", OWN + "reason", OWN + "origin", OWN + "null-headers"]
@@ -28,11 +30,12 @@ RECORDS = st.builds(
     st.none() | st.binary(max_size=20_000),
     HEADERS,
 )
+
 REJECTED = st.builds(Rejected, RECORDS, st.just("decode"), st.just("bad"), st.text(max_size=4_000))
 
 
 @given(REJECTED, st.integers(2_048, 60_000))
-@settings(deadline=None, max_examples=150)
+@examples(1.5)
 def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> None:
     whole = encode_dead_letter(rejected, pipeline="p", worker="w")
     record = rejected.record
@@ -48,14 +51,13 @@ def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> No
 
 
 @given(REJECTED)
-@settings(deadline=None)
 def test_what_is_read_back_is_what_was_written(rejected: Rejected) -> None:
     record = rejected.record
     made = encode_dead_letter(rejected, pipeline="p", worker="w")
     names = [name for name, _ in made.headers]
     assert len([n for n in names if n.startswith(CONNECT)]) >= 10
     found = decode_dead_letter(
-        SourceRecord(Position("dlq", 0, 0), made.timestamp_ms, made.key, made.value, made.headers)
+        source_record(made.value, made.key, timestamp_ms=made.timestamp_ms, headers=made.headers)
     )
     foreign = tuple(pair for pair in record.headers if not pair[0].startswith((CONNECT, OWN)))
     assert found.original_headers == foreign
@@ -65,29 +67,27 @@ def test_what_is_read_back_is_what_was_written(rejected: Rejected) -> None:
 
 
 def test_message_and_stack_are_bounded_in_bytes() -> None:
-    record = SourceRecord(Position("t", 0, 0), 0, b"k", b"v")
+    record = source_record(b"v", b"k")
     headers = dict(encode_dead_letter(Rejected(record, "decode", "r", "é" * 9_000), pipeline="p", worker="w").headers)
     assert len(headers[CONNECT + "exception.message"]) == MAX_MESSAGE_BYTES
     assert MAX_STACK_BYTES - 1 <= len(headers[CONNECT + "exception.stacktrace"]) <= MAX_STACK_BYTES
 
 
 def test_a_lone_surrogate_in_the_message_is_written_escaped() -> None:
-    record = SourceRecord(Position("t", 0, 0), 0, b"k", b"v")
+    record = source_record(b"v", b"k")
     headers = dict(encode_dead_letter(Rejected(record, "decode", "r", "id \ud800"), pipeline="p", worker="w").headers)
     assert headers[CONNECT + "exception.message"] == rb"id \ud800"
 
 
 def test_a_refused_timestamp_is_kept_in_a_header() -> None:
-    record = SourceRecord(Position("t", 0, 0), 12_345, b"k", b"v")
+    record = source_record(b"v", b"k", timestamp_ms=12_345)
     made = retimed(encode_dead_letter(Rejected(record, "decode", "r", "m"), pipeline="p", worker="w"))
     assert made.timestamp_ms == -1
     assert made.headers[-1] == (OWN + "original-timestamp", b"12345")
 
 
 def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
-    found = decode_dead_letter(
-        SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?")))
-    )
+    found = decode_dead_letter(source_record(None, None, headers=(("x", b"1"), (CONNECT + "offset", b"?"))))
     assert (found.topic, found.partition, found.offset, found.reason) == ("", None, None, "unknown")
 
 

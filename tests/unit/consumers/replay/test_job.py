@@ -12,11 +12,11 @@ from consumers.replay.job import RejectedLog, ReplaySummary, nothing
 from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, group_name, replay_times, sample_windows
 from consumers.replay.range import ReplayRange, ReplaySpan
 from pipeline.errors import Unavailable, UsageError
-from pipeline.records import Position, Receipt, Rejected, SourceRecord
+from pipeline.records import Receipt, Rejected
 from pipeline.store import WritePolicy
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import intent
-from tests.support.documents import NOON_MS, delete, put
+from tests.support.documents import NOON_MS, delete, put, source_record
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, make_store, write
 
@@ -115,7 +115,7 @@ def test_the_summary_says_what_became_of_rejected_records_and_of_an_unfinished_r
 def test_a_rejected_record_is_finished_by_being_counted_and_logged(capsys: pytest.CaptureFixture[str]) -> None:
     receipts: list[Receipt] = []
     rejected = RejectedLog(receipts.append)
-    record = SourceRecord(Position("t", 1, 42), NOON_MS, b"k", b"secret text")
+    record = source_record(b"secret text", b"k", at=("t", 1, 42))
     rejected.send(Rejected(record, "decode", "invalid_json", "it is not JSON"))
     assert [receipt.positions for receipt in receipts] == [[("t", 1, 42)]]
     assert rejected.reasons == {"invalid_json": 1}

@@ -4,17 +4,18 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ingest.ordered_executor import OrderedExecutor
+from tests.support.examples import examples
 
 
 def unguarded(run: Callable[[], None]) -> None:
     run()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(0.4)
 @given(width=st.integers(1, 4), order=st.permutations(range(8)))
 def test_what_follows_is_in_order_whichever_step_ends_first(width: int, order: list[int]) -> None:
     """Once all have begun that can, the one of them that comes first in `order` ends."""

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
-from pipeline.records import Document, Operation, Position, Put, Rejected, SourceRecord
+from pipeline.records import Document, Operation, Put, Rejected, SourceRecord
+from tests.support.documents import source_record
 
 NOW_MS = 1_795_348_800_000
 """2026-11-22T12:00:00Z"""
@@ -15,7 +16,7 @@ LIMITS = IntakeLimits(max_record_bytes=200_000, future_skew_ms=SKEW_MS, retentio
 
 def record_of(value: object, key: bytes | None = b"key", timestamp_ms: int = NOW_MS) -> SourceRecord:
     raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-    return SourceRecord(Position("docs", 3, 17), timestamp_ms, key, raw)
+    return source_record(raw, key, at=("docs", 3, 17), timestamp_ms=timestamp_ms)
 
 
 def decode(

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.intake import Decoder, IntakeLimits, Reason, RecordMapping
 from pipeline.records import MAX_DOC_ID_BYTES, MAX_METADATA_BYTES, Defect, Position, Put, Rejected, SourceRecord
+from tests.support.documents import source_record
 from tests.unit.pipeline.intake.decoding import NOW_MS, SKEW_MS, decode, record_of, rejected
 
 SECRET = "SECRET"
@@ -131,7 +132,7 @@ def test_a_record_with_a_defect_is_refused_for_that(value: bytes | None) -> None
 def test_a_schema_named_in_a_header_is_not_taken_for_text(mapping: RecordMapping) -> None:
     """Avro of a record with one string `ok`: valid UTF-8, stored as a text if nobody looks at the header."""
     headers = (("trace", b"1"), ("__value_schema_id", b"\x01" + bytes(16)))
-    record = SourceRecord(Position("docs", 0, 0), NOW_MS, b"key", b"\x04ok", headers)
+    record = source_record(b"\x04ok", headers=headers)
     decoder = Decoder(mapping, IntakeLimits(1_000, SKEW_MS, None), append=False)
     operation = decoder.decode(record, NOW_MS)
     assert isinstance(operation, Rejected)
@@ -141,7 +142,7 @@ def test_a_schema_named_in_a_header_is_not_taken_for_text(mapping: RecordMapping
 
 def test_json_of_a_schema_named_in_a_header_is_read() -> None:
     headers = (("__value_schema_id", b"\x01" + bytes(16)),)
-    record = SourceRecord(Position("docs", 0, 0), NOW_MS, b"key", b'{"text": "x"}', headers)
+    record = source_record(b'{"text": "x"}', headers=headers)
     assert isinstance(Decoder(PLAIN, IntakeLimits(1_000, SKEW_MS, None), append=False).decode(record, NOW_MS), Put)
 
 
@@ -192,7 +193,7 @@ def test_short_numbers_that_are_stored_long_are_measured_too() -> None:
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
 def test_the_record_is_measured_with_key_and_headers(over: int) -> None:
-    record = SourceRecord(Position("docs", 0, 0), NOW_MS, b"key", b"text", (("h", b"12"), ("n", None)))
+    record = source_record(b"text", headers=(("h", b"12"), ("n", None)))
     decoder = Decoder(RecordMapping(), IntakeLimits(record.size - over, SKEW_MS, None), append=False)
     operation = decoder.decode(record, NOW_MS)
     assert (operation.reason if isinstance(operation, Rejected) else None) == (

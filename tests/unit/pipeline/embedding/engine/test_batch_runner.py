@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -14,6 +14,7 @@ from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.errors import Unavailable
+from tests.support.examples import examples
 from tests.unit.pipeline.embedding.bare_models import FLAT, HIDDEN, SPECIAL_TOKENS, forward_of, texts
 
 
@@ -99,7 +100,7 @@ def shared() -> Iterator[dict[bool, Rig]]:
         rig.runner.close()
 
 
-@settings(max_examples=20, deadline=None)
+@examples(0.2)
 @given(lengths=st.lists(st.integers(0, 100), max_size=40), flat=st.booleans())
 def test_rows_are_in_the_order_given(shared: dict[bool, Rig], lengths: list[int], flat: bool) -> None:
     actual = shared[flat].vectors(lengths)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.embedding.engine.forward_pass import Forward
+from tests.support.examples import examples
 from tests.unit.pipeline.embedding.bare_models import FLAT, LONGEST, forward_of, vectors
 
 LENGTHS = st.lists(st.integers(0, LONGEST - 3), min_size=1, max_size=8)
@@ -19,7 +20,7 @@ def padded_and_flat(request: pytest.FixtureRequest) -> tuple[Forward, Forward]:
     return padded, flat
 
 
-@settings(max_examples=15, deadline=None)
+@examples(0.15)
 @given(lengths=LENGTHS)
 def test_flat_and_padded_batches_give_the_same_vectors(
     padded_and_flat: tuple[Forward, Forward], lengths: list[int]

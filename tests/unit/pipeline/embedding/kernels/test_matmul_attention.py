@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -15,6 +15,7 @@ from pipeline.embedding.kernels import matmul_attention as kernel
 from pipeline.embedding.kernels import varlen_attention
 from pipeline.embedding.kernels.matmul_attention import matmul_attention
 from pipeline.embedding.kernels.varlen_attention import attend
+from tests.support.examples import examples
 
 Lengths = Sequence[int]
 ROUNDING = 0.02
@@ -63,7 +64,7 @@ def off(
     )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(0.6)
 @given(
     lengths=st.lists(st.one_of(st.integers(1, 70), st.just(16), st.just(33)), min_size=1, max_size=20),
     heads=st.integers(1, 5),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pymilvus import DataType
 from pymilvus.client.prepare import Prepare
@@ -15,6 +15,7 @@ from pipeline.store.writing.ledger import entry_row
 from pipeline.store.writing.protocol import DocumentHashes, final
 from pipeline.store.writing.rows import document_rows
 from tests.support.documents import embedded, put
+from tests.support.examples import examples
 
 DOCUMENTS: dict[str, Any] = {
     "enable_dynamic_field": True,
@@ -54,7 +55,7 @@ plain = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats
 json_values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(0.5)
 @given(st.lists(st.tuples(st.text(max_size=30), st.dictionaries(st.text(), json_values, max_size=3)), min_size=1))
 def test_documents(contents: list[tuple[str, dict[str, Any]]]) -> None:
     rows = [

@@ -7,17 +7,7 @@ from pipeline.records import MAX_TEXT_BYTES
 from pipeline.store.writing.upsert_requests import WritePolicy
 from tests.support.documents import delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.stores import Store, make_store, write
-
-
-@pytest.fixture
-def fake() -> FakeMilvus:
-    return FakeMilvus()
-
-
-@pytest.fixture
-def store(fake: FakeMilvus) -> Store:
-    return make_store(fake, "docs")
+from tests.support.stores import Store, write
 
 
 def test_records_of_one_key_are_all_kept_and_a_redo_adds_nothing(fake: FakeMilvus, store: Store) -> None:

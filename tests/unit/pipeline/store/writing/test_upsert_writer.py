@@ -10,20 +10,10 @@ from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import NOON_MS, delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.stores import Store, make_store, write
+from tests.support.stores import Store, write
 
 TODAY, TOMORROW = "d20261122", "d20261123"
 TOO_LONG = "x" * (MAX_TEXT_BYTES + 1)
-
-
-@pytest.fixture
-def fake() -> FakeMilvus:
-    return FakeMilvus()
-
-
-@pytest.fixture
-def store(fake: FakeMilvus) -> Store:
-    return make_store(fake, "docs")
 
 
 def writes(fake: FakeMilvus) -> list[tuple[str, str, int]]:
