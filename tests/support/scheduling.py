@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 _LONGEST_FIRST = (
     "tests/recovery/test_chaos.py",
     "tests/recovery/test_crash_points.py::test_a_crash_at_any",
-    "tests/integration/test_worker_process.py::test_a_backlog",
+    "tests/integration/test_worker_process.py::test_memory",
     "tests/integration/test_readme.py",
     "tests/integration/test_audit.py",
     "tests/integration/test_replay.py",
