@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import hypothesis
 import pytest
@@ -28,11 +29,16 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") 
 hypothesis.settings.load_profile(PROFILE)
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> scheduling.GroupScheduling:
+    """Whole groups of tests go to a worker."""
+    return scheduling.GroupScheduling(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put each test into the group that one worker process runs, and the longest groups first."""
+    """Let the workers begin with what takes longest."""
     if hasattr(config, "workerinput"):
-        scheduling.group(items)
+        scheduling.longest_first(items)
     if PROFILE == "nightly":
         for item in items:
             item.add_marker(pytest.mark.timeout(0), append=False)

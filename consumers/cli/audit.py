@@ -18,7 +18,7 @@ _DOCUMENTS: Mapping[str, str] = {
     "unverifiable": "cannot be checked: their records have left the topic, or their Milvus partition is not loaded",
     "undecided": "whose records may have been rejected or pruned, and of which nothing is stored",
     "pruned": "whose Milvus partition was dropped",
-    "changing": "being written by a worker meanwhile",
+    "changing": "being written by a worker",
 }
 
 

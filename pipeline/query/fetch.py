@@ -138,6 +138,7 @@ class Fetch:
         return {row["id"]: row for row in found}
 
     def _whole_row(self) -> tuple[str, ...]:
+        # The dynamic field as a whole: Milvus 2.3.5 cannot name keys like `a-b`.
         return (*_POSITION, "chunk", "text", TENANT_FIELD if self.request.fields == () else METADATA_FIELD)
 
     def _in_time(self, call: Callable[[float], T]) -> T:

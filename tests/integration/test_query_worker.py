@@ -174,8 +174,9 @@ def test_what_milvus_refuses_has_its_own_error(large: Shelf) -> None:
         with pytest.raises(RequestTooLarge):
             large.api.search(large.name, VectorSearch(EAST.repeat(4, 0), 300, fields=["text"], timeout_s=60.0))
     for expression in ('$meta["a" == 1', "chunk == ", 'chunk == "x"'):
+        search = VectorSearch(EAST, 1, expression=expression, fields=["chunk"], timeout_s=10.0)
         with pytest.raises(RequestRefused):
-            large.api.search(large.name, VectorSearch(EAST, 1, expression=expression, fields=["chunk"], timeout_s=10.0))
+            large.api.search(large.name, search)
 
 
 def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:

@@ -140,7 +140,7 @@ def test_what_is_wrong_at_the_start_is_named(
     topic = make_topic(1, prefix="start")
     config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, changes)
     with running(ingest(config), tmp_path / "worker.log") as worker:
-        assert worker.process.wait(60) == code, worker.errors()
+        assert worker.process.wait(180) == code, worker.errors()
         last = worker.errors().splitlines()[-1]
         assert last.startswith("milvus-stream: ")
         assert says in last
@@ -152,11 +152,11 @@ def test_another_model_is_refused(
     topic = make_topic(1, prefix="model")
     config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic)
     with running(ingest(config, "--until-caught-up"), tmp_path / "first.log") as worker:
-        assert worker.process.wait(60) == 0, worker.errors()
+        assert worker.process.wait(180) == 0, worker.errors()
     for command in ("ingest", "serve"):
         arguments = ["-m", "consumers.cli", command, "-c", str(config), "--set", "embedding.model=hash:24"]
         with running(arguments, tmp_path / f"{command}.log") as worker:
-            assert worker.process.wait(60) == 4, worker.errors()
+            assert worker.process.wait(180) == 4, worker.errors()
             assert "hash:16" in worker.errors().splitlines()[-1]
 
 
@@ -168,7 +168,7 @@ def test_a_port_in_use_is_named(
         topic = make_topic(1, prefix="port")
         config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, {"telemetry": {"port": port}})
         with running(ingest(config), tmp_path / "worker.log") as worker:
-            assert worker.process.wait(60) == 2, worker.errors()
+            assert worker.process.wait(180) == 2, worker.errors()
             assert f"telemetry.port {port}" in worker.errors().splitlines()[-1]
 
 
@@ -226,7 +226,7 @@ def test_a_mapping_error_ends_the_worker_before_the_topic_is_empty(
     changes = {"record": {"text_field": "body"}, "dead_letters": {"max_consecutive": 300}}
     config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, changes)
     with running(ingest(config, "--until-caught-up"), tmp_path / "worker.log") as worker:
-        assert worker.process.wait(60) == 1, worker.errors()
+        assert worker.process.wait(180) == 1, worker.errors()
         last = worker.errors().splitlines()[-1]
     assert last.startswith(f"milvus-stream: 301 records in a row of Kafka partition {topic}/0 were rejected")
     assert "offsets 0 to 300, missing_text 301" in last

@@ -179,7 +179,7 @@ class MilvusApi(Protocol):
 
         `strong`: the read sees every write acknowledged before the call; otherwise it may be some 100 ms old.
         `since`: it sees every write acknowledged before that `instant`.
-        `timeout`: seconds for all attempts together; None: the connection's own.
+        `timeout`: seconds for all attempts together; None: the connection's own. `$meta` as in `VectorSearch`.
         """
 
     def instant(self) -> int | None:

@@ -1,8 +1,13 @@
 """docs/configuration.md has every setting as the code has it."""
 
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 
-from consumers.config.settings import load_settings
 from tests.docs.configuration import BEGIN, END, PAGE, environment_name, page, reference, settings_fields
 
 
@@ -17,8 +22,15 @@ def test_the_reference_explains_every_setting() -> None:
 
 
 def test_an_environment_variable_of_the_reference_sets_its_setting() -> None:
-    settings = load_settings(None, {environment_name("batch.max_records"): "7"})
-    assert settings.batch.max_records == 7
+    values = {"batch.max_records": "7", "milvus.index.type": "FLAT", "mode": "append"}
+    done = subprocess.run(
+        [sys.executable, "-m", "consumers.cli", "config", "show", "--json"],
+        env=os.environ | {environment_name(name): value for name, value in values.items()},
+        capture_output=True,
+        check=True,
+    )
+    shown: dict[str, Any] = json.loads(done.stdout)
+    assert [shown["batch"]["max_records"], shown["milvus"]["index"]["type"], shown["mode"]] == [7, "FLAT", "append"]
 
 
 def test_a_page_without_marks_is_refused() -> None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 
+from pipeline.store.flushing.flusher import Idle, StandingIn, Waiting
 from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 LONG = 3
@@ -28,6 +29,24 @@ def test_followers_commit_one_to_two_intervals_later_and_flush_nothing() -> None
             run(cluster, workers, 2.6)
             assert all(number in worker.durable for number, worker in zip(numbers, workers, strict=True))
         assert [worker.api.flushes > 0 for worker in workers] == [True, False, False]
+
+
+def test_a_worker_without_a_leader_waits_and_then_stands_in() -> None:
+    with group(False) as (cluster, (worker,)):
+        began = cluster.now
+        states = [worker.flusher.state]
+        worker.ack()
+        states.append(worker.flusher.state)
+        run(cluster, [worker], LONG + 1)
+        assert states == [Idle(), Waiting(began, began)]
+        assert isinstance(worker.flusher.state, StandingIn)
+
+
+def test_a_leader_has_nothing_to_wait_for_after_its_flush() -> None:
+    with group(True) as (cluster, (worker,)):
+        worker.ack()
+        run(cluster, [worker], 2, acking=[])
+        assert worker.flusher.state == Idle()
 
 
 @pytest.mark.parametrize("leader", ["idle", "refused", "nobody"])
