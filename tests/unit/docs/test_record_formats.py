@@ -12,7 +12,7 @@ EXAMPLES = blocks(PAGE, "json")
 
 
 def decode(value: str) -> Operation:
-    limits = IntakeLimits(max_record_bytes=2**20, future_skew_ms=600_000, retention_ms=None)
+    limits = IntakeLimits(2**20, 600_000, None)
     record = SourceRecord(Position("documents", 0, 1), NOW_MS, b"key", value.encode())
     return Decoder(RecordMapping(delete_field="deleted"), limits, append=False).decode(record, NOW_MS)
 
