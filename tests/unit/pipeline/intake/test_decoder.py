@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.intake import IntakeLimits, Reason, RecordMapping
 from pipeline.records import MAX_METADATA_BYTES, Delete, Document, Operation, Position, Put, Rejected
-from tests.unit.pipeline.intake.decoding import NOW_MS, RETENTION_MS, SKEW_MS, decode, document, put, rejected
+from tests.unit.pipeline.intake.decoding import MAX_EVENT_AGE_MS, NOW_MS, SKEW_MS, decode, document, put, rejected
 
 FULL = RecordMapping(version_field="v", tenant_field="org", delete_field="gone")
 
@@ -70,7 +70,7 @@ def test_the_window_of_event_times_includes_its_ends(in_record: bool) -> None:
             return decode({"text": "x", "event_time": moment})
         return decode({"text": "x"}, timestamp_ms=moment)
 
-    first, last = NOW_MS - RETENTION_MS, NOW_MS + SKEW_MS
+    first, last = NOW_MS - MAX_EVENT_AGE_MS, NOW_MS + SKEW_MS
     for moment, reason in [
         (first - 1, Reason.EVENT_TIME_TOO_OLD),
         (first, None),
@@ -84,7 +84,7 @@ def test_the_window_of_event_times_includes_its_ends(in_record: bool) -> None:
             assert operation.document.event_time == moment
 
 
-def test_without_retention_no_time_is_too_old() -> None:
+def test_without_max_event_age_no_time_is_too_old() -> None:
     limits = IntakeLimits(1_000, SKEW_MS, None)
     assert document({"text": "x", "event_time": 0}, limits=limits).event_time == 0
     assert document({"text": "x", "event_time": "1969-12-31"}, limits=limits).event_time == -86_400_000

@@ -80,7 +80,7 @@ BAD = [
     Bad(Reason.INVALID_EVENT_TIME, {"text": "x"}, "Kafka has no timestamp", timestamp_ms=-1),
     Bad(Reason.EVENT_TIME_IN_FUTURE, {"text": "x", "event_time": NOW_MS + 3_600_000}, "3,600 s ahead"),
     Bad(Reason.EVENT_TIME_IN_FUTURE, {"text": "x"}, "Kafka's timestamp", timestamp_ms=2**63 - 1),
-    Bad(Reason.EVENT_TIME_TOO_OLD, {"text": "x", "event_time": "2020-01-01"}, "partitioning.retention"),
+    Bad(Reason.EVENT_TIME_TOO_OLD, {"text": "x", "event_time": "2020-01-01"}, "partitioning.max_event_age"),
     Bad(Reason.EVENT_TIME_TOO_OLD, {"text": "x"}, "Kafka's timestamp", timestamp_ms=0),
     Bad(Reason.INVALID_VERSION, {"text": "x"}, '"v" is missing', mapping=_VERSIONED),
     Bad(Reason.INVALID_VERSION, {"text": "x", "v": True}, '"v" must be an integer', mapping=_VERSIONED),
