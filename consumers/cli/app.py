@@ -23,7 +23,7 @@ from consumers.cli.options import (
     print_json,
     stop_on_signals,
 )
-from consumers.config.settings import Settings, environment, load_settings, shown
+from consumers.config import Settings, load_settings
 from pipeline.errors import MilvusStreamError
 
 app = typer.Typer(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from consumers.audit.job import AuditReport
 from consumers.cli.doctor.findings import FOUND_PROBLEMS
 from consumers.cli.output import printable, stderr, stdout, table
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.replay.plan import replay_times
 from consumers.wiring import audit as audit_wiring
 from consumers.wiring import common as wiring

@@ -14,7 +14,7 @@ import numpy as np
 
 from consumers.cli.demo.documents import stdlib_documents
 from consumers.cli.output import stdout, table
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.wiring import common as wiring
 from consumers.wiring import process_memory
 from pipeline.chunking import Chunker

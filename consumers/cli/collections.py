@@ -10,7 +10,7 @@ import typer
 from consumers.cli import output as tables
 from consumers.cli.inventory import OwnCollection, live_documents, own_collections, partition_rows
 from consumers.cli.status import quick
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.kafka import group_lag
 from consumers.wiring import common as wiring
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, NotLoaded, UsageError

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from consumers.cli import output as tables
 from consumers.cli.status import quick
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.kafka import (
     DeadLetter,
     KafkaSettings,

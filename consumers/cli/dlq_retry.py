@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from consumers.cli.dlq import dead_letter_topic
 from consumers.cli.output import printable, stderr, stdout, table
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.dead_letters.retry import DeadLetterRetry, RetryReport, Stored
 from consumers.dead_letters.selection import LetterFilter, Outcome
 from consumers.dead_letters.uncommitted_tail import Committed

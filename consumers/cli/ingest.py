@@ -2,7 +2,7 @@
 
 import threading
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.http.probe_server import SidePort
 from consumers.ingest.progress import Summary
 from consumers.wiring import common as wiring

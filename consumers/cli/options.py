@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from consumers.config.loading import exposed_secrets
-from consumers.config.settings import Settings, configuration_file, environment, load_settings
-from pipeline.telemetry.printable import printable
+from consumers.config import Settings, configuration_file, exposed_secrets, load_settings
+from pipeline.telemetry import printable
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
@@ -24,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 def load(config: Path | None, sets: list[str] | None) -> Settings:
     """The configuration that these options mean, with logging set up as it says."""
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     settings = load_settings(config, environment(), sets or ())
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)

@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 
 from consumers.cli.output import stderr, stdout, table
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.http.probe_server import SidePort
 from consumers.replay.job import ReplaySummary, finish, nothing
 from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times

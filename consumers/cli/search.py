@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.cli import output as tables
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.wiring import common as wiring
 from pipeline.errors import UsageError
 from pipeline.query import InvalidRequest, Timing, answer, answer_json, parse_request

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from consumers.cli import output as tables
 from consumers.cli.inventory import live_documents, partition_rows
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, group_lag, read_range, topic_facts, topic_ranges
 from consumers.wiring import common as wiring
 from pipeline.errors import MilvusStreamError, Unavailable

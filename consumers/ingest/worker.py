@@ -21,7 +21,7 @@ from pipeline.errors import Stopped
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, IngestFlow
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 

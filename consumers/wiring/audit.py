@@ -9,7 +9,7 @@ from consumers.audit.job import Audit, AuditSettings
 from consumers.audit.reading import ReplayedDecision
 from consumers.audit.repair import Repairer
 from consumers.audit.workspace import open_workspace
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.replay.plan import ReplayTimes
 from consumers.replay.range import GroupWatch
 from consumers.wiring import common as wiring

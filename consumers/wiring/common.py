@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.kafka import (
     KafkaSettings,
 )
@@ -27,7 +27,7 @@ from pipeline.store import (
     check_model,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
-from pipeline.telemetry.metrics import QueryMetrics
+from pipeline.telemetry import QueryMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +84,7 @@ def decoder(settings: Settings) -> Decoder:
         IntakeLimits(
             max_record_bytes=settings.kafka.max_record_bytes,
             future_skew_ms=_ms(times.future_skew),
-            retention_ms=None if times.retention is None else _ms(times.retention),
+            max_event_age_ms=None if times.max_event_age is None else _ms(times.max_event_age),
         ),
         append=settings.mode == "append",
     )

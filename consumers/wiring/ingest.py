@@ -10,7 +10,7 @@ from importlib.metadata import version
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest import IngestWorker, Summary, WorkerPolicy
 from consumers.kafka import (
@@ -61,7 +61,7 @@ from pipeline.store import (
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.writing.ledger import STALENESS_S, Ledger
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.wiring import common as wiring
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.corpus import longer, read_documents
 

@@ -88,7 +88,7 @@ def small_records(count: int, size: int = 300, *, days_ago: int = 0) -> Iterator
 
 def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict[str, Any]:
     """Write the documents, then the markers' vectors in their order; returns what the model is."""
-    from consumers.config.settings import Settings
+    from consumers.config import Settings
     from consumers.wiring import common as wiring
     from pipeline.chunking import Chunker, ChunkingPolicy
     from pipeline.embedding.loading.model_files import find_model
@@ -117,7 +117,7 @@ def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict
 
 
 if __name__ == "__main__":
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     configure_logging("warning", "json")
     given = json.loads(sys.argv[1])

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.wiring import common as wiring
 from consumers.wiring import ingest as ingest_wiring
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.telemetry.metrics import IngestMetrics, configure_logging
+from pipeline.telemetry import IngestMetrics, configure_logging
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.corpus import read_documents
 from tests.bench.stage_clock import StageClock

@@ -21,7 +21,7 @@ from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
 from consumers.cli import audit as command
-from consumers.config.settings import load_settings
+from consumers.config import load_settings
 from tests.support.names import unique
 from tests.support.oracle.observed import read_all, stored_documents
 from tests.support.oracle.stored import Verdict, expected, judge_documents

@@ -21,7 +21,7 @@ from pymilvus import MilvusClient
 from consumers.cli import collections, status
 from consumers.cli import dlq as dead_letters
 from consumers.cli.doctor import run as doctor
-from consumers.config.settings import Settings, load_settings
+from consumers.config import Settings, load_settings
 from pipeline.errors import NotFound, UsageError
 from pipeline.store import connect
 from tests.support.names import unique

@@ -21,7 +21,7 @@ from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
 from consumers.cli import dlq_retry
-from consumers.config.settings import load_settings
+from consumers.config import load_settings
 from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.retry import RetryReport
 from consumers.dead_letters.retry_transaction import notes_topic, stable_ranges

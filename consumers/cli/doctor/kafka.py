@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from consumers.cli.doctor.findings import Findings
 from consumers.cli.output import printable, span
 from consumers.cli.status import quick, waiting_since
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.kafka import (
     KafkaSettings,
     MissingTopic,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from consumers.cli.doctor.findings import Findings
 from consumers.cli.doctor.kafka import CLOCK_SKEW_MS
 from consumers.cli.output import span
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.wiring import common as wiring
 from pipeline.embedding import ModelStamp
 from pipeline.errors import MilvusStreamError, NotFound
@@ -171,12 +171,12 @@ def _partitions(settings: Settings, api: MilvusServerApi, found: Findings, now_m
     if not api.server.lite and (released := len(held) - len(api.loaded_partitions(name))):
         do = "load the collection: a worker does at its start, unless they were released on purpose"
         found.warning(check, f"{released} of {len(held)} Milvus partitions are not loaded: searches miss them", do)
-    if section.retention is not None:
-        floor = now_ms - round(section.retention.total_seconds() * 1000)
+    if section.max_event_age is not None:
+        floor = now_ms - round(section.max_event_age.total_seconds() * 1000)
         past = sorted(one for one in held if (times := interval(one)) is not None and times[1] <= floor)
         if past:
-            seen = f"{len(past)} Milvus partitions are past partitioning.retention, the oldest is {past[0]}"
+            seen = f"{len(past)} Milvus partitions are past partitioning.max_event_age, the oldest is {past[0]}"
             do = "drop them in Milvus: workers refuse new records of that age, and remove none"
             found.warning("milvus.retention", seen, do)
         else:
-            found.ok("milvus.retention", "no Milvus partition is past partitioning.retention")
+            found.ok("milvus.retention", "no Milvus partition is past partitioning.max_event_age")

@@ -9,7 +9,7 @@ from consumers.cli import output as tables
 from consumers.cli.doctor.findings import Finding, Findings, exit_code
 from consumers.cli.doctor.kafka import examine_kafka
 from consumers.cli.doctor.milvus import examine_milvus, examine_model
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.wiring import common as wiring
 
 __all__ = ["Finding", "examine", "exit_code", "show"]

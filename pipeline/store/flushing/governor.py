@@ -16,7 +16,7 @@ from pipeline.store.flushing.flusher import Flusher, OnDurable, OnFlush
 from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.telemetry.metrics import FlushRole
+from pipeline.telemetry import FlushRole
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from consumers.http.probe_server import SidePort
 from consumers.http.server import HttpServer, listen
 from consumers.query.app import create_app
 from pipeline.query import Limits, Searcher
-from pipeline.telemetry.metrics import IngestMetrics, QueryMetrics
+from pipeline.telemetry import IngestMetrics, QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest import Summary
 from consumers.wiring import common as wiring

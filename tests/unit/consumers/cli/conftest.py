@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from consumers.config.settings import Settings, load_settings
+from consumers.config import Settings, load_settings
 from consumers.wiring import common as wiring
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus

@@ -8,7 +8,7 @@ import pytest
 
 from consumers.cli import collections as command
 from consumers.cli.inventory import own_collections, partition_rows
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from pipeline.errors import Mismatch, NotFound, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger
 from pipeline.store.milvus.api import CollectionSpec, FieldInfo, IndexInfo, ServerInfo

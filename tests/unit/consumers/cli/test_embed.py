@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from consumers.cli import bench_embed, embed
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import UsageError
 from pipeline.records import Chunk

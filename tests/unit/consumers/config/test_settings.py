@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.config.settings import load_settings, shown
+from consumers.config import load_settings, masked_values
 from pipeline.errors import UsageError
 
 
@@ -70,17 +70,19 @@ def test_secrets_come_from_environment_or_file_and_are_never_shown(tmp_path: Pat
     assert settings.milvus.token is not None
     assert settings.milvus.token.get_secret_value() == "from-a-file"
     assert settings.kafka.client_options == {"sasl_plain_password": "from-env"}
-    printed = str(shown(settings)) + repr(settings.milvus)
+    printed = str(masked_values(settings)) + repr(settings.milvus)
     assert "from-a-file" not in printed
-    assert "from-env" not in str(shown(settings))
+    assert "from-env" not in str(masked_values(settings))
 
 
 def test_what_is_shown_loads_again_to_the_same(tmp_path: Path) -> None:
     import yaml
 
-    settings = load_settings(None, {}, ["partitioning.retention=90d", "batch.max_bytes=3MiB", "milvus.index.type=FLAT"])
+    settings = load_settings(
+        None, {}, ["partitioning.max_event_age=90d", "batch.max_bytes=3MiB", "milvus.index.type=FLAT"]
+    )
     file = tmp_path / "again.yaml"
-    file.write_text(yaml.safe_dump(shown(settings)))
+    file.write_text(yaml.safe_dump(masked_values(settings)))
     assert load_settings(file, {}, []) == settings
 
 
