@@ -154,7 +154,7 @@ def replay(
     stop = stop_on_signals()
     settings = load(config, sets)
     elsewhere = [*(sets or ()), f"milvus.collection={into}"]
-    target = settings if into is None else load_settings(config, environment(), elsewhere)
+    target = settings if into is None else load_settings(config, os.environ, elsewhere)
     from consumers.cli import replay as command
 
     if dry_run:
@@ -320,7 +320,7 @@ def config_show(config: ConfigFile = None, sets: Sets = None, json_: Json = Fals
     """Print the configuration in force (file, environment, --set and defaults together), secrets masked."""
     import yaml
 
-    values = shown(load(config, sets))
+    values = masked_values(load(config, sets))
     print_json(values) if json_ else sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 

@@ -25,7 +25,7 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
     """The configuration that these options mean, with logging set up as it says."""
     from pipeline.telemetry import configure_logging
 
-    settings = load_settings(config, environment(), sets or ())
+    settings = load_settings(config, os.environ, sets or ())
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     file = configuration_file(config)
     if file is not None and (exposed := exposed_secrets(file)):
