@@ -18,7 +18,26 @@ MAX_TEXT_BYTES = 65_535
 """Limit of the `text` field of one row in UTF-8 bytes: the largest VARCHAR Milvus has."""
 MAX_METADATA_BYTES = 65_536
 """Limit of one row's metadata as JSON, in bytes: Milvus's limit of a dynamic field."""
+MAX_INT64 = 2**63 - 1
+MIN_INT64 = -(2**63)
+"""Bounds of the integers that Milvus stores."""
 
+ROW_FIELDS = ("id", "doc_id", "chunk", "text", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
+"""Declared columns of a document's row, the vectors apart; `pipeline.store` declares their types."""
+VECTOR_FIELD = "vector"
+"""The column of the embedding."""
+SPARSE_FIELD = "sparse"
+"""The column that a server with BM25 fills from `text`."""
+TENANT_FIELD = "tenant"
+"""A key of the dynamic field, present only in rows of documents with a tenant."""
+METADATA_FIELD = "$meta"
+"""Milvus's name of the dynamic field: all keys of a row that are not declared."""
+RESERVED_NAMES = frozenset({*ROW_FIELDS, VECTOR_FIELD, SPARSE_FIELD, TENANT_FIELD, METADATA_FIELD})
+"""Names that metadata cannot have; metadata of such a name is kept as `meta_<name>`.
+
+`tenant` and `sparse` are reserved always, not only where they are in use: searches tell documents apart by `tenant`,
+and a collection that moves to a newer server must not give other names to the same records.
+"""
 
 KafkaPartition: TypeAlias = tuple[str, int]
 """Topic and Kafka partition number; the first two fields of a `Position`."""

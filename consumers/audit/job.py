@@ -1,47 +1,40 @@
-"""An audit: what the topics ask for against what is stored, found out without touching the live group.
+"""The audit job: compares what the topics require with what is stored, without disturbing the live group.
 
-Records, rows and ledger rows go to a temporary file, then they are compared some thousand documents at a time. What
-looks wrong is looked at a second time some seconds later, and left out if a worker may have been at it.
+Records, rows and ledger rows are read into a temporary file and compared, some thousand documents at a time. Documents
+with problems are compared a second time some seconds later, and left out if a worker may be writing them.
 """
 
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
-from consumers.audit.reading import ReplayedDecision, StoredReader, in_parts, moving, read_operations
+from consumers.audit.reading import ReplayedDecision, StoredReader, in_parts, keys_in_flight, read_operations
 from consumers.audit.repair import Repairer
 from consumers.audit.scope import AuditSpan, audit_span, dead_letters
 from consumers.audit.workspace import AuditWorkspace, StoredDocument
 from consumers.kafka import KafkaSettings, topic_ranges
 from consumers.replay.plan import ReplayTimes
-from pipeline.audit.compare import compare_document
-from pipeline.audit.expected_state import last_word
-from pipeline.audit.findings import KINDS, AuditScope, Finding, Problem
+from pipeline.audit import KINDS, AuditScope, ExpectedState, Finding, compare_document
 from pipeline.chunking import Chunker
-from pipeline.records import Position
-from pipeline.store import MilvusServerApi
-from pipeline.store.partitions import Granularity
-from pipeline.store.writing.protocol import NOWHERE
+from pipeline.store import NOWHERE, Granularity, Key, MilvusServerApi
 
 log = structlog.get_logger(__name__)
 
-SECOND_LOOK_S = 3.0
-"""After this time what looked wrong is looked at again: most batches are written within it."""
-_PROGRESS_S = 1.0
-_LOOKS = 500
-"""Documents looked at again at a time."""
+SECOND_PASS_S = 3.0
+"""Before the second comparison: most batches are written within this time."""
+_SECOND_PASS_DOCUMENTS = 500
+"""Documents compared a second time at once."""
+OnProgress = Callable[[str, int, int | None], None]
+"""Called with the current step, how many things are done in it, and of how many (None: unknown)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """What is audited."""
+    """What to audit."""
 
     kafka: KafkaSettings
     dead_letter_topic: str
@@ -50,22 +43,22 @@ class AuditSettings:
     fingerprint: str
     append: bool
     deletes_kept_from_ms: int
-    """See `AuditScope`."""
+    """As in `AuditScope`."""
     limit: int
-    """Findings that are told; all are counted."""
-    second_look_s: float = SECOND_LOOK_S
+    """Findings in the report; all are counted."""
+    second_pass_s: float = SECOND_PASS_S
 
 
 @dataclass(slots=True)
 class AuditReport:
-    """What an audit found; counts are exact, also where `findings` is cut short."""
+    """The result of an audit; counts are exact, also where `findings` is cut short."""
 
     collection: str
     group: str
     times: tuple[str, str] | None
     records: int = 0
     rejected: int = 0
-    """Records that are no valid document or delete: they need no row."""
+    """Records that are not a valid document or delete, and so need no row."""
     dead_letters: int = 0
     waiting: int = 0
     rows: int = 0
@@ -73,64 +66,45 @@ class AuditReport:
     documents: dict[str, int] = field(default_factory=dict)
     other_chunking: int = 0
     unloaded: tuple[str, ...] = ()
-    mended: int | None = None
-    """Documents that were wrong and are right now; None: nothing was to be mended."""
+    repaired: int | None = None
+    """Documents that had problems and have none now; None: without repair."""
     refused: dict[str, int] = field(default_factory=dict)
-    """Documents that could not be mended, by reason."""
+    """Documents that could not be repaired, by reason."""
     kinds: dict[str, int] = field(default_factory=dict)
     findings: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong (any more)."""
+        """Whether there is no problem, or none is left."""
         return not any(self.kinds.values())
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`; these keys are stable."""
-        told = asdict(self) | {"seconds": round(self.seconds, 3), "clean": self.clean}
-        del told["times"]
-        told["from"], told["to"] = self.times or (None, None)
-        told["truncated"] = sum(self.kinds.values()) > len(self.findings)
-        return told
+        report = asdict(self) | {"seconds": round(self.seconds, 3), "clean": self.clean}
+        del report["times"]
+        report["from"], report["to"] = self.times or (None, None)
+        report["truncated"] = sum(self.kinds.values()) > len(self.findings)
+        return report
 
 
-class Progress:
-    """A line on stderr for people who wait: what is being done and how far it is."""
+class _Steps:
+    """The current step of an audit and how far it is."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._what, self._done, self._of = "", 0, 0
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._step, self._done = "", 0
+        self._total: int | None = None
 
-    def begin(self, what: str, of: int = 0) -> None:
-        """Something else is being done now."""
-        self._what, self._done, self._of = what, 0, of
+    def begin(self, step: str, total: int | None = None) -> None:
+        """Begin another step."""
+        self._step, self._done, self._total = step, 0, total
+        self.advance(0)
 
-    def told(self, count: int) -> None:
-        """So many more are done."""
+    def advance(self, count: int) -> None:
+        """Report that so many more are done."""
         self._done += count
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show it on a terminal meanwhile."""
-        ended = threading.Event()
-        shower = threading.Thread(target=self._show, args=(ended,), name="progress", daemon=True)
-        if self._stream.isatty():
-            shower.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            if shower.ident is not None:
-                shower.join()
-
-    def _show(self, ended: threading.Event) -> None:
-        while not ended.wait(_PROGRESS_S):
-            of = f" of {self._of:,}" if self._of else ""
-            self._stream.write(f"audit: {self._what}: {self._done:,}{of}\x1b[K\r")
-            self._stream.flush()
-        self._stream.write("\x1b[K")
-        self._stream.flush()
+        self._on_progress(self._step, self._done, self._total)
 
 
 class Audit:
@@ -142,20 +116,22 @@ class Audit:
         times: ReplayTimes | None,
         api: MilvusServerApi,
         *,
-        acceptance: ReplayedDecision,
+        decision: ReplayedDecision,
         chunker: Chunker,
-        spill: AuditWorkspace,
+        workspace: AuditWorkspace,
+        on_progress: OnProgress,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
         self._append = settings.append
-        self._acceptance = acceptance
+        self._decision = decision
         self._chunker = chunker
-        self._spill = spill
+        self._workspace = workspace
+        self._steps = _Steps(on_progress)
         self._sleep = sleep
         self._span: AuditSpan = audit_span(settings.kafka, times)
         self._reader = StoredReader(api, settings.collection, append=settings.append)
-        self._view = AuditScope(
+        self._scope = AuditScope(
             by=settings.by,
             fingerprint=settings.fingerprint,
             milvus_partitions=self._reader.partitions,
@@ -174,120 +150,148 @@ class Audit:
             waiting=self._span.waiting,
             unloaded=tuple(sorted(self._reader.unloaded)),
         )
-        self.progress = Progress()
 
-    def run(self, mender: Repairer | None = None) -> AuditReport:
-        """Find what is wrong; with a mender, put it right and look again.
+    def run(self, repairer: Repairer | None = None) -> AuditReport:
+        """Find the problems; with a repairer, repair the documents and compare them again.
 
-        Raises UsageError, Unavailable, Mismatch; with a mender, UsageError where workers of the group are running.
+        Raises UsageError, Unavailable, Mismatch; with a repairer, UsageError while workers of the group run.
         """
-        with self.progress.shown():
-            if mender is not None:
-                mender.check()
-            self._read()
-            self._compare()
-            if self._spill.count("suspects"):
-                self.progress.begin("a second look")
-                self._sleep(self._settings.second_look_s)
-                self._look_again()
-                self._leave_out_what_moves()
-            if mender is not None and self._spill.count("suspects"):
-                self._mend(mender)
+        if repairer is not None:
+            repairer.check()
+        self._read()
+        self._compare()
+        if self._workspace.count("suspects"):
+            self._steps.begin("documents compared again")
+            self._sleep(self._settings.second_pass_s)
+            self._compare_again()
+            self._leave_out_keys_in_flight()
+        if repairer is not None and self._workspace.count("suspects"):
+            self._repair(repairer)
         report = self.report
-        report.kinds = dict.fromkeys(KINDS, 0) | self._spill.kinds()
-        report.findings = self._spill.findings(self._settings.limit)
-        report.documents["problem"] = self._spill.count("suspects")
+        report.kinds = dict.fromkeys(KINDS, 0) | self._workspace.kinds()
+        report.findings = self._workspace.findings(self._settings.limit)
+        report.documents["problem"] = self._workspace.count("suspects")
         report.seconds = time.monotonic() - self._began
         return report
 
-    # --- the first look ----------------------------------------------------------------------------------------------
+    # --- the first pass ----------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        report, span, progress = self.report, self._span, self.progress
-        progress.begin("dead letters")
-        for some in in_parts(dead_letters(self._settings.kafka, self._settings.dead_letter_topic, span), 1000):
-            report.dead_letters += len(some)
-            self._spill.add_letters(some)
-        progress.begin("records", span.records)
+        report, span, steps = self.report, self._span, self._steps
+        steps.begin("dead letters")
+        for part in in_parts(dead_letters(self._settings.kafka, self._settings.dead_letter_topic, span), 1000):
+            report.dead_letters += len(part)
+            self._workspace.add_dead_letters(part)
+        steps.begin("records", span.records)
         report.records, report.rejected = read_operations(
             self._settings.kafka,
             span.read,
-            self._acceptance,
+            self._decision,
             self._chunker,
-            self._spill,
+            self._workspace,
             append=self._append,
-            told=progress.told,
+            on_read=steps.advance,
         )
         if not self._append:
-            progress.begin("ledger rows")
-            report.ledger_rows = self._reader.all_entries(self._spill, progress.told)
-        progress.begin("rows")
-        report.rows = self._reader.all_rows(self._spill, progress.told)
-        self._spill.index()
+            steps.begin("ledger rows")
+            report.ledger_rows = self._reader.all_entries(self._workspace, steps.advance)
+        steps.begin("rows")
+        report.rows = self._reader.all_rows(self._workspace, steps.advance)
+        self._workspace.index()
 
     def _compare(self) -> None:
-        self.progress.begin("documents compared")
+        self._steps.begin("documents compared")
         outcomes: Counter[str] = Counter()
-        for bucket in self._spill.buckets():
+        for bucket in self._workspace.buckets():
             suspects = []
-            for stored in bucket:
-                if not self._is_judged(stored):
+            for document in bucket:
+                if not self._in_span(document):
                     continue
-                verdict = self._judge(stored)
-                outcomes[verdict.outcome] += 1
-                self.report.other_chunking += verdict.unread_chunking
-                if verdict.outcome == "problem":
-                    suspects.append(stored.key)
-            self._spill.suspect(suspects)
-            self.progress.told(len(bucket))
+                finding = self._compare_one(document)
+                outcomes[finding.outcome] += 1
+                self.report.other_chunking += finding.unread_chunking
+                if finding.outcome == "problem":
+                    suspects.append(document.key)
+            self._workspace.suspect(suspects)
+            self._steps.advance(len(bucket))
         self.report.documents = dict(sorted(outcomes.items()))
 
-    def _is_judged(self, stored: StoredDocument) -> bool:
-        """Whether the document is in the range: its newest record is."""
+    def _in_span(self, document: StoredDocument) -> bool:
+        """Whether the document's newest record is in the span."""
         if self._span.times is None and not self._append:
             return True
-        positions = [operation.position for operation in stored.operations]
+        positions = [operation.position for operation in document.operations]
         if self._append and not positions:
-            positions = [row.position for row in stored.rows]
-            if any(self._view.where(position) != "here" for position in positions):
+            positions = [row.position for row in document.rows]
+            if any(self._scope.where(position) != "here" for position in positions):
                 return False
-        judged = self._span.judged
-        return bool(positions) and all(at.offset < judged.get(at[:2], 0) for at in positions)
+        ends = self._span.compared
+        return bool(positions) and all(position.offset < ends.get(position[:2], 0) for position in positions)
 
-    def _judge(self, stored: StoredDocument) -> Finding:
-        return compare_document(last_word(stored.operations), stored.entry, stored.rows, self._view)
+    def _compare_one(self, document: StoredDocument) -> Finding:
+        return compare_document(ExpectedState.of(document.operations), document.entry, document.rows, self._scope)
 
-    # --- the second look ---------------------------------------------------------------------------------------------
+    # --- the second pass ---------------------------------------------------------------------------------------------
 
-    def _look_again(self) -> None:
-        for group in self._spill.suspects(_LOOKS):
-            self._take(self._reader.again(group), {each.key: each for each in group})
-            self.progress.told(len(group))
+    def _compare_again(self) -> None:
+        for group in self._workspace.suspects(_SECOND_PASS_DOCUMENTS):
+            self._replace_findings(self._reader.again(group), {document.key: document for document in group})
+            self._steps.advance(len(group))
 
-    def _take(self, documents: Sequence[StoredDocument], before: Mapping[bytes, StoredDocument]) -> None:
-        """Keep as findings what is still wrong; forget the others."""
-        self._spill.clear(each.key for each in documents)
-        wrong = []
-        for stored in documents:
-            verdict = self._judge(stored)
-            if verdict.problems:
-                wrong.append(stored.key)
-                told = [(p.kind, self._told(before[stored.key], stored, verdict, p)) for p in verdict.problems]
-                self._spill.add_findings((stored.key, kind, finding) for kind, finding in told)
+    def _replace_findings(self, documents: Sequence[StoredDocument], before: Mapping[bytes, StoredDocument]) -> None:
+        """Report the documents that still have problems, and forget the others."""
+        self._workspace.clear(document.key for document in documents)
+        suspects = []
+        for document in documents:
+            finding = self._compare_one(document)
+            if finding.problems:
+                suspects.append(document.key)
+                reported = _reported(before[document.key].name, document, finding)
+                self._workspace.add_findings((document.key, problem["kind"], problem) for problem in reported)
             else:
-                self._count(verdict.outcome)
-        self._spill.suspect(wrong)
+                self._count(finding.outcome)
+        self._workspace.suspect(suspects)
 
-    def _told(
-        self, before: StoredDocument, stored: StoredDocument, verdict: Finding, problem: Problem
-    ) -> dict[str, Any]:
-        tenant, doc_id = before.name
-        position = verdict.wanted.position if verdict.wanted is not None else NOWHERE
-        if position == NOWHERE:
-            named = [stored.entry.position] if stored.entry is not None else []
-            position = max([*named, *(row.position for row in stored.rows)], default=Position("", -1, -1))
-        known = position != NOWHERE
-        return {
+    def _leave_out_keys_in_flight(self) -> None:
+        """Leave out documents with a record that the group had not committed at the start: a worker may write them."""
+        ends = topic_ranges(self._settings.kafka, self._settings.kafka.topics)
+        ahead = {name: (end, max(end, ends[name][1])) for name, (_, end) in self._span.read.items() if name in ends}
+        self._steps.begin("records behind the end", sum(end - start for start, end in ahead.values()))
+        for keys in keys_in_flight(self._settings.kafka, ahead, self._decision, self._workspace, append=self._append):
+            self._workspace.clear(keys)
+            self._count("changing", len(keys))
+
+    def _count(self, outcome: str, count: int = 1) -> None:
+        self.report.documents[outcome] = self.report.documents.get(outcome, 0) + count
+
+    # --- repair ------------------------------------------------------------------------------------------------------
+
+    def _repair(self, repairer: Repairer) -> None:
+        before = self._workspace.count("suspects")
+        self._steps.begin("documents repaired", before)
+        for group in self._workspace.suspects(repairer.batch):
+            fresh = self._reader.again(group)
+            refused = repairer.repair([(document, self._compare_one(document)) for document in fresh], self._scope)
+            for reason in refused.values():
+                self.report.refused[reason] = self.report.refused.get(reason, 0) + 1
+            self._replace_findings(self._reader.again(group), {document.key: document for document in group})
+            self._steps.advance(len(group))
+        repairer.finish()
+        remaining = self._workspace.count("suspects")
+        self.report.repaired = before - remaining
+        log.info("audit.repaired", documents=self.report.repaired, remaining=remaining)
+
+
+def _reported(name: Key, document: StoredDocument, finding: Finding) -> list[dict[str, Any]]:
+    """The problems of a finding as the report holds them."""
+    tenant, doc_id = name
+    position = finding.expected.position if finding.expected is not None else NOWHERE
+    if position == NOWHERE:
+        named = [document.entry.position] if document.entry is not None else []
+        position = max([*named, *(row.position for row in document.rows)], default=NOWHERE)
+    known = position != NOWHERE
+    return [
+        {
             "kind": problem.kind,
             "doc_id": doc_id,
             "tenant": tenant,
@@ -296,33 +300,7 @@ class Audit:
             "offset": position.offset if known else None,
             "milvus_partitions": list(problem.milvus_partitions),
             "what": problem.sentence,
-            "mendable": problem.mendable and verdict.wanted is not None,
+            "repairable": problem.repairable and finding.expected is not None,
         }
-
-    def _leave_out_what_moves(self) -> None:
-        """Documents with a record that the group had not committed at the start: a worker may be writing them."""
-        ends = topic_ranges(self._settings.kafka, self._settings.kafka.topics)
-        ahead = {name: (end, max(end, ends[name][1])) for name, (_, end) in self._span.read.items() if name in ends}
-        self.progress.begin("records behind the end", sum(end - start for start, end in ahead.values()))
-        for keys in moving(self._settings.kafka, ahead, self._acceptance, self._spill, append=self._append):
-            self._spill.clear(keys)
-            self._count("changing", len(keys))
-
-    def _count(self, outcome: str, count: int = 1) -> None:
-        self.report.documents[outcome] = self.report.documents.get(outcome, 0) + count
-
-    # --- repair ------------------------------------------------------------------------------------------------------
-
-    def _mend(self, mender: Repairer) -> None:
-        wrong = self._spill.count("suspects")
-        self.progress.begin("documents mended", wrong)
-        for group in self._spill.suspects(mender.batch):
-            fresh = self._reader.again(group)
-            refused = mender.mend([(each, self._judge(each)) for each in fresh], self._view)
-            for reason in refused.values():
-                self.report.refused[reason] = self.report.refused.get(reason, 0) + 1
-            self._take(self._reader.again(group), {each.key: each for each in group})
-            self.progress.told(len(group))
-        mender.finish()
-        self.report.mended = wrong - self._spill.count("suspects")
-        log.info("audit.mended", documents=self.report.mended, left=self._spill.count("suspects"))
+        for problem in finding.problems
+    ]

@@ -1,4 +1,4 @@
-"""What an audit looks at: which records, up to where, and which documents it judges."""
+"""The span of an audit: which records it reads, and which documents it compares."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from pipeline.records import KafkaPartition, Position
 
 @dataclass(frozen=True, slots=True)
 class AuditSpan:
-    """The records of an audit, fixed at its start."""
+    """The span of an audit in each Kafka partition, fixed at its start."""
 
     group_id: str
     times: ReplayTimes | None
     read: Mapping[KafkaPartition, tuple[int, int]]
     """Offsets [start, end) by Kafka partition: from `--from`, or the beginning, to what the group has committed."""
-    judged: Mapping[KafkaPartition, int]
-    """Documents are judged whose newest record is before this offset: the first at or after `--to`, or the end."""
+    compared: Mapping[KafkaPartition, int]
+    """Documents are compared if their newest record is before this offset: the first at or after `--to`, or the end."""
     waiting: int
-    """Records that the group has not committed yet; documents they belong to may be changing."""
+    """Records that the group has not committed yet; their documents may be changing."""
     compacted: frozenset[str]
     topic_ids: Mapping[str, str]
 
@@ -40,42 +40,49 @@ class AuditSpan:
 
 
 def audit_span(kafka: KafkaSettings, times: ReplayTimes | None) -> AuditSpan:
-    """Look up offsets and commits. Raises UsageError for a missing topic or a group without commits, Unavailable."""
+    """The span of an audit. Raises UsageError for a missing topic or a group without commits, Unavailable."""
     lags = group_lag(kafka)
     if all(lag.committed is None for lag in lags):
         raise UsageError(
             f"group {kafka.group_id} has committed nothing on {', '.join(kafka.topics)}, so there is nothing to audit: "
             "check kafka.group_id, or let an ingest worker read the topics first"
         )
-    names = {(lag.topic, lag.partition): lag for lag in lags}
-    ends = {name: max(lag.start, min(lag.end, lag.committed or 0)) for name, lag in names.items()}
-    starts = {name: lag.start for name, lag in names.items()}
-    judged = ends
+    by_partition = {(lag.topic, lag.partition): lag for lag in lags}
+    ends = {name: max(lag.start, min(lag.end, lag.committed or 0)) for name, lag in by_partition.items()}
+    starts = {name: lag.start for name, lag in by_partition.items()}
+    compared = ends
     if times is not None:
         first, after = (offsets_at(kafka, kafka.topics, at) for at in (times.from_ms, times.to_ms))
-        starts = {name: max(starts[name], first.get(name, ends[name])) for name in names}
-        judged = {name: min(ends[name], after.get(name, ends[name])) for name in names}
-    facts = topic_facts(kafka, kafka.topics)
-    there = {name: each for name, each in facts.items() if isinstance(each, TopicFacts)}
+        starts = {name: max(start, first.get(name, ends[name])) for name, start in starts.items()}
+        compared = {name: min(end, after.get(name, end)) for name, end in ends.items()}
+    compacted, topic_ids = _topics(kafka)
     return AuditSpan(
         group_id=kafka.group_id,
         times=times,
         read={name: (min(starts[name], end), end) for name, end in ends.items()},
-        judged=judged,
-        waiting=sum(max(0, lag.end - ends[name]) for name, lag in names.items()),
-        compacted=frozenset(name for name, each in there.items() if each.compacted),
-        topic_ids={name: each.topic_id for name, each in there.items()},
+        compared=compared,
+        waiting=sum(max(0, lag.end - ends[name]) for name, lag in by_partition.items()),
+        compacted=compacted,
+        topic_ids=topic_ids,
     )
 
 
+def _topics(kafka: KafkaSettings) -> tuple[frozenset[str], dict[str, str]]:
+    """The compacted ones of the topics, and the ids of all."""
+    facts = topic_facts(kafka, kafka.topics)
+    existing = {name: topic for name, topic in facts.items() if isinstance(topic, TopicFacts)}
+    compacted = frozenset(name for name, topic in existing.items() if topic.compacted)
+    return compacted, {name: topic.topic_id for name, topic in existing.items()}
+
+
 def dead_letters(kafka: KafkaSettings, topic: str, span: AuditSpan) -> Iterator[Position]:
-    """Positions of records in the range that stand in the dead-letter topic, none where there is no such topic."""
+    """Positions of records of the span that are in the dead-letter topic; none where there is no such topic."""
     if not isinstance(topic_facts(kafka, (topic,))[topic], TopicFacts):
         return
     for record in read_range(kafka, topic_ranges(kafka, (topic,))):
-        letter = decode_dead_letter(record)
-        if letter.partition is None or letter.offset is None:
+        dead_letter = decode_dead_letter(record)
+        if dead_letter.partition is None or dead_letter.offset is None:
             continue
-        start, end = span.read.get((letter.topic, letter.partition), (0, 0))
-        if start <= letter.offset < end:
-            yield Position(letter.topic, letter.partition, letter.offset)
+        start, end = span.read.get((dead_letter.topic, dead_letter.partition), (0, 0))
+        if start <= dead_letter.offset < end:
+            yield Position(dead_letter.topic, dead_letter.partition, dead_letter.offset)

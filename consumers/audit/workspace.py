@@ -1,7 +1,6 @@
-"""What an audit has read, in a temporary file: operations, rows and ledger rows by document, no texts.
+"""The workspace of an audit: operations, rows and ledger rows by document, without texts, in a temporary SQLite file.
 
-SQLite in a folder of its own, removed at the end; it takes some 0.5 KB a record, row and ledger row where Python's
-temporary files are (the environment's TMPDIR).
+It takes some 0.5 KB a record, row and ledger row, in a temporary folder (TMPDIR) that is removed at the end.
 """
 
 import sqlite3
@@ -15,17 +14,15 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
-from pipeline.audit.expected_state import ExpectedWrite
-from pipeline.audit.findings import StoredRow
+from pipeline.audit import ExpectedWrite, StoredRow
 from pipeline.errors import MilvusStreamError
-from pipeline.records import Position
-from pipeline.store.writing.ledger import entry_row, row_entry
-from pipeline.store.writing.protocol import Entry, Key
+from pipeline.records import VECTOR_FIELD, Position
+from pipeline.store import Entry, Key, entry_row, row_entry
 
 T = TypeVar("T")
 
 BUCKET_DOCUMENTS = 10_000
-"""Documents compared at a time: what an audit holds in memory does not depend on how many there are."""
+"""Documents compared at a time, which bounds the memory of an audit."""
 _KEYS = 2**32
 _DIGEST = 8
 _CACHE_KIB = 64 * 1024
@@ -35,16 +32,16 @@ CREATE TABLE operations (key BLOB, source INT, at INT, time INT, doc_id TEXT, te
 CREATE TABLE rows (key BLOB, id TEXT, place INT, chunk INT, text BLOB, row TEXT, source INT, at INT,
                    doc_id TEXT, tenant TEXT, copies INT DEFAULT 1);
 CREATE TABLE entries (key BLOB, entry BLOB);
-CREATE TABLE letters (source INT, at INT, PRIMARY KEY (source, at)) WITHOUT ROWID;
+CREATE TABLE dead_letters (source INT, at INT, PRIMARY KEY (source, at)) WITHOUT ROWID;
 CREATE TABLE suspects (key BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE findings (key BLOB, kind TEXT, told BLOB);
+CREATE TABLE findings (key BLOB, kind TEXT, finding BLOB);
 """
 _INDEXES = ("operations", "rows", "entries")
 
 
 @dataclass(slots=True)
 class StoredDocument:
-    """Everything known of one document."""
+    """One document: the operations of its records, its ledger entry and its rows."""
 
     key: bytes
     operations: list[ExpectedWrite] = field(default_factory=list)
@@ -62,7 +59,7 @@ class StoredDocument:
 
 
 class _Numbers(Generic[T]):
-    """A small number for each of a few values."""
+    """Small numbers for a few different values, in the order of their first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[T, int] = {}
@@ -77,12 +74,12 @@ class _Numbers(Generic[T]):
 
 
 class AuditWorkspace:
-    """The temporary file; one thread. Raises MilvusStreamError where it cannot be written."""
+    """The temporary file, for one thread. Raises MilvusStreamError where it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = sqlite3.connect(folder / "audit.sqlite", isolation_level=None)
-        # It is read by this process only and never after it: nothing needs to survive a crash.
+        # Only this process reads the file, so nothing needs to survive a crash.
         for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}", "temp_store = FILE"):
             self._file.execute(f"PRAGMA {pragma}")
         self._file.executescript(_TABLES)
@@ -97,31 +94,31 @@ class AuditWorkspace:
     # --- what was read -----------------------------------------------------------------------------------------------
 
     def add_operations(self, operations: Iterable[tuple[bytes, ExpectedWrite]]) -> None:
-        """Operations by the digest of their document."""
+        """Add operations by the digest of their document."""
         self._insert(
             "operations",
             12,
             (
                 (
                     key,
-                    self._sources.of(each.position[:2]),
-                    each.position.offset,
-                    each.timestamp_ms,
-                    each.key[1],
-                    each.key[0],
-                    each.version,
-                    each.certain,
-                    each.event_time,
-                    each.content_hash,
-                    each.row_hash,
-                    b"".join(each.chunks),
+                    self._sources.of(operation.position[:2]),
+                    operation.position.offset,
+                    operation.timestamp_ms,
+                    operation.key[1],
+                    operation.key[0],
+                    operation.version,
+                    operation.certain,
+                    operation.event_time,
+                    operation.content_hash,
+                    operation.row_hash,
+                    b"".join(operation.chunks),
                 )
-                for key, each in operations
+                for key, operation in operations
             ),
         )
 
     def add_rows(self, rows: Iterable[tuple[bytes, StoredRow]]) -> None:
-        """Rows by the digest of their document."""
+        """Add rows by the digest of their document."""
         self._insert(
             "rows",
             11,
@@ -144,25 +141,25 @@ class AuditWorkspace:
         )
 
     def add_entries(self, entries: Iterable[tuple[bytes, Entry]]) -> None:
-        """Ledger rows by the digest of their document."""
+        """Add ledger rows by the digest of their document."""
         self._insert("entries", 2, ((key, _packed(entry)) for key, entry in entries))
 
-    def add_letters(self, positions: Iterable[Position]) -> None:
-        """Positions of records that stand in the dead-letter topic."""
+    def add_dead_letters(self, positions: Iterable[Position]) -> None:
+        """Add positions of records that are in the dead-letter topic."""
         numbers = ((self._sources.of(position[:2]), position.offset) for position in positions)
-        self._insert("letters", 2, numbers)
+        self._insert("dead_letters", 2, numbers)
 
     def forget_rows(self, milvus_partition: str) -> None:
-        """The rows of this Milvus partition are read anew."""
+        """Remove the rows of a Milvus partition, which is read again."""
         with self._writing():
             self._file.execute("DELETE FROM rows WHERE place = ?", (self._places.of(milvus_partition),))
 
     def suspect(self, keys: Iterable[bytes]) -> None:
-        """Documents to be looked at again."""
+        """Mark documents to be compared a second time."""
         self._insert("suspects", 1, ((key,) for key in keys))
 
     def clear(self, keys: Iterable[bytes]) -> None:
-        """Nothing is wrong with these documents, or nothing that can be told now."""
+        """Remove marks and findings of documents."""
         values = [(key,) for key in keys]
         with self._writing():
             self._file.execute("CREATE INDEX IF NOT EXISTS findings_key ON findings (key)")
@@ -170,11 +167,11 @@ class AuditWorkspace:
                 self._file.executemany(f"DELETE FROM {table} WHERE key = ?", values)  # noqa: S608 - our own names
 
     def add_findings(self, findings: Iterable[tuple[bytes, str, Mapping[str, Any]]]) -> None:
-        """What is wrong, by document and kind, as it will be told."""
-        self._insert("findings", 3, ((key, kind, orjson.dumps(told)) for key, kind, told in findings))
+        """Add findings by document and kind, as they will be reported."""
+        self._insert("findings", 3, ((key, kind, orjson.dumps(finding)) for key, kind, finding in findings))
 
     def index(self) -> None:
-        """Everything was added: make it ready to be read by document."""
+        """Make the file ready to be read by document, after everything was added."""
         with self._writing():
             for name in _INDEXES:
                 self._file.execute(f"CREATE INDEX IF NOT EXISTS {name}_key ON {name} (key)")
@@ -182,11 +179,11 @@ class AuditWorkspace:
     # --- by document -------------------------------------------------------------------------------------------------
 
     def count(self, table: str) -> int:
-        """Rows of one of the tables."""
+        """The number of rows in one of the tables."""
         return int(self._file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own names
 
     def buckets(self) -> Iterator[list[StoredDocument]]:
-        """All documents, some thousand at a time, by the beginning of their digest."""
+        """All documents in buckets of some thousand, by the beginning of their digest."""
         most = max(self.count(name) for name in _INDEXES)
         parts = max(1, -(-most // BUCKET_DOCUMENTS))
         edges = [(number * _KEYS // parts).to_bytes(4, "big") for number in range(1, parts)]
@@ -194,53 +191,52 @@ class AuditWorkspace:
             yield self._load("key >= ? AND key < ?", (low, high))
 
     def suspects(self, size: int) -> Iterator[list[StoredDocument]]:
-        """The documents to be looked at again, as they were read the first time."""
+        """The marked documents in groups of up to `size`, as they were read the first time."""
         after = b""
         while True:
             where = "SELECT key FROM suspects WHERE key > ? ORDER BY key LIMIT ?"
             keys = [row[0] for row in self._file.execute(where, (after, size))]
             if not keys:
                 return
-            known = {each.key: each for each in self._load(f"key IN ({','.join('?' * len(keys))})", keys)}
-            yield list(known.values())
+            yield self._load(f"key IN ({','.join('?' * len(keys))})", keys)
             after = keys[-1]
 
     def kinds(self) -> dict[str, int]:
-        """Findings by kind."""
+        """The number of findings by kind."""
         return dict(self._file.execute("SELECT kind, count(*) FROM findings GROUP BY kind"))
 
     def findings(self, limit: int) -> list[dict[str, Any]]:
         """The first findings, by document."""
-        found = self._file.execute("SELECT told FROM findings ORDER BY key, kind LIMIT ?", (limit,))
-        return [orjson.loads(told) for (told,) in found]
+        rows = self._file.execute("SELECT finding FROM findings ORDER BY key, kind LIMIT ?", (limit,))
+        return [orjson.loads(finding) for (finding,) in rows]
 
     def suspected(self, keys: Collection[bytes]) -> set[bytes]:
-        """Those of the keys that are to be looked at again."""
+        """Those of the documents that are marked."""
         where = f"SELECT key FROM suspects WHERE key IN ({','.join('?' * len(keys))})"  # noqa: S608 - only marks
         return {row[0] for row in self._file.execute(where, tuple(keys))}
 
     def _load(self, where: str, values: Sequence[Any]) -> list[StoredDocument]:
-        found: defaultdict[bytes, StoredDocument] = defaultdict(lambda: StoredDocument(b""))
-        lettered = "EXISTS (SELECT 1 FROM letters l WHERE l.source = o.source AND l.at = o.at)"
-        for row in self._file.execute(f"SELECT o.*, {lettered} FROM operations o WHERE {where}", values):  # noqa: S608
-            found[row[0]].operations.append(self._wanted(row))
+        documents: defaultdict[bytes, StoredDocument] = defaultdict(lambda: StoredDocument(b""))
+        is_dead_letter = "EXISTS (SELECT 1 FROM dead_letters d WHERE d.source = o.source AND d.at = o.at)"
+        for row in self._file.execute(f"SELECT o.*, {is_dead_letter} FROM operations o WHERE {where}", values):  # noqa: S608
+            documents[row[0]].operations.append(self._operation(row))
         for row in self._file.execute(f"SELECT * FROM rows WHERE {where}", values):  # noqa: S608
-            found[row[0]].rows.append(self._row(row))
+            documents[row[0]].rows.append(self._row(row))
         for key, entry in self._file.execute(f"SELECT * FROM entries WHERE {where}", values):  # noqa: S608
-            found[key].entry = row_entry(orjson.loads(entry))
-        for key, stored in found.items():
-            stored.key = key
-        return list(found.values())
+            documents[key].entry = row_entry(orjson.loads(entry))
+        for key, document in documents.items():
+            document.key = key
+        return list(documents.values())
 
-    def _wanted(self, row: Sequence[Any]) -> ExpectedWrite:
-        _, source, at, time, doc_id, tenant, version, certain, event_time, content, row_hash, chunks, lettered = row
+    def _operation(self, row: Sequence[Any]) -> ExpectedWrite:
+        _, source, at, time, doc_id, tenant, version, certain, event_time, content, row_hash, chunks, is_dead = row
         return ExpectedWrite(
             position=self._position(source, at),
             timestamp_ms=time,
             key=(tenant, doc_id),
             version=version,
             # A record in the dead-letter topic was rejected, but a replay may have accepted it since.
-            certain=bool(certain) and not lettered,
+            certain=bool(certain) and not is_dead,
             event_time=event_time,
             content_hash=content,
             row_hash=row_hash,
@@ -275,15 +271,15 @@ class AuditWorkspace:
 
 @contextmanager
 def open_workspace() -> Iterator[AuditWorkspace]:
-    """A temporary file, gone afterwards."""
+    """A workspace that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="milvus-stream-audit-") as folder:
-        made = AuditWorkspace(Path(folder))
+        workspace = AuditWorkspace(Path(folder))
         try:
-            yield made
+            yield workspace
         finally:
-            made.close()
+            workspace.close()
 
 
 def _packed(entry: Entry) -> bytes:
     row = entry_row(entry)
-    return orjson.dumps({name: value for name, value in row.items() if name != "vector"})
+    return orjson.dumps({name: value for name, value in row.items() if name != VECTOR_FIELD})

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from consumers.audit.job import AuditReport
 from consumers.cli.doctor.findings import FOUND_PROBLEMS
 from consumers.cli.output import printable, stderr, stdout, table
+from consumers.cli.progress import progress_line
 from consumers.config import Settings
 from consumers.replay.plan import replay_times
 from consumers.wiring import audit as audit_wiring
@@ -17,21 +18,25 @@ _DOCUMENTS: Mapping[str, str] = {
     "unverifiable": "cannot be checked: their records have left the topic, or their Milvus partition is not loaded",
     "undecided": "whose records may have been rejected or pruned, and of which nothing is stored",
     "pruned": "whose Milvus partition was dropped",
-    "changing": "being written by a worker meanwhile",
+    "changing": "being written by a worker",
 }
 
 
 def run(settings: Settings, from_: str | None, to: str | None, *, repair: bool, limit: int) -> AuditReport:
-    """Audit, and with `repair` mend. See `Audit.run` for the errors; UsageError also for a bad range."""
+    """Audit, and with `repair` repair. Raises what `Audit.run` raises, and UsageError for a bad range."""
     if (from_ is None) != (to is None):
         raise UsageError("--from and --to belong together: give both, or none for everything in the topics")
     times = None if from_ is None or to is None else replay_times(from_, to)
     with (
         wiring.embedder(settings) as model,
         wiring.milvus(settings) as api,
-        audit_wiring.audit(settings, times, api, model, repair=repair, limit=limit) as (audit, mender),
+        progress_line() as line,
+        audit_wiring.audit(settings, times, api, model, repair=repair, limit=limit, on_progress=line) as (
+            audit,
+            repairer,
+        ),
     ):
-        return audit.run(mender)
+        return audit.run(repairer)
 
 
 def exit_code(report: AuditReport) -> int:
@@ -54,8 +59,8 @@ def show(report: AuditReport) -> None:
         else []
     )
     rows += [(f"findings: {kind}", count) for kind, count in report.kinds.items() if count]
-    rows += [("documents mended", report.mended)] if report.mended is not None else []
-    rows += [(f"not mended: {reason}", count) for reason, count in sorted(report.refused.items())]
+    rows += [("documents repaired", report.repaired)] if report.repaired is not None else []
+    rows += [(f"not repaired: {reason}", count) for reason, count in sorted(report.refused.items())]
     console.print(table(("", f"{report.collection}, group {report.group}"), rows))
     for found in report.findings:
         at = "-" if found["topic"] is None else f"{found['topic']}/{found['partition']}/{found['offset']}"

@@ -14,8 +14,7 @@ from consumers.config import Settings
 from consumers.kafka import group_lag
 from consumers.wiring import common as wiring
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, NotLoaded, UsageError
-from pipeline.store import MilvusServerApi
-from pipeline.store.collection.schema import check_collection_name, ledger_name, read_ledger_of
+from pipeline.store import MilvusServerApi, check_collection_name, ledger_name, read_ledger_of
 
 _NEAREST = 3
 

@@ -16,10 +16,7 @@ from consumers.dead_letters.uncommitted_tail import Committed
 from consumers.kafka import KafkaSettings, TopicFacts, group_lag, topic_facts
 from consumers.wiring import common as wiring
 from pipeline.records import KafkaPartition
-from pipeline.store import WritePolicy, open_ledger
-from pipeline.store.collection.schema import ledger_name
-from pipeline.store.writing.ledger import STALENESS_S, Ledger
-from pipeline.store.writing.protocol import Entry, Key
+from pipeline.store import STALENESS_S, Entry, Key, Ledger, WritePolicy, ledger_name, open_ledger
 
 _SHOWN = 20
 _WORDS: Mapping[Outcome, str] = {

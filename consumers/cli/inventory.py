@@ -7,10 +7,16 @@ from typing import Any
 
 from consumers.cli.output import utc
 from pipeline.errors import NotLoaded
-from pipeline.store import MilvusServerApi
-from pipeline.store.collection.schema import ledger_name, read_ledger_of, read_stamp
-from pipeline.store.milvus.api import CollectionInfo
-from pipeline.store.partitions import DEFAULT_PARTITION, in_order, interval
+from pipeline.store import (
+    DEFAULT_PARTITION,
+    CollectionInfo,
+    MilvusServerApi,
+    in_order,
+    interval,
+    ledger_name,
+    read_ledger_of,
+    read_stamp,
+)
 
 _COUNTS_AT_A_TIME = 8
 """A strong count waits 0.2 s for the server's time tick; waiting together costs nothing."""
@@ -65,8 +71,7 @@ def own_collections(api: MilvusServerApi) -> list[OwnCollection]:
 def partition_rows(api: MilvusServerApi, collection: str) -> list[PartitionRows]:
     """Rows of each Milvus partition, the earliest first; `_default` only where it holds any or is the only one."""
     names = in_order(api.partitions(collection))
-    # Lite searches everything, whatever it says about its load state after a restart.
-    loaded = set(names if api.server.lite else api.loaded_partitions(collection))
+    loaded = set(api.loaded_partitions(collection))
 
     def count(name: str) -> PartitionRows:
         try:

@@ -18,7 +18,7 @@ from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, group_lag
 from consumers.wiring import common as wiring
 from pipeline.errors import MilvusStreamError, Unavailable
 from pipeline.records import KafkaPartition
-from pipeline.store.collection.schema import read_stamp
+from pipeline.store import read_stamp
 
 ANSWER_MS = 10_000
 """A command someone waits for gives a broker less time to answer than a worker does."""

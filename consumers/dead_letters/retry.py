@@ -31,7 +31,7 @@ from consumers.dead_letters.uncommitted_tail import Committed, Progress, Uncommi
 from consumers.kafka import DeadLetter, KafkaSettings, decode_dead_letter, read_range, records_at
 from pipeline.intake import Decoder
 from pipeline.records import KafkaPartition, Position, Rejected
-from pipeline.store.writing.protocol import Entry, Key
+from pipeline.store import Entry, Key
 
 log = structlog.get_logger(__name__)
 

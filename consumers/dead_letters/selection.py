@@ -10,7 +10,7 @@ from consumers.kafka import DeadLetter
 from pipeline.errors import UsageError
 from pipeline.intake import Decoder
 from pipeline.records import Delete, Position, Put, Rejected, SourceRecord
-from pipeline.store.writing.protocol import Entry
+from pipeline.store import Entry
 
 _FILTERS = ("reason", "stage", "topic")
 

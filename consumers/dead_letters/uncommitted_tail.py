@@ -9,7 +9,7 @@ from consumers.dead_letters.selection import requested_operation, superseded
 from consumers.kafka import KafkaSettings, read_range
 from pipeline.intake import Decoder
 from pipeline.records import Delete, KafkaPartition, Position
-from pipeline.store.writing.protocol import Entry, Key, final
+from pipeline.store import Entry, Key, final
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how many."""

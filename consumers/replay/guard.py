@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, EmbeddedPut
-from pipeline.store import Applied, Vectors, WritePlan, Writer
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.protocol import Change, Entry, comparable
+from pipeline.store import Applied, Change, Entry, Ledger, Vectors, WritePlan, Writer, comparable
 
 _ATTEMPTS = 5
 
@@ -53,7 +51,7 @@ class GuardedWriter:
                 else:
                     kept.append(operation)
             plan = self._writer.plan(kept)
-            if not plan.held or not active:
+            if not plan.in_flight or not active:
                 return replace(plan, unchanged=plan.unchanged + left, stale=plan.stale + stale)
             # A worker may have begun with the document since the look: its row is pending now, or newer.
             self._writer.apply(plan.without(lambda _: True), ())
@@ -67,7 +65,7 @@ class GuardedWriter:
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """See Writer.apply. Raises UsageError when workers have been started since the plan."""
-        if plan.held and self._active():
+        if plan.in_flight and self._active():
             raise _raced(plan)
         return self._writer.apply(plan, puts)
 
@@ -90,7 +88,7 @@ def _raced(plan: WritePlan) -> UsageError:
     change: list[Change] = [*plan.to_embed, *plan.deletes, *plan.advances]
     topic, partition, offset = change[0].position if change else ("", 0, 0)
     return UsageError(
-        f"{len(plan.held)} documents of a batch would change in the live collection (the first by "
+        f"{len(plan.in_flight)} documents of a batch would change in the live collection (the first by "
         f"{topic}/{partition}/{offset}: another chunking or mapping, or a record rejected before), while ingest "
         "workers write it: a newer version could be undone. Stop the workers and start this replay again (it goes on "
         "where it stopped), or replay --into another collection"

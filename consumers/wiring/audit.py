@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from consumers.audit.job import Audit, AuditSettings
+from consumers.audit.job import Audit, AuditSettings, OnProgress
 from consumers.audit.reading import ReplayedDecision
 from consumers.audit.repair import Repairer
 from consumers.audit.workspace import open_workspace
@@ -20,9 +20,16 @@ from pipeline.store import MilvusPartitions, MilvusServerApi, open_collection, o
 
 @contextmanager
 def audit(
-    settings: Settings, times: ReplayTimes | None, api: MilvusServerApi, model: Embedder, *, repair: bool, limit: int
+    settings: Settings,
+    times: ReplayTimes | None,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    repair: bool,
+    limit: int,
+    on_progress: OnProgress,
 ) -> Iterator[tuple[Audit, Repairer | None]]:
-    """An audit, and with `repair` what mends; opens the collection as it is. Raises NotFound where there is none."""
+    """An audit, and with `repair` its repairer. Opens the existing collection; raises NotFound where there is none."""
     name, append = settings.milvus.collection, settings.mode == "append"
     open_collection(
         api, name, asdict(model.stamp), model.stamp.dimension, wiring.index_settings(settings), create=False
@@ -32,15 +39,15 @@ def audit(
     kafka, cutter = wiring.kafka_settings(settings), wiring.chunker(settings, model)
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
-    acceptance = ReplayedDecision(wiring.decoder(settings), settings.partitioning.by, skew_ms, now_ms)
+    decision = ReplayedDecision(wiring.decoder(settings), settings.partitioning.by, skew_ms, now_ms)
     kept = settings.milvus.tombstone_retention
-    mender = None
+    repairer = None
     if repair:
-        mender = Repairer(
+        repairer = Repairer(
             kafka,
             api,
             name,
-            acceptance=acceptance,
+            decision=decision,
             chunker=cutter,
             model=model,
             writer=lambda ledger: ingest_wiring.writer_into(settings, api, model, MilvusPartitions(api, name), ledger),
@@ -58,5 +65,8 @@ def audit(
         deletes_kept_from_ms=0 if kept is None else now_ms - round(kept.total_seconds() * 1000),
         limit=limit,
     )
-    with open_workspace() as file:
-        yield Audit(what, times, api, acceptance=acceptance, chunker=cutter, spill=file), mender
+    with open_workspace() as workspace:
+        yield (
+            Audit(what, times, api, decision=decision, chunker=cutter, workspace=workspace, on_progress=on_progress),
+            repairer,
+        )

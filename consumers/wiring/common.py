@@ -24,9 +24,10 @@ from pipeline.store import (
     FlushPolicy,
     IndexSettings,
     MilvusServerApi,
+    Observer,
     check_model,
+    unobserved,
 )
-from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.telemetry import QueryMetrics
 
 log = structlog.get_logger(__name__)

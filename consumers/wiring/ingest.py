@@ -44,9 +44,13 @@ from pipeline.ingest import (
 )
 from pipeline.records import Receipt
 from pipeline.store import (
+    STALENESS_S,
     AppendWriter,
+    Flusher,
     FlushGovernor,
+    FlushMarker,
     FlushPolicy,
+    Ledger,
     MilvusPartitions,
     MilvusServerApi,
     SweepPolicy,
@@ -55,12 +59,10 @@ from pipeline.store import (
     WritePolicy,
     Writer,
     holds_topic,
+    ledger_name,
     open_collection,
     open_ledger,
 )
-from pipeline.store.collection.schema import ledger_name
-from pipeline.store.flushing.shared_marker import FlushMarker
-from pipeline.store.writing.ledger import STALENESS_S, Ledger
 from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
@@ -270,13 +272,13 @@ def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> 
         parts.receipts.put_all(receipts)
 
     first_partition = (settings.kafka.topics[0], 0)
-    return FlushGovernor(
+    flusher = Flusher(
         parts.api,
         _collections(settings),
         FlushPolicy(
             durability=settings.milvus.durability,
             interval_s=settings.milvus.flush_interval.total_seconds(),
-            rows=LITE_FLUSH_ROWS if parts.api.server.lite else None,
+            rows=LITE_FLUSH_ROWS if parts.api.server.capabilities.slow_unflushed_search else None,
         ),
         on_durable=put_durable,
         on_flush=parts.metrics.observe_flush,
@@ -284,6 +286,7 @@ def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> 
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
         leads=lambda: first_partition in fence.owned,
     )
+    return FlushGovernor(flusher)
 
 
 def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | None:

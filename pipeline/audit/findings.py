@@ -1,15 +1,21 @@
-"""What an audit looks at, what it says, and how a document is mended. Pure."""
+"""The input and the result of an audit: its scope, the stored rows, and the findings. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
 from pipeline.audit.expected_state import ExpectedWrite
-from pipeline.records import Delete, Document, KafkaPartition, Position
-from pipeline.store.partitions import DEFAULT_PARTITION, Granularity, partition_name
-from pipeline.store.writing.protocol import NOWHERE, Decision, Entry, Key, decide, final
-from pipeline.store.writing.rows import append_row_id, row_hash, row_id
+from pipeline.records import (
+    METADATA_FIELD,
+    RESERVED_NAMES,
+    ROW_FIELDS,
+    TENANT_FIELD,
+    Document,
+    KafkaPartition,
+    Position,
+)
+from pipeline.store import DEFAULT_PARTITION, Entry, Granularity, Key, append_row_id, row_hash, row_id
 
 FindingKind = Literal["missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger"]
 KINDS: tuple[FindingKind, ...] = (
@@ -25,56 +31,67 @@ KINDS: tuple[FindingKind, ...] = (
 Outcome = Literal["sound", "problem", "unverifiable", "undecided", "pruned", "changing"]
 Where: TypeAlias = Literal["here", "gone", "later"]
 
-ROW_FIELDS = ("id", "doc_id", "chunk", "text", "event_time", "kafka_topic", "kafka_partition", "kafka_offset", "$meta")
-_DECLARED = frozenset(ROW_FIELDS) | {"tenant", "vector", "sparse"}
+STORED_FIELDS = (*ROW_FIELDS, METADATA_FIELD)
+"""The columns an audit reads of a row."""
 _MOST_CHUNKS = 1_000_000
-"""No document has so many: a row with a higher number is not ours, and its footprint would be too long to delete."""
+"""No document has so many: a row with a higher number is another program's, and too many to delete by a footprint."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """One row as it was found, without its text."""
+    """One row as it was read, without its text."""
 
     id: str
     milvus_partition: str
-    """The one that was asked."""
+    """The Milvus partition that was read."""
     key: Key
     chunk: int
     text: bytes
-    """See `text_digest`."""
+    """Its `text_digest`."""
     row_hash: str
-    """Of its event time, tenant and metadata; "" where they are no metadata of ours."""
+    """Of event time, tenant and metadata; "" where they cannot be milvus-stream's."""
     position: Position
     copies: int = 1
+
+    def made_for(self, scope: "AuditScope") -> str | None:
+        """The Milvus partition that the row's id was computed for; None: milvus-stream never makes this id."""
+        if not 0 <= self.chunk < _MOST_CHUNKS:
+            return None
+        if scope.append:
+            return self.milvus_partition if self.id == append_row_id(self.position, self.chunk) else None
+        for name in (self.milvus_partition, DEFAULT_PARTITION, *scope.milvus_partitions):
+            if self.id == row_id(*self.key, self.chunk, name):
+                return name
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class AuditScope:
-    """What the audit looks at."""
+    """What an audit covers, and the settings by which documents were stored."""
 
     by: Granularity
     fingerprint: str
-    """Of model and chunking, as the ledger keeps it."""
+    """Of model and chunking, as in the ledger."""
     milvus_partitions: Collection[str]
     unloaded: Collection[str]
     """Milvus partitions that cannot be read."""
     offsets: Mapping[KafkaPartition, tuple[int, int]]
-    """Offsets [start, end) that were read of each Kafka partition; behind the end, others may be writing."""
+    """Offsets [start, end) read of each Kafka partition; records behind the end may be in work."""
     compacted: Collection[str] = ()
-    """Topics of which a record inside the range may be gone."""
+    """Topics in which a record inside the range may be gone."""
     topic_ids: Mapping[str, str] = field(default_factory=dict)
-    """As Kafka gives them: an entry with another one names a record of a topic that was deleted and made anew."""
+    """Kafka's ids: an entry with another one names a record of a topic that was deleted and created again."""
     deletes_kept_from_ms: int = 0
-    """Deletes by records with an earlier Kafka timestamp (epoch milliseconds) are forgotten in the ledger."""
+    """Deletes by records with an earlier Kafka timestamp (epoch milliseconds) have left the ledger."""
     append: bool = False
 
     def of_this_log(self, entry: Entry) -> bool:
-        """Whether the record that the ledger names stood in the topic as it is now."""
-        known = self.topic_ids.get(entry.position.topic, "")
-        return not known or not entry.topic_id or known == entry.topic_id
+        """Whether the record that the ledger names is of the topic as it exists now."""
+        topic_id = self.topic_ids.get(entry.position.topic, "")
+        return not topic_id or not entry.topic_id or topic_id == entry.topic_id
 
     def where(self, position: Position) -> Where:
-        """Whether the record was read (or would have been, if it were there), is gone from the topic, or came later."""
+        """Whether a record is in the range that was read, is gone from the topic, or came later."""
         start, end = self.offsets.get(position[:2], (0, 0))
         if position[:2] in self.offsets and position.offset >= end:
             return "later"
@@ -90,20 +107,20 @@ class Problem:
     kind: FindingKind
     sentence: str
     milvus_partitions: tuple[str, ...] = ()
-    mendable: bool = True
-    """Whether writing its last operation again puts it right."""
+    repairable: bool = True
+    """Whether writing the document's last operation again corrects it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found out about one document."""
+    """The result for one document."""
 
     outcome: Outcome
     problems: tuple[Problem, ...] = ()
-    wanted: ExpectedWrite | None = None
+    expected: ExpectedWrite | None = None
     """What should be stored."""
     unread_chunking: bool = False
-    """Its texts were not compared: they were cut by another `chunking` than the configured one."""
+    """Texts were not compared, because another `chunking` than the configured one had cut them."""
 
 
 def text_digest(text: str) -> bytes:
@@ -112,74 +129,21 @@ def text_digest(text: str) -> bytes:
 
 
 def stored_row(raw: Mapping[str, Any], milvus_partition: str, copies: int = 1) -> StoredRow:
-    """A row read with `ROW_FIELDS` from this Milvus partition, where its id stands `copies` times."""
-    tenant = raw.get("tenant")
+    """A row that was read with `STORED_FIELDS` from this Milvus partition, which holds its id `copies` times."""
+    tenant = raw.get(TENANT_FIELD)
     known_tenant = tenant if isinstance(tenant, str) else None
-    metadata = {name: value for name, value in raw.items() if name not in _DECLARED}
+    metadata = {name: value for name, value in raw.items() if name not in RESERVED_NAMES}
     try:
-        told = row_hash(Document(raw["doc_id"], "", raw["event_time"], metadata, known_tenant))
+        digest = row_hash(Document(raw["doc_id"], "", raw["event_time"], metadata, known_tenant))
     except ValueError:
-        told = ""
+        digest = ""
     return StoredRow(
         id=raw["id"],
         milvus_partition=milvus_partition,
         key=(known_tenant, raw["doc_id"]),
         chunk=raw["chunk"],
         text=text_digest(raw["text"]),
-        row_hash=told,
+        row_hash=digest,
         position=Position(raw["kafka_topic"], raw["kafka_partition"], raw["kafka_offset"]),
         copies=copies,
     )
-
-
-def origin(row: StoredRow, view: AuditScope) -> str | None:
-    """The Milvus partition that the row's id was made for; None: the id is not one of ours."""
-    if not 0 <= row.chunk < _MOST_CHUNKS:
-        return None
-    if view.append:
-        return row.milvus_partition if row.id == append_row_id(row.position, row.chunk) else None
-    for name in (row.milvus_partition, DEFAULT_PARTITION, *view.milvus_partitions):
-        if row.id == row_id(*row.key, row.chunk, name):
-            return name
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class RepairPlan:
-    """What has to be written before the document's last operation is applied again."""
-
-    intent: Entry
-    """A pending ledger row that covers every row found: the writer then deletes exactly the surplus."""
-    strays: Mapping[str, Sequence[str]]
-    """Milvus partition -> ids of ours made for another one, which no footprint can cover."""
-
-
-def mending(wanted: ExpectedWrite, entry: Entry | None, rows: Sequence[StoredRow], view: AuditScope) -> RepairPlan:
-    """How to mend a document whose last operation is `wanted`. Rows with ids that are not ours are left alone."""
-    footprint = dict(entry.footprint) if entry is not None else {}
-    strays: dict[str, list[str]] = {}
-    for row in rows:
-        made_for = origin(row, view)
-        if made_for is None:
-            continue
-        if made_for != row.milvus_partition or _stray_of_append(row, wanted, view):
-            strays.setdefault(row.milvus_partition, []).append(row.id)
-        else:
-            footprint[made_for] = max(row.chunk + 1, footprint.get(made_for, 0))
-    operation = asked(wanted)
-    if entry is None or decide(entry, operation, None, view.fingerprint) is Decision.STALE:
-        # The guard must not take the record for older than what a wrong ledger row says.
-        entry = replace(final(operation, None, {}, ""), position=NOWHERE, version=0, versioned=False)
-    return RepairPlan(replace(entry, footprint=footprint, pending=True), strays)
-
-
-def asked(wanted: ExpectedWrite) -> Delete:
-    """For comparisons of versions, which do not look at the content."""
-    tenant, doc_id = wanted.key
-    return Delete(wanted.position, wanted.timestamp_ms, doc_id, tenant, wanted.version)
-
-
-def _stray_of_append(row: StoredRow, wanted: ExpectedWrite, view: AuditScope) -> bool:
-    if not view.append or wanted.event_time is None:
-        return False
-    return row.milvus_partition != partition_name(view.by, wanted.event_time) or row.chunk >= len(wanted.chunks)

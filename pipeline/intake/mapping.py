@@ -11,31 +11,19 @@ from pipeline.errors import RecordRejected
 from pipeline.intake.formats import Content
 from pipeline.intake.formats.values import decode_utf8
 from pipeline.intake.reasons import Reason, quoted
-from pipeline.records import MAX_DOC_ID_BYTES, MAX_METADATA_BYTES, Delete, Document, Put, SourceRecord
+from pipeline.records import (
+    MAX_DOC_ID_BYTES,
+    MAX_INT64,
+    MAX_METADATA_BYTES,
+    MIN_INT64,
+    RESERVED_NAMES,
+    Delete,
+    Document,
+    Put,
+    SourceRecord,
+)
 from pipeline.timestamps import event_time_ms, rfc3339_microseconds
 
-MAX_INT = 2**63 - 1
-RESERVED_NAMES = frozenset(
-    {
-        "id",
-        "doc_id",
-        "chunk",
-        "text",
-        "vector",
-        "sparse",
-        "event_time",
-        "tenant",
-        "kafka_topic",
-        "kafka_partition",
-        "kafka_offset",
-        "$meta",
-    }
-)
-"""Names of a row's own columns; metadata of such a name is kept as `meta_<name>`.
-
-`tenant` and `sparse` count always, not only where they are in use: searches tell documents apart by `tenant`, and a
-collection that moves to a newer server must not give other names to the same records.
-"""
 _MAY_HOLD_INTEGERS = frozenset({int, dict, list})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INVISIBLE = frozenset({"Cc", "Cf"})
@@ -189,7 +177,7 @@ class FieldMapping:
         if name is None:
             return None
         value = content.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and -MAX_INT - 1 <= value <= MAX_INT:
+        if isinstance(value, int) and not isinstance(value, bool) and MIN_INT64 <= value <= MAX_INT64:
             return value
         if isinstance(value, str):
             try:
@@ -242,7 +230,7 @@ def _check_integers(name: str, value: Any) -> None:
     if isinstance(value, dict | list):
         for member in value.values() if isinstance(value, dict) else value:
             _check_integers(name, member)
-    elif isinstance(value, int) and not -MAX_INT - 1 <= value <= MAX_INT:
+    elif isinstance(value, int) and not MIN_INT64 <= value <= MAX_INT64:
         message = f"the field {quoted(name)} holds an integer beyond 64 bits; write it as a string"
         raise RecordRejected(Reason.INVALID_METADATA, message)
 

@@ -9,18 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import Unavailable
-from pipeline.query.filters import literal
 from pipeline.query.plan import SearchPlan
-from pipeline.query.ranking import TENANT, rank
+from pipeline.query.ranking import rank
 from pipeline.query.request import SearchRequest
-from pipeline.store.collection.indexes import search_params
-from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
+from pipeline.records import METADATA_FIELD, TENANT_FIELD, VECTOR_FIELD
+from pipeline.store import CollectionInfo, Hit, MilvusServerApi, VectorSearch, literal, search_params
 
 T = TypeVar("T")
 
-METADATA = "$meta"
-"""As an output field: all keys of the dynamic field, without the vector. Milvus 2.3.5 cannot name keys like `a-b`."""
-VECTOR = "vector"
 _POSITION = ("doc_id", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
 _CLOCK_SLACK_S = 0.01
 """gRPC may end a call a moment before its deadline."""
@@ -72,7 +68,7 @@ class Fetch:
         ranked: list[list[Hit]] = []
         while True:
             whole = wanted * len(self.vectors) <= settings.whole_rows
-            fields = self._whole_row() if whole else (*_POSITION, TENANT)
+            fields = self._whole_row() if whole else (*_POSITION, TENANT_FIELD)
             try:
                 found = self.search(self.vectors, wanted, self.planned.expression, fields, self.planned.partitions)
             except Unavailable:
@@ -113,17 +109,19 @@ class Fetch:
         partitions: Sequence[str] | None,
     ) -> list[list[Hit]]:
         """The nearest rows of each vector. Raises DeadlinePassed, or what Milvus's answer means."""
-        index = self.info.indexes[VECTOR]
+        index = self.info.indexes[VECTOR_FIELD]
         return self._in_time(
             lambda left: self.api.search(
                 self.info.name,
-                vectors,
-                limit,
-                expression=expression,
-                fields=fields,
-                partitions=partitions,
-                params=search_params(index, limit),
-                timeout=left,
+                VectorSearch(
+                    vectors,
+                    limit,
+                    expression=expression,
+                    fields=fields,
+                    partitions=partitions,
+                    params=search_params(index, limit),
+                    timeout_s=left,
+                ),
             )
         )
 
@@ -140,7 +138,8 @@ class Fetch:
         return {row["id"]: row for row in found}
 
     def _whole_row(self) -> tuple[str, ...]:
-        return (*_POSITION, "chunk", "text", TENANT if self.request.fields == () else METADATA)
+        # The dynamic field as a whole: Milvus 2.3.5 cannot name keys like `a-b`.
+        return (*_POSITION, "chunk", "text", TENANT_FIELD if self.request.fields == () else METADATA_FIELD)
 
     def _in_time(self, call: Callable[[float], T]) -> T:
         left = self.deadline - self.clock()

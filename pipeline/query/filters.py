@@ -8,7 +8,6 @@ Meaning: `eq`, `gt` … match rows that carry the field with a value of that typ
 complement of `eq` and `in`, so rows without the field match. (Milvus Lite cannot tell true from 1 in metadata.)
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from pipeline.query.limits import MAX_INT, InvalidRequest, Limits, check_keys, check_text, pointer
-from pipeline.store.milvus.api import CollectionInfo
+from pipeline.store import CollectionInfo, literal
 
 Scalar: TypeAlias = bool | int | float | str
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix"]
@@ -33,8 +32,6 @@ _KINDS: Mapping[str, FieldType] = {
     **dict.fromkeys(("INT8", "INT16", "INT32", "INT64"), "integer"),
     **dict.fromkeys(("FLOAT", "DOUBLE"), "number"),
 }
-# Milvus Lite knows no other escapes, and both servers take every other character as it is.
-_ESCAPES = str.maketrans({'"': r"\"", "\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Milvus cuts the path of a key at every `][`, also inside the quotes. `$meta["]["]` then ends the whole server (2.3.5).
 _PATH_CUT = "]["
@@ -124,13 +121,6 @@ def balanced(terms: Sequence[str], operator: str) -> str:
         return terms[0]
     half = len(terms) // 2
     return f"({balanced(terms[:half], operator)} {operator} {balanced(terms[half:], operator)})"
-
-
-def literal(value: Scalar) -> str:
-    """A value as Milvus reads it back exactly, on the real server and on Lite."""
-    if isinstance(value, str):
-        return f'"{value.translate(_ESCAPES)}"'
-    return json.dumps(value, allow_nan=False)
 
 
 def metadata_reference(name: str) -> str:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
+from pipeline.records import MAX_INT64
 
-MAX_INT = 2**63 - 1
+MAX_INT = MAX_INT64
 """Integers in filters lie within plus or minus this; Milvus 2.3.5 cannot parse the literal -2**63."""
 
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from pipeline.store.milvus.api import MilvusServerApi
+from pipeline.store import MilvusServerApi
 
 
 class PartitionList:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.query.answer import Skipped, SkipReason
 from pipeline.query.filters import Filter, FilterableFields, compile_filter
 from pipeline.query.request import TimeRange
-from pipeline.store.partitions import DEFAULT_PARTITION, interval
+from pipeline.store import DEFAULT_PARTITION, interval
 
 
 @dataclass(frozen=True, slots=True)

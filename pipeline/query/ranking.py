@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pipeline.store.milvus.api import Hit
-
-TENANT = "tenant"
-"""The metadata that holds a row's tenant, where records have one."""
+from pipeline.records import TENANT_FIELD
+from pipeline.store import Hit
 
 
 def similarity_score(metric: str, score: float) -> float:
@@ -55,7 +53,7 @@ def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
 
 def _document(hit: Hit) -> tuple[object, str]:
     """Two tenants may use the same doc_id."""
-    return hit.fields.get(TENANT), hit.fields["doc_id"]
+    return hit.fields.get(TENANT_FIELD), hit.fields["doc_id"]
 
 
 def _position(hit: Hit) -> tuple[str, int, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped, format_time
-from pipeline.query.fetch import METADATA, VECTOR, Fetch, FetchSettings
+from pipeline.query.fetch import Fetch, FetchSettings
 from pipeline.query.filters import FilterableFields, balanced, comparisons, filterable_fields, metadata_reference
 from pipeline.query.limits import InvalidRequest, pointer
 from pipeline.query.metadata_fields import MetadataNames
@@ -19,8 +19,8 @@ from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan
 from pipeline.query.ranking import metadata_names, similarity_score
 from pipeline.query.request import SearchRequest
-from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusServerApi
-from pipeline.store.partitions import DEFAULT_PARTITION, interval
+from pipeline.records import METADATA_FIELD, VECTOR_FIELD
+from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
 
 _MOST_NAMES_ASKED = 16
 _SAMPLE = 16
@@ -104,7 +104,7 @@ class Searcher:
 
     def _describe(self) -> CollectionInfo:
         info = self._api.describe(self._collection)
-        if info is None or VECTOR not in info.indexes:
+        if info is None or VECTOR_FIELD not in info.indexes:
             raise Unavailable(f"the collection {self._collection} does not exist yet; an ingest worker creates it")
         self._accept(info)
         return info
@@ -122,7 +122,7 @@ class Searcher:
             _result,
             fields=request.fields,
             declared=frozenset(catalogue.declared),
-            metric=info.indexes[VECTOR].metric,
+            metric=info.indexes[VECTOR_FIELD].metric,
             existing=existing,
         )
         size = 0
@@ -177,7 +177,7 @@ class Searcher:
         if not names:
             return
         expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
-        (hits,) = fetch.search(fetch.vectors[:1], _SAMPLE, expression, (METADATA,), None)
+        (hits,) = fetch.search(fetch.vectors[:1], _SAMPLE, expression, (METADATA_FIELD,), None)
         if hits:
             self._names.learn(metadata_names(hits, catalogue.declared))
         else:
@@ -213,7 +213,7 @@ def _result(
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),
         source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
-        metadata={name: row[name] for name in names if name != METADATA},
+        metadata={name: row[name] for name in names if name != METADATA_FIELD},
     )
 
 

@@ -1,19 +1,54 @@
-"""From vectors to Milvus: schema, time partitions, ledger, writer, flush governor, client.
+"""From vectors to Milvus: the client, collections, time partitions, the two writers with the ledger, and flushing.
 
-`connect` is found on first use: it imports pymilvus, which takes a second.
+Other packages import from here only. `connect` is loaded on first use: it imports pymilvus, which takes a second.
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
 from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger
+from pipeline.store.collection.schema import check_collection_name, ledger_name, read_ledger_of, read_stamp
+from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.milvus.api import MilvusApi, MilvusServerApi
-from pipeline.store.partitions import MilvusPartitions
+from pipeline.store.flushing.shared_marker import MARKER_STATE, FlushMarker
+from pipeline.store.milvus.api import (
+    DEFAULT_PARTITION,
+    CollectionInfo,
+    Hit,
+    MilvusApi,
+    MilvusServerApi,
+    VectorSearch,
+)
+from pipeline.store.milvus.calls import Observer, unobserved
+from pipeline.store.milvus.expressions import literal
+from pipeline.store.partitions import (
+    MANY_PARTITIONS,
+    Granularity,
+    MilvusPartitions,
+    granularity,
+    in_order,
+    interval,
+    partition_name,
+)
+from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
-from pipeline.store.writing.protocol import Applied, WritePlan
+from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
+from pipeline.store.writing.protocol import (
+    NOWHERE,
+    Applied,
+    Change,
+    Decision,
+    Entry,
+    Footprint,
+    Key,
+    WritePlan,
+    comparable,
+    decide,
+    final,
+)
+from pipeline.store.writing.rows import append_row_id, check_storable, content_hash, ledger_id, row_hash, row_id
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
@@ -23,26 +58,72 @@ if TYPE_CHECKING:
     from pipeline.store.milvus.client import connect
 
 __all__ = [
+    "DEFAULT_PARTITION",
+    "ENTRY_FIELDS",
+    "MANY_PARTITIONS",
+    "MARKER_STATE",
+    "NOWHERE",
+    "STALENESS_S",
     "AppendWriter",
     "Applied",
+    "Change",
+    "CollectionInfo",
+    "Decision",
+    "Entry",
     "FlushGovernor",
+    "FlushMarker",
     "FlushPolicy",
+    "Flusher",
+    "Footprint",
+    "Granularity",
+    "Hit",
     "IndexSettings",
+    "Key",
+    "Ledger",
     "MilvusApi",
     "MilvusPartitions",
     "MilvusServerApi",
+    "Observer",
+    "RowScan",
+    "StoredRows",
     "SweepPolicy",
     "TombstoneSweep",
     "UpsertWriter",
+    "VectorSearch",
     "Vectors",
     "WritePlan",
     "WritePolicy",
     "Writer",
+    "all_partitions",
+    "append_row_id",
+    "check_collection_name",
     "check_model",
+    "check_server",
+    "check_storable",
+    "comparable",
     "connect",
+    "content_hash",
+    "decide",
+    "entry_row",
+    "final",
+    "granularity",
     "holds_topic",
+    "in_order",
+    "index_problem",
+    "interval",
+    "ledger_id",
+    "ledger_name",
+    "literal",
     "open_collection",
     "open_ledger",
+    "partition_name",
+    "read_ledger_of",
+    "read_stamp",
+    "row_entry",
+    "row_hash",
+    "row_id",
+    "search_params",
+    "unobserved",
 ]
 
 

@@ -1,7 +1,7 @@
-"""Time partitions: which Milvus partition an event time belongs to, and what time a Milvus partition holds.
+"""Time partitions: the Milvus partition of an event time, and the interval of a Milvus partition.
 
-Names are UTC, sort by time within a granularity, and tell their interval without a catalogue: `h2026112213`,
-`d20261122`, `w2026W47` (ISO year and week), `m202611`. They start with a letter, which newer servers ask for.
+The name alone determines the interval: `h2026112213`, `d20261122`, `w2026W47` (ISO year and week), `m202611`, all in
+UTC. Within a granularity names sort by time. They start with a letter, which newer servers require.
 """
 
 import re
@@ -13,14 +13,12 @@ from typing import Literal
 import structlog
 
 from pipeline.errors import RecordRejected, UsageError
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.api import DEFAULT_PARTITION, MilvusApi
 
 log = structlog.get_logger(__name__)
 
 Granularity = Literal["hour", "day", "week", "month", "none"]
 
-DEFAULT_PARTITION = "_default"
-"""The Milvus partition every collection has; all rows are there when partitioning is `none`."""
 MIN_EVENT_TIME_MS = -62_135_596_800_000
 """0001-01-01T00:00:00Z: a name has four digits for the year."""
 MAX_EVENT_TIME_MS = 253_402_300_799_999
@@ -40,9 +38,9 @@ _NAME: dict[str, re.Pattern[str]] = {
 
 
 def partition_name(by: Granularity, event_time_ms: int) -> str:
-    """The Milvus partition of an event time in epoch milliseconds; `none`: always `_default`.
+    """The Milvus partition of an event time in epoch milliseconds; for `none` always `_default`.
 
-    Raises ValueError outside the years 1 to 9999; what reads records rejects such a time.
+    Raises ValueError outside the years 1 to 9999; the decoder rejects such records before.
     """
     if by == "none":
         return DEFAULT_PARTITION
@@ -53,7 +51,7 @@ def partition_name(by: Granularity, event_time_ms: int) -> str:
 
 @lru_cache(maxsize=10_000)
 def _of_hour(by: Literal["hour", "day", "week", "month"], hour: int) -> str:
-    """Remembered, because a batch asks for the same few again and again; `hour`: since 1970."""
+    """The name for an hour since 1970. Cached, because a batch has few different hours."""
     time = _EPOCH + timedelta(hours=hour)
     match by:
         case "hour":
@@ -68,9 +66,9 @@ def _of_hour(by: Literal["hour", "day", "week", "month"], hour: int) -> str:
 
 
 def interval(name: str) -> tuple[int, int] | None:
-    """The half-open interval [from, to) in epoch milliseconds that a Milvus partition holds.
+    """The half-open interval [from, to) of a Milvus partition, in epoch milliseconds.
 
-    None for a name that `partition_name` never gives, `_default` among them: such a partition may hold any time.
+    None for a name that `partition_name` does not give, and for `_default`: such a partition may hold any time.
     """
     for by, pattern in _NAME.items():
         match = pattern.fullmatch(name)
@@ -103,7 +101,7 @@ def _length_ms(by: str, start_ms: int) -> int:
 
 
 def granularity(name: str) -> Granularity | None:
-    """The granularity a name is of, `none` for `_default`, None for a foreign name."""
+    """The granularity of a name; `none` for `_default`, None for a foreign name."""
     if name == DEFAULT_PARTITION:
         return "none"
     by: Granularity
@@ -114,20 +112,20 @@ def granularity(name: str) -> Granularity | None:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names by the time they hold, the earliest first; those without an interval at the end."""
+    """Names sorted by their interval, the earliest first; those without one at the end."""
 
     def key(name: str) -> tuple[bool, tuple[int, int], str]:
-        held = interval(name)
-        return held is None, held or (0, 0), name
+        times = interval(name)
+        return times is None, times or (0, 0), name
 
     return sorted(names, key=key)
 
 
 class MilvusPartitions:
-    """The Milvus partitions of one collection as this worker knows them; creates those that are missing.
+    """A cache of the Milvus partitions of one collection; creates missing ones.
 
-    Owned by the write stage. Two threads may create the same partition: that is no error, and whichever result is
-    kept, the other is found again.
+    Owned by the write stage. Two threads may create the same partition without harm; a name missing from the cache is
+    looked up again.
     """
 
     def __init__(
@@ -149,20 +147,20 @@ class MilvusPartitions:
 
     @property
     def known(self) -> frozenset[str]:
-        """Names seen so far, without `_default`."""
+        """Names in the cache, without `_default`."""
         return self._known or frozenset()
 
     def ensure(self, names: Iterable[str]) -> frozenset[str]:
-        """Create those that are missing; the result is the names refused because the collection has its fill.
+        """Create missing ones; returns the names refused because the collection has as many as are allowed.
 
-        Raises what `create_partition` raises, except for the refusal.
+        Raises what `create_partition` raises, except for that refusal.
         """
         missing = set(names) - {DEFAULT_PARTITION}
         if self._known is not None:
             missing -= self._known
         if not missing:
             return frozenset()
-        # Other workers create partitions and retention drops them, so the list is read before anything is decided.
+        # Other workers create partitions, and retention drops them: read the list before deciding.
         known = set(self._api.partitions(self._collection))
         refused = set()
         for name in sorted(missing - known):
@@ -189,7 +187,7 @@ class MilvusPartitions:
         return True
 
     def forget(self) -> None:
-        """Ask the server anew before the next write: a partition was dropped behind our back."""
+        """Drop the cache: somebody else dropped a partition, so read the list again before the next write."""
         self._known = None
 
     def _remember(self, known: set[str]) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from consumers.kafka import KafkaSettings, Publisher
 from pipeline.errors import NotFound, Unavailable
-from pipeline.store import MilvusApi, connect
+from pipeline.store import MilvusApi, VectorSearch, connect
 from tests.bench.corpus import MARKERS, BenchDocument, value
 from tests.bench.report import Target, say, show_table
 from tests.bench.stage import Stage
@@ -134,7 +134,7 @@ def _search(api: MilvusApi, collection: str, sampled: _Sampled, ended: threading
         if not pending:
             continue
         vectors = np.stack([vector for _, vector in pending.values()])
-        answers = api.search(collection, vectors, 5, fields=["doc_id"])
+        answers = api.search(collection, VectorSearch(vectors, 5, fields=["doc_id"]))
         now = time.monotonic()
         found = {
             name: now - pending[name][0]

@@ -15,9 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import LeaseExpired, NotFound, NotLoaded, RequestTooLarge, RowsRefused, Unavailable, UsageError
+from pipeline.records import SPARSE_FIELD
 from pipeline.store.collection.indexes import IndexSettings, search_params
 from pipeline.store.collection.schema import documents_spec, read_stamp
-from pipeline.store.milvus.api import CollectionSpec, MilvusServerApi, ServerInfo
+from pipeline.store.milvus.api import CollectionSpec, MilvusServerApi, ServerInfo, VectorSearch
 from pipeline.store.milvus.client import connect
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
@@ -54,7 +55,7 @@ class Subject:
 
 
 def spec_of(server: ServerInfo, name: str) -> CollectionSpec:
-    return documents_spec(name, dimension=DIMENSION, index=INDEX, stamp=STAMP, bm25=server.bm25)
+    return documents_spec(name, dimension=DIMENSION, index=INDEX, stamp=STAMP, bm25=server.capabilities.bm25)
 
 
 @pytest.fixture(
@@ -161,7 +162,7 @@ def test_calls_on_a_missing_collection_say_so(subject: Subject) -> None:
         lambda: api.upsert(name, None, [row("a")]),
         lambda: api.delete(name, None, ["a"]),
         lambda: api.query(name, "chunk >= 0", ["id"]),
-        lambda: api.search(name, vector(1.0)[None], 3),
+        lambda: api.search(name, VectorSearch(vector(1.0)[None], 3)),
         lambda: api.count(name),
         lambda: api.flush(name),
     ]
@@ -210,7 +211,7 @@ def test_calls_on_a_missing_partition_say_so(subject: Subject) -> None:
         lambda: api.upsert(name, missing, [row("a")]),
         lambda: api.delete(name, missing, ["a"]),
         lambda: api.query(name, "chunk >= 0", ["id"], partitions=[there, missing]),
-        lambda: api.search(name, vector(1.0)[None], 3, partitions=[missing]),
+        lambda: api.search(name, VectorSearch(vector(1.0)[None], 3, partitions=[missing])),
         lambda: api.count(name, partitions=[missing]),
     ]
     for call in calls:
@@ -436,7 +437,7 @@ def test_an_expression_that_cannot_be_read_is_the_callers_fault(subject: Subject
     with pytest.raises(UsageError):
         subject.api.query(subject.collection, expression, ["id"])
     with pytest.raises(UsageError):
-        subject.api.search(subject.collection, vector(1.0)[None], 3, expression=expression)
+        subject.api.search(subject.collection, VectorSearch(vector(1.0)[None], 3, expression=expression))
 
 
 def test_counts_see_deletes(subject: Subject) -> None:
@@ -452,12 +453,14 @@ def test_counts_see_deletes(subject: Subject) -> None:
 def search(subject: Subject, partition: str, *vectors: Sequence[float], limit: int = 10, **options: Any) -> Any:
     return subject.api.search(
         subject.collection,
-        np.array([vector(*values) for values in vectors], dtype=np.float32),
-        limit,
-        partitions=[partition],
-        params=search_params(INDEX, limit),
-        strong=True,
-        **options,
+        VectorSearch(
+            np.array([vector(*values) for values in vectors], dtype=np.float32),
+            limit,
+            partitions=[partition],
+            params=search_params(INDEX, limit),
+            strong=True,
+            **options,
+        ),
     )
 
 
@@ -495,18 +498,21 @@ def test_a_search_can_be_filtered(subject: Subject, filled: str) -> None:
 
 def test_a_search_with_a_vector_of_another_length_is_the_callers_fault(subject: Subject, filled: str) -> None:
     with pytest.raises(UsageError):
-        subject.api.search(subject.collection, np.ones((1, DIMENSION + 1), np.float32), 3, partitions=[filled])
+        subject.api.search(
+            subject.collection, VectorSearch(np.ones((1, DIMENSION + 1), np.float32), 3, partitions=[filled])
+        )
 
 
 def test_a_search_by_words_where_the_server_has_it(subject: Subject, filled: str) -> None:
     api = subject.api
-    if not api.server.bm25:
-        with pytest.raises(UsageError, match=r"Milvus 2\.5"):
-            api.search_text(subject.collection, ["red"], 3)
-        return
-    (hits,) = api.search_text(
-        subject.collection, ["red pears"], 2, partitions=[filled], fields=["text"], expression="chunk < 3"
+    search = VectorSearch(
+        ["red pears"], 2, anns_field=SPARSE_FIELD, partitions=[filled], fields=["text"], expression="chunk < 3"
     )
+    if not api.server.capabilities.bm25:
+        with pytest.raises(UsageError, match=r"Milvus 2\.5"):
+            api.search(subject.collection, search)
+        return
+    (hits,) = api.search(subject.collection, search)
     assert hits[0].id == "a2"
     assert hits[0].fields == {"text": "red pears"}
 

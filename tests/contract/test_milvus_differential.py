@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import MilvusStreamError
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
-from pipeline.store.milvus.api import MilvusServerApi, ServerInfo
+from pipeline.store.milvus.api import MilvusServerApi, ServerInfo, VectorSearch
 from pipeline.store.milvus.client import connect
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
@@ -144,7 +144,8 @@ class Subject:
 
     def search(self, partition: str) -> list[str]:
         (hits,) = self.api.search(
-            self.collection, np.ones((1, DIMENSION), np.float32), 100, partitions=[partition], strong=True
+            self.collection,
+            VectorSearch(np.ones((1, DIMENSION), np.float32), 100, partitions=[partition], strong=True),
         )
         return sorted(hit.id for hit in hits)
 
@@ -169,7 +170,7 @@ def pair(kind: str, request: pytest.FixtureRequest) -> Iterator[tuple[Subject, S
 
 def spec(server: ServerInfo, name: str) -> Any:
     index = IndexSettings("FLAT", "COSINE", {})
-    return documents_spec(name, dimension=DIMENSION, index=index, stamp={"name": "m"}, bm25=server.bm25)
+    return documents_spec(name, dimension=DIMENSION, index=index, stamp={"name": "m"}, bm25=server.capabilities.bm25)
 
 
 def steps(ids_of: Mapping[str, tuple[str, ...]], bad: Sequence[str]) -> st.SearchStrategy[list[Step]]:

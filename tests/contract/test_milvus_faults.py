@@ -17,6 +17,7 @@ import pytest
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec, read_stamp
+from pipeline.store.milvus.api import VectorSearch
 from pipeline.store.milvus.client import MilvusServer, connect
 from pipeline.store.milvus.error_mapping import RetryPolicy
 from tests.support.waiting import eventually
@@ -129,7 +130,9 @@ def test_a_hung_server_ends_calls_in_time_and_serves_again(lite: LiteProcess, ap
     try:
         assert seconds_of(lambda: put(api, "bb"), OutcomeUnknown) < api.longest_write_s
         assert seconds_of(lambda: api.query("c", "chunk >= 0", ["id"]), Unavailable) < api.longest_write_s
-        search = seconds_of(lambda: api.search("c", np.ones((1, 2), np.float32), 1, timeout=0.5), Unavailable)
+        search = seconds_of(
+            lambda: api.search("c", VectorSearch(np.ones((1, 2), np.float32), 1, timeout_s=0.5)), Unavailable
+        )
         assert search < 1.5
     finally:
         lite.signal(signal.SIGCONT)
@@ -177,5 +180,5 @@ def test_a_restarted_server_is_searched_whole_by_a_new_connection(lite: LiteProc
     lite.start()
     with closing(connect(lite.uri)) as later:
         assert later.loaded_partitions("c") == ["d20261122"]
-        found = later.search("c", np.ones((1, 2), np.float32), 5, partitions=later.loaded_partitions("c"))
+        found = later.search("c", VectorSearch(np.ones((1, 2), np.float32), 5, partitions=later.loaded_partitions("c")))
     assert [[hit.id for hit in hits] for hits in found] == [["aa"]]

@@ -1,4 +1,4 @@
-"""Audits on real Kafka and Milvus: nothing is found where nothing is wrong, every damage by its name, and mended."""
+"""Audits on real Kafka and Milvus: nothing is found where nothing is wrong, every damage by its name, and repaired."""
 
 import json
 import signal
@@ -249,7 +249,7 @@ def own_id(doc_id: str, chunk: int, partition: str) -> str:
     return row_id(None, doc_id, chunk, partition)
 
 
-def test_every_damage_is_found_by_its_name_and_mended(live: Site, tmp_path: Path) -> None:
+def test_every_damage_is_found_by_its_name_and_repaired(live: Site, tmp_path: Path) -> None:
     damage = Damage(live)
     with running(live.arguments("ingest"), tmp_path / "live.log") as worker:
         eventually(lambda: "kafka.assigned" in worker.errors(), within=60, what="the live worker")
@@ -262,12 +262,12 @@ def test_every_damage_is_found_by_its_name_and_mended(live: Site, tmp_path: Path
     assert report["documents"]["problem"] == len(damage.expected)
     assert report["kinds"]["pending"] == 1
     assert not report["truncated"]
-    assert all(found["topic"] == live.name and found["what"] and found["mendable"] for found in report["findings"])
+    assert all(found["topic"] == live.name and found["what"] and found["repairable"] for found in report["findings"])
     shown = live.command("audit", "--limit", "2", code=5).stdout
     assert "findings: misplaced" in shown
     assert f"... and {sum(report['kinds'].values()) - 2} more" in shown
-    mended = live.audit(repair=True)
-    assert (mended["mended"], mended["clean"], mended["refused"]) == (len(damage.expected), True, {})
+    repaired = live.audit(repair=True)
+    assert (repaired["repaired"], repaired["clean"], repaired["refused"]) == (len(damage.expected), True, {})
     assert live.audit()["clean"] is True
     assert live.differences() == {}
 
@@ -278,8 +278,8 @@ def test_rows_of_others_are_told_and_never_deleted(live: Site) -> None:
     live.client.insert(live.name, [row | {"id": "not-one-of-ours"}], partition_name=partition)
     try:
         report = live.audit(repair=True, limit=1)
-        assert [(each["kind"], each["mendable"]) for each in report["findings"]] == [("extra", False)]
-        assert report["refused"] == {"not_mendable": 1}
+        assert [(each["kind"], each["repairable"]) for each in report["findings"]] == [("extra", False)]
+        assert report["refused"] == {"not_repairable": 1}
         assert sum(each["id"] == "not-one-of-ours" for each in live.rows()[row["doc_id"]][partition]) == 1
     finally:
         live.client.delete(live.name, ids=["not-one-of-ours"])
@@ -326,7 +326,7 @@ def test_append_mode(kafka_bootstrap: str, milvus_uri: str, tmp_path: Path) -> N
         made.client.insert(made.name, [copied], partition_name=OTHER)
         found = made.audit()
         assert kinds(found) == {lost["doc_id"]: {"missing"}, copied["doc_id"]: {"duplicated", "misplaced"}}
-        assert made.audit(repair=True)["mended"] == 2
+        assert made.audit(repair=True)["repaired"] == 2
         assert made.audit()["clean"] is True
         again = sorted((rows for places in made.rows().values() for rows in places.values()), key=len)
         assert [len(rows) for rows in again] == [len(rows) for rows in stored]

@@ -24,7 +24,7 @@ from pipeline.records import (
     Rejected,
     SourceRecord,
 )
-from pipeline.store import connect
+from pipeline.store import VectorSearch, connect
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.writing.rows import ledger_id
 from tests.support.documents import DIMENSION, NOON_MS
@@ -129,7 +129,9 @@ def check_read_back(store: Store, puts: Sequence[Put]) -> None:
     """A query and a search give every row as its document has it, types and digits included."""
     only = f"kafka_offset in [{', '.join(str(put.position.offset) for put in puts)}]"
     rows = store.api.query(store.name, only, ["doc_id", "text", "event_time", "$meta"], strong=True)
-    [hits] = store.api.search(store.name, VECTOR, len(puts), expression=only, fields=["$meta"], strong=True)
+    [hits] = store.api.search(
+        store.name, VectorSearch(VECTOR, len(puts), expression=only, fields=["$meta"], strong=True)
+    )
     found = {hit.id: hit.fields for hit in hits}
     documents = {row.pop("doc_id"): row for row in rows}
     assert len(documents) == len(found) == len(rows) == len(puts)

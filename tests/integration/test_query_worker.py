@@ -25,7 +25,7 @@ from pipeline.errors import RequestRefused, RequestTooLarge, UsageError
 from pipeline.query import FetchSettings, InvalidRequest, Limits, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.answer import Skipped
 from pipeline.query.request import parse_time
-from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
+from pipeline.store import IndexSettings, MilvusServerApi, VectorSearch, connect, open_collection
 from pipeline.store.partitions import partition_name
 from tests.chaos.proxy import Fault, FaultProxy
 from tests.support.names import unique
@@ -172,10 +172,11 @@ def test_an_answer_of_large_rows_is_bounded(large: Shelf) -> None:
 def test_what_milvus_refuses_has_its_own_error(large: Shelf) -> None:
     if not large.api.server.lite:  # it sends answers of any size
         with pytest.raises(RequestTooLarge):
-            large.api.search(large.name, EAST.repeat(4, 0), 300, fields=["text"], timeout=60.0)
+            large.api.search(large.name, VectorSearch(EAST.repeat(4, 0), 300, fields=["text"], timeout_s=60.0))
     for expression in ('$meta["a" == 1', "chunk == ", 'chunk == "x"'):
+        search = VectorSearch(EAST, 1, expression=expression, fields=["chunk"], timeout_s=10.0)
         with pytest.raises(RequestRefused):
-            large.api.search(large.name, EAST, 1, expression=expression, fields=["chunk"], timeout=10.0)
+            large.api.search(large.name, search)
 
 
 def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
@@ -193,7 +194,7 @@ def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
 def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
     searcher = Searcher(shelf.api, shelf.name)
     request = parse_request({"query": "q"}, Limits(), 0)
-    if shelf.api.server.lite:  # it keeps every partition loaded
+    if not shelf.api.server.capabilities.needs_load:
         assert searcher.search(request, EAST, 10.0).searched.skipped == ()
         return
     shelf.api.release_partitions(shelf.name, ["d20261120"])

@@ -39,9 +39,9 @@ MUTATIONS = (
     ),
     Mutation(
         "commit before the flush",
-        "pipeline/store/flushing/governor.py",
-        'on_durable if policy.durability == "ack" else None',
-        "on_durable",
+        "pipeline/store/flushing/flusher.py",
+        '        if self._policy.durability == "ack":\n',
+        "        if True:\n",
         ("tests/unit/pipeline/store/flushing/test_governor.py",),
     ),
     Mutation(
@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation(
         "insert instead of upsert",
         "pipeline/store/milvus/client.py",
-        "write = self._client.insert if self._server.lite else self._client.upsert",
+        "write = self._client.insert if self._server.capabilities.insert_replaces_rows else self._client.upsert",
         "write = self._client.insert",
         ("tests/contract/test_milvus_api.py::test_an_upsert_replaces_within_its_partition[server]",),
     ),
@@ -188,7 +188,7 @@ MUTATIONS = (
     Mutation(
         "what was known before an assignment is not forgotten",
         "pipeline/store/writing/ledger.py",
-        "            self._held = {key: held for key, held in self._held.items() if held.in_flight}\n",
+        "            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}\n",
         "            pass\n",
         ("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
     ),
@@ -244,8 +244,8 @@ MUTATIONS = (
     Mutation(
         "a stored vector under another text",
         "pipeline/store/writing/vector_reuse.py",
-        "found[numbers[identifier]][text] = vector",
-        "found[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
+        "vectors[numbers[identifier]][text] = vector",
+        "vectors[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
         (MACHINE,),
     ),
 )

@@ -1,4 +1,4 @@
-"""An audit finds nothing after any ingest, something after any damage, and mending ends where ingest would."""
+"""An audit finds nothing after any ingest, something after any damage, and a repair ends where ingest would."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,16 +7,26 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audit.compare import compare_document
-from pipeline.audit.expected_state import ExpectedWrite, last_word, supersedes
-from pipeline.audit.findings import ROW_FIELDS, AuditScope, Finding, StoredRow, mending, stored_row, text_digest
+from pipeline.audit import (
+    STORED_FIELDS,
+    AuditScope,
+    ExpectedState,
+    ExpectedWrite,
+    Finding,
+    StoredRow,
+    compare_document,
+    plan_repair,
+    stored_row,
+    supersedes,
+    text_digest,
+)
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.scan import RowScan, all_partitions
 from pipeline.store.writing.ledger import Ledger, entry_row
 from pipeline.store.writing.protocol import Entry
-from pipeline.store.writing.rows import content_hash, row_hash, row_id
+from pipeline.store.writing.rows import row_id
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, put
@@ -29,22 +39,12 @@ OTHER = "d20200101"
 KAFKA_PARTITIONS = 2
 
 
-def wanted(operation: Operation, *, certain: bool = True) -> ExpectedWrite:
-    document = operation.document if isinstance(operation, Put) else None
-    return ExpectedWrite(
-        position=operation.position,
-        timestamp_ms=operation.timestamp_ms,
-        key=operation.key,
-        version=operation.version,
-        certain=certain,
-        event_time=None if document is None else document.event_time,
-        content_hash="" if document is None else content_hash(document.text),
-        row_hash="" if document is None else row_hash(document),
-        chunks=() if document is None else tuple(text_digest(word) for word in document.text.split()),
-    )
+def expected(operation: Operation) -> ExpectedWrite:
+    words = operation.document.text.split() if isinstance(operation, Put) else []
+    return ExpectedWrite.of(operation, certain=True, chunks=tuple(map(text_digest, words)))
 
 
-def kept(operations: Sequence[ExpectedWrite]) -> list[ExpectedWrite]:
+def remaining(operations: Sequence[ExpectedWrite]) -> list[ExpectedWrite]:
     """What the audit's buffer leaves of the operations of one document."""
     by_partition: dict[int, list[ExpectedWrite]] = defaultdict(list)
     for operation in operations:
@@ -75,7 +75,7 @@ class Site:
 
     def rows(self) -> dict[Key, list[StoredRow]]:
         found: dict[Key, list[StoredRow]] = defaultdict(list)
-        scan = RowScan(self.api, "docs", ROW_FIELDS)
+        scan = RowScan(self.api, "docs", STORED_FIELDS)
         for name, raw in scan.read(scan.counts(all_partitions(self.api, "docs"))):
             for row in raw:
                 stored = stored_row(row, name)
@@ -85,42 +85,44 @@ class Site:
     def entries(self) -> dict[Key, Entry]:
         return {(entry.tenant, entry.doc_id): entry for entry in self.store.ledger_entries()}
 
-    def view(self) -> AuditScope:
+    def scope(self) -> AuditScope:
         ends: dict[int, int] = defaultdict(int)
         for operation in self.operations:
             ends[operation.position.partition] = operation.position.offset + 1
         offsets = {("documents", number): (0, end) for number, end in ends.items()}
         return AuditScope("day", "model", all_partitions(self.api, "docs"), (), offsets)
 
-    def wanted(self) -> dict[Key, list[ExpectedWrite]]:
+    def expected(self) -> dict[Key, list[ExpectedWrite]]:
         by_key: dict[Key, list[ExpectedWrite]] = defaultdict(list)
         for operation in self.operations:
-            by_key[operation.key].append(wanted(operation))
+            by_key[operation.key].append(expected(operation))
         return by_key
 
-    def verdicts(self) -> dict[Key, Finding]:
-        rows, entries, view, by_key = self.rows(), self.entries(), self.view(), self.wanted()
+    def findings(self) -> dict[Key, Finding]:
+        rows, entries, scope, by_key = self.rows(), self.entries(), self.scope(), self.expected()
         return {
-            key: compare_document(last_word(kept(by_key.get(key, []))), entries.get(key), rows.get(key, []), view)
+            key: compare_document(
+                ExpectedState.of(remaining(by_key.get(key, []))), entries.get(key), rows.get(key, []), scope
+            )
             for key in {*by_key, *rows, *entries}
         }
 
-    def mend(self) -> None:
-        rows, entries, view = self.rows(), self.entries(), self.view()
+    def repair(self) -> None:
+        rows, entries, scope = self.rows(), self.entries(), self.scope()
         ledger = Ledger(self.api, "docs", WritePolicy())
         writer = UpsertWriter(
             self.api, "docs", MilvusPartitions(self.api, "docs"), "day", fingerprint="model", ledger=ledger
         )
         by_position = {operation.position: operation for operation in self.operations}
-        for key, verdict in self.verdicts().items():
-            if verdict.problems and verdict.wanted is not None:
-                how = mending(verdict.wanted, entries.get(key), rows.get(key, []), view)
-                ledger.hold({each: entry for each, (entry, _) in ledger.read([key]).items()})
-                ledger.write([how.intent])
+        for key, finding in self.findings().items():
+            if finding.problems and finding.expected is not None:
+                plan = plan_repair(finding.expected, entries.get(key), rows.get(key, []), scope)
+                ledger.cache({each: entry for each, (entry, _) in ledger.read([key]).items()})
+                ledger.write([plan.intent])
                 ledger.release([key])
-                for partition, ids in how.strays.items():
+                for partition, ids in plan.strays.items():
                     self.api.delete("docs", partition, ids)
-                write(writer, [by_position[verdict.wanted.position]])
+                write(writer, [by_position[finding.expected.position]])
 
 
 @st.composite
@@ -149,12 +151,14 @@ def histories(draw: st.DrawFn, *, nulls: bool = True) -> tuple[list[Operation], 
 def test_whatever_was_ingested_is_found_as_the_records_ask(history: tuple[list[Operation], list[int]]) -> None:
     site = Site()
     site.ingest(*history)
-    asked = site.wanted()
-    verdicts = site.verdicts()
-    assert verdicts.keys() == asked.keys()
-    for key, verdict in verdicts.items():
-        assert verdict.problems == ()
-        assert verdict.outcome == "sound" or (last_word(asked[key]).by_batches and verdict.outcome == "unverifiable")
+    expected_writes = site.expected()
+    findings = site.findings()
+    assert findings.keys() == expected_writes.keys()
+    for key, finding in findings.items():
+        assert finding.problems == ()
+        assert finding.outcome == "sound" or (
+            ExpectedState.of(expected_writes[key]).by_batches and finding.outcome == "unverifiable"
+        )
 
 
 def _damage(site: Site, row: dict[str, Any], place: str, entry: Entry, kind: str) -> None:
@@ -197,7 +201,7 @@ KINDS = (
 
 @given(histories(nulls=False), st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 50)), min_size=1, max_size=3))
 @settings(max_examples=300, deadline=None)
-def test_any_damage_is_found_and_mended(
+def test_any_damage_is_found_and_repaired(
     history: tuple[list[Operation], list[int]], damages: list[tuple[str, int]]
 ) -> None:
     site = Site()
@@ -214,11 +218,11 @@ def test_any_damage_is_found_and_mended(
         if (None, row["doc_id"]) in entries:
             _damage(site, row, place, entries[None, row["doc_id"]], kind)
             touched.add((None, row["doc_id"]))
-    found = {key for key, verdict in site.verdicts().items() if verdict.problems}
+    found = {key for key, finding in site.findings().items() if finding.problems}
     assert found <= touched
     # Two damages of one document may cancel each other out: only one is certain to be seen.
     assert found == touched or len(damages) > 1
-    site.mend()
-    assert not any(verdict.problems for verdict in site.verdicts().values())
-    if len(damages) == 1 and all(len(last_word(some).candidates) == 1 for some in site.wanted().values()):
+    site.repair()
+    assert not any(finding.problems for finding in site.findings().values())
+    if len(damages) == 1 and all(len(ExpectedState.of(some).candidates) == 1 for some in site.expected().values()):
         assert (site.store.rows(), site.entries()) == before

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.store.milvus.api import DEFAULT_PARTITION
 from pipeline.store.partitions import (
-    DEFAULT_PARTITION,
     MAX_EVENT_TIME_MS,
     MIN_EVENT_TIME_MS,
     Granularity,

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pipeline.query.filters import FilterableFields
 from pipeline.query.plan import plan
 from pipeline.query.request import TimeRange
-from pipeline.store.partitions import DEFAULT_PARTITION, Granularity, partition_name
+from pipeline.store.milvus.api import DEFAULT_PARTITION
+from pipeline.store.partitions import Granularity, partition_name
 
 CATALOGUE = FilterableFields({"event_time": "integer"})
 HOUR = 3_600_000

@@ -1,4 +1,4 @@
-"""The write protocol under crashes, lost replies and outages: L1 and L2 hold at every moment, and a redo is exact."""
+"""The write protocol under crashes, lost replies and outages: L1 and L2 always hold, and a repetition is exact."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,9 @@ from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, delete, embed_all, put
+from tests.support.fakes.faulty_milvus import Crash
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.writer import newest
 
 NAME = "docs"
 LEDGER = "docs__ledger"
@@ -31,10 +33,6 @@ Fault = Literal["ok", "crash", "lost", "away"]
 Step: TypeAlias = tuple[str, tuple[str, int] | None, int]
 """Key, text and day (None: a delete), version."""
 T = TypeVar("T")
-
-
-class Crash(BaseException):
-    """The process is gone: nothing after this line runs."""
 
 
 class Server:
@@ -67,7 +65,7 @@ class Server:
             raise OutcomeUnknown("the reply is lost")
 
     def writer(self) -> UpsertWriter:
-        ledger = Ledger(self.api, NAME, POLICY, staleness_s=60, max_remembered=2, clock=self.now)
+        ledger = Ledger(self.api, NAME, POLICY, staleness_s=60, max_cached=2, clock=self.now)
         partitions = MilvusPartitions(self.api, NAME)
         return UpsertWriter(self.api, NAME, partitions, "day", POLICY, fingerprint="model", ledger=ledger)
 
@@ -82,7 +80,7 @@ class Server:
             for identifier, row in rows.items():
                 of_document = found.setdefault(row["doc_id"], {})
                 if identifier in of_document:
-                    self.broken.append(f"id {identifier} stands in two Milvus partitions")
+                    self.broken.append(f"id {identifier} is in two Milvus partitions")
                 of_document[identifier] = partition, row["chunk"], row["text"]
         return found
 
@@ -102,16 +100,6 @@ class Server:
             }
             if not entry.pending and stored.get(doc_id, {}).keys() != expected:
                 self.broken.append(f"L2: {doc_id} is not pending and has other rows than {entry}")
-
-
-def newest(operations: Sequence[Operation]) -> dict[str, Operation]:
-    """By doc_id the operation that counts: the highest version, among equal ones (or without versions) the last."""
-    found: dict[str, Operation] = {}
-    for operation in operations:
-        there = found.get(operation.key[1])
-        if there is None or (operation.version or 0) >= (there.version or 0):
-            found[operation.key[1]] = operation
-    return found
 
 
 def rows_of(operation: Operation) -> set[tuple[str, int, str]]:

@@ -92,7 +92,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.who(self.world.is_member)) > 1)
     @rule(choice=choices, heir=choices)
     def cut_off(self, choice: int, heir: int) -> None:
-        """A worker that Kafka no longer hears goes on as if nothing were, until it is told."""
+        """A worker that Kafka no longer hears continues, until it learns that it was expelled."""
         self.world.working(self.one(self.world.is_member, choice)).api.lease_ends()
         self.inherit(heir)
 
@@ -108,7 +108,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.who(self.world.is_away))
     @rule(choice=choices)
     def come_back(self, choice: int) -> None:
-        """A process is started anew; or a worker that was cut off learns what it has lost."""
+        """A process is started again; or a worker that was cut off learns what it has lost."""
         self.world.come_back(self.one(self.world.is_away, choice))
 
     @precondition(lambda self: self.who(self.world.can_read))

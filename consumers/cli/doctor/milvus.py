@@ -11,15 +11,22 @@ from consumers.config import Settings
 from consumers.wiring import common as wiring
 from pipeline.embedding import ModelStamp
 from pipeline.errors import MilvusStreamError, NotFound
-from pipeline.store import MilvusServerApi, open_collection, open_ledger
-from pipeline.store.collection.indexes import check_server, index_problem
-from pipeline.store.collection.schema import VECTOR_FIELD, ledger_name, read_stamp
-from pipeline.store.milvus.api import CollectionInfo
-from pipeline.store.partitions import MANY_PARTITIONS, granularity, interval
+from pipeline.records import VECTOR_FIELD
+from pipeline.store import (
+    MANY_PARTITIONS,
+    CollectionInfo,
+    MilvusServerApi,
+    check_server,
+    granularity,
+    index_problem,
+    interval,
+    ledger_name,
+    open_collection,
+    open_ledger,
+    read_stamp,
+)
 
 _TESTED_SINCE = (2, 3, 0)
-_LOSES_DELETES = (2, 3, 5)
-"""Measured by `tests/chaos/server_alone.py`; no newer server could be looked at."""
 _NEARLY_FULL = 0.8
 
 
@@ -63,10 +70,10 @@ def examine_milvus(settings: Settings, stamp: ModelStamp | None, found: Findings
 def _server(settings: Settings, api: MilvusServerApi, found: Findings) -> None:
     server = api.server
     kind = "Milvus Lite: one process, for one machine" if server.lite else "a full server"
-    keywords = "" if server.bm25 else ", no keyword search (needs 2.5)"
+    keywords = "" if server.capabilities.bm25 else ", no keyword search (needs 2.5)"
     seen = f"{settings.milvus.uri.rpartition('@')[2]} answers: {server.version}, {kind}{keywords}"
     found.ok("milvus.reachable", seen)
-    if not server.lite and (0, 0, 0) < server.number <= _LOSES_DELETES:
+    if server.capabilities.loses_deletes:
         seen = f"{server.version} can lose deletes while it loads or compacts segments, so that older rows stay"
         do = "upgrade Milvus; until then a long milvus.flush_interval and `milvus-stream audit --repair` help"
         if server.number < _TESTED_SINCE:
@@ -168,7 +175,7 @@ def _partitions(settings: Settings, api: MilvusServerApi, found: Findings, now_m
     if others:
         seen = f"there are Milvus partitions by {', '.join(others)} beside those by {section.by}"
         found.warning(check, seen, "searches by time look into both; replay into a new collection to have one kind")
-    if not api.server.lite and (released := len(held) - len(api.loaded_partitions(name))):
+    if api.server.capabilities.needs_load and (released := len(held) - len(api.loaded_partitions(name))):
         do = "load the collection: a worker does at its start, unless they were released on purpose"
         found.warning(check, f"{released} of {len(held)} Milvus partitions are not loaded: searches miss them", do)
     if section.max_event_age is not None:

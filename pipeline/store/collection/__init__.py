@@ -1,1 +1,1 @@
-"""pipeline/store/collection."""
+"""The collections: their schemas and indexes, and the opening of existing or missing ones."""

@@ -1,7 +1,7 @@
-"""Vector indexes: which settings are right, which server has them, and whether the index is really built.
+"""Vector indexes: validation of their settings, support by the server, and progress of the build.
 
-Servers check too little: Milvus 2.3.5 accepts GPU indexes on a machine without one and then never builds them, and
-Milvus Lite accepts any name. So settings are checked here, before a server is asked.
+Servers check too little: Milvus 2.3.5 accepts GPU indexes on a machine without a GPU and then never builds them, and
+Milvus Lite accepts any name. So settings are checked here, before the index is created.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ _MAX_INT = 2_147_483_647
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One parameter of an index or of a search in it: a number in a range, a word or a switch."""
+    """A parameter of an index or of a search in it: a number in a range, a word or a switch."""
 
     low: int | None = None
     high: int = _MAX_INT
     words: tuple[str, ...] = ()
     default: Any = None
-    """What is sent when nothing is set; None: nothing is sent."""
+    """Sent when nothing is set; None: nothing is sent."""
 
     def check(self, name: str, value: Any) -> Any:
-        """The value as it is sent; UsageError naming the setting and what it may be."""
+        """The value as it is sent. Raises UsageError with the setting and its valid values."""
         if self.low is not None:
             if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
                 raise UsageError(f"{name} is {value!r}: write a whole number from {self.low} to {self.high}")
@@ -40,7 +40,7 @@ class Setting:
 
 
 def _switch(default: str | None = None) -> Setting:
-    # A Python bool makes SCANN's build on 2.3 fail for ever, unseen; it wants the word.
+    # A Python bool makes the build of SCANN on 2.3 fail for ever without an error; the word works.
     return Setting(words=("true", "false"), default=default)
 
 
@@ -49,9 +49,8 @@ class _Type:
     build: Mapping[str, Setting] = field(default_factory=dict)
     search: Mapping[str, Setting] = field(default_factory=dict)
     at_least_limit: str | None = None
-    """A search parameter that may not be below the number of results asked for."""
+    """A search parameter that may not be below the limit of results."""
     metrics: tuple[str, ...] = METRICS
-    since: tuple[int, int, int] = (0, 0, 0)
     gpu: bool = False
 
 
@@ -92,7 +91,6 @@ _TYPES: dict[str, _Type] = {
         },
         at_least_limit="itopk_size",
         metrics=("IP", "L2"),
-        since=(2, 4, 0),
         gpu=True,
     ),
 }
@@ -103,7 +101,7 @@ MAX_LIMIT = 16_384
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """The vector index to build: `milvus.index` of the configuration. Raises `UsageError` for what cannot be right."""
+    """The vector index to build, `milvus.index` of the configuration. Raises `UsageError` for invalid settings."""
 
     type: str = "HNSW"
     metric: str = "COSINE"
@@ -146,10 +144,10 @@ def _checked(where: str, kind: str, settings: Mapping[str, Setting], given: Mapp
 def search_params(
     index: IndexSettings | IndexInfo, limit: int, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The parameters of a search for `limit` results: defaults grown to what the limit needs, then `overrides`.
+    """The parameters of a search for `limit` results: defaults, raised to what the limit needs, then `overrides`.
 
-    An `IndexInfo` of a type that is not known here is searched with the overrides as they are. UsageError where the
-    limit, a name or a value cannot be right: the server's interim index accepts what the built one refuses later.
+    For a type of index that is not in the table the overrides are passed on unchecked. Raises UsageError for an
+    invalid limit, name or value: until an index is built, the server accepts what it refuses later.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise UsageError(f"limit is {limit}: write a whole number from 1 to {MAX_LIMIT}")
@@ -176,23 +174,21 @@ def search_params(
 
 
 def check_server(index: IndexSettings, server: ServerInfo) -> None:
-    """UsageError if this version of Milvus cannot have the index."""
-    since = _TYPES[index.type].since
-    if not server.lite and server.number < since:
+    """Raise UsageError if this version of Milvus does not have the type of index."""
+    if index.type == "GPU_CAGRA" and not server.capabilities.cagra_index:
         raise UsageError(
-            f"milvus.index.type is {index.type}, which needs Milvus {since[0]}.{since[1]} or newer; "
-            f"the server is {server.version}"
+            f"milvus.index.type is {index.type}, which needs Milvus 2.4 or newer; the server is {server.version}"
         )
 
 
 def index_problem(index: IndexInfo, server: ServerInfo, progress: tuple[int, int]) -> str | None:
-    """What is wrong with an index whose (indexed, pending) rows are these, in a sentence; None if nothing is.
+    """The problem of an index with `progress` = (indexed, pending) rows, as a sentence; None if there is none.
 
-    Milvus 2.3 reports `Finished` for an index it can never build, so only the rows that wait tell.
+    Milvus 2.3 reports `Finished` for an index that it can never build, so the pending rows decide.
     """
     indexed, pending = progress
     kind = _TYPES.get(index.type)
-    if server.lite or pending == 0:
+    if pending == 0 or not server.capabilities.builds_indexes_later:
         return None
     if indexed == 0 and kind is not None and kind.gpu:
         return (
@@ -200,5 +196,5 @@ def index_problem(index: IndexInfo, server: ServerInfo, progress: tuple[int, int
             "with a GPU? Searches are slow until it is built"
         )
     if indexed == 0:
-        return f"none of {pending} rows is in the {index.type} index yet; if this stays so, look into the server's log"
+        return f"none of {pending} rows is in the {index.type} index yet; if this stays so, read the server's log"
     return None

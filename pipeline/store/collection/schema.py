@@ -1,4 +1,4 @@
-"""What the collections look like, and whether one that exists fits."""
+"""The schemas of documents and ledger, and the comparison of an existing collection with its schema."""
 
 import json
 import re
@@ -6,24 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.records import MAX_DOC_ID_BYTES, MAX_TEXT_BYTES
+from pipeline.records import MAX_DOC_ID_BYTES, MAX_TEXT_BYTES, ROW_FIELDS, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, IndexInfo
 
-VECTOR_FIELD = "vector"
-SPARSE_FIELD = "sparse"
 LEDGER_SUFFIX = "__ledger"
 LEDGER_DIMENSION = 2
-"""Milvus wants a vector in every collection; the ledger's is constant and never searched."""
+"""Milvus requires a vector in every collection; the ledger's is constant and never searched."""
 STAMP_FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME = 255 - len(LEDGER_SUFFIX)
 _ID = FieldInfo("id", "VARCHAR", primary=True, max_length=64)
+_COLUMNS = {
+    field.name: field
+    for field in (
+        _ID,
+        FieldInfo("doc_id", "VARCHAR", max_length=MAX_DOC_ID_BYTES),
+        FieldInfo("chunk", "INT64"),
+        FieldInfo("text", "VARCHAR", max_length=MAX_TEXT_BYTES),
+        FieldInfo("event_time", "INT64"),
+        FieldInfo("kafka_topic", "VARCHAR", max_length=249),
+        FieldInfo("kafka_partition", "INT64"),
+        FieldInfo("kafka_offset", "INT64"),
+    )
+}
 
 
 def check_collection_name(name: str) -> str:
-    """The name, or UsageError: Lite makes a folder of whatever it is given."""
+    """The name, if it is valid. Raises UsageError; Lite itself would create a folder of any name."""
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
         raise UsageError(
             f"milvus.collection is {name!r}: write letters, digits and underscores, at most {_MAX_NAME}, "
@@ -40,22 +51,13 @@ def ledger_name(collection: str) -> str:
 def documents_spec(
     name: str, *, dimension: int, index: IndexSettings, stamp: Mapping[str, Any], bm25: bool
 ) -> CollectionSpec:
-    """The collection of documents: a row per chunk, other metadata in the dynamic field.
+    """The collection of documents: one row a chunk, metadata in the dynamic field.
 
-    `bm25` adds the field `sparse`, filled by the server from `text`. Never on a server before 2.5: Milvus 2.3 aborts
-    when a collection with such a field is created.
+    `bm25` adds the field `sparse`, which the server fills from `text`. Only for a server with that capability:
+    Milvus 2.3 crashes when such a collection is created.
     """
-    fields = [
-        _ID,
-        FieldInfo("doc_id", "VARCHAR", max_length=MAX_DOC_ID_BYTES),
-        FieldInfo("chunk", "INT64"),
-        FieldInfo("text", "VARCHAR", max_length=MAX_TEXT_BYTES),
-        FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=dimension),
-        FieldInfo("event_time", "INT64"),
-        FieldInfo("kafka_topic", "VARCHAR", max_length=249),
-        FieldInfo("kafka_partition", "INT64"),
-        FieldInfo("kafka_offset", "INT64"),
-    ]
+    fields = [_COLUMNS[column] for column in ROW_FIELDS]
+    fields.insert(ROW_FIELDS.index("text") + 1, FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=dimension))
     indexes = {VECTOR_FIELD: index.info()}
     if bm25:
         fields.append(FieldInfo(SPARSE_FIELD, "SPARSE_FLOAT_VECTOR"))
@@ -66,7 +68,7 @@ def documents_spec(
 
 
 def ledger_spec(name: str) -> CollectionSpec:
-    """The ledger of the collection `name`: what is stored of each document, and where rows of it may be."""
+    """The ledger of the collection `name`: one row a document, with its stored version and the places of its rows."""
     fields = (
         _ID,
         FieldInfo("doc_id", "VARCHAR", max_length=MAX_DOC_ID_BYTES),
@@ -92,59 +94,60 @@ def ledger_spec(name: str) -> CollectionSpec:
 
 
 def write_stamp(stamp: Mapping[str, Any]) -> str:
-    """A collection's description that says which model its vectors are of."""
+    """A collection's description that names the model of its vectors."""
     return json.dumps({"milvus_stream": STAMP_FORMAT, "model": dict(stamp)}, sort_keys=True)
 
 
 def read_stamp(info: CollectionInfo) -> dict[str, Any] | None:
-    """The model a collection's vectors are of, as `write_stamp` wrote it; None if it does not say."""
-    try:
-        told = json.loads(info.description)
-    except json.JSONDecodeError:
-        return None
-    model = told.get("model") if isinstance(told, dict) and "milvus_stream" in told else None
+    """The model of a collection's vectors, as `write_stamp` wrote it; None without such a description."""
+    model = _read_description(info).get("model")
     return model if isinstance(model, dict) else None
 
 
 def read_ledger_of(info: CollectionInfo) -> str | None:
-    """The collection whose ledger this is, as `ledger_spec` wrote it; None for anything but a ledger of ours."""
-    try:
-        told = json.loads(info.description)
-    except json.JSONDecodeError:
-        return None
-    name = told.get("ledger_of") if isinstance(told, dict) and "milvus_stream" in told else None
+    """The collection that this ledger belongs to, as `ledger_spec` wrote it; None if it is no ledger."""
+    name = _read_description(info).get("ledger_of")
     return name if isinstance(name, str) else None
 
 
-def schema_problems(wanted: CollectionSpec, found: CollectionInfo) -> list[str]:
-    """What keeps `found` from holding the rows of `wanted`, a clause each; empty: it fits.
+def _read_description(info: CollectionInfo) -> dict[str, Any]:
+    """A description written by milvus-stream; empty for any other text."""
+    try:
+        description = json.loads(info.description)
+    except json.JSONDecodeError:
+        return {}
+    return description if isinstance(description, dict) and "milvus_stream" in description else {}
 
-    A missing `sparse` is none: the collection was made on a server without BM25 and works, without keyword search.
+
+def schema_problems(wanted: CollectionSpec, existing: CollectionInfo) -> list[str]:
+    """The reasons why `existing` cannot hold the rows of `wanted`, one clause each; empty if it can.
+
+    A missing `sparse` is no reason: a collection created on a server without BM25 works, without keyword search.
     """
     problems = []
-    there = {field.name: field for field in found.fields}
+    existing_fields = {field.name: field for field in existing.fields}
     for field in wanted.fields:
-        if field.name == SPARSE_FIELD and field.name not in there:
+        if field.name == SPARSE_FIELD and field.name not in existing_fields:
             continue
-        problems += _field_problems(field, there.get(field.name))
-    ours = {field.name for field in wanted.fields} | {SPARSE_FIELD}
-    problems += [f"field {name!r} is there, which nothing fills" for name in there if name not in ours]
-    if wanted.dynamic and not found.dynamic:
+        problems += _field_problems(field, existing_fields.get(field.name))
+    known = {field.name for field in wanted.fields} | {SPARSE_FIELD}
+    problems += [f"field {name!r} is there, which nothing fills" for name in existing_fields if name not in known]
+    if wanted.dynamic and not existing.dynamic:
         problems.append("the dynamic field is off, so metadata has no place")
     return problems
 
 
-def _field_problems(wanted: FieldInfo, found: FieldInfo | None) -> list[str]:
-    if found is None:
+def _field_problems(wanted: FieldInfo, existing: FieldInfo | None) -> list[str]:
+    if existing is None:
         return [f"field {wanted.name!r} ({wanted.type}) is missing"]
     name = wanted.name
-    if found.type != wanted.type:
-        return [f"field {name!r} is {found.type}, not {wanted.type}"]
+    if existing.type != wanted.type:
+        return [f"field {name!r} is {existing.type}, not {wanted.type}"]
     problems = []
-    if found.primary != wanted.primary:
-        problems.append(f"field {name!r} is {'' if found.primary else 'not '}the primary key")
-    if found.dimension != wanted.dimension:
-        problems.append(f"field {name!r} has dimension {found.dimension}, not {wanted.dimension}")
-    if wanted.max_length is not None and found.max_length is not None and found.max_length < wanted.max_length:
-        problems.append(f"field {name!r} holds {found.max_length} bytes, not {wanted.max_length}")
+    if existing.primary != wanted.primary:
+        problems.append(f"field {name!r} is {'' if existing.primary else 'not '}the primary key")
+    if existing.dimension != wanted.dimension:
+        problems.append(f"field {name!r} has dimension {existing.dimension}, not {wanted.dimension}")
+    if wanted.max_length is not None and existing.max_length is not None and existing.max_length < wanted.max_length:
+        problems.append(f"field {name!r} holds {existing.max_length} bytes, not {wanted.max_length}")
     return problems

@@ -1,17 +1,19 @@
-"""What one worker has acknowledged, and which of it is durable, by its own flushes or by another worker's."""
+"""The flushes of one worker: what it has acknowledged, and which of it is durable by its own or another's flush."""
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import structlog
 
 from pipeline import failpoints
 from pipeline.errors import Unavailable
 from pipeline.records import Receipt
-from pipeline.store.flushing.policy import FlushPolicy, FlushState, flush_spacing_s
-from pipeline.store.flushing.shared_marker import FlushMarker, Followed, Marks
+from pipeline.store.flushing.policy import FlushNeed, FlushPolicy, flush_spacing_s
+from pipeline.store.flushing.shared_marker import FlushMarker, Marks, PendingOnPeer
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.telemetry import FlushRole
 
@@ -19,35 +21,70 @@ log = structlog.get_logger(__name__)
 
 OnDurable = Callable[[Sequence[Receipt]], None]
 OnFlush = Callable[[FlushRole, bool], None]
-"""Told of every round of flushes when it ends: why it was made, and whether it succeeded."""
+"""Called at the end of every attempt of a flush with its role, and whether it succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing waits to become durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Receipts wait: for the next flush of this worker, or for another worker's."""
+
+    since: float
+    """Since when none of this worker's receipts became durable."""
+    announced_at: float
+    """When another worker last announced a flush; not before `since` if there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingIn:
+    """This worker flushes for all others, because the leader does not, until another one announces a flush."""
+
+    since: float
+    """Since when none of this worker's receipts became durable."""
 
 
 @dataclass(slots=True)
-class _Round:
-    """One flush in hand: what it makes durable, and the collections it has still to do."""
+class Flushing:
+    """A flush is in progress, or has failed half-way and will be continued."""
 
+    before: Idle | Waiting | StandingIn
+    """The state to return to if the flush is given up."""
     role: FlushRole
-    followed: Followed
+    pending: PendingOnPeer
+    """Receipts that waited for another worker's flush, and become durable by this one."""
     receipts: list[Receipt]
     collections: list[str]
-
-    def take(self) -> list[Receipt]:
-        """All that it makes durable."""
-        return self.followed.take() + self.receipts
+    """The collections not flushed yet."""
 
     def __len__(self) -> int:
-        return len(self.followed) + len(self.receipts)
+        return len(self.pending) + len(self.receipts)
+
+
+State: TypeAlias = Idle | Waiting | StandingIn | Flushing
+
+
+def ignore_flush(role: FlushRole, ok: bool) -> None:
+    """The `on_flush` that does nothing."""
 
 
 class Flusher:
-    """The flushes of one worker without their thread: `step` does what is due at `due_at`.
+    """The flushes of one worker, without a thread: `step` does what is due at `due_at`.
 
-    `step` is called by one thread; the rest by any. A receipt is durable when a flush of every collection has finished
-    that began after its ack.
+    One thread calls `step`; the other methods may be called by any. A receipt is durable when a flush of every
+    collection has finished that began after the ack.
 
-    With a marker, only the worker that `leads` flushes as time goes by, and tells of it; the others watch the marker.
-    One that has heard nothing for too long stands in: it flushes and tells until somebody else does. Who was asked to
-    finish flushes itself, whoever leads. Two that flush at once do no harm.
+    Without a marker the worker flushes for itself. With one, workers share flushes:
+
+    1. The worker that `leads` flushes at intervals, and announces each flush by the marker.
+    2. The others read the marker, and conclude from it which of their receipts are durable.
+    3. A worker that sees no announcement for too long takes over: it flushes and announces, until another one does.
+    4. A worker that was asked to finish flushes itself.
+
+    Two workers that flush at the same time do no harm.
     """
 
     def __init__(
@@ -56,12 +93,13 @@ class Flusher:
         collections: Sequence[str],
         policy: FlushPolicy,
         on_durable: OnDurable,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
         *,
-        marker: FlushMarker | None,
-        leads: Callable[[], bool],
-        on_flush: OnFlush,
+        marker: FlushMarker | None = None,
+        leads: Callable[[], bool] = lambda: True,
+        on_flush: OnFlush = ignore_flush,
     ) -> None:
+        """`leads`: whether this worker is the one that flushes; may change at any time."""
         self._api = api
         self._collections = tuple(collections)
         self._policy = policy
@@ -72,173 +110,210 @@ class Flusher:
         self._on_flush = on_flush
         self._spacing_s = flush_spacing_s(api.server)
         self._lock = threading.Lock()
-        self._state = FlushState(last_began=clock())
+        self._need = FlushNeed(last_began=clock())
+        self._state: State = Idle()
         self._receipts: list[Receipt] = []
-        self._round: _Round | None = None
-        self._followed = Followed()
+        self._pending = PendingOnPeer()
         self._marks: Marks = {}
-        self._told_at = clock()
-        self._look_at = clock()
-        self._waiting_since: float | None = None
-        self._stands_in = False
+        self._read_marker_at = clock()
 
     # --- any thread --------------------------------------------------------------------------------------------
 
+    @property
+    def state(self) -> State:
+        """The current state."""
+        return self._state
+
     def acked(self, receipt: Receipt, rows: int) -> None:
-        """The server has answered for these records, of which `rows` rows were written."""
+        """Record that the server has acknowledged these records, of which `rows` rows were written."""
         with self._lock:
+            now = self._clock()
             if self._policy.durability == "flush":
                 self._receipts.append(receipt)
-            if self._waiting_since is None:
-                self._waiting_since = self._clock()
-            self._state = replace(self._state, waiting=True, rows=self._state.rows + rows)
+            if isinstance(self._state, Idle):
+                self._state = Waiting(now, now)
+            elif isinstance(self._state, StandingIn) and not self._need.waiting:
+                self._state = StandingIn(now)
+            self._need = replace(self._need, waiting=True, rows=self._need.rows + rows)
+        if self._policy.durability == "ack":
+            self._on_durable([receipt])
 
     def request(self) -> None:
         """Flush as soon as the server allows it; nothing to do where all is durable."""
         with self._lock:
-            self._state = replace(self._state, requested=self._state.waiting)
+            self._need = replace(self._need, requested=self._need.waiting)
 
     def finish(self) -> None:
-        """Flush what waits at once, from now on."""
+        """From now on flush at once whatever waits."""
         with self._lock:
-            self._state = replace(self._state, closing=True)
+            self._need = replace(self._need, closing=True)
 
     def pending(self) -> int:
         """Receipts that are not durable yet."""
         with self._lock:
-            return len(self._receipts) + len(self._followed) + (0 if self._round is None else len(self._round))
+            in_progress = len(self._state) if isinstance(self._state, Flushing) else 0
+            return len(self._receipts) + len(self._pending) + in_progress
 
     def due_at(self) -> float | None:
         """When `step` has something to do, possibly in the past; None: not before something is acknowledged."""
         with self._lock:
-            due = self._policy.due_at(self._state, self._spacing_s)
-            return self._look_at if due is not None and self._follows() and not self._stands_in else due
+            due = self._policy.due_at(self._need, self._spacing_s)
+            reads_marker = self._follows() and not isinstance(self._state, StandingIn)
+            return self._read_marker_at if due is not None and reads_marker else due
 
     # --- the thread that flushes -------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Look at the marker or flush. `Unavailable` (a rate limit, an outage) means later, and no receipt is dropped.
+        """Read the marker or flush. After `Unavailable` (a rate limit, an outage) it is repeated; no receipt is lost.
 
         Raises any other error of the server, and what `on_durable` raises.
         """
         if self._marker is not None and self._follows():
-            self._look(self._marker)
+            self._read_marker(self._marker)
             if not self._takes_over():
                 return
         self._flush()
 
     def _follows(self) -> bool:
-        """Whether somebody else flushes, as far as this worker knows."""
-        state = self._state
-        asked = state.requested or state.closing
-        return self._marker is not None and self._round is None and not asked and not self._leads()
+        """Whether this worker relies on another one's flushes."""
+        finishing = self._need.requested or self._need.closing
+        return (
+            self._marker is not None and not isinstance(self._state, Flushing) and not finishing and not self._leads()
+        )
 
     def _takes_over(self) -> bool:
-        now, due = self._clock(), self._policy.due_at(self._state, self._spacing_s)
-        if due is None or due > now or self._waiting_since is None:
+        now, due = self._clock(), self._policy.due_at(self._need, self._spacing_s)
+        if due is None or due > now:
             return False
-        return self._stands_in or self._policy.given_up(self._waiting_since, self._told_at, now, self._spacing_s)
+        match self._state:
+            case StandingIn():
+                return True
+            case Waiting(since, announced_at):
+                return self._policy.must_take_over(since, announced_at, now, self._spacing_s)
+            case _:
+                return False
 
-    def _look(self, marker: FlushMarker) -> None:
-        """Read the marker; what it shows to be durable is settled."""
+    # --- another worker's flushes ------------------------------------------------------------------------------
+
+    def _read_marker(self, marker: FlushMarker) -> None:
+        """Read the marker and report the receipts that it shows to be durable."""
         with self._lock:
-            self._look_at = self._clock() + self._policy.look_s
-            count = len(self._receipts)
+            self._read_marker_at = self._clock() + self._policy.read_interval_s
+            acknowledged = len(self._receipts)
         try:
             marks = marker.read() if self._policy.durability == "flush" else {}
         except Unavailable as error:
             log.warning("flush.marker_unread", error_type=type(error).__name__, error=str(error))
             return
         with self._lock:
-            if any(told > self._marks.get(flusher, 0) for flusher, told in marks.items()):  # by somebody else
-                self._told_at, self._stands_in = self._clock(), False
+            if any(count > self._marks.get(flusher, 0) for flusher, count in marks.items()):
+                self._flush_announced()
             self._marks = marks
-            durable = self._followed.look(marks, self._receipts[:count])
-            del self._receipts[:count]
+            durable = self._pending.observe(marks, self._receipts[:acknowledged])
+            del self._receipts[:acknowledged]
             if durable:
-                self._state = replace(self._state, failures=0)
-            if durable or not self._followed:
-                self._rest()
+                self._need = replace(self._need, failures=0)
+            if durable or not self._pending:
+                self._wait_or_rest()
         if durable:
             self._on_durable(durable)
 
-    def _rest(self) -> None:
-        """Some receipts are durable: what is left waits from now on."""
-        left = self._receipts or self._followed
-        self._waiting_since = self._clock() if left else None
-        if not left:
-            self._state = FlushState(self._state.last_began, closing=self._state.closing)
+    def _flush_announced(self) -> None:
+        """Another worker, or this one as the leader, has announced a flush: nobody needs to stand in."""
+        if isinstance(self._state, Waiting | StandingIn):
+            self._state = Waiting(self._state.since, self._clock()) if self._need.waiting else Idle()
+
+    def _wait_or_rest(self) -> None:
+        """Some receipts became durable: what remains waits from now on."""
+        now = self._clock()
+        remaining = bool(self._receipts or self._pending)
+        if not remaining:
+            self._need = FlushNeed(self._need.last_began, closing=self._need.closing)
+        if isinstance(self._state, StandingIn):
+            self._state = StandingIn(now)
+        else:
+            self._state = Waiting(now, now) if remaining else Idle()
+
+    # --- this worker's flushes ---------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         began = self._clock()
-        current = self._begin(began)
-        marker = None if current.role == "finishing" else self._marker
+        flushing = self._begin(began)
+        marker = None if flushing.role == "finishing" else self._marker
         try:
             if marker is not None:
                 marker.begin()
-            while current.collections:
-                self._api.flush(current.collections[0])
-                del current.collections[0]
+            while flushing.collections:
+                self._api.flush(flushing.collections[0])
+                del flushing.collections[0]
         except Unavailable as error:
-            self._try_later(current, error)
+            self._try_later(flushing, error)
             return
         failpoints.hit("flushed")
-        if durable := current.take():
+        if durable := flushing.pending.take() + flushing.receipts:
             self._on_durable(durable)
         with self._lock:
-            self._round = None
-            self._waiting_since = self._clock() if self._receipts else None
-            self._state = replace(self._state, failures=0)
-        self._on_flush(current.role, True)
-        log.debug("flush.done", role=current.role, collections=self._collections, seconds=self._clock() - began)
-        if marker is not None:
-            self._tell(marker)
-
-    def _begin(self, began: float) -> _Round:
-        """Take what is acknowledged by now; what comes later may miss this flush and waits for the next."""
-        with self._lock:
-            if self._round is None:
-                self._round = _Round(self._role(), self._followed, [], list(self._collections))
-                self._followed = Followed()
-            if len(self._round.collections) == len(self._collections):
-                self._round.receipts += self._receipts
-                self._receipts = []
-                self._state = FlushState(began, closing=self._state.closing, failures=self._state.failures)
+            now = self._clock()
+            if isinstance(flushing.before, StandingIn):
+                self._state = StandingIn(now)
             else:
-                self._state = replace(self._state, last_began=began)
-            return self._round
+                self._state = Waiting(now, now) if self._need.waiting else Idle()
+            self._need = replace(self._need, failures=0)
+        self._on_flush(flushing.role, True)
+        log.debug("flush.done", role=flushing.role, collections=self._collections, seconds=self._clock() - began)
+        if marker is not None:
+            self._announce(marker)
+
+    def _begin(self, began: float) -> Flushing:
+        """Take over all receipts acknowledged by now; later ones may miss this flush and wait for the next."""
+        with self._lock:
+            if not isinstance(self._state, Flushing):
+                self._state = Flushing(self._state, self._role(), self._pending, [], list(self._collections))
+                self._pending = PendingOnPeer()
+            flushing = self._state
+            if len(flushing.collections) == len(self._collections):
+                flushing.receipts += self._receipts
+                self._receipts = []
+                self._need = FlushNeed(began, closing=self._need.closing, failures=self._need.failures)
+            else:  # continued after a failure: some collections were flushed before the newest acks
+                self._need = replace(self._need, last_began=began)
+            return flushing
 
     def _role(self) -> FlushRole:
         if self._marker is None or self._leads():
             return "leader"
-        return "finishing" if self._state.requested or self._state.closing else "stand_in"
+        return "finishing" if self._need.requested or self._need.closing else "stand_in"
 
-    def _tell(self, marker: FlushMarker) -> None:
+    def _announce(self, marker: FlushMarker) -> None:
+        """Write the marker after a flush; a worker that does so without leading has taken over."""
         try:
             mark = marker.advance()
         except Unavailable as error:
-            log.warning("flush.untold", error_type=type(error).__name__, error=str(error))
+            log.warning("flush.not_announced", error_type=type(error).__name__, error=str(error))
             return
         with self._lock:
             self._marks = {**self._marks, mark.flusher: mark.count}
-            self._told_at, self._stands_in = self._clock(), not self._leads()
+            if self._leads():
+                self._flush_announced()
+            else:
+                self._state = StandingIn(self._clock())
 
-    def _try_later(self, current: _Round, error: Unavailable) -> None:
+    def _try_later(self, flushing: Flushing, error: Unavailable) -> None:
         with self._lock:
             now = self._clock()
             jitter = random.random()  # noqa: S311 - spreads workers that fail together, guards nothing
-            self._state = self._policy.after_failure(self._state, now, jitter=jitter)
-            failures, wait = self._state.failures, self._state.not_before - now
-            if current.role == "stand_in":  # somebody else may succeed meanwhile
-                self._receipts[:0] = current.receipts
-                self._followed = current.followed
-                self._round = None
-                self._state = replace(self._state, waiting=True)
-        self._on_flush(current.role, False)
+            self._need = self._policy.after_failure(self._need, now, jitter=jitter)
+            failures, wait = self._need.failures, self._need.not_before - now
+            if flushing.role == "stand_in":  # another worker may succeed before the next attempt
+                self._receipts[:0] = flushing.receipts
+                self._pending = flushing.pending
+                self._state = flushing.before
+                self._need = replace(self._need, waiting=True)
+        self._on_flush(flushing.role, False)
         log.warning(
             "flush.postponed",
-            role=current.role,
-            collections=current.collections,
+            role=flushing.role,
+            collections=flushing.collections,
             failures=failures,
             next_in_s=round(wait, 1),
             error_type=type(error).__name__,

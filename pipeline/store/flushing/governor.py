@@ -1,57 +1,33 @@
 """The thread that flushes Milvus.
 
-A flush seals every growing segment of a collection, so each one costs the search side something, and newer servers
-allow one in ten seconds per collection. Inserts go on beside it. So one thread flushes, rarely, off the data path, and
-of several workers one does it for all (`flush_marker`).
+A flush seals every growing segment of a collection: it costs the search side something, and newer servers allow one in
+ten seconds per collection. Inserts continue beside it. So one thread flushes, rarely and off the data path, and of
+several workers one flushes for all (`Flusher`).
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
 from pipeline.records import Receipt
-from pipeline.store.flushing.flusher import Flusher, OnDurable, OnFlush
-from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.flushing.shared_marker import FlushMarker
-from pipeline.store.milvus.api import MilvusApi
-from pipeline.telemetry import FlushRole
+from pipeline.store.flushing.flusher import Flusher
 
 log = structlog.get_logger(__name__)
 
 
-def _uncounted(role: FlushRole, ok: bool) -> None:
-    """For those who count no flushes."""
-
-
 class FlushGovernor:
-    """Flushes the collections of one worker on a thread of its own.
+    """Runs a flusher on a thread of its own.
 
-    A receipt is durable when a flush of every collection has finished that began after its ack. `Unavailable` (a
-    rate-limit answer, no answer, an outage) means later: no receipt is dropped. Any other error ends the thread and
-    is raised by `check`. `on_durable` is called by this thread, with `ack` by the one that calls `acked`.
-
-    `marker`: other workers write the same collections, and one flushes for all, see `Flusher`. `leads` says whether it
-    is this one; it may change at any time.
+    `Unavailable` (a rate-limit answer, no answer, an outage) means later: no receipt is dropped. Any other error ends
+    the thread and is raised by `check`. This thread reports what is durable; with durability `ack` the thread that
+    calls `acked` does.
     """
 
-    def __init__(
-        self,
-        api: MilvusApi,
-        collections: Sequence[str],
-        policy: FlushPolicy,
-        on_durable: OnDurable,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        marker: FlushMarker | None = None,
-        leads: Callable[[], bool] = lambda: True,
-        on_flush: OnFlush = _uncounted,
-    ) -> None:
-        self._flusher = Flusher(
-            api, collections, policy, on_durable, clock, marker=marker, leads=leads, on_flush=on_flush
-        )
-        self._at_once = on_durable if policy.durability == "ack" else None
+    def __init__(self, flusher: Flusher, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is the flusher's."""
+        self._flusher = flusher
         self._clock = clock
         self._changed = threading.Event()
         self._error: BaseException | None = None
@@ -64,11 +40,9 @@ class FlushGovernor:
         self._thread.start()
 
     def acked(self, receipt: Receipt, rows: int) -> None:
-        """The server has answered for these records, of which `rows` rows were written; never blocks on a flush."""
+        """Record that the server has acknowledged these records, of which `rows` rows were written; never blocks."""
         self._flusher.acked(receipt, rows)
         self._changed.set()
-        if self._at_once is not None:
-            self._at_once([receipt])
 
     def request(self) -> None:
         """Flush as soon as the server allows it, not after the interval; nothing to do where all is durable."""
@@ -104,9 +78,9 @@ class FlushGovernor:
             log.error("flush.stopped", error_type=type(error).__name__, error=str(error))
 
     def _wait_until_due(self) -> bool:
-        """Block until there is something to do; False: the thread is to end."""
+        """Block until there is something to do; False: the thread must end."""
         while True:
-            self._changed.clear()  # before the look at what it tells of, so that nothing is missed
+            self._changed.clear()  # before `due_at`, so that no change after it is missed
             due = self._flusher.due_at()
             if self._ended or (due is None and self._closing):
                 return False

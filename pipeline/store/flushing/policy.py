@@ -1,38 +1,41 @@
-"""When a flush is due. Pure: times come in and go out."""
+"""When a flush is due, and when a worker stops waiting for another worker's flush. Pure."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pipeline.backoff import Backoff
 from pipeline.errors import UsageError
 from pipeline.store.milvus.api import ServerInfo
 
-LONGEST_LOOK_S = 5.0
+LONGEST_READ_INTERVAL_S = 5.0
 SILENT_INTERVALS = 3
 OVERDUE_INTERVALS = 6
 LIMITED_SPACING_S = 10.0
 """From Milvus 2.4 on, more than one flush of a collection within this time is refused by default."""
+_RETRY = Backoff(first_s=1.0, cap_s=30.0)
 
 
 def flush_spacing_s(server: ServerInfo) -> float:
-    """The least time between two flushes that this server allows: none on Lite and before 2.4."""
-    return 0.0 if server.lite or (0, 0, 0) < server.number < (2, 4, 0) else LIMITED_SPACING_S
+    """The least time between two flushes of a collection that this server allows, in seconds."""
+    return LIMITED_SPACING_S if server.capabilities.limits_flushes else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class FlushState:
-    """What the decision when to flush is made from; times are of one monotonic clock, in seconds."""
+class FlushNeed:
+    """What asks for a flush; times are of one monotonic clock, in seconds."""
 
     last_began: float
-    """When the last flush began; before the first one, when the governor started."""
+    """When the last flush began; before the first one, when the flusher was created."""
     waiting: bool = False
-    """Something was acknowledged that is not durable, and no flush in hand will make it so."""
+    """Something was acknowledged that is not durable and is not part of the flush in progress."""
     rows: int = 0
     """Rows acknowledged since the last flush began."""
     requested: bool = False
     closing: bool = False
     failures: int = 0
-    """Attempts of the flush in hand that failed."""
+    """Failed attempts of the current flush."""
     not_before: float = float("-inf")
+    """The time of the next attempt after a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,11 @@ class FlushPolicy:
     """How often to flush."""
 
     durability: Literal["flush", "ack"] = "flush"
-    """`flush`: a receipt is durable by a flush that began after the ack; `ack`: at once, flushes only tidy up."""
+    """`flush`: a receipt is durable after a flush that began after its ack; `ack`: at once."""
     interval_s: float = 30.0
     rows: int | None = None
-    """Flush as soon as so many rows wait: Lite searches such rows one by one, about 40 µs each."""
-    first_retry_s: float = 1.0
-    longest_retry_s: float = 30.0
+    """Flush when this many rows wait: Lite searches unflushed rows one by one, about 40 µs each."""
+    retry: Backoff = _RETRY
 
     def __post_init__(self) -> None:
         if self.interval_s <= 0:
@@ -54,34 +56,36 @@ class FlushPolicy:
             raise UsageError(f"flush after {self.rows} rows: write at least 1")
 
     @property
-    def look_s(self) -> float:
-        """Between two looks at the marker of the worker that flushes."""
-        return min(self.interval_s / 2, LONGEST_LOOK_S)
+    def read_interval_s(self) -> float:
+        """Seconds between two reads of the marker of the worker that flushes."""
+        return min(self.interval_s / 2, LONGEST_READ_INTERVAL_S)
 
-    def due_at(self, state: FlushState, spacing_s: float) -> float | None:
+    def due_at(self, need: FlushNeed, spacing_s: float) -> float | None:
         """When the next flush should begin, possibly in the past; None: not before something is acknowledged."""
-        if state.failures:
-            return state.not_before
-        if not state.waiting:
+        if need.failures:
+            return need.not_before
+        if not need.waiting:
             return None
-        if state.closing:
-            return state.last_began
-        pressing = state.requested or (self.rows is not None and state.rows >= self.rows)
-        return state.last_began + (spacing_s if pressing else max(self.interval_s, spacing_s))
+        if need.closing:
+            return need.last_began
+        pressing = need.requested or (self.rows is not None and need.rows >= self.rows)
+        return need.last_began + (spacing_s if pressing else max(self.interval_s, spacing_s))
 
-    def given_up(self, waiting_since: float, told_at: float, now: float, spacing_s: float) -> bool:
-        """Whether a worker that waits for somebody else's flush should flush itself.
+    def must_take_over(self, waiting_since: float, announced_at: float, now: float, spacing_s: float) -> bool:
+        """Whether a worker that waits for another worker's flush must flush itself.
 
-        `waiting_since`: since when none of its receipts became durable. `told_at`: when it last heard of a flush; the
-        leader may be in trouble, or have nothing to flush. The second limit is for workers that flush in turns: what
-        they tell never adds up for those who wait.
+        `waiting_since`: since when none of its receipts became durable. `announced_at`: when another worker last
+        announced a flush. Two cases:
+
+        1. No announcement for a long time: the leader is in trouble, or has nothing to flush.
+        2. Announcements, but nothing became durable for even longer: workers flush in turns, each too rarely to count.
         """
         interval_s = max(self.interval_s, spacing_s)
-        silent = now - max(waiting_since, told_at) > SILENT_INTERVALS * interval_s
+        silent = now - max(waiting_since, announced_at) > SILENT_INTERVALS * interval_s
         return silent or now - waiting_since > OVERDUE_INTERVALS * interval_s
 
-    def after_failure(self, state: FlushState, now: float, *, jitter: float) -> FlushState:
-        """The flush in hand failed: try again later, with `jitter` in [0, 1) over the upper half of the wait."""
-        longest = min(self.longest_retry_s, self.first_retry_s) if state.closing else self.longest_retry_s
-        wait = min(longest, self.first_retry_s * 2.0 ** min(state.failures, 30)) * (0.5 + jitter / 2)
-        return replace(state, failures=state.failures + 1, not_before=now + wait)
+    def after_failure(self, need: FlushNeed, now: float, *, jitter: float) -> FlushNeed:
+        """The need after a failed attempt, which is repeated later; `jitter` in [0, 1)."""
+        backoff = replace(self.retry, cap_s=min(self.retry.cap_s, self.retry.first_s)) if need.closing else self.retry
+        failures = need.failures + 1
+        return replace(need, failures=failures, not_before=now + backoff.delay_s(failures, jitter))

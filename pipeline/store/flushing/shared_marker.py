@@ -1,4 +1,4 @@
-"""One worker flushes for all: what it tells the others by rows of the ledger, and what they may conclude."""
+"""Shared flushes: marks in the ledger by which one worker announces its flushes, and what others conclude from them."""
 
 import time
 import uuid
@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from pipeline.errors import Unavailable
-from pipeline.records import Receipt
+from pipeline.records import VECTOR_FIELD, Receipt
 from pipeline.store.collection.schema import LEDGER_DIMENSION, ledger_name
 from pipeline.store.milvus.api import MilvusApi
 
@@ -20,64 +20,64 @@ log = structlog.get_logger(__name__)
 MARKER_STATE = "marker"
 """In the column `state`; rows of documents have `live` or `deleted` there."""
 _KAFKA_PARTITION = -2
-"""By which the marks are found; a number, because Milvus compares numbers much faster than texts."""
+"""The value by which marks are found; Milvus compares numbers much faster than texts."""
 _FORGET_MS = 86_400_000
 _READS = 3
 
 Marks: TypeAlias = Mapping[str, int]
-"""Flusher -> how many flushes of every collection it has finished, one after the other."""
+"""Flusher -> flushes of every collection that it has finished, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What one flusher tells. It is another flusher whenever a count begins anew."""
+    """The announcement of one flusher: how many flushes it has finished. Every new count has a new flusher id."""
 
     flusher: str
     count: int
 
 
 class FlushMarker:
-    """The marks in one collection's ledger; each worker has an object of its own.
+    """The marks in one collection's ledger, as one worker reads and writes them.
 
-    Every mark is a row with an id of its own that is written once. One row changed in place would be simpler, but
-    Milvus 2.3.5 can lose the delete in an upsert that comes while it loads what was just flushed, and then answers the
-    older row even to a strong read (measured: 8 after 12 was acknowledged).
+    Every mark is a new row that is never changed. One row updated in place would be simpler, but Milvus 2.3.5 can lose
+    the delete of an upsert that arrives while a flushed segment is loaded, and then answers the older row even to a
+    strong read (measured: 8 after 12 was acknowledged).
     """
 
     def __init__(self, api: MilvusApi, collection: str, wall_clock: Callable[[], float] = time.time) -> None:
         self._api = api
         self._name = ledger_name(collection)
         self._wall_clock = wall_clock
-        self._own = _anew()
+        self._own = _new_count()
 
     def read(self) -> Marks:
-        """What the flushers have told so far; sees every mark written before. Raises Unavailable."""
+        """The latest mark of every flusher; a strong read. Raises Unavailable."""
         marks: dict[str, int] = {}
         for row in self._rows():
             marks[row["fingerprint"]] = max(row["version"], marks.get(row["fingerprint"], 0))
         return marks
 
     def begin(self) -> None:
-        """The flushes that `advance` will tell of begin after this returned."""
+        """Prepare for flushes that `advance` will announce; they must begin after this has returned."""
         try:
             rows = self._rows()
         except Unavailable:
-            self._own = _anew()
+            self._own = _new_count()
             return
-        told = max((row["version"] for row in rows if row["fingerprint"] == self._own.flusher), default=0)
-        # A server that lost power may have lost marks. Who looks then must not take the count up to the last one,
-        # which stands for flushes long ago, for the flushes to come: so the count goes on only from what is there.
-        if told != self._own.count:
-            self._own = _anew()
+        stored = max((row["version"] for row in rows if row["fingerprint"] == self._own.flusher), default=0)
+        # A server that lost power may have lost marks. A worker that reads the marks then must not take the rest of an
+        # old count for flushes to come: the count continues only from what is stored.
+        if stored != self._own.count:
+            self._own = _new_count()
         self._forget([row["id"] for row in rows if row["record_time"] < self._now_ms() - _FORGET_MS])
 
     def advance(self) -> Mark:
-        """Tell that one more flush of every collection has finished, which began after `begin` returned.
+        """Announce that one more flush of every collection has finished, which began after `begin` had returned.
 
-        Raises Unavailable; then the next one counts anew, so that no mark is ever written twice.
+        Raises Unavailable; then the next announcement starts a new count, so no mark is ever written twice.
         """
         before, mark = self._own, Mark(self._own.flusher, self._own.count + 1)
-        self._own = _anew()
+        self._own = _new_count()
         self._api.upsert(self._name, None, [self._row(mark)])
         self._own = mark
         self._forget([_id(before)] if before.count else [])
@@ -87,15 +87,15 @@ class FlushMarker:
         where = f"kafka_partition == {_KAFKA_PARTITION}"
         for _ in range(_READS):
             rows = self._api.query(self._name, where, ["id", "fingerprint", "version", "record_time"], strong=True)
-            # Where an id stands twice, Milvus 2.3.5 leaves other rows out of the answer; a count tells. It also
-            # differs when a mark was written between the two.
+            # Where an id is stored twice, Milvus 2.3.5 leaves other rows out of the answer; a count shows that. It also
+            # differs when a mark was written between the two reads.
             count = self._api.query(self._name, where, ["count(*)"], strong=True)[0]["count(*)"]
             if count <= len(rows):
                 return rows
         raise Unavailable(f"{count} marks in {self._name} and only {len(rows)} answered")
 
     def _forget(self, ids: Sequence[str]) -> None:
-        """Old marks only cost space: one that is not deleted now is deleted when it is a day old."""
+        """Delete old marks, which only cost space; those that remain are deleted when they are a day old."""
         if ids:
             try:
                 self._api.delete(self._name, None, ids)
@@ -120,37 +120,39 @@ class FlushMarker:
             "fingerprint": mark.flusher,
             "topic_id": "",
             "pending": False,
-            "vector": np.ones(LEDGER_DIMENSION, dtype=np.float32),
+            VECTOR_FIELD: np.ones(LEDGER_DIMENSION, dtype=np.float32),
         }
 
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
 
 
-def _anew() -> Mark:
+def _new_count() -> Mark:
+    """A count that starts from zero, under a new flusher id."""
     return Mark(uuid.uuid4().hex, 0)
 
 
 def _id(mark: Mark) -> str:
-    # No document's ledger row has it: those are digests of something that begins otherwise.
+    # Differs from the id of every document's ledger row, which is the digest of another prefix.
     return blake2b(f"flush marker {mark.flusher} {mark.count}".encode(), digest_size=20).hexdigest()
 
 
 @dataclass(slots=True)
 class _Group:
+    """Receipts with the same marks."""
+
     base: dict[str, int]
+    """Flusher -> its count when it was first seen after the acks."""
     receipts: list[Receipt]
 
 
 @dataclass(slots=True)
-class Followed:
-    """Receipts that wait for somebody else's flush.
+class PendingOnPeer:
+    """Receipts that wait for another worker's flush.
 
-    Marks read after the acknowledgement say m for a flusher. The flush that its m + 1 will tell of may have begun
-    before the acknowledgement. The one of m + 2 began after m + 1 was written: else the flusher would have counted
-    anew. The read is strong and did not see m + 1, so it began before that, hence the acknowledgement came before the
-    flush of m + 2, and the receipts are durable when m + 2 is told. Flushers may overlap: each is counted by itself,
-    and one that had told nothing yet counts from where it is seen first.
+    A receipt is durable once some worker has announced **two** flushes after the count m that was read when the write
+    was acknowledged: flush m + 1 may have begun before the write, flush m + 2 cannot have. Workers are counted each by
+    itself, and one without a mark at that time counts from where it is first seen. Proof: docs/guarantees.md.
     """
 
     _groups: list[_Group] = field(default_factory=list)
@@ -158,8 +160,8 @@ class Followed:
     def __len__(self) -> int:
         return sum(len(group.receipts) for group in self._groups)
 
-    def look(self, marks: Marks, acked: Sequence[Receipt]) -> list[Receipt]:
-        """Marks were read after all of `acked` were acknowledged; returns what is durable by now."""
+    def observe(self, marks: Marks, acked: Sequence[Receipt]) -> list[Receipt]:
+        """Add `acked`, all acknowledged before `marks` were read; returns the receipts that are durable now."""
         durable: list[Receipt] = []
         waiting: list[_Group] = []
         for group in self._groups:
@@ -177,7 +179,7 @@ class Followed:
         return durable
 
     def take(self) -> list[Receipt]:
-        """Everything that waits: a flush of this worker's own settles it."""
+        """Remove and return all receipts: a flush of this worker makes them durable."""
         taken = [receipt for group in self._groups for receipt in group.receipts]
         self._groups = []
         return taken

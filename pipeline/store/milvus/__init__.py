@@ -1,1 +1,1 @@
-"""pipeline/store/milvus."""
+"""The Milvus server: the interface, its client over pymilvus, errors, retries, and the differences between servers."""

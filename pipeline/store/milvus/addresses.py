@@ -1,4 +1,4 @@
-"""Addresses of Milvus servers: how they are written in messages, and on which way gRPC reaches them."""
+"""Addresses of Milvus servers: their form in messages, and gRPC's options for reaching them."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import UsageError
 
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""In the order in which gRPC looks at them."""
+"""In the order in which gRPC reads them."""
 
 
 def server_address(uri: str) -> str:
@@ -25,7 +25,7 @@ def server_address(uri: str) -> str:
 
 
 def channel_options(uri: str) -> dict[str, Any]:
-    """gRPC's options for a connection: nothing is tried again by gRPC itself, and loopback needs no proxy."""
+    """gRPC's options for a connection: gRPC itself repeats no call, and loopback needs no proxy."""
     options: dict[str, Any] = {"grpc.enable_retries": 0}
     if _is_loopback(_host(uri)):
         options["grpc.enable_http_proxy"] = 0
@@ -33,7 +33,7 @@ def channel_options(uri: str) -> dict[str, Any]:
 
 
 def proxy_hint(uri: str, env: Mapping[str, str]) -> str:
-    """A sentence on the proxy that gRPC takes to this server, for an error; empty where it takes none.
+    """A sentence for errors about the proxy that gRPC uses for this server; empty where it uses none.
 
     The proxy's own address is left out: it may hold a password.
     """
@@ -49,7 +49,7 @@ def proxy_hint(uri: str, env: Mapping[str, str]) -> str:
 
 
 def keep_brackets() -> None:
-    """Let pymilvus keep the brackets of an IPv6 address, which gRPC needs to find the port; they get lost there."""
+    """Make pymilvus keep the brackets of an IPv6 address, which it loses and gRPC needs to find the port."""
     try:
         from pymilvus.client import connection_manager  # noqa: PLC0415
     except ImportError:
@@ -73,7 +73,7 @@ def _host(uri: str) -> str:
 
 
 def _port_is_one(uri: str) -> bool:
-    """Whether what follows the host is a port, or nothing; also False for an unclosed bracket."""
+    """Whether the host is followed by a port or nothing; False for an unclosed bracket, too."""
     try:
         return uri.startswith("unix:") or urlsplit(uri).port != 0
     except ValueError:

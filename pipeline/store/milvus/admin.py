@@ -1,4 +1,4 @@
-"""The collections, indexes and Milvus partitions of a server: what is there, and whether it is loaded."""
+"""Administration of a server: collections, indexes and Milvus partitions, and whether they are loaded."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ from pymilvus.client.types import LoadState
 
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, NotFound, UsageError
-from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, ServerInfo
+from pipeline.records import VECTOR_FIELD
+from pipeline.store.milvus.api import DEFAULT_PARTITION, CollectionInfo, CollectionSpec, ServerInfo
 from pipeline.store.milvus.calls import RetryingCaller
 from pipeline.store.milvus.conversion import DESCRIPTION_PROPERTY, collection_info, sdk_schema
 from pipeline.store.milvus.error_mapping import Call
 
-DEFAULT_PARTITION = "_default"
 LOAD_TIMEOUT_S = 300.0
 """Loading reads every segment: 41 s for 100 partitions of 400 rows on two cores."""
 SCHEMA_TIMEOUT_S = 60.0
-LITE_WAITS_S = (0.1, 0.5, 1.0)
-"""Looks for a collection that Lite may be making for another worker at this moment."""
+LATE_COLLECTION_WAITS_S = (0.1, 0.5, 1.0)
+"""Before each check whether a collection that another worker is creating can be found."""
 _COUNTER_BITS = 18
 
 
 class CollectionAdmin:
-    """The part of `MilvusServerApi` that is not about rows."""
+    """The calls of `MilvusServerApi` that are not about rows."""
 
     def __init__(self, client: MilvusClient, server: ServerInfo, run: RetryingCaller) -> None:
         self._client = client
@@ -31,18 +31,18 @@ class CollectionAdmin:
 
     @property
     def server(self) -> ServerInfo:
-        """Version and kind of the server, asked when the connection was opened."""
+        """Version, kind and capabilities, read when the connection was opened."""
         return self._server
 
     def clock_ms(self) -> int | None:
-        """The server's clock in epoch milliseconds: an instant has 46 bits of them, and 18 of a counter."""
-        instant = self.instant()
+        """The server's clock in epoch milliseconds; None from a server without a clock."""
+        instant = self.instant()  # 46 bits of milliseconds, then 18 of a counter
         return None if instant is None else instant >> _COUNTER_BITS
 
     def instant(self) -> int | None:
-        """See `MilvusApi.instant`. All writes get their place in the server's order by the clock asked here."""
+        """This moment on the clock by which the server orders all writes; None from a server without a clock."""
         handler = getattr(self._client, "_handler", None)  # MilvusClient itself has no call for it
-        if handler is None or self._server.lite:
+        if handler is None or not self._server.capabilities.has_clock:
             return None
         return int(self._run(Call("clock"), handler.alloc_timestamp)) or None
 
@@ -55,7 +55,7 @@ class CollectionAdmin:
     def describe(self, collection: str) -> CollectionInfo | None:
         """The collection's schema and indexes, or None if there is none of that name.
 
-        For an alias the name inside is the collection's own. Lite does not tell the parameters of an index.
+        For an alias, the name in the result is the collection's own. Lite leaves out the parameters of an index.
         """
         call = Call("describe", collection)
         try:
@@ -67,7 +67,7 @@ class CollectionAdmin:
         return collection_info(raw, {str(index["field_name"]): index for index in indexes if index})
 
     def create_collection(self, spec: CollectionSpec) -> None:
-        """Create collection and indexes and load it, finishing what another worker or an earlier try began."""
+        """Create collection and indexes and load it; completes what another worker or an earlier attempt began."""
         call = Call("create_collection", spec.name, "schema")
         try:
             self._run(
@@ -86,9 +86,8 @@ class CollectionAdmin:
         self.load_collection(spec.name)
 
     def _appears(self, collection: str) -> bool:
-        """Whether it is there after all: made by another worker, or by a call whose answer was lost."""
-        # Lite refuses a name as soon as its folder is there, and finds the collection only some milliseconds later.
-        for wait in LITE_WAITS_S if self._server.lite else (0.0,):
+        """Whether it exists after all: created by another worker, or by a call whose answer was lost."""
+        for wait in LATE_COLLECTION_WAITS_S if self._server.capabilities.collection_appears_late else (0.0,):
             self._run.pause(wait)
             if self.describe(collection) is not None:
                 return True
@@ -117,10 +116,14 @@ class CollectionAdmin:
         return set(info.indexes) if info is not None else set()
 
     def load_collection(self, collection: str) -> None:
-        """Bring the whole collection into memory and wait for it; nothing to do where it is there."""
+        """Load the whole collection and wait until it is; nothing to do where it is loaded."""
         call = Call("load", collection, "schema")
         self._run(call, self._client.load_collection, collection, attempt_s=LOAD_TIMEOUT_S)
-        if not self._server.lite:
+        self._remember_loaded(collection)
+
+    def _remember_loaded(self, collection: str) -> None:
+        """From now on "not loaded" means that the server was restarted and is loading it again."""
+        if self._server.capabilities.reloads_after_restart:
             self._run.loaded(collection)
 
     def drop_collection(self, collection: str) -> None:
@@ -137,22 +140,22 @@ class CollectionAdmin:
         return sorted(name for name in names if name != DEFAULT_PARTITION)
 
     def create_partition(self, collection: str, partition: str) -> None:
-        """Create it and see it loaded; success too if it exists.
+        """Create it and make sure that it is loaded; success too if it exists.
 
-        Raises `RecordRejected` ("too_many_partitions") where the server has no room for another one.
+        Raises `RecordRejected` ("too_many_partitions") where the server allows no more.
         """
         call = Call("create_partition", collection, "schema")
         try:
             self._run(call, self._client.create_partition, collection, partition, attempt_s=SCHEMA_TIMEOUT_S)
         except MilvusStreamError:
-            # Lite refuses a name that exists, in words that say nothing; elsewhere an answer may have been lost.
+            # It exists (which Lite reports as some error), or the answer of an earlier attempt was lost.
             if partition not in self.partitions(collection):
                 raise
         failpoints.hit("partition_created")
-        if self._server.lite:
+        if not self._server.capabilities.needs_load:
             return
-        # Milvus loads a new partition with a loaded collection, but not with one of which only parts were loaded.
-        # Of a collection that is not loaded at all it must not become the only part.
+        # A new partition is loaded with a loaded collection, but not where only some partitions were loaded. And it
+        # must not become the only loaded partition of a collection that is released.
         if self._loaded(collection) and not self._loaded(collection, partition):
             self.load_partitions(collection, [partition])
 
@@ -160,7 +163,7 @@ class CollectionAdmin:
         """Release and remove it with all rows; no error if it is gone already."""
         call = Call("drop_partition", collection, "schema")
         try:
-            if not self._server.lite:
+            if self._server.capabilities.needs_load:
                 names = [partition]
                 self._run(call, self._client.release_partitions, collection, names, attempt_s=SCHEMA_TIMEOUT_S)
             self._run(call, self._client.drop_partition, collection, partition, attempt_s=SCHEMA_TIMEOUT_S)
@@ -169,8 +172,8 @@ class CollectionAdmin:
 
     def loaded_partitions(self, collection: str) -> list[str]:
         """The Milvus partitions that searches cover, a subset of `partitions`."""
-        if self._server.lite:
-            # After a restart it says that none is loaded, and yet searches all of them once the collection is.
+        if not self._server.capabilities.needs_load:
+            # After a restart Lite answers that none is loaded, and yet searches all of them.
             return self.partitions(collection)
         return [name for name in self.partitions(collection) if self._loaded(collection, name)]
 
@@ -180,22 +183,22 @@ class CollectionAdmin:
         return bool(answer["state"] == LoadState.Loaded)
 
     def load_partitions(self, collection: str, partitions: Sequence[str]) -> None:
-        """Load them; returns when they can be searched. Lite, where all are loaded: nothing to do."""
-        if partitions and not self._server.lite:
+        """Load them; returns when they can be searched. Nothing to do on Lite, where all are loaded."""
+        if partitions and self._server.capabilities.needs_load:
             call = Call("load", collection, "schema")
             self._run(call, self._client.load_partitions, collection, list(partitions), attempt_s=LOAD_TIMEOUT_S)
 
     def release_partitions(self, collection: str, partitions: Sequence[str]) -> None:
         """Take them out of memory: rows are kept, searches no longer see them. `UsageError` on Lite."""
-        if self._server.lite:
+        if not self._server.capabilities.needs_load:
             raise UsageError("Milvus Lite keeps every partition loaded: release needs a Milvus server")
         if partitions:
             call = Call("release", collection, "schema")
             self._run(call, self._client.release_partitions, collection, list(partitions), attempt_s=LOAD_TIMEOUT_S)
 
-    def index_progress(self, collection: str, field: str = "vector") -> tuple[int, int]:
+    def index_progress(self, collection: str, field: str = VECTOR_FIELD) -> tuple[int, int]:
         """Rows in the index and rows that wait for it: (indexed, pending)."""
-        # Asked for by a name it does not have, Lite answers all indexes at once.
+        # For a name that it does not have, Lite answers all indexes.
         answer = None
         if field in self._indexed(collection):
             answer = self._run(Call("describe index", collection), self._client.describe_index, collection, field)

@@ -1,33 +1,38 @@
-"""What the store, the ledger and the query side ask of a Milvus server; implemented by client.py and by a fake."""
+"""The interface to a Milvus server; `client.py` implements it over pymilvus, the tests have one in memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.records import VECTOR_FIELD
+from pipeline.store.milvus.capabilities import Capabilities, Version, capabilities_of
 from pipeline.store.milvus.write_lease import LeftS
 
 Row = Mapping[str, Any]
 """Field name -> value; a vector is a float32 array of shape (dimension,). Undeclared names go to the dynamic field."""
 
 
+DEFAULT_PARTITION = "_default"
+"""The Milvus partition that every collection has."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What kind of Milvus answered."""
+    """Version and kind of a server, and what follows from them."""
 
     version: str
     """As the server reports it, e.g. `v2.3.5-lite`, `milvus_lite-3.2.2`, `3.0.2`."""
-    number: tuple[int, int, int]
+    number: Version
     """The version to compare with, e.g. (2, 3, 5)."""
     lite: bool
-    """Milvus Lite: one embedded process with other limits and error codes. (PyPI's full 2.3.5 server is not Lite.)"""
+    """Milvus Lite, one embedded process; for messages. (PyPI's full server 2.3.5 is not Lite, whatever it reports.)"""
+    capabilities: Capabilities = field(init=False)
 
-    @property
-    def bm25(self) -> bool:
-        """Whether a BM25 function can fill a sparse field: Milvus 2.5 or newer, or Lite."""
-        return self.lite or self.number >= (2, 5, 0)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "capabilities", capabilities_of(self.number, lite=self.lite))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,30 @@ class Hit:
     fields: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorSearch:
+    """One search in a collection: what to find, among which rows, and what to return of them."""
+
+    queries: NDArray[np.float32] | Sequence[str]
+    """Vectors of shape (queries, dimension); or texts, which the server compares by BM25 with its sparse field."""
+    limit: int
+    """Rows for each query."""
+    anns_field: str = VECTOR_FIELD
+    """The column to search in; `sparse` for texts."""
+    expression: str = ""
+    """A filter; empty: all rows."""
+    fields: Sequence[str] = ()
+    """Columns to return; `$meta` is all metadata of a row, whatever its names."""
+    partitions: Sequence[str] | None = None
+    """Milvus partitions; None: all that are loaded."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of a search in this type of index (`ef` …)."""
+    strong: bool = False
+    """See every write acknowledged before the call, not only those older than some 100 ms."""
+    timeout_s: float | None = None
+    """Limit of all attempts together; None: the connection's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
     """What to create: fields, and one index for each vector field."""
@@ -96,7 +125,7 @@ class MilvusApi(Protocol):
 
     @property
     def server(self) -> ServerInfo:
-        """Version and kind of the server, asked once."""
+        """Version, kind and capabilities, read when the connection was opened."""
 
     def collections(self) -> list[str]:
         """Names of all collections."""
@@ -120,9 +149,9 @@ class MilvusApi(Protocol):
         """Release and remove it with all rows; no error if it is gone already."""
 
     def fence(self, left_s: LeftS) -> None:
-        """From now on `upsert` and `delete` are only sent if they end within `left_s()`; else they raise LeaseExpired.
+        """Send `upsert` and `delete` only if they end within `left_s()` seconds; otherwise they raise LeaseExpired.
 
-        What keeps a worker that was stopped or cut off from Kafka from writing over its successor's rows.
+        So a worker that was suspended or cut off from Kafka cannot overwrite the rows of its successor.
         """
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
@@ -146,33 +175,18 @@ class MilvusApi(Protocol):
         limit: int | None = None,
         timeout: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Rows that match; with `strong` every write acknowledged before the call is seen, else up to some 100 ms old.
+        """Rows that match, in no particular order. An empty expression needs a limit.
 
-        `since`: every write acknowledged before that `instant` is seen. An empty expression needs a limit. No order is
-        promised. `$meta` as in `search`; `timeout` in seconds.
+        `strong`: the read sees every write acknowledged before the call; otherwise it may be some 100 ms old.
+        `since`: it sees every write acknowledged before that `instant`.
+        `$meta` as in `VectorSearch`. `timeout`: of all attempts together, in seconds.
         """
 
     def instant(self) -> int | None:
-        """This moment on the server's own clock, for `query(since=…)`; None where it does not tell (Lite)."""
+        """This moment on the server's clock, for `query(since=…)`; None from a server without a clock (Lite)."""
 
-    def search(
-        self,
-        collection: str,
-        vectors: NDArray[np.float32],
-        limit: int,
-        *,
-        field: str = "vector",
-        expression: str = "",
-        fields: Sequence[str] = (),
-        partitions: Sequence[str] | None = None,
-        params: Mapping[str, Any] | None = None,
-        strong: bool = False,
-        timeout: float | None = None,
-    ) -> list[list[Hit]]:
-        """The nearest rows of each query vector, shape (queries, dimension); best first. `timeout` in seconds.
-
-        `$meta` among the fields stands for all metadata of the row, whatever its names.
-        """
+    def search(self, collection: str, search: VectorSearch) -> list[list[Hit]]:
+        """The nearest rows of each query, best first. `UsageError` for texts where the server has no BM25."""
 
     def count(self, collection: str, *, partitions: Sequence[str] | None = None) -> int:
         """Rows that a strong read sees, deletes taken into account."""
@@ -185,25 +199,7 @@ class MilvusApi(Protocol):
 
 
 class MilvusServerApi(MilvusApi, Protocol):
-    """What a real server offers beyond `MilvusApi`: keyword search, partition residency, index progress."""
-
-    def search_text(
-        self,
-        collection: str,
-        texts: Sequence[str],
-        limit: int,
-        *,
-        expression: str = "",
-        fields: Sequence[str] = (),
-        partitions: Sequence[str] | None = None,
-        strong: bool = False,
-        timeout: float | None = None,
-    ) -> list[list[Hit]]:
-        """The rows that match each text best by BM25 on `text`; best first.
-
-        Lite's scores are negative, lower is better. `UsageError` unless `server.bm25`; the collection needs the
-        field `sparse`.
-        """
+    """A Milvus server with what operators need too: which partitions are loaded, index progress, the server's clock."""
 
     def loaded_partitions(self, collection: str) -> list[str]:
         """The Milvus partitions that searches cover, a subset of `partitions`. Lite: all of them."""
@@ -214,8 +210,8 @@ class MilvusServerApi(MilvusApi, Protocol):
     def release_partitions(self, collection: str, partitions: Sequence[str]) -> None:
         """Take them out of memory: rows are kept, searches no longer see them. Lite cannot: `UsageError`."""
 
-    def index_progress(self, collection: str, field: str = "vector") -> tuple[int, int]:
+    def index_progress(self, collection: str, field: str = VECTOR_FIELD) -> tuple[int, int]:
         """Rows in the index and rows that wait for it, (indexed, pending); growing segments count in neither."""
 
     def clock_ms(self) -> int | None:
-        """The server's clock in epoch milliseconds; None where it does not tell (Lite)."""
+        """The server's clock in epoch milliseconds; None from a server without a clock (Lite)."""

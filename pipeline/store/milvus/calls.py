@@ -1,4 +1,4 @@
-"""One call to Milvus: a deadline for each attempt, attempts by one policy, an error of ours at the end."""
+"""Calls to Milvus: a deadline for each attempt, one retry policy, and the errors of `pipeline.errors`."""
 
 import random
 import threading
@@ -13,13 +13,13 @@ from pipeline.store.milvus.write_lease import Lease
 T = TypeVar("T")
 
 Observer = Callable[[str, float, MilvusStreamError | None], None]
-"""Told of every call when it ends: operation, seconds with all attempts, and the error raised or None."""
+"""Called when a call ends with the operation, the seconds of all its attempts, and the error or None."""
 
 _SHOWN_CHARACTERS = 300
 
 
 def unobserved(operation: str, seconds: float, error: MilvusStreamError | None) -> None:
-    """The observer for those who want none."""
+    """The observer that ignores all calls."""
 
 
 class RetryingCaller:
@@ -50,15 +50,15 @@ class RetryingCaller:
 
     @property
     def longest_s(self) -> float:
-        """After this many seconds a call with the usual deadline has ended, if the SDK keeps the attempt's deadline."""
+        """Upper limit in seconds of a call with the usual deadline, if the SDK keeps the deadline of an attempt."""
         return max(self._retry.total_s, self._timeout_s) + self._timeout_s
 
     def loaded(self, collection: str) -> None:
-        """Remember that this collection was loaded: "not loaded" will mean that the server is recovering."""
+        """Remember that this collection was loaded: from now on "not loaded" means that the server is recovering."""
         self._seen_loaded.add(collection)
 
     def forget(self, collection: str) -> None:
-        """The collection is gone, or released on purpose."""
+        """Forget that the collection was loaded: it was dropped or released."""
         self._seen_loaded.discard(collection)
 
     def pause(self, seconds: float) -> None:
@@ -82,7 +82,7 @@ class RetryingCaller:
     ) -> T:
         """`function(*arguments, timeout=…, **options)` until it succeeds or the policy gives up.
 
-        `attempt_s`: deadline of an attempt that is known to be slow. `total_s`: all attempts must end within it.
+        `attempt_s`: deadline of one attempt, for slow calls. `total_s`: deadline of all attempts together.
         `leased`: no attempt may outlive the lease; raises LeaseExpired instead.
         """
         began = self._clock()
@@ -139,16 +139,16 @@ class RetryingCaller:
 
 
 def _lease_expired(error: BaseException) -> LeaseExpired | None:
-    """What was raised while the request was packed; the SDK reports it as an error of its own."""
+    """The LeaseExpired raised while the request was packed, which the SDK wraps into an error of its own."""
     return next((link for link in chain(error) if isinstance(link, LeaseExpired)), None)
 
 
 def error_text(error: BaseException) -> str:
-    """What the server or the SDK said, on one line and not too much of it."""
+    """The text of the server or the SDK, on one line and shortened."""
     code = getattr(error, "code", None)
     code = code() if callable(code) else code
     details = getattr(error, "details", None)
-    said = details() if callable(details) else getattr(error, "message", error)
-    text = " ".join(str(said).split())
+    message = details() if callable(details) else getattr(error, "message", error)
+    text = " ".join(str(message).split())
     shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"
     return f"{shown} (code {getattr(code, 'name', code)})"

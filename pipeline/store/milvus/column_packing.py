@@ -1,8 +1,8 @@
-"""Upsert requests packed column by column, several times faster than pymilvus packs them row by row.
+"""Packing of upsert requests by column, several times faster than pymilvus, which packs them by row.
 
-pymilvus spends some 6 µs of Python on every value, which makes it, and not the server, the limit of a writer. The
-request made here is byte for byte the one it would send; the call itself, with its deadline and checks, stays its own.
-The hook is no public API: where it is missing, or the first request comes out different, pymilvus packs as always.
+pymilvus spends some 6 µs of Python on every value, so it would limit the writer instead of the server. The request
+is byte for byte the same, and pymilvus still makes the call. The hook is no public API: where it is missing, or where
+the first request differs, pymilvus packs the requests itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,19 @@ import structlog
 from pymilvus import DataType, MilvusClient
 from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
+from pipeline.records import METADATA_FIELD
+
 log = structlog.get_logger(__name__)
 
 _HOOK = "_prepare_row_upsert_request"
-_META = "$meta"
 _FLOATS_TAG = b"\x0a"  # field 1 of FloatArray, length-delimited
 
 
 def pack_upserts(client: MilvusClient, before_sending: Callable[[float], None]) -> None:
-    """Let `client` pack its upserts by column, if this version of pymilvus allows it.
+    """Make `client` pack its upserts by column, if this version of pymilvus allows it.
 
-    `before_sending` is called with the deadline in seconds when a request is packed, also for the attempts that
-    pymilvus makes by itself; what it raises keeps the request from being sent.
+    `before_sending` is called with the deadline in seconds when a request has been packed, also for the attempts that
+    pymilvus makes by itself; if it raises, the request is not sent.
     """
     handler = client._get_connection()
     original = getattr(handler, _HOOK, None)
@@ -37,9 +38,9 @@ def pack_upserts(client: MilvusClient, before_sending: Callable[[float], None]) 
 def upsert_request(
     collection: str, partition: str, rows: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], timestamp: int
 ) -> Any:
-    """The `UpsertRequest` for rows of a collection described by `schema` (as pymilvus keeps it).
+    """The `UpsertRequest` for rows of a collection with this `schema` (pymilvus's own description).
 
-    Raises KeyError, TypeError or ValueError for what it cannot pack: a field that is missing, or of another type.
+    Raises KeyError, TypeError or ValueError for what cannot be packed: a missing field, or one of another type.
     """
     request = milvus_pb2.UpsertRequest(
         collection_name=collection, partition_name=partition, num_rows=len(rows), schema_timestamp=timestamp
@@ -52,7 +53,7 @@ def upsert_request(
         _pack(data, DataType(field["type"]), [row[field["name"]] for row in rows])
     names = {field["name"] for field in fields}
     if schema.get("enable_dynamic_field"):
-        data = request.fields_data.add(field_name=_META, is_dynamic=True, type=DataType.JSON)
+        data = request.fields_data.add(field_name=METADATA_FIELD, is_dynamic=True, type=DataType.JSON)
         extras = ({name: value for name, value in row.items() if name not in names} for row in rows)
         data.scalars.json_data.data.extend([orjson.dumps(extra) for extra in extras])
     elif any(len(row) != len(names) for row in rows):
@@ -89,7 +90,7 @@ def _varint(number: int) -> bytes:
 
 
 class _Packer:
-    """Stands in for pymilvus's method on one connection."""
+    """The replacement for pymilvus's packing method on one connection."""
 
     def __init__(
         self,
@@ -125,21 +126,21 @@ class _Packer:
         context: Any,
         **options: Any,
     ) -> Any:
-        def as_always(some: list[Mapping[str, Any]]) -> Any:
-            return self._original(collection_name, some, partition_name, timeout, context=context, **options)
+        def packed_by_row(batch: list[Mapping[str, Any]]) -> Any:
+            return self._original(collection_name, batch, partition_name, timeout, context=context, **options)
 
         if not self._trusted or options.get("partial_update") or options.get("field_ops"):
-            return as_always(rows)
+            return packed_by_row(rows)
         schema, timestamp = self._schema_of(collection_name, timeout=timeout, context=context, **options)
         partition = partition_name if isinstance(partition_name, str) else ""
         try:
             if collection_name not in self._checked:
                 sample = upsert_request(collection_name, partition, rows[:2], schema, timestamp)
-                if sample.SerializeToString() != as_always(rows[:2]).SerializeToString():
+                if sample.SerializeToString() != packed_by_row(rows[:2]).SerializeToString():
                     self._trusted = False
                     log.warning("milvus.packing", what="this pymilvus packs rows differently: writing is slower")
-                    return as_always(rows)
+                    return packed_by_row(rows)
                 self._checked.add(collection_name)
             return upsert_request(collection_name, partition, rows, schema, timestamp)
         except (KeyError, TypeError, ValueError):
-            return as_always(rows)  # which fails too, and says why in the words that the errors are read from
+            return packed_by_row(rows)  # which fails too, with the message that error_mapping knows

@@ -1,4 +1,4 @@
-"""Between pymilvus's values and ours; no call is made here."""
+"""Conversions between pymilvus's values and the ones of `api.py`. Pure."""
 
 import json
 import re
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from pymilvus import CollectionSchema, DataType, FieldSchema, Function, FunctionType
 
+from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, Hit, IndexInfo, Row, ServerInfo
+from pipeline.store.milvus.capabilities import UNKNOWN
 
 DESCRIPTION_PROPERTY = "milvus_stream.description"
-"""Milvus Lite drops the description of a collection but keeps its properties, so it stands in both."""
-VECTOR_FIELD = "vector"
+"""Milvus Lite drops the description of a collection but keeps its properties, so it is written to both."""
 
 _VERSION = re.compile(r"(?P<lite>milvus[_-]lite-)?v?(\d+)\.(\d+)(?:\.(\d+))?", re.IGNORECASE)
 _NOT_PARAMETERS = {
@@ -26,34 +27,19 @@ _NOT_PARAMETERS = {
     "pending_index_rows",
     "state",
 }
-_HEX = re.compile(r"[0-9a-f]{1,64}")
 
 
 def server_info(version: str) -> ServerInfo:
-    """Read what `get_server_version` answers: `v2.3.5-lite` (a full server!), `milvus_lite-3.2.2`, `2.6-2025…`.
-
-    A build without a number counts as (0, 0, 0): features that not every version has are then not used.
-    """
+    """Parse the answer of `get_server_version`: `v2.3.5-lite` (a full server!), `milvus_lite-3.2.2`, `2.6-2025…`."""
     match = _VERSION.match(version)
     if match is None:
-        return ServerInfo(version, (0, 0, 0), lite=False)
+        return ServerInfo(version, UNKNOWN, lite=False)
     major, minor, patch = (int(part or 0) for part in match.groups()[1:])
     return ServerInfo(version, (major, minor, patch), lite=match["lite"] is not None)
 
 
-def ids_expression(ids: Sequence[str]) -> str:
-    """`id in ["…", …]` of hex digests.
-
-    pymilvus quotes ids without escaping them, so anything but lower-case hex is refused here with ValueError.
-    """
-    for identifier in ids:
-        if not _HEX.fullmatch(identifier):
-            raise ValueError("a row id is not a lower-case hex digest of at most 64 characters")
-    return 'id in ["' + '","'.join(ids) + '"]'
-
-
 def sdk_schema(spec: CollectionSpec) -> CollectionSchema:
-    """The schema pymilvus is to create."""
+    """The collection's schema in pymilvus's types."""
     fields = [_sdk_field(field, bm25=spec.bm25) for field in spec.fields]
     functions = []
     if spec.bm25:
@@ -62,7 +48,7 @@ def sdk_schema(spec: CollectionSpec) -> CollectionSchema:
                 name="bm25",
                 function_type=FunctionType.BM25,
                 input_field_names=["text"],
-                output_field_names=["sparse"],
+                output_field_names=[SPARSE_FIELD],
             )
         )
     return CollectionSchema(
@@ -82,7 +68,7 @@ def _sdk_field(field: FieldInfo, *, bm25: bool) -> FieldSchema:
 
 
 def collection_info(raw: Mapping[str, Any], indexes: Mapping[str, Mapping[str, Any]]) -> CollectionInfo:
-    """What `describe_collection` and, by field, `describe_index` answered."""
+    """The answers of `describe_collection` and, by field, of `describe_index`, as one value."""
     return CollectionInfo(
         name=str(raw["collection_name"]),
         description=str(raw.get("description") or (raw.get("properties") or {}).get(DESCRIPTION_PROPERTY, "")),
@@ -113,7 +99,7 @@ def _index_info(raw: Mapping[str, Any]) -> IndexInfo:
 
 
 def _plain(value: Any) -> Any:
-    """Servers answer every parameter as text: `16` for 16."""
+    """A parameter as a number where it is one: servers answer every parameter as text, `"16"` for 16."""
     if not isinstance(value, str):
         return value
     try:
@@ -124,9 +110,9 @@ def _plain(value: Any) -> Any:
 
 
 def sdk_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as pymilvus wants them; ValueError where an id stands twice, because Milvus 2.3 would store both."""
+    """The rows as pymilvus takes them. Raises ValueError for a repeated id, which Milvus 2.3 would store twice."""
     if len({row["id"] for row in rows}) != len(rows):
-        raise ValueError("an id stands twice in one upsert; fold the rows first")
+        raise ValueError("an id occurs twice in one upsert; fold the rows first")
     return [dict(row) for row in rows]
 
 
@@ -140,15 +126,16 @@ def plain_row(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def hits(raw: Sequence[Sequence[Mapping[str, Any]]], fields: Sequence[str]) -> list[list[Hit]]:
     """The answer of a search, with those of `fields` that the rows have; `*`: every field, `$meta`: all metadata."""
-    every = "*" in fields or "$meta" in fields  # for the latter the server sends no declared field unasked
+    # For `$meta` the server answers the metadata by name, and no declared field that was not named.
+    every = "*" in fields or METADATA_FIELD in fields
     return [
         [
             Hit(
-                str(found["id"]),
-                float(found["distance"]),
-                {name: value for name, value in plain_row(found["entity"]).items() if every or name in fields},
+                str(hit["id"]),
+                float(hit["distance"]),
+                {name: value for name, value in plain_row(hit["entity"]).items() if every or name in fields},
             )
-            for found in found_for_one
+            for hit in hits_of_query
         ]
-        for found_for_one in raw
+        for hits_of_query in raw
     ]

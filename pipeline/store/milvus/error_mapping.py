@@ -1,4 +1,4 @@
-"""What an error of pymilvus or gRPC means, which call may be repeated, and when.
+"""The meaning of errors of pymilvus and gRPC: which call may be repeated, and when.
 
 Codes are Milvus's `merr` table as measured on 2.3.5 and Lite 3.2.2; `MilvusException.retriable` is False for everything
 on both, so the table decides. An error is read by its shape (`code`, `message`), so nothing here imports the SDK.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from pipeline.backoff import Backoff
 from pipeline.errors import (
     MilvusStreamError,
     NotFound,
@@ -25,7 +26,7 @@ from pipeline.errors import (
 
 
 class FailureKind(Enum):
-    """What happened to the call, as far as the answer tells."""
+    """What an answer says about the call."""
 
     UNAVAILABLE = "the server cannot serve; the call had no effect"
     RATE_LIMITED = "the server asks for fewer requests; the call had no effect"
@@ -87,8 +88,8 @@ _BY_STATUS = {
     "DATA_LOSS": FailureKind.OUTCOME_UNKNOWN,
 }
 
-# Milvus 2.3 answers most things with 65535, Lite with 1 or 101, pymilvus itself with 1: only the words tell them apart.
-# A write refused for words that are not listed counts as trouble of the server, so an outage never condemns a row.
+# Milvus 2.3 answers most failures with 65535, Lite with 1 or 101, pymilvus itself with 1: only the text distinguishes
+# them. A write refused with a text that is not listed counts as a failure of the server, so an outage rejects no row.
 _BY_WORDS = (
     (FailureKind.RATE_LIMITED, ("rate limit exceeded",)),
     (FailureKind.TOO_MANY_PARTITIONS, ("partition number", "exceeds max")),
@@ -127,15 +128,15 @@ _BY_WORDS = (
 )
 _LITE_EXPRESSION = 101
 _VAGUE_CODES = (1, 5, _LITE_EXPRESSION, 65535)
-# pymilvus's own checks; the class tells what the code (always 1) does not.
+# pymilvus's own checks; their code is always 1, so the class decides.
 _REFUSED_CLASSES = ("DataNotMatchException", "ParamError", "DataTypeNotMatchException", "PrimaryKeyException")
 _NEVER_SENT = ("failed to connect", "connection refused", "dns resolution failed", "name resolution")
 
 
 def classify(error: BaseException) -> FailureKind:
-    """What this error of pymilvus or gRPC says about the call."""
+    """The kind of failure that an error of pymilvus or gRPC stands for."""
     # Where the connection breaks under a call, pymilvus reports only that it could not reconnect. The call's own
-    # error stands in the chain, and it may have reached the server.
+    # error is in the chain, and it may have reached the server.
     lost = any(_status_kind(link) is FailureKind.OUTCOME_UNKNOWN for link in chain(error))
     name = _status_name(error)
     if name is not None:
@@ -180,7 +181,7 @@ def _status_kind(error: BaseException) -> FailureKind | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and every other one in whose handling it was raised."""
+    """The error, its causes, and the errors that were being handled when it was raised."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -193,7 +194,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a message about a failed call needs to say."""
+    """A call to Milvus, as error messages name it."""
 
     operation: str
     """upsert, query …"""
@@ -203,7 +204,7 @@ class Call:
 
 
 def to_error(kind: FailureKind, call: Call, words: str) -> MilvusStreamError:
-    """The error to raise for a failed call; `words` is what the server or the SDK said, already shortened."""
+    """The error to raise for a failed call; `words` is the shortened text of the server or the SDK."""
     target = call.operation if call.collection is None else f"{call.operation} of collection {call.collection!r}"
     said = f"Milvus: {words}"
     advice = _ADVICE.get(kind, "")
@@ -237,15 +238,16 @@ _ERRORS: dict[tuple[FailureKind, str | None], type[MilvusStreamError]] = {
 }
 
 
+_BACKOFF = Backoff(first_s=0.1, cap_s=3.0)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a failed call is made again: pure arithmetic, all in seconds since the first attempt began."""
+    """When a failed call is repeated. Pure; all times in seconds since the first attempt began."""
 
-    first_s: float = 0.1
-    """The first wait; each further one doubles it."""
-    longest_s: float = 3.0
+    backoff: Backoff = _BACKOFF
     total_s: float = 12.0
-    """No attempt begins later than this, and none is given more time than is left of it."""
+    """No attempt begins later than this, and none may take longer than the rest of it."""
     rate_limit_s: float = 1.0
     """The shortest wait after a rate-limit answer."""
     not_loaded_s: float = 90.0
@@ -269,7 +271,7 @@ class RetryPolicy:
         if kind is FailureKind.NOT_LOADED and not was_loaded:
             return None
         limit = self.not_loaded_s if kind is FailureKind.NOT_LOADED else self.total_s
-        wait = min(self.longest_s, self.first_s * 2.0 ** min(attempt - 1, 30)) * (0.5 + jitter / 2)
+        wait = self.backoff.delay_s(attempt, jitter)
         if kind is FailureKind.RATE_LIMITED:
             wait = max(wait, self.rate_limit_s)
         return wait if elapsed_s + wait <= limit else None

@@ -1,4 +1,4 @@
-"""Until when this worker certainly owns the documents it writes: no write may be under way after that."""
+"""The lease on writes: no write may be in flight when another worker could own the documents."""
 
 import math
 from collections.abc import Callable
@@ -6,33 +6,33 @@ from collections.abc import Callable
 from pipeline.errors import LeaseExpired
 
 LeftS = Callable[[], float]
-"""Seconds from now for which nobody else can own them."""
+"""Seconds from now during which no other worker can own the documents."""
 
 SHORTEST_S = 0.5
-"""A call that is given less time than this only makes trouble."""
+"""A call with less time than this would only fail."""
 _SENDS = 2
 """pymilvus sends a call whose connection broke a second time, with the whole deadline again."""
 
 
 class Lease:
-    """Bounds the calls that change rows; without `bind` it never ends, as for a process that owns all it writes."""
+    """A limit for calls that change rows; without `bind` it never expires, as in a process that owns all it writes."""
 
     def __init__(self) -> None:
         self._left_s: LeftS = lambda: math.inf
 
     def bind(self, left_s: LeftS) -> None:
-        """From now on calls end before `left_s` is over; it is asked by the thread that makes the call."""
+        """Make calls end within `left_s()`, which is called in the thread that makes the call."""
         self._left_s = left_s
 
     def bounded(self, timeout_s: float) -> float:
-        """The deadline of a call about to be made, at most `timeout_s`. Raises LeaseExpired where no time is left."""
+        """The deadline of the next call in seconds, at most `timeout_s`. Raises LeaseExpired where no time is left."""
         left_s = self._left_s() / _SENDS
         if left_s < SHORTEST_S:
             raise LeaseExpired(_TOO_LATE)
         return min(timeout_s, left_s)
 
     def check(self, timeout_s: float) -> None:
-        """Raise LeaseExpired unless a call that is sent now is over in time: packing it may have taken long."""
+        """Raise LeaseExpired unless a call sent now ends in time: packing the request may have taken long."""
         if self._left_s() < timeout_s:
             raise LeaseExpired(_TOO_LATE)
 

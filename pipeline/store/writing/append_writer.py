@@ -1,7 +1,9 @@
-"""What both writers share, and the one for `append` mode, where every record is a document of its own."""
+"""The writer interface, and the writer for `append` mode, where every record is a separate document."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+from typing_extensions import override
 
 from pipeline.errors import NotFound
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
@@ -16,27 +18,33 @@ DEFAULT_POLICY = WritePolicy()
 
 
 class Writer(Protocol):
-    """Stores micro-batches. One thread may plan while another applies; plans are applied in the order they were made.
+    """Stores micro-batches: `plan` decides, `apply` writes.
 
-    Both calls raise `Unavailable` while Milvus cannot be used, and may then be repeated with the same arguments for as
-    long as it takes.
+    One thread may plan while another one applies. Plans are applied in the order in which they were made. A plan may be
+    out of date when it is applied, because batches before it were applied since; then `apply` decides again.
+
+    `plan` and `apply` raise `Unavailable` while Milvus cannot be used. They may be repeated with the same arguments any
+    number of times.
     """
 
     def plan(self, operations: Sequence[Change]) -> WritePlan:
-        """Decide what is to be done. In upsert mode no key may stand twice among the operations."""
+        """Decide what is to be done with each operation. Raises ValueError for a repeated key in upsert mode."""
 
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
-        """Vectors stored already for texts of these chunks (those of each document in `plan.to_embed`)."""
+        """Stored vectors for the texts of these chunks, which are those of each document in `plan.to_embed`."""
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
-        """Do it; when it returns, Milvus has acknowledged. `puts`: those of `plan.to_embed` that could be embedded."""
+        """Write rows and ledger; when it returns, Milvus has acknowledged. A refused document keeps its stored version.
+
+        `puts`: those of `plan.to_embed` that could be embedded.
+        """
 
     def forget(self) -> None:
-        """Another worker may have written in the meantime. Call it with no plan in flight."""
+        """Drop what is cached, because another worker may have written since. No plan may be in flight."""
 
 
 class DocumentRows:
-    """Upserts rows of documents into their Milvus partitions."""
+    """Upserts of rows into their Milvus partitions, shared by both writers."""
 
     def __init__(self, api: MilvusApi, collection: str, partitions: MilvusPartitions, policy: WritePolicy) -> None:
         self._api = api
@@ -45,27 +53,30 @@ class DocumentRows:
         self._policy = policy
 
     def upsert(self, groups: Mapping[str, Sequence[RowGroup[K]]], touched: set[K]) -> Sent[K]:
-        """Upsert by Milvus partition; see `upsert_groups`."""
+        """Upsert the groups of each Milvus partition as `upsert_groups` does."""
         sent: Sent[K] = Sent()
-        for partition, some in groups.items():
+        for partition, partition_groups in groups.items():
             try:
-                self._send(partition, some, sent, touched)
+                self._send(partition, partition_groups, sent, touched)
             except NotFound:
-                # Retention dropped the Milvus partition after this worker saw it last.
+                # Retention has dropped the Milvus partition since this worker last read the list.
                 self._partitions.forget()
                 if self._partitions.ensure({partition}):
                     refusal = too_many(partition)
-                    sent.refused.update({group.owner: refusal for group in some})
+                    sent.refused.update({group.owner: refusal for group in partition_groups})
                 else:
-                    self._send(partition, some, sent, touched)
+                    self._send(partition, partition_groups, sent, touched)
         return sent
 
     def _send(self, partition: str, groups: Sequence[RowGroup[K]], sent: Sent[K], touched: set[K]) -> None:
         upsert_groups(self._api, self._collection, partition, groups, self._policy, sent=sent, touched=touched)
 
 
-class AppendWriter:
-    """Stores every record under ids made of its Kafka position: a redo writes the same rows, so no ledger is needed."""
+class AppendWriter(Writer):
+    """The `Writer` that stores every record under ids made of its Kafka position.
+
+    A repetition writes the same rows again, so no ledger is needed.
+    """
 
     def __init__(
         self,
@@ -79,8 +90,8 @@ class AppendWriter:
         self._partitions = partitions
         self._by = by
 
+    @override
     def plan(self, operations: Sequence[Change]) -> WritePlan:
-        """Every put is to be embedded, unless its Milvus partition cannot be made. A delete has nothing to name."""
         puts = [operation for operation in operations if isinstance(operation, Put)]
         deletes = [operation for operation in operations if isinstance(operation, Delete)]
         message = "a delete cannot be applied in append mode, where records are not versions of a document"
@@ -89,22 +100,23 @@ class AppendWriter:
         refused += [(put, *too_many(self._place(put))) for put in puts if self._place(put) in full]
         return WritePlan([put for put in puts if self._place(put) not in full], refused=refused)
 
+    @override
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
-        """Nothing: no record is a version of another."""
+        # No record is a version of another one.
         return [{}] * len(chunks)
 
+    @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
-        """Upsert the rows; documents with a row that Milvus refuses are left out and told."""
         groups: dict[str, list[RowGroup[int]]] = {}
-        for number, item in enumerate(puts):
-            group = RowGroup(number, append_rows(item), row_sizes(item))
-            groups.setdefault(self._place(item.put), []).append(group)
+        for number, embedded in enumerate(puts):
+            group = RowGroup(number, append_rows(embedded), row_sizes(embedded))
+            groups.setdefault(self._place(embedded.put), []).append(group)
         sent = self._rows.upsert(groups, set())
         refused = [(puts[number].put, *refusal) for number, refusal in sent.refused.items()]
         return Applied(sent.rows, 0, written=len(puts) - len(refused), refused=refused)
 
+    @override
     def forget(self) -> None:
-        """See `Writer.forget`."""
         self._partitions.forget()
 
     def _place(self, put: Put) -> str:
@@ -112,7 +124,7 @@ class AppendWriter:
 
 
 def too_many(milvus_partition: str) -> tuple[str, str]:
-    """Reason and message for a document whose Milvus partition cannot be made."""
+    """Reason and message for a document whose Milvus partition cannot be created."""
     return (
         "too_many_partitions",
         f"Milvus partition {milvus_partition} would be one more than partitioning.max_partitions or the server allows: "

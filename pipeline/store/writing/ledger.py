@@ -1,4 +1,4 @@
-"""The ledger: one row per document that says what is stored of it and where rows of it may be."""
+"""The ledger: one row a document, with its stored version and the places where rows of it may be."""
 
 import threading
 import time
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline.records import Position
+from pipeline.records import VECTOR_FIELD, Position
 from pipeline.store.collection.schema import LEDGER_DIMENSION, ledger_name
 from pipeline.store.milvus.api import MilvusApi, Row
+from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.protocol import Entry, Key
 from pipeline.store.writing.rows import ledger_id
 from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
@@ -37,15 +38,15 @@ ENTRY_FIELDS = (
 )
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0
-"""Any read has seen every write older than this. Milvus promises 5 s (`common.gracefulTime`, which the
-server waits to reach before it answers); four times that leaves room for another setting."""
+"""Any read sees every write older than this. Milvus promises 5 s (`common.gracefulTime`: the server answers only after
+that time); four times that leaves room for another setting."""
 
 _VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
 _ROW_BYTES = 1024
 
 
 def entry_row(entry: Entry) -> Row:
-    """The ledger row of an entry."""
+    """An entry as a row of the ledger."""
     return {
         "id": ledger_id(entry.tenant, entry.doc_id),
         "doc_id": entry.doc_id,
@@ -63,14 +64,14 @@ def entry_row(entry: Entry) -> Row:
         "fingerprint": entry.fingerprint,
         "topic_id": entry.topic_id,
         "pending": entry.pending,
-        "vector": _VECTOR,
+        VECTOR_FIELD: _VECTOR,
     }
 
 
 def row_entry(row: Mapping[str, Any]) -> Entry:
-    """The entry of a ledger row read with `ENTRY_FIELDS`."""
+    """The entry in a ledger row that was read with `ENTRY_FIELDS`."""
     doc_id = row["doc_id"]
-    # No tenant is stored as ""; the id tells it from a tenant of that name.
+    # No tenant is stored as ""; the id distinguishes it from a tenant of that name.
     no_tenant = None if row["id"] == ledger_id(None, doc_id) else ""
     return Entry(
         doc_id=doc_id,
@@ -91,24 +92,24 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
 
 @dataclass(slots=True)
 class _CachedEntry:
-    """What this worker knows of one key."""
+    """One key in the cache."""
 
     entry: Entry | None
     before: Entry | None
-    """The last entry that was not pending: what stands if the change that was begun comes to nothing."""
+    """The last entry that was not pending: the one to restore if the change that was begun is refused."""
     settled: bool
-    """Whether `before` is known: not for a document that was found pending."""
+    """Whether `before` is known: it is not for a document that was pending when it was read."""
     since: float
     in_flight: int = 0
-    """Plans that were made with this key and are not yet applied."""
+    """Plans with this key that are not applied yet."""
 
 
 class Ledger:
-    """Reads and writes entries, and remembers this worker's own writes for as long as a read may miss them.
+    """Reads and writes of ledger entries, with a cache of this worker's own writes while a read may miss them.
 
-    One thread plans (`read`, `hold`, `forget`), one writes (`entry`, `write`, `remove`, `release`). A key in flight
-    is answered from memory, with what the writing thread stored last. Only the worker that owns a document's Kafka
-    partition may write it: records of one document must all be in one.
+    One thread plans (`read`, `cache`, `forget`), one writes (`entry`, `write`, `remove`, `release`). A key in flight
+    is answered from the cache, with what the writing thread has stored last. Only the worker that owns a document's
+    Kafka partition may write its entry: all records of a document must be in one Kafka partition.
     """
 
     def __init__(
@@ -118,16 +119,16 @@ class Ledger:
         policy: WritePolicy,
         *,
         staleness_s: float = STALENESS_S,
-        max_remembered: int = 200_000,
+        max_cached: int = 200_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._name = ledger_name(collection)
         self._policy = policy
         self._staleness_s = staleness_s
-        self._max_remembered = max_remembered
+        self._max_cached = max_cached
         self._clock = clock
-        self._held: dict[Key, _CachedEntry] = {}
+        self._cached: dict[Key, _CachedEntry] = {}
         self._lock = threading.Lock()
         self._distrusted_until = clock() + staleness_s
         self._distrusts = 0
@@ -136,55 +137,55 @@ class Ledger:
     # --- the planning thread -----------------------------------------------------------------------------------
 
     def read(self, keys: Iterable[Key]) -> dict[Key, tuple[Entry | None, bool]]:
-        """Each key's entry, and whether it is in flight: then the entry may change before the plan is applied."""
-        found: dict[Key, tuple[Entry | None, bool]] = {}
+        """Each key's entry, and whether the key is in flight: then the entry may change before the plan is applied."""
+        entries: dict[Key, tuple[Entry | None, bool]] = {}
         with self._lock:
             now = self._clock()
             self._evict(now)
             missing = []
             for key in keys:
-                held = self._held.get(key)
-                if held is None:
+                cached = self._cached.get(key)
+                if cached is None:
                     missing.append(key)
                 else:
-                    found[key] = held.entry, held.in_flight > 0
+                    entries[key] = cached.entry, cached.in_flight > 0
             distrusted = now < self._distrusted_until
-        waiting = iter(missing)
-        while some := list(islice(waiting, KEYS_PER_QUERY)):
-            entries = self._query(some, **(self._consistency() if distrusted else {}))
-            found.update({key: (entries.get(key), False) for key in some})
-        return found
+        remaining = iter(missing)
+        while page := list(islice(remaining, KEYS_PER_QUERY)):
+            stored = self._query(page, **(self._consistency() if distrusted else {}))
+            entries.update({key: (stored.get(key), False) for key in page})
+        return entries
 
-    def hold(self, entries: Mapping[Key, Entry | None]) -> None:
-        """These keys are in flight now, until `release`; `entries` is what `read` answered."""
+    def cache(self, entries: Mapping[Key, Entry | None]) -> None:
+        """Put keys in flight, with the entries that `read` answered; they stay in the cache until `release`."""
         with self._lock:
             now = self._clock()
             for key, entry in entries.items():
-                held = self._held.get(key)
-                if held is None:
+                cached = self._cached.get(key)
+                if cached is None:
                     settled = entry is None or not entry.pending
-                    held = self._held[key] = _CachedEntry(entry, entry if settled else None, settled, now)
-                held.in_flight += 1
+                    cached = self._cached[key] = _CachedEntry(entry, entry if settled else None, settled, now)
+                cached.in_flight += 1
 
     def forget(self) -> None:
-        """Another worker may have written since: forget what is not in flight, and invalidate what is read."""
+        """Drop all keys that are not in flight, because another worker may have written; see `invalidate`."""
         with self._lock:
-            self._held = {key: held for key, held in self._held.items() if held.in_flight}
+            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}
         self.invalidate()
 
     # --- the writing thread ------------------------------------------------------------------------------------
 
     def entry(self, key: Key) -> Entry | None:
-        """What is stored of a key in flight."""
-        return self._held[key].entry
+        """The stored entry of a key in flight."""
+        return self._cached[key].entry
 
     def before(self, key: Key) -> tuple[Entry | None, bool]:
-        """What was stored of a key in flight before the change that is pending, and whether that is known."""
-        held = self._held[key]
-        return held.before, held.settled
+        """The entry of a key in flight before the pending change, and whether it is known."""
+        cached = self._cached[key]
+        return cached.before, cached.settled
 
     def write(self, entries: Sequence[Entry]) -> dict[Key, tuple[str, str]]:
-        """Store entries of keys in flight; the result is the keys whose row Milvus refused, with reason and message."""
+        """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
         sent: Sent[Key] = Sent()
         groups = [RowGroup((entry.tenant, entry.doc_id), (entry_row(entry),), (_ROW_BYTES,)) for entry in entries]
         upsert_groups(self._api, self._name, None, groups, self._policy, sent=sent, touched=set())
@@ -192,36 +193,36 @@ class Ledger:
             for entry in entries:
                 key = entry.tenant, entry.doc_id
                 if key not in sent.refused:
-                    held = self._held[key]
-                    held.entry = entry
+                    cached = self._cached[key]
+                    cached.entry = entry
                     if not entry.pending:
-                        held.before, held.settled = entry, True
+                        cached.before, cached.settled = entry, True
         return sent.refused
 
     def remove(self, keys: Sequence[Key]) -> None:
-        """Delete the rows of keys in flight: nothing is stored of these documents, and nothing ever was."""
+        """Delete the ledger rows of keys in flight, of documents that were never stored."""
         ids = iter([ledger_id(*key) for key in keys])
-        while some := list(islice(ids, KEYS_PER_QUERY)):
-            self._api.delete(self._name, None, some)
+        while page := list(islice(ids, KEYS_PER_QUERY)):
+            self._api.delete(self._name, None, page)
         with self._lock:
             for key in keys:
-                held = self._held[key]
-                held.entry, held.before, held.settled = None, None, True
+                cached = self._cached[key]
+                cached.entry, cached.before, cached.settled = None, None, True
 
     def release(self, keys: Iterable[Key]) -> None:
-        """A plan with these keys has been applied; they are remembered for as long as a read may miss its writes."""
+        """Record that a plan with these keys is applied; they stay in the cache while a read may miss its writes."""
         with self._lock:
             now = self._clock()
             for key in keys:
-                held = self._held.pop(key)
-                held.in_flight -= 1
-                held.since = now
-                self._held[key] = held
+                cached = self._cached.pop(key)
+                cached.in_flight -= 1
+                cached.since = now
+                self._cached[key] = cached
 
     # --- both --------------------------------------------------------------------------------------------------
 
     def invalidate(self) -> None:
-        """From now on reads must see everything written before now; for a while they would not all by themselves."""
+        """Make reads see everything written before now, until they do so by themselves (`staleness_s`)."""
         with self._lock:
             self._distrust_until(self._clock() + self._staleness_s)
 
@@ -231,10 +232,10 @@ class Ledger:
         self._since = None
 
     def _consistency(self) -> dict[str, Any]:
-        """For a read that must see everything written before the last invalidate.
+        """The options of a read that must see everything written before the last `invalidate`.
 
-        One instant serves all of them: only the first waits until the server has got past it. A strong read, which is
-        as of its own moment, waits every time (some 300 ms on 2.3.5).
+        All such reads use one instant, so only the first waits until the server has passed it. A strong read waits
+        every time, because it is as of its own moment (some 300 ms on 2.3.5).
         """
         with self._lock:
             distrusts, since = self._distrusts, self._since
@@ -247,22 +248,21 @@ class Ledger:
 
     def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry]:
         by_id = {ledger_id(*key): key for key in keys}
-        expression = 'id in ["' + '","'.join(by_id) + '"]'
-        rows = self._api.query(self._name, expression, ENTRY_FIELDS, **consistency)
+        rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
         return {by_id[row["id"]]: row_entry(row) for row in rows}
 
     def _evict(self, now: float) -> None:
-        """Forget the oldest; what is forgotten early must be seen by reads until its time is over."""
-        surplus = len(self._held) - self._max_remembered
-        gone: list[Key] = []
-        for key, held in self._held.items():
-            if held.in_flight:
+        """Drop expired keys and, over the limit, the oldest; until those would expire, reads must see their writes."""
+        surplus = len(self._cached) - self._max_cached
+        evicted: list[Key] = []
+        for key, cached in self._cached.items():
+            if cached.in_flight:
                 continue
-            expires = held.since + self._staleness_s
+            expires = cached.since + self._staleness_s
             if expires > now:
-                if len(gone) >= surplus:
+                if len(evicted) >= surplus:
                     break
                 self._distrust_until(expires)
-            gone.append(key)
-        for key in gone:
-            del self._held[key]
+            evicted.append(key)
+        for key in evicted:
+            del self._cached[key]

@@ -1,4 +1,4 @@
-"""What a micro-batch changes: the decisions of the write protocol. Pure."""
+"""The decisions of the write protocol: what a micro-batch changes, given the ledger. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,15 +13,15 @@ Change: TypeAlias = Put | Delete
 Refusal: TypeAlias = tuple[Change, str, str]
 """The operation, a stable snake_case reason, and a sentence for people."""
 Footprint: TypeAlias = Mapping[str, int]
-"""Milvus partition -> chunks: rows 0 … n-1 of the document may be there, and no others anywhere."""
+"""Milvus partition -> n: the document may have rows for chunks 0 … n-1 there, and no others anywhere."""
 
 NOWHERE = Position("", -1, -1)
-"""The position in the intent row of a document of which nothing was stored yet: every record is newer."""
+"""The position in the intent of a document that was never stored: every record is newer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One document in the ledger: the version stored last, and where rows of it may be."""
+    """One document in the ledger: its stored version, and where rows of it may be."""
 
     doc_id: str
     tenant: str | None
@@ -41,12 +41,12 @@ class Entry:
     topic_id: str
     """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
     pending: bool
-    """Rows may differ from what version and hashes say: a change was begun, and possibly not finished."""
+    """A change was begun and possibly not finished, so rows may differ from version and hashes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentHashes:
-    """What decides whether a document is stored already as the record wants it."""
+    """What is compared to find out whether a document is stored already."""
 
     content_hash: str
     row_hash: str
@@ -57,17 +57,17 @@ class Decision(Enum):
     """What to do with an operation, given the document's ledger entry."""
 
     WRITE = "rows change"
-    ADVANCE = "a newer record says what is stored already: only the ledger row learns of it"
-    UNCHANGED = "this very version is stored"
+    ADVANCE = "a newer record has the stored content: only the ledger row changes"
+    UNCHANGED = "this version is stored"
     STALE = "a newer version is stored"
 
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """What is to be done for one micro-batch."""
+    """The decisions for one micro-batch, as of the time they were made."""
 
     to_embed: Sequence[Put]
-    """Documents to be cut into chunks and embedded."""
+    """Documents to be chunked and embedded."""
     deletes: Sequence[Delete] = ()
     advances: Sequence[Change] = ()
     """Stored already by an older record of the same content."""
@@ -76,17 +76,17 @@ class WritePlan:
     stale: int = 0
     """Operations dropped because a newer version is stored."""
     refused: Sequence[Refusal] = ()
-    facts: Mapping[Key, DocumentHashes] = field(default_factory=dict)
+    hashes: Mapping[Key, DocumentHashes] = field(default_factory=dict)
     """Of the puts in `to_embed`."""
     stored: Mapping[Key, Entry] = field(default_factory=dict)
-    """What the ledger says of their documents; batches still in flight may change it."""
+    """Their documents' ledger entries; batches in flight may still change them."""
     by_arrival: int = 0
-    """Operations taken for newer only because they arrived later: their versions cannot be compared."""
-    held: Sequence[Key] = ()
-    """Keys whose ledger entries are held until the plan is applied."""
+    """Operations that count as newer only because they arrived later: their versions cannot be compared."""
+    in_flight: Sequence[Key] = ()
+    """Keys whose ledger entries stay in the cache until the plan is applied."""
 
     def without(self, dropped: Callable[[Change], bool]) -> "WritePlan":
-        """The same plan less the operations for which `dropped` is true: they are neither written nor deleted."""
+        """The plan without the operations for which `dropped` is true: they are neither written nor deleted."""
         return replace(
             self,
             to_embed=[put for put in self.to_embed if not dropped(put)],
@@ -97,26 +97,26 @@ class WritePlan:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was done for one micro-batch."""
+    """The outcome of one applied micro-batch."""
 
     rows_written: int
     rows_deleted: int
-    """Rows that may have been there, by the footprint."""
+    """Rows that may have existed, by the footprint."""
     written: int = 0
     """Documents stored."""
     deleted: int = 0
     """Documents deleted."""
     unchanged: int = 0
-    """Operations an earlier batch, in flight when this one was planned, had stored already."""
+    """Operations whose content was stored by a batch that was in flight when this one was planned."""
     stale: int = 0
-    """Likewise: an earlier batch had stored a newer version."""
+    """Operations older than what such a batch has stored."""
     refused: Sequence[Refusal] = ()
 
 
-def decide(entry: Entry | None, operation: Change, facts: DocumentHashes | None, fingerprint: str) -> Decision:
-    """Compare an operation with what is stored.
+def decide(entry: Entry | None, operation: Change, hashes: DocumentHashes | None, fingerprint: str) -> Decision:
+    """Compare an operation with its document's ledger entry.
 
-    `facts` are the Put's, None for a Delete. A pending entry holds the version before the change that was begun, and
+    `hashes` are the Put's, None for a Delete. A pending entry has the version before the change that was begun, and
     its rows cannot be trusted: the same version is written again.
     """
     if entry is None:
@@ -124,15 +124,15 @@ def decide(entry: Entry | None, operation: Change, facts: DocumentHashes | None,
     order = _order(entry, operation)
     if order < 0:
         return Decision.STALE
-    if entry.pending or not _holds(entry, facts, fingerprint):
+    if entry.pending or not _holds(entry, hashes, fingerprint):
         return Decision.WRITE
     return Decision.ADVANCE if order else Decision.UNCHANGED
 
 
 def comparable(entry: Entry, operation: Change) -> bool:
-    """Whether the versions tell which is newer: both from the version field, or offsets of one log.
+    """Whether the versions decide which is newer: both are from the version field, or both are offsets of one log.
 
-    They do not after a topic was created anew, or when a key changed its Kafka partition: then arrival wins.
+    They do not after a topic was created again, or when a key changed its Kafka partition: then arrival decides.
     """
     if operation.by_arrival:
         return _same_log(entry, operation)
@@ -148,7 +148,7 @@ def _same_log(entry: Entry, operation: Change) -> bool:
 
 
 def _order(entry: Entry, operation: Change) -> int:
-    """-1: older than what is stored, 0: the same version, 1: newer, or not comparable, and then arrival wins."""
+    """-1: older than the entry, 0: the same version, 1: newer, or not comparable (then arrival decides)."""
     if not comparable(entry, operation):
         return 1
     if operation.version is not None and operation.version != entry.version and not operation.by_arrival:
@@ -159,22 +159,22 @@ def _order(entry: Entry, operation: Change) -> int:
     return 0
 
 
-def _holds(entry: Entry, facts: DocumentHashes | None, fingerprint: str) -> bool:
-    if facts is None:
+def _holds(entry: Entry, hashes: DocumentHashes | None, fingerprint: str) -> bool:
+    if hashes is None:
         return entry.state == "deleted"
     return (
         entry.state == "live"
-        and entry.content_hash == facts.content_hash
-        and entry.row_hash == facts.row_hash
+        and entry.content_hash == hashes.content_hash
+        and entry.row_hash == hashes.row_hash
         and entry.fingerprint == fingerprint
-        and entry.footprint.keys() == {facts.milvus_partition}
+        and entry.footprint.keys() == {hashes.milvus_partition}
     )
 
 
 def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | None:
-    """The ledger row to write before rows change: the old version, with a footprint that covers the new place too.
+    """The ledger entry to write before rows change: the old version, with a footprint that also covers the new rows.
 
-    None where no row is needed: the entry says so already, or nothing is there and nothing will be.
+    None where none is needed: the stored entry is already like that, or there are no rows before and after.
     """
     if entry is None and not place:
         return None
@@ -201,10 +201,10 @@ def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | 
     return replace(before, footprint=footprint, pending=True)
 
 
-def final(operation: Change, facts: DocumentHashes | None, place: Footprint, fingerprint: str) -> Entry:
-    """The ledger row once the rows are exactly those of the operation.
+def final(operation: Change, hashes: DocumentHashes | None, place: Footprint, fingerprint: str) -> Entry:
+    """The ledger entry when the rows are exactly those of the operation.
 
-    A delete leaves one too, also of a key never seen: else an older record, read again, would bring the document back.
+    A delete has one, too, even of an unknown key: otherwise an older record, read again, would bring the document back.
     """
     tenant, doc_id = operation.key
     return Entry(
@@ -214,20 +214,20 @@ def final(operation: Change, facts: DocumentHashes | None, place: Footprint, fin
         record_time=operation.timestamp_ms,
         version=operation.version or 0,
         versioned=operation.version is not None,
-        state="deleted" if facts is None else "live",
+        state="deleted" if hashes is None else "live",
         footprint=place,
-        content_hash="" if facts is None else facts.content_hash,
-        row_hash="" if facts is None else facts.row_hash,
-        fingerprint="" if facts is None else fingerprint,
+        content_hash="" if hashes is None else hashes.content_hash,
+        row_hash="" if hashes is None else hashes.row_hash,
+        fingerprint="" if hashes is None else fingerprint,
         topic_id=operation.topic_id,
         pending=False,
     )
 
 
 def advanced(entry: Entry, operation: Change) -> Entry:
-    """The entry after a newer record with the same content.
+    """The ledger entry after a newer record with the same content.
 
-    Without it, a replay of a range that ends between the two records would take its own for the newest.
+    Without it, a replay of a range that ends between the two records would take the older one for the newest.
     """
     return replace(
         entry,
@@ -240,6 +240,6 @@ def advanced(entry: Entry, operation: Change) -> Entry:
 
 
 def surplus(footprint: Footprint, place: Footprint) -> dict[str, range]:
-    """Milvus partition -> chunks whose rows may be there and do not belong to the new place."""
+    """Milvus partition -> chunks with rows that may exist and are not of the new version."""
     ranges = {partition: range(place.get(partition, 0), chunks) for partition, chunks in footprint.items()}
     return {partition: chunks for partition, chunks in ranges.items() if chunks}

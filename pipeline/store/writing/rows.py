@@ -1,6 +1,6 @@
-"""From a document with vectors to the rows Milvus stores: ids, columns, hashes. Pure.
+"""The rows of a document: ids, columns and hashes. Pure.
 
-An id is a digest, never the raw key: a Kafka key is anybody's text, and it would stand in delete expressions.
+An id is a digest, never the raw key: a Kafka key may be any text, and ids are used in filter expressions.
 """
 
 from collections.abc import Iterable
@@ -9,20 +9,28 @@ from typing import Any
 
 import orjson
 
-from pipeline.records import MAX_DOC_ID_BYTES, Document, EmbeddedPut, Position
+from pipeline.records import (
+    MAX_DOC_ID_BYTES,
+    MAX_INT64,
+    MIN_INT64,
+    TENANT_FIELD,
+    VECTOR_FIELD,
+    Document,
+    EmbeddedPut,
+    Position,
+)
 from pipeline.store.milvus.api import Row
 
 _ID_BYTES = 20
 _HASH_BYTES = 16
-_INT64 = 2**63
-# Milvus keeps some 200 bytes of every row beside text, vector and metadata: the ids, names and numbers.
+# A row has some 200 bytes beside text, vector and metadata: the ids, names and numbers.
 _ROW_OVERHEAD_BYTES = 512
 
 
 def row_id(tenant: str | None, doc_id: str, chunk: int, milvus_partition: str) -> str:
     """The primary key of one chunk's row, 40 hex digits.
 
-    The Milvus partition is part of it, so that a document that moves gets new ids and no id ever stands in two of them.
+    The Milvus partition is part of it: a document that moves gets new ids, and no id is ever in two of them.
     """
     return row_ids(tenant, doc_id, milvus_partition, (chunk,))[0]
 
@@ -33,7 +41,7 @@ def row_ids(tenant: str | None, doc_id: str, milvus_partition: str, chunks: Iter
 
 
 def append_row_id(position: Position, chunk: int) -> str:
-    """The primary key of one chunk's row in append mode: a redo of the record writes the same rows."""
+    """The primary key of one chunk's row in append mode, 40 hex digits; the same whenever the record is written."""
     return append_row_ids(position, (chunk,))[0]
 
 
@@ -50,65 +58,67 @@ def ledger_id(tenant: str | None, doc_id: str) -> str:
 def check_storable(key: tuple[str | None, str], version: int | None) -> None:
     """Raise ValueError where a ledger row cannot hold tenant, doc_id or version.
 
-    Found only by Milvus, after the rows were written, it would stop the worker. What reads records rejects these
-    earlier and in better words.
+    If only Milvus refused it, after the rows were written, the worker would stop. The decoder rejects such records
+    before, with better messages.
     """
     tenant, doc_id = key
     if len(doc_id.encode()) > MAX_DOC_ID_BYTES or len((tenant or "").encode()) > MAX_DOC_ID_BYTES:
         raise ValueError(f"tenant or doc_id has more than {MAX_DOC_ID_BYTES} bytes")
-    if version is not None and not -_INT64 <= version < _INT64:
+    if version is not None and not MIN_INT64 <= version <= MAX_INT64:
         raise ValueError("the version is beyond a 64-bit integer")
 
 
 def content_hash(text: str) -> str:
-    """Equal for equal texts. Raises ValueError for text that is no UTF-8 (a lone surrogate)."""
+    """A digest of the text. Raises ValueError for text that is not UTF-8 (a lone surrogate)."""
     return blake2b(text.encode(), digest_size=_HASH_BYTES).hexdigest()
 
 
 def row_hash(document: Document) -> str:
-    """Equal for documents whose rows differ in nothing but text, vector and Kafka position.
+    """A digest of a document's rows apart from text, vector and Kafka position.
 
     Raises ValueError where the metadata cannot be stored as JSON: an integer beyond 64 bits, a lone surrogate.
     """
     try:
-        told = orjson.dumps(
+        content = orjson.dumps(
             [document.event_time, document.tenant, document.metadata],
             option=orjson.OPT_SORT_KEYS,
         )
     except TypeError as error:
         raise ValueError(f"metadata cannot be stored as JSON: {error}") from error
-    return blake2b(told, digest_size=_HASH_BYTES).hexdigest()
+    return blake2b(content, digest_size=_HASH_BYTES).hexdigest()
 
 
-def document_rows(item: EmbeddedPut, milvus_partition: str) -> list[Row]:
-    """One row a chunk, for a document that replaces its earlier versions."""
-    document = item.put.document
-    return _rows(item, row_ids(document.tenant, document.doc_id, milvus_partition, range(len(item.chunks))))
+def document_rows(embedded: EmbeddedPut, milvus_partition: str) -> list[Row]:
+    """The rows, one a chunk, of a document that replaces its earlier versions."""
+    document = embedded.put.document
+    return _rows(embedded, row_ids(document.tenant, document.doc_id, milvus_partition, range(len(embedded.chunks))))
 
 
-def append_rows(item: EmbeddedPut) -> list[Row]:
-    """One row a chunk, for a record that is a document of its own."""
-    return _rows(item, append_row_ids(item.put.position, range(len(item.chunks))))
+def append_rows(embedded: EmbeddedPut) -> list[Row]:
+    """The rows, one a chunk, of a record that is a separate document."""
+    return _rows(embedded, append_row_ids(embedded.put.position, range(len(embedded.chunks))))
 
 
-def row_sizes(item: EmbeddedPut) -> list[int]:
-    """Bytes that each row of the document takes in a request, rather more than less."""
-    fixed = _ROW_OVERHEAD_BYTES + 4 * item.vectors.shape[1] + len(item.put.document.doc_id.encode())
-    fixed += len(orjson.dumps(item.put.document.metadata))
-    return [fixed + (len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode())) for chunk in item.chunks]
+def row_sizes(embedded: EmbeddedPut) -> list[int]:
+    """Bytes of each row of the document in a request; an upper estimate."""
+    fixed = _ROW_OVERHEAD_BYTES + 4 * embedded.vectors.shape[1] + len(embedded.put.document.doc_id.encode())
+    fixed += len(orjson.dumps(embedded.put.document.metadata))
+    return [
+        fixed + (len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode())) for chunk in embedded.chunks
+    ]
 
 
-def _rows(item: EmbeddedPut, ids: list[str]) -> list[Row]:
-    put = item.put
+def _rows(embedded: EmbeddedPut, ids: list[str]) -> list[Row]:
+    put = embedded.put
     shared: dict[str, Any] = dict(put.document.metadata)
     if put.document.tenant is not None:
-        shared["tenant"] = put.document.tenant
+        shared[TENANT_FIELD] = put.document.tenant
     shared["doc_id"] = put.document.doc_id
     shared["event_time"] = put.document.event_time
     shared["kafka_topic"], shared["kafka_partition"], shared["kafka_offset"] = put.position
     return [
-        {**shared, "id": identifier, "chunk": number, "text": chunk.text, "vector": vector}
-        for number, (identifier, chunk, vector) in enumerate(zip(ids, item.chunks, item.vectors, strict=True))
+        {**shared, "id": identifier, "chunk": number, "text": chunk.text, VECTOR_FIELD: vector}
+        for number, (identifier, chunk, vector) in enumerate(zip(ids, embedded.chunks, embedded.vectors, strict=True))
     ]
 
 
@@ -117,7 +127,7 @@ def _numbered(prefix: bytes, numbers: Iterable[int]) -> list[str]:
 
 
 def _encoded(part: str | None) -> bytes:
-    """Length first, so that no two sequences of parts give the same bytes; None is not the empty string."""
+    """The part behind its length: different sequences of parts differ in bytes, and None is not the empty string."""
     if part is None:
         return b"-"
     data = part.encode()

@@ -1,6 +1,5 @@
-"""Ledger rows of documents deleted long ago: removed in small steps, so that the ledger does not grow for ever."""
+"""Cleanup of tombstones: removes ledger rows of documents deleted long ago, so that the ledger does not grow."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -11,28 +10,29 @@ import structlog
 from pipeline.errors import Unavailable
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.expressions import literal
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPolicy:
-    """How long a delete is remembered, and how gently it is forgotten."""
+    """How long tombstones are kept, and how fast they are removed."""
 
     retention_s: float
-    """By the Kafka timestamp of the deleting record. An older record read again after that brings the document back."""
+    """By the Kafka timestamp of the deleting record. An older record read after that brings the document back."""
     rows: int = 500
-    """Of one step: one query and one delete."""
+    """Rows of one step, which is one query and one delete."""
     pause_s: float = 2.0
-    """Between two steps while there is more to do."""
+    """Between two steps while there are more rows to remove."""
     every_s: float = 3600.0
 
 
 class TombstoneSweep:
-    """Removes what is old of the Kafka partitions a worker owns; for the thread that writes the ledger.
+    """Removes the old tombstones of the Kafka partitions that a worker owns.
 
-    Only the owner of a document's Kafka partition writes its ledger row, and only that thread: so no row can have
-    become one of a living document between being found and being deleted.
+    Must be called by the thread that writes the ledger. Only that thread of the owner writes a document's ledger row,
+    so no row can become one of a live document between the query and the delete.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class TombstoneSweep:
 
     @property
     def due(self) -> bool:
-        """Whether a step should be made now."""
+        """Whether it is time for a step."""
         return self._clock() >= self._due_at
 
     def step(self, owned: Collection[tuple[str, int]]) -> int:
-        """Remove at most `policy.rows` rows of these Kafka partitions; returns how many. An outage: later."""
+        """Remove at most `policy.rows` rows of these Kafka partitions; returns how many. After an outage: 0."""
         self._due_at = self._clock() + self._policy.every_s
         if not owned:
             return 0
@@ -78,6 +78,5 @@ class TombstoneSweep:
         numbers: dict[str, list[int]] = defaultdict(list)
         for topic, number in owned:
             numbers[topic].append(number)
-        # A topic's name is letters, digits, dots, dashes and underscores, so JSON is its literal.
-        mine = " or ".join(f"(topic == {json.dumps(t)} and kafka_partition in {sorted(n)})" for t, n in numbers.items())
-        return f'state == "deleted" and pending == false and record_time < {before_ms} and ({mine})'
+        of_topics = [f"(topic == {literal(topic)} and kafka_partition in {sorted(n)})" for topic, n in numbers.items()]
+        return f'state == "deleted" and pending == false and record_time < {before_ms} and ({" or ".join(of_topics)})'

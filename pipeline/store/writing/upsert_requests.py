@@ -1,4 +1,4 @@
-"""Many rows in few requests: bounded in rows and bytes, and a refusal traced to the document that caused it."""
+"""Upsert requests: many rows in few requests of bounded size; a refusal is traced to the document that caused it."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class WritePolicy:
-    """Limits of one request. Requests above some 2,000 rows are no faster; Milvus refuses 64 MiB."""
+    """Limits of one request. More than some 2,000 rows are no faster; Milvus refuses 64 MiB."""
 
     max_rows: int = 1000
     max_bytes: int = 16 * 1024 * 1024
@@ -21,7 +21,7 @@ class WritePolicy:
 
 @dataclass(frozen=True, slots=True)
 class RowGroup(Generic[K]):
-    """Rows that stand or fall together: those of one document in one Milvus partition."""
+    """Rows that are accepted or refused together: those of one document in one Milvus partition."""
 
     owner: K
     rows: Sequence[Row]
@@ -31,7 +31,7 @@ class RowGroup(Generic[K]):
 
 @dataclass(slots=True)
 class Sent(Generic[K]):
-    """What became of the groups."""
+    """The outcome of an upsert of groups."""
 
     rows: int = 0
     refused: dict[K, tuple[str, str]] = field(default_factory=dict)
@@ -48,11 +48,11 @@ def upsert_groups(
     sent: Sent[K],
     touched: set[K],
 ) -> None:
-    """Upsert all groups, splitting a refused request until the groups to blame stand alone; results go to `sent`.
+    """Upsert all groups; a refused request is split until the refused groups are alone. Results are added to `sent`.
 
-    `touched` gains the owners of whom a row was stored. Raises what the server raises otherwise; then the same call may
-    be repeated. A call without an answer need not count: what it would have stored is refused again if it was refused,
-    and stored again before any later row of the same owner if it was not.
+    The owners of stored rows are added to `touched`. Raises the server's other errors; then the same call may be
+    repeated. A request without an answer needs no record: the repetition stores the same rows before any later row of
+    the same owner, or is refused again.
     """
     for request in _requests(groups, policy):
         _upsert(api, collection, partition, request, sent=sent, touched=touched)

@@ -1,13 +1,15 @@
-"""The writer for `upsert` mode: a redo from any point ends in exactly the current rows of every document.
+"""The writer for `upsert` mode: exactly the current rows of every document, also after a repetition from any point.
 
 The order of the calls is the protocol (docs/architecture.md): intent in the ledger, new rows, surplus rows, final
 ledger row. So at any time the rows of a document are within its footprint (L1), and a ledger row that is not pending
-tells exactly which rows there are (L2).
+describes exactly the rows that exist (L2).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from typing_extensions import override
 
 from pipeline import failpoints
 from pipeline.errors import NotFound, NotLoaded, RowsRefused, Unavailable
@@ -15,7 +17,7 @@ from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.collection.opening import open_ledger
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
-from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, too_many
+from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Writer, too_many
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import (
     NOWHERE,
@@ -42,17 +44,18 @@ from pipeline.store.writing.vector_reuse import Vectors, stored_vectors
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """An operation whose rows change."""
+    """An operation whose rows change; a delete has no hashes, put and place."""
 
     operation: Change
-    facts: DocumentHashes | None
+    hashes: DocumentHashes | None
     put: EmbeddedPut | None
     place: Footprint
+    """Where the rows of the new version are."""
 
 
 @dataclass(slots=True)
-class _Work:
-    """One batch being applied."""
+class _Application:
+    """The state of one batch while it is applied."""
 
     steps: dict[Key, _Step] = field(default_factory=dict)
     advanced: list[Entry] = field(default_factory=list)
@@ -60,13 +63,13 @@ class _Work:
     unchanged: int = 0
     stale: int = 0
 
-    def going(self) -> Iterator[tuple[Key, _Step]]:
-        """The steps not refused so far."""
+    def accepted(self) -> Iterator[tuple[Key, _Step]]:
+        """The steps that Milvus has not refused so far."""
         return ((key, step) for key, step in self.steps.items() if key not in self.refused)
 
 
-class UpsertWriter:
-    """Keeps exactly one current version of every document, guarded by the ledger. See `Writer`."""
+class UpsertWriter(Writer):
+    """The `Writer` that keeps exactly one current version of every document, guarded by the ledger."""
 
     def __init__(
         self,
@@ -87,64 +90,65 @@ class UpsertWriter:
         self._fingerprint = fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
         self._rows = DocumentRows(api, collection, partitions, policy)
-        # Documents of whom a row has been sent by the batch being applied, over all its repetitions.
+        # Documents with a row stored by the batch that is being applied, over all its repetitions.
         self._touched: set[Key] = set()
 
+    @override
     def forget(self) -> None:
-        """See `Writer.forget`."""
         self._ledger.forget()
         self._partitions.forget()
 
     # --- plan --------------------------------------------------------------------------------------------------
 
+    @override
     def plan(self, operations: Sequence[Change]) -> WritePlan:
-        """Read the ledger and compare: what is older than what is stored, or stored already, needs no work.
-
-        A key that an earlier plan still has in flight is not settled here but when this plan is applied: only then is
-        it known what the earlier one left. Raises ValueError where a key stands twice.
-        """
+        # Every operation ends in exactly one of these cases:
+        #
+        # 1. Refused: a value cannot be stored, or its Milvus partition would be one too many.
+        # 2. In flight: an earlier plan holds the key, so this one is decided in `apply`; until then it counts as 5.
+        # 3. STALE: the ledger has a newer version, so there is nothing to do.
+        # 4. UNCHANGED or ADVANCE: the content is stored; for a newer record only the ledger row changes.
+        # 5. WRITE: the rows change. A put is embedded, a delete deletes.
         by_key = {operation.key: operation for operation in operations}
         if len(by_key) != len(operations):
-            raise ValueError("a key stands twice in one batch; fold the operations first")
-        facts, refused = self._facts(operations)
+            raise ValueError("a key is repeated in one batch; fold the operations first")
+        hashes, refused = self._hashes(operations)
         for operation, *_ in refused:
             del by_key[operation.key]
         with self._distrusting():
-            known = self._ledger.read(by_key)
+            entries = self._ledger.read(by_key)
             failpoints.hit("ledger_read")
-            decisions = {
-                key: Decision.WRITE if in_flight else decide(entry, by_key[key], facts.get(key), self._fingerprint)
-                for key, (entry, in_flight) in known.items()
-            }
+            decisions = self._classify(by_key, entries, hashes)
             writes = [by_key[key] for key, decision in decisions.items() if decision is Decision.WRITE]
-            homeless = self._homeless(writes, facts)
-        refused += homeless
-        left_out = {operation.key for operation, *_ in homeless}
+            without_partition = self._create_partitions(writes, hashes)
+        refused += without_partition
+        left_out = {operation.key for operation, *_ in without_partition}
         writes = [operation for operation in writes if operation.key not in left_out]
         advances = [by_key[key] for key, decision in decisions.items() if decision is Decision.ADVANCE]
-        held = [operation.key for operation in (*writes, *advances)]
-        self._ledger.hold({key: known[key][0] for key in held})
-        settled = list(decisions.values())
-        stored = {key: entry for key, (entry, _) in known.items() if entry is not None}
+        in_flight = [operation.key for operation in (*writes, *advances)]
+        self._ledger.cache({key: entries[key][0] for key in in_flight})
+        stored = {key: entry for key, (entry, _) in entries.items() if entry is not None}
+        outcomes = list(decisions.values())
         return WritePlan(
             to_embed=[operation for operation in writes if isinstance(operation, Put)],
             deletes=[operation for operation in writes if isinstance(operation, Delete)],
             advances=advances,
-            unchanged=settled.count(Decision.UNCHANGED) + len(advances),
-            stale=settled.count(Decision.STALE),
+            unchanged=outcomes.count(Decision.UNCHANGED) + len(advances),
+            stale=outcomes.count(Decision.STALE),
             refused=refused,
-            facts=facts,
+            hashes=hashes,
             stored={put.key: stored[put.key] for put in writes if isinstance(put, Put) and put.key in stored},
             by_arrival=sum(_by_arrival(stored[change.key], change) for change in writes if change.key in stored),
-            held=held,
+            in_flight=in_flight,
         )
 
+    @override
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
-        """See `Writer.reusable`."""
         return stored_vectors(self._api, self._collection, plan, chunks, self._fingerprint)
 
-    def _facts(self, operations: Sequence[Change]) -> tuple[dict[Key, DocumentHashes], list[Refusal]]:
-        facts: dict[Key, DocumentHashes] = {}
+    def _hashes(self, operations: Sequence[Change]) -> tuple[dict[Key, DocumentHashes], list[Refusal]]:
+        """Hashes and Milvus partition of every put; and the operations that cannot be stored."""
+        hashes: dict[Key, DocumentHashes] = {}
         refused: list[Refusal] = []
         for operation in operations:
             try:
@@ -152,15 +156,27 @@ class UpsertWriter:
                 if isinstance(operation, Put):
                     document = operation.document
                     place = partition_name(self._by, document.event_time)
-                    facts[operation.key] = DocumentHashes(content_hash(document.text), row_hash(document), place)
+                    hashes[operation.key] = DocumentHashes(content_hash(document.text), row_hash(document), place)
             except ValueError as error:
                 refused.append((operation, "not_storable", str(error)))
-        return facts, refused
+        return hashes, refused
 
-    def _homeless(self, writes: Sequence[Change], facts: Mapping[Key, DocumentHashes]) -> list[Refusal]:
-        """Create the Milvus partitions that are missing; the result is the puts whose partition cannot be made."""
+    def _classify(
+        self,
+        by_key: Mapping[Key, Change],
+        entries: Mapping[Key, tuple[Entry | None, bool]],
+        hashes: Mapping[Key, DocumentHashes],
+    ) -> dict[Key, Decision]:
+        """What to do with each operation, given its ledger entry and whether an earlier plan holds the key."""
+        return {
+            key: Decision.WRITE if in_flight else decide(entry, by_key[key], hashes.get(key), self._fingerprint)
+            for key, (entry, in_flight) in entries.items()
+        }
+
+    def _create_partitions(self, writes: Sequence[Change], hashes: Mapping[Key, DocumentHashes]) -> list[Refusal]:
+        """Create missing Milvus partitions; returns the puts whose partition would be one too many."""
         places = {
-            operation.key: facts[operation.key].milvus_partition for operation in writes if operation.key in facts
+            operation.key: hashes[operation.key].milvus_partition for operation in writes if operation.key in hashes
         }
         full = self._partitions.ensure(set(places.values()))
         if not full:
@@ -169,8 +185,8 @@ class UpsertWriter:
 
     # --- apply -------------------------------------------------------------------------------------------------
 
+    @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
-        """Write the rows and the ledger; a document that Milvus refuses keeps what was stored of it before."""
         with self._distrusting():
             work = self._steps(plan, puts)
             failpoints.hit("intent_unwritten")
@@ -182,9 +198,9 @@ class UpsertWriter:
             failpoints.hit("surplus_deleted")
             self._finish(work)
             failpoints.hit("ledger_final")
-        self._touched.difference_update(plan.held)
-        self._ledger.release(plan.held)
-        done = [step.put is not None for _, step in work.going()]
+        self._touched.difference_update(plan.in_flight)
+        self._ledger.release(plan.in_flight)
+        done = [step.put is not None for _, step in work.accepted()]
         return Applied(
             rows_written=written,
             rows_deleted=deleted,
@@ -195,9 +211,9 @@ class UpsertWriter:
             refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
         )
 
-    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> _Work:
-        """Compare again, now with what the batches before this one have left."""
-        work = _Work()
+    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> _Application:
+        """Decide again, with the ledger entries that the batches before this one have written."""
+        work = _Application()
         for operation in plan.advances:
             entry = self._ledger.entry(operation.key)
             if entry is not None:
@@ -206,9 +222,9 @@ class UpsertWriter:
         changes += [(item.put, item) for item in puts]
         for operation, put in changes:
             key = operation.key
-            facts = plan.facts[key] if put is not None else None
+            hashes = plan.hashes[key] if put is not None else None
             entry = self._ledger.entry(key)
-            match decide(entry, operation, facts, self._fingerprint):
+            match decide(entry, operation, hashes, self._fingerprint):
                 case Decision.STALE:
                     work.stale += 1
                 case Decision.UNCHANGED:
@@ -217,36 +233,36 @@ class UpsertWriter:
                     work.unchanged += 1
                     work.advanced.append(advanced(entry, operation))
                 case _:
-                    place = {facts.milvus_partition: len(put.chunks)} if put is not None and facts is not None else {}
-                    work.steps[key] = _Step(operation, facts, put, place)
+                    rows = {hashes.milvus_partition: len(put.chunks)} if put is not None and hashes is not None else {}
+                    work.steps[key] = _Step(operation, hashes, put, rows)
         return work
 
-    def _begin(self, work: _Work) -> None:
+    def _begin(self, work: _Application) -> None:
         intents = [intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]
         work.refused.update(self._ledger.write([entry for entry in intents if entry is not None]))
 
-    def _write_rows(self, work: _Work) -> int:
+    def _write_rows(self, work: _Application) -> int:
         groups: dict[str, list[RowGroup[Key]]] = {}
-        for key, step in work.going():
-            if step.put is not None and step.facts is not None:
-                partition = step.facts.milvus_partition
+        for key, step in work.accepted():
+            if step.put is not None and step.hashes is not None:
+                partition = step.hashes.milvus_partition
                 group = RowGroup(key, document_rows(step.put, partition), row_sizes(step.put))
                 groups.setdefault(partition, []).append(group)
         sent = self._rows.upsert(groups, self._touched)
         work.refused.update(sent.refused)
         return sent.rows
 
-    def _delete_surplus(self, work: _Work) -> int:
-        """Delete exactly the rows that may be there and are not of the new version, each in its Milvus partition."""
+    def _delete_surplus(self, work: _Application) -> int:
+        """Delete exactly the rows that may exist and are not of the new version, each in its Milvus partition."""
         ids: dict[str, list[str]] = {}
-        for key, step in work.going():
+        for key, step in work.accepted():
             entry = self._ledger.entry(key)
             if entry is not None:
                 for partition, chunks in surplus(entry.footprint, step.place).items():
                     ids.setdefault(partition, []).extend(row_ids(*key, partition, chunks))
-        for partition, some in ids.items():
-            self._delete(partition, some)
-        return sum(len(some) for some in ids.values())
+        for partition, partition_ids in ids.items():
+            self._delete(partition, partition_ids)
+        return sum(map(len, ids.values()))
 
     def _delete(self, partition: str, ids: Sequence[str]) -> None:
         for start in range(0, len(ids), self._policy.max_rows):
@@ -255,9 +271,9 @@ class UpsertWriter:
             except NotFound:
                 return  # the Milvus partition was dropped, and the rows with it
 
-    def _finish(self, work: _Work) -> None:
+    def _finish(self, work: _Application) -> None:
         entries = list(work.advanced)
-        entries += [final(step.operation, step.facts, step.place, self._fingerprint) for _, step in work.going()]
+        entries += [final(step.operation, step.hashes, step.place, self._fingerprint) for _, step in work.accepted()]
         never_stored = []
         for key in self._undoable(work.refused):
             before, _ = self._ledger.before(key)
@@ -272,9 +288,9 @@ class UpsertWriter:
             raise RowsRefused(f"Milvus refuses the ledger rows of {len(refused)} stored documents: {reason}")
 
     def _undoable(self, refused: Collection[Key]) -> Iterator[Key]:
-        """Refused documents whose intent stands in the ledger though none of their rows was changed.
+        """Refused documents with an intent in the ledger, of which no row was changed.
 
-        Where one was changed, or the document was found pending, the entry stays pending: `audit` tells about it.
+        If one was changed, or the document was pending before, the entry stays pending: `audit` reports it.
         """
         for key in refused:
             entry = self._ledger.entry(key)
@@ -283,12 +299,12 @@ class UpsertWriter:
 
     @contextmanager
     def _distrusting(self) -> Iterator[None]:
-        """After an outage or an unknown outcome, what was read before is not relied on."""
+        """After an outage or an unknown outcome, make the ledger distrust what was read before."""
         try:
             yield
         except NotLoaded:
             self._ledger.invalidate()
-            # A server that restarts loads what was loaded, and the client waits for that: somebody released it.
+            # The client waits for a server that restarts and loads again, so somebody has released the ledger.
             open_ledger(self._api, self._collection)
             raise
         except Unavailable:
@@ -297,5 +313,5 @@ class UpsertWriter:
 
 
 def _by_arrival(entry: Entry, operation: Change) -> bool:
-    """Whether it is newer by arrival only; the entry of a document of which nothing was stored yet says nothing."""
+    """Whether the operation is newer by arrival only; an entry without any stored version does not count."""
     return entry.position != NOWHERE and not comparable(entry, operation)

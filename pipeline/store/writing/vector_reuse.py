@@ -1,4 +1,4 @@
-"""Vectors that stand in Milvus already beside the same text: the model is not asked again for what did not change."""
+"""Reuse of stored vectors: a chunk whose text has not changed is not embedded again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded
-from pipeline.records import Chunk
+from pipeline.records import VECTOR_FIELD, Chunk
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.writing.protocol import DocumentHashes, Entry, Footprint, Key, WritePlan
+from pipeline.store.milvus.expressions import ids_expression
+from pipeline.store.writing.protocol import DocumentHashes, Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
@@ -22,44 +23,39 @@ _IDS_PER_QUERY = 1000
 def stored_vectors(
     api: MilvusApi, collection: str, plan: WritePlan, chunks: Sequence[Sequence[Chunk]], fingerprint: str
 ) -> list[Vectors]:
-    """For each document to embed: the vectors stored of its earlier version, as far as texts are likely the same.
+    """The vectors of each document's stored version, read only where texts are likely the same.
 
-    A vector belongs to its text and the collection's one model, so a row that is stale or about to be replaced
+    A vector depends on its text and the collection's one model only, so a row that is stale or about to be replaced
     serves as well. Raises Unavailable.
     """
-    found: list[dict[str, NDArray[np.float32]]] = [{} for _ in chunks]
+    vectors: list[dict[str, NDArray[np.float32]]] = [{} for _ in chunks]
     by_partition: dict[str, dict[str, int]] = {}
     for number, (put, document) in enumerate(zip(plan.to_embed, chunks, strict=True)):
         entry = plan.stored.get(put.key)
-        if entry is not None and entry.fingerprint == fingerprint and _promising(entry, plan.facts[put.key], document):
-            for partition, identifier in _ids(put.key, entry.footprint):
-                by_partition.setdefault(partition, {})[identifier] = number
+        if entry is None or entry.fingerprint != fingerprint or not _promising(entry, plan.hashes[put.key], document):
+            continue
+        for partition, count in entry.footprint.items():
+            ids = row_ids(*put.key, partition, range(count))
+            by_partition.setdefault(partition, {}).update(dict.fromkeys(ids, number))
     for partition, numbers in by_partition.items():
         for identifier, text, vector in _rows(api, collection, partition, numbers):
-            found[numbers[identifier]][text] = vector
-    return list(found)
+            vectors[numbers[identifier]][text] = vector
+    return list(vectors)
 
 
-def _promising(entry: Entry, facts: DocumentHashes, document: Sequence[Chunk]) -> bool:
-    """A short text that changed has nothing in common with what is stored."""
-    return entry.content_hash == facts.content_hash or max(len(document), *entry.footprint.values(), 1) > 1
-
-
-def _ids(key: Key, footprint: Footprint) -> Iterator[tuple[str, str]]:
-    for partition, chunks in footprint.items():
-        for identifier in row_ids(*key, partition, range(chunks)):
-            yield partition, identifier
+def _promising(entry: Entry, hashes: DocumentHashes, document: Sequence[Chunk]) -> bool:
+    """Whether some text may be the same: if a short text has changed, its only chunk has."""
+    return entry.content_hash == hashes.content_hash or max(len(document), *entry.footprint.values(), 1) > 1
 
 
 def _rows(
     api: MilvusApi, collection: str, partition: str, ids: Mapping[str, int]
 ) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
-    waiting = iter(ids)
-    while some := list(islice(waiting, _IDS_PER_QUERY)):
-        expression = 'id in ["' + '","'.join(some) + '"]'
+    remaining = iter(ids)
+    while page := list(islice(remaining, _IDS_PER_QUERY)):
         try:
-            rows = api.query(collection, expression, ["id", "text", "vector"], partitions=[partition])
+            rows = api.query(collection, ids_expression(page), ["id", "text", VECTOR_FIELD], partitions=[partition])
         except (NotFound, NotLoaded):
-            return  # dropped or released since: then the model is asked
+            return  # dropped or released since: the chunks are embedded again
         for row in rows:
-            yield row["id"], row["text"], row["vector"]
+            yield row["id"], row["text"], row[VECTOR_FIELD]

@@ -21,7 +21,7 @@ class Crash(BaseException):
 class FaultyMilvus:
     """`MilvusApi` that meets a fault at one call.
 
-    `on_call` is told of every call before it is sent, `on_effect` after something has changed.
+    `on_call` is called before every call is sent, `on_effect` after every change.
     """
 
     def __init__(self, milvus: FakeMilvus, on_call: Callable[[], None], on_effect: Callable[[], None]) -> None:

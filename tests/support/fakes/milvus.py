@@ -1,8 +1,8 @@
 """Milvus in memory, with the semantics measured on a real 2.3.5 server, and faults on demand.
 
-What real servers do and one would not expect, kept on purpose: an upsert replaces a row only in the Milvus partition it
-names; an id may therefore stand in two of them, and then a query answers either copy; a delete with a partition removes
-only there; one bad row refuses the whole request; VARCHAR limits count bytes.
+Surprises of real servers are kept. An upsert replaces a row only in the Milvus partition it names, so an id may be
+in two of them, and then a query answers either copy. A delete with a partition removes only there. One bad row refuses
+the whole request. VARCHAR limits count bytes.
 """
 
 import math
@@ -27,12 +27,19 @@ from pipeline.errors import (
     Unavailable,
     UsageError,
 )
-from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, Hit, Row, ServerInfo
+from pipeline.store.milvus.api import (
+    DEFAULT_PARTITION,
+    CollectionInfo,
+    CollectionSpec,
+    Hit,
+    Row,
+    ServerInfo,
+    VectorSearch,
+)
 from pipeline.store.milvus.write_lease import Lease, LeftS
 from tests.support.fakes.milvus_expressions import parse
 from tests.support.fakes.milvus_values import best_hits, checked, projected, row_size, scores_of
 
-DEFAULT = "_default"
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 MAX_TOP_K = 16_384
 CALL_S = 10.0
@@ -69,7 +76,7 @@ class _Undo:
 @dataclass(slots=True)
 class _Collection:
     spec: CollectionSpec
-    partitions: dict[str, Rows] = field(default_factory=lambda: {DEFAULT: {}})
+    partitions: dict[str, Rows] = field(default_factory=lambda: {DEFAULT_PARTITION: {}})
     released: set[str] = field(default_factory=set)
     undo: deque[_Undo] = field(default_factory=deque)
     """The last writes, newest last; how a stale read goes back in time."""
@@ -78,10 +85,10 @@ class _Collection:
 class FakeMilvus:
     """Implements `MilvusServerApi`.
 
-    `staleness_writes`: a read without `strong` does not see the last that many writes of the collection, as far as
-    they are younger than `staleness_s` by `clock`.
+    `staleness_writes`: a read without `strong` misses this many of the collection's last writes, unless they are older
+    than `staleness_s` by `clock`.
     `down`: every call raises `Unavailable`. `gate`: cleared, every call waits until it is set again.
-    `hook`: see `Hook`. `calls`: what was asked, as (operation, collection, rows or ids).
+    `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
     """
 
     def __init__(
@@ -176,7 +183,7 @@ class FakeMilvus:
 
     def partitions(self, collection: str) -> list[str]:
         with self._call("list_partitions", collection):
-            return sorted(self._get(collection).partitions.keys() - {DEFAULT})
+            return sorted(self._get(collection).partitions.keys() - {DEFAULT_PARTITION})
 
     def create_partition(self, collection: str, partition: str) -> None:
         with self._call("create_partition", collection):
@@ -197,7 +204,7 @@ class FakeMilvus:
     def loaded_partitions(self, collection: str) -> list[str]:
         with self._call("load_state", collection):
             held = self._get(collection)
-            return sorted(held.partitions.keys() - held.released - {DEFAULT})
+            return sorted(held.partitions.keys() - held.released - {DEFAULT_PARTITION})
 
     def load_partitions(self, collection: str, partitions: Sequence[str]) -> None:
         with self._call("load_partitions", collection):
@@ -206,7 +213,7 @@ class FakeMilvus:
 
     def release_partitions(self, collection: str, partitions: Sequence[str]) -> None:
         with self._call("release_partitions", collection):
-            if self._server.lite:
+            if not self._server.capabilities.needs_load:
                 raise UsageError("Milvus Lite keeps every partition loaded")
             self._partitions_named(self._get(collection), partitions)
             self._get(collection).released.update(partitions)
@@ -219,11 +226,11 @@ class FakeMilvus:
 
     def clock_ms(self) -> int | None:
         with self._call("clock"):
-            return None if self._server.lite else time.time_ns() // 1_000_000
+            return time.time_ns() // 1_000_000 if self._server.capabilities.has_clock else None
 
     def instant(self) -> int | None:
         with self._call("clock"):
-            return None if self._server.lite else self._writes
+            return self._writes if self._server.capabilities.has_clock else None
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -232,7 +239,7 @@ class FakeMilvus:
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         if len({row["id"] for row in rows}) != len(rows):
-            raise ValueError("an id stands twice in one upsert; fold the rows first")
+            raise ValueError("an id occurs twice in one upsert; fold the rows first")
         if not rows:
             return
         self._lease.bounded(CALL_S)
@@ -240,7 +247,7 @@ class FakeMilvus:
             held, there = self._partition(collection, partition)
             self._check_size(sum(row_size(row) for row in rows))
             stored = [checked(row, held.spec) for row in rows]
-            self._write(held, partition or DEFAULT, there, {row["id"]: row for row in stored})
+            self._write(held, partition or DEFAULT_PARTITION, there, {row["id"]: row for row in stored})
 
     def delete(self, collection: str, partition: str | None, ids: Sequence[str]) -> None:
         if not all(_HEX.fullmatch(identifier) for identifier in ids):
@@ -250,7 +257,7 @@ class FakeMilvus:
         self._lease.bounded(CALL_S)
         with self._call("delete", collection, len(ids)):
             held, there = self._partition(collection, partition)
-            self._write(held, partition or DEFAULT, there, dict.fromkeys(ids))
+            self._write(held, partition or DEFAULT_PARTITION, there, dict.fromkeys(ids))
 
     def _write(self, held: _Collection, name: str, there: Rows, changes: Mapping[str, dict[str, Any] | None]) -> None:
         self._writes += 1
@@ -288,62 +295,48 @@ class FakeMilvus:
             found = [self._random.choice(rows) for rows in copies.values()]
             return [projected(row, {"id", *fields}, held.spec) for row in found[:limit]]
 
-    def search(
-        self,
-        collection: str,
-        vectors: NDArray[np.float32],
-        limit: int,
-        *,
-        field: str = "vector",
-        expression: str = "",
-        fields: Sequence[str] = (),
-        partitions: Sequence[str] | None = None,
-        params: Mapping[str, Any] | None = None,
-        strong: bool = False,
-        timeout: float | None = None,
-    ) -> list[list[Hit]]:
-        with self._call("search", collection, len(vectors)):
-            held = self._get(collection)
-            metric = held.spec.indexes[field].metric
-            dimension = next(info.dimension for info in held.spec.fields if info.name == field)
-            if not 1 <= limit <= MAX_TOP_K or (len(vectors) and vectors.shape[1] != dimension):
-                raise UsageError(f"topk [{limit}] is invalid, or the vectors do not have {dimension} dimensions")
-            rows = self._matching(held, expression, partitions, strong=strong)
-            matrix = np.array([row[field] for row in rows], dtype=np.float32).reshape(len(rows), dimension or 0)
-            return [
-                best_hits(rows, scores_of(matrix, vector, metric), held.spec, metric=metric, limit=limit, fields=fields)
-                for vector in vectors
-            ]
-
-    def search_text(
-        self,
-        collection: str,
-        texts: Sequence[str],
-        limit: int,
-        *,
-        expression: str = "",
-        fields: Sequence[str] = (),
-        partitions: Sequence[str] | None = None,
-        strong: bool = False,
-        timeout: float | None = None,
-    ) -> list[list[Hit]]:
-        """Scores are the number of words shared, not BM25: more of them is better, which is all that is promised."""
-        if not self._server.bm25:
+    def search(self, collection: str, search: VectorSearch) -> list[list[Hit]]:
+        by_words = not isinstance(search.queries, np.ndarray)
+        if by_words and not self._server.capabilities.bm25:
             raise UsageError(f"keyword search needs Milvus 2.5 or newer, or Lite; the server is {self._server.version}")
-        with self._call("search", collection, len(texts)):
+        with self._call("search", collection, len(search.queries)):
             held = self._get(collection)
-            rows = self._matching(held, expression, partitions, strong=strong)
-            answers = []
-            for text in texts:
-                words = set(text.lower().split())
-                shared = np.array([len(words & set(row["text"].lower().split())) for row in rows], dtype=np.float32)
-                kept = np.flatnonzero(shared)
-                sign = -1.0 if self._server.lite else 1.0
-                best = best_hits(
-                    [rows[i] for i in kept], shared[kept], held.spec, metric="IP", limit=limit, fields=fields
-                )
-                answers.append([Hit(hit.id, sign * hit.score, hit.fields) for hit in best])
-            return answers
+            rows = self._matching(held, search.expression, search.partitions, strong=search.strong)
+            if isinstance(search.queries, np.ndarray):
+                return self._nearest(held.spec, rows, search, search.queries)
+            return [self._sharing_words(held.spec, rows, search, text) for text in search.queries]
+
+    def _nearest(
+        self, spec: CollectionSpec, rows: list[dict[str, Any]], search: VectorSearch, vectors: NDArray[np.float32]
+    ) -> list[list[Hit]]:
+        metric = spec.indexes[search.anns_field].metric
+        dimension = next(info.dimension for info in spec.fields if info.name == search.anns_field)
+        limit, fields = search.limit, search.fields
+        if not 1 <= limit <= MAX_TOP_K or (len(vectors) and vectors.shape[1] != dimension):
+            raise UsageError(f"topk [{limit}] is invalid, or the vectors do not have {dimension} dimensions")
+        matrix = np.array([row[search.anns_field] for row in rows], dtype=np.float32).reshape(len(rows), dimension or 0)
+        return [
+            best_hits(rows, scores_of(matrix, vector, metric), spec, metric=metric, limit=limit, fields=fields)
+            for vector in vectors
+        ]
+
+    def _sharing_words(
+        self, spec: CollectionSpec, rows: list[dict[str, Any]], search: VectorSearch, text: str
+    ) -> list[Hit]:
+        """Scores are the number of words shared, not BM25: more of them is better, which is all that is promised."""
+        words = set(text.lower().split())
+        shared = np.array([len(words & set(row["text"].lower().split())) for row in rows], dtype=np.float32)
+        matching = np.flatnonzero(shared)
+        sign = -1.0 if self._server.capabilities.bm25_scores_are_negative else 1.0
+        best = best_hits(
+            [rows[i] for i in matching],
+            shared[matching],
+            spec,
+            metric="IP",
+            limit=search.limit,
+            fields=search.fields,
+        )
+        return [Hit(hit.id, sign * hit.score, hit.fields) for hit in best]
 
     def count(self, collection: str, *, partitions: Sequence[str] | None = None) -> int:
         with self._call("count", collection):
@@ -366,7 +359,7 @@ class FakeMilvus:
 
     def _partition(self, collection: str, partition: str | None) -> tuple[_Collection, Rows]:
         held = self._get(collection)
-        return held, self._partitions_named(held, [partition or DEFAULT])[0]
+        return held, self._partitions_named(held, [partition or DEFAULT_PARTITION])[0]
 
     def _partitions_named(self, held: _Collection, names: Sequence[str]) -> list[Rows]:
         missing = [name for name in names if name not in held.partitions]

@@ -1,4 +1,4 @@
-"""Rows as a Milvus server checks and answers them, and brute-force similarity_score; for the fake."""
+"""Rows as a Milvus server checks and answers them, and brute-force scores; for the fake."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RowsRefused
+from pipeline.records import MAX_INT64, MIN_INT64, SPARSE_FIELD
 from pipeline.store.milvus.api import CollectionSpec, FieldInfo, Hit, Row
 
 MAX_DYNAMIC_BYTES = 65_536
-_INT64 = 2**63
 
 
 def checked(row: Row, spec: CollectionSpec) -> dict[str, Any]:
     """A copy as the server keeps it; RowsRefused where one value does not fit."""
     stored: dict[str, Any] = {}
     for info in spec.fields:
-        if info.name == "sparse" and spec.bm25:
+        if info.name == SPARSE_FIELD and spec.bm25:
             continue
         if info.name not in row:
             raise RowsRefused(f"field {info.name!r} is missing in a row")
@@ -48,7 +48,7 @@ def checked_value(info: FieldInfo, value: Any) -> Any:
             if info.max_length is not None and size > info.max_length:
                 raise RowsRefused(f"the length ({size}) of {info.name!r} exceeds max length ({info.max_length})")
         case "INT64":
-            if isinstance(value, bool) or not isinstance(value, int) or not -_INT64 <= value < _INT64:
+            if isinstance(value, bool) or not isinstance(value, int) or not MIN_INT64 <= value <= MAX_INT64:
                 raise RowsRefused(f"field {info.name!r} wants an int64")
         case "BOOL":
             if not isinstance(value, bool):

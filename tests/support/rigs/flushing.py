@@ -62,7 +62,7 @@ class Cluster:
 
 
 class Connection:
-    """One worker's connection: every call waits for its turn, and fails when it is told to."""
+    """One worker's connection: every call waits for its turn, and fails when `trouble` says so."""
 
     def __init__(self, cluster: Cluster, turn: Callable[[], None]) -> None:
         self._cluster = cluster
@@ -135,7 +135,7 @@ class Worker:
             api,
             COLLECTIONS,
             FlushPolicy(durability, interval_s=INTERVAL_S),
-            self._settle,
+            self._settle if durability == "flush" else self._settle_at_ack,
             lambda: cluster.now,
             marker=FlushMarker(api, "docs", lambda: cluster.now),
             leads=lambda: self.leads,
@@ -180,11 +180,16 @@ class Worker:
     def _settle(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             number = receipt.positions[0].offset
-            assert number not in self.durable, "told twice"
+            assert number not in self.durable, "reported twice"
             for collection in COLLECTIONS:
                 began = max(self._cluster.finished[collection], default=0)
                 assert began > self.acked[number], f"acknowledged at {self.acked[number]}, {collection} flushed {began}"
             self.durable.add(number)
+
+    def _settle_at_ack(self, receipts: Sequence[Receipt]) -> None:
+        (receipt,) = receipts
+        assert receipt.positions[0].offset == len(self.acked) - 1, "not the one acknowledged now"
+        self.durable.add(len(self.acked) - 1)
 
     def _pause(self) -> None:
         self._paused.release()

@@ -197,8 +197,10 @@ class Rig:
 def running(rig: Rig) -> Iterator[Rig]:
     """Run the worker for the length of the block, then stop it; an error of the worker fails the test."""
     rig.start()
-    yield rig
-    rig.stop.set()
+    try:
+        yield rig
+    finally:  # also after a failure: a worker that waits for Milvus would keep the process from ending
+        rig.stop.set()
     rig.ended()
 
 

@@ -47,7 +47,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Worker:
-    """A process: what it owns as far as it knows, and what is in flight."""
+    """A process: what it believes to own, and what is in flight."""
 
     api: FaultyMilvus
     writer: UpsertWriter
@@ -83,7 +83,7 @@ class World:
 
     def started(self) -> Worker:
         api = FaultyMilvus(self.milvus, self._call, self.check)
-        ledger = Ledger(api, NAME, POLICY, staleness_s=STALENESS_S, max_remembered=2, clock=lambda: self.now_s)
+        ledger = Ledger(api, NAME, POLICY, staleness_s=STALENESS_S, max_cached=2, clock=lambda: self.now_s)
         partitions = MilvusPartitions(api, NAME)
         return Worker(api, UpsertWriter(api, NAME, partitions, "day", POLICY, fingerprint="m", ledger=ledger))
 
@@ -169,7 +169,7 @@ class World:
         if before == number:
             return
         if before is not None:
-            if before in self.gone:  # its calls have ended before its lease has, and only now are others told
+            if before in self.gone:  # its calls have ended before its lease has, and only now do others learn it
                 self.gone[before].late_effects()
             if self.is_member(before):
                 self.commit(before)
@@ -234,7 +234,7 @@ class World:
         for name, rows in self.milvus.stored(NAME).items():
             for identifier, row in rows.items():
                 of_document = found.setdefault(row["doc_id"], {})
-                assert identifier not in of_document, f"id {identifier} stands in two Milvus partitions"
+                assert identifier not in of_document, f"id {identifier} is in two Milvus partitions"
                 of_document[identifier] = name, row["chunk"], row["text"], row["tag"]
         return found
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import NotFound, OutcomeUnknown, RowsRefused, Unavailable
-from pipeline.store.milvus.api import CollectionSpec, FieldInfo, IndexInfo, MilvusServerApi
+from pipeline.store.milvus.api import CollectionSpec, FieldInfo, IndexInfo, MilvusServerApi, VectorSearch
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.milvus_expressions import parse
 
@@ -126,6 +126,6 @@ def test_nearest_first_by_each_metric() -> None:
         rows = [row(name) | {"vector": np.array(vector, dtype=np.float32)} for name, vector in vectors.items()]
         random.Random(1).shuffle(rows)
         fake.upsert("m", None, rows)
-        hits = fake.search("m", np.array([[1.0, 0.0]], dtype=np.float32), 3, fields=["text"])[0]
+        hits = fake.search("m", VectorSearch(np.array([[1.0, 0.0]], dtype=np.float32), 3, fields=["text"]))[0]
         assert hits[0].id == expected
         assert len(hits) == 3

@@ -151,7 +151,7 @@ def _set_pending(store: Store, doc_id: str) -> None:
     ledger = _ledger(store)
     key = (None, doc_id)
     entry = ledger.read([key])[key][0]
-    ledger.hold({key: entry})
+    ledger.cache({key: entry})
     begun = intent(entry, put(doc_id, "newer text", 9), {"d20261122": 2})
     assert begun is not None
     ledger.write([begun])
@@ -163,7 +163,7 @@ def test_what_is_stored_stays_as_it_is_beside_live_workers(fake: FakeMilvus, sto
     before, ledger = store.rows(), store.ledger()
     guarded = _guarded(store, lambda: True)
     plan = guarded.plan([put("a", "old", 1), put("b", "x y", 2), put("gone", "z", 3)])
-    assert (plan.unchanged, plan.stale, list(plan.held)) == (1, 2, [])
+    assert (plan.unchanged, plan.stale, list(plan.in_flight)) == (1, 2, [])
     assert guarded.apply(plan, []).rows_written == 0
     assert (store.rows(), store.ledger()) == (before, ledger)
 
@@ -172,7 +172,7 @@ def test_a_document_that_a_live_worker_is_writing_is_left_to_it(store: Store) ->
     write(store.upsert_writer(), [put("a", "text", 1)])
     _set_pending(store, "a")
     plan = _guarded(store, lambda: True).plan([put("a", "text", 1)])
-    assert (plan.unchanged, list(plan.held)) == (1, [])
+    assert (plan.unchanged, list(plan.in_flight)) == (1, [])
 
 
 def test_a_pending_document_nobody_is_at_is_repaired(store: Store) -> None:
@@ -215,14 +215,14 @@ def test_a_document_that_a_worker_begins_between_the_look_and_the_plan_is_left_t
         ledger = _ledger(store)
         if looks == 1:
             ledger.read([(None, "a")])
-            ledger.hold({(None, "a"): ledger.read([(None, "a")])[None, "a"][0]})  # answers from memory from now on
+            ledger.cache({(None, "a"): ledger.read([(None, "a")])[None, "a"][0]})  # answers from memory from now on
             _set_pending(store, "a")
         return ledger
 
     guarded = GuardedWriter(store.upsert_writer(), look, lambda: True, pause_s=0)
     plan = guarded.plan([put("a", "text", 1)])
     assert looks == 2
-    assert (plan.unchanged, list(plan.held)) == (1, [])
+    assert (plan.unchanged, list(plan.in_flight)) == (1, [])
 
 
 def test_of_two_kafka_partitions_the_later_timestamp_is_newer(store: Store) -> None:

@@ -33,7 +33,7 @@ def test_a_batch_counts_until_nothing_of_it_remains(batches: BatchesInFlight) ->
     assert (batches.size, batches.unwritten([FIRST]), batches.unwritten([SECOND])) == (10, 1, 1)
 
     batches.acknowledge(number)
-    assert not batches.idle
+    assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (False, 5, 1)
     batches.acknowledge(other)
     assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (True, 0, 0)
 
@@ -60,11 +60,9 @@ def test_a_partition_revoked_while_it_is_written_is_fenced_until_the_write_ends(
     with fence.write_lock(first, [FIRST]):
         with fence.write_lock(second, [SECOND]):
             fence.revoke([FIRST])
-            assert fence.fenced
-        assert fence.fenced
-        assert fence.writing([FIRST])
-        assert not fence.writing([SECOND])
-    assert (fence.fenced, fence.writing([FIRST])) == (False, False)
+            assert (fence.fenced, fence.writing([FIRST]), fence.writing([SECOND])) == (True, True, True)
+        assert (fence.fenced, fence.writing([FIRST]), fence.writing([SECOND])) == (True, True, False)
+    assert (fence.fenced, fence.writing([FIRST]), fence.writing([SECOND])) == (False, False, False)
 
 
 def test_a_write_that_fails_is_not_under_way_any_more(batches: BatchesInFlight, fence: PartitionFence) -> None:

@@ -13,7 +13,7 @@ from pipeline.query import (
     Searcher,
     SearchSettings,
 )
-from pipeline.store.milvus.api import Hit
+from pipeline.store.milvus.api import Hit, VectorSearch
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, DOCUMENTS, EAST, Library, doc_ids, find, searches
 
@@ -44,9 +44,9 @@ class CountedMilvus(FakeMilvus):
         self.reads: list[tuple[str, int, bool]] = []
         self.create_collection(DOCUMENTS)
 
-    def search(self, *arguments: Any, **options: Any) -> list[list[Hit]]:
-        found = super().search(*arguments, **options)
-        self.reads.append(("search", sum(map(len, found)), "text" in options["fields"]))
+    def search(self, collection: str, search: VectorSearch) -> list[list[Hit]]:
+        found = super().search(collection, search)
+        self.reads.append(("search", sum(map(len, found)), "text" in search.fields))
         return found
 
     def query(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:

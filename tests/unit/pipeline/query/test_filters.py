@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.query.filters import FilterableFields, balanced, comparisons, compile_filter, literal, parse_filter
+from pipeline.query.filters import FilterableFields, balanced, comparisons, compile_filter, parse_filter
 from pipeline.query.limits import InvalidRequest, Limits
+from pipeline.store import literal
 
 LIMITS = Limits()
 CATALOGUE = FilterableFields(

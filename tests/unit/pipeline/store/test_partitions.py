@@ -3,7 +3,8 @@ import pytest
 from pipeline.errors import Unavailable, UsageError
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
-from pipeline.store.partitions import DEFAULT_PARTITION, MANY_PARTITIONS, MilvusPartitions
+from pipeline.store.milvus.api import DEFAULT_PARTITION
+from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions
 from tests.support.fakes.milvus import FakeMilvus
 
 
@@ -79,7 +80,7 @@ def test_an_outage_is_no_refusal() -> None:
     assert api.partitions("docs") == ["d20260101"]
 
 
-def test_the_count_is_told_and_many_are_warned_about_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_count_is_reported_and_many_are_warned_about_once(capsys: pytest.CaptureFixture[str]) -> None:
     counts: list[int] = []
     partitions = MilvusPartitions(milvus(), "docs", on_count=counts.append)
     partitions.ensure([f"p{i}" for i in range(MANY_PARTITIONS)])

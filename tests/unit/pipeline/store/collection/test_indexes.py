@@ -72,7 +72,7 @@ def test_a_switch_is_sent_as_the_word_2_3_builds_with(value: object) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("HNSW", "ef"), ("DISKANN", "search_list"), ("GPU_CAGRA", "itopk_size")])
-def test_a_search_looks_at_as_many_candidates_as_it_returns(kind: str, name: str) -> None:
+def test_a_search_compares_as_many_candidates_as_it_returns(kind: str, name: str) -> None:
     index = settings(kind)
     default = search_params(index, 1)[name]
     assert search_params(index, default + 1)[name] == default + 1
@@ -108,7 +108,7 @@ def test_server_gates() -> None:
     check_server(settings("HNSW"), OLD)
 
 
-def test_an_index_that_is_never_built_is_told() -> None:
+def test_an_index_that_is_never_built_is_reported() -> None:
     gpu, hnsw = IndexInfo("GPU_IVF_FLAT", "IP", {}), IndexInfo("HNSW", "IP", {})
     assert "GPU" in (index_problem(gpu, OLD, (0, 5000)) or "")
     assert "none of 5000 rows" in (index_problem(hnsw, OLD, (0, 5000)) or "")

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.backoff import Backoff
 from pipeline.errors import Unavailable
 from pipeline.records import Position, Receipt
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec, ledger_spec
+from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import FlushMarker
@@ -21,7 +23,7 @@ class Connection:
     """One worker's connection: counts its own flushes, and may be cut."""
 
     def __init__(self, milvus: FakeMilvus) -> None:
-        self._milvus = milvus
+        self.milvus = milvus
         self.flushes = 0
         self.refused = False
 
@@ -29,10 +31,10 @@ class Connection:
         if self.refused:
             raise Unavailable("rate limit")
         self.flushes += 1
-        self._milvus.flush(collection)
+        self.milvus.flush(collection)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._milvus, name)
+        return getattr(self.milvus, name)
 
 
 class Worker:
@@ -43,14 +45,15 @@ class Worker:
         self.leads = leads
         self.durable: list[int] = []
         self._acked = 0
-        self.governor = FlushGovernor(
+        flusher = Flusher(
             self.api,
             ["docs", "docs__ledger"],
-            FlushPolicy("flush", interval_s, None, first_retry_s=0.01),
+            FlushPolicy("flush", interval_s, None, Backoff(first_s=0.01, cap_s=30.0)),
             self._settle,
             marker=FlushMarker(self.api, "docs"),
             leads=lambda: self.leads,
         )
+        self.governor = FlushGovernor(flusher)
 
     def ack(self) -> int:
         self._acked += 1
@@ -99,7 +102,7 @@ def test_who_has_to_finish_flushes_without_the_leader() -> None:
 
 
 @pytest.mark.parametrize("trouble", ["idle", "refused", "nobody"])
-def test_a_leader_that_tells_nothing_is_not_waited_for(trouble: str) -> None:
+def test_a_leader_that_announces_nothing_is_not_waited_for(trouble: str) -> None:
     with workers(trouble != "nobody", False, interval_s=0.1) as (leader, follower):
         if trouble == "refused":
             leader.api.refused = True
@@ -120,6 +123,6 @@ def test_a_worker_that_becomes_the_leader_flushes_what_it_was_waiting_for() -> N
 
 def test_a_marker_that_cannot_be_read_loses_no_receipt() -> None:
     with workers(False, interval_s=0.1) as (follower,):
-        follower.api._milvus.fail_next("query", Unavailable("away"))
+        follower.api.milvus.fail_next("query", Unavailable("away"))
         number = follower.ack()
         eventually(lambda: number in follower.durable)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from pipeline.store.flushing.policy import FlushPolicy
+from pipeline.store.flushing.flusher import Idle, StandingIn, Waiting
 from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 LONG = 3
@@ -31,8 +31,26 @@ def test_followers_commit_one_to_two_intervals_later_and_flush_nothing() -> None
         assert [worker.api.flushes > 0 for worker in workers] == [True, False, False]
 
 
+def test_a_worker_without_a_leader_waits_and_then_stands_in() -> None:
+    with group(False) as (cluster, (worker,)):
+        began = cluster.now
+        states = [worker.flusher.state]
+        worker.ack()
+        states.append(worker.flusher.state)
+        run(cluster, [worker], LONG + 1)
+        assert states == [Idle(), Waiting(began, began)]
+        assert isinstance(worker.flusher.state, StandingIn)
+
+
+def test_a_leader_has_nothing_to_wait_for_after_its_flush() -> None:
+    with group(True) as (cluster, (worker,)):
+        worker.ack()
+        run(cluster, [worker], 2, acking=[])
+        assert worker.flusher.state == Idle()
+
+
 @pytest.mark.parametrize("leader", ["idle", "refused", "nobody"])
-def test_one_follower_stands_in_for_a_leader_that_tells_nothing(leader: str) -> None:
+def test_one_follower_stands_in_for_a_leader_that_announces_nothing(leader: str) -> None:
     with group(leader != "nobody", False, False) as (cluster, workers):
         first, *others = workers
         if leader == "refused":
@@ -73,10 +91,10 @@ def test_one_whose_own_flushes_are_refused_takes_them_from_another() -> None:
         assert ("stand_in", True) not in refused.rounds
 
 
-def test_flushers_that_tell_in_turns_are_not_waited_for_without_end() -> None:
+def test_flushers_that_announce_in_turns_are_not_waited_for_without_end() -> None:
     with group(True, False) as (cluster, (leader, follower)):
         number = follower.ack()
-        leader.api.refuses = {"query"}  # so it counts anew each time, and never reaches two
+        leader.api.refuses = {"query"}  # so it starts a new count each time, and never reaches two
         run(cluster, [leader, follower], 5.5, acking=[leader])
         assert len(leader.rounds) >= 4
         assert (number in follower.durable, follower.rounds) == (False, [])
@@ -84,7 +102,7 @@ def test_flushers_that_tell_in_turns_are_not_waited_for_without_end() -> None:
         assert (number in follower.durable, follower.rounds) == (True, [("stand_in", True)])
 
 
-def test_who_is_asked_to_finish_flushes_itself_and_tells_nobody() -> None:
+def test_a_worker_asked_to_finish_flushes_itself_and_announces_nothing() -> None:
     with group(True, False) as (cluster, (_, follower)):
         number = follower.ack()
         follower.flusher.request()
@@ -127,24 +145,3 @@ def test_who_waits_for_nothing_asks_for_nothing(durability: Literal["flush", "ac
         assert (quiet > asked) == queries
         run(cluster, workers, 5, acking=[leader])
         assert follower.api.queries == quiet, "all is durable"
-
-
-@pytest.mark.parametrize(
-    ("waited", "silent", "spacing", "given_up"),
-    [
-        (2.9, 2.9, 0.0, False),
-        (3.1, 3.1, 0.0, True),
-        (3.1, 0.5, 0.0, False),
-        (5.9, 0.5, 0.0, False),
-        (6.1, 0.5, 0.0, True),
-        (5.0, 5.0, 2.0, False),
-        (6.1, 6.1, 2.0, True),
-    ],
-)
-def test_when_another_worker_is_no_longer_waited_for(
-    waited: float, silent: float, spacing: float, given_up: bool
-) -> None:
-    now, seconds = 1000.0, 7.0
-    policy = FlushPolicy(interval_s=seconds)
-    since, told = now - waited * seconds, now - silent * seconds
-    assert policy.given_up(since, told, now, spacing * seconds) == given_up

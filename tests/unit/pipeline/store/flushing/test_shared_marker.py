@@ -1,4 +1,4 @@
-"""The marks by which workers tell each other of flushes."""
+"""The marks by which workers announce their flushes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from consumers.cli.inventory import live_documents
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.records import Position, Receipt
 from pipeline.store.collection.schema import ledger_spec
-from pipeline.store.flushing.shared_marker import MARKER_STATE, FlushMarker, Followed, Mark
+from pipeline.store.flushing.shared_marker import MARKER_STATE, FlushMarker, Mark, PendingOnPeer
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store
 
@@ -42,49 +42,49 @@ def ids(milvus: FakeMilvus) -> set[str]:
 
 
 def test_a_flush_that_may_have_begun_before_the_ack_is_not_enough() -> None:
-    followed = Followed()
-    assert followed.look({"a": 5}, [RECEIPT]) == []
-    assert followed.look({"a": 6}, [LATER]) == []
-    assert len(followed) == 2
-    assert followed.look({"a": 7}, []) == [RECEIPT]
-    assert followed.look({"a": 8}, []) == [LATER]
-    assert len(followed) == 0
+    pending = PendingOnPeer()
+    assert pending.observe({"a": 5}, [RECEIPT]) == []
+    assert pending.observe({"a": 6}, [LATER]) == []
+    assert len(pending) == 2
+    assert pending.observe({"a": 7}, []) == [RECEIPT]
+    assert pending.observe({"a": 8}, []) == [LATER]
+    assert len(pending) == 0
 
 
 def test_a_flusher_that_is_seen_first_after_the_ack_counts_from_there() -> None:
-    followed = Followed()
-    assert followed.look({}, [RECEIPT]) == []
-    assert followed.look({"a": 12}, []) == []
-    assert followed.look({"a": 13}, []) == []
-    assert followed.look({"a": 14}, []) == [RECEIPT]
+    pending = PendingOnPeer()
+    assert pending.observe({}, [RECEIPT]) == []
+    assert pending.observe({"a": 12}, []) == []
+    assert pending.observe({"a": 13}, []) == []
+    assert pending.observe({"a": 14}, []) == [RECEIPT]
 
 
 def test_flushers_that_overlap_do_not_add_up_and_do_not_disturb_each_other() -> None:
-    followed = Followed()
-    assert followed.look({"a": 1, "b": 1}, [RECEIPT]) == []
-    assert followed.look({"a": 2, "b": 2}, []) == []
-    assert followed.look({"b": 2}, []) == []
-    assert followed.look({"b": 2, "c": 1}, []) == []
-    assert followed.look({"b": 3, "c": 1}, []) == [RECEIPT]
+    pending = PendingOnPeer()
+    assert pending.observe({"a": 1, "b": 1}, [RECEIPT]) == []
+    assert pending.observe({"a": 2, "b": 2}, []) == []
+    assert pending.observe({"b": 2}, []) == []
+    assert pending.observe({"b": 2, "c": 1}, []) == []
+    assert pending.observe({"b": 3, "c": 1}, []) == [RECEIPT]
 
 
 def test_a_flush_of_its_own_settles_all_that_waits() -> None:
-    followed = Followed()
-    followed.look({"a": 5}, [RECEIPT])
-    followed.look({"a": 6}, [LATER])
-    assert followed.take() == [RECEIPT, LATER]
-    assert followed.take() == []
+    pending = PendingOnPeer()
+    pending.observe({"a": 5}, [RECEIPT])
+    pending.observe({"a": 6}, [LATER])
+    assert pending.take() == [RECEIPT, LATER]
+    assert pending.take() == []
 
 
-# --- what is told --------------------------------------------------------------------------------------------------
+# --- what is announced ---------------------------------------------------------------------------------------------
 
 
 def test_each_flusher_is_counted_by_itself(milvus: FakeMilvus) -> None:
     first, second, reader = (FlushMarker(milvus, "docs") for _ in range(3))
     assert reader.read() == {}
-    told = [flush(marker) for marker in (first, second, first)]
-    assert [mark.count for mark in told] == [1, 1, 2]
-    assert reader.read() == {told[0].flusher: 2, told[1].flusher: 1}
+    announced = [flush(marker) for marker in (first, second, first)]
+    assert [mark.count for mark in announced] == [1, 1, 2]
+    assert reader.read() == {announced[0].flusher: 2, announced[1].flusher: 1}
 
 
 def test_no_mark_is_written_twice_and_only_the_last_is_kept(milvus: FakeMilvus) -> None:
@@ -144,7 +144,7 @@ def test_a_mark_that_could_not_be_deleted_goes_after_a_day(milvus: FakeMilvus) -
 
 
 class Hiding(FakeMilvus):
-    """As Milvus 2.3.5 with an id that stands twice: a count says more rows than an answer has."""
+    """Milvus 2.3.5 with a repeated id: a count is higher than the number of rows answered."""
 
     hidden = 0
 

@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_left_to_pymilvus(change: dict[str, Any]) -> None:
 
 
 class Handler:
-    """pymilvus's handler as far as packing knows it."""
+    """The part of pymilvus's handler that packing uses."""
 
     def __init__(self, *, other: bool = False) -> None:
         self.packed_as_always = 0

@@ -5,6 +5,7 @@ import pytest
 from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError
 
 from pipeline import errors
+from pipeline.backoff import Backoff
 from pipeline.store.milvus.error_mapping import Call, FailureKind, RetryPolicy, classify, to_error
 
 
@@ -152,7 +153,7 @@ def test_every_kind_has_its_error(kind: FailureKind, effect: str, error: type[er
     assert "the words" in str(raised)
 
 
-POLICY = RetryPolicy(first_s=0.1, longest_s=3.0, total_s=12.0, rate_limit_s=1.0, not_loaded_s=90.0)
+POLICY = RetryPolicy(Backoff(first_s=0.1, cap_s=3.0), total_s=12.0, rate_limit_s=1.0, not_loaded_s=90.0)
 
 
 def test_waits_double_up_to_the_longest() -> None:

@@ -101,9 +101,9 @@ def test_an_entry_survives_its_row(tenant: str | None) -> None:
 @pytest.mark.parametrize(
     ("stored_id", "new_id", "expected"),
     [("one", "two", Decision.WRITE), ("one", "one", Decision.STALE), ("", "two", Decision.STALE)],
-    ids=["created anew", "the same topic", "unknown before"],
+    ids=["created again", "the same topic", "unknown before"],
 )
-def test_offsets_of_a_topic_created_anew_are_not_compared(stored_id: str, new_id: str, expected: Decision) -> None:
+def test_offsets_of_a_topic_created_again_are_not_compared(stored_id: str, new_id: str, expected: Decision) -> None:
     entry = replace(STORED, topic_id=stored_id)
     operation = replace(put("k", "other", 3), topic_id=new_id)
     assert decide(entry, operation, DocumentHashes("other", "row", "d1"), "model") is expected

@@ -41,7 +41,7 @@ def test_ids_are_short_lower_case_hex_whatever_the_key_is() -> None:
         assert set(identifier) <= set("0123456789abcdef")
 
 
-def test_ids_by_position_tell_topic_partition_offset_and_chunk_apart() -> None:
+def test_ids_by_position_differ_by_topic_partition_offset_and_chunk() -> None:
     positions = [Position(*parts) for parts in product(("t", "t1"), (1, 11), (1, 11))]
     ids = {append_row_id(position, chunk) for position in positions for chunk in (1, 11)}
     assert len(ids) == 16

@@ -283,7 +283,7 @@ def test_reads_miss_nothing_at_first_after_an_outage_and_when_much_was_forgotten
     fake: FakeMilvus, store: Store
 ) -> None:
     now = [0.0]
-    ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_remembered=2, clock=lambda: now[0])
+    ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_cached=2, clock=lambda: now[0])
     writer = UpsertWriter(fake, "docs", store.partitions(), "day", fingerprint="model", ledger=ledger)
     fake.staleness_writes = 100
     theirs = [put(f"theirs{number}", "a", number) for number in range(5)]
