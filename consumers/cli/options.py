@@ -18,6 +18,9 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override one setting")]
+FOUND_PROBLEMS = 5
+"""The exit code of a check that found something wrong."""
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 

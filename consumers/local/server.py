@@ -1,4 +1,4 @@
-"""What the servers of `consumers.local.run` have in common: free ports, a data folder, a guarded process, its log."""
+"""What the servers of `consumers.local` have in common: free ports, a data folder, a guarded process, its log."""
 
 import contextlib
 import fcntl

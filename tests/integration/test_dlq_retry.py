@@ -20,7 +20,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
-from consumers.cli import dlq_retry
+from consumers.cli.dlq import retry as dlq_retry
 from consumers.config import load_settings
 from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.retry import RetryReport

@@ -1,4 +1,4 @@
-"""Where the tests get their servers: the environment, else Docker, else `consumers.local.run`."""
+"""Where the tests get their servers: the environment, else Docker, else `consumers.local`."""
 
 import contextlib
 import gc
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.local.run import LocalKafka, LocalMilvusLite, LocalMilvusStandalone
+from consumers.local import LocalKafka, LocalMilvusLite, LocalMilvusStandalone
 from pipeline.errors import MilvusStreamError
 
 KAFKA_IMAGE = "confluentinc/cp-kafka:8.1.0"  # Apache Kafka 4.1; the class needs Confluent's start scripts

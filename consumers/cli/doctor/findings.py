@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from consumers.cli.options import FOUND_PROBLEMS
 from pipeline.errors import MilvusStreamError, Unavailable
 
 Level = Literal["ok", "warning", "problem"]
-FOUND_PROBLEMS = 5
+CLOCK_SKEW_MS = 30_000
+"""A larger difference of two clocks, or a record from further ahead, means a wrong clock: time services do better."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from consumers.cli.doctor.findings import Findings
-from consumers.cli.output import printable, span
-from consumers.cli.status import quick, waiting_since
+from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
+from consumers.cli.inventory import quick_kafka, waiting_since
+from consumers.cli.output import one_line, span
 from consumers.config import Settings
 from consumers.kafka import (
     KafkaSettings,
@@ -17,15 +17,14 @@ from consumers.kafka import (
     topic_facts,
     topic_ranges,
 )
-from consumers.wiring import common as wiring
+from consumers.wiring import documents
+from consumers.wiring.modes import mode_of
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Reason
 from pipeline.records import Rejected, SourceRecord
 
 SAMPLE = 100
 """Newest records of a topic that are looked at."""
-CLOCK_SKEW_MS = 30_000
-"""A record cannot be younger than now; more than network time service leaves is a wrong clock."""
 _TOPIC_IDS_SINCE = (2, 8)
 _BATCH_OVERHEAD = 1_024
 """Framing between a record's own bytes and `max.message.bytes`, generously."""
@@ -35,7 +34,7 @@ _NO_ID = {Reason.MISSING_ID, Reason.DELETE_WITHOUT_KEY}
 
 def examine_kafka(settings: Settings, found: Findings, now_ms: int) -> None:
     """Add what there is to say about Kafka; what cannot be looked at because of an earlier problem is left out."""
-    kafka = quick(wiring.kafka_settings(settings))
+    kafka = quick_kafka(settings)
     try:
         broker = broker_info(kafka)
     except MilvusStreamError as error:
@@ -74,7 +73,7 @@ def _topic(settings: Settings, topic: str, told: TopicFacts | MissingTopic, foun
         return
     workers = "one worker can read it" if told.partitions == 1 else f"up to {told.partitions} workers share it"
     found.ok("kafka.topics", f"{topic}: {told.partitions} Kafka partitions, {workers}")
-    if told.compacted and settings.mode == "append":
+    if told.compacted and not mode_of(settings).one_version:
         found.warning(
             "kafka.topics",
             f"{topic} is compacted: only the last record of a key is kept, yet in mode append each one is a document",
@@ -189,7 +188,7 @@ def _records(
 
 
 def _decoded(settings: Settings, topic: str, sample: Sequence[SourceRecord], found: Findings, now_ms: int) -> None:
-    decoder = wiring.decoder(settings)
+    decoder = documents.decoder(settings)
     operations = [decoder.decode(record, now_ms) for record in sample]
     rejected = [operation for operation in operations if isinstance(operation, Rejected)]
     total = f"the newest {len(sample)} records"
@@ -202,7 +201,7 @@ def _decoded(settings: Settings, topic: str, sample: Sequence[SourceRecord], fou
     first = rejected[0]
     seen = (
         f"{topic}: {len(rejected)} of {total} would become dead letters: {reasons}. For instance "
-        f"{'/'.join(map(str, first.position))}: {printable(first.message)}"
+        f"{'/'.join(map(str, first.position))}: {one_line(first.message)}"
     )
     do = "correct the producer, or record.* in the configuration to what the records hold"
     if len(rejected) == len(sample):
@@ -222,7 +221,7 @@ def _keys(settings: Settings, topic: str, told: TopicFacts, sample: Sequence[Sou
     """Versions of one document must be in one Kafka partition, which only a key sees to."""
     without = sum(record.key is None for record in sample)
     seen = f"{topic}: {without} of the newest {len(sample)} records have no key"
-    if settings.mode == "append" or told.partitions == 1 or not without:
+    if not mode_of(settings).one_version or told.partitions == 1 or not without:
         found.ok("records.keys", seen)
     else:
         found.warning(

@@ -4,11 +4,12 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from consumers.cli.doctor.findings import Findings
-from consumers.cli.doctor.kafka import CLOCK_SKEW_MS
+from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
 from consumers.cli.output import span
 from consumers.config import Settings
-from consumers.wiring import common as wiring
+from consumers.wiring import connections, documents
+from consumers.wiring.collection import index_settings
+from consumers.wiring.modes import mode_of
 from pipeline.embedding import ModelStamp
 from pipeline.errors import MilvusStreamError, NotFound
 from pipeline.records import VECTOR_FIELD
@@ -33,7 +34,7 @@ _NEARLY_FULL = 0.8
 def examine_model(settings: Settings, found: Findings) -> ModelStamp | None:
     """Load the model as a worker would; its stamp, or None if it cannot be loaded."""
     stamp: ModelStamp | None = None
-    with found.checking("model", "a worker does not start without its model"), wiring.embedder(settings) as model:
+    with found.checking("model", "a worker does not start without its model"), documents.embedder(settings) as model:
         stamp = model.stamp
         seen = f"{stamp.name}: {stamp.dimension} dimensions, {model.dtype} on {model.device}"
         if stamp.name.startswith("hash:"):
@@ -48,7 +49,7 @@ def examine_milvus(settings: Settings, stamp: ModelStamp | None, found: Findings
     """Add what there is to say about Milvus; without a `stamp` the collection's model is not compared."""
     with ExitStack() as stack:
         try:
-            api = stack.enter_context(wiring.milvus(settings))
+            api = stack.enter_context(connections.milvus(settings))
         except MilvusStreamError as error:
             found.failed("milvus.reachable", error, "check milvus.uri, milvus.token and the network")
             return
@@ -80,7 +81,7 @@ def _server(settings: Settings, api: MilvusServerApi, found: Findings) -> None:
             seen, do = f"{server.version} was never tested with this", "upgrade to 2.3 or newer"
         found.warning("milvus.version", seen, do)
     with found.checking("milvus.index", "correct milvus.index"):
-        check_server(wiring.index_settings(settings), server)
+        check_server(index_settings(settings), server)
     with found.checking("clock.milvus"):
         before = time.time_ns()
         told = api.clock_ms()
@@ -97,7 +98,7 @@ def _server(settings: Settings, api: MilvusServerApi, found: Findings) -> None:
 
 def _no_collection(settings: Settings, api: MilvusServerApi, found: Findings) -> None:
     name = settings.milvus.collection
-    if settings.mode == "upsert" and api.describe(ledger_name(name)) is not None:
+    if mode_of(settings).one_version and api.describe(ledger_name(name)) is not None:
         found.problem(
             "milvus.collection",
             f"{name} is gone but its ledger is there: a worker would take its documents for stored and skip them",
@@ -113,7 +114,7 @@ def _collection(
     name, stored = settings.milvus.collection, read_stamp(info)
     if stamp is not None:
         with found.checking("milvus.collection", "see the message: a worker refuses to start"):
-            index = wiring.index_settings(settings)
+            index = index_settings(settings)
             open_collection(api, name, asdict(stamp), stamp.dimension, index, create=False)
             found.ok("milvus.collection", f"{name} fits schema and model ({stamp.name})")
     elif stored is None:
@@ -124,7 +125,7 @@ def _collection(
         seen = f"{name} holds vectors of {stored.get('name')}; whether they fit is unknown without the model"
         found.warning("milvus.collection", seen, do)
     check = "milvus.ledger"
-    if settings.mode == "append":
+    if not mode_of(settings).one_version:
         if api.describe(ledger_name(name)) is not None:
             do = "set mode: upsert again, or milvus.collection to a new name"
             found.warning(check, f"{name} has a ledger, so it was filled in mode upsert; configured is append", do)

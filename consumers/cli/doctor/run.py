@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from consumers.cli import output as tables
 from consumers.cli.doctor.findings import Finding, Findings, exit_code
 from consumers.cli.doctor.kafka import examine_kafka
 from consumers.cli.doctor.milvus import examine_milvus, examine_model
+from consumers.cli.output import one_line, stdout
 from consumers.config import Settings
-from consumers.wiring import common as wiring
+from consumers.wiring.validation import check_settings
 
 __all__ = ["Finding", "examine", "exit_code", "show"]
 
@@ -22,7 +22,7 @@ def examine(settings: Settings, now_ms: int | None = None) -> list[Finding]:
 
     Raises UsageError only for a configuration that is wrong in itself.
     """
-    wiring.check(settings)
+    check_settings(settings)
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     found = Findings()
     examine_kafka(settings, found, now_ms)
@@ -33,13 +33,13 @@ def examine(settings: Settings, now_ms: int | None = None) -> list[Finding]:
 
 def show(findings: Sequence[Finding]) -> None:
     """Print one line for each finding and one for what to do."""
-    console = tables.stdout()
+    console = stdout()
     for finding in findings:
         word, style = _MARKS[finding.level]
         line = Text(f"{word:<8}", style=style)
-        line.append(f" {finding.check:<20} {tables.printable(finding.seen)}", style="default")
+        line.append(f" {finding.check:<20} {one_line(finding.seen)}", style="default")
         console.print(line)
         if finding.do:
-            console.print(f"{'':<30}-> {tables.printable(finding.do)}")
+            console.print(f"{'':<30}-> {one_line(finding.do)}")
     levels = [finding.level for finding in findings]
     console.print(f"\n{len(levels)} checks: {levels.count('problem')} problems, {levels.count('warning')} warnings")

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consumers.wiring import process_memory
+from pipeline.telemetry import process_memory
 from tests.bench.children import contender
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.embedding import texts

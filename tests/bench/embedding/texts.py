@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from consumers.cli.demo.documents import stdlib_documents
+from consumers.local import stdlib_documents
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.embedding.loading.model_files import find_model
 from pipeline.records import Tokenizer

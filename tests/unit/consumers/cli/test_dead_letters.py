@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumers.cli.dlq import ShownLetter, one, show_list, show_one
+from consumers.cli.dlq.reading import ShownLetter, one, show_list, show_one
 from consumers.config import Settings
 from consumers.kafka import decode_dead_letter
 from pipeline.errors import UsageError

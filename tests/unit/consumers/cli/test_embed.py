@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from consumers.cli import bench_embed, embed
+from consumers.cli.embed import bench, vectors
 from consumers.config import Settings
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import UsageError
@@ -31,35 +31,35 @@ class Sometimes(HashEmbedder):
         return vectors
 
 
-def made(texts: Iterable[str], *, query: bool = False) -> list[embed.TextVector | str]:
-    return list(embed.vectors(SETTINGS, Sometimes("hash:6"), texts, query=query))
+def made(texts: Iterable[str], *, query: bool = False) -> list[vectors.TextVector | str]:
+    return list(vectors.vectors(SETTINGS, Sometimes("hash:6"), texts, query=query))
 
 
 def test_a_text_of_several_chunks_has_a_vector_for_each() -> None:
     words = " ".join(f"w{number}" for number in range(14))
     found = made(["one", words, "two"])
-    assert [(each.text, each.chunk, each.chunks) for each in found if isinstance(each, embed.TextVector)] == [
+    assert [(each.text, each.chunk, each.chunks) for each in found if isinstance(each, vectors.TextVector)] == [
         (0, 0, 1), (1, 0, 2), (1, 1, 2), (2, 0, 1),
     ]  # fmt: skip
-    assert all(isinstance(each, embed.TextVector) and each.tokens <= 8 for each in found)
+    assert all(isinstance(each, vectors.TextVector) and each.tokens <= 8 for each in found)
     last = found[-1]
-    assert isinstance(last, embed.TextVector)
+    assert isinstance(last, vectors.TextVector)
     chunk = Chunk(0, 0, 3, "two", np.zeros(1, dtype=np.int32))
     assert np.array_equal(last.vector, HashEmbedder("hash:6").embed([chunk])[0])
 
 
 def test_a_query_is_not_cut_into_chunks() -> None:
     found = made(["x " * 30, "y"], query=True)
-    assert [(each.chunks, each.tokens) for each in found if isinstance(each, embed.TextVector)] == [(1, 30), (1, 1)]
+    assert [(each.chunks, each.tokens) for each in found if isinstance(each, vectors.TextVector)] == [(1, 30), (1, 1)]
 
 
 def test_a_text_without_a_vector_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["good", " \t", "bad", "good"] * 100  # more than one group
     found = made(texts)
-    assert [type(each) for each in found] == [embed.TextVector, str, str, embed.TextVector] * 100
+    assert [type(each) for each in found] == [vectors.TextVector, str, str, vectors.TextVector] * 100
     assert "text 1 " in str(found[1])
     assert "text 2:" in str(found[2])
-    assert embed.run(SETTINGS, texts[:2], query=False, whole=True) == 1
+    assert vectors.run(SETTINGS, texts[:2], query=False, whole=True) == 1
     printed = capsys.readouterr()
     assert [json.loads(line)["text"] for line in printed.out.splitlines() if line.startswith("{")] == [0]
     assert "text 1 is blank" in printed.err
@@ -67,7 +67,7 @@ def test_a_text_without_a_vector_stops_no_other(capsys: pytest.CaptureFixture[st
 
 def test_the_forms_for_people_and_for_programs() -> None:
     vector = HashEmbedder("hash:6").embed_queries(["Kafka"])[0]
-    one = embed.TextVector(3, 1, 2, 5, vector)
+    one = vectors.TextVector(3, 1, 2, 5, vector)
     value = json.loads(one.json_line())
     assert np.array_equal(np.array(value.pop("vector"), dtype=np.float32), vector)
     assert value == {"text": 3, "chunk": 1, "chunks": 2, "tokens": 5, "dimension": 6, "norm": 1.0}
@@ -76,16 +76,16 @@ def test_the_forms_for_people_and_for_programs() -> None:
 
 
 def test_a_dash_is_the_lines_of_standard_input() -> None:
-    assert list(embed.expand(["a", "-", "b"], io.StringIO("x\n\n y \n"))) == ["a", "x", "", " y ", "b"]
+    assert list(vectors.expand(["a", "-", "b"], io.StringIO("x\n\n y \n"))) == ["a", "x", "", " y ", "b"]
 
 
 def test_a_share_is_taken_within_its_round() -> None:
     """Where the machine is busy in one round, both its rate and its peak are lower."""
     rounds = [
-        bench_embed.Round(100, 120, 9000, flops, chunk_s=0.5, embed_s=2.0, cpu_s=4.0, peak=peak)
+        bench.Round(100, 120, 9000, flops, chunk_s=0.5, embed_s=2.0, cpu_s=4.0, peak=peak)
         for flops, peak in ((1e9, 1e9), (2e9, 1e9), (1e9, 5e8))
     ]
-    found = bench_embed.summarize(rounds)
+    found = bench.summarize(rounds)
     assert found["share_of_peak"] == 1.0
     assert (found["tokens_per_s"], found["documents_per_s"], found["chunks_per_s"]) == (4500, 50, 60)
     assert (found["tokens_per_document"], found["tokenizing_documents_per_s"]) == (90, 200)
@@ -97,22 +97,22 @@ def test_a_share_is_taken_within_its_round() -> None:
     [(50.0, 200.0, "the model; tokenizing could feed 4.0"), (900.0, 400.0, "tokenizing; 3 ingest workers")],
 )
 def test_it_is_said_what_a_worker_waits_for(model: float, tokenizing: float, said: str) -> None:
-    assert bench_embed._limit(model, tokenizing).startswith(said)
+    assert bench._limit(model, tokenizing).startswith(said)
 
 
 def test_measuring_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = build("bert-mean", tmp_path)
     settings = Settings.model_validate({"embedding": {"model": str(folder), "dtype": "float32", "device": "cpu"}})
-    found = bench_embed.measure(settings, 2.0)
+    found = bench.measure(settings, 2.0)
     assert (found["device"], found["dtype"], found["dimension"]) == ("cpu", "float32", 32)
     assert 0 < found["share_of_peak"] < 1
     assert found["memory_peak_bytes"] >= found["memory_loaded_bytes"] > 0
     assert found["tokens_per_s"] > found["documents_per_s"] > 0
     assert json.loads(json.dumps(found)) == found
-    bench_embed.show(found)
+    bench.show(found)
     assert f"{found['tokens_per_s']:,.0f}" in capsys.readouterr().out
 
 
 def test_without_a_model_there_is_nothing_to_measure() -> None:
     with pytest.raises(UsageError, match="hash:6"):
-        bench_embed.measure(SETTINGS, 3.0)
+        bench.measure(SETTINGS, 3.0)

@@ -7,7 +7,7 @@ from consumers.cli.doctor.findings import Finding, Findings
 from consumers.cli.doctor.milvus import examine_milvus
 from consumers.cli.doctor.run import examine, exit_code, show
 from consumers.config import Settings, load_settings
-from consumers.wiring import common as wiring
+from consumers.wiring import connections
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import Unavailable, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger
@@ -113,7 +113,7 @@ def test_more_than_128_partitions_and_released_ones_are_told(milvus: FakeMilvus)
 @pytest.mark.parametrize(("number", "says"), [((2, 2, 9), "never tested"), ((2, 3, 5), "can lose deletes")])
 def test_an_old_server_is_told(monkeypatch: pytest.MonkeyPatch, number: tuple[int, int, int], says: str) -> None:
     old = FakeMilvus(server=ServerInfo("v" + ".".join(map(str, number)), number, lite=False))
-    monkeypatch.setattr(wiring, "milvus", lambda _: nullcontext(old))
+    monkeypatch.setattr(connections, "milvus", lambda _: nullcontext(old))
     _make(old)
     found = [one for one in _found(_settings()) if one.level != "ok"]
     assert [(one.check, one.level) for one in found] == [("milvus.version", "warning")]

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from consumers.cli.demo.documents import stdlib_documents
 from consumers.cli.output import stdout, table
 from consumers.config import Settings
-from consumers.wiring import common as wiring
-from consumers.wiring import process_memory
+from consumers.local import stdlib_documents
+from consumers.wiring import documents
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder, HashEmbedder
 from pipeline.errors import UsageError
+from pipeline.telemetry import process_memory
 
 ROUNDS = 3
 _FIRST = 32
@@ -54,9 +54,9 @@ def measure(settings: Settings, seconds: float) -> dict[str, Any]:
         raise UsageError(f"embedding.model is {settings.embedding.model}: there is no model to measure, set one")
     _say(f"loading {settings.embedding.model}")
     began = time.perf_counter()
-    with wiring.embedder(settings) as model:
+    with documents.embedder(settings) as model:
         loaded_s = time.perf_counter() - began
-        bench = _Bench(model, wiring.chunker(settings, model), settings.batch.max_records)
+        bench = _Bench(model, documents.chunker(settings, model), settings.batch.max_records)
         rounds = bench.run(seconds)
         return {
             **_facts(model),

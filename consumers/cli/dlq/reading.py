@@ -8,24 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from consumers.cli import output as tables
-from consumers.cli.status import quick
+from consumers.cli.inventory import dead_letter_topic
+from consumers.cli.output import one_line, progress_line, stdout, table, utc
 from consumers.config import Settings
 from consumers.kafka import (
     DeadLetter,
-    KafkaSettings,
-    MissingTopic,
     decode_dead_letter,
     read_range,
-    topic_facts,
     topic_ranges,
 )
 from consumers.kafka import newest as newest_records
-from consumers.wiring import common as wiring
 from pipeline.errors import NotFound, UsageError
 from pipeline.records import KafkaPartition, SourceRecord
+from pipeline.telemetry import printable
 
 _SHOWN_REASONS = 10
 
@@ -82,21 +77,18 @@ def newest(settings: Settings, limit: int, reason: str | None) -> list[ShownLett
     kafka, topic = dead_letter_topic(settings)
     total = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
     seen: Counter[str] = Counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = tables.stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"reading {topic} backwards", total=total)
+    with progress_line() as progress:
 
-        def keep(record: SourceRecord) -> bool:
-            found = decode_dead_letter(record).reason
-            seen[found] += 1
-            progress.advance(task)
-            return reason is None or found == reason
+        def matches(record: SourceRecord) -> bool:
+            record_reason = decode_dead_letter(record).reason
+            seen[record_reason] += 1
+            progress(f"reading {topic} backwards", seen.total(), total)
+            return reason is None or record_reason == reason
 
-        records = newest_records(kafka, topic, limit, keep)
+        records = newest_records(kafka, topic, limit, matches)
     if not records and seen:
-        told = ", ".join(f"{tables.printable(name)} ({count})" for name, count in seen.most_common(_SHOWN_REASONS))
-        sys.stderr.write(f"no dead letter has the reason {reason}; there are: {told}\n")
+        reasons = ", ".join(f"{one_line(name)} ({count})" for name, count in seen.most_common(_SHOWN_REASONS))
+        sys.stderr.write(f"no dead letter has the reason {reason}; there are: {reasons}\n")
     return [ShownLetter(decode_dead_letter(record)) for record in records]
 
 
@@ -130,13 +122,13 @@ def show_list(letters: Sequence[ShownLetter]) -> None:
         for one in letters
     )
     columns = ("position", "rejected record", "its time", "stage", "reason", "message")
-    tables.stdout().print(tables.table(columns, rows))
+    stdout().print(table(columns, rows))
 
 
 def show_one(shown: ShownLetter) -> None:
     """Print a letter whole; what its bytes hold cannot steer the terminal."""
     letter, record = shown.letter, shown.letter.record
-    console = tables.stdout()
+    console = stdout()
     for name, value in (
         ("position", f"{shown.position} in {record.position.topic}"),
         ("rejected record", shown.origin),
@@ -146,28 +138,15 @@ def show_one(shown: ShownLetter) -> None:
         ("message", letter.message),
         ("cut short", "yes: the headers give the full size and SHA-256" if letter.truncated else "no"),
     ):
-        console.print(f"{name:<16}{tables.printable(value)}")
+        console.print(f"{name:<16}{one_line(value)}")
     for header, content in record.headers:
-        console.print(f"{'header':<16}{tables.printable(header)}: {_as_text(content)}")
+        console.print(f"{'header':<16}{one_line(header)}: {_as_text(content)}")
     console.print(f"{'key':<16}{_as_text(record.key)}")
     console.print(f"{'value':<16}{_as_text(record.value)}")
 
 
-def dead_letter_topic(settings: Settings) -> tuple[KafkaSettings, str]:
-    """How to reach Kafka quickly or not at all, and the topic, which is there. Raises UsageError, Unavailable."""
-    kafka, topic = quick(wiring.kafka_settings(settings)), settings.kafka.dead_letter_topic
-    facts = topic_facts(kafka, [topic])[topic]
-    if isinstance(facts, MissingTopic):
-        near = f" Did you mean {' or '.join(facts.similar)}?" if facts.similar else ""
-        raise UsageError(
-            f"kafka.dead_letter_topic: there is no topic {topic} on {kafka.bootstrap_servers}; a worker creates it at "
-            f"its first start.{near}"
-        )
-    return kafka, topic
-
-
 def _time(record: SourceRecord) -> str | None:
-    return tables.utc(record.timestamp_ms) if record.timestamp_ms >= 0 else None
+    return utc(record.timestamp_ms) if record.timestamp_ms >= 0 else None
 
 
 def _as_json(raw: bytes | None) -> str | dict[str, str] | None:
@@ -185,6 +164,6 @@ def _as_text(raw: bytes | None) -> str:
     if not raw:
         return "(empty)"
     try:
-        return tables.escaped(raw.decode("utf-8"))
+        return printable(raw.decode("utf-8"), keep="\n\t")
     except UnicodeDecodeError:
         return f"({len(raw):,} bytes, no UTF-8; base64) {base64.b64encode(raw).decode()}"

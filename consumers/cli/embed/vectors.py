@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from consumers.config import Settings
-from consumers.wiring import common as wiring
+from consumers.wiring import documents
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 
@@ -66,7 +66,7 @@ def expand(texts: Sequence[str], standard_input: TextIO) -> Iterator[str]:
 def run(settings: Settings, texts: Iterable[str], *, query: bool, whole: bool) -> int:
     """Print the vectors to stdout as they come; returns how many texts have none, each named on stderr."""
     failed = 0
-    with wiring.embedder(settings) as model:
+    with documents.embedder(settings) as model:
         for found in vectors(settings, model, texts, query=query):
             if isinstance(found, str):
                 failed += 1
@@ -78,7 +78,7 @@ def run(settings: Settings, texts: Iterable[str], *, query: bool, whole: bool) -
 
 def vectors(settings: Settings, model: Embedder, texts: Iterable[str], *, query: bool) -> Iterator[TextVector | str]:
     """The vectors in the order of the texts; instead of one, what is wrong with that text."""
-    chunker = wiring.chunker(settings, model)
+    chunker = documents.chunker(settings, model)
     numbered = enumerate(texts)
     while group := list(islice(numbered, _TOGETHER)):
         wanted = [(number, text) for number, text in group if text.strip()]

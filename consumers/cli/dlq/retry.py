@@ -5,16 +5,15 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from consumers.cli.dlq import dead_letter_topic
-from consumers.cli.output import printable, stderr, stdout, table
+from consumers.cli.inventory import dead_letter_topic
+from consumers.cli.output import one_line, progress_line, stdout, table
 from consumers.config import Settings
 from consumers.dead_letters.retry import DeadLetterRetry, RetryReport, Stored
 from consumers.dead_letters.selection import LetterFilter, Outcome
 from consumers.dead_letters.uncommitted_tail import Committed
 from consumers.kafka import KafkaSettings, TopicFacts, group_lag, topic_facts
-from consumers.wiring import common as wiring
+from consumers.wiring import connections, documents
+from consumers.wiring.modes import mode_of
 from pipeline.records import KafkaPartition
 from pipeline.store import STALENESS_S, Entry, Key, Ledger, WritePolicy, ledger_name, open_ledger
 
@@ -49,11 +48,11 @@ def run(
     """
     wanted = LetterFilter.parse(filters)
     kafka, topic = dead_letter_topic(settings)
-    with _stored(settings, force=force) as stored, _progress() as progress:
+    with _stored(settings, force=force) as stored, progress_line() as progress:
         retry = DeadLetterRetry(
             kafka,
             topic,
-            decoder=wiring.decoder(settings),
+            decoder=documents.decoder(settings),
             committed=_committed(kafka),
             stored=stored,
             create_notes=settings.kafka.create_dead_letter_topic,
@@ -91,7 +90,7 @@ def _note(report: RetryReport, wanted: LetterFilter) -> None:
     if not report.letters:
         sys.stderr.write("no dead letters\n")
     elif not report.counts.total():
-        seen = ", ".join(f"{printable(name)} ({count})" for name, count in report.seen.most_common(_SHOWN))
+        seen = ", ".join(f"{one_line(name)} ({count})" for name, count in report.seen.most_common(_SHOWN))
         sys.stderr.write(f"no dead letter passes {wanted}; there are the reasons: {seen}\n")
     if report.rejected_again:
         sys.stderr.write(
@@ -111,11 +110,11 @@ def _committed(kafka: KafkaSettings) -> dict[KafkaPartition, Committed]:
 @contextmanager
 def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
     """What the ledger says of documents, read strongly; None where nothing can be newer or nobody wants to know."""
-    if force or settings.mode == "append":
+    if force or not mode_of(settings).one_version:
         yield None
         return
     name = settings.milvus.collection
-    with wiring.milvus(settings) as api:
+    with connections.milvus(settings) as api:
         there = api.describe(ledger_name(name)) is not None
         if there:
             open_ledger(api, name)
@@ -127,25 +126,3 @@ def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
             return {key: entry for key, (entry, _) in found.items() if entry is not None}
 
         yield look
-
-
-@contextmanager
-def _progress() -> Iterator["_Bar"]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress)
-
-
-class _Bar:
-    """One bar for each thing that is done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._what = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show how far it has come."""
-        if what != self._what:
-            self._what, self._task = what, self._progress.add_task(what, total=total)
-        self._progress.update(self._task, completed=done, total=total)
