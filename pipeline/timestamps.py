@@ -36,7 +36,7 @@ def event_time_ms(value: object) -> int:
         raise ValueError("is negative; write a time before 1970 as an RFC 3339 time")
     if value >= _MILLISECONDS_BELOW:
         raise ValueError("looks like micro- or nanoseconds; write epoch seconds or milliseconds")
-    # By way of microseconds: 1.001 * 1000 is 1000.9999999999999.
+    # Through microseconds: 1.001 * 1000 is 1000.9999999999999.
     return round(value * 1_000_000) // 1000 if value < _SECONDS_BELOW else int(value)
 
 

@@ -107,7 +107,7 @@ def serve(
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="what to look for")],
+    text: Annotated[str, typer.Argument(help="the query")],
     config: ConfigFile = None,
     sets: Sets = None,
     limit: Annotated[int, typer.Option(min=1)] = 10,

@@ -93,8 +93,8 @@ def partition_rows(api: MilvusServerApi, collection: str) -> list[PartitionRows]
     # First, because after a successful read "not loaded" is taken for a server that recovers, and waited for.
     default = count(DEFAULT_PARTITION)
     with ThreadPoolExecutor(_COUNTS_AT_A_TIME) as pool:
-        found = list(pool.map(lambda name: count(name) if name in loaded else PartitionRows(name, None), names))
-    return [*found, default] if default.rows or not found else found
+        counted = list(pool.map(lambda name: count(name) if name in loaded else PartitionRows(name, None), names))
+    return [*counted, default] if default.rows or not counted else counted
 
 
 def count_rows(api: MilvusServerApi, name: str) -> int | None:

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
 def load(config: Path | None, sets: list[str] | None) -> Settings:
-    """The configuration that these options mean, with logging set up as it says."""
+    """Load the configuration and set up logging as configured."""
     from pipeline.telemetry import configure_logging
 
     settings = load_settings(config, os.environ, sets or ())
@@ -42,7 +42,7 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout; a text in it cannot steer the terminal it is looked at on."""
+    """Print a result for programs on stdout; a text in it cannot steer a terminal."""
     lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 

@@ -1,4 +1,4 @@
-"""`milvus-stream status`: how far the group has come and what is stored, seen from outside.
+"""`milvus-stream status`: the group's progress and what is stored, read from outside.
 
 No group is joined and no model loaded. Where Kafka or Milvus is away the other half is reported all the same.
 """
@@ -61,8 +61,8 @@ def exit_code(report: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def _told(part: dict[str, Any]) -> Iterator[None]:
-    """An error of this part is what the report says about it."""
+def _error_into(part: dict[str, Any]) -> Iterator[None]:
+    """Puts an error into this part of the report instead of raising it."""
     try:
         yield
     except MilvusStreamError as error:
@@ -77,7 +77,7 @@ def _kafka(kafka: KafkaSettings, now_ms: int) -> dict[str, Any]:
         "lag": None,
         "partitions": [],
     }
-    with _told(part):
+    with _error_into(part):
         lags = group_lag(kafka)
         since = waiting_since(kafka, lags)
         part["lag"] = sum(lag.lag for lag in lags)
@@ -99,7 +99,7 @@ def _kafka(kafka: KafkaSettings, now_ms: int) -> dict[str, Any]:
 
 def _dead_letters(kafka: KafkaSettings, part: dict[str, Any]) -> None:
     topic = part["topic"]
-    with _told(part):
+    with _error_into(part):
         if isinstance(topic_facts(kafka, [topic])[topic], MissingTopic):
             part["exists"], part["letters"] = False, 0
             return
@@ -121,7 +121,7 @@ def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
         "documents": None,
         "partitions": [],
     }
-    with _told(part), connections.milvus(settings) as api:
+    with _error_into(part), connections.milvus(settings) as api:
         part["version"] = api.server.version
         info = api.describe(name)
         part["exists"] = info is not None
@@ -148,7 +148,7 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
     if stored and stored.get("name") != model["configured"]:
         yield (
             f"the collection was made with the model {stored.get('name')}, configured is {model['configured']}; "
-            "`milvus-stream doctor` tells whether they are the same"
+            "`milvus-stream doctor` checks whether they are the same"
         )
     if report["milvus"]["exists"] and stored is None and report["milvus"]["error"] is None:
         yield f"collection {report['milvus']['collection']} was not made by milvus-stream: workers will refuse it"
@@ -172,7 +172,7 @@ def show(report: Mapping[str, Any]) -> None:
     console = stdout()
     for warning in report["warnings"]:
         console.print(Text(f"! {one_line(warning)}", style="bold yellow"))
-    kafka, milvus, letters, model = (report[part] for part in ("kafka", "milvus", "dead_letters", "model"))
+    kafka, milvus, dead_letters, model = (report[part] for part in ("kafka", "milvus", "dead_letters", "model"))
     lag = "" if kafka["lag"] is None else f", lag {kafka['lag']:,}"
     console.print(f"Kafka   {kafka['bootstrap_servers']}, group {kafka['group']}{lag}")
     _show_error(kafka)
@@ -188,13 +188,17 @@ def show(report: Mapping[str, Any]) -> None:
         title = f"the last {len(shown)} of {len(held)}; all of them: --json" if len(held) > len(shown) else None
         rows = ([one["name"], one["from"], one["to"], one["rows"], one["loaded"]] for one in shown)
         console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), rows, title=title))
-    found = {None: "unknown", False: "the topic does not exist yet"}.get(letters["exists"], f"{letters['letters']}")
-    console.print(f"\ndead letters  {found} ({letters['topic']})")
-    if letters["error"] != kafka["error"]:
-        _show_error(letters)
+    count = {None: "unknown", False: "the topic does not exist yet"}.get(
+        dead_letters["exists"], f"{dead_letters['letters']}"
+    )
+    console.print(f"\ndead letters  {count} ({dead_letters['topic']})")
+    if dead_letters["error"] != kafka["error"]:
+        _show_error(dead_letters)
     stored = model["stored"]
-    told = f"{stored.get('name')}, {stored.get('dimension')} dimensions" if stored else "no collection with one yet"
-    console.print(f"model   stored: {one_line(told)}; configured: {one_line(model['configured'])}")
+    stored_model = (
+        f"{stored.get('name')}, {stored.get('dimension')} dimensions" if stored else "no collection with one yet"
+    )
+    console.print(f"model   stored: {one_line(stored_model)}; configured: {one_line(model['configured'])}")
     console.print(f"mode    {report['mode']}")
 
 

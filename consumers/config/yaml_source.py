@@ -52,7 +52,7 @@ def load_yaml(text: str, prefix: str, origin: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a few hundred bytes of them can stand for billions of values."""
+    """YAML without aliases: a few hundred bytes of them can expand to billions of values."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

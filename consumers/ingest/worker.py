@@ -240,7 +240,7 @@ class IngestWorker:
         log.info("kafka.assigned", partitions=_listed(partitions))
 
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
-        """Drop what is not submitted; True once no record of these Kafka partitions is on its way to Milvus."""
+        """Drop what is not submitted; True once no record of these Kafka partitions is being written."""
         self._builder.discard(partitions)
         self._settle()
         return self._flow.unwritten(partitions) == 0

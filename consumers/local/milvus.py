@@ -207,7 +207,7 @@ class LocalMilvusStandalone(LocalServer):
         template = (package / "config.yaml.template").read_text()
         settings = yaml.safe_load(re.sub(r"\{\{\s*(\w+)(?:\(\w+\))?\s*(?::\s*(.*?))?\s*}}", fill, template))
         for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
-            settings[part]["ip"] = LOOPBACK  # where the parts look for each other
+            settings[part]["ip"] = LOOPBACK  # where the parts find each other
         # 2.3.5 loses deletes that arrive while it compacts a segment, whoever writes and without any fault.
         settings["dataCoord"]["enableCompaction"] = self.compacts
         # With an embedded etcd its ports come from a file of etcd's own, else they are 2379 and 2380.
@@ -240,7 +240,7 @@ def _binaries(packed: Path) -> Path:
     """The folder with the unpacked server, made once per user: 27 MB of LZMA take seconds to unpack."""
     cache = Path.home() / ".cache" / "milvus-stream"
     cache.mkdir(parents=True, exist_ok=True)
-    # Named for what it was unpacked from: another build under the same version is unpacked anew.
+    # Named for what it was unpacked from: another build under the same version is unpacked again.
     digest = hashlib.sha256("".join(f"{f.name} {f.stat().st_size}\n" for f in sorted(packed.iterdir())).encode())
     folder = cache / f"milvus-{STANDALONE_VERSION}-{digest.hexdigest()[:12]}"
     with exclusively(cache / "milvus.lock"):

@@ -1,4 +1,4 @@
-"""What the servers of `consumers.local` have in common: free ports, a data folder, a guarded process, its log."""
+"""The base of the local servers: free ports, a data folder, a guarded process, its log."""
 
 import contextlib
 import fcntl
@@ -47,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log, or a word on why there are none."""
+    """The last lines of a log, or the reason why there are none."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:

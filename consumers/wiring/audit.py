@@ -1,4 +1,4 @@
-"""Configuration -> an audit; beside `wiring`, whose parts it puts together."""
+"""The audit job and its repairer."""
 
 import time
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def audit(
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
     decision = ReplayedDecision(decoder(settings), settings.partitioning.by, skew_ms, now_ms)
-    kept = settings.milvus.tombstone_retention
+    retention = settings.milvus.tombstone_retention
     repairer = None
     if repair:
         repairer = Repairer(
@@ -52,18 +52,26 @@ def audit(
             append=append,
             flush=settings.milvus.durability == "flush",
         )
-    what = AuditSettings(
+    configured = AuditSettings(
         kafka=kafka,
         dead_letter_topic=settings.kafka.dead_letter_topic,
         collection=name,
         by=settings.partitioning.by,
         fingerprint=fingerprint(settings, model),
         append=append,
-        deletes_kept_from_ms=0 if kept is None else now_ms - round(kept.total_seconds() * 1000),
+        deletes_kept_from_ms=0 if retention is None else now_ms - round(retention.total_seconds() * 1000),
         limit=limit,
     )
     with open_workspace() as workspace:
         yield (
-            Audit(what, times, api, decision=decision, chunker=cutter, workspace=workspace, on_progress=on_progress),
+            Audit(
+                configured,
+                times,
+                api,
+                decision=decision,
+                chunker=cutter,
+                workspace=workspace,
+                on_progress=on_progress,
+            ),
             repairer,
         )

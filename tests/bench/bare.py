@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consumers.config import Settings
+from consumers.wiring.documents import embedder
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder
 from pipeline.telemetry import configure_logging

@@ -73,9 +73,7 @@ def _consequence(settings: Settings, name: str) -> str:
 def _confirm(plan: Sequence[str], consequence: str, *, yes: bool) -> None:
     """Go on, or end with UsageError (nobody to ask) or exit code 1 (the answer was no)."""
     if not yes and not sys.stdin.isatty():
-        raise UsageError(
-            f"this drops {' and '.join(plan)}. Nothing was changed: add --yes to do it, or --dry-run to look"
-        )
+        raise UsageError(f"this drops {' and '.join(plan)}. Nothing was changed: add --yes to do it, or see --dry-run")
     sys.stderr.write("".join(f"to be dropped: {line}\n" for line in plan) + consequence)
     if not yes:
         typer.confirm("Drop it?", abort=True, err=True)

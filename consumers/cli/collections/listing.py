@@ -73,27 +73,29 @@ def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
     stdout().print(table(columns, cells))
 
 
-def show_info(found: Mapping[str, Any]) -> None:
+def show_info(details: Mapping[str, Any]) -> None:
     """Print one collection."""
     console = stdout()
-    model = found["model"]
-    told = "-: not made by milvus-stream" if model is None else f"{model.get('name')} ({model.get('digest', '')[:12]})"
-    documents = "" if found["documents"] is None else f", {found['documents']:,} documents"
-    console.print(f"{found['name']}: {found['rows']:,} rows{documents}, ledger {found['ledger'] or '-'}")
-    console.print(f"model: {one_line(told)}\n")
+    model = details["model"]
+    model_text = (
+        "-: not made by milvus-stream" if model is None else f"{model.get('name')} ({model.get('digest', '')[:12]})"
+    )
+    documents = "" if details["documents"] is None else f", {details['documents']:,} documents"
+    console.print(f"{details['name']}: {details['rows']:,} rows{documents}, ledger {details['ledger'] or '-'}")
+    console.print(f"model: {one_line(model_text)}\n")
     columns = ("field", "type", "primary", "dimension", "max bytes")
     fields = (
-        [field[key] for key in ("name", "type", "primary", "dimension", "max_length")] for field in found["fields"]
+        [field[key] for key in ("name", "type", "primary", "dimension", "max_length")] for field in details["fields"]
     )
     console.print(table(columns, fields))
-    console.print(f"other fields (metadata): {'kept' if found['dynamic'] else 'no place for them'}\n")
+    console.print(f"other fields (metadata): {'kept' if details['dynamic'] else 'no place for them'}\n")
     indexes = (
         (field, one["type"], one["metric"], one["indexed_rows"], one["pending_rows"], one["params"])
-        for field, one in found["indexes"].items()
+        for field, one in details["indexes"].items()
     )
     console.print(table(("index on", "type", "metric", "rows in it", "rows waiting", "parameters"), indexes))
     console.print("")
-    held = ((one["name"], one["from"], one["to"], one["rows"], one["loaded"]) for one in found["partitions"])
+    held = ((one["name"], one["from"], one["to"], one["rows"], one["loaded"]) for one in details["partitions"])
     console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), held))
 
 

@@ -21,8 +21,8 @@ def list_(
     settings = load(config, sets)
     from consumers.cli.dlq import reading
 
-    letters = reading.newest(settings, limit, reason)
-    print_json([letter.as_dict(with_value=False) for letter in letters]) if json_ else reading.show_list(letters)
+    dead_letters = reading.newest(settings, limit, reason)
+    print_json([view.as_dict(with_value=False) for view in dead_letters]) if json_ else reading.show_list(dead_letters)
 
 
 @app.command("show")
@@ -36,8 +36,8 @@ def show(
     settings = load(config, sets)
     from consumers.cli.dlq import reading
 
-    letter = reading.one(settings, position)
-    print_json(letter.as_dict(with_value=True)) if json_ else reading.show_one(letter)
+    view = reading.one(settings, position)
+    print_json(view.as_dict(with_value=True)) if json_ else reading.show_one(view)
 
 
 @app.command("retry")

@@ -26,21 +26,21 @@ _SHOWN_REASONS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class ShownLetter:
-    """A dead letter and where it stands in the dead-letter topic."""
+class DeadLetterView:
+    """A dead letter as the commands show it."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
 
     @property
     def position(self) -> str:
         """`PARTITION/OFFSET` in the dead-letter topic: what `dlq show` takes."""
-        at = self.letter.record.position
+        at = self.dead_letter.record.position
         return f"{at.partition}/{at.offset}"
 
     @property
     def origin(self) -> str:
-        """`TOPIC/PARTITION/OFFSET` of the rejected record, as far as the letter tells."""
-        parts = (self.letter.topic or None, self.letter.partition, self.letter.offset)
+        """`TOPIC/PARTITION/OFFSET` of the rejected record; `?` for a part that the dead letter does not have."""
+        parts = (self.dead_letter.topic or None, self.dead_letter.partition, self.dead_letter.offset)
         return "/".join("?" if part is None else str(part) for part in parts)
 
     def as_dict(self, *, with_value: bool) -> dict[str, Any]:
@@ -48,32 +48,32 @@ class ShownLetter:
 
         `position` in the dead-letter topic; `topic`, `partition`, `offset` of the rejected record; `time` of the
         rejected record; `stage`, `reason`, `message`, `truncated`. With the value also `key`, `value` (text, null, or
-        {`base64`: …} where the bytes are no UTF-8), `headers` of the rejected record, and all headers of the letter
-        as `letter_headers`, both as [name, value] pairs.
+        {`base64`: …} where the bytes are no UTF-8), `headers` of the rejected record, and all headers of the
+        dead letter as `letter_headers`, both as [name, value] pairs.
         """
-        letter = self.letter
+        dead_letter = self.dead_letter
         about: dict[str, Any] = {
             "position": self.position,
-            "topic": letter.topic,
-            "partition": letter.partition,
-            "offset": letter.offset,
-            "time": _time(letter.record),
-            "stage": letter.stage,
-            "reason": letter.reason,
-            "message": letter.message,
-            "truncated": letter.truncated,
+            "topic": dead_letter.topic,
+            "partition": dead_letter.partition,
+            "offset": dead_letter.offset,
+            "time": _time(dead_letter.record),
+            "stage": dead_letter.stage,
+            "reason": dead_letter.reason,
+            "message": dead_letter.message,
+            "truncated": dead_letter.truncated,
         }
         if with_value:
-            record = letter.record
+            record = dead_letter.record
             about["key"] = _as_json(record.key)
             about["value"] = _as_json(record.value)
-            about["headers"] = [[name, _as_json(value)] for name, value in letter.original_headers]
+            about["headers"] = [[name, _as_json(value)] for name, value in dead_letter.original_headers]
             about["letter_headers"] = [[name, _as_json(value)] for name, value in record.headers]
         return about
 
 
-def newest(settings: Settings, limit: int, reason: str | None) -> list[ShownLetter]:
-    """The last letters, the newest first; `reason` None: any. Raises UsageError for a missing topic, Unavailable."""
+def newest(settings: Settings, limit: int, reason: str | None) -> list[DeadLetterView]:
+    """The last dead letters, the newest first; `reason` None: any. Raises UsageError (no such topic), Unavailable."""
     kafka, topic = dead_letter_topic(settings)
     total = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
     seen: Counter[str] = Counter()
@@ -89,11 +89,11 @@ def newest(settings: Settings, limit: int, reason: str | None) -> list[ShownLett
     if not records and seen:
         reasons = ", ".join(f"{one_line(name)} ({count})" for name, count in seen.most_common(_SHOWN_REASONS))
         sys.stderr.write(f"no dead letter has the reason {reason}; there are: {reasons}\n")
-    return [ShownLetter(decode_dead_letter(record)) for record in records]
+    return [DeadLetterView(decode_dead_letter(record)) for record in records]
 
 
-def one(settings: Settings, position: str) -> ShownLetter:
-    """The letter at `PARTITION/OFFSET`. Raises UsageError (not a position, no topic), NotFound, Unavailable."""
+def one(settings: Settings, position: str) -> DeadLetterView:
+    """The dead letter at `PARTITION/OFFSET`. Raises UsageError (not a position, no topic), NotFound, Unavailable."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,18})", position)
     if match is None:
         raise UsageError(f"{position!r} is no position: write PARTITION/OFFSET as `dlq list` prints it, e.g. 0/12")
@@ -108,35 +108,42 @@ def one(settings: Settings, position: str) -> ShownLetter:
         held = f"offsets {start} to {end - 1}" if start < end else "nothing"
         raise NotFound(f"there is no dead letter at {position}: Kafka partition {partition} of {topic} holds {held}")
     for record in read_range(kafka, {name: (offset, offset + 1)}):
-        return ShownLetter(decode_dead_letter(record))
+        return DeadLetterView(decode_dead_letter(record))
     raise NotFound(f"there is no dead letter at {position}: the offset is there but holds no record")
 
 
-def show_list(letters: Sequence[ShownLetter]) -> None:
-    """Print the letters as a table, newest first."""
-    if not letters:
+def show_list(dead_letters: Sequence[DeadLetterView]) -> None:
+    """Print dead letters as a table, newest first."""
+    if not dead_letters:
         sys.stderr.write("no dead letters\n")
         return
     rows = (
-        (one.position, one.origin, _time(one.letter.record), one.letter.stage, one.letter.reason, one.letter.message)
-        for one in letters
+        (
+            view.position,
+            view.origin,
+            _time(view.dead_letter.record),
+            view.dead_letter.stage,
+            view.dead_letter.reason,
+            view.dead_letter.message,
+        )
+        for view in dead_letters
     )
     columns = ("position", "rejected record", "its time", "stage", "reason", "message")
     stdout().print(table(columns, rows))
 
 
-def show_one(shown: ShownLetter) -> None:
-    """Print a letter whole; what its bytes hold cannot steer the terminal."""
-    letter, record = shown.letter, shown.letter.record
+def show_one(view: DeadLetterView) -> None:
+    """Print a dead letter whole; its bytes cannot steer the terminal."""
+    dead_letter, record = view.dead_letter, view.dead_letter.record
     console = stdout()
     for name, value in (
-        ("position", f"{shown.position} in {record.position.topic}"),
-        ("rejected record", shown.origin),
+        ("position", f"{view.position} in {record.position.topic}"),
+        ("rejected record", view.origin),
         ("its time", _time(record) or "-"),
-        ("stage", letter.stage),
-        ("reason", letter.reason),
-        ("message", letter.message),
-        ("cut short", "yes: the headers give the full size and SHA-256" if letter.truncated else "no"),
+        ("stage", dead_letter.stage),
+        ("reason", dead_letter.reason),
+        ("message", dead_letter.message),
+        ("cut short", "yes: the headers give the full size and SHA-256" if dead_letter.truncated else "no"),
     ):
         console.print(f"{name:<16}{one_line(value)}")
     for header, content in record.headers:

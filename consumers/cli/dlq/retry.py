@@ -25,10 +25,10 @@ _WORDS: Mapping[Outcome, str] = {
     Outcome.WAITING: "left: the group has not committed the record yet and reads it again by itself",
     Outcome.TRUNCATED: "left: cut short, the whole record is in its topic or lost",
     Outcome.OTHER_TOPIC: "left: from a topic that is not in kafka.topics",
-    Outcome.NO_ORIGIN: "left: they do not say where the record stood",
+    Outcome.NO_ORIGIN: "left: they do not name the position of their record",
     Outcome.REFUSED: "refused by their topic",
-    Outcome.GONE: "gone from the dead-letter topic meanwhile",
-    Outcome.LEFT: "not looked at: beyond --limit, or stopped before",
+    Outcome.GONE: "gone from the dead-letter topic since",
+    Outcome.LEFT: "not reached: beyond --limit, or stopped before",
 }
 
 
@@ -41,7 +41,7 @@ def run(
     dry_run: bool,
     force: bool,
 ) -> RetryReport:
-    """Put letters back; `force`: even where a newer version of the document is there.
+    """Put dead letters back; `force`: even where a newer version of the document is there.
 
     Raises UsageError (filter, missing topic or right), Unavailable (Kafka, and Milvus for the newer versions), Stopped
     when another run has taken over.
@@ -68,19 +68,19 @@ def exit_code(report: RetryReport) -> int:
 
 
 def show(report: RetryReport) -> None:
-    """Print the counts and the first letters, with a dry run all that would be done."""
+    """Print the counts and the first dead letters, with a dry run all that would be done."""
     if not report.counts.total():
         return
     console = stdout()
     rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in Outcome if report.counts[outcome]]
     rows += [(f"put back, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
-    console.print(table(("nothing was changed: a dry run" if report.dry_run else "letters", ""), rows))
-    told = [one for one in report.told if report.dry_run or one["outcome"] not in _QUIET]
-    if told:
-        shown = [(one["position"], one["origin"], one["outcome"], one["why"]) for one in told[:_SHOWN]]
-        console.print(table(("position", "rejected record", "outcome", "why"), shown))
-    if len(told) > _SHOWN:
-        console.print(f"and {len(told) - _SHOWN:,} more; --json lists all")
+    console.print(table(("nothing was changed: a dry run" if report.dry_run else "dead letters", ""), rows))
+    reported = [one for one in report.told if report.dry_run or one["outcome"] not in _QUIET]
+    if reported:
+        rows_shown = [(one["position"], one["origin"], one["outcome"], one["why"]) for one in reported[:_SHOWN]]
+        console.print(table(("position", "rejected record", "outcome", "why"), rows_shown))
+    if len(reported) > _SHOWN:
+        console.print(f"and {len(reported) - _SHOWN:,} more; --json lists all")
 
 
 _QUIET = (Outcome.PUT_BACK, Outcome.RETRIED_BEFORE)
@@ -100,7 +100,7 @@ def _note(report: RetryReport, wanted: LetterFilter) -> None:
 
 def _committed(kafka: KafkaSettings) -> dict[KafkaPartition, Committed]:
     facts = topic_facts(kafka, kafka.topics)
-    ids = {name: found.topic_id for name, found in facts.items() if isinstance(found, TopicFacts)}
+    ids = {name: details.topic_id for name, details in facts.items() if isinstance(details, TopicFacts)}
     return {
         (lag.topic, lag.partition): Committed(lag.committed, lag.start, ids.get(lag.topic, ""))
         for lag in group_lag(kafka)
@@ -115,14 +115,14 @@ def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
         return
     name = settings.milvus.collection
     with connections.milvus(settings) as api:
-        there = api.describe(ledger_name(name)) is not None
-        if there:
+        has_ledger = api.describe(ledger_name(name)) is not None
+        if has_ledger:
             open_ledger(api, name)
 
-        def look(keys: Collection[Key]) -> Mapping[Key, Entry]:
-            if not there:
+        def read_entries(keys: Collection[Key]) -> Mapping[Key, Entry]:
+            if not has_ledger:
                 return {}
-            found = Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S).read(keys)
-            return {key: entry for key, (entry, _) in found.items() if entry is not None}
+            entries = Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S).read(keys)
+            return {key: entry for key, (entry, _) in entries.items() if entry is not None}
 
-        yield look
+        yield read_entries

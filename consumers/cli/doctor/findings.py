@@ -1,4 +1,4 @@
-"""What `doctor` finds."""
+"""The findings of `doctor`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """Collects findings; a check that fails is one too, so that the others are still made."""
+    """Collects findings; an error in a check is a finding too, so the other checks are still made."""
 
     def ok(self, check: str, seen: str) -> None:
         """All is well."""

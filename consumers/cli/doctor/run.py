@@ -1,4 +1,4 @@
-"""`milvus-stream doctor`: everything a worker needs, looked at without changing anything."""
+"""`milvus-stream doctor`: checks of everything a worker needs, without changing anything."""
 
 import time
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "bold yellow"), "problem
 
 
 def examine(settings: Settings, now_ms: int | None = None) -> list[Finding]:
-    """Make every check that can be made; one that fails keeps none of the others from being made.
+    """Make every check that can be made; a failed check does not stop the others.
 
     Raises UsageError only for a configuration that is wrong in itself.
     """
     check_settings(settings)
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    found = Findings()
-    examine_kafka(settings, found, now_ms)
-    stamp = examine_model(settings, found)
-    examine_milvus(settings, stamp, found, now_ms)
-    return found
+    findings = Findings()
+    examine_kafka(settings, findings, now_ms)
+    stamp = examine_model(settings, findings)
+    examine_milvus(settings, stamp, findings, now_ms)
+    return findings
 
 
 def show(findings: Sequence[Finding]) -> None:

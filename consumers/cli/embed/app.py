@@ -41,7 +41,7 @@ def bench_embed(
     """Measure how fast this machine embeds: real texts of 5 to 10,000 tokens, cut into chunks as configured.
 
     The share of the peak is that of the matrix products which this machine reaches in the same precision with the
-    same number of threads, measured in the same run. Nothing else should run meanwhile.
+    same number of threads, measured in the same run. Nothing else should run on the machine.
     """
     given = {"model": model, "device": device, "dtype": dtype}
     overrides = [f"embedding.{name}={value}" for name, value in given.items() if value is not None]

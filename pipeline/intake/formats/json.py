@@ -90,7 +90,7 @@ def _not_json(value: bytes, error: orjson.JSONDecodeError) -> RecordRejected:
         except RecordRejected as invalid_utf8:
             return invalid_utf8
     if "surrogate" in problem:
-        return RecordRejected(Reason.LONE_SURROGATE, f"half of a surrogate pair stands alone at {where}")
+        return RecordRejected(Reason.LONE_SURROGATE, f"half of a surrogate pair without the other at {where}")
     if "recursion" in problem or "depth" in problem:
         return _too_deep("the value")
     if "number is infinity" in problem:

@@ -20,7 +20,7 @@ def decode_utf8(value: bytes, what: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        message = f"{what} is not UTF-8: byte {error.start} cannot stand there"
+        message = f"{what} is not UTF-8: byte {error.start} is not valid there"
         raise RecordRejected(Reason.INVALID_UTF8, message) from None
 
 
