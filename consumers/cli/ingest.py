@@ -3,7 +3,7 @@
 import threading
 
 from consumers.config import Settings
-from consumers.http.probe_server import ProbeServer
+from consumers.http import ProbeServer
 from consumers.ingest import Summary
 from consumers.wiring import connections, documents
 from consumers.wiring.ingest import ingest_metrics, ingest_worker

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from consumers.cli.output import stderr, stdout, table
 from consumers.config import Settings
-from consumers.http.probe_server import ProbeServer
+from consumers.http import ProbeServer
 from consumers.replay.job import ReplaySummary, finish, nothing
 from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
 from consumers.wiring import connections, documents

@@ -210,7 +210,7 @@ def _decoded(settings: Settings, topic: str, sample: Sequence[SourceRecord], fin
     )
     first = rejected[0]
     seen = (
-        f"{topic}: {len(rejected)} of {total} would become dead dead_letter_topic: {reasons}. For instance "
+        f"{topic}: {len(rejected)} of {total} would become dead letters: {reasons}. For instance "
         f"{'/'.join(map(str, first.position))}: {one_line(first.message)}"
     )
     do = "correct the producer, or record.* in the configuration to what the records hold"

@@ -1,21 +1,18 @@
-"""`milvus-stream embed` and `bench embed`: vectors as ingest gets them, figures as measured."""
+"""`milvus-stream embed`: vectors as ingest gets them."""
 
 import io
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from consumers.cli.embed import bench, vectors
+from consumers.cli.embed import vectors
 from consumers.config import Settings
 from pipeline.embedding import HashEmbedder
-from pipeline.errors import UsageError
 from pipeline.records import Chunk
-from tests.unit.pipeline.embedding.tiny_models import build
 
 SETTINGS = Settings.model_validate(
     {"embedding": {"model": "hash:6"}, "chunking": {"max_tokens": 8, "overlap": 2}, "telemetry": {"log_level": "error"}}
@@ -26,18 +23,18 @@ class Sometimes(HashEmbedder):
     """Makes no numbers of the text `bad`."""
 
     def embed(self, chunks: Any) -> NDArray[np.float32]:
-        vectors = super().embed(chunks)
-        vectors[[chunk.text == "bad" for chunk in chunks]] = np.nan
-        return vectors
+        rows = super().embed(chunks)
+        rows[[chunk.text == "bad" for chunk in chunks]] = np.nan
+        return rows
 
 
-def made(texts: Iterable[str], *, query: bool = False) -> list[vectors.TextVector | str]:
+def embedded(texts: Iterable[str], *, query: bool = False) -> list[vectors.TextVector | str]:
     return list(vectors.vectors(SETTINGS, Sometimes("hash:6"), texts, query=query))
 
 
 def test_a_text_of_several_chunks_has_a_vector_for_each() -> None:
     words = " ".join(f"w{number}" for number in range(14))
-    found = made(["one", words, "two"])
+    found = embedded(["one", words, "two"])
     assert [(each.text, each.chunk, each.chunks) for each in found if isinstance(each, vectors.TextVector)] == [
         (0, 0, 1), (1, 0, 2), (1, 1, 2), (2, 0, 1),
     ]  # fmt: skip
@@ -49,13 +46,13 @@ def test_a_text_of_several_chunks_has_a_vector_for_each() -> None:
 
 
 def test_a_query_is_not_cut_into_chunks() -> None:
-    found = made(["x " * 30, "y"], query=True)
+    found = embedded(["x " * 30, "y"], query=True)
     assert [(each.chunks, each.tokens) for each in found if isinstance(each, vectors.TextVector)] == [(1, 30), (1, 1)]
 
 
 def test_a_text_without_a_vector_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["good", " \t", "bad", "good"] * 100  # more than one group
-    found = made(texts)
+    found = embedded(texts)
     assert [type(each) for each in found] == [vectors.TextVector, str, str, vectors.TextVector] * 100
     assert "text 1 " in str(found[1])
     assert "text 2:" in str(found[2])
@@ -77,42 +74,3 @@ def test_the_forms_for_people_and_for_programs() -> None:
 
 def test_a_dash_is_the_lines_of_standard_input() -> None:
     assert list(vectors.expand(["a", "-", "b"], io.StringIO("x\n\n y \n"))) == ["a", "x", "", " y ", "b"]
-
-
-def test_a_share_is_taken_within_its_round() -> None:
-    """Where the machine is busy in one round, both its rate and its peak are lower."""
-    rounds = [
-        bench.Round(100, 120, 9000, flops, chunk_s=0.5, embed_s=2.0, cpu_s=4.0, peak=peak)
-        for flops, peak in ((1e9, 1e9), (2e9, 1e9), (1e9, 5e8))
-    ]
-    found = bench.summarize(rounds)
-    assert found["share_of_peak"] == 1.0
-    assert (found["tokens_per_s"], found["documents_per_s"], found["chunks_per_s"]) == (4500, 50, 60)
-    assert (found["tokens_per_document"], found["tokenizing_documents_per_s"]) == (90, 200)
-    assert found["cpu_s_per_1000_documents"] == 40
-
-
-@pytest.mark.parametrize(
-    ("model", "tokenizing", "said"),
-    [(50.0, 200.0, "the model; tokenizing could feed 4.0"), (900.0, 400.0, "tokenizing; 3 ingest workers")],
-)
-def test_it_is_said_what_a_worker_waits_for(model: float, tokenizing: float, said: str) -> None:
-    assert bench._limit(model, tokenizing).startswith(said)
-
-
-def test_measuring_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = build("bert-mean", tmp_path)
-    settings = Settings.model_validate({"embedding": {"model": str(folder), "dtype": "float32", "device": "cpu"}})
-    found = bench.measure(settings, 2.0)
-    assert (found["device"], found["dtype"], found["dimension"]) == ("cpu", "float32", 32)
-    assert 0 < found["share_of_peak"] < 1
-    assert found["memory_peak_bytes"] >= found["memory_loaded_bytes"] > 0
-    assert found["tokens_per_s"] > found["documents_per_s"] > 0
-    assert json.loads(json.dumps(found)) == found
-    bench.show(found)
-    assert f"{found['tokens_per_s']:,.0f}" in capsys.readouterr().out
-
-
-def test_without_a_model_there_is_nothing_to_measure() -> None:
-    with pytest.raises(UsageError, match="hash:6"):
-        bench.measure(SETTINGS, 3.0)
