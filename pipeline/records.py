@@ -1,6 +1,6 @@
 """The frozen values that flow, in the order they come into being.
 
-SourceRecord -> Operation (Put | Delete | Rejected) -> Chunk -> Write -> Receipt
+SourceRecord -> Operation (Put | Delete | Rejected) -> Chunk -> EmbeddedPut -> Receipt
 """
 
 from collections.abc import Mapping, Sequence
@@ -203,9 +203,6 @@ class EmbeddedPut:
     chunks: Sequence[Chunk]
     vectors: NDArray[np.float32]
     """Shape (len(chunks), dimension), finite."""
-
-
-Write: TypeAlias = EmbeddedPut | Delete
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Event times and versions as producers write them: RFC 3339, or a number of seconds or milliseconds."""
+"""Times and durations as people and producers write them: RFC 3339, epoch numbers, `1h30m`."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[Tt ]((?:[01]\d|2[0-3]):[0-5]\d)(?::(\d\d)(?:[.,](\d+))?)? ?([Zz]|[+-]\d\d:?[0-5]\d)?)?",
     re.ASCII,
 )
-# The hour stands in full because newer Pythons read 24:00 as the next midnight, older ones and RFC 3339 do not.
+# The hours are listed because newer Pythons read 24:00 as the next midnight, older ones and RFC 3339 do not.
 _SECONDS_BELOW = 10**11
 """A number below this is taken as seconds (up to the year 5138), at or above as milliseconds (from 1973 on)."""
 _MILLISECONDS_BELOW = 10**14
@@ -16,6 +16,9 @@ _FIRST_US = -62_135_596_800_000_000
 """0001-01-01T00:00:00Z: an offset can lead before it, to where no Milvus partition has a name."""
 _LAST_US = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the last time that can be written."""
+_DURATION_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)\s*", re.IGNORECASE)
+_DURATION = re.compile(f"\\s*(?:{_DURATION_PART.pattern})+", re.IGNORECASE)
 
 
 def event_time_ms(value: object) -> int:
@@ -33,7 +36,7 @@ def event_time_ms(value: object) -> int:
         raise ValueError("is negative; write a time before 1970 as an RFC 3339 time")
     if value >= _MILLISECONDS_BELOW:
         raise ValueError("looks like micro- or nanoseconds; write epoch seconds or milliseconds")
-    # By way of microseconds: 1.001 * 1000 is 1000.9999999999999.
+    # Through microseconds: 1.001 * 1000 is 1000.9999999999999.
     return round(value * 1_000_000) // 1000 if value < _SECONDS_BELOW else int(value)
 
 
@@ -60,6 +63,27 @@ def rfc3339_microseconds(text: str) -> int:
     if not _FIRST_US <= microseconds <= _LAST_US:
         raise ValueError(problem)
     return microseconds
+
+
+def parse_duration(text: str) -> timedelta:
+    """The length of `500ms`, `45s`, `10m`, `24h`, `7d`, `2w` or a sum such as `1h30m`. Raises ValueError."""
+    problem = "write a number with a unit: 500ms, 45s, 10m, 24h, 90d"
+    if _DURATION.fullmatch(text) is None:
+        raise ValueError(problem)
+    parts = _DURATION_PART.findall(text)
+    try:
+        return timedelta(milliseconds=sum(float(number) * _DURATION_MS[unit.lower()] for number, unit in parts))
+    except OverflowError:
+        raise ValueError(f"{problem}; this one is too long") from None
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest exact way to write a duration with one unit."""
+    milliseconds = round(value.total_seconds() * 1000)
+    for unit in ("d", "h", "m", "s"):
+        if milliseconds and milliseconds % _DURATION_MS[unit] == 0:
+            return f"{milliseconds // _DURATION_MS[unit]}{unit}"
+    return f"{milliseconds}ms"
 
 
 def _kind(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The commands of `milvus-stream`: they translate arguments and errors, and nothing more.
+"""The commands of `milvus-stream`: options, exit codes and errors; the work is done by the modules they import.
 
 Data goes to stdout, progress and logs to stderr. Exit codes: 0 done (also after a graceful SIGTERM), 1 failed, 2 usage
 or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems.
@@ -7,12 +7,15 @@ or configuration, 3 a dependency cannot be reached, 4 schema, model or version m
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from consumers.cli import embed_app as cli_embed
+from consumers.cli import config as config_group
+from consumers.cli import local as local_group
+from consumers.cli.collections.app import app as collections_app
+from consumers.cli.dlq.app import app as dlq_app
+from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.options import (
     ConfigFile,
     Json,
@@ -23,8 +26,9 @@ from consumers.cli.options import (
     print_json,
     stop_on_signals,
 )
-from consumers.config.settings import Settings, environment, load_settings, shown
+from consumers.config import load_settings
 from pipeline.errors import MilvusStreamError
+from pipeline.telemetry import printable
 
 app = typer.Typer(
     name="milvus-stream",
@@ -34,16 +38,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Look at and check the configuration.", no_args_is_help=True)
-local_app = typer.Typer(help="Apache Kafka and Milvus on this machine.", no_args_is_help=True)
-dlq_app = typer.Typer(help="The dead-letter topic.", no_args_is_help=True)
-collections_app = typer.Typer(help="The collections in Milvus.", no_args_is_help=True)
+app.command()(embed)
 for name, group in (
-    ("config", config_app),
-    ("local", local_app),
+    ("config", config_group.app),
+    ("local", local_group.app),
     ("dlq", dlq_app),
     ("collections", collections_app),
-    ("bench", cli_embed.bench_app),
+    ("bench", bench_app),
 ):
     app.add_typer(group, name=name)
 
@@ -54,9 +55,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MilvusStreamError as error:
-        from consumers.cli.output import escaped  # the message may quote a record
-
-        sys.stderr.write(f"milvus-stream: {escaped(str(error))}\n")
+        # The message may quote a record; the end of a server's log in it has several lines.
+        message = printable(str(error), keep="\n\t")
+        sys.stderr.write(f"milvus-stream: {message}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -99,15 +100,14 @@ def serve(
     """Run a query worker: searches over HTTP, POST /v1/search."""
     overrides = [f"query.host={host}"] * (host is not None) + [f"query.port={port}"] * (port is not None)
     settings = load(config, [*(sets or ()), *overrides])
-    from consumers.wiring import common as wiring
+    from consumers.cli import serve as command
 
-    with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
-        wiring.serve(settings, api, model)
+    command.run(settings)
 
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="what to look for")],
+    text: Annotated[str, typer.Argument(help="the query")],
     config: ConfigFile = None,
     sets: Sets = None,
     limit: Annotated[int, typer.Option(min=1)] = 10,
@@ -126,12 +126,9 @@ def search(
     if json_:
         print_json(result)
     else:
-        from consumers.cli import output as tables
+        from consumers.cli.output import show_results, stdout
 
-        command.show(result, tables.stdout())
-
-
-app.command()(cli_embed.embed)
+        show_results(result, stdout())
 
 
 @app.command()
@@ -154,7 +151,7 @@ def replay(
     stop = stop_on_signals()
     settings = load(config, sets)
     elsewhere = [*(sets or ()), f"milvus.collection={into}"]
-    target = settings if into is None else load_settings(config, environment(), elsewhere)
+    target = settings if into is None else load_settings(config, os.environ, elsewhere)
     from consumers.cli import replay as command
 
     if dry_run:
@@ -166,7 +163,7 @@ def replay(
     raise typer.Exit(int(must_finish and not summary.finished))
 
 
-# --- a look inside -------------------------------------------------------------------------------------------------
+# --- inspection ----------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -196,7 +193,7 @@ def audit(
     config: ConfigFile = None,
     sets: Sets = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="write what is wrong anew; needs the ingest workers stopped")
+        bool, typer.Option("--repair", help="write again what is wrong; needs the ingest workers stopped")
     ] = False,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Kafka timestamp, RFC 3339, inclusive")
@@ -207,7 +204,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=0, help="findings shown; all are counted")] = 1000,
     json_: Json = False,
 ) -> None:
-    """Compare what is stored with what the topics ask for; exit 5 if anything is wrong. Workers may run meanwhile."""
+    """Compare what is stored with the records in the topics; exit 5 if anything is wrong. Workers may be running."""
     exit_on_sigterm()
     settings = load(config, sets)
     from consumers.cli import audit as command
@@ -215,145 +212,6 @@ def audit(
     report = command.run(settings, from_, to, repair=repair, limit=limit)
     print_json(report.as_dict()) if json_ else command.show(report)
     raise typer.Exit(command.exit_code(report))
-
-
-@dlq_app.command("list")
-def dlq_list(
-    config: ConfigFile = None,
-    sets: Sets = None,
-    limit: Annotated[int, typer.Option(min=1, help="newest first")] = 20,
-    reason: Annotated[str | None, typer.Option(help="only this reason, e.g. invalid_json")] = None,
-    json_: Json = False,
-) -> None:
-    """List dead letters: where each record came from and why it was rejected."""
-    settings = load(config, sets)
-    from consumers.cli import dlq as command
-
-    letters = command.newest(settings, limit, reason)
-    print_json([letter.as_dict(with_value=False) for letter in letters]) if json_ else command.show_list(letters)
-
-
-@dlq_app.command("show")
-def dlq_show(
-    position: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="as printed by `dlq list`")],
-    config: ConfigFile = None,
-    sets: Sets = None,
-    json_: Json = False,
-) -> None:
-    """Show one dead letter whole: reason, headers, key and value."""
-    settings = load(config, sets)
-    from consumers.cli import dlq as command
-
-    letter = command.one(settings, position)
-    print_json(letter.as_dict(with_value=True)) if json_ else command.show_one(letter)
-
-
-@dlq_app.command("retry")
-def dlq_retry(
-    config: ConfigFile = None,
-    sets: Sets = None,
-    filters: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="reason, stage or topic; repeatable")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="put back at most so many, the oldest first")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="put back even what a newer version of its document has superseded")
-    ] = False,
-    json_: Json = False,
-) -> None:
-    """Put rejected records back into their topics, each one once; exit 1 if a topic refused some."""
-    stop = stop_on_signals()
-    settings = load(config, sets)
-    from consumers.cli import dlq_retry as command
-
-    report = command.run(settings, filters or (), limit, stop, dry_run=dry_run, force=force)
-    print_json(report.as_dict()) if json_ else command.show(report)
-    raise typer.Exit(command.exit_code(report))
-
-
-@collections_app.command("list")
-def collections_list(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
-    """List the collections made by milvus-stream, with rows and model."""
-    settings = load(config, sets)
-    from consumers.cli import collections as command
-
-    rows = command.list_all(settings)
-    print_json(rows) if json_ else command.show_list(rows)
-
-
-@collections_app.command("info")
-def collections_info(
-    name: Annotated[str | None, typer.Argument(help="[default: milvus.collection]")] = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    json_: Json = False,
-) -> None:
-    """Show one collection: fields, index and its progress, model, rows by Milvus partition."""
-    settings = load(config, sets)
-    from consumers.cli import collections as command
-
-    info = command.info(settings, name or settings.milvus.collection)
-    print_json(info) if json_ else command.show_info(info)
-
-
-@collections_app.command("drop")
-def collections_drop(
-    name: Annotated[str, typer.Argument(help="the collection; its ledger goes with it")],
-    config: ConfigFile = None,
-    sets: Sets = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
-) -> None:
-    """Remove a collection with all its rows."""
-    settings = load(config, sets)
-    from consumers.cli import collections as command
-
-    command.drop(settings, name, dry_run=dry_run, yes=yes)
-
-
-# --- configuration -------------------------------------------------------------------------------------------------
-
-
-@config_app.command("show")
-def config_show(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
-    """Print the configuration in force (file, environment, --set and defaults together), secrets masked."""
-    import yaml
-
-    values = shown(load(config, sets))
-    print_json(values) if json_ else sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
-
-@config_app.command("lint")
-def config_lint(config: ConfigFile = None, sets: Sets = None) -> None:
-    """Check the configuration without connecting to anything."""
-    settings = load(config, sets)
-    from consumers.wiring import common as wiring
-
-    wiring.check(settings)
-    sys.stderr.write("the configuration is valid\n")
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of the configuration file."""
-    print_json(Settings.model_json_schema())
-
-
-# --- on this machine -----------------------------------------------------------------------------------------------
-
-
-@local_app.command("up")
-def local_up(
-    milvus: Annotated[Literal["lite", "standalone"], typer.Option(help="Milvus Lite, or a full server")] = "lite",
-    directory: Annotated[Path | None, typer.Option("--dir", help="data folder [default: a temporary one]")] = None,
-    kafka_port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")] = None,
-    milvus_port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")] = None,
-) -> None:
-    """Run Apache Kafka and Milvus on loopback until SIGTERM; prints their addresses as one JSON line."""
-    from consumers.local.run import run_local
-
-    run_local(milvus, directory, kafka_port, milvus_port)
 
 
 @app.command()

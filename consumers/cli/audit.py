@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 
 from consumers.audit.job import AuditReport
-from consumers.cli.doctor.findings import FOUND_PROBLEMS
-from consumers.cli.output import printable, stderr, stdout, table
-from consumers.cli.progress import progress_line
-from consumers.config.settings import Settings
+from consumers.cli.options import FOUND_PROBLEMS
+from consumers.cli.output import one_line, progress_line, stderr, stdout, table
+from consumers.config import Settings
 from consumers.replay.plan import replay_times
 from consumers.wiring import audit as audit_wiring
-from consumers.wiring import common as wiring
+from consumers.wiring import connections, documents
 from pipeline.errors import UsageError
 
 _DOCUMENTS: Mapping[str, str] = {
@@ -28,8 +27,8 @@ def run(settings: Settings, from_: str | None, to: str | None, *, repair: bool, 
         raise UsageError("--from and --to belong together: give both, or none for everything in the topics")
     times = None if from_ is None or to is None else replay_times(from_, to)
     with (
-        wiring.embedder(settings) as model,
-        wiring.milvus(settings) as api,
+        documents.embedder(settings) as model,
+        connections.milvus(settings) as api,
         progress_line() as line,
         audit_wiring.audit(settings, times, api, model, repair=repair, limit=limit, on_progress=line) as (
             audit,
@@ -66,7 +65,7 @@ def show(report: AuditReport) -> None:
         at = "-" if found["topic"] is None else f"{found['topic']}/{found['partition']}/{found['offset']}"
         tenant = "" if found["tenant"] is None else f" of {found['tenant']}"
         where = ", ".join(found["milvus_partitions"]) or "-"
-        console.print(printable(f"{found['kind']}: {found['doc_id']}{tenant} ({at}; {where}): {found['what']}"))
+        console.print(one_line(f"{found['kind']}: {found['doc_id']}{tenant} ({at}; {where}): {found['what']}"))
     left = sum(report.kinds.values()) - len(report.findings)
     if left:
         console.print(f"... and {left:,} more: --limit shows them")

@@ -1,24 +1,27 @@
-"""`milvus-stream ingest`: probes first, then everything that takes long, then the worker."""
+"""`milvus-stream ingest`: probes first, then model and connections, then the worker."""
 
 import threading
 
-from consumers.config.settings import Settings
-from consumers.http.probe_server import SidePort
-from consumers.ingest.progress import Summary
-from consumers.wiring import common as wiring
-from consumers.wiring import ingest as ingest_wiring
+from consumers.config import Settings
+from consumers.http import ProbeServer
+from consumers.ingest import Summary
+from consumers.wiring import connections, documents
+from consumers.wiring.ingest import ingest_metrics, ingest_worker
+from pipeline.telemetry.process_memory import frozen
 
 
 def run(settings: Settings, stop: threading.Event, *, until_caught_up: bool, max_records: int | None) -> Summary:
-    """Run an ingest worker until `stop`, it has caught up or it fails; its first error is raised."""
-    metrics = ingest_wiring.ingest_metrics()
+    """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error."""
+    metrics = ingest_metrics()
+    telemetry = settings.telemetry
     with (
-        SidePort("ingest", settings.telemetry, metrics.registry) as side_port,
-        wiring.milvus(settings, metrics.observe_sink) as api,
-        wiring.embedder(settings) as model,
+        ProbeServer("ingest", telemetry.host, telemetry.port, metrics.registry) as probes,
+        connections.milvus(settings, metrics.observe_sink) as api,
+        documents.embedder(settings) as model,
     ):
-        process = ingest_wiring.ingest(
+        worker = ingest_worker(
             settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
         )
-        side_port.watch(alive=process.worker.alive, ready=process.worker.ready)
-        return process.run(stop)
+        probes.watch(alive=worker.alive, ready=worker.ready)
+        with frozen():
+            return worker.run(stop)

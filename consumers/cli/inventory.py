@@ -1,16 +1,22 @@
-"""What is in Milvus, for `status`, `doctor` and `collections`: our collections, their rows by Milvus partition."""
+"""What is in Kafka and Milvus, read for the commands that show it: topics, offsets, collections, rows."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consumers.cli.output import utc
-from pipeline.errors import NotLoaded
+from consumers.config import Settings
+from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, read_range, topic_facts
+from consumers.wiring.connections import kafka_settings
+from pipeline.errors import MilvusStreamError, NotFound, NotLoaded, UsageError
+from pipeline.records import KafkaPartition
 from pipeline.store import (
     DEFAULT_PARTITION,
     CollectionInfo,
     MilvusServerApi,
+    check_collection_name,
     in_order,
     interval,
     ledger_name,
@@ -20,6 +26,11 @@ from pipeline.store import (
 
 _COUNTS_AT_A_TIME = 8
 """A strong count waits 0.2 s for the server's time tick; waiting together costs nothing."""
+_ANSWER_MS = 10_000
+"""A command gives a broker less time to answer than a worker does: somebody waits for it."""
+_PROBED_OFFSETS = 20
+"""Offsets read for the first unread record: compaction and transactions leave holes."""
+_SIMILAR_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +93,16 @@ def partition_rows(api: MilvusServerApi, collection: str) -> list[PartitionRows]
     # First, because after a successful read "not loaded" is taken for a server that recovers, and waited for.
     default = count(DEFAULT_PARTITION)
     with ThreadPoolExecutor(_COUNTS_AT_A_TIME) as pool:
-        found = list(pool.map(lambda name: count(name) if name in loaded else PartitionRows(name, None), names))
-    return [*found, default] if default.rows or not found else found
+        counted = list(pool.map(lambda name: count(name) if name in loaded else PartitionRows(name, None), names))
+    return [*counted, default] if default.rows or not counted else counted
+
+
+def count_rows(api: MilvusServerApi, name: str) -> int | None:
+    """The rows of a collection; None where it is not loaded."""
+    try:
+        return api.count(name)
+    except NotLoaded:
+        return None
 
 
 def live_documents(api: MilvusServerApi, collection: str) -> int | None:
@@ -95,3 +114,65 @@ def live_documents(api: MilvusServerApi, collection: str) -> int | None:
         return int(api.query(ledger, 'state == "live"', ["count(*)"], strong=True)[0]["count(*)"])
     except NotLoaded:
         return None
+
+
+def find_collection(api: MilvusServerApi, name: str) -> OwnCollection:
+    """A collection of any maker, with its ledger if there is one.
+
+    Raises NotFound with similar names of ours, UsageError for an alias or a ledger.
+    """
+    check_collection_name(name)
+    present = api.collections()
+    ledger = ledger_name(name) if ledger_name(name) in present else None
+    described = api.describe(name)
+    if described is not None and described.name != name:
+        raise UsageError(f"{name!r} is an alias: name the collection {described.name!r} itself")
+    owner = None if described is None else read_ledger_of(described)
+    if owner is not None:
+        raise UsageError(f"{name!r} is the ledger of {owner!r}: name that collection, its ledger goes with it")
+    if ledger is not None:
+        described_ledger = api.describe(ledger)
+        ledger = ledger if described_ledger is not None and read_ledger_of(described_ledger) == name else None
+    if described is None and ledger is None:
+        near = difflib.get_close_matches(name, [own.name for own in own_collections(api)], n=_SIMILAR_NAMES)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `milvus-stream collections list`"
+        raise NotFound(f"there is no collection {name!r}; {hint}")
+    return OwnCollection(name, described, ledger)
+
+
+def quick_kafka(settings: Settings) -> KafkaSettings:
+    """How to reach Kafka with a short time to answer, unless the configuration sets one."""
+    kafka = kafka_settings(settings)
+    return replace(kafka, options={"bootstrap_timeout_ms": _ANSWER_MS, **kafka.options})
+
+
+def waiting_since(kafka: KafkaSettings, lags: Sequence[PartitionLag]) -> dict[KafkaPartition, int]:
+    """Timestamp in epoch milliseconds of the first record not committed, where there is one and it can be read."""
+    begins = {(lag.topic, lag.partition): lag.end - lag.lag for lag in lags if lag.lag}
+    ends = {(lag.topic, lag.partition): lag.end for lag in lags}
+    timestamps: dict[KafkaPartition, int] = {}
+    if not begins:
+        return timestamps
+    try:
+        for record in read_range(
+            kafka, {name: (at, min(ends[name], at + _PROBED_OFFSETS)) for name, at in begins.items()}
+        ):
+            timestamps.setdefault((record.position.topic, record.position.partition), record.timestamp_ms)
+            if len(timestamps) == len(begins):
+                break
+    except MilvusStreamError:
+        return timestamps  # an open transaction can hide every record; an age is not worth an error
+    return timestamps
+
+
+def dead_letter_topic(settings: Settings) -> tuple[KafkaSettings, str]:
+    """How to reach Kafka, and the name of the existing dead-letter topic. Raises UsageError, Unavailable."""
+    kafka, topic = quick_kafka(settings), settings.kafka.dead_letter_topic
+    facts = topic_facts(kafka, [topic])[topic]
+    if isinstance(facts, MissingTopic):
+        near = f" Did you mean {' or '.join(facts.similar)}?" if facts.similar else ""
+        raise UsageError(
+            f"kafka.dead_letter_topic: there is no topic {topic} on {kafka.bootstrap_servers}; a worker creates it at "
+            f"its first start.{near}"
+        )
+    return kafka, topic

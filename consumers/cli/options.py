@@ -11,22 +11,24 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from consumers.config.loading import exposed_secrets
-from consumers.config.settings import Settings, configuration_file, environment, load_settings
-from pipeline.telemetry.printable import printable
+from consumers.config import Settings, configuration_file, exposed_secrets, load_settings
+from pipeline.telemetry import printable
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override one setting")]
+FOUND_PROBLEMS = 5
+"""The exit code of a check that found something wrong."""
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
 def load(config: Path | None, sets: list[str] | None) -> Settings:
-    """The configuration that these options mean, with logging set up as it says."""
-    from pipeline.telemetry.metrics import configure_logging
+    """Load the configuration and set up logging as configured."""
+    from pipeline.telemetry import configure_logging
 
-    settings = load_settings(config, environment(), sets or ())
+    settings = load_settings(config, os.environ, sets or ())
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     file = configuration_file(config)
     if file is not None and (exposed := exposed_secrets(file)):
@@ -40,7 +42,7 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout; a text in it cannot steer the terminal it is looked at on."""
+    """Print a result for programs on stdout; a text in it cannot steer a terminal."""
     lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 

@@ -1,15 +1,20 @@
-"""How the commands print: tables of plain text on stdout that a record's content cannot bend."""
+"""How the commands print: tables, search results, progress. The content of records is shown and never interpreted."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.telemetry import printable
+
 _PIPE_WIDTH = 240
-"""A pipe has no width: wide enough that no cell is cut short."""
+"""The width of a pipe: no cell is cut short."""
 
 
 def stdout() -> Console:
@@ -25,25 +30,80 @@ def stderr() -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """A table without lines; a column of numbers only stands to the right."""
+    """A table without lines; columns of numbers are aligned to the right."""
     cells = [tuple(_cell(value) for value in row) for row in rows]
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    result = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         numbers = bool(cells) and all(set(row[index]) <= set("0123456789,-") for row in cells)
-        made.add_column(column, justify="right" if numbers else "left", no_wrap=index < len(columns) - 1)
+        result.add_column(column, justify="right" if numbers else "left", no_wrap=index < len(columns) - 1)
     for row in cells:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+        result.add_row(*(Text(cell) for cell in row))
+    return result
 
 
-def printable(text: str) -> str:
-    """On one line, control and format characters escaped: text from a record must not steer the terminal."""
-    return escaped(" ".join(text.split()))
+def one_line(text: str) -> str:
+    """The text on one line, safe to print: what a record holds must not steer the terminal."""
+    return printable(" ".join(text.split()))
 
 
-def escaped(text: str) -> str:
-    """Text as it is, line breaks and tabs kept; other control and format characters as Python escapes them."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+def show_results(result: Mapping[str, Any], console: Console, title: str = "") -> None:
+    """Print the results of one search as a table; markup in documents has no meaning."""
+    # Cells and title are Text: in a plain string rich would interpret square brackets as markup.
+    results = Table(
+        title=Text(one_line(title)) if title else None,
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        expand=True,
+    )
+    for column, width in (("score", 5), ("document", 24), ("age", 7), ("partition", 11)):
+        results.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
+    results.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    now = datetime.now(UTC)
+    for hit in result["results"]:
+        hours = (now - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
+        age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
+        row = (f"{hit['score']:.3f}", hit["doc_id"], age, hit["partition"] or "-", hit["text"])
+        results.add_row(*(Text(one_line(cell)) for cell in row))
+    searched = result["searched"]
+    results.caption = (
+        f"{result['timing_ms']['search'] + result['timing_ms']['embed']:.0f} ms, "
+        f"{len(searched['partitions'])} Milvus partitions searched, {len(searched['skipped'])} skipped"
+    )
+    results.caption_justify = "left"
+    console.print(results)
+    for warning in result["warnings"]:
+        stderr().print(one_line(f"warning: {warning}"))
+
+
+class ProgressLine:
+    """One line for a sequence of steps."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._step = ""
+        self._task: TaskID | None = None
+
+    def __call__(self, step: str, done: int, total: int | None, detail: str = "") -> None:
+        """Show the step with `done` of `total` things done; `total` None: unknown."""
+        if self._task is None or step != self._step:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._step, self._task = step, self._progress.add_task(step, total=total, detail="")
+        self._progress.update(self._task, completed=done, total=total, detail=detail)
+
+
+@contextmanager
+def progress_line(console: Console | None = None, *, remains: bool = False) -> Iterator[ProgressLine]:
+    """A progress line, by default on stderr: removed at the end, and nothing where the console is no terminal.
+
+    `remains`: its last state is printed at the end, on any console.
+    """
+    console = console or stderr()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}")
+    disable = not (console.is_terminal or remains)
+    with Progress(*columns, console=console, transient=not remains, disable=disable) as progress:
+        yield ProgressLine(progress)
 
 
 def utc(epoch_ms: int | None) -> str:
@@ -71,4 +131,4 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+    return f"{value:,}" if isinstance(value, int) else one_line(str(value))

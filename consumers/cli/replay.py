@@ -6,19 +6,20 @@ import time
 from rich.console import Console
 
 from consumers.cli.output import stderr, stdout, table
-from consumers.config.settings import Settings
-from consumers.http.probe_server import SidePort
+from consumers.config import Settings
+from consumers.http import ProbeServer
 from consumers.replay.job import ReplaySummary, finish, nothing
 from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
-from consumers.wiring import common as wiring
-from consumers.wiring import ingest as ingest_wiring
+from consumers.wiring import connections, documents
+from consumers.wiring.ingest import ingest_metrics
+from consumers.wiring.replay import replay_process
 from pipeline.embedding import Embedder
 
 
 def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: float | None) -> ReplayPlan:
     """What the replay would do; changes nothing. `target`: `settings` with the collection to be written."""
     times = replay_times(from_, to)
-    with wiring.embedder(target) as model:
+    with documents.embedder(target) as model:
         return _plan(settings, target, times, model, rate)
 
 
@@ -27,28 +28,31 @@ def run(
 ) -> ReplaySummary:
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
     times = replay_times(from_, to)
-    metrics = ingest_wiring.ingest_metrics()
-    # Probes are answered before the model is loaded.
-    with SidePort("replay", target.telemetry, metrics.registry) as side_port, wiring.embedder(target) as model:
+    metrics = ingest_metrics()
+    telemetry = target.telemetry
+    with (
+        ProbeServer("replay", telemetry.host, telemetry.port, metrics.registry) as probes,  # before the model is loaded
+        documents.embedder(target) as model,
+    ):
         plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
         if not plan.records:
-            finish(wiring.kafka_settings(target), plan)
+            finish(connections.kafka_settings(target), plan)
             return nothing(plan)
-        with wiring.milvus(target, metrics.observe_sink) as api:
-            process = ingest_wiring.replay(target, plan, api, model, metrics)
-            side_port.watch(alive=process.worker.alive, ready=process.worker.ready)
+        with connections.milvus(target, metrics.observe_sink) as api:
+            process = replay_process(target, plan, api, model, metrics)
+            probes.watch(alive=process.worker.alive, ready=process.worker.ready)
             return process.run(stop)
 
 
 def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:
     return plan_replay(
-        wiring.kafka_settings(settings),
+        connections.kafka_settings(settings),
         times,
         target.milvus.collection,
         live=target.milvus.collection == settings.milvus.collection,
-        decoder=wiring.decoder(target),
-        chunker=wiring.chunker(target, model),
+        decoder=documents.decoder(target),
+        chunker=documents.chunker(target, model),
         embed=model.embed,
         now_ms=time.time_ns() // 1_000_000,
         rate=rate,
@@ -58,14 +62,14 @@ def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embed
 def show_plan(plan: ReplayPlan, console: Console | None = None) -> None:
     """Print the plan (on stdout), with what the user should know before it begins."""
     console = console or stdout()
-    resumed = "; goes on where an earlier run stopped" if plan.span.resumed else ""
+    resumed = "; resumes where an earlier run stopped" if plan.span.resumed else ""
     first, last = plan.times.text()
     console.print(f"replay of {first} to {last} into {plan.collection} (group {plan.span.group_id}{resumed})")
     rows: list[tuple[object, ...]] = []
-    for (topic, number), found in sorted(plan.span.ranges.items()):
+    for (topic, number), offsets in sorted(plan.span.ranges.items()):
         estimate = plan.estimates.get((topic, number), Estimate(0, 0))
-        offsets = f"{found.position}-{found.end}"
-        rows.append((f"{topic}/{number}", offsets, found.records, estimate.bytes, estimate.chunks))
+        span = f"{offsets.position}-{offsets.end}"
+        rows.append((f"{topic}/{number}", span, offsets.records, estimate.bytes, estimate.chunks))
     estimates = plan.estimates.values()
     rows.append(("in all", "", plan.records, sum(e.bytes for e in estimates), sum(e.chunks for e in estimates)))
     console.print(table(("partition", "offsets", "records", "est. bytes", "est. chunks"), rows))

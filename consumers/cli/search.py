@@ -3,16 +3,11 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from consumers.cli import output as tables
-from consumers.config.settings import Settings
-from consumers.wiring import common as wiring
+from consumers.config import Settings
+from consumers.wiring import connections, documents
+from consumers.wiring.searches import search_limits, searcher
 from pipeline.errors import UsageError
 from pipeline.query import InvalidRequest, Timing, answer, answer_json, parse_request
 
@@ -21,18 +16,18 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
     """Answer one request body of POST /v1/search. Raises UsageError, Unavailable, Mismatch."""
     started = time.monotonic()
     try:
-        request = parse_request(dict(body), wiring.limits(settings), time.time_ns() // 1_000_000)
+        request = parse_request(dict(body), search_limits(settings), time.time_ns() // 1_000_000)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
-    with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
-        searcher = wiring.searcher(settings, api, model)
+    with connections.milvus(settings) as api, documents.embedder(settings) as model:
+        configured = searcher(settings, api, model)
         begun = time.monotonic()
         vectors = model.embed_queries(request.queries)
         embedded = time.monotonic()
-        found = searcher.search(request, vectors, request.timeout_ms / 1000)
+        result = configured.search(request, vectors, request.timeout_ms / 1000)
     ended = time.monotonic()
     timing = Timing(*(round(1000 * span, 1) for span in (embedded - begun, ended - embedded, ended - started)))
-    return answer_json(answer(found, many=request.many, timing=timing))
+    return answer_json(answer(result, many=request.many, timing=timing))
 
 
 def request_body(
@@ -44,45 +39,15 @@ def request_body(
         times = {"last": last, "from": from_, "to": to}
         body["time"] = {name: value for name, value in times.items() if value}
     if where:
-        body["filter"] = {"type": "and", "filters": [_condition(item) for item in where]}
+        body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
     return body
 
 
-def show(result: Mapping[str, Any], console: Console, title: str = "") -> None:
-    """Print one query's results as a table; what documents hold is printed as it is, without a meaning."""
-    # Cells and title are Text: in a plain string rich would carry out what a document writes in square brackets.
-    table = Table(
-        title=Text(tables.printable(title)) if title else None,
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-        expand=True,
-    )
-    for column, width in (("score", 5), ("document", 24), ("age", 7), ("partition", 11)):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
-    now = datetime.now(UTC)
-    for hit in result["results"]:
-        hours = (now - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
-        age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
-        row = (f"{hit['score']:.3f}", hit["doc_id"], age, hit["partition"] or "-", hit["text"])
-        table.add_row(*(Text(tables.printable(cell)) for cell in row))
-    searched = result["searched"]
-    table.caption = (
-        f"{result['timing_ms']['search'] + result['timing_ms']['embed']:.0f} ms, "
-        f"{len(searched['partitions'])} Milvus partitions searched, {len(searched['skipped'])} skipped"
-    )
-    table.caption_justify = "left"
-    console.print(table)
-    for warning in result["warnings"]:
-        tables.stderr().print(tables.printable(f"warning: {warning}"))
-
-
-def _condition(item: str) -> dict[str, Any]:
+def _condition(text: str) -> dict[str, Any]:
     """`key=value`: numbers, true and false are taken as such, everything else (also "5" in quotes) as text."""
-    key, equals, value = item.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UsageError(f"--where {item!r}: write --where key=value, e.g. --where lang=en")
+        raise UsageError(f"--where {text!r}: write --where key=value, e.g. --where lang=en")
     try:
         typed = json.loads(value)
     except ValueError:

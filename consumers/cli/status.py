@@ -1,29 +1,24 @@
-"""`milvus-stream status`: how far the group has come and what is stored, seen from outside.
+"""`milvus-stream status`: the group's progress and what is stored, read from outside.
 
 No group is joined and no model loaded. Where Kafka or Milvus is away the other half is reported all the same.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from rich.text import Text
 
-from consumers.cli import output as tables
-from consumers.cli.inventory import live_documents, partition_rows
-from consumers.config.settings import Settings
-from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, group_lag, read_range, topic_facts, topic_ranges
-from consumers.wiring import common as wiring
+from consumers.cli.inventory import live_documents, partition_rows, quick_kafka, waiting_since
+from consumers.cli.output import one_line, span, stdout, table
+from consumers.config import Settings
+from consumers.kafka import KafkaSettings, MissingTopic, group_lag, topic_facts, topic_ranges
+from consumers.wiring import connections
+from consumers.wiring.modes import mode_of
 from pipeline.errors import MilvusStreamError, Unavailable
-from pipeline.records import KafkaPartition
 from pipeline.store import read_stamp
 
-ANSWER_MS = 10_000
-"""A command someone waits for gives a broker less time to answer than a worker does."""
-_PROBE = 20
-"""Offsets looked at for the first unread record: compaction and transactions leave holes."""
 _SHOWN_PARTITIONS = 20
 
 
@@ -39,7 +34,7 @@ def collect(settings: Settings, now_ms: int | None = None) -> dict[str, Any]:
     `error` is null or {`message`, `exit_code`}; what could not be found out is then null or empty.
     """
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    kafka = quick(wiring.kafka_settings(settings))
+    kafka = quick_kafka(settings)
     milvus, stored = _milvus(settings)
     model = settings.embedding.model
     report: dict[str, Any] = {
@@ -65,31 +60,9 @@ def exit_code(report: Mapping[str, Any]) -> int:
     return Unavailable.exit_code if Unavailable.exit_code in codes else next(iter(codes), 0)
 
 
-def quick(kafka: KafkaSettings) -> KafkaSettings:
-    """The same broker with less patience, unless the configuration sets it."""
-    return replace(kafka, options={"bootstrap_timeout_ms": ANSWER_MS, **kafka.options})
-
-
-def waiting_since(kafka: KafkaSettings, lags: Sequence[PartitionLag]) -> dict[KafkaPartition, int]:
-    """Timestamp in epoch milliseconds of the first record not committed, where there is one and it can be read."""
-    begins = {(lag.topic, lag.partition): lag.end - lag.lag for lag in lags if lag.lag}
-    ends = {(lag.topic, lag.partition): lag.end for lag in lags}
-    found: dict[KafkaPartition, int] = {}
-    if not begins:
-        return found
-    try:
-        for record in read_range(kafka, {name: (at, min(ends[name], at + _PROBE)) for name, at in begins.items()}):
-            found.setdefault((record.position.topic, record.position.partition), record.timestamp_ms)
-            if len(found) == len(begins):
-                break
-    except MilvusStreamError:
-        return found  # an open transaction can hide every record; an age is not worth an error
-    return found
-
-
 @contextmanager
-def _told(part: dict[str, Any]) -> Iterator[None]:
-    """An error of this part is what the report says about it."""
+def _error_into(part: dict[str, Any]) -> Iterator[None]:
+    """Puts an error into this part of the report instead of raising it."""
     try:
         yield
     except MilvusStreamError as error:
@@ -104,7 +77,7 @@ def _kafka(kafka: KafkaSettings, now_ms: int) -> dict[str, Any]:
         "lag": None,
         "partitions": [],
     }
-    with _told(part):
+    with _error_into(part):
         lags = group_lag(kafka)
         since = waiting_since(kafka, lags)
         part["lag"] = sum(lag.lag for lag in lags)
@@ -126,7 +99,7 @@ def _kafka(kafka: KafkaSettings, now_ms: int) -> dict[str, Any]:
 
 def _dead_letters(kafka: KafkaSettings, part: dict[str, Any]) -> None:
     topic = part["topic"]
-    with _told(part):
+    with _error_into(part):
         if isinstance(topic_facts(kafka, [topic])[topic], MissingTopic):
             part["exists"], part["letters"] = False, 0
             return
@@ -148,7 +121,7 @@ def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
         "documents": None,
         "partitions": [],
     }
-    with _told(part), wiring.milvus(settings) as api:
+    with _error_into(part), connections.milvus(settings) as api:
         part["version"] = api.server.version
         info = api.describe(name)
         part["exists"] = info is not None
@@ -158,7 +131,7 @@ def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
         held = partition_rows(api, name)
         part["partitions"] = [one.as_dict() for one in held]
         part["rows"] = sum(one.rows or 0 for one in held)
-        if settings.mode == "upsert":
+        if mode_of(settings).one_version:
             part["documents"] = live_documents(api, name)
     return part, stamp
 
@@ -175,7 +148,7 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
     if stored and stored.get("name") != model["configured"]:
         yield (
             f"the collection was made with the model {stored.get('name')}, configured is {model['configured']}; "
-            "`milvus-stream doctor` tells whether they are the same"
+            "`milvus-stream doctor` checks whether they are the same"
         )
     if report["milvus"]["exists"] and stored is None and report["milvus"]["error"] is None:
         yield f"collection {report['milvus']['collection']} was not made by milvus-stream: workers will refuse it"
@@ -196,17 +169,17 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
 
 def show(report: Mapping[str, Any]) -> None:
     """Print the report for people."""
-    console = tables.stdout()
+    console = stdout()
     for warning in report["warnings"]:
-        console.print(Text(f"! {tables.printable(warning)}", style="bold yellow"))
-    kafka, milvus, letters, model = (report[part] for part in ("kafka", "milvus", "dead_letters", "model"))
+        console.print(Text(f"! {one_line(warning)}", style="bold yellow"))
+    kafka, milvus, dead_letters, model = (report[part] for part in ("kafka", "milvus", "dead_letters", "model"))
     lag = "" if kafka["lag"] is None else f", lag {kafka['lag']:,}"
     console.print(f"Kafka   {kafka['bootstrap_servers']}, group {kafka['group']}{lag}")
     _show_error(kafka)
     if kafka["partitions"]:
         columns = ("topic", "partition", "committed", "end", "lag", "waiting")
-        rows = ([*(one[key] for key in columns[:-1]), tables.span(one["age_s"])] for one in kafka["partitions"])
-        console.print(tables.table(columns, rows))
+        rows = ([*(one[key] for key in columns[:-1]), span(one["age_s"])] for one in kafka["partitions"])
+        console.print(table(columns, rows))
     console.print(f"\nMilvus  {milvus['address']}, version {milvus['version'] or '-'}, {_stored(milvus)}")
     _show_error(milvus)
     held = milvus["partitions"]
@@ -214,14 +187,18 @@ def show(report: Mapping[str, Any]) -> None:
         shown = held[-_SHOWN_PARTITIONS:]
         title = f"the last {len(shown)} of {len(held)}; all of them: --json" if len(held) > len(shown) else None
         rows = ([one["name"], one["from"], one["to"], one["rows"], one["loaded"]] for one in shown)
-        console.print(tables.table(("Milvus partition", "from", "to", "rows", "loaded"), rows, title=title))
-    found = {None: "unknown", False: "the topic does not exist yet"}.get(letters["exists"], f"{letters['letters']}")
-    console.print(f"\ndead letters  {found} ({letters['topic']})")
-    if letters["error"] != kafka["error"]:
-        _show_error(letters)
+        console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), rows, title=title))
+    count = {None: "unknown", False: "the topic does not exist yet"}.get(
+        dead_letters["exists"], f"{dead_letters['letters']}"
+    )
+    console.print(f"\ndead letters  {count} ({dead_letters['topic']})")
+    if dead_letters["error"] != kafka["error"]:
+        _show_error(dead_letters)
     stored = model["stored"]
-    told = f"{stored.get('name')}, {stored.get('dimension')} dimensions" if stored else "no collection with one yet"
-    console.print(f"model   stored: {tables.printable(told)}; configured: {tables.printable(model['configured'])}")
+    stored_model = (
+        f"{stored.get('name')}, {stored.get('dimension')} dimensions" if stored else "no collection with one yet"
+    )
+    console.print(f"model   stored: {one_line(stored_model)}; configured: {one_line(model['configured'])}")
     console.print(f"mode    {report['mode']}")
 
 
@@ -236,4 +213,4 @@ def _stored(milvus: Mapping[str, Any]) -> str:
 
 def _show_error(part: Mapping[str, Any]) -> None:
     if part["error"]:
-        tables.stdout().print(Text(f"        {tables.printable(part['error']['message'])}", style="bold red"))
+        stdout().print(Text(f"        {one_line(part['error']['message'])}", style="bold red"))

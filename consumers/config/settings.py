@@ -1,24 +1,12 @@
-"""Configuration: one YAML file, the environment and `--set`, checked once before anything starts.
+"""The settings: their names, types, defaults and limits."""
 
-Order of precedence: `--set` > environment > file > default. This is the only module that is given the environment.
-"""
-
-import difflib
-import os
-import re
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from consumers.config.loading import given_text, masked, put, read_file, resolve
-from consumers.config.units import Bytes, Duration, Secret
-from pipeline.errors import UsageError
-
-ENV_PREFIX = "MILVUS_STREAM__"
-DEFAULT_FILE = Path("milvus-stream.yaml")
+from consumers.config.units import Bytes, Duration, FormatName, Secret
 
 
 class _Section(BaseModel):
@@ -41,7 +29,7 @@ class KafkaSection(_Section):
     )
     create_dead_letter_topic: bool = Field(True, description="create it at the start where it is missing")
     session_timeout: Duration = Field(
-        timedelta(seconds=45), description="after it Kafka gives a dead worker's partitions to others"
+        timedelta(seconds=45), description="Kafka reassigns a dead worker's partitions after this time"
     )
     max_record_bytes: Bytes = Field(2**20, gt=0, description="a larger record is dead-lettered")
     assignor: Literal["cooperative-sticky", "range", "roundrobin"] = Field(
@@ -74,9 +62,9 @@ class DeadLettersSection(_Section):
 
 
 class RecordSection(_Section):
-    """How a record's value is read."""
+    """The format of records, and which field means what."""
 
-    format: Literal["auto", "json", "text"] = Field(
+    format: FormatName = Field(
         "auto", description="auto: a value that begins with { is JSON, any other one is the text itself"
     )
     id_field: str = Field("id", description="the document's id; where it is missing, the record's key")
@@ -90,7 +78,7 @@ class RecordSection(_Section):
 
 
 class IndexSection(_Section):
-    """The index of the field `vector`; checked before the server is asked."""
+    """The index of the field `vector`; checked before anything connects."""
 
     type: str = Field(
         "HNSW",
@@ -127,7 +115,7 @@ class MilvusSection(_Section):
     )
     timeout: Duration = Field(timedelta(seconds=10), description="of one call to Milvus")
     tombstone_retention: Duration | None = Field(
-        timedelta(days=7), description="a delete is remembered so long: an older record cannot undo it; null: for ever"
+        timedelta(days=7), description="how long a delete is kept, so that no older record undoes it; null: for ever"
     )
     index: IndexSection = IndexSection()
 
@@ -137,8 +125,9 @@ class PartitioningSection(_Section):
 
     by: Literal["hour", "day", "week", "month", "none"] = Field("day", description="what one Milvus partition holds")
     future_skew: Duration = Field(timedelta(minutes=10), description="an event time further ahead is dead-lettered")
-    retention: Duration | None = Field(None, description="an event time longer ago is too old")
-    too_old: Literal["dead_letter"] = Field("dead_letter", description="what happens to a record that is too old")
+    max_event_age: Duration | None = Field(
+        None, description="an event time longer ago is dead-lettered; null: any age; removes nothing that is stored"
+    )
     hot: Literal["all"] = Field("all", description="which partitions stay loaded")
     max_partitions: int = Field(
         1000, ge=1, le=4096, description="Milvus partitions of the collection; records beyond are dead-lettered"
@@ -167,7 +156,8 @@ class EmbeddingSection(_Section):
     )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="precision of the model; auto: 16 bits where they are faster on this machine, else float32"
+        "auto",
+        description="precision of the model; auto: 16 bits where they are faster on this machine, else float32",
     )
     token_budget: int | Literal["auto"] = Field(
         "auto", description="tokens in one forward pass, padding included; auto: measured at the start"
@@ -190,7 +180,7 @@ class EmbeddingSection(_Section):
 
 
 class BatchSection(_Section):
-    """When a micro-batch closes, and how much may be under way."""
+    """When a micro-batch closes, and how many bytes may be under way."""
 
     max_records: int = Field(1000, ge=1, le=100_000, description="a batch with so many records closes")
     max_bytes: Bytes = Field(8 * 2**20, gt=0, description="a batch of so many bytes closes")
@@ -238,72 +228,4 @@ class Settings(_Section):
     batch: BatchSection = BatchSection()
     query: QuerySection = QuerySection()
     telemetry: TelemetrySection = TelemetrySection()
-    shutdown_timeout: Duration = Field(timedelta(seconds=30), description="for what is under way at SIGTERM")
-
-
-def load_settings(file: Path | None, env: Mapping[str, str], sets: Sequence[str] = ()) -> Settings:
-    """Read, merge and check the configuration.
-
-    `file` None: `milvus-stream.yaml` in the working folder where it exists. `sets`: `section.key=value` each.
-
-    Raises UsageError naming the key, where it came from and what would be right.
-    """
-    path = configuration_file(file)
-    merged = {} if path is None else read_file(path)
-    for name in sorted(env):
-        if name.startswith(ENV_PREFIX):
-            keys, origin = name[len(ENV_PREFIX) :].lower().split("__"), f"environment variable {name}"
-            put(merged, keys, given_text(env[name], keys, Settings, origin), origin)
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            shown_part = re.match(r"[\w.]*", text)  # what follows may be a password
-            start = shown_part[0] if shown_part else ""
-            raise UsageError(f"--set {start}…: write --set section.key=value, e.g. --set milvus.collection=news")
-        keys, origin = key.strip().split("."), f"--set {key}"
-        put(merged, keys, given_text(value, keys, Settings, origin), origin)
-    _check_names(merged, Settings, "")
-    merged = resolve(merged, env)
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors(include_url=False, include_input=False)
-        ]
-        raise UsageError("configuration: " + "; ".join(problems)) from None
-
-
-def shown(settings: Settings) -> dict[str, Any]:
-    """The configuration as plain values for printing; secrets and user parts of addresses are masked."""
-    plain: dict[str, Any] = masked(settings.model_dump(mode="json"))
-    return plain
-
-
-def configuration_file(file: Path | None) -> Path | None:
-    """The file that is read: the one named, else `milvus-stream.yaml` of the working folder where it exists."""
-    return file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
-
-
-def environment() -> Mapping[str, str]:
-    """The process's environment, for `load_settings`."""
-    return os.environ
-
-
-def _check_names(values: Mapping[str, Any], model: type[BaseModel], prefix: str) -> None:
-    for name, value in values.items():
-        known = model.model_fields.get(str(name))
-        if known is None:
-            # Where other names are passed through to the client, only a near miss is taken for a mistake here.
-            passed_through = model.model_config.get("extra") == "allow"
-            near = difflib.get_close_matches(str(name), model.model_fields, n=1, cutoff=0.85 if passed_through else 0.5)
-            if passed_through and not near:
-                continue
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(model.model_fields)}"
-            raise UsageError(f"unknown setting {prefix}{name}: {hint}")
-        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
-            if value is None:
-                continue
-            if not isinstance(value, Mapping):
-                raise UsageError(f"setting {prefix}{name}: expected keys below it, found {type(value).__name__}")
-            _check_names(value, known.annotation, f"{prefix}{name}.")
+    shutdown_timeout: Duration = Field(timedelta(seconds=30), description="to finish the records under way at SIGTERM")

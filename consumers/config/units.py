@@ -1,45 +1,45 @@
-"""Durations, byte sizes and secrets as people write them in a configuration file."""
+"""Durations, byte sizes, secrets and record formats as types of the configuration."""
 
 import re
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ByteSize, PlainSerializer, SecretStr, TypeAdapter, ValidationError
+from pydantic.json_schema import WithJsonSchema
 
-_DURATION_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_SIZE_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+from pipeline.intake import FORMATS
+from pipeline.timestamps import format_duration, parse_duration
 
-
-def parse_duration(value: Any) -> Any:
-    """`500ms`, `45s`, `10m`, `24h`, `90d`, `2w` (also sums: `1h30m`) as a timedelta; ValueError for anything else."""
-    if isinstance(value, timedelta):
-        return value
-    text = str(value).strip().lower()
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", text)
-    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", "", text).strip():
-        raise ValueError("write a number with a unit: 500ms, 45s, 10m, 24h, 90d")
-    return timedelta(milliseconds=sum(float(number) * _DURATION_MS[unit] for number, unit in parts))
+_BYTE_SIZE = TypeAdapter(ByteSize)
+_NUMBER_AND_UNIT = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]*", re.ASCII)
+"""ByteSize would ignore whatever follows the unit."""
 
 
-def format_duration(value: timedelta) -> str:
-    """The shortest exact way to write a duration with one unit."""
-    milliseconds = round(value.total_seconds() * 1000)
-    for unit in ("d", "h", "m", "s"):
-        if milliseconds and milliseconds % _DURATION_MS[unit] == 0:
-            return f"{milliseconds // _DURATION_MS[unit]}{unit}"
-    return f"{milliseconds}ms"
+def _duration(value: Any) -> timedelta:
+    return value if isinstance(value, timedelta) else parse_duration(str(value))
 
 
-def parse_size(value: Any) -> Any:
-    """`1MiB`, `512KiB`, `8MB` or a plain number of bytes as an int; anything else raises ValueError."""
+def _size(value: Any) -> int:
+    """The bytes of `1MiB`, `512KiB`, `8MB` or a plain number. Raises ValueError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b)?", str(value).strip().lower())
-    if match is None:
-        raise ValueError("write a number of bytes or one with a unit: 512KiB, 1MiB, 8MB")
-    return round(float(match[1]) * _SIZE_BYTES[match[2] or "b"])
+    text = str(value).strip()
+    try:
+        if _NUMBER_AND_UNIT.fullmatch(text):
+            return int(_BYTE_SIZE.validate_python(text))
+    except ValidationError:
+        pass  # an unknown unit
+    raise ValueError("write a number of bytes or one with a unit: 512KiB, 1MiB, 8MB")
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
-Bytes = Annotated[int, BeforeValidator(parse_size)]
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"must be one of {', '.join(FORMATS)}")
+    return name
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
+Bytes = Annotated[int, BeforeValidator(_size)]
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: "********" if secret.get_secret_value() else "")]
+FormatName = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": [*FORMATS]})]
+"""A name in the registry of record formats."""

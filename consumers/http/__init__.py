@@ -1,1 +1,24 @@
-"""consumers/http."""
+"""HTTP for every process: the server with its limits, problem JSON, and the endpoints for probes and metrics.
+
+FastAPI and the routes of the query worker are in consumers.query.
+"""
+
+from consumers.http.operations import Operations, Problems, routing_problem
+from consumers.http.probe_server import ProbeServer
+from consumers.http.problems import ErrorBoundaryMiddleware, Problem, bad_body, overloaded, problem_of
+from consumers.http.server import HttpServer, is_loopback, listen
+
+__all__ = [
+    "ErrorBoundaryMiddleware",
+    "HttpServer",
+    "Operations",
+    "ProbeServer",
+    "Problem",
+    "Problems",
+    "bad_body",
+    "is_loopback",
+    "listen",
+    "overloaded",
+    "problem_of",
+    "routing_problem",
+]

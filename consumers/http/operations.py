@@ -1,4 +1,4 @@
-"""The operations part of every HTTP server: /healthz, /readyz and /metrics, with one JSON shape."""
+"""The operations endpoints of every HTTP server: /healthz, /readyz and /metrics, with one JSON shape."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from consumers.http.problems import ErrorBoundaryMiddleware, http_problem
 READY_TIMEOUT_S = 2.0
 
 Problems = Callable[[], Mapping[str, str]]
-"""What is wrong at the moment, by the thing that is wrong; empty when all is well."""
+"""Returns what is wrong now, by the part that is affected; empty when all is well."""
 
 
 class Operations:
@@ -38,7 +38,7 @@ class Operations:
         self._check: asyncio.Future[Mapping[str, str]] | None = None
 
     def routes(self) -> list[BaseRoute]:
-        """For the router of an application."""
+        """The routes, for the router of an application."""
         return [
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
@@ -46,7 +46,7 @@ class Operations:
         ]
 
     def close(self) -> None:
-        """Begin no further check."""
+        """Stop: begin no further readiness check."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _healthz(self, _: Request) -> Response:
@@ -66,7 +66,7 @@ class Operations:
 
 
 def operations_app(operations: Operations) -> Starlette:
-    """An application with nothing else in it."""
+    """An application with these endpoints only."""
     app = Starlette(
         routes=operations.routes(),
         middleware=[Middleware(ErrorBoundaryMiddleware)],
@@ -77,7 +77,7 @@ def operations_app(operations: Operations) -> Starlette:
 
 
 async def routing_problem(_: Request, error: Exception) -> Response:
-    """Answer no such path, or a wrong method."""
+    """The answer to an unknown path or a wrong method."""
     if not isinstance(error, HTTPException):
         raise error
     return http_problem(error.status_code, str(error.detail)).response(error.headers)

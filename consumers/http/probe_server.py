@@ -1,4 +1,4 @@
-"""The port of an ingest worker or replay job for probes and metrics, served from a thread of its own."""
+"""The HTTP server for probes and metrics of an ingest worker or replay job, on a thread of its own."""
 
 import threading
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Literal, Self
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumers.config.settings import TelemetrySection
 from consumers.http.operations import Operations, Problems, operations_app
 from consumers.http.server import HttpServer, listen
 
@@ -17,26 +16,24 @@ CONNECTIONS = 64
 _log = structlog.get_logger(__name__)
 
 
-class SidePort:
-    """Answers from entering the block on, before the model is loaded and while the worker waits for Milvus.
+class ProbeServer:
+    """Answers from entering the block on: while the model is loaded, and while the worker waits for Milvus.
 
-    Until `watch` is called the process is alive and not ready. Raises UsageError where the address cannot be had.
+    Until `watch` is called the process is alive and not ready. Raises UsageError where the address is taken.
     """
 
-    def __init__(
-        self, process: Literal["ingest", "replay"], section: TelemetrySection, registry: CollectorRegistry
-    ) -> None:
+    def __init__(self, process: Literal["ingest", "replay"], host: str, port: int, registry: CollectorRegistry) -> None:
         self._process = process
         self._operations = Operations(registry, alive=dict, ready=_starting)
-        listener = listen("telemetry", section.host, section.port)
-        host, port = listener.getsockname()[:2]
-        self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        """With the port really opened."""
+        listener = listen("telemetry", host, port)
+        bound_host, bound_port = listener.getsockname()[:2]
+        self.address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
+        """With the port that is open; `port` 0 takes a free one."""
         self.server = HttpServer(operations_app(self._operations), listener, connections=CONNECTIONS, drain_s=1)
-        self._thread = threading.Thread(target=self.server.serve_until_stopped, name="side-port", daemon=True)
+        self._thread = threading.Thread(target=self.server.serve_until_stopped, name="probes", daemon=True)
 
     def watch(self, *, alive: Problems, ready: Problems) -> None:
-        """Answer from here on what the worker says."""
+        """Answer with these checks from now on."""
         self._operations.alive, self._operations.ready = alive, ready
 
     def __enter__(self) -> Self:

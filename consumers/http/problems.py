@@ -1,4 +1,4 @@
-"""Errors on the wire: problem JSON (RFC 9457) for every one of them, and the security headers of every answer."""
+"""Problem JSON (RFC 9457) for every error, and the security headers of every answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Problem:
 
 
 class HttpProblem(MilvusStreamError):
-    """Carries a problem up to the edge."""
+    """An error with the problem that the client gets."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -65,17 +65,17 @@ class HttpProblem(MilvusStreamError):
 
 
 def bad_body(status: int, code: str, title: str, detail: str) -> HttpProblem:
-    """A body that is not even JSON of a decent size."""
+    """The error for a body that is no JSON, or too large."""
     return HttpProblem(Problem(status, code, title, detail, "invalid"))
 
 
 def overloaded(detail: str) -> HttpProblem:
-    """As many searches as allowed are under way, or wait for the model."""
+    """The error for a search beyond the limit of concurrent ones."""
     return HttpProblem(Problem(429, "overloaded", "Too many searches at a time", detail, "overloaded", retry=True))
 
 
 def problem_of(error: Exception) -> Problem:
-    """What the caller reads about an error; the text of an unforeseen one stays in the log."""
+    """The problem that describes an error to the client; the text of an unforeseen one stays in the log."""
     match error:
         case HttpProblem():
             return error.problem
@@ -92,7 +92,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
-    """What another request would not meet. Milvus's own words are left out: they repeat the filter."""
+    """Errors of the request. Milvus's message is left out: it repeats the filter."""
     if isinstance(error, InvalidRequest):
         return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", {"at": error.at})
     if isinstance(error, RequestRefused):
@@ -103,7 +103,7 @@ def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Prob
 
 
 def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
-    """What no request can help. The error names Milvus's address and the collection: that is for the log."""
+    """Errors of the service. Their text names Milvus's address and the collection, which is for the log."""
     why = "; the line search.failed of the query worker's log says why"
     if isinstance(error, Unavailable):
         code, title, detail = (
@@ -119,7 +119,7 @@ def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
 
 
 def http_problem(status: int, detail: str) -> Problem:
-    """The routing errors: no such path, wrong method."""
+    """The problem of a routing error: unknown path, wrong method."""
     known = {404: ("not-found", "No such path"), 405: ("method-not-allowed", "Method not allowed")}
     code, title = known.get(status, ("http", "The request was refused"))
     return Problem(status, code, title, detail, "invalid")

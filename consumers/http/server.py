@@ -59,7 +59,7 @@ class HttpServer(uvicorn.Server):
             loop="asyncio",
             ws="none",
             log_config=None,
-            log_level=logging.ERROR,  # what is below it, clients cause: a line for each malformed request
+            log_level=logging.ERROR,  # lower levels log a line for each malformed request
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -81,14 +81,14 @@ class HttpServer(uvicorn.Server):
             self._listener.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn; gives the kernel its queue back."""
+        """Start uvicorn, then restore the kernel's queue of connections."""
         asyncio.get_running_loop().set_exception_handler(_report)
         await super().startup(sockets)
         self._listener.listen(BACKLOG)
 
 
 class Connections(ServerState):
-    """Every connection, and of which a request is awaited, since when longest first."""
+    """The open connections; `waiting` has those whose request is incomplete, the longest wait first."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class _TimedProtocol(H11Protocol):
             self._follow()
 
     def _follow(self) -> None:
-        """Keep the clock of the arriving request running exactly while there is one, or none at all yet."""
+        """Run the clock of the arriving request exactly while a request is incomplete or the connection is new."""
         whole = self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}
         if whole or self._sending is not None or self.transport.is_closing():
             self._stop_waiting()
@@ -240,7 +240,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log in one line that no connection can be accepted; asyncio tries again a second later."""
+    """Log in one line that no connection can be accepted; asyncio retries a second later."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
         _log.error("http.accept_failed", why=error.strerror)
@@ -249,7 +249,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _raise_descriptor_limit() -> int:
-    """Let the process have the descriptors it may have; returns how many."""
+    """Raise the soft limit of descriptors; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= most:

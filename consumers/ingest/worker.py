@@ -21,7 +21,7 @@ from pipeline.errors import Stopped
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, IngestFlow
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -240,7 +240,7 @@ class IngestWorker:
         log.info("kafka.assigned", partitions=_listed(partitions))
 
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
-        """Drop what is not submitted; True once no record of these Kafka partitions is on its way to Milvus."""
+        """Drop what is not submitted; True once no record of these Kafka partitions is being written."""
         self._builder.discard(partitions)
         self._settle()
         return self._flow.unwritten(partitions) == 0

@@ -59,7 +59,7 @@ class LocalMilvusLite(LocalServer):
     def check(self) -> None:
         """Unavailable when the server has ended, whoever started it; then `stop` and `start` again."""
         super().check()
-        if self._process is None and self._address is not None and not answers(self._address):
+        if self._process is None and self._address is not None and not is_milvus_ready(self._address):
             raise Unavailable(f"the {self.title} at {self._address} that serves {self.directory} has ended")
 
     def _command(self, port: int) -> Command:
@@ -74,7 +74,7 @@ class LocalMilvusLite(LocalServer):
         return f"http://{LOOPBACK}:{port}"
 
     def _answers(self) -> bool:
-        return answers(self.address)
+        return is_milvus_ready(self.address)
 
     @property
     def _address_file(self) -> Path:
@@ -90,7 +90,7 @@ class LocalMilvusLite(LocalServer):
                     f"{self.directory} is open in another process that does not share it; stop that process, or give "
                     "milvus.uri the http address at which it serves"
                 )
-            if answers(address):
+            if is_milvus_ready(address):
                 if self._wanted_port is not None and address != self._address_at(self._wanted_port):
                     raise UsageError(
                         f"{self.directory} is served at {address} already, not on port {self._wanted_port}"
@@ -158,7 +158,7 @@ class LocalMilvusStandalone(LocalServer):
                 healthy = b"OK" in response.read()
         except OSError:
             return False
-        return healthy and answers(self.address)
+        return healthy and is_milvus_ready(self.address)
 
     def _choose_port(self) -> int:
         last = self._last_ports()[:1]
@@ -207,7 +207,7 @@ class LocalMilvusStandalone(LocalServer):
         template = (package / "config.yaml.template").read_text()
         settings = yaml.safe_load(re.sub(r"\{\{\s*(\w+)(?:\(\w+\))?\s*(?::\s*(.*?))?\s*}}", fill, template))
         for part in ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode"):
-            settings[part]["ip"] = LOOPBACK  # where the parts look for each other
+            settings[part]["ip"] = LOOPBACK  # where the parts find each other
         # 2.3.5 loses deletes that arrive while it compacts a segment, whoever writes and without any fault.
         settings["dataCoord"]["enableCompaction"] = self.compacts
         # With an embedded etcd its ports come from a file of etcd's own, else they are 2379 and 2380.
@@ -240,7 +240,7 @@ def _binaries(packed: Path) -> Path:
     """The folder with the unpacked server, made once per user: 27 MB of LZMA take seconds to unpack."""
     cache = Path.home() / ".cache" / "milvus-stream"
     cache.mkdir(parents=True, exist_ok=True)
-    # Named for what it was unpacked from: another build under the same version is unpacked anew.
+    # Named for what it was unpacked from: another build under the same version is unpacked again.
     digest = hashlib.sha256("".join(f"{f.name} {f.stat().st_size}\n" for f in sorted(packed.iterdir())).encode())
     folder = cache / f"milvus-{STANDALONE_VERSION}-{digest.hexdigest()[:12]}"
     with exclusively(cache / "milvus.lock"):
@@ -257,7 +257,7 @@ def _binaries(packed: Path) -> Path:
     return folder
 
 
-def answers(uri: str, timeout_s: float = 2.0) -> bool:
+def is_milvus_ready(uri: str, timeout_s: float = 2.0) -> bool:
     """Whether the Milvus at `uri` lists its collections.
 
     A raw ShowCollections call, for which no generated code and so no Milvus client is needed: the request is empty, and

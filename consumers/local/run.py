@@ -1,4 +1,4 @@
-"""Apache Kafka and Milvus on this machine, for the demo, the tests and a first try: no Docker, no installed Java."""
+"""Apache Kafka and Milvus together in the foreground, until a signal."""
 
 import contextlib
 import json
@@ -13,8 +13,6 @@ from typing import Literal
 
 from consumers.local.kafka import LocalKafka
 from consumers.local.milvus import LocalMilvusLite, LocalMilvusStandalone
-
-__all__ = ["LocalKafka", "LocalMilvusLite", "LocalMilvusStandalone", "run_local"]
 
 _CHECK_INTERVAL_S = 0.5
 

@@ -1,4 +1,4 @@
-"""What the servers of `consumers.local.run` have in common: free ports, a data folder, a guarded process, its log."""
+"""The base of the local servers: free ports, a data folder, a guarded process, its log."""
 
 import contextlib
 import fcntl
@@ -47,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log, or a word on why there are none."""
+    """The last lines of a log, or the reason why there are none."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def tail(path: Path) -> str:
 
 
 class UseLock:
-    """A lock file that says "in use": a guard ends its server when nobody holds it any more (`local_guard`)."""
+    """A lock file that says "in use": a guard ends its server when nobody holds it any more (consumers.local.guard)."""
 
     def __init__(self, path: Path, data: Path) -> None:
         """`data`: the data folder, which only this user may read where it is made here."""

@@ -21,7 +21,7 @@ from consumers.query.service import Batcher, SearchService
 from pipeline.query.answer import SearchAnswer, SearchAnswers
 from pipeline.query.limits import Limits
 from pipeline.query.search import Searcher
-from pipeline.telemetry.metrics import QueryMetrics
+from pipeline.telemetry import QueryMetrics
 
 
 def create_app(

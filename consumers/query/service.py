@@ -17,7 +17,7 @@ from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Tim
 from pipeline.query.limits import Limits
 from pipeline.query.request import SearchRequest, parse_request
 from pipeline.query.search import Searcher
-from pipeline.telemetry.metrics import QueryMetrics
+from pipeline.telemetry import QueryMetrics
 
 _MARGIN_S = 0.05
 

@@ -20,7 +20,7 @@ from consumers.replay.range import forget_group
 from consumers.replay.source import ReplaySource
 from pipeline.errors import MilvusStreamError
 from pipeline.records import Receipt, Rejected
-from pipeline.telemetry.metrics import OUTCOMES, IngestMetrics
+from pipeline.telemetry import OUTCOMES, IngestMetrics
 
 log = structlog.get_logger(__name__)
 

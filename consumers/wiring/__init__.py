@@ -1,1 +1,5 @@
-"""consumers/wiring."""
+"""Objects from the configuration: the only room that joins the parts of a process.
+
+`connections` to Kafka and Milvus; `documents`: decoder, chunker, model; `modes` and `collection`: how a collection is
+written; `searches`; then a module for each process: `ingest`, `replay`, `audit`, `query`. `validation` needs none.
+"""

@@ -1,21 +1,22 @@
-"""Configuration -> an audit; beside `wiring`, whose parts it puts together."""
+"""The audit job and its repairer."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 from consumers.audit.job import Audit, AuditSettings, OnProgress
 from consumers.audit.reading import ReplayedDecision
 from consumers.audit.repair import Repairer
 from consumers.audit.workspace import open_workspace
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.replay.plan import ReplayTimes
 from consumers.replay.range import GroupWatch
-from consumers.wiring import common as wiring
-from consumers.wiring import ingest as ingest_wiring
+from consumers.wiring.collection import fingerprint, new_writer, open_configured
+from consumers.wiring.connections import kafka_settings
+from consumers.wiring.documents import chunker, decoder
+from consumers.wiring.modes import mode_of
 from pipeline.embedding import Embedder
-from pipeline.store import MilvusPartitions, MilvusServerApi, open_collection, open_ledger
+from pipeline.store import MilvusPartitions, MilvusServerApi
 
 
 @contextmanager
@@ -30,17 +31,13 @@ def audit(
     on_progress: OnProgress,
 ) -> Iterator[tuple[Audit, Repairer | None]]:
     """An audit, and with `repair` its repairer. Opens the existing collection; raises NotFound where there is none."""
-    name, append = settings.milvus.collection, settings.mode == "append"
-    open_collection(
-        api, name, asdict(model.stamp), model.stamp.dimension, wiring.index_settings(settings), create=False
-    )
-    if not append:
-        open_ledger(api, name, create=False)
-    kafka, cutter = wiring.kafka_settings(settings), wiring.chunker(settings, model)
+    name, append = settings.milvus.collection, not mode_of(settings).one_version
+    open_configured(settings, api, model, create=False)
+    kafka, cutter = kafka_settings(settings), chunker(settings, model)
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
-    decision = ReplayedDecision(wiring.decoder(settings), settings.partitioning.by, skew_ms, now_ms)
-    kept = settings.milvus.tombstone_retention
+    decision = ReplayedDecision(decoder(settings), settings.partitioning.by, skew_ms, now_ms)
+    retention = settings.milvus.tombstone_retention
     repairer = None
     if repair:
         repairer = Repairer(
@@ -50,23 +47,31 @@ def audit(
             decision=decision,
             chunker=cutter,
             model=model,
-            writer=lambda ledger: ingest_wiring.writer_into(settings, api, model, MilvusPartitions(api, name), ledger),
+            writer=lambda ledger: new_writer(settings, api, model, MilvusPartitions(api, name), ledger),
             active=GroupWatch(kafka).active,
             append=append,
             flush=settings.milvus.durability == "flush",
         )
-    what = AuditSettings(
+    configured = AuditSettings(
         kafka=kafka,
         dead_letter_topic=settings.kafka.dead_letter_topic,
         collection=name,
         by=settings.partitioning.by,
-        fingerprint=ingest_wiring.fingerprint(settings, model),
+        fingerprint=fingerprint(settings, model),
         append=append,
-        deletes_kept_from_ms=0 if kept is None else now_ms - round(kept.total_seconds() * 1000),
+        deletes_kept_from_ms=0 if retention is None else now_ms - round(retention.total_seconds() * 1000),
         limit=limit,
     )
     with open_workspace() as workspace:
         yield (
-            Audit(what, times, api, decision=decision, chunker=cutter, workspace=workspace, on_progress=on_progress),
+            Audit(
+                configured,
+                times,
+                api,
+                decision=decision,
+                chunker=cutter,
+                workspace=workspace,
+                on_progress=on_progress,
+            ),
             repairer,
         )

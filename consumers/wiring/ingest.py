@@ -1,18 +1,17 @@
-"""Builds an ingest worker or a replay job from the configuration."""
+"""The ingest worker: its parts from the configuration, joined to one process."""
 
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
-from consumers.ingest import IngestWorker, Summary, WorkerPolicy
+from consumers.ingest import IngestWorker, WorkerPolicy
 from consumers.kafka import (
     DeadLetters,
     DeadLetterTopic,
@@ -21,19 +20,14 @@ from consumers.kafka import (
     Source,
     ensure_dead_letter_topic,
 )
-from consumers.replay.guard import GuardedWriter
-from consumers.replay.job import RejectedLog, ReplayProcess
-from consumers.replay.plan import ReplayPlan
-from consumers.replay.range import GroupWatch
-from consumers.replay.source import ReplaySource
-from consumers.wiring import common as wiring
-from consumers.wiring.process_memory import frozen
+from consumers.wiring.collection import open_writer
+from consumers.wiring.connections import kafka_settings
+from consumers.wiring.documents import chunker, decoder
+from consumers.wiring.modes import mode_of
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
-    APPEND,
     RETRY,
-    UPSERT,
     WINDOW_TOKENS,
     BatchesInFlight,
     BatchPolicy,
@@ -44,26 +38,18 @@ from pipeline.ingest import (
 )
 from pipeline.records import Receipt
 from pipeline.store import (
-    STALENESS_S,
-    AppendWriter,
     Flusher,
     FlushGovernor,
     FlushMarker,
     FlushPolicy,
-    Ledger,
-    MilvusPartitions,
     MilvusServerApi,
     SweepPolicy,
     TombstoneSweep,
-    UpsertWriter,
-    WritePolicy,
     Writer,
     holds_topic,
-    ledger_name,
-    open_collection,
     open_ledger,
 )
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -71,18 +57,6 @@ PASSES = 4
 """Least number of forward passes over one window of batches: on a GPU one pass may take more than the usual window."""
 LITE_FLUSH_ROWS = 1500
 """Milvus Lite searches rows not yet flushed one by one, about 40 µs each: flush before searches become slow."""
-
-
-@dataclass(frozen=True, slots=True)
-class IngestProcess:
-    """A worker with everything it needs loaded."""
-
-    worker: IngestWorker
-
-    def run(self, stop: threading.Event) -> Summary:
-        """Run the worker until `stop` is set, it has caught up or it fails; its first error is raised."""
-        with frozen():
-            return self.worker.run(stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +85,7 @@ def ingest_metrics() -> IngestMetrics:
     return IngestMetrics(CollectorRegistry())
 
 
-def ingest(
+def ingest_worker(
     settings: Settings,
     api: MilvusServerApi,
     model: Embedder,
@@ -119,24 +93,24 @@ def ingest(
     until_caught_up: bool,
     max_records: int | None,
     metrics: IngestMetrics | None = None,
-) -> IngestProcess:
-    """Build an ingest worker; creates collection, index and dead-letter topic where they are missing.
+) -> IngestWorker:
+    """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
     `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus),
     Mismatch (collection of another schema or model).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
-    kafka = wiring.kafka_settings(settings)
+    kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    target = writer(settings, api, model, metrics)
-    open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the marker of the flushes
+    writer = open_writer(settings, api, model, metrics)
+    open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the flush marker
     parts = WorkerParts(
         api=api,
         model=model,
-        source=source(settings, kafka, api),
-        writer=target,
+        source=_source(settings, kafka, api),
+        writer=writer,
         dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,
         metrics=metrics,
@@ -144,42 +118,11 @@ def ingest(
         marker=FlushMarker(api, settings.milvus.collection),
         tombstones=_tombstones(settings, api),
     )
-    worker, _ = join(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
-    return IngestProcess(worker)
+    worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
+    return worker
 
 
-def replay(
-    settings: Settings, plan: ReplayPlan, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics
-) -> ReplayProcess:
-    """Build a replay of `plan`, which must have something to read, into the collection of `settings`; see `ingest`."""
-    metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
-    kafka = wiring.kafka_settings(settings)
-    receipts = CommitQueue()
-    range_source = ReplaySource(kafka, plan.span, rate=plan.rate)
-    rejected = RejectedLog(receipts.put)
-    target = writer(settings, api, model, metrics)
-    if plan.live and settings.mode == "upsert":
-        name = settings.milvus.collection
-
-        def ledger(strong: bool) -> Ledger:
-            return Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S if strong else 0.0)
-
-        target = GuardedWriter(target, ledger, GroupWatch(kafka).active)
-    # No limit: the range was within it, or the worker stopped, when it was ingested. Its rejected records are counted.
-    parts = WorkerParts(
-        api=api,
-        model=model,
-        source=range_source,
-        writer=target,
-        dead_letters=rejected,
-        receipts=receipts,
-        metrics=metrics,
-    )
-    worker, _ = join(settings, parts, until_caught_up=True)
-    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics)
-
-
-def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
+def _source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
     """The member of the consumer group."""
     if settings.kafka.start_from == "earliest":
         return KafkaSource(kafka)
@@ -188,36 +131,7 @@ def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> Ka
     return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic))
 
 
-def writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
-    """Open the collection (and in upsert mode its ledger) for writing."""
-    name, most = settings.milvus.collection, settings.partitioning.max_partitions
-    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, wiring.index_settings(settings), create=True)
-    if settings.mode == "upsert":
-        open_ledger(api, name)
-    partitions = MilvusPartitions(api, name, most, on_count=metrics.milvus_partitions.set)
-    return writer_into(settings, api, model, partitions)
-
-
-def writer_into(
-    settings: Settings,
-    api: MilvusServerApi,
-    model: Embedder,
-    partitions: MilvusPartitions,
-    ledger: Ledger | None = None,
-) -> Writer:
-    """Build a writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
-    name, by = settings.milvus.collection, settings.partitioning.by
-    if settings.mode == "append":
-        return AppendWriter(api, name, partitions, by)
-    return UpsertWriter(api, name, partitions, by, fingerprint=fingerprint(settings, model), ledger=ledger)
-
-
-def fingerprint(settings: Settings, model: Embedder) -> str:
-    """Identify model and chunking: after a change of either, a record that is read again is written again."""
-    return f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"
-
-
-def join(
+def join_worker(
     settings: Settings, parts: WorkerParts, *, until_caught_up: bool = False, max_records: int | None = None
 ) -> tuple[IngestWorker, IngestFlow]:
     """Join the parts to a worker; also returns the flow inside it, for observers.
@@ -226,17 +140,16 @@ def join(
     """
     fence = PartitionFence(BatchesInFlight())
     governor = _governor(settings, parts, fence)
-    mode = APPEND if settings.mode == "append" else UPSERT
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
     flow = IngestFlow(
-        decoder=wiring.decoder(settings),
-        chunker=wiring.chunker(settings, parts.model),
+        decoder=decoder(settings),
+        chunker=chunker(settings, parts.model),
         embedder=parts.model,
         writer=parts.writer,
         governor=governor,
         dead_letters=parts.dead_letters,
         metrics=parts.metrics,
-        policy=FlowPolicy(mode, window_tokens, parts.retry),
+        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry),
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,
@@ -274,7 +187,7 @@ def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> 
     first_partition = (settings.kafka.topics[0], 0)
     flusher = Flusher(
         parts.api,
-        _collections(settings),
+        mode_of(settings).collections(settings.milvus.collection),
         FlushPolicy(
             durability=settings.milvus.durability,
             interval_s=settings.milvus.flush_interval.total_seconds(),
@@ -290,12 +203,7 @@ def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> 
 
 
 def _tombstones(settings: Settings, api: MilvusServerApi) -> TombstoneSweep | None:
-    if settings.mode == "append" or settings.milvus.tombstone_retention is None:
+    if not mode_of(settings).one_version or settings.milvus.tombstone_retention is None:
         return None
     policy = SweepPolicy(retention_s=settings.milvus.tombstone_retention.total_seconds())
     return TombstoneSweep(api, settings.milvus.collection, policy)
-
-
-def _collections(settings: Settings) -> tuple[str, ...]:
-    name = settings.milvus.collection
-    return (name,) if settings.mode == "append" else (name, ledger_name(name))

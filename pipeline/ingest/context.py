@@ -8,7 +8,7 @@ from pipeline.ingest.circuit_breaker import CircuitBreaker
 from pipeline.ingest.partition_fencing import PartitionFence
 from pipeline.ingest.rejections import Rejections
 from pipeline.ingest.stages import Barrier, Embedded, Planned, Submitted
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 
 @dataclass(frozen=True, slots=True)

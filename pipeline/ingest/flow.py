@@ -42,7 +42,7 @@ from pipeline.ingest.write_modes import WriteMode
 from pipeline.intake import Decoder
 from pipeline.records import KafkaPartition
 from pipeline.store import FlushGovernor, TombstoneSweep, Writer
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ import structlog
 from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
 from pipeline.ingest.stages import Refused, Submitted
 from pipeline.records import Delete, Put, Rejected, SourceRecord
-from pipeline.telemetry.metrics import IngestMetrics
+from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 

@@ -1,274 +1,36 @@
-"""One record in, one operation out: the field mapping and every reason to refuse a record."""
-
-import re
-from dataclasses import dataclass
-from typing import Any
-from unicodedata import category
-
-import orjson
+"""One record in, one operation out."""
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.json import Format, check_integers, decode_utf8, parse, shown
+from pipeline.intake.formats import REGISTRY
+from pipeline.intake.mapping import FieldMapping, IntakeLimits, RecordMapping
 from pipeline.intake.reasons import Reason
-from pipeline.records import (
-    MAX_DOC_ID_BYTES,
-    MAX_INT64,
-    MAX_METADATA_BYTES,
-    MIN_INT64,
-    RESERVED_NAMES,
-    Delete,
-    Document,
-    Operation,
-    Put,
-    Rejected,
-    SourceRecord,
-)
-from pipeline.timestamps import event_time_ms, rfc3339_microseconds
-
-_MAY_HOLD_INTEGERS = frozenset({int, dict, list})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_INVISIBLE = frozenset({"Cc", "Cf"})
-"""Control and format characters."""
-_SCHEMA_ID_HEADER = "__value_schema_id"
-_MAY_EXCEED_METADATA = MAX_METADATA_BYTES // 8
-"""Written anew, JSON grows at most about eightfold (1e9 as 1000000000.0): smaller values need no measuring."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordMapping:
-    """Which field of a record means what."""
-
-    format: Format = "auto"
-    id_field: str = "id"
-    text_field: str = "text"
-    time_field: str = "event_time"
-    version_field: str | None = None
-    tenant_field: str | None = None
-    delete_field: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IntakeLimits:
-    """What is too large, too early or too late."""
-
-    max_record_bytes: int
-    future_skew_ms: int
-    """An event time further ahead of now is refused."""
-    retention_ms: int | None
-    """An event time longer ago is refused; None: any age."""
+from pipeline.records import Operation, Rejected, SourceRecord
 
 
 class Decoder:
-    """Decodes records; pure, so one may serve several threads."""
+    """Decodes records: format, then field mapping. Pure, so one may serve several threads."""
 
     def __init__(self, mapping: RecordMapping, limits: IntakeLimits, *, append: bool) -> None:
-        self._mapping = mapping
-        self._limits = limits
-        self._append = append
-        used = (mapping.id_field, mapping.text_field, mapping.time_field)
-        more = (mapping.version_field, mapping.tenant_field, mapping.delete_field)
-        self._consumed = frozenset(name for name in (*used, *more) if name is not None)
-        # Written once: for each record they would cost more than reading its fields.
-        self._id_field, self._text_field, self._time_field = (f"the field {shown(name)}" for name in used)
+        self._format = REGISTRY[mapping.format]
+        self._mapping = FieldMapping(mapping, limits, append=append)
+        self._max_record_bytes = limits.max_record_bytes
 
     def decode(self, record: SourceRecord, now_ms: int) -> Operation:
-        """The operation that the record asks for; whatever its bytes are, this raises nothing."""
+        """The operation of this record; raises nothing, whatever its bytes are."""
         stage = "decode"
         try:
             if record.defect is not None:
                 raise RecordRejected(record.defect.reason, record.defect.message)
             self._check_size(record)
-            content = None if record.value is None else parse(record.value, self._mapping.format)
+            content = self._format.read(record)
             stage = "validate"
-            if content is None:
-                return self._tombstone(record)
-            if isinstance(content, str):
-                _refuse_schema_id(record)
-                return self._put(record, {self._mapping.text_field: content}, now_ms)
-            if self._asks_for_delete(content):
-                return self._delete(record, content)
-            return self._put(record, content, now_ms)
+            return self._mapping.operation(record, content, now_ms)
         except RecordRejected as error:
             return Rejected(record, stage, error.reason, str(error))
 
     def _check_size(self, record: SourceRecord) -> None:
-        if record.size > self._limits.max_record_bytes:
+        if record.size > self._max_record_bytes:
             raise RecordRejected(
                 Reason.RECORD_TOO_LARGE,
-                f"the record has {record.size:,} bytes; kafka.max_record_bytes is {self._limits.max_record_bytes:,}",
+                f"the record has {record.size:,} bytes; kafka.max_record_bytes is {self._max_record_bytes:,}",
             )
-
-    def _put(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> Put:
-        document = Document(
-            doc_id=self._doc_id(record, content),
-            text=self._text(content),
-            event_time=self._event_time(record, content, now_ms),
-            metadata=self._metadata(content),
-            tenant=self._tenant(content),
-        )
-        if record.size > _MAY_EXCEED_METADATA:
-            _check_metadata_size(document)
-        return Put(record.position, record.timestamp_ms, document, self._version(content), record.topic_id)
-
-    def _tombstone(self, record: SourceRecord) -> Delete:
-        self._refuse_delete_in_append_mode()
-        if not record.key:
-            message = "a null value deletes the document whose id is the key, but there is no key"
-            raise RecordRejected(Reason.DELETE_WITHOUT_KEY, message)
-        if self._mapping.tenant_field is not None:
-            raise RecordRejected(
-                Reason.DELETE_WITHOUT_TENANT,
-                "a null value cannot say whose document to delete; with record.tenant_field set, delete by a record "
-                "where record.delete_field is true",
-            )
-        doc_id = _checked_id(decode_utf8(record.key, "the key"), "the key")
-        return Delete(record.position, record.timestamp_ms, doc_id, topic_id=record.topic_id)
-
-    def _delete(self, record: SourceRecord, content: dict[str, Any]) -> Delete:
-        self._refuse_delete_in_append_mode()
-        doc_id, tenant = self._doc_id(record, content), self._tenant(content)
-        return Delete(record.position, record.timestamp_ms, doc_id, tenant, self._version(content), record.topic_id)
-
-    def _refuse_delete_in_append_mode(self) -> None:
-        if self._append:
-            message = "in mode append every record is a document of its own, so there is nothing to delete"
-            raise RecordRejected(Reason.DELETE_IN_APPEND_MODE, message)
-
-    def _asks_for_delete(self, content: dict[str, Any]) -> bool:
-        name = self._mapping.delete_field
-        flag = None if name is None else content.get(name)
-        if flag is None or isinstance(flag, bool):
-            return bool(flag)
-        raise RecordRejected(Reason.INVALID_DELETE_FLAG, f"the field {shown(str(name))} must be true, false or null")
-
-    def _doc_id(self, record: SourceRecord, content: dict[str, Any]) -> str:
-        value = content.get(self._mapping.id_field)
-        if isinstance(value, str):
-            return _checked_id(value, self._id_field)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if value is not None:
-            raise RecordRejected(Reason.INVALID_ID, f"{self._id_field} must be a string or an integer")
-        if record.key or (record.key is not None and not self._append):
-            return _checked_id(decode_utf8(record.key, "the key"), "the key")
-        if self._append:
-            return "/".join(map(str, record.position))
-        message = f"{self._id_field} is missing and the record has no key, so its document has no id"
-        raise RecordRejected(Reason.MISSING_ID, message)
-
-    def _text(self, content: dict[str, Any]) -> str:
-        text = content.get(self._mapping.text_field)
-        if text is None:
-            raise RecordRejected(Reason.MISSING_TEXT, f"{self._text_field} with the document's text is missing")
-        if not isinstance(text, str):
-            raise RecordRejected(Reason.INVALID_TEXT, f"{self._text_field} must be a string")
-        if not text[:1].isalnum() and _is_blank(text):
-            raise RecordRejected(Reason.EMPTY_TEXT, f"{self._text_field} holds no text")
-        return text
-
-    def _event_time(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> int:
-        value = content.get(self._mapping.time_field)
-        what = self._time_field
-        if value is None:
-            what, moment = "Kafka's timestamp", record.timestamp_ms
-            if moment < 0:
-                message = f"{self._time_field} is missing and Kafka has no timestamp for the record"
-                raise RecordRejected(Reason.INVALID_EVENT_TIME, message)
-        else:
-            try:
-                moment = event_time_ms(value)
-            except ValueError as error:
-                raise RecordRejected(Reason.INVALID_EVENT_TIME, f"{what} {error}") from None
-        if moment > now_ms + self._limits.future_skew_ms:
-            ahead = (moment - now_ms) // 1000
-            message = f"{what} is {ahead:,} s ahead of now, more than partitioning.future_skew"
-            raise RecordRejected(Reason.EVENT_TIME_IN_FUTURE, message)
-        retention = self._limits.retention_ms
-        if retention is not None and moment < now_ms - retention:
-            message = f"{what} is {(now_ms - moment) // 1000:,} s ago, more than partitioning.retention"
-            raise RecordRejected(Reason.EVENT_TIME_TOO_OLD, message)
-        return moment
-
-    def _version(self, content: dict[str, Any]) -> int | None:
-        """A version field's integer, or its RFC 3339 time in epoch microseconds."""
-        name = self._mapping.version_field
-        if name is None:
-            return None
-        value = content.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and MIN_INT64 <= value <= MAX_INT64:
-            return value
-        if isinstance(value, str):
-            try:
-                return rfc3339_microseconds(value)
-            except ValueError as error:
-                raise RecordRejected(Reason.INVALID_VERSION, f"the field {shown(name)} {error}") from None
-        problem = "is missing; it must be" if value is None else "must be"
-        message = f"the field {shown(name)} {problem} an integer of 64 bits or an RFC 3339 time"
-        raise RecordRejected(Reason.INVALID_VERSION, message)
-
-    def _tenant(self, content: dict[str, Any]) -> str | None:
-        name = self._mapping.tenant_field
-        if name is None:
-            return None
-        value = content.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if not isinstance(value, str) or not value.strip() or len(value.encode()) > MAX_DOC_ID_BYTES:
-            message = f"the field {shown(name)} must be a string or an integer, not empty and up to 1,024 bytes"
-            raise RecordRejected(Reason.INVALID_TENANT, message)
-        return value
-
-    def _metadata(self, content: dict[str, Any]) -> dict[str, Any]:
-        """What is in no configured field; nothing is lost: of `id` and `meta_id`, `id` becomes `meta_meta_id`."""
-        consumed = self._consumed
-        metadata: dict[str, Any] = {}
-        renamed: list[str] = []
-        for name, value in content.items():
-            if name in consumed:
-                continue
-            if type(value) in _MAY_HOLD_INTEGERS:
-                check_integers(name, value)
-            if name in RESERVED_NAMES:
-                renamed.append(name)
-                continue
-            if not name or (not name.isprintable() and _CONTROL.search(name)):
-                message = f"the field name {shown(name)} is empty or holds control characters"
-                raise RecordRejected(Reason.INVALID_METADATA, message)
-            metadata[name] = value
-        for name in renamed:
-            kept_as = f"meta_{name}"
-            while kept_as in metadata:
-                kept_as = f"meta_{kept_as}"
-            metadata[kept_as] = content[name]
-        return metadata
-
-
-def _refuse_schema_id(record: SourceRecord) -> None:
-    # With the schema's id in a header nothing in the bytes tells Avro from a text, and much Avro is valid UTF-8.
-    if any(name == _SCHEMA_ID_HEADER for name, _ in record.headers):
-        message = f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON; produce JSON or plain text"
-        raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
-
-
-def _is_blank(text: str) -> bool:
-    """Whether nothing of it can be read, as of a file that is only a byte order mark; a model sees no token in it."""
-    return text.isspace() or all(character.isspace() or category(character) in _INVISIBLE for character in text)
-
-
-def _check_metadata_size(document: Document) -> None:
-    # A tenant stands among the metadata of its rows.
-    tenant = {} if document.tenant is None else {"tenant": document.tenant}
-    written = len(orjson.dumps({**document.metadata, **tenant}))
-    if written > MAX_METADATA_BYTES:
-        message = f"the metadata has {written:,} bytes as JSON; Milvus takes {MAX_METADATA_BYTES:,}"
-        raise RecordRejected(Reason.METADATA_TOO_LARGE, message)
-
-
-def _checked_id(doc_id: str, what: str) -> str:
-    if not doc_id or doc_id.isspace():
-        raise RecordRejected(Reason.MISSING_ID, f"{what} is empty, so the document has no id")
-    size = len(doc_id.encode())
-    if size > MAX_DOC_ID_BYTES:
-        message = f"{what} has {size:,} bytes; the id of a document has at most {MAX_DOC_ID_BYTES:,}"
-        raise RecordRejected(Reason.ID_TOO_LONG, message)
-    return doc_id

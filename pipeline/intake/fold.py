@@ -1,4 +1,4 @@
-"""Of several operations on one key in a batch, only one is applied: Milvus takes no id twice in a request."""
+"""Folding a batch to one operation a key: Milvus takes no id twice in a request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,32 +8,35 @@ from pipeline.records import Delete, Position, Put
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What is left of a batch."""
+    """A batch after folding."""
 
     operations: tuple[Put | Delete, ...]
-    """One for each key, in the order in which the operations kept arrived."""
+    """One for each key, in order of arrival."""
     resolved: tuple[Position, ...]
-    """Positions of the operations folded away; they are finished when the batch's kept ones are."""
+    """Positions of the operations folded away; they are finished when the batch's operations are."""
 
 
 def fold(operations: Sequence[Put | Delete]) -> Folded:
-    """Keep the last operation of each key; the result is that of applying all of them, one after the other.
+    """Keep one operation a key; applying it gives the same result as applying all of them in turn.
 
-    The later arrival wins, but where both carry a version an older version arriving later does not. Where one of two
-    carries none, so that the later arrival wins whatever was stored before, the one kept says so (`by_arrival`).
+    Of two operations on a key:
+    1. Both have a version and the later arrival has the older one: the earlier arrival is kept.
+    2. Exactly one has a version: the later arrival is kept and marked `by_arrival`, because it replaces whatever was
+       stored before, by version or not.
+    3. Otherwise the later arrival is kept, and the mark of the earlier one passes to it.
     """
-    kept: dict[tuple[str | None, str], Put | Delete] = {}
+    by_key: dict[tuple[str | None, str], Put | Delete] = {}
     resolved: list[Position] = []
     for operation in operations:
         key = operation.key
-        before = kept.get(key)
+        before = by_key.get(key)
         if before is None:
-            kept[key] = operation
+            by_key[key] = operation
         elif before.version is not None and operation.version is not None and operation.version < before.version:
             resolved.append(operation.position)
         else:
             resolved.append(before.position)
-            del kept[key]  # so that it moves to the end: the order is that of the operations kept
+            del by_key[key]  # moves the key to the end: operations are in order of arrival
             incomparable = (before.version is None) != (operation.version is None)
-            kept[key] = replace(operation, by_arrival=True) if before.by_arrival or incomparable else operation
-    return Folded(tuple(kept.values()), tuple(resolved))
+            by_key[key] = replace(operation, by_arrival=True) if before.by_arrival or incomparable else operation
+    return Folded(tuple(by_key.values()), tuple(resolved))

@@ -1,10 +1,13 @@
-"""Why a record can never be stored: the stable words that metrics, dead letters and filters use."""
+"""Reasons to reject a record: the stable words that metrics, dead letters and filters use, and names in messages."""
 
+import json
 from enum import StrEnum
+
+_QUOTED_CHARACTERS = 60
 
 
 class Reason(StrEnum):
-    """One word for each cause; the message of the rejection says the rest."""
+    """One word for each cause; the message of the rejection has the details."""
 
     RECORD_TOO_LARGE = "record_too_large"
     INVALID_HEADER_NAME = "invalid_header_name"
@@ -32,3 +35,9 @@ class Reason(StrEnum):
     DELETE_WITHOUT_KEY = "delete_without_key"
     DELETE_WITHOUT_TENANT = "delete_without_tenant"
     DELETE_IN_APPEND_MODE = "delete_in_append_mode"
+
+
+def quoted(text: str) -> str:
+    """A name or an id for use in a message: quoted, escaped and cut short."""
+    shortened = text if len(text) <= _QUOTED_CHARACTERS else text[:_QUOTED_CHARACTERS] + "…"
+    return json.dumps(shortened, ensure_ascii=not text.isprintable())

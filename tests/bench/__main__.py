@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.bench import drain, freshness, hash_drain
 from tests.bench.machine import hardware
 from tests.bench.report import Target, say, show_machine, show_targets

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consumers.config.settings import Settings
-from consumers.wiring import common as wiring
+from consumers.config import Settings
+from consumers.wiring.documents import embedder
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.corpus import longer, read_documents
 
@@ -18,7 +18,7 @@ def main() -> None:
     configure_logging("warning", "json")
     settings = Settings.model_validate(given["settings"])
     documents = read_documents(given["documents"])
-    with wiring.embedder(settings) as model:
+    with embedder(settings) as model:
         chunker = Chunker(model.tokenizer, ChunkingPolicy(settings.chunking.max_tokens, settings.chunking.overlap))
         embed(chunker, model, [document.text for document in documents[:64]], settings.batch.max_records)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from consumers.cli.demo.documents import stdlib_documents
+from consumers.local import stdlib_documents
 
 SPREAD = timedelta(days=7)
 MARKERS = 400
@@ -88,13 +88,13 @@ def small_records(count: int, size: int = 300, *, days_ago: int = 0) -> Iterator
 
 def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict[str, Any]:
     """Write the documents, then the markers' vectors in their order; returns what the model is."""
-    from consumers.config.settings import Settings
-    from consumers.wiring import common as wiring
+    from consumers.config import Settings
+    from consumers.wiring.documents import embedder
     from pipeline.chunking import Chunker, ChunkingPolicy
     from pipeline.embedding.loading.model_files import find_model
 
     parsed = Settings.model_validate(settings)
-    with wiring.embedder(parsed) as model:
+    with embedder(parsed) as model:
         chunker = Chunker(model.tokenizer, ChunkingPolicy(parsed.chunking.max_tokens, parsed.chunking.overlap))
         found = [item for item in stdlib_documents() if len(item.text.encode()) < _NAIVE_MAX_BYTES]
         chunked = chunker.chunk([item.text for item in found])
@@ -117,7 +117,7 @@ def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict
 
 
 if __name__ == "__main__":
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     configure_logging("warning", "json")
     given = json.loads(sys.argv[1])

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from consumers.config.settings import Settings
-from consumers.wiring import common as wiring
-from consumers.wiring import ingest as ingest_wiring
+from consumers.config import Settings
+from consumers.wiring.connections import milvus
+from consumers.wiring.documents import embedder
+from consumers.wiring.ingest import ingest_metrics, ingest_worker
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.telemetry.metrics import IngestMetrics, configure_logging
+from pipeline.telemetry import IngestMetrics, configure_logging
+from pipeline.telemetry.process_memory import frozen
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.corpus import read_documents
 from tests.bench.stage_clock import StageClock
@@ -20,23 +22,23 @@ def main() -> None:
     given = arguments()
     configure_logging("warning", "json")
     base = Settings.model_validate(given["settings"])
-    metrics = ingest_wiring.ingest_metrics()
+    metrics = ingest_metrics()
     with ExitStack() as stack:
-        api = stack.enter_context(wiring.milvus(base, metrics.observe_sink))
-        model = stack.enter_context(wiring.embedder(base))
+        api = stack.enter_context(milvus(base, metrics.observe_sink))
+        model = stack.enter_context(embedder(base))
         texts = [document.text for document in read_documents(given["documents"])[:64]]
         chunks = Chunker(model.tokenizer, ChunkingPolicy()).chunk(texts)
         model.embed([chunk for document in chunks for chunk in document])
 
         def prepare(job: dict[str, Any]) -> Go:
             settings = Settings.model_validate(_with_job(given["settings"], job))
-            mine = ingest_wiring.ingest_metrics()
-            process = ingest_wiring.ingest(settings, api, model, until_caught_up=True, max_records=None, metrics=mine)
+            mine = ingest_metrics()
+            worker = ingest_worker(settings, api, model, until_caught_up=True, max_records=None, metrics=mine)
 
             def go() -> Mapping[str, Any]:
                 upserting = _upsert_s(metrics)
-                with StageClock(lambda: _settled(mine), job["records"]) as clock:
-                    summary = process.run(threading.Event())
+                with StageClock(lambda: _settled(mine), job["records"]) as clock, frozen():
+                    summary = worker.run(threading.Event())
                 stored, shared = _settled(mine), job.get("shared", False)
                 if not summary.clean or (sum(summary.committed.values()) != job["records"] and not shared):
                     raise RuntimeError(f"{job['records']} records are there, this was done: {summary}")

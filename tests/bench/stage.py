@@ -14,7 +14,7 @@ import psutil
 from kafka.admin import KafkaAdminClient
 
 from consumers.kafka import KafkaSettings, Publisher, broker_info, create_topic
-from consumers.local.run import LocalKafka, LocalMilvusStandalone
+from consumers.local import LocalKafka, LocalMilvusStandalone
 from pipeline.store import connect
 from tests.bench.children import Contender
 from tests.bench.corpus import BenchDocument, read_documents

@@ -17,7 +17,7 @@ from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from consumers.local.run import LocalMilvusStandalone
+from consumers.local import LocalMilvusStandalone
 
 PARTITIONS = ("d1", "d2", "d3", "d4")
 NAME = "alone"

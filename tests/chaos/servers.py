@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 
-from consumers.local.run import LocalKafka, LocalMilvusStandalone
+from consumers.local import LocalKafka, LocalMilvusStandalone
 from consumers.local.server import LOOPBACK, LocalServer, free_ports
 
 

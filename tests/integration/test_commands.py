@@ -16,8 +16,9 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 
-from consumers.cli import collections, status
-from consumers.cli import dlq as dead_letters
+from consumers.cli import status
+from consumers.cli.collections import dropping, listing
+from consumers.cli.dlq import reading as dead_letters
 from consumers.cli.doctor import run as doctor
 from pipeline.errors import NotFound, UsageError
 from pipeline.store import connect
@@ -264,22 +265,22 @@ def test_letters_that_are_not_there(site: ScriptSite, capsys: pytest.CaptureFixt
 
 
 def test_collections_on_a_real_server(site: ScriptSite) -> None:
-    mine = [one for one in collections.list_all(site.settings()) if one["name"] == site.name]
+    mine = [one for one in listing.list_all(site.settings()) if one["name"] == site.name]
     assert [(one["rows"], one["model"], one["ledger"], one["configured"]) for one in mine] == [
         (DOCUMENTS, "hash:32", f"{site.name}__ledger", True)
     ]
-    info = collections.info(site.settings(), site.name)
+    info = listing.info(site.settings(), site.name)
     assert {one["name"]: one["dimension"] for one in info["fields"]}["vector"] == 32
     assert (info["rows"], info["documents"]) == (DOCUMENTS, DOCUMENTS)
     assert set(info["indexes"]["vector"]) == {"type", "metric", "params", "indexed_rows", "pending_rows"}
     with pytest.raises(NotFound, match=f"did you mean {site.name}"):
-        collections.info(site.settings(), f"{site.name}x")
+        listing.info(site.settings(), f"{site.name}x")
 
 
 def test_a_dry_run_says_that_the_group_will_not_read_again(
     site: ScriptSite, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    collections.drop(site.settings(), site.name, dry_run=True, yes=False)
+    dropping.drop(site.settings(), site.name, dry_run=True, yes=False)
     captured = capsys.readouterr()
     assert f"would drop collection {site.name}" in captured.out
     assert "60 rows in 3 partitions" in captured.out
@@ -296,10 +297,10 @@ def test_drop_removes_both_and_nothing_else(server: str, site: ScriptSite, reque
         others = [one for one in api.collections() if one.startswith(site.name)]
         try:
             make_store(api, name)
-            rows = [one for one in collections.list_all(settings) if one["name"] == name]
+            rows = [one for one in listing.list_all(settings) if one["name"] == name]
             assert [(one["rows"], one["ledger"]) for one in rows] == [(0, f"{name}__ledger")]
-            assert [one["name"] for one in collections.info(settings, name)["partitions"]] == ["_default"]
-            collections.drop(settings, name, dry_run=False, yes=True)
+            assert [one["name"] for one in listing.info(settings, name)["partitions"]] == ["_default"]
+            dropping.drop(settings, name, dry_run=False, yes=True)
             present = set(api.collections())
         finally:
             api.drop_collection(f"{name}__ledger")

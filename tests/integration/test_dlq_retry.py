@@ -16,7 +16,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
-from consumers.cli import dlq_retry
+from consumers.cli.dlq import retry as dlq_retry
 from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.retry import RetryReport
 from consumers.dead_letters.retry_transaction import notes_topic, stable_ranges

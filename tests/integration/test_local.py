@@ -21,7 +21,7 @@ from pymilvus import MilvusClient
 
 from consumers.local.guard import __file__ as guard_script
 from consumers.local.kafka import LocalKafka
-from consumers.local.milvus import LocalMilvusLite, LocalMilvusStandalone, answers
+from consumers.local.milvus import LocalMilvusLite, LocalMilvusStandalone, is_milvus_ready
 from consumers.local.server import UseLock, free_ports, is_free
 from pipeline.errors import Unavailable, UsageError
 from tests.support.processes import Running, expect_gone, running
@@ -149,7 +149,7 @@ def test_one_folder_is_served_by_one_milvus_lite_until_its_last_user_stops(tmp_p
 
     second.stop()
     expect_gone(serving)
-    assert not answers(uri)
+    assert not is_milvus_ready(uri)
 
 
 def test_the_other_user_starts_a_shared_milvus_lite_again(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_other_user_starts_a_shared_milvus_lite_again(tmp_path: Path) -> Non
     assert collections(uri) == []
     second.stop()
     first.stop()
-    assert eventually(lambda: not answers(uri))
+    assert eventually(lambda: not is_milvus_ready(uri))
 
 
 def test_a_folder_that_something_else_has_open_is_refused(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ STANDALONE_TWICE = """
     import sys
     from pathlib import Path
     from pymilvus import MilvusClient
-    from consumers.local.run import LocalMilvusStandalone
+    from consumers.local import LocalMilvusStandalone
 
     with LocalMilvusStandalone(Path(sys.argv[1])) as uri:
         MilvusClient(uri).create_collection("kept", dimension=4)

@@ -217,7 +217,7 @@ from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query import Limits, Searcher
 from pipeline.store import connect
-from pipeline.telemetry.metrics import QueryMetrics, configure_logging
+from pipeline.telemetry import QueryMetrics, configure_logging
 
 uri, collection, port = sys.argv[1:]
 configure_logging("info", "json")

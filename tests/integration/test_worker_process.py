@@ -15,7 +15,7 @@ import yaml
 from confluent_kafka import KafkaException, Producer
 from kafka.admin import KafkaAdminClient
 
-from consumers.local.run import LocalMilvusLite
+from consumers.local import LocalMilvusLite
 from tests.support.oracle.observed import committed_and_end, read_all
 from tests.support.processes import Running, running
 from tests.support.rigs.load import Sent, produce

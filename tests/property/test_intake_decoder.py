@@ -23,8 +23,8 @@ from tests.support.documents import source_record
 
 NOW_MS = 1_795_348_800_000
 SKEW_MS = 600_000
-RETENTION_MS = 10 * 366 * 86_400_000
-LIMITS = IntakeLimits(100_000, SKEW_MS, RETENTION_MS)
+MAX_EVENT_AGE_MS = 10 * 366 * 86_400_000
+LIMITS = IntakeLimits(100_000, SKEW_MS, MAX_EVENT_AGE_MS)
 RESERVED = ["id", "text", "event_time", "chunk", "doc_id", "tenant", "vector", "$meta", "meta_chunk", "meta_meta_chunk"]
 
 mappings = st.builds(
@@ -103,7 +103,7 @@ def _check(operation: Operation, record: SourceRecord) -> None:
         document = operation.document
         assert _readable(document.text)
         assert document.text.encode()
-        assert NOW_MS - RETENTION_MS <= document.event_time <= NOW_MS + SKEW_MS
+        assert NOW_MS - MAX_EVENT_AGE_MS <= document.event_time <= NOW_MS + SKEW_MS
         assert len(orjson.dumps(dict(document.metadata))) <= MAX_METADATA_BYTES
         assert not set(document.metadata) & {"id", "text", "event_time", "chunk", "doc_id", "tenant", "vector", "$meta"}
 
@@ -239,8 +239,8 @@ def test_an_id_is_measured_in_bytes(character: str, last: str, over: int, in_key
 @given(
     st.integers(-(2**63), 2**63 - 1)
     | st.integers(-(2**80), 2**80)
-    | st.integers(NOW_MS - 2 * RETENTION_MS, NOW_MS + 2 * SKEW_MS)
-    | st.integers((NOW_MS - 2 * RETENTION_MS) // 1000, (NOW_MS + 2 * SKEW_MS) // 1000)
+    | st.integers(NOW_MS - 2 * MAX_EVENT_AGE_MS, NOW_MS + 2 * SKEW_MS)
+    | st.integers((NOW_MS - 2 * MAX_EVENT_AGE_MS) // 1000, (NOW_MS + 2 * SKEW_MS) // 1000)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.floats(0, 1e10)
     | st.text(max_size=30)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import structlog
 
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 
 LogText: TypeAlias = Callable[[str], io.StringIO]
 """`log_text(style)` sets logging up and returns what it writes to."""

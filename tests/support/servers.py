@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.local.run import LocalKafka, LocalMilvusLite, LocalMilvusStandalone
+from consumers.local import LocalKafka, LocalMilvusLite, LocalMilvusStandalone
 from pipeline.errors import MilvusStreamError
 
 KAFKA_IMAGE = "confluentinc/cp-kafka:8.1.0"  # Apache Kafka 4.1; the class needs Confluent's start scripts

@@ -16,13 +16,10 @@ import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumers.cli import output as tables
-from consumers.cli.demo.documents import DemoDocument, stdlib_documents
-from consumers.cli.search import show
+from consumers.cli.output import progress_line, show_results, stderr, stdout
 from consumers.kafka import KafkaSettings, Publisher, create_topic
-from consumers.local.run import LocalKafka, LocalMilvusLite
+from consumers.local import LocalKafka, LocalMilvusLite, SampleDocument, stdlib_documents
 from consumers.local.server import LOOPBACK, Command, LocalServer
 from pipeline.errors import MilvusStreamError
 
@@ -34,7 +31,7 @@ UPDATED_TEXT = "The lighthouse keeper of the demo paints every seventh lantern v
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    document: DemoDocument
+    document: SampleDocument
     event_time: datetime
 
     def value(self, text: str | None = None) -> bytes:
@@ -94,7 +91,7 @@ def run_demo(documents: int, *, keep: bool) -> None:
     Raises Unavailable when a server or worker ends, with the end of its log.
     """
     started = time.monotonic()
-    screen = tables.stderr()
+    screen = stderr()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="milvus-stream-demo-")))
         with screen.status("starting Apache Kafka and Milvus Lite (the first time, Kafka is downloaded) …"):
@@ -110,7 +107,7 @@ def run_demo(documents: int, *, keep: bool) -> None:
         seconds = _publish_and_watch(screen, kafka, published, ingest)
         with screen.status("waiting for the query worker …"):
             query = serve.await_ready()
-        _search_all(tables.stdout(), screen, query, kafka, published)
+        _search_all(stdout(), screen, query, kafka, published)
         total = time.monotonic() - started
         screen.print(
             f"\n{len(published)} documents were searchable {seconds:.1f} s after the first was published "
@@ -169,21 +166,14 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
     """Publish everything, then follow the worker's metrics until it is stored; seconds since the first record."""
     started = time.monotonic()
     with Publisher(_kafka(kafka)) as publisher:
-        for item in published:
-            publisher.send(TOPIC, item.document.id.encode(), item.value())
+        for entry in published:
+            publisher.send(TOPIC, entry.document.id.encode(), entry.value())
     screen.print(
         f"published {len(published)} documents of the Python standard library's own documentation "
         f"in {time.monotonic() - started:.1f} s"
     )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}  lag {task.fields[lag]}  Milvus partitions {task.fields[partitions]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen) as progress:
-        task = progress.add_task("starting", total=len(published), rate="", lag="-", partitions="-")
+    with progress_line(screen, remains=True) as progress:
+        progress("starting", 0, len(published))
         metrics_url = ingest.await_ready() + "/metrics"
         first: float | None = None
         done = 0.0
@@ -196,13 +186,12 @@ def _publish_and_watch(screen: Console, kafka: str, published: Sequence[_Publish
             if consumed and first is None:
                 first = time.monotonic()
             rate = f"{done / (time.monotonic() - first):.0f}/s" if first and done else ""
-            progress.update(
-                task,
-                description="ingested" if consumed else "loading the model, joining the group",
-                completed=done,
-                rate=rate,
-                lag=f"{len(published) - done:.0f}",
-                partitions=f"{sums.get('ingest_milvus_partitions', 0):.0f}",
+            progress(
+                "ingested" if consumed else "loading the model, joining the group",
+                int(done),
+                len(published),
+                f"{rate}  lag {len(published) - done:.0f}  "
+                f"Milvus partitions {sums.get('ingest_milvus_partitions', 0):.0f}",
             )
     return time.monotonic() - started
 
@@ -268,7 +257,7 @@ def _seconds_until(condition: Callable[[], bool], within_s: float = 60.0) -> flo
 
 def _show(out: Console, text: str, what: str, answer: Mapping[str, Any]) -> None:
     out.print()
-    show(answer, out, title=f'"{text}" {what}')
+    show_results(answer, out, title=f'"{text}" {what}')
 
 
 def _next_steps(screen: Console, kafka: str, milvus: str, query: str, config: Path | None) -> None:

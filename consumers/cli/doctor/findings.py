@@ -1,14 +1,16 @@
-"""What `doctor` finds."""
+"""The findings of `doctor`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from consumers.cli.options import FOUND_PROBLEMS
 from pipeline.errors import MilvusStreamError, Unavailable
 
 Level = Literal["ok", "warning", "problem"]
-FOUND_PROBLEMS = 5
+CLOCK_SKEW_MS = 30_000
+"""A larger difference of two clocks, or a record from further ahead, means a wrong clock: time services do better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """Collects findings; a check that fails is one too, so that the others are still made."""
+    """Collects findings; an error in a check is a finding too, so the other checks are still made."""
 
     def ok(self, check: str, seen: str) -> None:
         """All is well."""

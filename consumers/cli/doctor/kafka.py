@@ -1,12 +1,12 @@
-"""The half of `doctor` that looks at Kafka: broker, topics, the group's offsets and the newest records."""
+"""The Kafka checks of `doctor`: broker, topics, the group's offsets and the newest records."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from consumers.cli.doctor.findings import Findings
-from consumers.cli.output import printable, span
-from consumers.cli.status import quick, waiting_since
-from consumers.config.settings import Settings
+from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
+from consumers.cli.inventory import quick_kafka, waiting_since
+from consumers.cli.output import one_line, span
+from consumers.config import Settings
 from consumers.kafka import (
     KafkaSettings,
     MissingTopic,
@@ -17,15 +17,14 @@ from consumers.kafka import (
     topic_facts,
     topic_ranges,
 )
-from consumers.wiring import common as wiring
+from consumers.wiring import documents
+from consumers.wiring.modes import mode_of
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Reason
 from pipeline.records import Rejected, SourceRecord
 
 SAMPLE = 100
-"""Newest records of a topic that are looked at."""
-CLOCK_SKEW_MS = 30_000
-"""A record cannot be younger than now; more than network time service leaves is a wrong clock."""
+"""Newest records read from each topic."""
 _TOPIC_IDS_SINCE = (2, 8)
 _BATCH_OVERHEAD = 1_024
 """Framing between a record's own bytes and `max.message.bytes`, generously."""
@@ -33,199 +32,211 @@ _NEAR_LIMIT = 0.8
 _NO_ID = {Reason.MISSING_ID, Reason.DELETE_WITHOUT_KEY}
 
 
-def examine_kafka(settings: Settings, found: Findings, now_ms: int) -> None:
-    """Add what there is to say about Kafka; what cannot be looked at because of an earlier problem is left out."""
-    kafka = quick(wiring.kafka_settings(settings))
+def examine_kafka(settings: Settings, findings: Findings, now_ms: int) -> None:
+    """Add the findings about Kafka; checks that an earlier problem makes impossible are left out."""
+    kafka = quick_kafka(settings)
     try:
         broker = broker_info(kafka)
     except MilvusStreamError as error:
-        found.failed("kafka.reachable", error, "check kafka.bootstrap_servers, the network, and TLS or SASL settings")
+        findings.failed(
+            "kafka.reachable", error, "check kafka.bootstrap_servers, the network, and TLS or SASL settings"
+        )
         return
     seen = f"{broker.address} answers, protocol of Kafka {broker.version}, {broker.topics} topics"
     if _version(broker.version) < _TOPIC_IDS_SINCE:
-        found.warning("kafka.version", seen, "upgrade to 2.8 or newer: before, a topic created anew is not noticed")
+        findings.warning(
+            "kafka.version", seen, "upgrade to 2.8 or newer: older brokers do not show that a topic was re-created"
+        )
     else:
-        found.ok("kafka.reachable", seen)
+        findings.ok("kafka.reachable", seen)
     facts: dict[str, TopicFacts | MissingTopic] = {}
-    letters = settings.kafka.dead_letter_topic
-    with found.checking("kafka.topics", "give the user DESCRIBE and READ on the topics"):
-        facts = topic_facts(kafka, [*settings.kafka.topics, letters])
-    present = {name: told for name, told in facts.items() if isinstance(told, TopicFacts) and name != letters}
+    dead_letter_topic = settings.kafka.dead_letter_topic
+    with findings.checking("kafka.topics", "give the user DESCRIBE and READ on the topics"):
+        facts = topic_facts(kafka, [*settings.kafka.topics, dead_letter_topic])
+    present = {
+        name: details
+        for name, details in facts.items()
+        if isinstance(details, TopicFacts) and name != dead_letter_topic
+    }
     for topic in settings.kafka.topics:
-        told = facts.get(topic)
-        if told is not None:
-            _topic(settings, topic, told, found)
-    if letters in facts:
-        _dead_letter_topic(settings, kafka, facts[letters], present.values(), found)
+        details = facts.get(topic)
+        if details is not None:
+            _topic(settings, topic, details, findings)
+    if dead_letter_topic in facts:
+        _dead_letter_topic(settings, kafka, facts[dead_letter_topic], present.values(), findings)
     if present and len(present) == len(settings.kafka.topics):
-        with found.checking("kafka.group", "give the user READ on the group"):
-            _group(kafka, present, found, now_ms)
-    for topic, told in present.items():
-        with found.checking("records", "see the message; the newest records could not be read"):
-            _records(settings, kafka, topic, told, found=found, now_ms=now_ms)
+        with findings.checking("kafka.group", "give the user READ on the group"):
+            _group(kafka, present, findings, now_ms)
+    for topic, details in present.items():
+        with findings.checking("records", "see the message; the newest records could not be read"):
+            _records(settings, kafka, topic, details, findings=findings, now_ms=now_ms)
 
 
-def _topic(settings: Settings, topic: str, told: TopicFacts | MissingTopic, found: Findings) -> None:
-    if isinstance(told, MissingTopic):
-        near = f"; there is {' and '.join(told.similar)}" if told.similar else ""
-        found.problem(
+def _topic(settings: Settings, topic: str, details: TopicFacts | MissingTopic, findings: Findings) -> None:
+    if isinstance(details, MissingTopic):
+        near = f"; there is {' and '.join(details.similar)}" if details.similar else ""
+        findings.problem(
             "kafka.topics", f"topic {topic} does not exist{near}", "create it, or correct kafka.topics: no worker does"
         )
         return
-    workers = "one worker can read it" if told.partitions == 1 else f"up to {told.partitions} workers share it"
-    found.ok("kafka.topics", f"{topic}: {told.partitions} Kafka partitions, {workers}")
-    if told.compacted and settings.mode == "append":
-        found.warning(
+    workers = "one worker can read it" if details.partitions == 1 else f"up to {details.partitions} workers share it"
+    findings.ok("kafka.topics", f"{topic}: {details.partitions} Kafka partitions, {workers}")
+    if details.compacted and not mode_of(settings).one_version:
+        findings.warning(
             "kafka.topics",
             f"{topic} is compacted: only the last record of a key is kept, yet in mode append each one is a document",
             "set cleanup.policy=delete on the topic, or mode: upsert",
         )
-    limit, ours = told.max_message_bytes, settings.kafka.max_record_bytes
+    limit, max_record_bytes = details.max_message_bytes, settings.kafka.max_record_bytes
     if limit is None:
-        found.ok("kafka.message_size", f"{topic}: this user may not see its limits")
-    elif limit > ours + _BATCH_OVERHEAD:
-        found.warning(
+        findings.ok("kafka.message_size", f"{topic}: this user may not see its limits")
+    elif limit > max_record_bytes + _BATCH_OVERHEAD:
+        findings.warning(
             "kafka.message_size",
-            f"{topic} takes records of {limit:,} bytes, kafka.max_record_bytes is {ours:,}: those between become "
-            "dead letters",
+            f"{topic} takes records of {limit:,} bytes, kafka.max_record_bytes is {max_record_bytes:,}: those between "
+            "become dead letters",
             f"set kafka.max_record_bytes to {limit:,}, or lower max.message.bytes of the topic",
         )
     else:
-        found.ok("kafka.message_size", f"{topic} takes {limit:,} bytes, kafka.max_record_bytes is {ours:,}")
+        findings.ok(
+            "kafka.message_size", f"{topic} takes {limit:,} bytes, kafka.max_record_bytes is {max_record_bytes:,}"
+        )
 
 
 def _dead_letter_topic(
     settings: Settings,
     kafka: KafkaSettings,
-    told: TopicFacts | MissingTopic,
+    details: TopicFacts | MissingTopic,
     sources: Iterable[TopicFacts],
-    found: Findings,
+    findings: Findings,
 ) -> None:
     check, topic = "kafka.dead_letters", settings.kafka.dead_letter_topic
-    if isinstance(told, MissingTopic):
+    if isinstance(details, MissingTopic):
         if settings.kafka.create_dead_letter_topic:
-            found.ok(check, f"{topic} does not exist yet; the first worker creates it")
+            findings.ok(check, f"{topic} does not exist yet; the first worker creates it")
         else:
             do = "create it (1 partition, cleanup.policy=delete, retention.ms=-1): without it no worker starts"
-            found.problem(check, f"{topic} does not exist and kafka.create_dead_letter_topic is false", do)
+            findings.problem(check, f"{topic} does not exist and kafka.create_dead_letter_topic is false", do)
         return
     count = 0
-    with found.checking(check):
+    with findings.checking(check):
         count = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
-    if told.compacted:
+    if details.compacted:
         do = "set cleanup.policy=delete on it: no worker starts with a compacted one"
-        found.problem(check, f"{topic} is compacted: it keeps one dead letter a key and refuses those without", do)
-    if told.retention_ms not in (None, -1):
-        found.warning(
+        findings.problem(check, f"{topic} is compacted: it keeps one dead letter a key and refuses those without", do)
+    if details.retention_ms not in (None, -1):
+        findings.warning(
             check,
-            f"{topic} forgets records by age (retention.ms={told.retention_ms}), and a dead letter has its record's "
+            f"{topic} forgets records by age (retention.ms={details.retention_ms}), and a dead letter has its record's "
             "own timestamp: old ones are deleted at once",
             "set retention.ms=-1 on it",
         )
     largest = max((source.max_message_bytes or 0 for source in sources), default=0)
-    if told.max_message_bytes is not None and told.max_message_bytes < largest:
-        seen = (
-            f"{topic} takes {told.max_message_bytes:,} bytes, a source topic {largest:,}: large letters are cut short"
-        )
-        found.warning(check, seen, f"set max.message.bytes={largest + _BATCH_OVERHEAD * 16} on it")
-    do = "; look at them with `milvus-stream dlq list`" if count else ""
-    found.ok(check, f"{topic} holds {count:,} dead letters{do}")
+    if details.max_message_bytes is not None and details.max_message_bytes < largest:
+        seen = f"{topic} takes {details.max_message_bytes:,} bytes, a source topic {largest:,}: records are cut short"
+        findings.warning(check, seen, f"set max.message.bytes={largest + _BATCH_OVERHEAD * 16} on it")
+    do = "; `milvus-stream dlq list` shows them" if count else ""
+    findings.ok(check, f"{topic} holds {count:,} dead letters{do}")
 
 
-def _group(kafka: KafkaSettings, facts: Mapping[str, TopicFacts], found: Findings, now_ms: int) -> None:
+def _group(kafka: KafkaSettings, facts: Mapping[str, TopicFacts], findings: Findings, now_ms: int) -> None:
     lags = group_lag(kafka)
     group = f"group {kafka.group_id}"
     if all(lag.committed is None for lag in lags):
-        found.ok("kafka.group", f"{group} has never committed: it will begin at {kafka.start_from}")
+        findings.ok("kafka.group", f"{group} has never committed: it will begin at {kafka.start_from}")
         return
     lost = [lag for lag in lags if lag.committed is not None and not lag.start <= lag.committed <= lag.end]
     for lag in lost:
-        found.problem(
+        findings.problem(
             "kafka.offsets",
             f"{lag.topic}/{lag.partition}: {group} is at {lag.committed}, the log holds {lag.start} to {lag.end}: "
             "records are gone, and a worker stops here rather than skip them",
             "restore the records, or accept the loss and reset the group's offset there",
         )
-    found.ok("kafka.group", f"{group} lags {sum(lag.lag for lag in lags):,} records behind on {len(lags)} partitions")
+    findings.ok(
+        "kafka.group", f"{group} lags {sum(lag.lag for lag in lags):,} records behind on {len(lags)} partitions"
+    )
     for (topic, number), began in waiting_since(kafka, lags).items():
-        kept, age = facts[topic].retention_ms, now_ms - began
-        if kept is not None and 0 < kept < 2 * age:
-            found.warning(
+        retention_ms, age_ms = facts[topic].retention_ms, now_ms - began
+        if retention_ms is not None and 0 < retention_ms < 2 * age_ms:
+            findings.warning(
                 "kafka.retention",
-                f"{topic}/{number}: the first record not committed is {span(age / 1000)} old, the topic keeps records "
-                f"for {span(kept / 1000)}: then they are lost unread",
+                f"{topic}/{number}: the first record not committed is {span(age_ms / 1000)} old, the topic keeps "
+                f"records for {span(retention_ms / 1000)}: then they are lost unread",
                 "start more workers, or raise retention.ms of the topic",
             )
 
 
 def _records(
-    settings: Settings, kafka: KafkaSettings, topic: str, told: TopicFacts, *, found: Findings, now_ms: int
+    settings: Settings, kafka: KafkaSettings, topic: str, details: TopicFacts, *, findings: Findings, now_ms: int
 ) -> None:
     ranges = topic_ranges(kafka, [topic])
-    each = -(-SAMPLE // max(1, len(ranges)))
-    newest = {name: (max(start, end - each), end) for name, (start, end) in ranges.items()}
+    per_partition = -(-SAMPLE // max(1, len(ranges)))
+    newest = {name: (max(start, end - per_partition), end) for name, (start, end) in ranges.items()}
     sample = list(read_range(kafka, newest))
     if not sample:
-        found.ok("records", f"{topic} holds no record yet")
+        findings.ok("records", f"{topic} holds no record yet")
         return
-    _decoded(settings, topic, sample, found, now_ms)
-    _keys(settings, topic, told, sample, found)
+    _decoded(settings, topic, sample, findings, now_ms)
+    _keys(settings, topic, details, sample, findings)
     largest, limit = max(record.size for record in sample), settings.kafka.max_record_bytes
     if limit >= largest > _NEAR_LIMIT * limit:
         seen = f"{topic}: the largest of the newest records has {largest:,} bytes, kafka.max_record_bytes is {limit:,}"
-        found.warning("records.size", seen, "raise kafka.max_record_bytes before larger ones become dead letters")
+        findings.warning("records.size", seen, "raise kafka.max_record_bytes before larger ones become dead letters")
     else:
-        found.ok("records.size", f"{topic}: the largest of the newest {len(sample)} records has {largest:,} bytes")
+        findings.ok("records.size", f"{topic}: the largest of the newest {len(sample)} records has {largest:,} bytes")
     ahead = max(record.timestamp_ms for record in sample) - now_ms
-    whose = "the broker's" if told.broker_time else "a producer's"
+    whose = "the broker's" if details.broker_time else "a producer's"
     if ahead > CLOCK_SKEW_MS:
-        found.warning(
+        findings.warning(
             "clock.kafka",
             f"{topic}: a record's timestamp is {span(ahead / 1000)} ahead of this machine's clock ({whose} clock)",
             "synchronise the clocks (NTP): event times ahead of partitioning.future_skew become dead letters",
         )
     else:
-        found.ok("clock.kafka", f"{topic}: no record's timestamp ({whose} clock) is ahead of this machine's")
+        findings.ok("clock.kafka", f"{topic}: no record's timestamp ({whose} clock) is ahead of this machine's")
 
 
-def _decoded(settings: Settings, topic: str, sample: Sequence[SourceRecord], found: Findings, now_ms: int) -> None:
-    decoder = wiring.decoder(settings)
+def _decoded(settings: Settings, topic: str, sample: Sequence[SourceRecord], findings: Findings, now_ms: int) -> None:
+    decoder = documents.decoder(settings)
     operations = [decoder.decode(record, now_ms) for record in sample]
     rejected = [operation for operation in operations if isinstance(operation, Rejected)]
     total = f"the newest {len(sample)} records"
     if not rejected:
-        found.ok("records.decode", f"{topic}: {total} can be read")
+        findings.ok("records.decode", f"{topic}: {total} can be read")
         return
     reasons = ", ".join(
-        f"{reason} ({count})" for reason, count in Counter(one.reason for one in rejected).most_common()
+        f"{reason} ({count})" for reason, count in Counter(operation.reason for operation in rejected).most_common()
     )
     first = rejected[0]
     seen = (
         f"{topic}: {len(rejected)} of {total} would become dead letters: {reasons}. For instance "
-        f"{'/'.join(map(str, first.position))}: {printable(first.message)}"
+        f"{'/'.join(map(str, first.position))}: {one_line(first.message)}"
     )
     do = "correct the producer, or record.* in the configuration to what the records hold"
     if len(rejected) == len(sample):
-        found.problem("records.decode", seen, do)
+        findings.problem("records.decode", seen, do)
     else:
-        found.warning("records.decode", seen, do)
-    nameless = sum(one.reason in _NO_ID for one in rejected)
-    if nameless:
-        found.problem(
+        findings.warning("records.decode", seen, do)
+    without_id = sum(operation.reason in _NO_ID for operation in rejected)
+    if without_id:
+        findings.problem(
             "records.keys",
-            f"{topic}: {nameless} of {total} have neither a field {settings.record.id_field!r} nor a key",
+            f"{topic}: {without_id} of {total} have neither a field {settings.record.id_field!r} nor a key",
             "give records a key or an id, set record.id_field to the field that holds one, or mode: append",
         )
 
 
-def _keys(settings: Settings, topic: str, told: TopicFacts, sample: Sequence[SourceRecord], found: Findings) -> None:
-    """Versions of one document must be in one Kafka partition, which only a key sees to."""
-    without = sum(record.key is None for record in sample)
-    seen = f"{topic}: {without} of the newest {len(sample)} records have no key"
-    if settings.mode == "append" or told.partitions == 1 or not without:
-        found.ok("records.keys", seen)
+def _keys(
+    settings: Settings, topic: str, details: TopicFacts, sample: Sequence[SourceRecord], findings: Findings
+) -> None:
+    """Versions of one document must be in one Kafka partition, which only a key ensures."""
+    without_key = sum(record.key is None for record in sample)
+    seen = f"{topic}: {without_key} of the newest {len(sample)} records have no key"
+    if not mode_of(settings).one_version or details.partitions == 1 or not without_key:
+        findings.ok("records.keys", seen)
     else:
-        found.warning(
+        findings.warning(
             "records.keys",
             f"{seen}: versions of one document can then be in different Kafka partitions, where nothing orders them",
             "publish with the document's id as the key",

@@ -15,7 +15,7 @@ from pipeline.records import Receipt
 from pipeline.store.flushing.policy import FlushNeed, FlushPolicy, flush_spacing_s
 from pipeline.store.flushing.shared_marker import FlushMarker, Marks, PendingOnPeer
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.telemetry.metrics import FlushRole
+from pipeline.telemetry import FlushRole
 
 log = structlog.get_logger(__name__)
 

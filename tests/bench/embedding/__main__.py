@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.bench.embedding import gpu, memory, pipelined, quality, queries, reading, speed
 from tests.bench.embedding.place import Place, with_texts
 from tests.bench.embedding.rows import Row, show

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
 from pipeline.embedding.kernels.roofline import ForwardCost, forward_cost, matmul_peak
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.bench.contender import Go, arguments, contend
 
 _WARM_UP = 64

@@ -67,7 +67,7 @@ def main() -> None:
     from pipeline.embedding import EmbeddingSettings, load_embedder
     from pipeline.embedding.kernels.roofline import forward_cost, matmul_peak
     from pipeline.records import Chunk
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     given = arguments()
     configure_logging("warning", "json")

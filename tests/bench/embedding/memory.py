@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consumers.wiring import process_memory
+from pipeline.telemetry import process_memory
 from tests.bench.children import contender
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.embedding import texts
@@ -24,7 +24,7 @@ def main() -> None:
     from pipeline.chunking import Chunker, ChunkingPolicy
     from pipeline.embedding import EmbeddingSettings, load_embedder
     from pipeline.records import Chunk
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     given = arguments()
     configure_logging("warning", "json")

@@ -24,7 +24,7 @@ def main() -> None:
 
     from pipeline.chunking import Chunker, ChunkingPolicy
     from pipeline.embedding import EmbeddingSettings, load_embedder
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     given = arguments()
     configure_logging("warning", "json")

@@ -28,7 +28,7 @@ def main() -> None:
     """In a process of its own: the model behind a batcher, as the query worker has it."""
     from pipeline.embedding import EmbeddingSettings, load_embedder
     from pipeline.query.query_batcher import QueryBatcher
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     given = arguments()
     configure_logging("warning", "json")

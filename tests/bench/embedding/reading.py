@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 from consumers.kafka import KafkaSettings, Publisher, create_topic
-from consumers.local.run import LocalKafka
+from consumers.local import LocalKafka
 from tests.bench.children import contender
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.corpus import small_records
@@ -30,7 +30,7 @@ def main() -> None:
 
     from pipeline.chunking import Chunker, ChunkingPolicy
     from pipeline.embedding import EmbeddingSettings, load_embedder
-    from pipeline.telemetry.metrics import configure_logging
+    from pipeline.telemetry import configure_logging
 
     given = arguments()
     configure_logging("error", "json")

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from consumers.cli.demo.documents import stdlib_documents
+from consumers.local import stdlib_documents
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.embedding.loading.model_files import find_model
 from pipeline.records import Tokenizer
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 
 SHORT_TOKENS = 64
 _MEDIAN_TOKENS, _SIGMA = 125, 0.87

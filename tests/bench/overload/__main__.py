@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.bench.overload.burst import burst
 from tests.bench.overload.soak import soak
 from tests.bench.overload.workers import workers

@@ -14,7 +14,7 @@ from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.telemetry.metrics import FlushRole
+from pipeline.telemetry import FlushRole
 from tests.support.fakes.milvus import FakeMilvus
 
 INTERVAL_S = 10.0

@@ -1,4 +1,4 @@
-"""The two HTTP servers of the project on real sockets: the query worker's and a worker's side port."""
+"""The two HTTP servers of the project on real sockets: the query worker's and a worker's probe server."""
 
 import socket
 import threading
@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from consumers.config.settings import TelemetrySection
-from consumers.http.probe_server import SidePort
+from consumers.http.probe_server import ProbeServer
 from consumers.http.server import HttpServer, listen
 from consumers.query.app import create_app
 from pipeline.query import Limits, Searcher
-from pipeline.telemetry.metrics import IngestMetrics, QueryMetrics
+from pipeline.telemetry import IngestMetrics, QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -128,7 +127,7 @@ def side_port(*, host: str = "127.0.0.1") -> Iterator[Served]:
     """A worker's side port, its worker up."""
     problems: dict[str, str] = {}
     registry = IngestMetrics(CollectorRegistry()).registry
-    with SidePort("ingest", TelemetrySection(host=host, port=0), registry) as opened:
+    with ProbeServer("ingest", host, 0, registry) as opened:
         opened.watch(alive=dict, ready=lambda: problems)
         eventually(lambda: opened.server.started)
         yield Served(host, int(opened.address.rpartition(":")[2]), opened.server, problems)

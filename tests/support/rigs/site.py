@@ -13,7 +13,7 @@ from typing import Any
 from kafka.admin import KafkaAdminClient, MemberToRemove
 from pymilvus import MilvusClient
 
-from consumers.config.settings import Settings, load_settings
+from consumers.config import Settings, load_settings
 
 Sections = Mapping[str, Any]
 

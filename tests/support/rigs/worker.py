@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest import Summary
-from consumers.wiring import common as wiring
-from consumers.wiring import ingest as ingest_wiring
+from consumers.wiring.collection import open_writer
+from consumers.wiring.connections import kafka_settings
+from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
 from pipeline.ingest import CommitQueue
@@ -98,13 +99,13 @@ class Rig:
     def __post_init__(self) -> None:
         settings = self._settings()
         self.connection: Any = Connection(self.milvus)
-        self.metrics = ingest_wiring.ingest_metrics()
+        self.metrics = ingest_metrics()
         receipts = CommitQueue()
         self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=receipts.put)
-        self.source = FakeSource(self.broker, wiring.kafka_settings(settings))
-        writer = ingest_wiring.writer(settings, self.connection, self.embedder, self.metrics)
+        self.source = FakeSource(self.broker, kafka_settings(settings))
+        writer = open_writer(settings, self.connection, self.embedder, self.metrics)
         open_ledger(self.connection, COLLECTION)
-        parts = ingest_wiring.WorkerParts(
+        parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
             source=self.source,
@@ -119,7 +120,7 @@ class Rig:
             retry=Backoff(self.retry_s, 0.05),
             wall_clock=lambda: (NOON + 3_600_000) / 1000,
         )
-        self.worker, self.flow = ingest_wiring.join(
+        self.worker, self.flow = join_worker(
             settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
         )
         self.stop = threading.Event()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from consumers.config.settings import Settings, load_settings
-from consumers.config.units import parse_duration
+from consumers.config import Settings, load_settings
+from pipeline.timestamps import parse_duration
 
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "docker-compose.yml"

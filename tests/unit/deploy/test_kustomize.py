@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from consumers.config.settings import Settings, load_settings
+from consumers.config import Settings, load_settings
 from pipeline.errors import UsageError
 from tests.support.kustomize import Resource, Unsupported, render
 

@@ -1,8 +1,10 @@
-"""Event times as producers write them."""
+"""Event times and durations as they are written."""
+
+from datetime import timedelta
 
 import pytest
 
-from pipeline.timestamps import event_time_ms, rfc3339_microseconds
+from pipeline.timestamps import event_time_ms, format_duration, parse_duration, rfc3339_microseconds
 
 DAY_MS = 86_400_000
 NOON_MS = 1_795_348_800_000
@@ -123,3 +125,35 @@ def test_negative_numbers_are_refused(number: float) -> None:
 def test_other_types_are_named(value: object, named: str) -> None:
     with pytest.raises(ValueError, match=f"is {named}; write an RFC 3339 time"):
         event_time_ms(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("10m", 600_000),
+        ("24h", DAY_MS),
+        ("7d", 7 * DAY_MS),
+        ("2w", 14 * DAY_MS),
+        ("1h30m", 5_400_000),
+        (" 1.5 H 1 s ", 5_401_000),
+        ("0s", 0),
+    ],
+)
+def test_durations(text: str, milliseconds: int) -> None:
+    assert parse_duration(text) == timedelta(milliseconds=milliseconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "1h30", "1 year", "1h,5m", "1..5h", "٣h", "9" * 30 + "w"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="write a number with a unit"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"), [(0, "0ms"), (1, "1ms"), (90_000, "90s"), (3_600_000, "1h"), (14 * DAY_MS, "14d")]
+)
+def test_a_duration_is_written_with_one_unit(milliseconds: int, text: str) -> None:
+    assert parse_duration(text) == timedelta(milliseconds=milliseconds)
+    assert format_duration(timedelta(milliseconds=milliseconds)) == text

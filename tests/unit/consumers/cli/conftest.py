@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from consumers.config.settings import Settings, load_settings
-from consumers.wiring import common as wiring
+from consumers.config import Settings, load_settings
+from consumers.wiring import connections
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 
@@ -19,7 +19,7 @@ def milvus(monkeypatch: pytest.MonkeyPatch) -> FakeMilvus:
     def connected(_: Settings) -> Iterator[FakeMilvus]:
         yield fake
 
-    monkeypatch.setattr(wiring, "milvus", connected)
+    monkeypatch.setattr(connections, "milvus", connected)
     return fake
 
 

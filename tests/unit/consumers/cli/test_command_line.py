@@ -66,7 +66,7 @@ def test_torch_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
 def test_libraries_report_no_leaks_after_a_worker() -> None:
     code = """
         import triton._C.libtriton  # as loading a model does
-        from consumers.wiring.process_memory import frozen
+        from pipeline.telemetry.process_memory import frozen
         with frozen():
             print("works")
     """

@@ -1,18 +1,25 @@
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from consumers.cli.output import escaped, printable, span, stdout, table, utc
+from consumers.cli.output import one_line, progress_line, span, stdout, table, utc
+from pipeline.telemetry import printable
 
 
 @given(st.text())
 def test_nothing_printed_can_steer_a_terminal(text: str) -> None:
+    assert one_line(text).isprintable()
     assert printable(text).isprintable()
-    assert escaped(text).replace("\n", "").replace("\t", "").isprintable()
+    assert printable(text, keep="\n\t").replace("\n", "").replace("\t", "").isprintable()
 
 
 def test_escaping_keeps_lines_and_shows_what_was_there() -> None:
-    assert escaped("a\n\tb é\x1b[31m\x9b\u202e") == "a\n\tb é\\x1b[31m\\x9b\\u202e"
+    text = "a\n\tb é\x1b[31m\x9b\u202e"
+    assert printable(text, keep="\n\t") == "a\n\tb é\\u001b[31m\\u009b\\u202e"
+    assert one_line(text) == "a b é\\u001b[31m\\u009b\\u202e"
 
 
 @pytest.mark.parametrize(
@@ -36,3 +43,34 @@ def test_markup_in_a_cell_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "[red]x[/red] :smile:" in printed
     assert "1,234" in printed
+
+
+def shown(*steps: tuple[str, int, int | None], terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    with progress_line(console) as line:
+        for step in steps:
+            line(*step)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_terminal_shows_the_step_and_how_far_it_is() -> None:
+    text = shown(("records", 10, 20), ("rows", 3, None), terminal=True)
+    assert "rows" in text
+    assert "3/?" in text
+
+
+def test_a_step_replaces_the_one_before() -> None:
+    assert "records" not in shown(("records", 10, 20), ("rows", 3, None), terminal=True).splitlines()[-1]
+
+
+def test_a_pipe_gets_nothing() -> None:
+    assert shown(("records", 10, 20), terminal=False) == ""
+
+
+def test_a_line_that_remains_is_printed_into_a_pipe() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False, width=100)
+    with progress_line(console, remains=True) as line:
+        line("ingested", 20, 20, "lag 0")
+    assert isinstance(console.file, io.StringIO)
+    assert "20/20 lag 0" in console.file.getvalue()

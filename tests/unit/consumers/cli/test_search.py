@@ -3,7 +3,7 @@
 import pytest
 
 from consumers.cli.search import request_body, search
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from pipeline.errors import UsageError
 
 

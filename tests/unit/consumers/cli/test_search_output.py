@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from consumers.cli import output as tables
-from consumers.cli.search import show
+from consumers.cli import output
+from consumers.cli.output import one_line, show_results
 
 HOSTILE = [
     "[/]", "[/INST]", "[INST] hi [/INST]", "[/red]", "[bold]x[/italic]", "[red]x[/red]", "[on red]   [/]",
@@ -45,7 +45,7 @@ def a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return stream
 
 
-@pytest.mark.parametrize("make", [tables.stdout, Console])
+@pytest.mark.parametrize("make", [output.stdout, Console])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_terminal_shows_texts_ids_and_titles_as_they_are(
     monkeypatch: pytest.MonkeyPatch, text: str, make: Any
@@ -53,12 +53,12 @@ def test_a_terminal_shows_texts_ids_and_titles_as_they_are(
     terminal = a_terminal(monkeypatch)
     console = make()
     assert console.is_terminal
-    show(result(text, text), console, title=text)
+    show_results(result(text, text), console, title=text)
     printed = ALLOWED.sub("", terminal.getvalue())
     assert printed.replace("\n", "").isprintable()
-    shown = tables.printable(text)
+    shown = one_line(text)
     assert printed.count(shown) >= 3, printed  # title, text, warning, and the id where it fits its column
 
 
 def test_control_and_format_characters_are_shown_as_escapes() -> None:
-    assert tables.printable("a\x9b31m\u202eb\x1b\n c") == "a\\x9b31m\\u202eb\\x1b c"
+    assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\x9b31m\\u202eb\\x1b c"

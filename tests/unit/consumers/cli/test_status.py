@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from consumers.cli.status import collect, exit_code, show
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from pipeline.errors import Unavailable
 from tests.support.documents import put
 from tests.support.fakes.milvus import FakeMilvus

@@ -21,7 +21,7 @@ DESCRIPTORS = 256
 SERVER = """
 import os, resource, sys
 from contextlib import suppress
-from pipeline.telemetry.metrics import configure_logging
+from pipeline.telemetry import configure_logging
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.served import query_server, side_port
 from tests.support.rigs.search import COLLECTION, DOCUMENTS

@@ -11,7 +11,7 @@ from consumers.dead_letters.limits import DeadLetterLimits
 from consumers.kafka import KafkaSettings, decode_dead_letter
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.store import SweepPolicy
-from pipeline.telemetry.metrics import OUTCOMES
+from pipeline.telemetry import OUTCOMES
 from tests.support.fakes.kafka import FakeBroker, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.log_text import LogText

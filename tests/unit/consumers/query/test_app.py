@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from consumers.query.app import create_app
-from consumers.wiring.common import readiness
+from consumers.wiring.query import readiness
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query import Limits, Searcher
 from pipeline.query.query_batcher import QueryBatcher
-from pipeline.telemetry.metrics import QueryMetrics
+from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.log_text import LogText
 from tests.support.rigs.search import COLLECTION, Library

@@ -10,8 +10,8 @@ from tests.support.documents import source_record
 NOW_MS = 1_795_348_800_000
 """2026-11-22T12:00:00Z"""
 SKEW_MS = 600_000
-RETENTION_MS = 30 * 86_400_000
-LIMITS = IntakeLimits(max_record_bytes=200_000, future_skew_ms=SKEW_MS, retention_ms=RETENTION_MS)
+MAX_EVENT_AGE_MS = 30 * 86_400_000
+LIMITS = IntakeLimits(max_record_bytes=200_000, future_skew_ms=SKEW_MS, max_event_age_ms=MAX_EVENT_AGE_MS)
 
 
 def record_of(value: object, key: bytes | None = b"key", timestamp_ms: int = NOW_MS) -> SourceRecord:

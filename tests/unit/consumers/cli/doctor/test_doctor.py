@@ -6,8 +6,8 @@ import pytest
 from consumers.cli.doctor.findings import Finding, Findings
 from consumers.cli.doctor.milvus import examine_milvus
 from consumers.cli.doctor.run import examine, exit_code, show
-from consumers.config.settings import Settings, load_settings
-from consumers.wiring import common as wiring
+from consumers.config import Settings, load_settings
+from consumers.wiring import connections
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import Unavailable, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger
@@ -46,7 +46,7 @@ def _bad(found: Iterable[Finding]) -> list[tuple[str, str]]:
 
 def test_a_sound_collection_has_no_finding(milvus: FakeMilvus) -> None:
     _make(milvus, "d20261121", "d20261122")
-    found = _found(_settings("partitioning.retention=30d"))
+    found = _found(_settings("partitioning.max_event_age=30d"))
     assert _bad(found) == []
     assert {one.check for one in found} == {
         "milvus.reachable",
@@ -93,8 +93,8 @@ def test_another_model_is_a_problem(milvus: FakeMilvus) -> None:
         (["d20261121", "d20261122"], ["partitioning.max_partitions=2"], [("milvus.partitions", "problem")]),
         (CROWDED, ["partitioning.max_partitions=10"], [("milvus.partitions", "warning")]),
         (MIXED, [], [("milvus.partitions", "warning")]),
-        (["d20261001", "d20261122"], ["partitioning.retention=7d"], [("milvus.retention", "warning")]),
-        (["d20261115"], ["partitioning.retention=7d"], []),  # it ends 6.5 days before noon of the 22nd
+        (["d20261001", "d20261122"], ["partitioning.max_event_age=7d"], [("milvus.retention", "warning")]),
+        (["d20261115"], ["partitioning.max_event_age=7d"], []),  # it ends 6.5 days before noon of the 22nd
     ],
 )
 def test_milvus_partitions(milvus: FakeMilvus, days: list[str], sets: list[str], bad: list[tuple[str, str]]) -> None:
@@ -113,7 +113,7 @@ def test_more_than_128_partitions_and_released_ones_are_told(milvus: FakeMilvus)
 @pytest.mark.parametrize(("number", "says"), [((2, 2, 9), "never tested"), ((2, 3, 5), "can lose deletes")])
 def test_an_old_server_is_told(monkeypatch: pytest.MonkeyPatch, number: tuple[int, int, int], says: str) -> None:
     old = FakeMilvus(server=ServerInfo("v" + ".".join(map(str, number)), number, lite=False))
-    monkeypatch.setattr(wiring, "milvus", lambda _: nullcontext(old))
+    monkeypatch.setattr(connections, "milvus", lambda _: nullcontext(old))
     _make(old)
     found = [one for one in _found(_settings()) if one.level != "ok"]
     assert [(one.check, one.level) for one in found] == [("milvus.version", "warning")]

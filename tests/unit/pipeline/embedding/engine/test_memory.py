@@ -10,7 +10,7 @@ _MEASURE = """
 import json, random
 import numpy as np
 from transformers import BertConfig, BertModel
-from consumers.wiring import process_memory
+from pipeline.telemetry import process_memory
 from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from tests.unit.pipeline.embedding.bare_models import SPECIAL_TOKENS, forward_of

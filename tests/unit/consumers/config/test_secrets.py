@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from consumers.config.loading import exposed_secrets
-from consumers.config.settings import Settings, load_settings, shown
+from consumers.config import Settings, exposed_secrets, load_settings, masked_values
 from pipeline.errors import UsageError
 
 PASSWORDS = [
@@ -116,7 +115,9 @@ def test_a_file_of_a_secret_keeps_its_blanks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["http://root:pa@ss/w0rd@h:1", "https://apikey-secret@h", "tcp://u:pass@h/db"])
 def test_what_is_shown_holds_no_user_part_of_an_address(uri: str) -> None:
-    plain = shown(load_settings(None, {}, [f"milvus.uri={uri}", "kafka.socks5_proxy=socks5://u:hunter2@proxy:1080"]))
+    plain = masked_values(
+        load_settings(None, {}, [f"milvus.uri={uri}", "kafka.socks5_proxy=socks5://u:hunter2@proxy:1080"])
+    )
     assert plain["milvus"]["uri"] == re.sub("://.*@", "://********@", uri)
     assert plain["kafka"]["socks5_proxy"] == "socks5://********@proxy:1080"
 

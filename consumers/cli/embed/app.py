@@ -1,4 +1,4 @@
-"""The commands about the model alone: `embed` and `bench embed`."""
+"""The commands `embed` and `bench embed`."""
 
 import sys
 from typing import Annotated
@@ -22,9 +22,9 @@ def embed(
     A text without a vector (blank, or one that the model makes no numbers of) is named on stderr; exit 1 at the end.
     """
     settings = load(config, sets)
-    from consumers.cli import embed as command
+    from consumers.cli.embed import vectors
 
-    failed = command.run(settings, command.expand(texts, sys.stdin), query=query, whole=json_)
+    failed = vectors.run(settings, vectors.expand(texts, sys.stdin), query=query, whole=json_)
     raise typer.Exit(int(failed > 0))
 
 
@@ -41,12 +41,12 @@ def bench_embed(
     """Measure how fast this machine embeds: real texts of 5 to 10,000 tokens, cut into chunks as configured.
 
     The share of the peak is that of the matrix products which this machine reaches in the same precision with the
-    same number of threads, measured in the same run. Nothing else should run meanwhile.
+    same number of threads, measured in the same run. Nothing else should run on the machine.
     """
     given = {"model": model, "device": device, "dtype": dtype}
     overrides = [f"embedding.{name}={value}" for name, value in given.items() if value is not None]
     settings = load(config, [*(sets or ()), *overrides])
-    from consumers.cli import bench_embed as command
+    from consumers.cli.embed import bench
 
-    figures = command.measure(settings, seconds)
-    print_json(figures) if json_ else command.show(figures)
+    figures = bench.measure(settings, seconds)
+    print_json(figures) if json_ else bench.show(figures)

@@ -2,14 +2,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumers.cli.dlq import ShownLetter, one, show_list, show_one
-from consumers.config.settings import Settings
+from consumers.cli.dlq.reading import DeadLetterView, one, show_list, show_one
+from consumers.config import Settings
 from consumers.kafka import decode_dead_letter
 from pipeline.errors import UsageError
 from pipeline.records import Position, SourceRecord
 
 
-def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = ()) -> ShownLetter:
+def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = ()) -> DeadLetterView:
     about = (
         ("__connect.errors.topic", b"docs"),
         ("__connect.errors.partition", b"3"),
@@ -19,7 +19,7 @@ def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str,
         ("milvus-stream.reason", b"invalid_json"),
     )
     position = Position("docs.dlq", 0, 5)
-    return ShownLetter(decode_dead_letter(SourceRecord(position, 1_795_348_800_000, key, value, (*headers, *about))))
+    return DeadLetterView(decode_dead_letter(SourceRecord(position, 1_795_348_800_000, key, value, (*headers, *about))))
 
 
 def test_a_letter_as_json() -> None:

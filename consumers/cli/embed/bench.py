@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from consumers.cli.demo.documents import stdlib_documents
 from consumers.cli.output import stdout, table
-from consumers.config.settings import Settings
-from consumers.wiring import common as wiring
-from consumers.wiring import process_memory
+from consumers.config import Settings
+from consumers.local import stdlib_documents
+from consumers.wiring import documents
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder, HashEmbedder
 from pipeline.errors import UsageError
+from pipeline.telemetry import process_memory
 
 ROUNDS = 3
 _FIRST = 32
@@ -54,9 +54,9 @@ def measure(settings: Settings, seconds: float) -> dict[str, Any]:
         raise UsageError(f"embedding.model is {settings.embedding.model}: there is no model to measure, set one")
     _say(f"loading {settings.embedding.model}")
     began = time.perf_counter()
-    with wiring.embedder(settings) as model:
+    with documents.embedder(settings) as model:
         loaded_s = time.perf_counter() - began
-        bench = _Bench(model, wiring.chunker(settings, model), settings.batch.max_records)
+        bench = _Bench(model, documents.chunker(settings, model), settings.batch.max_records)
         rounds = bench.run(seconds)
         return {
             **_facts(model),
@@ -110,7 +110,7 @@ class _Bench:
             began = time.perf_counter()
             self._model.embed_queries([text.partition("\n")[0]])
             times.append(1000 * (time.perf_counter() - began))
-        return _middle(times)
+        return _median(times)
 
     def memory(self) -> dict[str, int | None]:
         """Bytes held when the model was loaded, and at most while it embedded: the GPU's, or this process's."""
@@ -167,30 +167,30 @@ class _Bench:
 def summarize(rounds: Sequence[Round]) -> dict[str, Any]:
     """Medians over the rounds; a share is taken within its round, then the median of the shares."""
     return {
-        "tokens_per_s": _middle(each.tokens / each.embed_s for each in rounds),
-        "documents_per_s": _middle(each.documents / each.embed_s for each in rounds),
-        "chunks_per_s": _middle(each.chunks / each.embed_s for each in rounds),
-        "tokens_per_document": _middle(each.tokens / each.documents for each in rounds),
-        "tokenizing_documents_per_s": _middle(each.documents / each.chunk_s for each in rounds),
-        "cpu_s_per_1000_documents": _middle(1000 * each.cpu_s / each.documents for each in rounds),
-        "flops_per_s": _middle(each.flops / each.embed_s for each in rounds),
-        "peak_flops_per_s": _middle(each.peak for each in rounds),
-        "share_of_peak": _middle(each.flops / each.embed_s / each.peak for each in rounds),
-        "documents_per_s_rounds": [float(f"{each.documents / each.embed_s:.4g}") for each in rounds],
+        "tokens_per_s": _median(one.tokens / one.embed_s for one in rounds),
+        "documents_per_s": _median(one.documents / one.embed_s for one in rounds),
+        "chunks_per_s": _median(one.chunks / one.embed_s for one in rounds),
+        "tokens_per_document": _median(one.tokens / one.documents for one in rounds),
+        "tokenizing_documents_per_s": _median(one.documents / one.chunk_s for one in rounds),
+        "cpu_s_per_1000_documents": _median(1000 * one.cpu_s / one.documents for one in rounds),
+        "flops_per_s": _median(one.flops / one.embed_s for one in rounds),
+        "peak_flops_per_s": _median(one.peak for one in rounds),
+        "share_of_peak": _median(one.flops / one.embed_s / one.peak for one in rounds),
+        "documents_per_s_rounds": [float(f"{one.documents / one.embed_s:.4g}") for one in rounds],
     }
 
 
 def show(figures: Mapping[str, Any]) -> None:
     """The figures as a table, rates first."""
     spread = ", ".join(f"{rate:,.0f}" for rate in figures["documents_per_s_rounds"])
-    each = f"{figures['tokens_per_document']:.0f} tokens each"
+    tokens_each = f"{figures['tokens_per_document']:.0f} tokens each"
     share, peak = figures["share_of_peak"], figures["peak_flops_per_s"]
     where = "GPU memory" if figures["device"] != "cpu" else "memory of the process"
     rows = [
         ("tokens/s", f"{figures['tokens_per_s']:,.0f}"),
         (
             "documents/s",
-            f"{figures['documents_per_s']:,.0f} (rounds: {spread}), {each}",
+            f"{figures['documents_per_s']:,.0f} (rounds: {spread}), {tokens_each}",
         ),
         ("chunks/s", f"{figures['chunks_per_s']:,.0f}"),
         ("share of the matrix-product peak", f"{share:.0%} of {peak / 1e9:,.0f} GFLOP/s"),
@@ -221,7 +221,7 @@ def _limit(model: float, tokenizing: float) -> str:
 def _memory(figures: Mapping[str, Any]) -> str:
     loaded, most = figures["memory_loaded_bytes"], figures["memory_peak_bytes"]
     if loaded is None or most is None:
-        return "not told by this system"
+        return "not known on this system"
     return f"{most / 2**30:.2f} GiB; when the model was loaded {loaded / 2**30:.2f} GiB"
 
 
@@ -251,7 +251,7 @@ def _facts(model: Embedder) -> dict[str, Any]:
     }
 
 
-def _middle(values: Iterable[float]) -> float:
+def _median(values: Iterable[float]) -> float:
     return float(f"{median(values):.4g}")
 
 

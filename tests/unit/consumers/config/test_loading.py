@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.config.settings import load_settings, shown
+from consumers.config import Settings, load_settings, masked_values
 from pipeline.errors import UsageError
 
 
@@ -28,6 +28,11 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
         (["batch.max_recrods=5"], "unknown setting batch.max_recrods: did you mean batch.max_records?"),
         (["batch.max_wait=5"], "batch.max_wait: write a number with a unit"),
         (["batch.max_bytes=many"], "batch.max_bytes: write a number of bytes"),
+        (["batch.max_bytes=5ib"], "batch.max_bytes: write a number of bytes"),
+        (["batch.max_bytes=1MiB or so"], "batch.max_bytes: write a number of bytes"),
+        (["partitioning.retention=90d"], "partitioning.retention: it is partitioning.max_event_age now"),
+        (["partitioning.too_old=dead_letter"], "unknown setting partitioning.too_old"),
+        (["record.format=avro"], "record.format: must be one of auto, json, text"),
         (["milvus=5"], "setting milvus: expected keys below it"),
         (["nonsense"], "write --set section.key=value"),
         (["milvus.collection=has space"], "milvus.collection"),
@@ -70,18 +75,32 @@ def test_secrets_come_from_environment_or_file_and_are_never_shown(tmp_path: Pat
     assert settings.milvus.token is not None
     assert settings.milvus.token.get_secret_value() == "from-a-file"
     assert settings.kafka.client_options == {"sasl_plain_password": "from-env"}
-    printed = str(shown(settings)) + repr(settings.milvus)
+    printed = str(masked_values(settings)) + repr(settings.milvus)
     assert "from-a-file" not in printed
-    assert "from-env" not in str(shown(settings))
+    assert "from-env" not in str(masked_values(settings))
 
 
 def test_what_is_shown_loads_again_to_the_same(tmp_path: Path) -> None:
     import yaml
 
-    settings = load_settings(None, {}, ["partitioning.retention=90d", "batch.max_bytes=3MiB", "milvus.index.type=FLAT"])
+    settings = load_settings(
+        None, {}, ["partitioning.max_event_age=90d", "batch.max_bytes=3MiB", "milvus.index.type=FLAT"]
+    )
     file = tmp_path / "again.yaml"
-    file.write_text(yaml.safe_dump(shown(settings)))
+    file.write_text(yaml.safe_dump(masked_values(settings)))
     assert load_settings(file, {}, []) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("7", 7), ("1MiB", 2**20), ("512 kib", 2**19), ("8MB", 8_000_000), ("1.5KiB", 1536)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert load_settings(None, {}, [f"batch.max_bytes={text}"]).batch.max_bytes == size
+
+
+def test_the_schema_names_the_formats() -> None:
+    schema = Settings.model_json_schema()["$defs"]["RecordSection"]["properties"]["format"]
+    assert schema["enum"] == ["auto", "json", "text"]
 
 
 def test_another_index_type_does_not_inherit_the_parameters_of_hnsw() -> None:

@@ -5,11 +5,17 @@ import json
 import pytest
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.json import MAX_DEPTH, Format, parse
+from pipeline.intake.formats import REGISTRY, Content
+from pipeline.intake.formats.json import MAX_DEPTH
 from pipeline.intake.reasons import Reason
+from tests.unit.pipeline.intake.decoding import record_of
 
 
-def _refusal(value: bytes, form: Format = "auto") -> RecordRejected:
+def parse(value: bytes, form: str) -> Content:
+    return REGISTRY[form].read(record_of(value))
+
+
+def _refusal(value: bytes, form: str = "auto") -> RecordRejected:
     with pytest.raises(RecordRejected) as caught:
         parse(value, form)
     return caught.value
@@ -32,7 +38,7 @@ def _refusal(value: bytes, form: Format = "auto") -> RecordRejected:
         (b'{"a": "\\u0000\\ud83d\\ude00"}', "auto", {"a": "\x00😀"}),
     ],
 )
-def test_what_a_value_is(value: bytes, form: Format, parsed: object) -> None:
+def test_what_a_value_is(value: bytes, form: str, parsed: object) -> None:
     assert parse(value, form) == parsed
 
 
@@ -42,7 +48,7 @@ def test_in_auto_what_begins_like_an_object_is_never_taken_as_text(value: bytes)
 
 
 @pytest.mark.parametrize("form", ["auto", "json", "text"])
-def test_a_schema_registry_s_format_is_named(form: Format) -> None:
+def test_a_schema_registry_s_format_is_named(form: str) -> None:
     assert _refusal(b"\x00\x00\x00\x00\x07\x02a", form).reason == Reason.UNSUPPORTED_FORMAT
 
 

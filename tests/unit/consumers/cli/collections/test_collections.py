@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumers.cli import collections as command
+from consumers.cli.collections import dropping, listing
 from consumers.cli.inventory import own_collections, partition_rows
-from consumers.config.settings import Settings
+from consumers.config import Settings
 from pipeline.errors import Mismatch, NotFound, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger
 from pipeline.store.milvus.api import CollectionSpec, FieldInfo, IndexInfo, ServerInfo
@@ -41,7 +41,7 @@ def test_collections_are_listed_with_their_ledger_folded_in(milvus: FakeMilvus, 
     _fill(milvus, "old")
     milvus.create_collection(FOREIGN)
     open_ledger(milvus, "gone")
-    rows = _named(command.list_all(settings))
+    rows = _named(listing.list_all(settings))
     assert list(rows) == ["gone", "news", "old"]
     assert rows["news"] == {
         "name": "news",
@@ -101,7 +101,7 @@ def test_without_time_partitions_the_default_one_is_shown(lite: bool) -> None:
 
 def test_info_of_a_collection(milvus: FakeMilvus, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     _fill(milvus)
-    found = command.info(settings, "news")
+    found = listing.info(settings, "news")
     assert (found["name"], found["rows"], found["documents"], found["ledger"]) == ("news", 5, 3, "news__ledger")
     assert found["model"] == {"name": "model"}
     assert {"name": "vector", "type": "FLOAT_VECTOR", "primary": False, "dimension": 8, "max_length": None} in found[
@@ -109,7 +109,7 @@ def test_info_of_a_collection(milvus: FakeMilvus, settings: Settings, capsys: py
     ]
     assert found["indexes"]["vector"]["indexed_rows"] == 5
     assert [one["rows"] for one in found["partitions"]] == [4, 1]
-    command.show_info(found)
+    listing.show_info(found)
     printed = capsys.readouterr().out
     assert "5 rows, 3 documents" in printed
     assert "d20261122" in printed
@@ -117,15 +117,15 @@ def test_info_of_a_collection(milvus: FakeMilvus, settings: Settings, capsys: py
 
 def test_info_of_a_foreign_collection_says_so(milvus: FakeMilvus, settings: Settings) -> None:
     milvus.create_collection(FOREIGN)
-    found = command.info(settings, "theirs")
+    found = listing.info(settings, "theirs")
     assert (found["model"], found["ledger"], found["documents"]) == (None, None, None)
 
 
 def _dropped(settings: Settings, name: str) -> None:
-    command.drop(settings, name, dry_run=False, yes=True)
+    dropping.drop(settings, name, dry_run=False, yes=True)
 
 
-@pytest.mark.parametrize("act", [command.info, _dropped])
+@pytest.mark.parametrize("act", [listing.info, _dropped])
 @pytest.mark.parametrize(
     ("name", "refusal"),
     [
@@ -153,7 +153,7 @@ def test_drop_removes_collection_and_ledger_the_ledger_first(
 ) -> None:
     _fill(milvus)
     _fill(milvus, "other")
-    command.drop(settings, "news", dry_run=False, yes=True)
+    dropping.drop(settings, "news", dry_run=False, yes=True)
     assert milvus.collections() == ["other", "other__ledger"]
     assert [name for call, name, _ in milvus.calls if call == "drop_collection"] == ["news__ledger", "news"]
     captured = capsys.readouterr()
@@ -164,8 +164,8 @@ def test_drop_removes_collection_and_ledger_the_ledger_first(
 def test_a_drop_cut_off_half_way_can_be_finished(milvus: FakeMilvus, settings: Settings) -> None:
     open_ledger(milvus, "news")
     with pytest.raises(NotFound, match="only the ledger"):
-        command.info(settings, "news")
-    command.drop(settings, "news", dry_run=False, yes=True)
+        listing.info(settings, "news")
+    dropping.drop(settings, "news", dry_run=False, yes=True)
     assert milvus.collections() == []
 
 
@@ -173,11 +173,11 @@ def test_a_dry_run_and_a_drop_that_nobody_confirms_change_nothing(
     milvus: FakeMilvus, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fill(milvus)
-    command.drop(settings, "news", dry_run=True, yes=True)
+    dropping.drop(settings, "news", dry_run=True, yes=True)
     assert "would drop collection news on http://localhost:19530: 5 rows in 2 partitions" in capsys.readouterr().out
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(UsageError, match="--yes"):
-        command.drop(settings, "news", dry_run=False, yes=False)
+        dropping.drop(settings, "news", dry_run=False, yes=False)
     assert milvus.collections() == ["news", "news__ledger"]
 
 
@@ -185,6 +185,6 @@ def test_a_collection_of_somebody_else_is_not_dropped(milvus: FakeMilvus, settin
     milvus.create_collection(FOREIGN)
     milvus.upsert("theirs", None, [{"id": "ab", "vector": np.ones(4, dtype=np.float32)}])
     with pytest.raises(Mismatch, match="not made by milvus-stream"):
-        command.drop(settings, "theirs", dry_run=False, yes=True)
+        dropping.drop(settings, "theirs", dry_run=False, yes=True)
     assert milvus.count("theirs") == 1
     assert own_collections(milvus) == []

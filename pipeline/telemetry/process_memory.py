@@ -1,4 +1,4 @@
-"""The memory of this process, now and at its peak (on Linux only; elsewhere None), and what is there to stay."""
+"""The memory of this process: now and at its peak (Linux only; elsewhere None), and kept out of the collector."""
 
 import gc
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _FORGET_PEAK = "5"
 def frozen() -> Iterator[None]:
     """Leave the objects that are there now out of Python's garbage collection until the end of the block.
 
-    Looking them through again and again would take a sixth of an ingest worker's processor time, and hold Python's lock
+    Traversing them again and again would take a sixth of an ingest worker's processor time, and hold Python's lock
     for 0.1 s at a time. At the end they are given back, or libraries would report them as leaked when Python exits.
     """
     gc.freeze()

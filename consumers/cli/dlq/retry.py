@@ -5,16 +5,15 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from consumers.cli.dlq import dead_letter_topic
-from consumers.cli.output import printable, stderr, stdout, table
-from consumers.config.settings import Settings
+from consumers.cli.inventory import dead_letter_topic
+from consumers.cli.output import one_line, progress_line, stdout, table
+from consumers.config import Settings
 from consumers.dead_letters.retry import DeadLetterRetry, RetryReport, Stored
 from consumers.dead_letters.selection import LetterFilter, Outcome
 from consumers.dead_letters.uncommitted_tail import Committed
 from consumers.kafka import KafkaSettings, TopicFacts, group_lag, topic_facts
-from consumers.wiring import common as wiring
+from consumers.wiring import connections, documents
+from consumers.wiring.modes import mode_of
 from pipeline.records import KafkaPartition
 from pipeline.store import STALENESS_S, Entry, Key, Ledger, WritePolicy, ledger_name, open_ledger
 
@@ -26,10 +25,10 @@ _WORDS: Mapping[Outcome, str] = {
     Outcome.WAITING: "left: the group has not committed the record yet and reads it again by itself",
     Outcome.TRUNCATED: "left: cut short, the whole record is in its topic or lost",
     Outcome.OTHER_TOPIC: "left: from a topic that is not in kafka.topics",
-    Outcome.NO_ORIGIN: "left: they do not say where the record stood",
+    Outcome.NO_ORIGIN: "left: they do not name the position of their record",
     Outcome.REFUSED: "refused by their topic",
-    Outcome.GONE: "gone from the dead-letter topic meanwhile",
-    Outcome.LEFT: "not looked at: beyond --limit, or stopped before",
+    Outcome.GONE: "gone from the dead-letter topic since",
+    Outcome.LEFT: "not reached: beyond --limit, or stopped before",
 }
 
 
@@ -42,18 +41,18 @@ def run(
     dry_run: bool,
     force: bool,
 ) -> RetryReport:
-    """Put letters back; `force`: even where a newer version of the document is there.
+    """Put dead letters back; `force`: even where a newer version of the document is there.
 
     Raises UsageError (filter, missing topic or right), Unavailable (Kafka, and Milvus for the newer versions), Stopped
     when another run has taken over.
     """
     wanted = LetterFilter.parse(filters)
     kafka, topic = dead_letter_topic(settings)
-    with _stored(settings, force=force) as stored, _progress() as progress:
+    with _stored(settings, force=force) as stored, progress_line() as progress:
         retry = DeadLetterRetry(
             kafka,
             topic,
-            decoder=wiring.decoder(settings),
+            decoder=documents.decoder(settings),
             committed=_committed(kafka),
             stored=stored,
             create_notes=settings.kafka.create_dead_letter_topic,
@@ -69,19 +68,19 @@ def exit_code(report: RetryReport) -> int:
 
 
 def show(report: RetryReport) -> None:
-    """Print the counts and the first letters, with a dry run all that would be done."""
+    """Print the counts and the first dead letters, with a dry run all that would be done."""
     if not report.counts.total():
         return
     console = stdout()
     rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in Outcome if report.counts[outcome]]
     rows += [(f"put back, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
-    console.print(table(("nothing was changed: a dry run" if report.dry_run else "letters", ""), rows))
-    told = [one for one in report.told if report.dry_run or one["outcome"] not in _QUIET]
-    if told:
-        shown = [(one["position"], one["origin"], one["outcome"], one["why"]) for one in told[:_SHOWN]]
-        console.print(table(("position", "rejected record", "outcome", "why"), shown))
-    if len(told) > _SHOWN:
-        console.print(f"and {len(told) - _SHOWN:,} more; --json lists all")
+    console.print(table(("nothing was changed: a dry run" if report.dry_run else "dead letters", ""), rows))
+    reported = [one for one in report.told if report.dry_run or one["outcome"] not in _QUIET]
+    if reported:
+        rows_shown = [(one["position"], one["origin"], one["outcome"], one["why"]) for one in reported[:_SHOWN]]
+        console.print(table(("position", "rejected record", "outcome", "why"), rows_shown))
+    if len(reported) > _SHOWN:
+        console.print(f"and {len(reported) - _SHOWN:,} more; --json lists all")
 
 
 _QUIET = (Outcome.PUT_BACK, Outcome.RETRIED_BEFORE)
@@ -91,7 +90,7 @@ def _note(report: RetryReport, wanted: LetterFilter) -> None:
     if not report.letters:
         sys.stderr.write("no dead letters\n")
     elif not report.counts.total():
-        seen = ", ".join(f"{printable(name)} ({count})" for name, count in report.seen.most_common(_SHOWN))
+        seen = ", ".join(f"{one_line(name)} ({count})" for name, count in report.seen.most_common(_SHOWN))
         sys.stderr.write(f"no dead letter passes {wanted}; there are the reasons: {seen}\n")
     if report.rejected_again:
         sys.stderr.write(
@@ -101,7 +100,7 @@ def _note(report: RetryReport, wanted: LetterFilter) -> None:
 
 def _committed(kafka: KafkaSettings) -> dict[KafkaPartition, Committed]:
     facts = topic_facts(kafka, kafka.topics)
-    ids = {name: found.topic_id for name, found in facts.items() if isinstance(found, TopicFacts)}
+    ids = {name: details.topic_id for name, details in facts.items() if isinstance(details, TopicFacts)}
     return {
         (lag.topic, lag.partition): Committed(lag.committed, lag.start, ids.get(lag.topic, ""))
         for lag in group_lag(kafka)
@@ -111,41 +110,19 @@ def _committed(kafka: KafkaSettings) -> dict[KafkaPartition, Committed]:
 @contextmanager
 def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
     """What the ledger says of documents, read strongly; None where nothing can be newer or nobody wants to know."""
-    if force or settings.mode == "append":
+    if force or not mode_of(settings).one_version:
         yield None
         return
     name = settings.milvus.collection
-    with wiring.milvus(settings) as api:
-        there = api.describe(ledger_name(name)) is not None
-        if there:
+    with connections.milvus(settings) as api:
+        has_ledger = api.describe(ledger_name(name)) is not None
+        if has_ledger:
             open_ledger(api, name)
 
-        def look(keys: Collection[Key]) -> Mapping[Key, Entry]:
-            if not there:
+        def read_entries(keys: Collection[Key]) -> Mapping[Key, Entry]:
+            if not has_ledger:
                 return {}
-            found = Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S).read(keys)
-            return {key: entry for key, (entry, _) in found.items() if entry is not None}
+            entries = Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S).read(keys)
+            return {key: entry for key, (entry, _) in entries.items() if entry is not None}
 
-        yield look
-
-
-@contextmanager
-def _progress() -> Iterator["_Bar"]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress)
-
-
-class _Bar:
-    """One bar for each thing that is done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._what = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show how far it has come."""
-        if what != self._what:
-            self._what, self._task = what, self._progress.add_task(what, total=total)
-        self._progress.update(self._task, completed=done, total=total)
+        yield read_entries

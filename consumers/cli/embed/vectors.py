@@ -10,12 +10,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from consumers.config.settings import Settings
-from consumers.wiring import common as wiring
+from consumers.config import Settings
+from consumers.wiring import documents
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 
-_TOGETHER = 256
+_GROUP_TEXTS = 256
 """Texts embedded at a time: enough for full batches, few enough that a long input is answered as it comes."""
 _SHOWN = 4
 
@@ -55,7 +55,7 @@ class TextVector:
 
 
 def expand(texts: Sequence[str], standard_input: TextIO) -> Iterator[str]:
-    """The texts; each `-` stands for the lines of standard input."""
+    """The texts, with each `-` replaced by the lines of standard input."""
     for text in texts:
         if text == "-":
             yield from (line.removesuffix("\n") for line in standard_input)
@@ -66,30 +66,30 @@ def expand(texts: Sequence[str], standard_input: TextIO) -> Iterator[str]:
 def run(settings: Settings, texts: Iterable[str], *, query: bool, whole: bool) -> int:
     """Print the vectors to stdout as they come; returns how many texts have none, each named on stderr."""
     failed = 0
-    with wiring.embedder(settings) as model:
-        for found in vectors(settings, model, texts, query=query):
-            if isinstance(found, str):
+    with documents.embedder(settings) as model:
+        for vector in vectors(settings, model, texts, query=query):
+            if isinstance(vector, str):
                 failed += 1
-                sys.stderr.write(found + "\n")
+                sys.stderr.write(vector + "\n")
             else:
-                sys.stdout.write((found.json_line() if whole else found.line()) + "\n")
+                sys.stdout.write((vector.json_line() if whole else vector.line()) + "\n")
     return failed
 
 
 def vectors(settings: Settings, model: Embedder, texts: Iterable[str], *, query: bool) -> Iterator[TextVector | str]:
     """The vectors in the order of the texts; instead of one, what is wrong with that text."""
-    chunker = wiring.chunker(settings, model)
+    chunker = documents.chunker(settings, model)
     numbered = enumerate(texts)
-    while group := list(islice(numbered, _TOGETHER)):
+    while group := list(islice(numbered, _GROUP_TEXTS)):
         wanted = [(number, text) for number, text in group if text.strip()]
-        made = iter(_of_queries(model, wanted) if query else _of_documents(model, chunker, wanted))
+        groups = iter(_of_queries(model, wanted) if query else _of_documents(model, chunker, wanted))
         for number, text in group:
             if not text.strip():
                 yield f"text {number} is blank: it has no vector"
                 continue
-            mine = next(made)
-            if all(np.isfinite(each.vector).all() for each in mine):
-                yield from mine
+            text_vectors = next(groups)
+            if all(np.isfinite(chunk.vector).all() for chunk in text_vectors):
+                yield from text_vectors
             else:
                 yield f"text {number}: the model's vector of it has components that are no numbers"
 
@@ -105,4 +105,4 @@ def _of_documents(model: Embedder, chunker: Chunker, numbered: Sequence[tuple[in
     chunked = chunker.chunk([text for _, text in numbered])
     rows = iter(model.embed([chunk for chunks in chunked for chunk in chunks]))
     for (number, _), chunks in zip(numbered, chunked, strict=True):
-        yield [TextVector(number, each.index, len(chunks), len(each.token_ids), next(rows)) for each in chunks]
+        yield [TextVector(number, chunk.index, len(chunks), len(chunk.token_ids), next(rows)) for chunk in chunks]

@@ -1,0 +1,1 @@
+"""`milvus-stream collections`: the collections that milvus-stream made in Milvus."""

@@ -1,0 +1,117 @@
+"""`milvus-stream collections`: what milvus-stream has made in Milvus, and how to remove it."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from consumers.cli.inventory import (
+    OwnCollection,
+    count_rows,
+    find_collection,
+    live_documents,
+    own_collections,
+    partition_rows,
+)
+from consumers.cli.output import one_line, stdout, table
+from consumers.config import Settings
+from consumers.wiring import connections
+from pipeline.errors import NotFound
+from pipeline.store import MilvusServerApi
+
+
+def list_all(settings: Settings) -> list[dict[str, Any]]:
+    """Our collections by name. Keys of each, stable for `--json`:
+
+    `name`, `configured` (it is milvus.collection), `rows` (null: not loaded, or gone), `model`, `dimension`,
+    `partitions`, `ledger` (its name or null), `note` (null, or what is wrong with it). Raises Unavailable, UsageError.
+    """
+    with connections.milvus(settings) as api:
+        return [_listed(settings, api, own) for own in own_collections(api)]
+
+
+def info(settings: Settings, name: str) -> dict[str, Any]:
+    """One collection. Keys, stable for `--json`:
+
+    `name`, `model` (stamp; null: not made by milvus-stream), `fields` [{`name`, `type`, `primary`, `dimension`,
+    `max_length`}], `dynamic`, `indexes` {field: {`type`, `metric`, `params`, `indexed_rows`, `pending_rows`}}, `rows`,
+    `documents` (null: no ledger), `ledger`, `partitions` [{`name`, `from`, `to`, `rows`, `loaded`}].
+    Raises NotFound with similar names, Unavailable, UsageError.
+    """
+    with connections.milvus(settings) as api:
+        own = find_collection(api, name)
+        if own.info is None:
+            raise NotFound(f"of collection {name!r} only the ledger {own.ledger} is left; {_leftover(name)}")
+        held = partition_rows(api, name)
+        indexes = {}
+        for field, index in own.info.indexes.items():
+            indexed, pending = api.index_progress(name, field)
+            progress = {"indexed_rows": indexed, "pending_rows": pending}
+            indexes[field] = {"type": index.type, "metric": index.metric, "params": dict(index.params), **progress}
+        return {
+            "name": name,
+            "model": own.model,
+            "fields": [
+                {name: getattr(field, name) for name in ("name", "type", "primary", "dimension", "max_length")}
+                for field in own.info.fields
+            ],
+            "dynamic": own.info.dynamic,
+            "indexes": indexes,
+            "rows": sum(one.rows or 0 for one in held),
+            "documents": None if own.ledger is None else live_documents(api, name),
+            "ledger": own.ledger,
+            "partitions": [one.as_dict() for one in held],
+        }
+
+
+def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the collections as a table."""
+    if not rows:
+        sys.stderr.write("there is no collection made by milvus-stream\n")
+        return
+    columns = ("name", "configured", "rows", "partitions", "model", "dimension", "ledger", "note")
+    cells = ([row[column] if row[column] is not None else "" for column in columns] for row in rows)
+    stdout().print(table(columns, cells))
+
+
+def show_info(details: Mapping[str, Any]) -> None:
+    """Print one collection."""
+    console = stdout()
+    model = details["model"]
+    model_text = (
+        "-: not made by milvus-stream" if model is None else f"{model.get('name')} ({model.get('digest', '')[:12]})"
+    )
+    documents = "" if details["documents"] is None else f", {details['documents']:,} documents"
+    console.print(f"{details['name']}: {details['rows']:,} rows{documents}, ledger {details['ledger'] or '-'}")
+    console.print(f"model: {one_line(model_text)}\n")
+    columns = ("field", "type", "primary", "dimension", "max bytes")
+    fields = (
+        [field[key] for key in ("name", "type", "primary", "dimension", "max_length")] for field in details["fields"]
+    )
+    console.print(table(columns, fields))
+    console.print(f"other fields (metadata): {'kept' if details['dynamic'] else 'no place for them'}\n")
+    indexes = (
+        (field, one["type"], one["metric"], one["indexed_rows"], one["pending_rows"], one["params"])
+        for field, one in details["indexes"].items()
+    )
+    console.print(table(("index on", "type", "metric", "rows in it", "rows waiting", "parameters"), indexes))
+    console.print("")
+    held = ((one["name"], one["from"], one["to"], one["rows"], one["loaded"]) for one in details["partitions"])
+    console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), held))
+
+
+def _listed(settings: Settings, api: MilvusServerApi, own: OwnCollection) -> dict[str, Any]:
+    model = own.model or {}
+    return {
+        "name": own.name,
+        "configured": own.name == settings.milvus.collection,
+        "rows": count_rows(api, own.name) if own.info is not None else None,
+        "model": model.get("name"),
+        "dimension": model.get("dimension"),
+        "partitions": len(api.partitions(own.name)) if own.info is not None else 0,
+        "ledger": own.ledger,
+        "note": _leftover(own.name) if own.info is None else None,
+    }
+
+
+def _leftover(name: str) -> str:
+    return f"a worker would take its documents for stored: `milvus-stream collections drop {name}` removes the rest"

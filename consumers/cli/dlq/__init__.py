@@ -1,0 +1,1 @@
+"""`milvus-stream dlq`: the dead-letter topic."""

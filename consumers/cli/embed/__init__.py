@@ -1,0 +1,1 @@
+"""`milvus-stream embed` and `milvus-stream bench embed`: the model alone."""

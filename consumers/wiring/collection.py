@@ -1,0 +1,60 @@
+"""The configured collection, its index and the writers into it."""
+
+from dataclasses import asdict
+
+from consumers.config import Settings
+from consumers.wiring.modes import WriteTarget, mode_of
+from pipeline.embedding import Embedder
+from pipeline.store import (
+    IndexSettings,
+    Ledger,
+    MilvusPartitions,
+    MilvusServerApi,
+    Writer,
+    open_collection,
+    open_ledger,
+)
+from pipeline.telemetry import IngestMetrics
+
+
+def index_settings(settings: Settings) -> IndexSettings:
+    """The configured index. Raises UsageError for parameters that its type does not have."""
+    section = settings.milvus.index
+    return IndexSettings(section.type, section.metric, section.params)
+
+
+def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
+    """Open the collection, and its ledger where the mode has one.
+
+    Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
+    """
+    name = settings.milvus.collection
+    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
+    if mode_of(settings).one_version:
+        open_ledger(api, name, create=create)
+
+
+def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
+    """Open the collection for writing; creates what is missing. Raises as `open_configured`."""
+    open_configured(settings, api, model, create=True)
+    name, limit = settings.milvus.collection, settings.partitioning.max_partitions
+    return new_writer(settings, api, model, MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set))
+
+
+def new_writer(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    partitions: MilvusPartitions,
+    ledger: Ledger | None = None,
+) -> Writer:
+    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    target = WriteTarget(
+        api, settings.milvus.collection, partitions, settings.partitioning.by, fingerprint(settings, model)
+    )
+    return mode_of(settings).new_writer(target, ledger)
+
+
+def fingerprint(settings: Settings, model: Embedder) -> str:
+    """Identifies model and chunking: after a change of either, a record that is read again is written again."""
+    return f"{model.stamp.fingerprint}-{settings.chunking.max_tokens}-{settings.chunking.overlap}"

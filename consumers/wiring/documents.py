@@ -1,0 +1,44 @@
+"""What turns records into embedded documents: decoder, chunker, model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from consumers.config import Settings
+from consumers.wiring.modes import mode_of
+from pipeline.chunking import Chunker, ChunkingPolicy
+from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
+from pipeline.intake import Decoder, IntakeLimits, RecordMapping
+
+
+def decoder(settings: Settings) -> Decoder:
+    """The decoder of the configured records."""
+    times = settings.partitioning
+    return Decoder(
+        RecordMapping(**settings.record.model_dump()),
+        IntakeLimits(
+            max_record_bytes=settings.kafka.max_record_bytes,
+            future_skew_ms=_ms(times.future_skew),
+            max_event_age_ms=None if times.max_event_age is None else _ms(times.max_event_age),
+        ),
+        append=not mode_of(settings).one_version,
+    )
+
+
+@contextmanager
+def embedder(settings: Settings) -> Iterator[Embedder]:
+    """The configured model, loaded. Raises UsageError when it is not on this machine or may not be loaded."""
+    model = load_embedder(EmbeddingSettings(**settings.embedding.model_dump()))
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def chunker(settings: Settings, model: Embedder) -> Chunker:
+    """Cuts texts as configured, at most to the model's limit."""
+    return Chunker(model.tokenizer, ChunkingPolicy(settings.chunking.max_tokens, settings.chunking.overlap))
+
+
+def _ms(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)

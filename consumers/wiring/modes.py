@@ -1,0 +1,71 @@
+"""The modes of writing, upsert and append, as values: nothing else compares the names of the setting `mode`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from consumers.config import Settings
+from pipeline.ingest import APPEND, UPSERT, WriteMode
+from pipeline.store import (
+    AppendWriter,
+    Granularity,
+    Ledger,
+    MilvusApi,
+    MilvusPartitions,
+    UpsertWriter,
+    Writer,
+    ledger_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTarget:
+    """A collection that is open for writing."""
+
+    api: MilvusApi
+    collection: str
+    partitions: MilvusPartitions
+    by: Granularity
+    fingerprint: str
+    """Identifies model and chunking: after a change of either, a record that is read again is written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What differs between the modes outside the ingest flow."""
+
+    name: str
+    one_version: bool
+    """A document has one current version, which the ledger knows; deletes exist. Else every record is a document."""
+    flow: WriteMode
+    new_writer: Callable[[WriteTarget, Ledger | None], Writer]
+    """Builds a writer; the ledger may be shared."""
+
+    def collections(self, name: str) -> tuple[str, ...]:
+        """The collections that a writer into `name` fills."""
+        return (name, ledger_name(name)) if self.one_version else (name,)
+
+
+def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
+    return UpsertWriter(
+        target.api,
+        target.collection,
+        target.partitions,
+        target.by,
+        fingerprint=target.fingerprint,
+        ledger=ledger,
+    )
+
+
+def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
+    return AppendWriter(target.api, target.collection, target.partitions, target.by)
+
+
+_MODES: Mapping[str, Mode] = {
+    "upsert": Mode("upsert", one_version=True, flow=UPSERT, new_writer=_upsert_writer),
+    "append": Mode("append", one_version=False, flow=APPEND, new_writer=_append_writer),
+}
+
+
+def mode_of(settings: Settings) -> Mode:
+    """The configured mode."""
+    return _MODES[settings.mode]

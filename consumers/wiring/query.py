@@ -1,0 +1,56 @@
+"""The query worker: a searcher over the configured collection, and the HTTP application around it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+
+import structlog
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from consumers.config import Settings
+from consumers.query.app import create_app
+from consumers.wiring.searches import search_limits, searcher
+from pipeline.embedding import Embedder
+from pipeline.errors import MilvusStreamError
+from pipeline.query import Searcher
+from pipeline.query.query_batcher import QueryBatcher
+from pipeline.store import MilvusServerApi
+from pipeline.telemetry import QueryMetrics
+
+log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iterator[FastAPI]:
+    """The application of a query worker. Raises Mismatch for a collection of another model."""
+    registry = CollectorRegistry()
+    search = searcher(settings, api, model)
+    with closing(QueryBatcher(model.embed_queries)) as batcher:
+        yield create_app(
+            search,
+            batcher,
+            search_limits(settings),
+            readiness(search),
+            registry=registry,
+            metrics=QueryMetrics(registry),
+            concurrency=settings.query.concurrency,
+        )
+
+
+def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:
+    """The readiness check. It logs why searches cannot be answered: clients need not know Milvus's address."""
+    logged = ""
+
+    def ready() -> Mapping[str, str]:
+        nonlocal logged
+        try:
+            search.check()
+        except MilvusStreamError as error:
+            if (why := str(error)) != logged:
+                log.warning("query.not_ready", why=why)
+            logged = why
+            return {"milvus": "the collection cannot be searched now; the line query.not_ready of the log says why"}
+        logged = ""
+        return {}
+
+    return ready

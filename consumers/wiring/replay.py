@@ -1,0 +1,52 @@
+"""The replay job: an ingest worker over a bounded range."""
+
+from importlib.metadata import version
+
+from consumers.config import Settings
+from consumers.replay.guard import GuardedWriter
+from consumers.replay.job import RejectedLog, ReplayProcess
+from consumers.replay.plan import ReplayPlan
+from consumers.replay.range import GroupWatch
+from consumers.replay.source import ReplaySource
+from consumers.wiring.collection import open_writer
+from consumers.wiring.connections import kafka_settings
+from consumers.wiring.ingest import WorkerParts, join_worker
+from consumers.wiring.modes import mode_of
+from pipeline.embedding import Embedder
+from pipeline.ingest import CommitQueue
+from pipeline.store import STALENESS_S, Ledger, MilvusServerApi, WritePolicy
+from pipeline.telemetry import IngestMetrics
+
+
+def replay_process(
+    settings: Settings, plan: ReplayPlan, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics
+) -> ReplayProcess:
+    """Build a replay of `plan`, which must have something to read, into the configured collection.
+
+    Raises the errors of `ingest_worker`.
+    """
+    metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
+    kafka = kafka_settings(settings)
+    receipts = CommitQueue()
+    range_source = ReplaySource(kafka, plan.span, rate=plan.rate)
+    rejected = RejectedLog(receipts.put)
+    writer = open_writer(settings, api, model, metrics)
+    if plan.live and mode_of(settings).one_version:
+        name = settings.milvus.collection
+
+        def ledger(strong: bool) -> Ledger:
+            return Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S if strong else 0.0)
+
+        writer = GuardedWriter(writer, ledger, GroupWatch(kafka).active)
+    # No limit: the range was within it, or the worker stopped, when it was ingested. Its rejected records are counted.
+    parts = WorkerParts(
+        api=api,
+        model=model,
+        source=range_source,
+        writer=writer,
+        dead_letters=rejected,
+        receipts=receipts,
+        metrics=metrics,
+    )
+    worker, _ = join_worker(settings, parts, until_caught_up=True)
+    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics)

@@ -1,0 +1,26 @@
+"""Values that are a document's text and nothing else."""
+
+from pipeline.errors import RecordRejected
+from pipeline.intake.formats.values import decode_utf8, refuse_registry_value
+from pipeline.intake.reasons import Reason
+from pipeline.records import SourceRecord
+
+_SCHEMA_ID_HEADER = "__value_schema_id"
+
+
+class TextFormat:
+    """Reads UTF-8."""
+
+    def read(self, record: SourceRecord) -> str | None:
+        """The text; None for a null value. Raises RecordRejected."""
+        if record.value is None:
+            return None
+        refuse_registry_value(record.value)
+        text = decode_utf8(record.value, "the value")
+        # With the schema's id in a header nothing in the bytes tells Avro from text, and much Avro is valid UTF-8.
+        if any(name == _SCHEMA_ID_HEADER for name, _ in record.headers):
+            message = (
+                f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON; produce JSON or plain text"
+            )
+            raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
+        return text
