@@ -123,7 +123,7 @@ def query_server(
 
 
 @contextmanager
-def side_port(*, host: str = "127.0.0.1") -> Iterator[Served]:
+def probe_server(*, host: str = "127.0.0.1") -> Iterator[Served]:
     """A worker's side port, its worker up."""
     problems: dict[str, str] = {}
     registry = IngestMetrics(CollectorRegistry()).registry
