@@ -31,7 +31,7 @@ soft, hard = map(int, sys.argv[2:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 milvus = FakeMilvus()
 milvus.create_collection(DOCUMENTS)
-with probe_server() if sys.argv[1] == "side-port" else query_server(milvus, COLLECTION) as served:
+with probe_server() if sys.argv[1] == "probe-server" else query_server(milvus, COLLECTION) as served:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     print('{"address": "%s", "port": %d, "limit": %d}' % (served.address, served.port, limit), flush=True)
     held = []
@@ -69,7 +69,7 @@ class Server(Running):
         return client
 
 
-@pytest.fixture(params=["query-worker", "side-port"])
+@pytest.fixture(params=["query-worker", "probe-server"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """Both, with few descriptors; the soft limit is lower still."""
     log = tmp_path / "server.log"
