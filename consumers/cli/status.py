@@ -157,7 +157,8 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
         if at is not None and not partition["start"] <= at <= partition["end"]:
             yield (
                 f"{partition['topic']}/{partition['partition']}: the group is at offset {at}, but the topic holds "
-                f"{partition['start']} to {partition['end']}: records are gone, and a worker will stop with the size of the gap"
+                f"{partition['start']} to {partition['end']}: records are gone, and a worker will stop with the size "
+                "of the gap"
             )
     released = [partition["name"] for partition in report["milvus"]["partitions"] if not partition["loaded"]]
     if released:
