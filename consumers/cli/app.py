@@ -38,7 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(embed)
 for name, group in (
     ("config", config_group.app),
     ("local", local_group.app),
@@ -129,6 +128,9 @@ def search(
         from consumers.cli.output import show_results, stdout
 
         show_results(result, stdout())
+
+
+app.command()(embed)
 
 
 @app.command()

@@ -61,14 +61,14 @@ def show(report: AuditReport) -> None:
     rows += [("documents repaired", report.repaired)] if report.repaired is not None else []
     rows += [(f"not repaired: {reason}", count) for reason, count in sorted(report.refused.items())]
     console.print(table(("", f"{report.collection}, group {report.group}"), rows))
-    for found in report.findings:
-        at = "-" if found["topic"] is None else f"{found['topic']}/{found['partition']}/{found['offset']}"
-        tenant = "" if found["tenant"] is None else f" of {found['tenant']}"
-        where = ", ".join(found["milvus_partitions"]) or "-"
-        console.print(one_line(f"{found['kind']}: {found['doc_id']}{tenant} ({at}; {where}): {found['what']}"))
-    left = sum(report.kinds.values()) - len(report.findings)
-    if left:
-        console.print(f"... and {left:,} more: --limit shows them")
+    for finding in report.findings:
+        at = "-" if finding["topic"] is None else f"{finding['topic']}/{finding['partition']}/{finding['offset']}"
+        tenant = "" if finding["tenant"] is None else f" of {finding['tenant']}"
+        where = ", ".join(finding["milvus_partitions"]) or "-"
+        console.print(one_line(f"{finding['kind']}: {finding['doc_id']}{tenant} ({at}; {where}): {finding['what']}"))
+    hidden = sum(report.kinds.values()) - len(report.findings)
+    if hidden:
+        console.print(f"... and {hidden:,} more: --limit shows them")
     notes = stderr()
     if report.unloaded:
         notes.print(f"note: not loaded, so not read: {', '.join(report.unloaded)}")

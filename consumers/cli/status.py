@@ -129,8 +129,8 @@ def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
             return part, None
         stamp = read_stamp(info)
         held = partition_rows(api, name)
-        part["partitions"] = [one.as_dict() for one in held]
-        part["rows"] = sum(one.rows or 0 for one in held)
+        part["partitions"] = [partition.as_dict() for partition in held]
+        part["rows"] = sum(partition.rows or 0 for partition in held)
         if mode_of(settings).one_version:
             part["documents"] = live_documents(api, name)
     return part, stamp
@@ -152,14 +152,15 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["milvus"]["exists"] and stored is None and report["milvus"]["error"] is None:
         yield f"collection {report['milvus']['collection']} was not made by milvus-stream: workers will refuse it"
-    for one in report["kafka"]["partitions"]:
-        at = one["committed"]
-        if at is not None and not one["start"] <= at <= one["end"]:
+    for partition in report["kafka"]["partitions"]:
+        at = partition["committed"]
+        if at is not None and not partition["start"] <= at <= partition["end"]:
             yield (
-                f"{one['topic']}/{one['partition']}: the group is at offset {at}, but the topic holds {one['start']} "
-                f"to {one['end']}: records are gone, and a worker will stop with the size of the gap"
+                f"{partition['topic']}/{partition['partition']}: the group is at offset {at}, but the topic holds "
+                f"{partition['start']} to {partition['end']}: records are gone, and a worker will stop with the size "
+                "of the gap"
             )
-    released = [one["name"] for one in report["milvus"]["partitions"] if not one["loaded"]]
+    released = [partition["name"] for partition in report["milvus"]["partitions"] if not partition["loaded"]]
     if released:
         yield f"{len(released)} Milvus partitions are not loaded, searches do not see them: {', '.join(released[:5])}"
 
@@ -178,15 +179,20 @@ def show(report: Mapping[str, Any]) -> None:
     _show_error(kafka)
     if kafka["partitions"]:
         columns = ("topic", "partition", "committed", "end", "lag", "waiting")
-        rows = ([*(one[key] for key in columns[:-1]), span(one["age_s"])] for one in kafka["partitions"])
+        rows = (
+            [*(partition[key] for key in columns[:-1]), span(partition["age_s"])] for partition in kafka["partitions"]
+        )
         console.print(table(columns, rows))
     console.print(f"\nMilvus  {milvus['address']}, version {milvus['version'] or '-'}, {_stored(milvus)}")
     _show_error(milvus)
     held = milvus["partitions"]
     if held:
-        shown = held[-_SHOWN_PARTITIONS:]
-        title = f"the last {len(shown)} of {len(held)}; all of them: --json" if len(held) > len(shown) else None
-        rows = ([one["name"], one["from"], one["to"], one["rows"], one["loaded"]] for one in shown)
+        last = held[-_SHOWN_PARTITIONS:]
+        title = f"the last {len(last)} of {len(held)}; all of them: --json" if len(held) > len(last) else None
+        rows = (
+            [partition["name"], partition["from"], partition["to"], partition["rows"], partition["loaded"]]
+            for partition in last
+        )
         console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), rows, title=title))
     count = {None: "unknown", False: "the topic does not exist yet"}.get(
         dead_letters["exists"], f"{dead_letters['letters']}"

@@ -149,14 +149,14 @@ def _fetch_jars() -> list[Path]:
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        found = [Path(jar) for endpoint in MAVEN_ENDPOINTS for jar in jgo.build(endpoint).all_jars]
+        jars = [Path(jar) for endpoint in MAVEN_ENDPOINTS for jar in jgo.build(endpoint).all_jars]
     except Exception as error:  # jgo lets pass whatever its HTTP and XML libraries raise
         raise Unavailable(
             f"Apache Kafka {KAFKA_VERSION} cannot be fetched from Maven Central ({error}); check the network and repeat"
         ) from error
     finally:
         logger.setLevel(before)
-    return list({jar.name: jar for jar in reversed(found)}.values())  # of jars that both bring, Kafka's
+    return list({jar.name: jar for jar in reversed(jars)}.values())  # of jars that both bring, Kafka's
 
 
 def is_kafka_ready(host: str, port: int, timeout_s: float = 2.0) -> bool:

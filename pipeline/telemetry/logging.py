@@ -16,13 +16,14 @@ _VALUE_CHARACTERS = 2_000
 """Enough to find the record again."""
 
 
-def configure_logging(level: str, style: str, stream: TextIO = sys.stderr) -> None:
-    """Send structlog's and every library's log lines to `stream`: JSON, or for people on a terminal.
+def configure_logging(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Send structlog's and every library's log lines to `stream`, by default stderr: JSON, or text on a terminal.
 
     `style` auto picks text on a terminal and JSON elsewhere. Values are escaped in both, so a key or header with
     control characters cannot forge a line. A traceback names files, lines and errors, never the values of variables:
     among them are texts, vectors and filters.
     """
+    stream = stream or sys.stderr
     text = style == "text" or (style == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

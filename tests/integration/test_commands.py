@@ -248,7 +248,7 @@ def test_dead_letters_are_listed_newest_first_and_shown_whole(
     assert binary["value"] == {"base64": "//57"}
     dead_letters.show_one(dead_letters.one(settings, places["invalid_json"]))
     printed = capsys.readouterr().out
-    assert '{"id": "ctl\\x1b[2J' in printed
+    assert '{"id": "ctl\\u001b[2J' in printed
     assert "\x1b" not in printed
 
 

@@ -47,12 +47,12 @@ def ingest(config: Path, *options: str) -> list[str]:
     return ["-m", "consumers.cli", "ingest", "-c", str(config), *options]
 
 
-def side_port(worker: Running) -> str:
+def probe_server(worker: Running) -> str:
     def find() -> str:
         lines = [line for line in worker.errors().splitlines() if "ingest.listening" in line]
         return str(yaml.safe_load(lines[0])["address"]) if lines else ""
 
-    return eventually(find, within=60, what="the side port")
+    return eventually(find, within=60, what="the probe server")
 
 
 def servers_of(lite: LocalMilvusLite) -> list[psutil.Process]:
@@ -71,7 +71,7 @@ def test_memory_stays_flat_with_a_stalled_milvus_and_a_backlog_of_a_gigabyte(
     batch = {"max_records": 50, "buffer_bytes": BUFFER_BYTES}
     config = config_file(tmp_path, kafka_bootstrap, lite.address, topic, {"batch": batch})
     with running(ingest(config), tmp_path / "worker.log") as worker:
-        address = side_port(worker)
+        address = probe_server(worker)
         eventually(lambda: worker.errors().count("batch.written") >= 5, within=60, what="the first batches")
         for process in servers_of(lite):
             process.send_signal(signal.SIGSTOP)
@@ -197,7 +197,7 @@ def test_a_dead_letter_topic_that_is_gone_holds_back_only_what_needs_it(
         closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin,
         running(ingest(config), tmp_path / "worker.log") as worker,
     ):
-        address = side_port(worker)
+        address = probe_server(worker)
         publish(0, [b"{poison", *good[:10]])
         eventually(lambda: committed().get(0) == 11, within=60)
         admin.delete_topics([f"{topic}.dlq"])

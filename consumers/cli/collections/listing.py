@@ -56,10 +56,10 @@ def info(settings: Settings, name: str) -> dict[str, Any]:
             ],
             "dynamic": own.info.dynamic,
             "indexes": indexes,
-            "rows": sum(one.rows or 0 for one in held),
+            "rows": sum(partition.rows or 0 for partition in held),
             "documents": None if own.ledger is None else live_documents(api, name),
             "ledger": own.ledger,
-            "partitions": [one.as_dict() for one in held],
+            "partitions": [partition.as_dict() for partition in held],
         }
 
 
@@ -95,7 +95,10 @@ def show_info(details: Mapping[str, Any]) -> None:
     )
     console.print(table(("index on", "type", "metric", "rows in it", "rows waiting", "parameters"), indexes))
     console.print("")
-    held = ((one["name"], one["from"], one["to"], one["rows"], one["loaded"]) for one in details["partitions"])
+    held = (
+        (partition["name"], partition["from"], partition["to"], partition["rows"], partition["loaded"])
+        for partition in details["partitions"]
+    )
     console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), held))
 
 

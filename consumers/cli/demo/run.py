@@ -154,11 +154,11 @@ def _kafka(address: str) -> KafkaSettings:
 
 def _spread(count: int) -> Iterator[_Published]:
     """The first `count` documents, their event times spread evenly over the last days in a shuffled order."""
-    found = [document for document, _ in zip(stdlib_documents(), range(count), strict=False)]
+    documents = [document for document, _ in zip(stdlib_documents(), range(count), strict=False)]
     now = datetime.now(UTC)
-    ages = [SPREAD * (index + 1) / (len(found) + 1) for index in range(len(found))]
+    ages = [SPREAD * (index + 1) / (len(documents) + 1) for index in range(len(documents))]
     random.Random(7).shuffle(ages)  # noqa: S311 - the same mixture in each run
-    for document, age in zip(found, ages, strict=True):
+    for document, age in zip(documents, ages, strict=True):
         yield _Published(document, now - age)
 
 

@@ -75,9 +75,11 @@ def show(report: RetryReport) -> None:
     rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in Outcome if report.counts[outcome]]
     rows += [(f"put back, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
     console.print(table(("nothing was changed: a dry run" if report.dry_run else "dead letters", ""), rows))
-    reported = [one for one in report.told if report.dry_run or one["outcome"] not in _QUIET]
+    reported = [entry for entry in report.told if report.dry_run or entry["outcome"] not in _QUIET]
     if reported:
-        rows_shown = [(one["position"], one["origin"], one["outcome"], one["why"]) for one in reported[:_SHOWN]]
+        rows_shown = [
+            (entry["position"], entry["origin"], entry["outcome"], entry["why"]) for entry in reported[:_SHOWN]
+        ]
         console.print(table(("position", "rejected record", "outcome", "why"), rows_shown))
     if len(reported) > _SHOWN:
         console.print(f"and {len(reported) - _SHOWN:,} more; --json lists all")

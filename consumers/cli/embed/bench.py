@@ -167,16 +167,16 @@ class _Bench:
 def summarize(rounds: Sequence[Round]) -> dict[str, Any]:
     """Medians over the rounds; a share is taken within its round, then the median of the shares."""
     return {
-        "tokens_per_s": _median(one.tokens / one.embed_s for one in rounds),
-        "documents_per_s": _median(one.documents / one.embed_s for one in rounds),
-        "chunks_per_s": _median(one.chunks / one.embed_s for one in rounds),
-        "tokens_per_document": _median(one.tokens / one.documents for one in rounds),
-        "tokenizing_documents_per_s": _median(one.documents / one.chunk_s for one in rounds),
-        "cpu_s_per_1000_documents": _median(1000 * one.cpu_s / one.documents for one in rounds),
-        "flops_per_s": _median(one.flops / one.embed_s for one in rounds),
-        "peak_flops_per_s": _median(one.peak for one in rounds),
-        "share_of_peak": _median(one.flops / one.embed_s / one.peak for one in rounds),
-        "documents_per_s_rounds": [float(f"{one.documents / one.embed_s:.4g}") for one in rounds],
+        "tokens_per_s": _median(measured.tokens / measured.embed_s for measured in rounds),
+        "documents_per_s": _median(measured.documents / measured.embed_s for measured in rounds),
+        "chunks_per_s": _median(measured.chunks / measured.embed_s for measured in rounds),
+        "tokens_per_document": _median(measured.tokens / measured.documents for measured in rounds),
+        "tokenizing_documents_per_s": _median(measured.documents / measured.chunk_s for measured in rounds),
+        "cpu_s_per_1000_documents": _median(1000 * measured.cpu_s / measured.documents for measured in rounds),
+        "flops_per_s": _median(measured.flops / measured.embed_s for measured in rounds),
+        "peak_flops_per_s": _median(measured.peak for measured in rounds),
+        "share_of_peak": _median(measured.flops / measured.embed_s / measured.peak for measured in rounds),
+        "documents_per_s_rounds": [float(f"{measured.documents / measured.embed_s:.4g}") for measured in rounds],
     }
 
 

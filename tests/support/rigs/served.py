@@ -123,8 +123,8 @@ def query_server(
 
 
 @contextmanager
-def side_port(*, host: str = "127.0.0.1") -> Iterator[Served]:
-    """A worker's side port, its worker up."""
+def probe_server(*, host: str = "127.0.0.1") -> Iterator[Served]:
+    """A worker's probe server, its worker up."""
     problems: dict[str, str] = {}
     registry = IngestMetrics(CollectorRegistry()).registry
     with ProbeServer("ingest", host, 0, registry) as opened:

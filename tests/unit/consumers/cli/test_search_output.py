@@ -61,4 +61,4 @@ def test_a_terminal_shows_texts_ids_and_titles_as_they_are(
 
 
 def test_control_and_format_characters_are_shown_as_escapes() -> None:
-    assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\x9b31m\\u202eb\\x1b c"
+    assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\u009b31m\\u202eb\\u001b c"

@@ -23,7 +23,7 @@ import os, resource, sys
 from contextlib import suppress
 from pipeline.telemetry import configure_logging
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.served import query_server, side_port
+from tests.support.rigs.served import query_server, probe_server
 from tests.support.rigs.search import COLLECTION, DOCUMENTS
 
 configure_logging("info", "json")
@@ -31,7 +31,7 @@ soft, hard = map(int, sys.argv[2:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 milvus = FakeMilvus()
 milvus.create_collection(DOCUMENTS)
-with side_port() if sys.argv[1] == "side-port" else query_server(milvus, COLLECTION) as served:
+with probe_server() if sys.argv[1] == "probe-server" else query_server(milvus, COLLECTION) as served:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     print('{"address": "%s", "port": %d, "limit": %d}' % (served.address, served.port, limit), flush=True)
     held = []
@@ -69,7 +69,7 @@ class Server(Running):
         return client
 
 
-@pytest.fixture(params=["query-worker", "side-port"])
+@pytest.fixture(params=["query-worker", "probe-server"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """Both, with few descriptors; the soft limit is lower still."""
     log = tmp_path / "server.log"

@@ -12,7 +12,7 @@ from consumers.http import server as http_server
 from consumers.http.server import listen
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, DOCUMENTS, Library
-from tests.support.rigs.served import Served, ended, query_server, reply, side_port
+from tests.support.rigs.served import Served, ended, probe_server, query_server, reply
 from tests.support.waiting import eventually
 
 Serve = Callable[..., AbstractContextManager[Served]]
@@ -25,11 +25,11 @@ ANSWER_BYTES = 7_000_000
 """Nearly as long as an answer may be, and more than the kernel buffers."""
 
 
-@pytest.fixture(params=["query worker", "side port"])
+@pytest.fixture(params=["query worker", "probe server"])
 def serve(request: pytest.FixtureRequest) -> Serve:
     """Starts one of the two."""
-    if request.param == "side port":
-        return side_port
+    if request.param == "probe server":
+        return probe_server
     milvus = FakeMilvus()
     milvus.create_collection(DOCUMENTS)
     return partial(query_server, milvus, COLLECTION)

@@ -53,7 +53,7 @@ def test_a_letter_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) 
     show_list([_letter(hostile, hostile)])
     printed = capsys.readouterr().out
     assert printed.replace("\n", "").isprintable()
-    assert "\\x1b]0;owned\\x07[red]line\\r\nnext\\x1b[2J" in printed
+    assert "\\u001b]0;owned\\u0007[red]line\\r\nnext\\u001b[2J" in printed
     assert "(null)" in printed
     assert "(2 bytes, no UTF-8; base64) //4=" in printed
     assert "docs/3/17" in printed
