@@ -12,9 +12,8 @@ from pipeline.audit.expected_state import ExpectedWrite, supersedes
 from pipeline.audit.findings import ROW_FIELDS, StoredRow, stored_row, text_digest
 from pipeline.chunking import Chunker
 from pipeline.intake import Decoder, Reason
-from pipeline.query.filters import literal
 from pipeline.records import Delete, KafkaPartition, Operation, Put, Rejected, SourceRecord
-from pipeline.store import MilvusServerApi, WritePolicy
+from pipeline.store import MilvusServerApi, WritePolicy, literal
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.flushing.shared_marker import MARKER_STATE
 from pipeline.store.partitions import DEFAULT_PARTITION, Granularity, partition_name

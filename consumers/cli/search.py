@@ -1,11 +1,13 @@
 """`milvus-stream search`: one search without a server, answered as the query worker answers."""
 
+import asyncio
 import json
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,25 +16,21 @@ from consumers.cli import output as tables
 from consumers.config.settings import Settings
 from consumers.wiring import common as wiring
 from pipeline.errors import UsageError
-from pipeline.query import InvalidRequest, Timing, answer, answer_json, parse_request
+from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
     """Answer one request body of POST /v1/search. Raises UsageError, Unavailable, Mismatch."""
-    started = time.monotonic()
     try:
-        request = parse_request(dict(body), wiring.limits(settings), time.time_ns() // 1_000_000)
+        # The service checks it again; here before a model is loaded.
+        parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
     with wiring.milvus(settings) as api, wiring.embedder(settings) as model:
         searcher = wiring.searcher(settings, api, model)
-        begun = time.monotonic()
-        vectors = model.embed_queries(request.queries)
-        embedded = time.monotonic()
-        found = searcher.search(request, vectors, request.timeout_ms / 1000)
-    ended = time.monotonic()
-    timing = Timing(*(round(1000 * span, 1) for span in (embedded - begun, ended - embedded, ended - started)))
-    return answer_json(answer(found, many=request.many, timing=timing))
+        embedder = DirectEmbedder(model.embed_queries)
+        with closing(wiring.search_service(settings, searcher, embedder, CollectorRegistry())) as service:
+            return answer_json(asyncio.run(service.answer(body)))
 
 
 def request_body(
@@ -44,7 +42,7 @@ def request_body(
         times = {"last": last, "from": from_, "to": to}
         body["time"] = {name: value for name, value in times.items() if value}
     if where:
-        body["filter"] = {"type": "and", "filters": [_condition(item) for item in where]}
+        body["filter"] = {"type": "and", "filters": [_condition(condition) for condition in where]}
     return body
 
 
@@ -78,11 +76,11 @@ def show(result: Mapping[str, Any], console: Console, title: str = "") -> None:
         tables.stderr().print(tables.printable(f"warning: {warning}"))
 
 
-def _condition(item: str) -> dict[str, Any]:
+def _condition(condition: str) -> dict[str, Any]:
     """`key=value`: numbers, true and false are taken as such, everything else (also "5" in quotes) as text."""
-    key, equals, value = item.partition("=")
+    key, equals, value = condition.partition("=")
     if not equals or not key:
-        raise UsageError(f"--where {item!r}: write --where key=value, e.g. --where lang=en")
+        raise UsageError(f"--where {condition!r}: write --where key=value, e.g. --where lang=en")
     try:
         typed = json.loads(value)
     except ValueError:

@@ -18,8 +18,7 @@ from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
 from pipeline.errors import MilvusStreamError, Unavailable
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
-from pipeline.query import FetchSettings, Limits, Searcher, SearchSettings
-from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query import FetchSettings, QueryBatcher, QueryEmbedder, Searcher, SearchService, SearchSettings
 from pipeline.store import (
     FlushPolicy,
     IndexSettings,
@@ -105,11 +104,6 @@ def chunker(settings: Settings, model: Embedder) -> Chunker:
     return Chunker(model.tokenizer, ChunkingPolicy(settings.chunking.max_tokens, settings.chunking.overlap))
 
 
-def limits(settings: Settings) -> Limits:
-    """What one search request may contain."""
-    return Limits(max_limit=settings.query.max_limit)
-
-
 def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searcher:
     """A searcher over the configured collection.
 
@@ -128,6 +122,19 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searc
     return made
 
 
+def search_service(
+    settings: Settings, search: Searcher, embedder: QueryEmbedder, registry: CollectorRegistry
+) -> SearchService:
+    """The service over a searcher; its metrics go to `registry`."""
+    return SearchService(
+        search,
+        embedder,
+        QueryMetrics(registry),
+        max_results=settings.query.max_limit,
+        concurrency=settings.query.concurrency,
+    )
+
+
 def index_settings(settings: Settings) -> IndexSettings:
     """The configured index, its parameters checked."""
     section = settings.milvus.index
@@ -143,15 +150,8 @@ def serve(settings: Settings, api: MilvusServerApi, model: Embedder) -> None:
     search = searcher(settings, api, model)
 
     with closing(QueryBatcher(model.embed_queries)) as batcher:
-        app = create_app(
-            search,
-            batcher,
-            limits(settings),
-            readiness(search),
-            registry=registry,
-            metrics=QueryMetrics(registry),
-            concurrency=settings.query.concurrency,
-        )
+        service = search_service(settings, search, batcher, registry)
+        app = create_app(service, readiness(search), registry=registry)
         with frozen():
             run_server(app, settings.query.host, settings.query.port, drain_s=settings.shutdown_timeout.total_seconds())
 

@@ -6,12 +6,13 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.indexes import IndexSettings, search_params
 from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.milvus.api import MilvusApi, MilvusServerApi
-from pipeline.store.partitions import MilvusPartitions
+from pipeline.store.milvus.api import CollectionInfo, Hit, MilvusApi, MilvusServerApi
+from pipeline.store.milvus.expressions import literal
+from pipeline.store.partitions import DEFAULT_PARTITION, MilvusPartitions, interval
 from pipeline.store.writing.append_writer import AppendWriter, Writer
 from pipeline.store.writing.protocol import Applied, WritePlan
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from pipeline.store.milvus.client import connect
 
 __all__ = [
+    "DEFAULT_PARTITION",
     "AppendWriter",
     "Applied",
+    "CollectionInfo",
     "FlushGovernor",
     "FlushPolicy",
+    "Hit",
     "IndexSettings",
     "MilvusApi",
     "MilvusPartitions",
@@ -41,8 +45,11 @@ __all__ = [
     "check_model",
     "connect",
     "holds_topic",
+    "interval",
+    "literal",
     "open_collection",
     "open_ledger",
+    "search_params",
 ]
 
 

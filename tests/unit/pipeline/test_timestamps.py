@@ -1,8 +1,10 @@
-"""Event times as producers write them."""
+"""Times and durations as people and programs write them."""
+
+from datetime import timedelta
 
 import pytest
 
-from pipeline.timestamps import event_time_ms, rfc3339_microseconds
+from pipeline.timestamps import event_time_ms, format_time, parse_duration, rfc3339_microseconds
 
 DAY_MS = 86_400_000
 NOON_MS = 1_795_348_800_000
@@ -123,3 +125,36 @@ def test_negative_numbers_are_refused(number: float) -> None:
 def test_other_types_are_named(value: object, named: str) -> None:
     with pytest.raises(ValueError, match=f"is {named}; write an RFC 3339 time"):
         event_time_ms(value)
+
+
+def test_times_are_rfc_3339() -> None:
+    assert format_time(1_795_336_200_000) == "2026-11-22T08:30:00Z"
+    assert format_time(1_795_336_200_250) == "2026-11-22T08:30:00.250Z"
+    assert format_time(-1) == "1969-12-31T23:59:59.999Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("1ms", 1),
+        ("500ms", 500),
+        ("45s", 45_000),
+        ("90m", 90 * 60_000),
+        ("24h", DAY_MS),
+        ("7d", 7 * DAY_MS),
+        ("2w", 14 * DAY_MS),
+        ("1h30m", 90 * 60_000),
+        ("1h 30m", 90 * 60_000),
+        ("1.5h", 90 * 60_000),
+        (" 24 H ", DAY_MS),
+        ("0s", 0),
+    ],
+)
+def test_duration(text: str, milliseconds: int) -> None:
+    assert parse_duration(text) == timedelta(milliseconds=milliseconds)
+
+
+@pytest.mark.parametrize("text", ["", "h", "24", "-1h", "1y", "h24", "1h-30m", "1.h", "٣h", "9" * 400 + "d", "1h and"])
+def test_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="number with a unit"):
+        parse_duration(text)
