@@ -23,7 +23,7 @@ LOG_TAIL_LINES = 20
 # Below the range from which Linux takes the ports of outgoing connections (32768 and up, ip_local_port_range), so that
 # a port found free is not taken by somebody's connection before the server binds it.
 _PORTS = range(20_000, 32_000)
-_GUARD = Path(__file__).with_name("local_guard.py")
+_GUARD = Path(__file__).with_name("guard.py")
 
 
 def is_free(port: int) -> bool:
