@@ -104,12 +104,12 @@ class SearchAnswers:
     timing_ms: Timing
 
 
-def shape_answer(found: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
+def shape_answer(result: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
     """The answer to a request: a list of results for a list of texts, else the results of the one text."""
     if many:
-        answers = tuple(QueryResults(results) for results in found.results)
-        return SearchAnswers(answers, found.partial, found.searched, found.warnings, timing)
-    return SearchAnswer(found.results[0], found.partial, found.searched, found.warnings, timing)
+        answers = tuple(QueryResults(results) for results in result.results)
+        return SearchAnswers(answers, result.partial, result.searched, result.warnings, timing)
+    return SearchAnswer(result.results[0], result.partial, result.searched, result.warnings, timing)
 
 
 def answer_json(answer: SearchAnswer | SearchAnswers) -> dict[str, Any]:

@@ -51,7 +51,12 @@ def pointer(at: str, part: str | int) -> str:
 
 def first_problem(error: ValidationError) -> InvalidRequest:
     """The first problem that pydantic found, in words that say what is right."""
-    details = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    details = problems[0]
+    for problem in problems:
+        # Of one object a key that is missing is named before another one that is wrong.
+        if problem["type"] == "missing" and problem["loc"][:-1] == details["loc"][:-1]:
+            details = problem
     path = _path(details["loc"])
     at = ""
     for part in path:

@@ -113,10 +113,15 @@ class TimeWindow(StrictModel):
     from_: _Time = Field(None, alias="from")
     to: _Time = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "last" in value and len(value) > 1 and value.keys() <= cls.known_keys.keys():
+            raise PydanticCustomError("time_window", "takes either last, or from and to")
+        return value
+
     @model_validator(mode="after")
     def _check_ends(self) -> "TimeWindow":
-        if self.last is not None and len(self.model_fields_set) > 1:
-            raise PydanticCustomError("time_window", "takes either last, or from and to")
         if self.last is None and self.from_ is None and self.to is None:
             raise PydanticCustomError("time_window", "needs last, from or to")
         if self.from_ is not None and self.to is not None and self.from_ >= self.to:

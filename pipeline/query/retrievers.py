@@ -59,7 +59,7 @@ class DenseRetriever(Retriever):
         self, collection: CollectionInfo, queries: Queries, rows: RowSelection, timeout_s: float
     ) -> list[list[Hit]]:
         index = collection.indexes[VECTOR]
-        found = self._api.search(
+        hits_of_queries = self._api.search(
             collection.name,
             queries.vectors,
             rows.limit,
@@ -70,8 +70,11 @@ class DenseRetriever(Retriever):
             timeout=timeout_s,
         )
         if index.metric != "L2":
-            return found
-        return [[Hit(hit.id, similarity_score(index.metric, hit.score), hit.fields) for hit in hits] for hits in found]
+            return hits_of_queries
+        return [
+            [Hit(hit.id, similarity_score(index.metric, hit.score), hit.fields) for hit in hits]
+            for hits in hits_of_queries
+        ]
 
 
 def similarity_score(metric: str, score: float) -> float:

@@ -328,6 +328,56 @@ def test_a_search_that_milvus_keeps_waiting_does_not_hold_the_exit(milvus_uri: s
             api.drop_collection(name)
 
 
+def test_the_command_answers_as_the_worker_does(milvus_uri: str, tmp_path: Path) -> None:
+    name = unique("query")
+    given = (f"milvus.uri={milvus_uri}", f"milvus.collection={name}", "embedding.model=hash:16", "query.port=0",
+             "query.max_limit=20", "telemetry.log_format=json")  # fmt: skip
+    options = [part for one in given for part in ("--set", one)]
+    with closing(connect(milvus_uri)) as api, closing(load_embedder(EmbeddingSettings(model="hash:16"))) as model:
+        try:
+            open_collection(api, name, asdict(model.stamp), DIMENSION, IndexSettings("FLAT"), create=True)
+            rows = [{**large_row(number), "text": f"text {number}", "n": number % 2} for number in range(6)]
+            api.upsert(name, None, [{**row, "event_time": event_time_ms("2026-11-22")} for row in rows])
+            eventually(lambda: len(api.query(name, "", ["id"], limit=100)) == 6, what="rows visible")
+            with running(["-m", "consumers.cli", "serve", *options], tmp_path / "log") as worker:
+                port = eventually(lambda: listening(worker.errors()), within=60)
+                body = {"query": "q", "limit": 4, "time": {"from": "2026-11-22", "to": "2026-11-23"}}
+                node = {"type": "and", "filters": [{"type": "eq", "key": "n", "value": 1}]}
+                served = httpx.post(f"http://127.0.0.1:{port}/v1/search", json={**body, "filter": node}, timeout=60)
+                assert served.status_code == 200, served.text
+                request = [
+                    "q",
+                    "--limit",
+                    "4",
+                    "--from",
+                    "2026-11-22",
+                    "--to",
+                    "2026-11-23",
+                    "--where",
+                    "n=1",
+                    "--json",
+                ]
+                printed = command("search", *request, *options)
+                refused = command("search", "q", "--limit", "21", *options)
+        finally:
+            api.drop_collection(name)
+    assert printed.returncode == 0, printed.stderr
+    answers = [served.json(), json.loads(printed.stdout)]
+    for answer in answers:
+        timing = answer.pop("timing_ms")
+        assert timing["total"] == pytest.approx(timing["embed"] + timing["search"], abs=0.002)
+    assert answers[0] == answers[1]
+    assert len(answers[0]["results"]) == 3
+    assert "search.answered" not in printed.stderr
+    assert refused.returncode == 2
+    assert "/limit: must be a whole number from 1 to 20" in refused.stderr
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "consumers.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2])
+
+
 def listening(log: str) -> int | None:
     lines = [json.loads(line) for line in log.splitlines() if "query.listening" in line]
     return int(lines[0]["port"]) if lines else None

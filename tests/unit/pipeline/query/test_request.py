@@ -149,7 +149,7 @@ def test_no_time(text: object) -> None:
         ({"query": "q", "time": {"from": "soon"}}, "/time/from"),
         ({"query": "q", "time": {"from": "2026-01-02", "to": "2026-01-02"}}, "/time"),
         ({"query": "q", "time": {"since": "2026-01-02"}}, "/time/since"),
-        ({"query": "q", "filter": {"type": "eq"}}, "/filter/key"),
+        ({"query": "q", "filter": {"type": "eq"}}, "/filter/value"),
     ],
 )
 def test_refused_where(body: object, at: str) -> None:
