@@ -1,4 +1,4 @@
-"""Times and durations as people and producers write them: RFC 3339, epoch numbers, `1h30m`."""
+"""Times and durations as people and programs write them: the one grammar for records, requests and settings."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,9 @@ _RFC3339 = re.compile(
 _SECONDS_BELOW = 10**11
 """A number below this is taken as seconds (up to the year 5138), at or above as milliseconds (from 1973 on)."""
 _MILLISECONDS_BELOW = 10**14
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*", re.ASCII)
+_DURATION = re.compile(rf"\s*(?:{_DURATION_PART.pattern})+", re.ASCII)
 _FIRST_US = -62_135_596_800_000_000
 """0001-01-01T00:00:00Z: an offset can lead before it, to where no Milvus partition has a name."""
 _LAST_US = 253_402_300_799_999_999
@@ -63,6 +66,12 @@ def rfc3339_microseconds(text: str) -> int:
     if not _FIRST_US <= microseconds <= _LAST_US:
         raise ValueError(problem)
     return microseconds
+
+
+def format_time(epoch_ms: int) -> str:
+    """Epoch milliseconds as RFC 3339 in UTC, e.g. `2026-11-22T08:30:00.250Z`; whole seconds without a fraction."""
+    moment = _EPOCH + timedelta(milliseconds=epoch_ms)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds" if epoch_ms % 1000 else "seconds") + "Z"
 
 
 def parse_duration(text: str) -> timedelta:

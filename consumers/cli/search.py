@@ -1,33 +1,32 @@
 """`milvus-stream search`: one search without a server, answered as the query worker answers."""
 
+import asyncio
 import json
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.wiring import connections, documents
-from consumers.wiring.searches import search_limits, searcher
+from consumers.wiring.searches import search_service, searcher
 from pipeline.errors import UsageError
-from pipeline.query import InvalidRequest, Timing, answer, answer_json, parse_request
+from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
     """Answer one request body of POST /v1/search. Raises UsageError, Unavailable, Mismatch."""
-    started = time.monotonic()
     try:
-        request = parse_request(dict(body), search_limits(settings), time.time_ns() // 1_000_000)
+        # The service checks it again; here before a model is loaded.
+        parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
     with connections.milvus(settings) as api, documents.embedder(settings) as model:
         configured = searcher(settings, api, model)
-        begun = time.monotonic()
-        vectors = model.embed_queries(request.queries)
-        embedded = time.monotonic()
-        result = configured.search(request, vectors, request.timeout_ms / 1000)
-    ended = time.monotonic()
-    timing = Timing(*(round(1000 * span, 1) for span in (embedded - begun, ended - embedded, ended - started)))
-    return answer_json(answer(result, many=request.many, timing=timing))
+        embedder = DirectEmbedder(model.embed_queries)
+        with closing(search_service(settings, configured, embedder, CollectorRegistry())) as service:
+            return answer_json(asyncio.run(service.answer(body)))
 
 
 def request_body(

@@ -5,7 +5,7 @@ FastAPI and the routes of the query worker are in consumers.query.
 
 from consumers.http.operations import Operations, Problems, routing_problem
 from consumers.http.probe_server import ProbeServer
-from consumers.http.problems import ErrorBoundaryMiddleware, Problem, bad_body, overloaded, problem_of
+from consumers.http.problems import ErrorBoundaryMiddleware, Problem, bad_body, problem_of
 from consumers.http.server import HttpServer, is_loopback, listen
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "bad_body",
     "is_loopback",
     "listen",
-    "overloaded",
     "problem_of",
     "routing_problem",
 ]

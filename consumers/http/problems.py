@@ -11,8 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
-from pipeline.query.fetch import DeadlinePassed
-from pipeline.query.limits import InvalidRequest
+from pipeline.query import DeadlinePassed, InvalidRequest, MalformedRequest, Overloaded
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
@@ -36,8 +35,6 @@ class Problem:
     """A stable word; the last part of the problem's `type`."""
     title: str
     detail: str
-    outcome: str
-    """The label of `query_requests_total`."""
     more: Mapping[str, Any] | None = None
     retry: bool = False
     """The same request may succeed later."""
@@ -65,41 +62,40 @@ class HttpProblem(MilvusStreamError):
 
 
 def bad_body(status: int, code: str, title: str, detail: str) -> HttpProblem:
-    """The error for a body that is no JSON, or too large."""
-    return HttpProblem(Problem(status, code, title, detail, "invalid"))
-
-
-def overloaded(detail: str) -> HttpProblem:
-    """The error for a search beyond the limit of concurrent ones."""
-    return HttpProblem(Problem(429, "overloaded", "Too many searches at a time", detail, "overloaded", retry=True))
+    """A body that is not JSON of a permitted size."""
+    return HttpProblem(Problem(status, code, title, detail))
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that describes an error to the client; the text of an unforeseen one stays in the log."""
+    """The problem that a client reads for an error; the text of an unforeseen one stays in the log."""
     match error:
         case HttpProblem():
             return error.problem
-        case InvalidRequest() | RequestRefused() | RequestTooLarge():
+        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge():
             return _not_valid(error)
-        case DeadlinePassed() | TimeoutError():
+        case Overloaded():
+            return Problem(429, "overloaded", "Too many searches at a time", str(error), retry=True)
+        case DeadlinePassed():
             detail = "there was no result in the time of the request; allow more with timeout_ms"
-            return Problem(504, "timeout", "The search took too long", detail, "timeout", retry=True)
+            return Problem(504, "timeout", "The search took too long", detail, retry=True)
         case Unavailable() | Mismatch() | UsageError():
             return _not_available(error)
         case _:
             detail = "the search failed for a reason on our side; it is in the log"
-            return Problem(500, "internal", "Internal error", detail, "error")
+            return Problem(500, "internal", "Internal error", detail)
 
 
-def _not_valid(error: InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
-    """Errors of the request. Milvus's message is left out: it repeats the filter."""
+def _not_valid(error: MalformedRequest | InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
+    """What another request would not meet. Milvus's own words are left out: they repeat the filter."""
+    if isinstance(error, MalformedRequest):
+        return Problem(400, "malformed", "The body is not JSON", str(error))
     if isinstance(error, InvalidRequest):
-        return Problem(422, "invalid-request", "The request is not valid", str(error), "invalid", {"at": error.at})
+        return Problem(422, "invalid-request", "The request is not valid", str(error), {"at": error.at})
     if isinstance(error, RequestRefused):
         detail = "Milvus refused the search, most likely for its filter; compare other fields or values"
-        return Problem(422, "refused", "Milvus refused the search", detail, "invalid", {"at": "/filter"})
+        return Problem(422, "refused", "Milvus refused the search", detail, {"at": "/filter"})
     detail = "/limit: the rows found are too large for one answer of Milvus; lower limit, or send fewer texts"
-    return Problem(422, "too-large", "The answer would be too large", detail, "invalid", {"at": "/limit"})
+    return Problem(422, "too-large", "The answer would be too large", detail, {"at": "/limit"})
 
 
 def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
@@ -115,14 +111,14 @@ def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
         code, title, detail = "model-mismatch", "The collection is of another model", f"No search can be answered{why}"
     else:
         code, title, detail = "misconfigured", "The query worker is not set up right", f"A setting is wrong{why}"
-    return Problem(503, code, title, detail, "unavailable", retry=code == "unavailable", reason=str(error))
+    return Problem(503, code, title, detail, retry=code == "unavailable", reason=str(error))
 
 
 def http_problem(status: int, detail: str) -> Problem:
     """The problem of a routing error: unknown path, wrong method."""
     known = {404: ("not-found", "No such path"), 405: ("method-not-allowed", "Method not allowed")}
     code, title = known.get(status, ("http", "The request was refused"))
-    return Problem(status, code, title, detail, "invalid")
+    return Problem(status, code, title, detail)
 
 
 class ErrorBoundaryMiddleware:

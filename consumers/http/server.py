@@ -211,7 +211,7 @@ class LoopbackHosts:
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             if _LOOPBACK_HOST.fullmatch(host) is None:
                 detail = "the Host header must be localhost, 127.0.0.1 or [::1]: the server listens on loopback only"
-                problem = Problem(421, "wrong-host", "Not a host of this server", detail, "invalid")
+                problem = Problem(421, "wrong-host", "Not a host of this server", detail)
                 await problem.response(SECURITY_HEADERS)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

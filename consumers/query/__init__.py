@@ -1,1 +1,1 @@
-"""consumers/query."""
+"""The query worker: searches over HTTP. Everything behind the route is `pipeline.query`."""

@@ -1,4 +1,4 @@
-"""The limit on searches at a time: each counts from when its request is read until its answer has been sent."""
+"""The limit on concurrent searches: each counts from when its request is valid until its answer has been sent."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -6,15 +6,15 @@ from contextlib import ExitStack, contextmanager
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from consumers.http.problems import overloaded
+from pipeline.query import Overloaded
 
 _HELD = "milvus_stream.held"
 
 
 class Admission:
-    """Hands out places; those taken by `admit` are given back when the answer is sent or its sending has failed.
+    """A count of places; those taken by `admit` are given back when the answer is sent or its sending has failed.
 
-    A client that does not read its answer thus keeps its place, and no further answer is made for its kind.
+    A client that does not read its answer thus keeps its place, and no more memory goes to such clients.
     """
 
     def __init__(self, places: int) -> None:
@@ -22,9 +22,9 @@ class Admission:
         self._taken = 0
 
     def admit(self, request: Request) -> None:
-        """Take a place for the rest of this request; raises HttpProblem 429 where none is free."""
+        """Take a place for the rest of this request; raises Overloaded where none is free."""
         if self._taken >= self._places:
-            raise overloaded(f"{self._places} searches are under way, as many as allowed; try again")
+            raise Overloaded(f"{self._places} searches are under way, as many as allowed; try again")
         held: ExitStack = request.scope[_HELD]
         held.enter_context(self._place())
 
@@ -38,7 +38,7 @@ class Admission:
 
 
 class UntilSent:
-    """The layer around an application that gives places back, see Admission."""
+    """The layer around an application that gives the places of `Admission` back."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,4 @@
-"""The body of a request: read within bounds, decoded strictly."""
-
-import json
-from typing import NoReturn
+"""The body of a request, read within bounds."""
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -22,28 +19,6 @@ async def read_body(request: Request, limit: int) -> bytes:
             if len(body) > limit:
                 raise bad_body(413, "body-too-large", "The body is too large", f"the body may have {limit:,} bytes")
     except ClientDisconnect:
-        # Nobody hears it: the client has left, or took longer than http_server.REQUEST_TIMEOUT_S.
+        # No client reads this answer: it has left, or took longer than http.server.REQUEST_TIMEOUT_S.
         raise bad_body(400, "incomplete", "The body is not whole", "the connection ended before it") from None
     return bytes(body)
-
-
-def decode(body: bytes) -> object:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no key twice in one object; raises HttpProblem 400."""
-
-    def refuse(_: str) -> NoReturn:
-        raise ValueError("NaN and Infinity are not JSON")
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if len(members := dict(pairs)) != len(pairs):
-            raise ValueError("a key stands twice in one object")
-        return members
-
-    try:
-        decoded: object = json.loads(body.decode(), parse_constant=refuse, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        reason = {json.JSONDecodeError: "the syntax is wrong", UnicodeDecodeError: "it is not UTF-8"}.get(
-            type(error), "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        )
-        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        raise bad_body(400, "malformed", "The body is not JSON", f"{reason}{where}") from None
-    return decoded

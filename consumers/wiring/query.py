@@ -9,13 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.query.app import create_app
-from consumers.wiring.searches import search_limits, searcher
+from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
-from pipeline.query import Searcher
-from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query import QueryBatcher, Searcher
 from pipeline.store import MilvusServerApi
-from pipeline.telemetry import QueryMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -26,15 +24,8 @@ def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
     registry = CollectorRegistry()
     search = searcher(settings, api, model)
     with closing(QueryBatcher(model.embed_queries)) as batcher:
-        yield create_app(
-            search,
-            batcher,
-            search_limits(settings),
-            readiness(search),
-            registry=registry,
-            metrics=QueryMetrics(registry),
-            concurrency=settings.query.concurrency,
-        )
+        service = search_service(settings, search, batcher, registry)
+        yield create_app(service, readiness(search), registry=registry)
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

@@ -3,17 +3,15 @@
 from contextlib import suppress
 from dataclasses import asdict
 
+from prometheus_client import CollectorRegistry
+
 from consumers.config import Settings
 from consumers.wiring.modes import mode_of
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import FetchSettings, Limits, Searcher, SearchSettings
+from pipeline.query import FetchSettings, QueryEmbedder, Searcher, SearchService, SearchSettings
 from pipeline.store import MilvusServerApi, check_model
-
-
-def search_limits(settings: Settings) -> Limits:
-    """What one search request may contain."""
-    return Limits(max_limit=settings.query.max_limit)
+from pipeline.telemetry import QueryMetrics
 
 
 def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searcher:
@@ -32,3 +30,16 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searc
     with suppress(Unavailable):
         new.check()
     return new
+
+
+def search_service(
+    settings: Settings, search: Searcher, embedder: QueryEmbedder, registry: CollectorRegistry
+) -> SearchService:
+    """The service over a searcher; its metrics go to `registry`."""
+    return SearchService(
+        search,
+        embedder,
+        QueryMetrics(registry),
+        max_results=settings.query.max_limit,
+        concurrency=settings.query.concurrency,
+    )

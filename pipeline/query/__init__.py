@@ -1,46 +1,35 @@
-"""From a request to hits: filters, the plan of Milvus partitions, the search.
+"""From a request to an answer: `SearchService` checks it, embeds its texts, searches Milvus and shapes the results.
 
-The parser is the same for HTTP and the command line; the searcher blocks and is shared by threads.
+Free of transport: HTTP, the command line and every other way in call the same service.
 """
 
-from pipeline.query.answer import (
-    Result,
-    SearchAnswer,
-    SearchAnswers,
-    Searched,
-    SearchResult,
-    Timing,
-    answer,
-    answer_json,
-)
-from pipeline.query.fetch import DeadlinePassed, FetchSettings
-from pipeline.query.filters import Filter, compile_filter, filterable_fields, parse_filter
-from pipeline.query.limits import InvalidRequest, Limits
-from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
+from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
+from pipeline.query.candidates import DeadlinePassed, FetchSettings
+from pipeline.query.invalid_request import InvalidRequest, MalformedRequest
+from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
 from pipeline.query.search import Searcher, SearchSettings
+from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
 __all__ = [
+    "MAX_BODY_BYTES",
     "DeadlinePassed",
+    "DirectEmbedder",
     "FetchSettings",
-    "Filter",
     "InvalidRequest",
-    "Limits",
-    "Result",
+    "MalformedRequest",
+    "Overloaded",
+    "QueryBatcher",
+    "QueryEmbedder",
     "SearchAnswer",
     "SearchAnswers",
+    "SearchReport",
     "SearchRequest",
     "SearchResult",
+    "SearchService",
     "SearchSettings",
-    "Searched",
     "Searcher",
-    "TimeRange",
-    "Timing",
-    "answer",
     "answer_json",
-    "compile_filter",
-    "filterable_fields",
-    "parse_duration",
-    "parse_filter",
     "parse_request",
-    "parse_time",
+    "request_model",
 ]

@@ -1,12 +1,10 @@
-"""The answer of a search, in the shape that leaves as JSON; OpenAPI is made from these very types."""
+"""The answer of a search in the shape of its JSON; OpenAPI is derived from these types."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 SkipReason = Literal["outside_time_range", "not_loaded", "dropped"]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What the answer covers."""
+    """The Milvus partitions that an answer covers, and those it does not."""
 
     partitions: tuple[str, ...]
     """Names of the Milvus partitions searched."""
@@ -58,19 +56,19 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search found: results of every query in the order asked, best first."""
+    """The results of a search: of every query in the order of the request, best first."""
 
     results: tuple[tuple[Result, ...], ...]
     partial: bool
     """The time ran out, or Milvus failed, before enough documents were collected."""
     searched: Searched
     warnings: tuple[str, ...]
-    """What the caller probably did not mean, such as a filter on a field that no row has."""
+    """Likely mistakes in the request, such as a filter on a field that no row has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds spent."""
+    """Milliseconds from the arrival of the request to the vectors, from there to the results, and of both together."""
 
     embed: float
     search: float
@@ -106,20 +104,14 @@ class SearchAnswers:
     timing_ms: Timing
 
 
-def answer(found: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
-    """Shape what was found like the question: a list for a list, else the one query's results."""
+def shape_answer(result: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
+    """The answer to a request: a list of results for a list of texts, else the results of the one text."""
     if many:
-        answers = tuple(QueryResults(results) for results in found.results)
-        return SearchAnswers(answers, found.partial, found.searched, found.warnings, timing)
-    return SearchAnswer(found.results[0], found.partial, found.searched, found.warnings, timing)
+        answers = tuple(QueryResults(results) for results in result.results)
+        return SearchAnswers(answers, result.partial, result.searched, result.warnings, timing)
+    return SearchAnswer(result.results[0], result.partial, result.searched, result.warnings, timing)
 
 
-def answer_json(shaped: SearchAnswer | SearchAnswers) -> dict[str, Any]:
+def answer_json(answer: SearchAnswer | SearchAnswers) -> dict[str, Any]:
     """The answer as plain values, ready for a JSON encoder."""
-    return asdict(shaped)
-
-
-def format_time(epoch_ms: int) -> str:
-    """Epoch milliseconds as RFC 3339 in UTC, e.g. `2026-11-22T08:30:00.250Z`."""
-    moment = _EPOCH + timedelta(milliseconds=epoch_ms)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds" if epoch_ms % 1000 else "seconds") + "Z"
+    return asdict(answer)

@@ -1,4 +1,4 @@
-"""Which metadata names the rows carry: a filter on a name that no row has matches nothing, silently."""
+"""The metadata names that rows carry: a filter on a name that no row has matches nothing, silently."""
 
 import difflib
 import heapq
@@ -12,7 +12,7 @@ _ALIKE = 0.7
 
 
 class MetadataNames:
-    """Names seen in results, and names found missing a moment ago. Safe to share between threads: it only caches."""
+    """A cache of names seen in results and of names that were missing a moment ago, shared by threads."""
 
     def __init__(self, ttl_s: float, clock: Callable[[], float]) -> None:
         self._seen: set[str] = set()
@@ -21,19 +21,19 @@ class MetadataNames:
         self._clock = clock
 
     def learn(self, names: Iterable[str]) -> None:
-        """These names stand in rows."""
+        """Note names that rows carry."""
         if len(self._seen) < _MOST_NAMES:
             self._seen.update(names)
 
     def learn_missing(self, names: Iterable[str]) -> None:
-        """No row carries these names."""
+        """Note names that no row carries, for `ttl_s`."""
         for name in names:
             if len(self._missing) >= _MOST_NAMES:
                 self._missing.clear()
             self._missing[name] = self._clock() + self._ttl_s
 
     def unknown(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` of which only Milvus can say whether rows carry them."""
+        """Those of `names` that only Milvus knows to be carried or missing."""
         return [name for name in names if name not in self._seen and not self._is_missing(name)]
 
     def missing(self, names: Iterable[str]) -> list[str]:
@@ -41,19 +41,18 @@ class MetadataNames:
         return [name for name in names if name not in self._seen and self._is_missing(name)]
 
     def near(self, name: str, declared: Iterable[str]) -> str | None:
-        """A name that rows do carry and that looks like `name`."""
-        likely = likeliest(name, {*self._seen.copy(), *declared})
-        close = difflib.get_close_matches(name, likely, n=1, cutoff=_ALIKE)
-        return close[0] if close else None
+        """The name that rows carry and that is most like `name`; None where none is like it."""
+        candidates = likeliest(name, {*self._seen.copy(), *declared})
+        return next(iter(difflib.get_close_matches(name, candidates, n=1, cutoff=_ALIKE)), None)
 
     def _is_missing(self, name: str) -> bool:
         return self._missing.get(name, 0.0) > self._clock()
 
 
 def likeliest(name: str, names: Iterable[str]) -> list[str]:
-    """At most 200 of `names` that may be alike, cheaply chosen: the same first character, then about as long.
+    """At most 200 of `names` that may be alike, chosen cheaply: the same first character, then about as long.
 
-    None for a name of more than 64 characters.
+    Empty for a name of more than 64 characters.
     """
     length, first = len(name), name[:1].casefold()
     if length > _LONGEST_COMPARED:
@@ -63,5 +62,6 @@ def likeliest(name: str, names: Iterable[str]) -> list[str]:
     def rank(other: str) -> tuple[bool, int]:
         return other[:1].casefold() != first, abs(len(other) - length)
 
-    fitting = (other for other in names if abs(len(other) - length) <= longest_difference)
-    return heapq.nsmallest(_MOST_COMPARED, (other for other in fitting if len(other) <= _LONGEST_COMPARED), key=rank)
+    similar_length = (other for other in names if abs(len(other) - length) <= longest_difference)
+    comparable = (other for other in similar_length if len(other) <= _LONGEST_COMPARED)
+    return heapq.nsmallest(_MOST_COMPARED, comparable, key=rank)

@@ -1,4 +1,4 @@
-"""Which Milvus partitions there are, and which of them are not loaded, asked now and then."""
+"""A cache of the Milvus partitions that exist, and of those that are not loaded."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pipeline.store import MilvusServerApi
 
 
 class PartitionList:
-    """What the server said a moment ago. Used by many threads; none waits for another one's question."""
+    """Listings of the last seconds, shared by many threads; none waits for a call that another one makes."""
 
     def __init__(
         self,
@@ -24,32 +24,32 @@ class PartitionList:
         self._clock = clock
         self._names: tuple[float, tuple[str, ...]] | None = None
         self._released: frozenset[str] = frozenset()
-        self._ask_again_at = clock()
-        self._asking = threading.Lock()
+        self._expires_at = clock()
+        self._refreshing = threading.Lock()
 
     def names(self) -> tuple[str, ...]:
         """Names of the Milvus partitions, sorted. Raises NotFound, Unavailable."""
         now = self._clock()
-        known = self._names
-        if known is None or known[0] <= now:
-            known = self._names = (now + self._names_ttl_s, tuple(sorted(self._api.partitions(self._collection))))
-        return known[1]
+        listing = self._names
+        if listing is None or listing[0] <= now:
+            listing = self._names = (now + self._names_ttl_s, tuple(sorted(self._api.partitions(self._collection))))
+        return listing[1]
 
     def released(self) -> frozenset[str]:
-        """Those that were not loaded when last asked; a search that names none of them would miss them silently.
+        """Those that were not loaded at the last listing; a search that names none of them would miss them silently.
 
-        One thread asks, which takes a call for each Milvus partition; the others go on with the last answer.
+        One thread refreshes the listing, which takes a call for each partition; the others use the last one.
         """
-        if self._clock() >= self._ask_again_at and self._asking.acquire(blocking=False):
+        if self._clock() >= self._expires_at and self._refreshing.acquire(blocking=False):
             try:
                 loaded = self._api.loaded_partitions(self._collection)
                 self._released = frozenset(self.names()).difference(loaded)
-                self._ask_again_at = self._clock() + self._residency_ttl_s
+                self._expires_at = self._clock() + self._residency_ttl_s
             finally:
-                self._asking.release()
+                self._refreshing.release()
         return self._released
 
     def forget(self) -> None:
-        """Ask again at the next use: something said before is not true any more."""
+        """Read again at the next use: the listing was wrong."""
         self._names = None
-        self._ask_again_at = self._clock()
+        self._expires_at = self._clock()

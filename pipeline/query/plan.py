@@ -4,49 +4,53 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.query.answer import Skipped, SkipReason
-from pipeline.query.filters import Filter, FilterableFields, compile_filter
+from pipeline.query.filter_expressions import FilterableFields, compile_filter
+from pipeline.query.filters import Filter
 from pipeline.query.request import TimeRange
 from pipeline.store import DEFAULT_PARTITION, interval
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """How to search."""
+    """Where to search, and for which rows."""
 
     partitions: tuple[str, ...] | None
     """Names to search, None for the whole collection: then a Milvus partition made a moment ago is covered too."""
     covered: tuple[str, ...]
-    """The same for people. `_default`, where rows are only without time partitions, is always searched, and named
-    only where it stands alone.
+    """The same for people. `_default`, which holds rows only without time partitions, is always searched, and named
+    only if nothing else is.
     """
     skipped: tuple[Skipped, ...]
     expression: str
     """Empty: every row."""
 
 
-def plan(
+def plan_search(
     time: TimeRange | None,
-    wanted: Filter | None,
+    rows: Filter | None,
     existing: Sequence[str],
     released: Collection[str],
-    catalogue: FilterableFields,
+    fields: FilterableFields,
 ) -> SearchPlan:
-    """Leave out every Milvus partition whose interval, given by its name, does not meet the time range.
+    """Leave out the Milvus partitions that cannot hold a matching row, and those that are not loaded.
 
-    Of the others those in `released` are not loaded: left out and said so, as naming one would fail the search.
-    A name without an interval is always searched. The expression checks `event_time` of each row as well: an interval
-    is wider than the range. Raises InvalidRequest where the filter does not fit the collection.
+    1. The partition's interval, which its name gives, does not meet the time range: skipped, `outside_time_range`.
+    2. The partition is in `released`: skipped, `not_loaded`; a search that names it would fail.
+    3. Any other, also one whose name gives no interval: searched.
+
+    The expression checks the `event_time` of each row as well, because an interval is wider than the range. Raises
+    InvalidRequest where the filter does not fit the collection.
     """
-    parts = [] if time is None else _time_terms(time)
-    if wanted is not None:
-        parts.append(f"({compile_filter(wanted, catalogue)})")
-    expression = " and ".join(parts)
+    terms = [] if time is None else _time_terms(time)
+    if rows is not None:
+        terms.append(f"({compile_filter(rows, fields)})")
+    expression = " and ".join(terms)
     skipped = [Skipped(name, reason) for name in existing if (reason := _skip(name, time, released)) is not None]
     if not skipped:
         return SearchPlan(None, tuple(existing) or (DEFAULT_PARTITION,), (), expression)
-    left_out = {skip.name for skip in skipped}
-    kept = tuple(name for name in existing if name not in left_out)
-    return SearchPlan((DEFAULT_PARTITION, *kept), kept or (DEFAULT_PARTITION,), tuple(skipped), expression)
+    skipped_names = {partition.name for partition in skipped}
+    searched = tuple(name for name in existing if name not in skipped_names)
+    return SearchPlan((DEFAULT_PARTITION, *searched), searched or (DEFAULT_PARTITION,), tuple(skipped), expression)
 
 
 def _skip(name: str, time: TimeRange | None, released: Collection[str]) -> SkipReason | None:

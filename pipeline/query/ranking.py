@@ -1,15 +1,10 @@
-"""From the hits of one query to its results: one version of each document, one result a group. Pure."""
+"""Ranking of one query's hits: one version of each document, one result a group. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pipeline.records import TENANT_FIELD
 from pipeline.store import Hit
-
-
-def similarity_score(metric: str, score: float) -> float:
-    """A score where higher is always nearer: COSINE and IP unchanged, an L2 distance d as 1 / (1 + d)."""
-    return 1.0 / (1.0 + score) if metric == "L2" else score
 
 
 def rank(
@@ -26,22 +21,23 @@ def rank(
     unique: dict[str, Hit] = {}
     for hit in hits:
         unique.setdefault(hit.id, hit)
-    kept = list(unique.values())
+    candidates = list(unique.values())
     if one_version:
-        kept = _newest_versions(kept)
+        candidates = _newest_versions(candidates)
     if group_by is None:
-        return kept[:limit]
+        return candidates[:limit]
     groups: dict[tuple[object, str], Hit] = {}
-    for hit in kept:
+    for hit in candidates:
         groups.setdefault(_document(hit), hit)
     return list(groups.values())[:limit]
 
 
 def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
-    """While the writer replaces a document, rows of two versions are visible; drop those of the older one.
+    """Drop the older rows of a document of which two versions are visible, as while the writer replaces it.
 
-    Offsets of the same topic and Kafka partition compare; across partitions the later event time wins, then the name
-    of the partition, so that the answer does not depend on the order of hits.
+    1. Of one topic and Kafka partition: the higher offset is newer.
+    2. Across them: the later event time is newer.
+    3. With the same event time: the later name of topic and partition, so that the order of hits decides nothing.
     """
     newest: dict[tuple[object, str], Hit] = {}
     for hit in hits:
@@ -52,7 +48,7 @@ def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def _document(hit: Hit) -> tuple[object, str]:
-    """Two tenants may use the same doc_id."""
+    """The identity of a document: two tenants may use the same doc_id."""
     return hit.fields.get(TENANT_FIELD), hit.fields["doc_id"]
 
 
@@ -61,10 +57,10 @@ def _position(hit: Hit) -> tuple[str, int, int]:
 
 
 def _newer(hit: Hit, than: Hit) -> bool:
-    ours, theirs = _position(hit), _position(than)
-    if ours[:2] == theirs[:2]:
-        return ours[2] > theirs[2]
-    return (hit.fields["event_time"], ours) > (than.fields["event_time"], theirs)
+    position, other = _position(hit), _position(than)
+    if position[:2] == other[:2]:
+        return position[2] > other[2]
+    return (hit.fields["event_time"], position) > (than.fields["event_time"], other)
 
 
 def metadata_names(hits: Iterable[Hit], declared: Iterable[str]) -> set[str]:

@@ -1,19 +1,43 @@
-"""A search request: from decoded JSON to checked values. The HTTP route and the command line use the same parser."""
+"""A search request: pydantic models that check it, and from which OpenAPI is derived.
 
-import re
+HTTP, the command line and every other way in use the same models.
+"""
+
+import json
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
-from pipeline.query.filters import Filter, check_name, parse_filter
-from pipeline.query.limits import InvalidRequest, Limits, check_keys, check_text, pointer
-from pipeline.timestamps import rfc3339_microseconds
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-REQUEST_KEYS = ("query", "limit", "time", "filter", "fields", "group_by", "timeout_ms")
+from pipeline.query.filters import BoundedFilter, FieldName, StrictModel
+from pipeline.query.invalid_request import MalformedRequest, first_problem
+from pipeline.timestamps import parse_duration, rfc3339_microseconds
+
 DEFAULT_LIMIT = 10
-
-_DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d|w)", re.ASCII)
-_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_LONGEST_MS = 100 * 366 * 86_400_000
+MAX_RESULTS = 1_000
+"""Most results of a request unless configured: `limit` times its number of texts. Milvus's own bound is 16,384."""
+MAX_QUERIES = 32
+MAX_QUERY_CHARS = 8_192
+MAX_FIELDS = 64
+MIN_TIMEOUT_MS = 10
+MAX_TIMEOUT_MS = 60_000
+DEFAULT_TIMEOUT_MS = 5_000
+MAX_BODY_BYTES = 64 * 1024
+_LONGEST = timedelta(days=100 * 366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,138 +48,215 @@ class TimeRange:
     to_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
-    """What is searched for; every value is within the limits."""
+@dataclass(frozen=True)
+class _Expected:
+    """One message for every value that does not fit the annotated type."""
 
-    queries: tuple[str, ...]
-    limit: int = DEFAULT_LIMIT
-    """Most results for each query."""
-    time: TimeRange | None = None
-    filter: Filter | None = None
-    fields: tuple[str, ...] | None = None
-    """Names of the metadata wanted in the results; None: all of it."""
-    group_by: Literal["doc_id"] | None = "doc_id"
-    """One result a document (its best chunk), or every chunk that matches."""
-    timeout_ms: int = 5_000
-    many: bool = False
-    """The queries came as a list, so the answer is a list."""
+    message: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(handler(source), "expected", custom_error_message=self.message)
 
 
-def parse_request(body: object, limits: Limits, now_ms: int) -> SearchRequest:
-    """Check a decoded JSON body; `now_ms` (epoch milliseconds) is what `time.last` counts back from.
-
-    Raises InvalidRequest naming the place by JSON pointer.
-    """
-    if not isinstance(body, dict):
-        raise InvalidRequest("", 'the body must be a JSON object such as {"query": "refund failed"}')
-    check_keys("", body, REQUEST_KEYS)
-    queries, many = _queries(body.get("query"), limits)
-    group_by = body.get("group_by", "doc_id")
-    if group_by not in ("doc_id", None):
-        raise InvalidRequest("/group_by", 'must be "doc_id" or null')
-    given_filter, given_time = body.get("filter"), body.get("time")
-    return SearchRequest(
-        queries=queries,
-        limit=_limit(body.get("limit", min(DEFAULT_LIMIT, limits.max_limit)), len(queries), limits),
-        time=None if given_time is None else parse_time_range(given_time, now_ms),
-        filter=None if given_filter is None else parse_filter(given_filter, limits),
-        fields=_fields(body.get("fields"), limits),
-        group_by="doc_id" if group_by == "doc_id" else None,
-        timeout_ms=_integer(
-            "/timeout_ms",
-            body.get("timeout_ms", limits.default_timeout_ms),
-            limits.min_timeout_ms,
-            limits.max_timeout_ms,
-        ),
-        many=many,
-    )
-
-
-def parse_time_range(value: object, now_ms: int, at: str = "/time") -> TimeRange:
-    """`{"last": "24h"}` or `{"from": …, "to": …}` (either end may be missing), half open.
-
-    `last` has no upper end: producers' clocks may run ahead of ours by the allowed skew.
-    """
-    if not isinstance(value, dict):
-        raise InvalidRequest(at, 'must be an object such as {"last": "24h"} or {"from": "2026-11-22", "to": …}')
-    check_keys(at, value, ("last", "from", "to"))
-    if "last" in value:
-        if len(value) > 1:
-            raise InvalidRequest(at, "takes either last, or from and to")
-        return TimeRange(now_ms - parse_duration(value["last"], pointer(at, "last")), None)
-    start, end = value.get("from"), value.get("to")
-    if start is None and end is None:
-        raise InvalidRequest(at, "needs last, from or to")
-    from_ms = None if start is None else parse_time(start, pointer(at, "from"))
-    to_ms = None if end is None else parse_time(end, pointer(at, "to"))
-    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
-        raise InvalidRequest(at, "is empty: from must be before to (to itself is not included)")
-    return TimeRange(from_ms, to_ms)
-
-
-def parse_duration(value: object, at: str = "/time/last") -> int:
-    """`90m`, `24h`, `7d` … as milliseconds; units ms, s, m, h, d, w. Raises InvalidRequest."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    milliseconds = int(match[1]) * _UNIT_MS[match[2]] if match else 0
-    if not 0 < milliseconds <= _LONGEST_MS:
-        raise InvalidRequest(at, "must be a number above 0 with a unit, such as 90m, 24h or 7d (at most 100 years)")
-    return milliseconds
-
-
-def parse_time(value: object, at: str = "/time") -> int:
-    """An RFC 3339 time as epoch milliseconds; without an offset it is UTC, a date alone is its midnight.
-
-    Raises InvalidRequest.
-    """
-    problem = "must be an RFC 3339 time such as 2026-11-22T08:30:00Z, or a date"
-    if not isinstance(value, str):
-        raise InvalidRequest(at, problem)
-    try:
-        return rfc3339_microseconds(value) // 1_000
-    except ValueError:
-        raise InvalidRequest(at, problem) from None
-
-
-def _queries(value: object, limits: Limits) -> tuple[tuple[str, ...], bool]:
-    if isinstance(value, list):
-        if not value:
-            raise InvalidRequest("/query", "must hold at least one text")
-        if len(value) > limits.max_queries:
-            raise InvalidRequest("/query", f"holds {len(value):,} texts; at most {limits.max_queries} are allowed")
-        return tuple(_query(pointer("/query", index), text, limits) for index, text in enumerate(value)), True
-    if value is None:
-        raise InvalidRequest("/query", "is missing: a text, or a list of texts")
-    return (_query("/query", value, limits),), False
-
-
-def _query(at: str, value: object, limits: Limits) -> str:
-    text = check_text(at, value, limits.max_query_chars)
+def _check_query(text: str) -> str:
     if not text.strip():
-        raise InvalidRequest(at, "is blank")
+        raise PydanticCustomError("blank", "is blank")
     return text
 
 
-def _limit(value: object, queries: int, limits: Limits) -> int:
-    limit = _integer("/limit", value, 1, limits.max_limit)
-    if limit * queries > limits.max_limit:
-        each = limits.max_limit // queries
-        advice = f"lower it to {each:,}" if each else "send fewer texts"
-        raise InvalidRequest(
-            "/limit", f"for {queries} texts means {limit * queries:,} results; at most {limits.max_limit:,}: {advice}"
-        )
-    return limit
+def _duration_ms(value: object) -> int:
+    try:
+        duration = parse_duration(value) if isinstance(value, str) else timedelta(0)
+    except ValueError:
+        duration = timedelta(0)
+    milliseconds = duration // timedelta(milliseconds=1)
+    if milliseconds <= 0 or duration > _LONGEST:
+        message = "must be a number above 0 with a unit, such as 90m, 1h30m, 24h or 7d (at most 100 years)"
+        raise PydanticCustomError("duration", message)
+    return milliseconds
 
 
-def _integer(at: str, value: object, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidRequest(at, f"must be a whole number from {low:,} to {high:,}")
-    return value
-
-
-def _fields(value: object, limits: Limits) -> tuple[str, ...] | None:
+def _time_ms(value: object) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) > limits.max_fields:
-        raise InvalidRequest("/fields", f"must be a list of at most {limits.max_fields} names of metadata fields")
-    return tuple(dict.fromkeys(check_name(pointer("/fields", index), name) for index, name in enumerate(value)))
+    try:
+        if isinstance(value, str):
+            return rfc3339_microseconds(value) // 1_000
+    except ValueError:
+        pass
+    raise PydanticCustomError("time", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z, or a date")
+
+
+_Time = Annotated[
+    int | None,
+    PlainValidator(_time_ms),
+    WithJsonSchema(
+        {
+            "type": ["string", "null"],
+            "description": "RFC 3339; without an offset UTC, a date alone is its midnight.",
+            "examples": ["2026-11-22", "2026-11-22T08:30:00Z"],
+        }
+    ),
+]
+_Duration = Annotated[
+    int | None,
+    PlainValidator(_duration_ms),
+    WithJsonSchema({"type": "string", "examples": ["90m", "1h30m", "24h", "7d"]}),
+]
+
+
+class TimeWindow(StrictModel):
+    """Event times, half open: `from` is included, `to` is not. Either `last` alone, or one or both of the others."""
+
+    last: _Duration = None
+    """How long ago until now. It has no upper end: producers' clocks may run ahead by the allowed skew."""
+    from_: _Time = Field(None, alias="from")
+    to: _Time = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "last" in value and len(value) > 1 and value.keys() <= cls.known_keys.keys():
+            raise PydanticCustomError("time_window", "takes either last, or from and to")
+        return value
+
+    @model_validator(mode="after")
+    def _check_ends(self) -> "TimeWindow":
+        if self.last is None and self.from_ is None and self.to is None:
+            raise PydanticCustomError("time_window", "needs last, from or to")
+        if self.from_ is not None and self.to is not None and self.from_ >= self.to:
+            raise PydanticCustomError("time_window", "is empty: from must be before to (to itself is not included)")
+        return self
+
+    def range(self, now_ms: int) -> TimeRange:
+        """The times meant; `last` counts back from `now_ms` (epoch milliseconds)."""
+        return TimeRange(self.from_ if self.last is None else now_ms - self.last, self.to)
+
+
+def _query_shape(value: object) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    return "texts" if isinstance(value, list) else None
+
+
+_Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARS), AfterValidator(_check_query)]
+_Queries = Annotated[list[_Query], Field(min_length=1, max_length=MAX_QUERIES)]
+
+
+@dataclass(frozen=True)
+class _Between:
+    """A whole number from `low` to `high`, with one message for everything else."""
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        message = f"must be a whole number from {self.low:,} to {self.high:,}"
+        bounded = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
+        return core_schema.custom_error_schema(bounded, "expected", custom_error_message=message)
+
+
+class SearchRequest(StrictModel):
+    """A search for the documents nearest in meaning to one text or to each of several."""
+
+    max_results: ClassVar[int] = MAX_RESULTS
+
+    query: Annotated[
+        Annotated[_Query, Tag("text")] | Annotated[_Queries, Tag("texts")],
+        Discriminator(
+            _query_shape, custom_error_type="query", custom_error_message="must be a text, or a list of texts"
+        ),
+    ]
+    limit: Annotated[int, _Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
+    """Most results for each text. The largest limit also bounds the results of all texts together."""
+    time: TimeWindow | None = None
+    filter: BoundedFilter | None = None
+    fields: (
+        Annotated[
+            list[FieldName],
+            Field(max_length=MAX_FIELDS),
+            AfterValidator(lambda names: list(dict.fromkeys(names))),
+        ]
+        | None
+    ) = None
+    """Names of the metadata wanted in the results; null: all of it."""
+    group_by: Annotated[Literal["doc_id"] | None, _Expected('must be "doc_id" or null')] = "doc_id"
+    """One result a document (its best chunk), or every chunk that matches."""
+    timeout_ms: Annotated[int, _Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
+    """Most milliseconds from the arrival of the request to its answer."""
+
+    @model_validator(mode="after")
+    def _check_results(self) -> "SearchRequest":
+        texts = len(self.queries)
+        if self.limit * texts > self.max_results:
+            lower = self.max_results // texts
+            advice = f"lower it to {lower:,}" if lower else "send fewer texts"
+            raise PydanticCustomError(
+                "too_many_results",
+                "for {texts} texts means {results} results; at most {most}: {advice}",
+                {
+                    "texts": texts,
+                    "results": f"{self.limit * texts:,}",
+                    "most": f"{self.max_results:,}",
+                    "advice": advice,
+                    "at": "/limit",
+                },
+            )
+        return self
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The texts."""
+        return (self.query,) if isinstance(self.query, str) else tuple(self.query)
+
+    @property
+    def many(self) -> bool:
+        """Whether the texts came as a list, so that the answer is a list too."""
+        return not isinstance(self.query, str)
+
+    def time_range(self, now_ms: int) -> TimeRange | None:
+        """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""
+        return None if self.time is None else self.time.range(now_ms)
+
+
+@cache
+def request_model(most: int) -> type[SearchRequest]:
+    """The model of the requests to a service that gives at most `most` results."""
+    description = SearchRequest.model_fields["limit"].description
+    bounded: Any = Annotated[int, _Between(1, most), Field(description=description)]
+    limit = (bounded, min(DEFAULT_LIMIT, most))
+    model = create_model("SearchRequest", __base__=SearchRequest, __doc__=SearchRequest.__doc__, limit=limit)
+    model.max_results = most
+    return model
+
+
+def parse_request(body: object, max_results: int = MAX_RESULTS) -> SearchRequest:
+    """Check a decoded JSON body. Raises InvalidRequest that names the place by JSON pointer."""
+    try:
+        return request_model(max_results).model_validate(body)
+    except ValidationError as error:
+        raise first_problem(error) from None
+
+
+def decode_json(body: bytes) -> object:
+    """JSON as RFC 8259 has it: UTF-8, no NaN, no key twice in one object. Raises MalformedRequest."""
+
+    def refuse(_: str) -> NoReturn:
+        raise ValueError("NaN and Infinity are not JSON")
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        if len(members := dict(pairs)) != len(pairs):
+            raise ValueError("a key is given twice in one object")
+        return members
+
+    try:
+        decoded: object = json.loads(body.decode(), parse_constant=refuse, object_pairs_hook=once)
+    except UnicodeDecodeError:
+        raise MalformedRequest("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"the syntax is wrong at character {error.pos}") from None
+    except RecursionError:
+        raise MalformedRequest("it is nested too deep") from None
+    except ValueError as error:
+        raise MalformedRequest(str(error)) from None
+    return decoded

@@ -1,7 +1,7 @@
-"""One search over Milvus: plan, fetch, shape the results, and say what was covered."""
+"""One search over Milvus: plan, find candidates, shape the results, and list what was covered."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -10,32 +10,29 @@ import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped, format_time
-from pipeline.query.fetch import Fetch, FetchSettings
-from pipeline.query.filters import FilterableFields, balanced, comparisons, filterable_fields, metadata_reference
-from pipeline.query.limits import InvalidRequest, pointer
+from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped
+from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.filter_expressions import FilterableFields, balanced, filterable_fields, metadata_reference
+from pipeline.query.filters import comparisons
+from pipeline.query.invalid_request import InvalidRequest
 from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
-from pipeline.query.plan import plan
-from pipeline.query.ranking import metadata_names, similarity_score
+from pipeline.query.plan import plan_search
+from pipeline.query.ranking import metadata_names
 from pipeline.query.request import SearchRequest
+from pipeline.query.retrievers import DenseRetriever, Queries, Retriever, RowSelection
 from pipeline.records import METADATA_FIELD, VECTOR_FIELD
-from pipeline.store import (
-    DEFAULT_PARTITION,
-    CollectionInfo,
-    Hit,
-    MilvusServerApi,
-    interval,
-)
+from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
+from pipeline.timestamps import format_time
 
-_MOST_NAMES_ASKED = 16
+_MOST_NAMES_CHECKED = 16
 _SAMPLE = 16
-"""Rows looked at to find out which of several names there are."""
+"""Rows read to find out which of several names there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How to search."""
+    """How much to read, and for how long a listing holds."""
 
     fetch: FetchSettings = field(default_factory=FetchSettings)
     max_answer_bytes: int = 8 * 1024 * 1024
@@ -43,7 +40,7 @@ class SearchSettings:
     partitions_ttl_s: float = 1.0
     """How long a listing of the Milvus partitions is used again."""
     residency_ttl_s: float = 30.0
-    """How long it is taken as known which Milvus partitions are loaded; asking takes a call for each."""
+    """How long a listing of the loaded partitions is used again; it takes a call for each of them."""
     names_ttl_s: float = 10.0
     """How long a metadata name that no row had counts as missing."""
 
@@ -59,31 +56,39 @@ class Searcher:
         clock: Callable[[], float] = time.monotonic,
         *,
         accept: Callable[[CollectionInfo], None] = lambda _: None,
+        retrievers: Sequence[Retriever] | None = None,
     ) -> None:
-        """`accept` raises Mismatch for a collection that must not be searched with this query's vectors."""
+        """`accept` raises Mismatch for a collection that must not be searched with this query's vectors.
+
+        `retrievers`: by vectors alone unless given. Several would need their results fused, so one is taken.
+        """
         self._accept = accept
         self._api = api
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
+        (self._retriever,) = (DenseRetriever(api),) if retrievers is None else retrievers
         self._names = MetadataNames(self._settings.names_ttl_s, clock)
         self._schema: CollectionInfo | None = None
         self._partitions = PartitionList(
             api, collection, self._settings.partitions_ttl_s, self._settings.residency_ttl_s, clock
         )
 
-    def search(self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float) -> SearchResult:
+    def search(
+        self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float, *, now_ms: int
+    ) -> SearchResult:
         """Find the nearest rows for each query; `vectors` has shape (queries, dimension). Blocks up to `timeout_s`.
 
-        Raises InvalidRequest (the filter does not fit, or a text has no direction), DeadlinePassed, Unavailable (also
-        while the collection does not exist).
+        `now_ms` (epoch milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter does not
+        fit, or a text has no direction), DeadlinePassed, Unavailable (also while the collection does not exist).
         """
         deadline = self._clock() + timeout_s
         _check_vectors(vectors, request.many)
+        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
         existing: tuple[str, ...] = ()
         try:
             existing = self._partitions.names()
-            return self._search(request, vectors, deadline, existing)
+            return run(existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
             self._forget()
@@ -92,21 +97,21 @@ class Searcher:
             raise
         self._schema = self._describe()
         try:
-            left = self._partitions.names()
-            found = self._search(request, vectors, deadline, left)
+            remaining = self._partitions.names()
+            result = run(remaining)
         except NotFound as error:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
-        dropped = tuple(Skipped(name, "dropped") for name in existing if name not in set(left))
-        searched = Searched(found.searched.partitions, (*found.searched.skipped, *dropped))
-        return replace(found, searched=searched)
+        dropped = tuple(Skipped(name, "dropped") for name in existing if name not in set(remaining))
+        searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
+        return replace(result, searched=searched)
+
+    def check(self) -> None:
+        """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
+        self._schema = self._describe()
 
     def _forget(self) -> None:
         self._schema = None
         self._partitions.forget()
-
-    def check(self) -> None:
-        """Ask Milvus for the collection; raises Unavailable where it does not answer or has none such, Mismatch."""
-        self._schema = self._describe()
 
     def _describe(self) -> CollectionInfo:
         info = self._api.describe(self._collection)
@@ -116,25 +121,21 @@ class Searcher:
         return info
 
     def _search(
-        self, request: SearchRequest, vectors: NDArray[np.float32], deadline: float, existing: Sequence[str]
+        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: Sequence[str]
     ) -> SearchResult:
         info = self._schema = self._schema or self._describe()
-        catalogue = filterable_fields(info)
-        planned = plan(request.time, request.filter, existing, self._partitions.released(), catalogue)
-        fetch = Fetch(self._api, info, request, vectors, planned, self._settings.fetch, deadline, self._clock)
-        ranked, complete = fetch.best()
-        results: list[list[Result]] = [[] for _ in ranked]
-        shape = partial(
-            _result,
-            fields=request.fields,
-            declared=frozenset(catalogue.declared),
-            metric=info.indexes[VECTOR_FIELD].metric,
-            existing=existing,
+        fields = filterable_fields(info)
+        plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        search = CandidateSearch(
+            self._api, self._retriever, info, request, queries, plan, self._settings.fetch, deadline, self._clock
         )
+        ranked, complete = search.ranked()
+        results: list[list[Result]] = [[] for _ in ranked]
         size = 0
         try:
-            for query, hit in self._learning(fetch.whole(ranked), catalogue):
-                result = shape(hit)
+            for query, hit in search.whole(ranked):
+                self._names.learn(metadata_names([hit], fields.declared))
+                result = _result(hit, request.fields, frozenset(fields.declared), existing)
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
                     raise self._too_large()
@@ -146,52 +147,46 @@ class Searcher:
         return SearchResult(
             results=tuple(map(tuple, results)),
             partial=not complete,
-            searched=Searched(planned.covered, planned.skipped),
-            warnings=self._warnings(fetch, catalogue),
+            searched=Searched(plan.covered, plan.skipped),
+            warnings=self._warnings(search, fields),
         )
-
-    def _learning(self, hits: Iterator[tuple[int, Hit]], catalogue: FilterableFields) -> Iterator[tuple[int, Hit]]:
-        for query, hit in hits:
-            self._names.learn(metadata_names([hit], catalogue.declared))
-            yield query, hit
 
     def _too_large(self) -> InvalidRequest:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
         return InvalidRequest("/limit", f"{bound}; lower it, send fewer texts, or name the metadata wanted in fields")
 
-    def _warnings(self, fetch: Fetch, catalogue: FilterableFields) -> tuple[str, ...]:
+    def _warnings(self, search: CandidateSearch, fields: FilterableFields) -> tuple[str, ...]:
         """Name the fields of the filter that no row has: most likely a typing error, which Milvus answers with nothing.
 
         Not an error: whether a request is right must not depend on which rows have arrived.
         """
-        if fetch.request.filter is None:
+        if search.request.filter is None:
             return ()
-        used = list(dict.fromkeys(leaf.name for leaf in comparisons(fetch.request.filter)))
-        asked = [name for name in used if name not in catalogue.declared][:_MOST_NAMES_ASKED]
+        used = list(dict.fromkeys(comparison.key for comparison in comparisons(search.request.filter)))
+        metadata = [name for name in used if name not in fields.declared][:_MOST_NAMES_CHECKED]
         try:
-            self._look_for(self._names.unknown(asked), fetch, catalogue)
+            self._look_up(self._names.unknown(metadata), search, fields)
         except (Unavailable, NotFound):
             return ()
-        missing = self._names.missing(asked)
-        return tuple(self._warning(name, catalogue, fetch.deadline) for name in missing)
+        return tuple(self._warning(name, fields, search.deadline) for name in self._names.missing(metadata))
 
-    def _look_for(self, names: Sequence[str], fetch: Fetch, catalogue: FilterableFields) -> None:
+    def _look_up(self, names: Sequence[str], search: CandidateSearch, fields: FilterableFields) -> None:
         """Find out with one call which of the names rows carry.
 
-        Rows with one name say nothing of the others. Those stay unknown until a later request asks for them alone.
+        Rows with one name prove nothing about the others. Those stay unknown until a later request names them alone.
         """
         if not names:
             return
         expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
-        (hits,) = fetch.search(fetch.vectors[:1], _SAMPLE, expression, (METADATA_FIELD,), None)
+        (hits,) = search.retrieve(search.queries.first(), RowSelection(_SAMPLE, expression, (METADATA_FIELD,), None))
         if hits:
-            self._names.learn(metadata_names(hits, catalogue.declared))
+            self._names.learn(metadata_names(hits, fields.declared))
         else:
             self._names.learn_missing(names)
 
-    def _warning(self, name: str, catalogue: FilterableFields, deadline: float) -> str:
-        """Say that the name is missing; with the name that was meant, if there is time to look for it."""
-        filterable = (known for known, kind in catalogue.declared.items() if kind != "other")
+    def _warning(self, name: str, fields: FilterableFields, deadline: float) -> str:
+        """The warning for a missing name; with the name that was meant, if there is time to find it."""
+        filterable = (known for known, field_type in fields.declared.items() if field_type != "other")
         near = self._names.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
@@ -201,20 +196,18 @@ def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:
     """Milvus answers a NaN query with nothing and scores a zero vector 0 with every row; neither is an answer."""
     usable = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
     for index in np.flatnonzero(~usable):
-        at = pointer("/query", int(index)) if many else "/query"
+        at = f"/query/{index}" if many else "/query"
         raise InvalidRequest(at, "has no direction in the model's space; write it in other words")
 
 
-def _result(
-    hit: Hit, *, fields: tuple[str, ...] | None, declared: frozenset[str], metric: str, existing: Sequence[str]
-) -> Result:
+def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], existing: Sequence[str]) -> Result:
     row = hit.fields
     names = [name for name in (row if fields is None else fields) if name in row and name not in declared]
     return Result(
         id=hit.id,
         doc_id=row["doc_id"],
         text=row["text"],
-        score=similarity_score(metric, hit.score),
+        score=hit.score,
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),

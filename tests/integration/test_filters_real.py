@@ -10,15 +10,14 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from pipeline.query.filters import FilterableFields, compile_filter, filterable_fields, parse_filter
-from pipeline.query.limits import Limits
+from pipeline.query.filter_expressions import FilterableFields, compile_filter, filterable_fields
 from pipeline.store import IndexSettings, MilvusApi, connect, open_collection
 from tests.support.examples import examples
+from tests.support.rigs.search import parse_filter
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
 
-LIMITS = Limits()
 ROWS = 200
 HOSTILE = [
     '"', "'", "\\", '\\"', "\\\\", "\n", "\r\n", "\t", "\0", "a\0b", "\x01\x1f\x7f\x80", "\b\f\v", "\u2028", "\ufeff",
@@ -34,12 +33,12 @@ KEYS = ["word", "content-type", 'q"uo\\te', "schlüssel", "a b", "a.b", "a[0]", 
 class Stored:
     api: MilvusApi
     collection: str
-    catalogue: FilterableFields
+    fields: FilterableFields
     rows: Mapping[str, Mapping[str, Any]]
     """By id, fields and metadata together."""
 
     def matching(self, node: object) -> set[str]:
-        expression = compile_filter(parse_filter(node, LIMITS), self.catalogue)
+        expression = compile_filter(parse_filter(node), self.fields)
         return {row["id"] for row in self.api.query(self.collection, expression, ["id"], limit=ROWS)}
 
 

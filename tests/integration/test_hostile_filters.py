@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.query.filters import COMPARISONS, Operator, compile_filter, filterable_fields, parse_filter
-from pipeline.query.limits import InvalidRequest, Limits
+from pipeline.query import InvalidRequest
+from pipeline.query.filter_expressions import compile_filter, filterable_fields
+from pipeline.query.filters import COMPARISONS, Operator
 from pipeline.store import IndexSettings, connect, open_collection
 from tests.support.names import unique
 from tests.support.rigs.hostile import HOSTILE
+from tests.support.rigs.search import parse_filter
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -42,7 +44,7 @@ def find(request: pytest.FixtureRequest) -> Iterator[Find]:
             eventually(lambda: len(api.query(name, "", ["id"], limit=1000)) == len(HOSTILE), what="rows visible")
 
             def matching(node: object) -> set[int]:
-                expression = compile_filter(parse_filter(node, Limits()), filterable_fields(info))
+                expression = compile_filter(parse_filter(node), filterable_fields(info))
                 return {row["chunk"] for row in api.query(name, expression, ["chunk"], limit=1000)}
 
             yield matching

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import RequestRefused, RequestTooLarge, UsageError
-from pipeline.query import FetchSettings, InvalidRequest, Limits, Searcher, SearchResult, SearchSettings, parse_request
+from pipeline.query import FetchSettings, InvalidRequest, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.answer import Skipped
-from pipeline.query.request import parse_time
 from pipeline.store import IndexSettings, MilvusServerApi, VectorSearch, connect, open_collection
 from pipeline.store.partitions import partition_name
+from pipeline.timestamps import event_time_ms
 from tests.chaos.proxy import Fault, FaultProxy
 from tests.support.names import unique
 from tests.support.processes import running
@@ -49,7 +49,7 @@ class Shelf:
 
     def fill(self) -> None:
         for day, date in enumerate(DAYS):
-            time = parse_time(date)
+            time = event_time_ms(date)
             partition = partition_name("day", time)
             self.api.create_partition(self.name, partition)
             rows = [self._row(day, date, doc, chunk) for doc in range(3) for chunk in range(3)]
@@ -65,7 +65,7 @@ class Shelf:
             "chunk": chunk,
             "text": f"chunk {chunk}",
             "vector": vector,
-            "event_time": parse_time(date) + doc,
+            "event_time": event_time_ms(date) + doc,
             "kafka_topic": "t",
             "kafka_partition": 0,
             "kafka_offset": day * 3 + doc,
@@ -75,7 +75,7 @@ class Shelf:
         }
 
     def find(self, timeout_s: float = 10.0, **body: object) -> SearchResult:
-        return self.searcher.search(parse_request({"query": "q", **body}, Limits(), 0), EAST, timeout_s)
+        return self.searcher.search(parse_request({"query": "q", **body}), EAST, timeout_s, now_ms=0)
 
 
 @pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
@@ -128,9 +128,9 @@ def test_rows_fetched_after_ranking_are_the_same(shelf: Shelf) -> None:
     not_one = {"type": "ne", "key": "n", "value": 1}
     bodies: list[dict[str, Any]] = [{}, {"fields": []}, {"time": {"from": "2026-11-21"}, "filter": not_one}]
     for body in bodies:
-        request = parse_request({"query": "q", "limit": 27, "group_by": None, **body}, Limits(), 0)
-        found = many_calls.search(request, EAST, 10.0)
-        assert found == one_call.search(request, EAST, 10.0)
+        request = parse_request({"query": "q", "limit": 27, "group_by": None, **body})
+        found = many_calls.search(request, EAST, 10.0, now_ms=0)
+        assert found == one_call.search(request, EAST, 10.0, now_ms=0)
         assert len(found.results[0]) >= 12
 
 
@@ -158,15 +158,15 @@ def large_row(number: int) -> dict[str, Any]:
 
 
 def test_an_answer_of_large_rows_is_bounded(large: Shelf) -> None:
-    request = parse_request({"query": "q", "limit": 130}, Limits(), 0)
-    assert doc_ids(large.searcher.search(request, EAST, 30.0)) == [f"d{number}" for number in range(130)]
-    four = parse_request({"query": ["q"] * 4, "limit": 250}, Limits(), 0)
+    request = parse_request({"query": "q", "limit": 130})
+    assert doc_ids(large.searcher.search(request, EAST, 30.0, now_ms=0)) == [f"d{number}" for number in range(130)]
+    four = parse_request({"query": ["q"] * 4, "limit": 250})
     for request, vectors in (
-        (parse_request({"query": "q", "limit": 300}, Limits(), 0), EAST),
+        (parse_request({"query": "q", "limit": 300}), EAST),
         (four, EAST.repeat(4, 0)),
     ):
         with pytest.raises(InvalidRequest, match=r"^/limit: makes an answer of more than 8,388,608 bytes; lower it"):
-            large.searcher.search(request, vectors, 30.0)
+            large.searcher.search(request, vectors, 30.0, now_ms=0)
 
 
 def test_what_milvus_refuses_has_its_own_error(large: Shelf) -> None:
@@ -181,11 +181,11 @@ def test_what_milvus_refuses_has_its_own_error(large: Shelf) -> None:
 
 def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
     searcher = Searcher(shelf.api, shelf.name, clock=lambda: 0.0)  # what was listed never grows old
-    request = parse_request({"query": "q", "time": {"to": "2026-11-21"}}, Limits(), 0)
+    request = parse_request({"query": "q", "time": {"to": "2026-11-21"}})
     shelf.api.create_partition(shelf.name, "d20261101")
-    assert searcher.search(request, EAST, 10.0).searched.partitions == ("d20261101", "d20261120")
+    assert searcher.search(request, EAST, 10.0, now_ms=0).searched.partitions == ("d20261101", "d20261120")
     shelf.api.drop_partition(shelf.name, "d20261101")
-    found = searcher.search(request, EAST, 10.0)
+    found = searcher.search(request, EAST, 10.0, now_ms=0)
     assert doc_ids(found) == [f"2026-11-20 {doc}" for doc in range(3)]
     assert found.searched.partitions == ("d20261120",)
     assert Skipped("d20261101", "dropped") in found.searched.skipped
@@ -193,13 +193,13 @@ def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
 
 def test_a_released_partition_is_said_to_be_skipped(shelf: Shelf) -> None:
     searcher = Searcher(shelf.api, shelf.name)
-    request = parse_request({"query": "q"}, Limits(), 0)
-    if not shelf.api.server.capabilities.needs_load:
-        assert searcher.search(request, EAST, 10.0).searched.skipped == ()
+    request = parse_request({"query": "q"})
+    if shelf.api.server.lite:  # it keeps every partition loaded
+        assert searcher.search(request, EAST, 10.0, now_ms=0).searched.skipped == ()
         return
     shelf.api.release_partitions(shelf.name, ["d20261120"])
     try:
-        found = searcher.search(request, EAST, 10.0)
+        found = searcher.search(request, EAST, 10.0, now_ms=0)
     finally:
         shelf.api.load_partitions(shelf.name, ["d20261120"])
     assert sorted(doc_ids(found)) == [f"2026-11-2{day} {doc}" for day in (1, 2) for doc in range(3)]
@@ -214,8 +214,7 @@ from prometheus_client import CollectorRegistry
 from consumers.query.app import create_app
 from consumers.query.server import serve
 from pipeline.embedding import EmbeddingSettings, load_embedder
-from pipeline.query.query_batcher import QueryBatcher
-from pipeline.query import Limits, Searcher
+from pipeline.query import QueryBatcher, Searcher, SearchService
 from pipeline.store import connect
 from pipeline.telemetry import QueryMetrics, configure_logging
 
@@ -232,9 +231,8 @@ class Slow:
 
 registry = CollectorRegistry()
 searcher = Searcher(connect(uri), collection)
-app = create_app(
-    searcher, Slow(), Limits(), dict, registry=registry, metrics=QueryMetrics(registry)
-)
+service = SearchService(searcher, Slow(), QueryMetrics(registry))
+app = create_app(service, dict, registry=registry)
 serve(app, "127.0.0.1", int(port), drain_s=10)
 batcher.close()
 print("ended well")
@@ -329,6 +327,56 @@ def test_a_search_that_milvus_keeps_waiting_does_not_hold_the_exit(milvus_uri: s
         proxy.close()
         with closing(connect(milvus_uri)) as api:
             api.drop_collection(name)
+
+
+def test_the_command_answers_as_the_worker_does(milvus_uri: str, tmp_path: Path) -> None:
+    name = unique("query")
+    given = (f"milvus.uri={milvus_uri}", f"milvus.collection={name}", "embedding.model=hash:16", "query.port=0",
+             "query.max_limit=20", "telemetry.log_format=json")  # fmt: skip
+    options = [part for one in given for part in ("--set", one)]
+    with closing(connect(milvus_uri)) as api, closing(load_embedder(EmbeddingSettings(model="hash:16"))) as model:
+        try:
+            open_collection(api, name, asdict(model.stamp), DIMENSION, IndexSettings("FLAT"), create=True)
+            rows = [{**large_row(number), "text": f"text {number}", "n": number % 2} for number in range(6)]
+            api.upsert(name, None, [{**row, "event_time": event_time_ms("2026-11-22")} for row in rows])
+            eventually(lambda: len(api.query(name, "", ["id"], limit=100)) == 6, what="rows visible")
+            with running(["-m", "consumers.cli", "serve", *options], tmp_path / "log") as worker:
+                port = eventually(lambda: listening(worker.errors()), within=60)
+                body = {"query": "q", "limit": 4, "time": {"from": "2026-11-22", "to": "2026-11-23"}}
+                node = {"type": "and", "filters": [{"type": "eq", "key": "n", "value": 1}]}
+                served = httpx.post(f"http://127.0.0.1:{port}/v1/search", json={**body, "filter": node}, timeout=60)
+                assert served.status_code == 200, served.text
+                request = [
+                    "q",
+                    "--limit",
+                    "4",
+                    "--from",
+                    "2026-11-22",
+                    "--to",
+                    "2026-11-23",
+                    "--where",
+                    "n=1",
+                    "--json",
+                ]
+                printed = command("search", *request, *options)
+                refused = command("search", "q", "--limit", "21", *options)
+        finally:
+            api.drop_collection(name)
+    assert printed.returncode == 0, printed.stderr
+    answers = [served.json(), json.loads(printed.stdout)]
+    for answer in answers:
+        timing = answer.pop("timing_ms")
+        assert timing["total"] == pytest.approx(timing["embed"] + timing["search"], abs=0.002)
+    assert answers[0] == answers[1]
+    assert len(answers[0]["results"]) == 3
+    assert "search.answered" not in printed.stderr
+    assert refused.returncode == 2
+    assert "/limit: must be a whole number from 1 to 20" in refused.stderr
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "consumers.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2])
 
 
 def listening(log: str) -> int | None:

@@ -9,13 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.query.openapi import request_schemas
-from pipeline.query.filters import FilterableFields, compile_filter, metadata_reference, parse_filter
-from pipeline.query.limits import InvalidRequest, Limits
-from pipeline.query.request import parse_request
+from pipeline.query import InvalidRequest, parse_request, request_model
+from pipeline.query.filter_expressions import FilterableFields, compile_filter, metadata_reference
+from tests.support.rigs.search import leaf, parse_filter
 
-LIMITS = Limits()
-CATALOGUE = FilterableFields({"doc_id": "string", "chunk": "integer", "vector": "other"})
+FIELDS = FilterableFields({"doc_id": "string", "chunk": "integer", "vector": "other"})
 
 HOSTILE = ['" or 1==1 or "', "\\", '\\"', '"]', '$meta["', "{x}", "%s", "\n", "\0", "😀", "'", "\\u0041", "or", ""]
 
@@ -32,10 +30,6 @@ names = st.one_of(
         lambda name: not name.startswith("$") and "][" not in name
     ),
 )
-
-
-def leaf(kind: str, name: str, value: object) -> dict[str, Any]:
-    return {"type": kind, "key": name, "value": value}
 
 
 leaves = st.one_of(
@@ -80,9 +74,9 @@ def strings_of(node: Any) -> set[str]:
 @given(filters)
 @example(leaf("eq", '"] == 1 or $meta["x', '" or 1==1 or "'))
 def test_only_literals_carry_what_the_user_wrote(node: dict[str, Any]) -> None:
-    parsed = parse_filter(node, LIMITS)
+    parsed = parse_filter(node)
     try:
-        expression = compile_filter(parsed, CATALOGUE)
+        expression = compile_filter(parsed, FIELDS)
     except InvalidRequest:  # a value of another type for doc_id or chunk
         return
     found = tokens(expression)
@@ -119,11 +113,11 @@ def path_of_milvus(reference: str) -> list[str]:
 def test_milvus_reads_a_name_as_that_name_or_never_gets_it(name: str) -> None:
     if "][" in name:
         with pytest.raises(InvalidRequest, match=r"^/filter/key"):
-            parse_filter(leaf("eq", name, "x"), LIMITS)
+            parse_filter(leaf("eq", name, "x"))
         with pytest.raises(ValueError, match="inside"):
             metadata_reference(name)
         return
-    parsed = parse_filter(leaf("eq", name, "x"), LIMITS)
+    parsed = parse_filter(leaf("eq", name, "x"))
     assert path_of_milvus(metadata_reference(name)) == [name]
     sent = [text for kind, text in tokens(compile_filter(parsed, FilterableFields({}))) if kind == "string"]
     assert not any("][" in text for text in sent)
@@ -163,12 +157,7 @@ bodies = st.fixed_dictionaries(
 )
 
 
-def schema(name: str) -> dict[str, Any]:
-    components = json.loads(json.dumps(request_schemas(LIMITS)))
-    return {"components": {"schemas": components}, "$ref": f"#/components/schemas/{name}"}
-
-
-SCHEMA = jsonschema.Draft202012Validator(schema("SearchRequest"))
+SCHEMA = jsonschema.Draft202012Validator(json.loads(json.dumps(request_model(1_000).model_json_schema())))
 
 
 @given(bodies)
@@ -176,7 +165,7 @@ SCHEMA = jsonschema.Draft202012Validator(schema("SearchRequest"))
 @example({"query": "q", "limit": True})
 def test_what_the_parser_accepts_the_schema_accepts(body: dict[str, Any]) -> None:
     try:
-        parse_request(body, LIMITS, 0)
+        parse_request(body)
     except InvalidRequest as error:
         refused = error
     else:
@@ -196,7 +185,7 @@ def test_what_the_schema_accepts_the_parser_accepts(body: dict[str, Any]) -> Non
     if not SCHEMA.is_valid(body):
         return
     try:
-        parse_request(body, LIMITS, 0)
+        parse_request(body)
     except InvalidRequest as refused:
         # JSON Schema takes 2**63 for a number, and cannot count values over a whole filter.
         if not any(words in refused.detail for words in (*BEYOND_A_SCHEMA, "beyond the integers")):

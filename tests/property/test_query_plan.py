@@ -1,17 +1,17 @@
-"""Pruning by time never loses a row, whatever granularities stand side by side."""
+"""Pruning by time never loses a row, whatever granularities lie side by side."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.query.filters import FilterableFields
-from pipeline.query.plan import plan
+from pipeline.query.filter_expressions import FilterableFields
+from pipeline.query.plan import plan_search
 from pipeline.query.request import TimeRange
 from pipeline.store.milvus.api import DEFAULT_PARTITION
 from pipeline.store.partitions import Granularity, partition_name
 
-CATALOGUE = FilterableFields({"event_time": "integer"})
+FIELDS = FilterableFields({"event_time": "integer"})
 HOUR = 3_600_000
-# SpecialTokens the turn of a year, of weeks and of months, and further out.
+# Around the turn of a year, of weeks and of months, and further out.
 times = st.one_of(
     st.integers(1_767_225_600_000 - 40 * 24 * HOUR, 1_767_225_600_000 + 40 * 24 * HOUR),
     st.integers(1_767_225_600_000 // HOUR - 200, 1_767_225_600_000 // HOUR + 200).map(lambda hour: hour * HOUR),
@@ -36,7 +36,7 @@ def test_no_partition_with_a_matching_row_is_skipped(
 ) -> None:
     places = [(partition_name(by, time), time) for by, time in stored]
     existing = sorted({name for name, _ in places if name != DEFAULT_PARTITION} | set(foreign))
-    planned = plan(wanted, None, existing, (), CATALOGUE)
+    planned = plan_search(wanted, None, existing, (), FIELDS)
     searched = {*existing, DEFAULT_PARTITION} if planned.partitions is None else set(planned.partitions)
     assert all(name in searched for name, time in places if inside(time, wanted))
     assert set(foreign) <= searched
@@ -49,7 +49,7 @@ def test_no_partition_with_a_matching_row_is_skipped(
 def test_what_is_searched_could_hold_a_matching_row(stored: list[tuple[Granularity, int]], wanted: TimeRange) -> None:
     """Pruning is tight: the ends of each Milvus partition searched lie on the right side of the range."""
     existing = sorted({partition_name(by, time): (by, time) for by, time in stored}.items())
-    planned = plan(wanted, None, [name for name, _ in existing], (), CATALOGUE)
+    planned = plan_search(wanted, None, [name for name, _ in existing], (), FIELDS)
     for name, (by, time) in existing:
         if name not in {skip.name for skip in planned.skipped}:
             lengths = {"hour": 1, "day": 24, "week": 168, "month": 744}

@@ -27,7 +27,7 @@ _WANTED_SLOWDOWN, _WANTED_TOGETHER = 3.0, 2.0
 def main() -> None:
     """In a process of its own: the model behind a batcher, as the query worker has it."""
     from pipeline.embedding import EmbeddingSettings, load_embedder
-    from pipeline.query.query_batcher import QueryBatcher
+    from pipeline.query import QueryBatcher
     from pipeline.telemetry import configure_logging
 
     given = arguments()

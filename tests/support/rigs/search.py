@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.query import FetchSettings, Limits, Searcher, SearchResult, SearchSettings, parse_request
-from pipeline.query.request import parse_time
+from pipeline.query import FetchSettings, Searcher, SearchResult, SearchSettings, parse_request
+from pipeline.query.filters import Filter
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
 from pipeline.store.partitions import partition_name
+from pipeline.timestamps import event_time_ms
 from tests.support.fakes.milvus import FakeMilvus
 
 EAST = np.array([[1.0, 0.0]], np.float32)
@@ -37,7 +38,7 @@ class Library:
     def put(
         self, doc_id: str, angle: float, day: str = "2026-11-22", *, chunk: int = 0, offset: int = 1, **metadata: object
     ) -> str:
-        event_time = parse_time(day)
+        event_time = event_time_ms(day)
         partition = partition_name("day", event_time)
         self.api.create_partition(COLLECTION, partition)
         self._count += 1
@@ -91,7 +92,7 @@ def searcher(make_searcher: Callable[..., Searcher]) -> Searcher:
 def find(
     searcher: Searcher, vectors: NDArray[np.float32] = EAST, timeout_s: float = 5.0, **body: object
 ) -> SearchResult:
-    return searcher.search(parse_request({"query": "q", **body}, Limits(), 0), vectors, timeout_s)
+    return searcher.search(parse_request({"query": "q", **body}), vectors, timeout_s, now_ms=0)
 
 
 def doc_ids(found: SearchResult, query: int = 0) -> list[str]:
@@ -104,3 +105,15 @@ def searches(milvus: FakeMilvus) -> int:
 
 def eq(key: str, value: object = "x") -> dict[str, object]:
     return {"type": "eq", "key": key, "value": value}
+
+
+def parse_filter(node: object) -> Filter:
+    """A filter as a request holds it; raises InvalidRequest."""
+    parsed = parse_request({"query": "q", "filter": node}).filter
+    assert parsed is not None
+    return parsed
+
+
+def leaf(operator: str, key: str, value: object) -> dict[str, Any]:
+    """A comparison in a request."""
+    return {"type": operator, "key": key, "value": value}

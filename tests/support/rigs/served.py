@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from consumers.http.probe_server import ProbeServer
 from consumers.http.server import HttpServer, listen
 from consumers.query.app import create_app
-from pipeline.query import Limits, Searcher
-from pipeline.telemetry import IngestMetrics, QueryMetrics
+from pipeline.query import Searcher, SearchService
+from pipeline.telemetry.metrics import IngestMetrics, QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -107,8 +107,8 @@ def query_server(
     def ready() -> Mapping[str, str]:
         return problems
 
-    searcher, metrics = Searcher(milvus, collection), QueryMetrics(registry)
-    app = create_app(searcher, East(), Limits(), ready, registry=registry, metrics=metrics, concurrency=concurrency)
+    service = SearchService(Searcher(milvus, collection), East(), QueryMetrics(registry), concurrency=concurrency)
+    app = create_app(service, ready, registry=registry)
     listener = listen("query", host, 0)
     server = HttpServer(app, listener, connections=connections, drain_s=60)
     thread = threading.Thread(target=server.serve_until_stopped)

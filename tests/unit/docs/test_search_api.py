@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
-from pipeline.query import InvalidRequest, Limits, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query import InvalidRequest, SearchAnswer, SearchAnswers, parse_request
 from tests.docs.blocks import DOCS, blocks
 
 EXAMPLES = [(label, json.loads(content)) for label, content in blocks(DOCS / "search-api.md", "json")]
@@ -28,7 +28,7 @@ def test_every_example_has_a_known_label() -> None:
 
 @pytest.mark.parametrize("body", examples("request"), ids=str)
 def test_a_request_is_accepted(body: Any) -> None:
-    assert parse_request(body, Limits(), NOW_MS).queries
+    assert parse_request(body).queries
 
 
 def test_the_requests_use_every_key_and_every_operator() -> None:
@@ -47,7 +47,7 @@ def test_an_answer_has_exactly_the_fields_of_the_code(label: str) -> None:
 def test_a_refused_request_is_answered_with_the_problem_shown() -> None:
     ((label, body),) = [(label, value) for label, value in EXAMPLES if label.startswith("refused ")]
     with pytest.raises(InvalidRequest) as refusal:
-        parse_request(body, Limits(), NOW_MS)
+        parse_request(body)
     assert refusal.value.at == label.removeprefix("refused ")
     assert json.loads(bytes(problem_of(refusal.value).response().body)) == examples("problem")[0]
 

@@ -1,10 +1,16 @@
-"""Event times and durations as they are written."""
+"""Times and durations as people and programs write them."""
 
 from datetime import timedelta
 
 import pytest
 
-from pipeline.timestamps import event_time_ms, format_duration, parse_duration, rfc3339_microseconds
+from pipeline.timestamps import (
+    event_time_ms,
+    format_duration,
+    format_time,
+    parse_duration,
+    rfc3339_microseconds,
+)
 
 DAY_MS = 86_400_000
 NOON_MS = 1_795_348_800_000
@@ -127,6 +133,12 @@ def test_other_types_are_named(value: object, named: str) -> None:
         event_time_ms(value)
 
 
+def test_times_are_rfc_3339() -> None:
+    assert format_time(1_795_336_200_000) == "2026-11-22T08:30:00Z"
+    assert format_time(1_795_336_200_250) == "2026-11-22T08:30:00.250Z"
+    assert format_time(-1) == "1969-12-31T23:59:59.999Z"
+
+
 @pytest.mark.parametrize(
     ("text", "milliseconds"),
     [
@@ -139,13 +151,40 @@ def test_other_types_are_named(value: object, named: str) -> None:
         ("1h30m", 5_400_000),
         (" 1.5 H 1 s ", 5_401_000),
         ("0s", 0),
+        ("1ms", 1),
+        ("45s", 45_000),
+        ("90m", 5_400_000),
+        ("1h 30m", 5_400_000),
+        ("1.5h", 5_400_000),
+        (" 24 H ", DAY_MS),
     ],
 )
 def test_durations(text: str, milliseconds: int) -> None:
     assert parse_duration(text) == timedelta(milliseconds=milliseconds)
 
 
-@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "1h30", "1 year", "1h,5m", "1..5h", "٣h", "9" * 30 + "w"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        "h",
+        "24",
+        "1y",
+        "h24",
+        "1h-30m",
+        "1.h",
+        "9" * 400 + "d",
+        "1h and",
+        "-1h",
+        "1h30",
+        "1 year",
+        "1h,5m",
+        "1..5h",
+        "٣h",
+        "9" * 30 + "w",
+    ],
+)
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="write a number with a unit"):
         parse_duration(text)

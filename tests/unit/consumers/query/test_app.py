@@ -18,9 +18,8 @@ from prometheus_client import CollectorRegistry
 from consumers.query.app import create_app
 from consumers.wiring.query import readiness
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
-from pipeline.query import Limits, Searcher
-from pipeline.query.query_batcher import QueryBatcher
-from pipeline.telemetry import QueryMetrics
+from pipeline.query import QueryBatcher, Searcher, SearchService
+from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.log_text import LogText
 from tests.support.rigs.search import COLLECTION, Library
@@ -43,23 +42,22 @@ class Model:
 
 
 class Bench:
-    """One application and what stands around it."""
+    """One application with the parts around it."""
 
-    def __init__(self, milvus: FakeMilvus, *, concurrency: int = 4, limits: Limits | None = None) -> None:
+    def __init__(self, milvus: FakeMilvus, *, concurrency: int = 4, max_results: int = 1_000) -> None:
         self.milvus = milvus
         self.model = Model()
         self.batcher = QueryBatcher(self.model, window=0.02)
         self.registry = CollectorRegistry()
         self.problems: dict[str, str] = {}
-        self.app: FastAPI = create_app(
+        service = SearchService(
             Searcher(milvus, COLLECTION),
             self.batcher,
-            limits or Limits(),
-            lambda: self.problems,
-            registry=self.registry,
-            metrics=QueryMetrics(self.registry),
+            QueryMetrics(self.registry),
+            max_results=max_results,
             concurrency=concurrency,
         )
+        self.app: FastAPI = create_app(service, lambda: self.problems, registry=self.registry)
 
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
@@ -145,6 +143,37 @@ def test_answers_match_the_published_schema(bench: Bench, library: Library) -> N
     assert published["paths"]["/v1/search"]["post"]["requestBody"]["content"]["application/json"]["schema"] == request
     errors = published["paths"]["/v1/search"]["post"]["responses"]
     assert {"400", "413", "415", "422", "429", "503", "504"} <= errors.keys()
+    refusal = errors["422"]["content"]["application/problem+json"]["schema"]
+    jsonschema.Draft202012Validator({**published, **refusal}).validate(bench.search(limit=0).json())
+
+
+def test_the_published_schema_is_the_one_that_requests_are_checked_with(milvus: FakeMilvus, library: Library) -> None:
+    bench = Bench(milvus, max_results=20)
+    published = bench.call("GET", "/openapi.json").json()
+    schema = jsonschema.Draft202012Validator({**published, "$ref": "#/components/schemas/SearchRequest"})
+    one = {"type": "eq", "key": "lang", "value": "en"}
+    bodies: list[tuple[dict[str, Any], int]] = [
+        ({"query": "q", "limit": 20}, 200),
+        ({"query": ["q", "r"], "time": {"last": "1h30m"}, "fields": ["title"], "group_by": None}, 200),
+        ({"query": "q", "time": {"from": "2026-11-22", "to": "2026-11-23T00:00:00Z"}, "filter": one}, 200),
+        ({"query": "q", "filter": {"type": "or", "filters": [one, {"type": "and", "filters": [one]}]}}, 200),
+        ({"query": "q", "limit": 21}, 422),
+        ({"query": "q", "limit": "10"}, 422),
+        ({"query": "q", "timeout_ms": True}, 422),
+        ({"query": []}, 422),
+        ({"query": "q", "qurey": "q"}, 422),
+        ({"query": "q", "time": {"since": "2026-11-22"}}, 422),
+        ({"query": "q", "filter": {**one, "type": "like"}}, 422),
+        ({"query": "q", "filter": {**one, "key": "a][b"}}, 422),
+        ({"query": "q", "filter": {"type": "gt", "key": "a", "value": True}}, 422),
+        ({"query": "q", "filter": {"type": "and", "filters": [{**one, "value": None}]}}, 422),
+    ]
+    try:
+        for body, status in bodies:
+            assert bench.call("POST", "/v1/search", json=body).status_code == status, body
+            assert schema.is_valid(body) is (status == 200), body
+    finally:
+        bench.batcher.close()
 
 
 @pytest.mark.parametrize(

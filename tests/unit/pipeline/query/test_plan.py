@@ -1,22 +1,24 @@
 """Which Milvus partitions a search reads."""
 
 from pipeline.query.answer import Skipped
-from pipeline.query.filters import Comparison, FilterableFields
-from pipeline.query.plan import plan
-from pipeline.query.request import TimeRange, parse_time
+from pipeline.query.filter_expressions import FilterableFields
+from pipeline.query.filters import Equality
+from pipeline.query.plan import plan_search
+from pipeline.query.request import TimeRange
+from pipeline.timestamps import event_time_ms
 
-CATALOGUE = FilterableFields({"event_time": "integer"})
+FIELDS = FilterableFields({"event_time": "integer"})
 DAYS = ("d20261120", "d20261121", "d20261122")
 
 
 def test_without_a_time_the_whole_collection() -> None:
-    planned = plan(None, None, DAYS, (), CATALOGUE)
+    planned = plan_search(None, None, DAYS, (), FIELDS)
     assert (planned.partitions, planned.covered, planned.skipped, planned.expression) == (None, DAYS, (), "")
 
 
 def test_a_time_range_leaves_partitions_out_and_filters_rows() -> None:
-    start, end = parse_time("2026-11-21"), parse_time("2026-11-22")
-    planned = plan(TimeRange(start, end), Comparison("eq", "lang", ("en",)), DAYS, (), CATALOGUE)
+    start, end = event_time_ms("2026-11-21"), event_time_ms("2026-11-22")
+    planned = plan_search(TimeRange(start, end), Equality(type="eq", key="lang", value="en"), DAYS, (), FIELDS)
     assert planned.partitions == ("_default", "d20261121")
     assert planned.covered == ("d20261121",)
     assert planned.skipped == tuple(Skipped(name, "outside_time_range") for name in ("d20261120", "d20261122"))
@@ -24,25 +26,25 @@ def test_a_time_range_leaves_partitions_out_and_filters_rows() -> None:
 
 
 def test_one_millisecond_decides() -> None:
-    midnight = parse_time("2026-11-22")
-    assert plan(TimeRange(midnight, None), None, DAYS, (), CATALOGUE).covered == ("d20261122",)
-    assert plan(TimeRange(midnight - 1, None), None, DAYS, (), CATALOGUE).covered == ("d20261121", "d20261122")
-    assert plan(TimeRange(None, midnight), None, DAYS, (), CATALOGUE).covered == ("d20261120", "d20261121")
-    assert plan(TimeRange(None, midnight + 1), None, DAYS, (), CATALOGUE).covered == DAYS
+    midnight = event_time_ms("2026-11-22")
+    assert plan_search(TimeRange(midnight, None), None, DAYS, (), FIELDS).covered == ("d20261122",)
+    assert plan_search(TimeRange(midnight - 1, None), None, DAYS, (), FIELDS).covered == ("d20261121", "d20261122")
+    assert plan_search(TimeRange(None, midnight), None, DAYS, (), FIELDS).covered == ("d20261120", "d20261121")
+    assert plan_search(TimeRange(None, midnight + 1), None, DAYS, (), FIELDS).covered == DAYS
 
 
 def test_a_name_without_an_interval_is_searched() -> None:
-    planned = plan(TimeRange(0, 1), None, ("archive", "d20261120", "d20269999"), (), CATALOGUE)
+    planned = plan_search(TimeRange(0, 1), None, ("archive", "d20261120", "d20269999"), (), FIELDS)
     assert planned.covered == ("archive", "d20269999")
 
 
 def test_nothing_left_but_the_default_partition() -> None:
-    planned = plan(TimeRange(0, 1), None, DAYS, (), CATALOGUE)
+    planned = plan_search(TimeRange(0, 1), None, DAYS, (), FIELDS)
     assert planned.partitions == planned.covered == ("_default",)
-    assert plan(None, None, (), (), CATALOGUE).covered == ("_default",)
+    assert plan_search(None, None, (), (), FIELDS).covered == ("_default",)
 
 
 def test_released_partitions_are_left_out_by_name() -> None:
-    planned = plan(None, None, DAYS, {"d20261120"}, CATALOGUE)
+    planned = plan_search(None, None, DAYS, {"d20261120"}, FIELDS)
     assert planned.partitions == ("_default", "d20261121", "d20261122")
     assert planned.skipped == (Skipped("d20261120", "not_loaded"),)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import RateLimited, Unavailable
-from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query import QueryBatcher
 
 
 class Model:

@@ -2,20 +2,22 @@
 
 import pytest
 
-from pipeline.query.filters import Comparison
-from pipeline.query.limits import InvalidRequest, Limits
-from pipeline.query.request import SearchRequest, TimeRange, parse_duration, parse_request, parse_time
+from pipeline.query import InvalidRequest, MalformedRequest
+from pipeline.query.filters import Equality
+from pipeline.query.request import SearchRequest, TimeRange, decode_json, parse_request, request_model
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000
 
 
 def parsed(**body: object) -> SearchRequest:
-    return parse_request({"query": "q", **body}, Limits(), NOW)
+    return parse_request({"query": "q", **body})
 
 
 def test_defaults() -> None:
-    assert parsed() == SearchRequest(queries=("q",), limit=10, timeout_ms=5_000)
+    request = parsed()
+    assert (request.queries, request.limit, request.timeout_ms, request.group_by) == (("q",), 10, 5_000, "doc_id")
+    assert (request.time_range(NOW), request.filter, request.fields, request.many) == (None, None, None, False)
 
 
 def test_everything() -> None:
@@ -28,16 +30,11 @@ def test_everything() -> None:
         group_by=None,
         timeout_ms=100,
     )
-    assert request == SearchRequest(
-        queries=("a", "b"),
-        limit=3,
-        time=TimeRange(1_795_305_600_000, 1_795_341_600_250),
-        filter=Comparison("eq", "lang", ("en",), "/filter"),
-        fields=("title", "url"),
-        group_by=None,
-        timeout_ms=100,
-        many=True,
-    )
+    assert (request.queries, request.many) == (("a", "b"), True)
+    assert (request.limit, request.group_by, request.timeout_ms) == (3, None, 100)
+    assert request.time_range(NOW) == TimeRange(1_795_305_600_000, 1_795_341_600_250)
+    assert request.filter == Equality(type="eq", key="lang", value="en")
+    assert request.fields == ["title", "url"]
 
 
 def test_a_list_of_one_is_a_list() -> None:
@@ -46,24 +43,38 @@ def test_a_list_of_one_is_a_list() -> None:
 
 
 def test_null_is_as_if_left_out() -> None:
-    assert parsed(time=None, filter=None, fields=None) == parsed()
+    assert parsed(time=None, filter=None, fields=None).model_dump() == parsed().model_dump()
+    times = parsed(time={"from": None, "to": "1970-01-01"}).time_range(NOW)
+    assert times == TimeRange(None, 0)
 
 
 def test_last_counts_back_and_has_no_upper_end() -> None:
-    assert parsed(time={"last": "24h"}).time == TimeRange(NOW - 24 * HOUR, None)
-
-
-@pytest.mark.parametrize(("text", "ms"), [("1ms", 1), ("90m", 90 * 60_000), ("7d", 168 * HOUR), ("2w", 336 * HOUR)])
-def test_duration(text: str, ms: int) -> None:
-    assert parse_duration(text) == ms
+    assert parsed(time={"last": "24h"}).time_range(NOW) == TimeRange(NOW - 24 * HOUR, None)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "h", "24", "24 h", "-1h", "0h", "1.5h", "1y", "9999999999999h", "٣h", "1h30m", 5, None]
+    ("text", "ms"),
+    [
+        ("1ms", 1),
+        ("90m", 90 * 60_000),
+        ("7d", 168 * HOUR),
+        ("2w", 336 * HOUR),
+        ("1h30m", 90 * 60_000),
+        ("1.5h", 90 * 60_000),
+        ("24 h", 24 * HOUR),
+        ("36600d", 36_600 * 24 * HOUR),
+    ],
+)
+def test_duration(text: str, ms: int) -> None:
+    assert parsed(time={"last": text}).time_range(NOW) == TimeRange(NOW - ms, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "h", "24", "-1h", "0h", "0.4ms", "1y", "9999999999999h", "36601d", "9" * 400 + "d", "٣h", 5, None]
 )
 def test_no_duration(text: object) -> None:
-    with pytest.raises(InvalidRequest):
-        parse_duration(text)
+    with pytest.raises(InvalidRequest, match=r"^/time/last: must be a number above 0 with a unit"):
+        parsed(time={"last": text})
 
 
 @pytest.mark.parametrize(
@@ -82,17 +93,18 @@ def test_no_duration(text: object) -> None:
     ],
 )
 def test_time(text: str, ms: int) -> None:
-    assert parse_time(text) == ms
+    assert parsed(time={"from": text}).time_range(NOW) == TimeRange(ms, None)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "now", "20261122", "2026-W47-1", "2026-13-01", "2026-02-30", "2026-11-22T24:00:01",
-     "2026-11-22T08", "0000-01-01", "2026-11-22Z", "2026-11-22T08:30+25:00", "２026-11-22", 1_800_000_000, None],
+     "2026-11-22T08", "0000-01-01", "2026-11-22Z", "2026-11-22T08:30+25:00", "２026-11-22", 1_800_000_000, True,
+     ["2026-11-22"]],
 )  # fmt: skip
 def test_no_time(text: object) -> None:
-    with pytest.raises(InvalidRequest):
-        parse_time(text)
+    with pytest.raises(InvalidRequest, match=r"^/time/from: must be an RFC 3339 time"):
+        parsed(time={"from": text})
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,13 @@ def test_no_time(text: object) -> None:
         ({"query": ["q"] * 33}, "/query"),
         ({"query": ["q", ""]}, "/query/1"),
         ({"query": "q", "qurey": 1}, "/qurey"),
+        ({"qurey": "q"}, "/qurey"),
+        ({"query": "q", "a/b~": 1}, "/a~1b~0"),
+        ({"query": "q", "\ud800": 1}, ""),
+        ({"query": "q", "x" * 257: 1}, ""),
+        ({"query": {"text": "q"}}, "/query"),
+        ({"query": ["q", 3]}, "/query/1"),
+        ({"query": ["q", ["q"]]}, "/query/1"),
         ({"query": "q", "limit": 0}, "/limit"),
         ({"query": "q", "limit": 1001}, "/limit"),
         ({"query": "q", "limit": True}, "/limit"),
@@ -125,6 +144,8 @@ def test_no_time(text: object) -> None:
         ({"query": "q", "time": {}}, "/time"),
         ({"query": "q", "time": {"last": "24h", "to": "2026-01-01"}}, "/time"),
         ({"query": "q", "time": {"last": "soon"}}, "/time/last"),
+        ({"query": "q", "time": {"last": None}}, "/time/last"),
+        ({"query": "q", "time": {"from": None}}, "/time"),
         ({"query": "q", "time": {"from": "soon"}}, "/time/from"),
         ({"query": "q", "time": {"from": "2026-01-02", "to": "2026-01-02"}}, "/time"),
         ({"query": "q", "time": {"since": "2026-01-02"}}, "/time/since"),
@@ -133,14 +154,15 @@ def test_no_time(text: object) -> None:
 )
 def test_refused_where(body: object, at: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_request(body, Limits(), NOW)
+        parse_request(body)
     assert caught.value.at == at
+    assert caught.value.detail
 
 
 def test_the_longest_allowed() -> None:
     assert parsed(query=["x" * 8192] * 32, limit=31, timeout_ms=60_000).limit == 31
     assert parsed(query=["x"], limit=1000).limit == 1000
-    assert parse_request({"query": "q"}, Limits(max_limit=5), NOW).limit == 5
+    assert parse_request({"query": "q"}, 5).limit == 5
 
 
 @pytest.mark.parametrize(("texts", "limit", "advice"), [(4, 1000, "lower it to 250"), (32, 32, "lower it to 31")])
@@ -148,4 +170,60 @@ def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advic
     with pytest.raises(InvalidRequest, match=rf"^/limit: .* at most 1,000: {advice}$"):
         parsed(query=["x"] * texts, limit=limit)
     with pytest.raises(InvalidRequest, match="send fewer texts"):
-        parse_request({"query": ["q"] * 6}, Limits(max_limit=5), NOW)
+        parse_request({"query": ["q"] * 6}, 5)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ([], 'the body must be a JSON object such as {"query": "refund failed"}'),
+        ({}, "/query: is missing: a text, or a list of texts"),
+        ({"query": None}, "/query: must be a text, or a list of texts"),
+        ({"query": []}, "/query: must be a list of at least one text"),
+        ({"query": ["q"] * 33}, "/query: holds 33 texts; at most 32 are allowed"),
+        ({"query": "x" * 8193}, "/query: has 8,193 characters; at most 8,192 are allowed"),
+        ({"query": " "}, "/query: is blank"),
+        ({"query": "\ud800"}, "/query: contains half a surrogate pair, which is not text"),
+        (
+            {"query": "q", "limt": 1},
+            "/limt: is not a known key; known are query, limit, time, filter, fields, group_by, timeout_ms",
+        ),
+        ({"query": "q", "limit": "10"}, "/limit: must be a whole number from 1 to 1,000"),
+        ({"query": "q", "timeout_ms": 9.5}, "/timeout_ms: must be a whole number from 10 to 60,000"),
+        ({"query": "q", "group_by": "lang"}, '/group_by: must be "doc_id" or null'),
+        ({"query": "q", "fields": "title"}, "/fields: must be a list of field names"),
+        (
+            {"query": "q", "fields": ["$meta"]},
+            "/fields/0: must be a field name: not empty, no control characters, not starting with $",
+        ),
+        ({"query": "q", "time": {"since": "x"}}, "/time/since: is not a known key; known are last, from, to"),
+        ({"query": "q", "time": {"last": "1h", "to": None}}, "/time: takes either last, or from and to"),
+        ({"query": "q", "time": {}}, "/time: needs last, from or to"),
+    ],
+)
+def test_a_refusal_says_what_is_right(body: object, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(body)
+    assert str(caught.value) == message
+
+
+def test_a_configured_bound_is_in_the_schema_too() -> None:
+    limit = request_model(5).model_json_schema()["properties"]["limit"]
+    assert (limit["maximum"], limit["default"]) == (5, 5)
+    assert request_model(1_000).model_json_schema() == SearchRequest.model_json_schema()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "the syntax is wrong at character 1"),
+        (b'"\xff"', "it is not UTF-8"),
+        (b"[" * 60_000, "it is nested too deep"),
+        (b"[NaN]", "NaN and Infinity are not JSON"),
+        (b'{"a": 1, "a": 1}', "a key is given twice in one object"),
+    ],
+)
+def test_bytes_that_are_not_json(body: bytes, reason: str) -> None:
+    with pytest.raises(MalformedRequest) as caught:
+        decode_json(body)
+    assert str(caught.value) == reason

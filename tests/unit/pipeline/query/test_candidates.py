@@ -1,4 +1,4 @@
-"""Rows fetched for a search: enough to fill the limit, never too many, and outages between two calls."""
+"""Candidates of a search: enough to fill the limit, never too many, and outages between two calls."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.errors import Unavailable
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import rank
 from pipeline.query.request import SearchRequest
-from pipeline.records import METADATA_FIELD, TENANT_FIELD, VECTOR_FIELD
-from pipeline.store import CollectionInfo, Hit, MilvusServerApi, VectorSearch, literal, search_params
+from pipeline.query.retrievers import Queries, Retriever, RowSelection
+from pipeline.records import METADATA_FIELD, TENANT_FIELD
+from pipeline.store import CollectionInfo, Hit, MilvusApi, literal
 
 T = TypeVar("T")
 
@@ -28,69 +26,69 @@ class DeadlinePassed(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """How many rows to ask Milvus for. A whole row has up to 128 KiB: 64 KiB of text, 64 KiB of metadata."""
+    """How many rows to read from Milvus. A whole row has up to 128 KiB: 64 KiB of text, 64 KiB of metadata."""
 
     one_version: bool = True
     """Show only the newest version of a document (mode upsert); in append mode every record stays."""
     overfetch: int = 4
-    """Rows looked at for each result wanted, as documents have several chunks."""
+    """Candidates for each result wanted, as documents have several chunks."""
     max_candidates: int = 4_096
-    """Most rows looked at for one query; Milvus's own bound is 16,384."""
+    """Most candidates of one query; Milvus's own bound is 16,384."""
     max_request_candidates: int = 16_384
-    """Most rows looked at for all queries of a request together."""
+    """Most candidates of all queries of a request together."""
     whole_rows: int = 128
     """Most rows that one call returns whole. Of more candidates what ranks them comes first, then the best whole."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
-    """One search of one request."""
+class CandidateSearch:
+    """One search of one request: finds candidates, ranks them, and reads the best of them whole."""
 
-    api: MilvusServerApi
-    info: CollectionInfo
+    api: MilvusApi
+    retriever: Retriever
+    collection: CollectionInfo
     request: SearchRequest
-    vectors: NDArray[np.float32]
-    planned: SearchPlan
+    queries: Queries
+    plan: SearchPlan
     settings: FetchSettings
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
 
-    def best(self) -> tuple[list[list[Hit]], bool]:
+    def ranked(self) -> tuple[list[list[Hit]], bool]:
         """Rank more and more candidates until each query has its results; False: Milvus failed before that.
 
-        The hits are whole rows, or what ranks them: see `whole`.
+        The hits are whole rows, or hold only what ranks them: see `whole`.
         """
-        request, settings = self.request, self.settings
-        share = settings.max_request_candidates // len(self.vectors)
-        most = max(request.limit, min(settings.max_candidates, share))
+        request, settings, queries = self.request, self.settings, len(self.queries.texts)
+        most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
         wanted = min(request.limit * settings.overfetch, most)
         ranked: list[list[Hit]] = []
         while True:
-            whole = wanted * len(self.vectors) <= settings.whole_rows
-            fields = self._whole_row() if whole else (*_POSITION, TENANT_FIELD)
+            fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
+            rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions)
             try:
-                found = self.search(self.vectors, wanted, self.planned.expression, fields, self.planned.partitions)
+                candidates = self.retrieve(self.queries, rows)
             except Unavailable:
                 if not ranked:
                     raise
                 return ranked, False
             ranked = [
                 rank(hits, group_by=request.group_by, one_version=settings.one_version, limit=request.limit)
-                for hits in found
+                for hits in candidates
             ]
-            pairs = zip(ranked, found, strict=True)
+            pairs = zip(ranked, candidates, strict=True)
             short = any(len(best) < request.limit and len(hits) >= wanted for best, hits in pairs)
             if not short or wanted >= most:
                 return ranked, True
             wanted = min(wanted * settings.overfetch, most)
 
     def whole(self, ranked: Sequence[Sequence[Hit]]) -> Iterator[tuple[int, Hit]]:
-        """(number of the query, hit as a whole row) for every hit; the rows are fetched as the iteration goes on.
+        """(number of the query, hit as a whole row) for every hit; the rows are read as the iteration goes on.
 
-        A row that was deleted or no longer matches meanwhile is left out.
+        A row that was deleted or stopped matching since it was ranked is left out.
         """
-        hits = [(query, hit) for query, found in enumerate(ranked) for hit in found]
+        hits = [(query, hit) for query, best in enumerate(ranked) for hit in best]
         for start in range(0, len(hits), self.settings.whole_rows):
             part = hits[start : start + self.settings.whole_rows]
             rows = self._rows({hit.id for _, hit in part if "text" not in hit.fields})
@@ -100,53 +98,31 @@ class Fetch:
                 elif hit.id in rows:
                     yield query, Hit(hit.id, hit.score, rows[hit.id])
 
-    def search(
-        self,
-        vectors: NDArray[np.float32],
-        limit: int,
-        expression: str,
-        fields: Sequence[str],
-        partitions: Sequence[str] | None,
-    ) -> list[list[Hit]]:
-        """The nearest rows of each vector. Raises DeadlinePassed, or what Milvus's answer means."""
-        index = self.info.indexes[VECTOR_FIELD]
-        return self._in_time(
-            lambda left: self.api.search(
-                self.info.name,
-                VectorSearch(
-                    vectors,
-                    limit,
-                    expression=expression,
-                    fields=fields,
-                    partitions=partitions,
-                    params=search_params(index, limit),
-                    timeout_s=left,
-                ),
-            )
-        )
+    def retrieve(self, queries: Queries, rows: RowSelection) -> list[list[Hit]]:
+        """The best rows of each query. Raises DeadlinePassed, or what Milvus's answer means."""
+        return self._in_time(lambda left_s: self.retriever.retrieve(self.collection, queries, rows, left_s))
 
     def _rows(self, ids: set[str]) -> dict[str, dict[str, Any]]:
         if not ids:
             return {}
         among = f"id in [{', '.join(map(literal, sorted(ids)))}]"
-        expression = f"{self.planned.expression} and {among}" if self.planned.expression else among
-        found = self._in_time(
-            lambda left: self.api.query(
-                self.info.name, expression, self._whole_row(), partitions=self.planned.partitions, timeout=left
+        expression = f"{self.plan.expression} and {among}" if self.plan.expression else among
+        rows = self._in_time(
+            lambda left_s: self.api.query(
+                self.collection.name, expression, self._whole_row(), partitions=self.plan.partitions, timeout=left_s
             )
         )
-        return {row["id"]: row for row in found}
+        return {row["id"]: row for row in rows}
 
     def _whole_row(self) -> tuple[str, ...]:
-        # The dynamic field as a whole: Milvus 2.3.5 cannot name keys like `a-b`.
-        return (*_POSITION, "chunk", "text", TENANT_FIELD if self.request.fields == () else METADATA_FIELD)
+        return (*_POSITION, "chunk", "text", TENANT_FIELD if self.request.fields == [] else METADATA_FIELD)
 
     def _in_time(self, call: Callable[[float], T]) -> T:
-        left = self.deadline - self.clock()
-        if left <= 0:
+        left_s = self.deadline - self.clock()
+        if left_s <= 0:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms")
         try:
-            return call(left)
+            return call(left_s)
         except Unavailable as error:
             if self.clock() >= self.deadline - _CLOCK_SLACK_S:
                 raise DeadlinePassed("Milvus did not answer in the time of the request") from error
