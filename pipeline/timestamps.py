@@ -62,6 +62,12 @@ def rfc3339_microseconds(text: str) -> int:
     return microseconds
 
 
+def format_time(epoch_ms: int) -> str:
+    """Epoch milliseconds as RFC 3339 in UTC, e.g. `2026-11-22T08:30:00.250Z`; whole seconds without a fraction."""
+    moment = _EPOCH + timedelta(milliseconds=epoch_ms)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds" if epoch_ms % 1000 else "seconds") + "Z"
+
+
 def _kind(value: object) -> str:
     names = {bool: "true or false", list: "a list", dict: "an object"}
     return names.get(type(value), "of another type")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
@@ -19,8 +19,7 @@ from consumers.audit.reading import ReplayedDecision, StoredReader, in_parts, mo
 from consumers.audit.repair import Repairer
 from consumers.audit.scope import AuditSpan, audit_span, dead_letters
 from consumers.audit.workspace import AuditWorkspace, StoredDocument
-from consumers.kafka import KafkaSettings, topic_ranges
-from consumers.replay.plan import ReplayTimes
+from consumers.kafka import KafkaSettings, TimeRange, topic_ranges
 from pipeline.audit.compare import compare_document
 from pipeline.audit.expected_state import last_word
 from pipeline.audit.findings import KINDS, AuditScope, Finding, Problem
@@ -44,7 +43,8 @@ class AuditSettings:
     """What is audited."""
 
     kafka: KafkaSettings
-    dead_letter_topic: str
+    rejected_positions: Callable[[], Iterable[Position]]
+    """Reads the positions of the records in the dead-letter topic."""
     collection: str
     by: Granularity
     fingerprint: str
@@ -139,7 +139,7 @@ class Audit:
     def __init__(
         self,
         settings: AuditSettings,
-        times: ReplayTimes | None,
+        times: TimeRange | None,
         api: MilvusServerApi,
         *,
         acceptance: ReplayedDecision,
@@ -205,7 +205,7 @@ class Audit:
     def _read(self) -> None:
         report, span, progress = self.report, self._span, self.progress
         progress.begin("dead letters")
-        for some in in_parts(dead_letters(self._settings.kafka, self._settings.dead_letter_topic, span), 1000):
+        for some in in_parts(dead_letters(self._settings.rejected_positions(), span), 1000):
             report.dead_letters += len(some)
             self._spill.add_letters(some)
         progress.begin("records", span.records)

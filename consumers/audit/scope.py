@@ -1,19 +1,16 @@
 """What an audit looks at: which records, up to where, and which documents it judges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from consumers.kafka import (
     KafkaSettings,
+    TimeRange,
     TopicFacts,
-    decode_dead_letter,
     group_lag,
     offsets_at,
-    read_range,
     topic_facts,
-    topic_ranges,
 )
-from consumers.replay.plan import ReplayTimes
 from pipeline.errors import UsageError
 from pipeline.records import KafkaPartition, Position
 
@@ -23,7 +20,7 @@ class AuditSpan:
     """The records of an audit, fixed at its start."""
 
     group_id: str
-    times: ReplayTimes | None
+    times: TimeRange | None
     read: Mapping[KafkaPartition, tuple[int, int]]
     """Offsets [start, end) by Kafka partition: from `--from`, or the beginning, to what the group has committed."""
     judged: Mapping[KafkaPartition, int]
@@ -39,7 +36,7 @@ class AuditSpan:
         return sum(max(0, end - start) for start, end in self.read.values())
 
 
-def audit_span(kafka: KafkaSettings, times: ReplayTimes | None) -> AuditSpan:
+def audit_span(kafka: KafkaSettings, times: TimeRange | None) -> AuditSpan:
     """Look up offsets and commits. Raises UsageError for a missing topic or a group without commits, Unavailable."""
     lags = group_lag(kafka)
     if all(lag.committed is None for lag in lags):
@@ -68,14 +65,9 @@ def audit_span(kafka: KafkaSettings, times: ReplayTimes | None) -> AuditSpan:
     )
 
 
-def dead_letters(kafka: KafkaSettings, topic: str, span: AuditSpan) -> Iterator[Position]:
-    """Positions of records in the range that stand in the dead-letter topic, none where there is no such topic."""
-    if not isinstance(topic_facts(kafka, (topic,))[topic], TopicFacts):
-        return
-    for record in read_range(kafka, topic_ranges(kafka, (topic,))):
-        letter = decode_dead_letter(record)
-        if letter.partition is None or letter.offset is None:
-            continue
-        start, end = span.read.get((letter.topic, letter.partition), (0, 0))
-        if start <= letter.offset < end:
-            yield Position(letter.topic, letter.partition, letter.offset)
+def dead_letters(rejected: Iterable[Position], span: AuditSpan) -> Iterator[Position]:
+    """The positions of rejected records that are in the span."""
+    for position in rejected:
+        start, end = span.read.get(position[:2], (0, 0))
+        if start <= position.offset < end:
+            yield position

@@ -13,15 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from consumers.cli import output as tables
 from consumers.cli.status import quick
 from consumers.config.settings import Settings
-from consumers.kafka import (
-    DeadLetter,
-    KafkaSettings,
-    MissingTopic,
-    decode_dead_letter,
-    read_range,
-    topic_facts,
-    topic_ranges,
-)
+from consumers.dead_letters import DeadLetter, decode_dead_letter
+from consumers.kafka import KafkaSettings, MissingTopic, read_range, topic_facts, topic_ranges
 from consumers.kafka import newest as newest_records
 from consumers.wiring import common as wiring
 from pipeline.errors import NotFound, UsageError

@@ -1,18 +1,22 @@
-"""`milvus-stream dlq retry`: dead letters back into the topics they came from."""
+"""`milvus-stream dlq retry`: records of dead letters go back to the topics they came from."""
 
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from consumers.cli.dlq import dead_letter_topic
-from consumers.cli.output import printable, stderr, stdout, table
+from consumers.cli.output import printable, stdout, table
+from consumers.cli.progress import progress_line
 from consumers.config.settings import Settings
-from consumers.dead_letters.retry import DeadLetterRetry, RetryReport, Stored
-from consumers.dead_letters.selection import LetterFilter, Outcome
-from consumers.dead_letters.uncommitted_tail import Committed
+from consumers.dead_letters import (
+    Committed,
+    DeadLetterFilter,
+    DeadLetterRetry,
+    ReadEntries,
+    RetryOutcome,
+    RetryReport,
+)
 from consumers.kafka import KafkaSettings, TopicFacts, group_lag, topic_facts
 from consumers.wiring import common as wiring
 from pipeline.records import KafkaPartition
@@ -22,17 +26,17 @@ from pipeline.store.writing.ledger import STALENESS_S, Ledger
 from pipeline.store.writing.protocol import Entry, Key
 
 _SHOWN = 20
-_WORDS: Mapping[Outcome, str] = {
-    Outcome.PUT_BACK: "put back",
-    Outcome.RETRIED_BEFORE: "put back before",
-    Outcome.SUPERSEDED: "left: a newer version of the document is there (--force puts them back all the same)",
-    Outcome.WAITING: "left: the group has not committed the record yet and reads it again by itself",
-    Outcome.TRUNCATED: "left: cut short, the whole record is in its topic or lost",
-    Outcome.OTHER_TOPIC: "left: from a topic that is not in kafka.topics",
-    Outcome.NO_ORIGIN: "left: they do not say where the record stood",
-    Outcome.REFUSED: "refused by their topic",
-    Outcome.GONE: "gone from the dead-letter topic meanwhile",
-    Outcome.LEFT: "not looked at: beyond --limit, or stopped before",
+_WORDS: Mapping[RetryOutcome, str] = {
+    RetryOutcome.RETRIED: "retried",
+    RetryOutcome.RETRIED_BEFORE: "retried before",
+    RetryOutcome.SUPERSEDED: "left: a newer version of the document is there (--force retries them nevertheless)",
+    RetryOutcome.WAITING: "left: the group has not committed the record yet and reads it again",
+    RetryOutcome.TRUNCATED: "left: cut short, the whole record is in its topic or lost",
+    RetryOutcome.OTHER_TOPIC: "left: from a topic that is not in kafka.topics",
+    RetryOutcome.NO_ORIGIN: "left: they do not name the position of the record",
+    RetryOutcome.REFUSED: "refused by their topic",
+    RetryOutcome.GONE: "gone from the dead-letter topic",
+    RetryOutcome.LEFT: "not retried: beyond --limit, or stopped before",
 }
 
 
@@ -45,57 +49,57 @@ def run(
     dry_run: bool,
     force: bool,
 ) -> RetryReport:
-    """Put letters back; `force`: even where a newer version of the document is there.
+    """Retry dead letters; `force`: even if a newer version of the document is there.
 
     Raises UsageError (filter, missing topic or right), Unavailable (Kafka, and Milvus for the newer versions), Stopped
     when another run has taken over.
     """
-    wanted = LetterFilter.parse(filters)
+    dead_letter_filter = DeadLetterFilter.parse(filters)
     kafka, topic = dead_letter_topic(settings)
-    with _stored(settings, force=force) as stored, _progress() as progress:
+    with _entries(settings, force=force) as read_entries, progress_line() as progress:
         retry = DeadLetterRetry(
             kafka,
             topic,
             decoder=wiring.decoder(settings),
             committed=_committed(kafka),
-            stored=stored,
-            create_notes=settings.kafka.create_dead_letter_topic,
+            read_entries=read_entries,
+            create_retry_log=settings.kafka.create_dead_letter_topic,
         )
-        report = retry.run(wanted, limit, stop, dry_run=dry_run, progress=progress)
-    _note(report, wanted)
+        report = retry.run(dead_letter_filter, limit, stop, dry_run=dry_run, progress=progress)
+    _note(report, dead_letter_filter)
     return report
 
 
 def exit_code(report: RetryReport) -> int:
     """1 where a topic refused records, else 0."""
-    return int(report.counts[Outcome.REFUSED] > 0)
+    return int(report.counts[RetryOutcome.REFUSED] > 0)
 
 
 def show(report: RetryReport) -> None:
-    """Print the counts and the first letters, with a dry run all that would be done."""
+    """Print the counts and the first dead letters that were not retried; with a dry run the first of all."""
     if not report.counts.total():
         return
     console = stdout()
-    rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in Outcome if report.counts[outcome]]
-    rows += [(f"put back, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
-    console.print(table(("nothing was changed: a dry run" if report.dry_run else "letters", ""), rows))
-    told = [one for one in report.told if report.dry_run or one["outcome"] not in _QUIET]
-    if told:
-        shown = [(one["position"], one["origin"], one["outcome"], one["why"]) for one in told[:_SHOWN]]
+    rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in RetryOutcome if report.counts[outcome]]
+    rows += [(f"retried, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
+    console.print(table(("nothing was changed: a dry run" if report.dry_run else "dead letters", ""), rows))
+    listed = [entry for entry in report.outcomes if report.dry_run or entry["outcome"] not in _QUIET]
+    if listed:
+        shown = [(entry["position"], entry["origin"], entry["outcome"], entry["why"]) for entry in listed[:_SHOWN]]
         console.print(table(("position", "rejected record", "outcome", "why"), shown))
-    if len(told) > _SHOWN:
-        console.print(f"and {len(told) - _SHOWN:,} more; --json lists all")
+    if len(listed) > _SHOWN:
+        console.print(f"and {len(listed) - _SHOWN:,} more; --json lists all")
 
 
-_QUIET = (Outcome.PUT_BACK, Outcome.RETRIED_BEFORE)
+_QUIET = (RetryOutcome.RETRIED, RetryOutcome.RETRIED_BEFORE)
 
 
-def _note(report: RetryReport, wanted: LetterFilter) -> None:
-    if not report.letters:
+def _note(report: RetryReport, dead_letter_filter: DeadLetterFilter) -> None:
+    if not report.dead_letters:
         sys.stderr.write("no dead letters\n")
     elif not report.counts.total():
-        seen = ", ".join(f"{printable(name)} ({count})" for name, count in report.seen.most_common(_SHOWN))
-        sys.stderr.write(f"no dead letter passes {wanted}; there are the reasons: {seen}\n")
+        seen = ", ".join(f"{printable(name)} ({count})" for name, count in report.reasons.most_common(_SHOWN))
+        sys.stderr.write(f"no dead letter passes {dead_letter_filter}; there are the reasons: {seen}\n")
     if report.rejected_again:
         sys.stderr.write(
             "some of these records are rejected again by the present configuration; correct it, or the records, first\n"
@@ -112,8 +116,8 @@ def _committed(kafka: KafkaSettings) -> dict[KafkaPartition, Committed]:
 
 
 @contextmanager
-def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
-    """What the ledger says of documents, read strongly; None where nothing can be newer or nobody wants to know."""
+def _entries(settings: Settings, *, force: bool) -> Iterator[ReadEntries | None]:
+    """A strongly consistent read of ledger entries; None in append mode and with `force`."""
     if force or settings.mode == "append":
         yield None
         return
@@ -123,32 +127,10 @@ def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
         if there:
             open_ledger(api, name)
 
-        def look(keys: Collection[Key]) -> Mapping[Key, Entry]:
+        def read_entries(keys: Collection[Key]) -> Mapping[Key, Entry]:
             if not there:
                 return {}
             found = Ledger(api, name, WritePolicy(), staleness_s=STALENESS_S).read(keys)
             return {key: entry for key, (entry, _) in found.items() if entry is not None}
 
-        yield look
-
-
-@contextmanager
-def _progress() -> Iterator["_Bar"]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress)
-
-
-class _Bar:
-    """One bar for each thing that is done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._what = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show how far it has come."""
-        if what != self._what:
-            self._what, self._task = what, self._progress.add_task(what, total=total)
-        self._progress.update(self._task, completed=done, total=total)
+        yield read_entries

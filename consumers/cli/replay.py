@@ -6,10 +6,11 @@ import time
 from rich.console import Console
 
 from consumers.cli.output import stderr, stdout, table
+from consumers.cli.progress import progress_line
 from consumers.config.settings import Settings
 from consumers.http.probe_server import SidePort
-from consumers.replay.job import ReplaySummary, finish, nothing
-from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
+from consumers.kafka import TimeRange, parse_time_range
+from consumers.replay import Estimate, ReplayPlan, ReplaySummary, empty_summary, finish_replay, plan_replay
 from consumers.wiring import common as wiring
 from consumers.wiring import ingest as ingest_wiring
 from pipeline.embedding import Embedder
@@ -17,7 +18,7 @@ from pipeline.embedding import Embedder
 
 def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: float | None) -> ReplayPlan:
     """What the replay would do; changes nothing. `target`: `settings` with the collection to be written."""
-    times = replay_times(from_, to)
+    times = parse_time_range(from_, to)
     with wiring.embedder(target) as model:
         return _plan(settings, target, times, model, rate)
 
@@ -26,22 +27,23 @@ def run(
     settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: threading.Event
 ) -> ReplaySummary:
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
-    times = replay_times(from_, to)
+    times = parse_time_range(from_, to)
     metrics = ingest_wiring.ingest_metrics()
     # Probes are answered before the model is loaded.
     with SidePort("replay", target.telemetry, metrics.registry) as side_port, wiring.embedder(target) as model:
         plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
         if not plan.records:
-            finish(wiring.kafka_settings(target), plan)
-            return nothing(plan)
+            finish_replay(wiring.kafka_settings(target), plan)
+            return empty_summary(plan)
         with wiring.milvus(target, metrics.observe_sink) as api:
             process = ingest_wiring.replay(target, plan, api, model, metrics)
             side_port.watch(alive=process.worker.alive, ready=process.worker.ready)
-            return process.run(stop)
+            with progress_line() as progress:
+                return process.run(stop, progress)
 
 
-def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:
+def _plan(settings: Settings, target: Settings, times: TimeRange, model: Embedder, rate: float | None) -> ReplayPlan:
     return plan_replay(
         wiring.kafka_settings(settings),
         times,

@@ -4,14 +4,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 
 from consumers.audit.job import Audit, AuditSettings
 from consumers.audit.reading import ReplayedDecision
 from consumers.audit.repair import Repairer
 from consumers.audit.workspace import open_workspace
 from consumers.config.settings import Settings
-from consumers.replay.plan import ReplayTimes
-from consumers.replay.range import GroupWatch
+from consumers.dead_letters import rejected_positions
+from consumers.kafka import GroupWatch, TimeRange
 from consumers.wiring import common as wiring
 from consumers.wiring import ingest as ingest_wiring
 from pipeline.embedding import Embedder
@@ -20,7 +21,7 @@ from pipeline.store import MilvusPartitions, MilvusServerApi, open_collection, o
 
 @contextmanager
 def audit(
-    settings: Settings, times: ReplayTimes | None, api: MilvusServerApi, model: Embedder, *, repair: bool, limit: int
+    settings: Settings, times: TimeRange | None, api: MilvusServerApi, model: Embedder, *, repair: bool, limit: int
 ) -> Iterator[tuple[Audit, Repairer | None]]:
     """An audit, and with `repair` what mends; opens the collection as it is. Raises NotFound where there is none."""
     name, append = settings.milvus.collection, settings.mode == "append"
@@ -50,7 +51,7 @@ def audit(
         )
     what = AuditSettings(
         kafka=kafka,
-        dead_letter_topic=settings.kafka.dead_letter_topic,
+        rejected_positions=partial(rejected_positions, kafka, settings.kafka.dead_letter_topic),
         collection=name,
         by=settings.partitioning.by,
         fingerprint=ingest_wiring.fingerprint(settings, model),

@@ -10,9 +10,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumers.config.settings import Settings
-from consumers.kafka import (
-    KafkaSettings,
-)
+from consumers.kafka import KafkaSettings
 from consumers.wiring.process_memory import frozen
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder

@@ -11,21 +11,15 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumers.config.settings import Settings
-from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
-from consumers.ingest import IngestWorker, Summary, WorkerPolicy
-from consumers.kafka import (
-    DeadLetters,
-    DeadLetterTopic,
-    KafkaSettings,
-    KafkaSource,
-    Source,
+from consumers.dead_letters import (
+    DeadLetterLimiter,
+    DeadLetterLimits,
+    DeadLetterProducer,
     ensure_dead_letter_topic,
 )
-from consumers.replay.guard import GuardedWriter
-from consumers.replay.job import RejectedLog, ReplayProcess
-from consumers.replay.plan import ReplayPlan
-from consumers.replay.range import GroupWatch
-from consumers.replay.source import ReplaySource
+from consumers.ingest import IngestWorker, Summary, WorkerPolicy
+from consumers.kafka import GroupWatch, KafkaSettings, KafkaSource, Source
+from consumers.replay import GuardedWriter, RejectedLog, ReplayPlan, ReplayProcess, ReplaySource
 from consumers.wiring import common as wiring
 from consumers.wiring.process_memory import frozen
 from pipeline.backoff import Backoff
@@ -38,6 +32,7 @@ from pipeline.ingest import (
     BatchesInFlight,
     BatchPolicy,
     CommitQueue,
+    DeadLetterChannel,
     FlowPolicy,
     IngestFlow,
     PartitionFence,
@@ -91,7 +86,7 @@ class WorkerParts:
     model: Embedder
     source: Source
     writer: Writer
-    dead_letters: DeadLetterTopic
+    dead_letters: DeadLetterChannel
     receipts: CommitQueue
     """The queue into which `dead_letters` puts its receipts."""
     metrics: IngestMetrics
@@ -135,7 +130,7 @@ def ingest(
         model=model,
         source=source(settings, kafka, api),
         writer=target,
-        dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
+        dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
@@ -174,7 +169,7 @@ def replay(
         metrics=metrics,
     )
     worker, _ = join(settings, parts, until_caught_up=True)
-    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics)
+    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics.outcomes)
 
 
 def source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:

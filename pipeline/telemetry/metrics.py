@@ -2,8 +2,9 @@
 
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TextIO, TypeAlias, get_args
 
 import structlog
@@ -23,6 +24,32 @@ OUTCOMES = ("written", "unchanged", "stale", "folded", "deleted", "dead_lettered
 FlushRole: TypeAlias = Literal["leader", "stand_in", "finishing"]
 """Why a worker flushes: it is the one that flushes for all; nobody else does; it was asked to finish."""
 SINK_OPERATIONS = ("upsert", "delete", "query", "flush", "create_partition")
+
+
+class RecordOutcomes:
+    """Finished records by outcome, counted here; the metric `ingest_records_total` follows."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self.on_change: Callable[[int], None] = lambda _: None
+        """Called with the number of finished records after each change, on the thread that changed it."""
+        for outcome in OUTCOMES:
+            metric.labels(outcome)
+
+    def add(self, outcome: str, records: int) -> None:
+        """Count records with an outcome of OUTCOMES."""
+        with self._lock:
+            self._counts[outcome] += records
+            total = sum(self._counts.values())
+        self._metric.labels(outcome).inc(records)
+        self.on_change(total)
+
+    def counts(self) -> dict[str, int]:
+        """The records finished so far, by outcome."""
+        with self._lock:
+            return dict(self._counts)
 
 
 class IngestMetrics:
@@ -74,7 +101,9 @@ class IngestMetrics:
             "ingest_sink_errors_total", "Calls to Milvus that failed.", ("operation", "error_type")
         )
         self.retries = counter("ingest_retries_total", "Attempts repeated after an outage.", ("stage",))
-        self.records = counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
+        self.outcomes = RecordOutcomes(
+            counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
+        )
         self.tombstones = counter("ingest_tombstones_swept_total", "Ledger rows of old deletes removed.")
         self.dead_letters = counter("ingest_dlq_records_total", "Records sent to the dead-letter topic.", ("reason",))
         self.commits = counter("ingest_offset_commits_total", "Offset commits.", ("status",))
@@ -105,8 +134,6 @@ class IngestMetrics:
 
     def _start_at_zero(self) -> None:
         """Rates and ratios exist before the first event only if the label sets do."""
-        for outcome in OUTCOMES:
-            self.records.labels(outcome)
         for status in ("ok", "error"):
             self.commits.labels(status)
         for event in ("assigned", "revoked", "lost"):

@@ -17,17 +17,12 @@ from kafka.admin import (
     ResourceType,
 )
 
+from consumers.dead_letters import DeadLetterProducer, decode_dead_letter, ensure_dead_letter_topic
 from consumers.dead_letters.envelope import CONNECT, OWN
-from consumers.kafka import (
-    DeadLetters,
-    DeadLetterTopic,
-    KafkaSettings,
-    decode_dead_letter,
-    ensure_dead_letter_topic,
-    newest,
-)
+from consumers.kafka import KafkaSettings, newest
 from consumers.local.kafka import LocalKafka
 from pipeline.errors import UsageError
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
 from tests.support.fakes.kafka import FakeDeadLetters
 from tests.support.names import unique
@@ -46,7 +41,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 @contextmanager
-def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> Iterator[DeadLetterTopic]:
+def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> Iterator[DeadLetterChannel]:
     letters = rig.dead_letters(topic, receipts.append)
     letters.start()
     try:
@@ -171,7 +166,7 @@ def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> No
 @pytest.mark.servers
 def test_a_topic_that_cannot_be_written_confirms_nothing_until_it_can(kafka_bootstrap: str) -> None:
     rig, topic, receipts = RealRig(kafka_bootstrap), unique("dlq"), list[Receipt]()
-    letters = DeadLetters(rig.settings(options={"max_block_ms": 300}), topic, on_confirmed=receipts.append)
+    letters = DeadLetterProducer(rig.settings(options={"max_block_ms": 300}), topic, on_confirmed=receipts.append)
     letters.start()
     try:
         letters.send(rejected())
@@ -259,7 +254,7 @@ def test_a_topic_deleted_while_running_loses_nothing(kafka_bootstrap: str) -> No
     rig, receipts = RealRig(kafka_bootstrap), list[Receipt]()
     quick = {"max_block_ms": 500, "delivery_timeout_ms": 1_500, "request_timeout_ms": 1_000}
     topic = rig.topic()
-    letters = DeadLetters(rig.settings(options=quick), topic, on_confirmed=receipts.append)
+    letters = DeadLetterProducer(rig.settings(options=quick), topic, on_confirmed=receipts.append)
     letters.start()
     try:
         letters.send(rejected(0))
@@ -318,7 +313,7 @@ def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Pat
 def test_letters_left_at_the_end_are_not_confirmed_and_room_is_counted(kafka_bootstrap: str) -> None:
     receipts = list[Receipt]()
     settings = KafkaSettings(kafka_bootstrap, ("t",), "g", options={"max_block_ms": 200})
-    letters = DeadLetters(settings, unique("missing"), on_confirmed=receipts.append)
+    letters = DeadLetterProducer(settings, unique("missing"), on_confirmed=receipts.append)
     letters.start()
     letters.send(rejected(value=bytes(17 * 2**20)))
     assert not letters.has_room

@@ -406,7 +406,7 @@ def test_a_topic_created_anew_while_it_is_read_stops_the_worker(rig: Rig) -> Non
         reader.read(5)
         rig.recreate(topic)
         fill(rig, topic, 9)
-        with pytest.raises(OffsetsLost, match="created anew"):
+        with pytest.raises(OffsetsLost, match="recreated"):
             eventually(lambda: reader.source.lag() == {} or reader.poll(), within=8)
         assert len(reader.records) == 5
 

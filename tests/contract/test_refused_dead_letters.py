@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from consumers.kafka import DeadLetters, DeadLetterTopic, decode_dead_letter, ensure_dead_letter_topic
+from consumers.dead_letters import DeadLetterProducer, decode_dead_letter, ensure_dead_letter_topic
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
 from tests.support.names import unique
 from tests.support.rigs.kafka import RealRig, now_ms
@@ -24,9 +25,9 @@ def rig(kafka_bootstrap: str) -> Iterator[RealRig]:
 
 
 @contextmanager
-def outbox(rig: RealRig, topic: str, receipts: list[Receipt], *waiting: Rejected) -> Iterator[DeadLetterTopic]:
+def outbox(rig: RealRig, topic: str, receipts: list[Receipt], *waiting: Rejected) -> Iterator[DeadLetterChannel]:
     """Sends what waits in one window."""
-    letters = DeadLetters(rig.settings(), topic, on_confirmed=receipts.append)
+    letters = DeadLetterProducer(rig.settings(), topic, on_confirmed=receipts.append)
     for item in waiting:
         letters.send(item)
     letters.start()

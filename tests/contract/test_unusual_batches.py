@@ -11,19 +11,12 @@ from itertools import pairwise
 import pytest
 from confluent_kafka import Producer
 
-from consumers.dead_letters.selection import headers_back, rejected_record
-from consumers.kafka import (
-    DeadLetters,
-    KafkaSettings,
-    KafkaSource,
-    Source,
-    decode_dead_letter,
-    read_range,
-    topic_ranges,
-)
-from consumers.kafka.internals import source_record
+from consumers.dead_letters import DeadLetterProducer, decode_dead_letter
+from consumers.dead_letters.selection import rejected_record, retry_headers
+from consumers.kafka import KafkaSettings, KafkaSource, Source, read_range, topic_ranges
+from consumers.kafka.records import source_record
+from consumers.replay import ReplaySource
 from consumers.replay.range import ReplayRange, ReplaySpan
-from consumers.replay.source import ReplaySource
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Receipt, Rejected, SourceRecord
@@ -118,7 +111,7 @@ def test_a_header_name_that_is_not_utf8_makes_a_dead_letter_of_its_record_only(
     assert isinstance(bad, Rejected)
     assert (bad.stage, bad.reason) == ("decode", "invalid_header_name")
     receipts: list[Receipt] = []
-    box = DeadLetters(rig.settings(), letters, on_confirmed=receipts.append)
+    box = DeadLetterProducer(rig.settings(), letters, on_confirmed=receipts.append)
     box.start()
     box.send(bad)
     eventually(lambda: receipts)
@@ -129,7 +122,7 @@ def test_a_header_name_that_is_not_utf8_makes_a_dead_letter_of_its_record_only(
     assert letter.original_headers == (("before", b"1"), (r"caf\xe9-\xff", b"\x00\xff"), ("after", b"2"))
     assert dict(found.headers)["milvus-stream.header-names"] == b"1:" + NAME.hex().encode()
     assert not letter.truncated
-    assert (r"caf\xe9-\xff", b"\x00\xff") in headers_back(letter)
+    assert (r"caf\xe9-\xff", b"\x00\xff") in retry_headers(letter)
     assert not isinstance(DECODER.decode(rejected_record(letter, records[2].position), 2**42), Rejected)
 
 
@@ -207,7 +200,7 @@ def test_a_cut_record_ends_as_a_dead_letter_that_says_how_long_it_was(rig: RealR
     rejected = DECODER.decode(record, 2**42)
     assert isinstance(rejected, Rejected)
     receipts: list[Receipt] = []
-    box = DeadLetters(rig.settings(), letters, on_confirmed=receipts.append)
+    box = DeadLetterProducer(rig.settings(), letters, on_confirmed=receipts.append)
     box.start()
     box.send(rejected)
     eventually(lambda: receipts)

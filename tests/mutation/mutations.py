@@ -155,7 +155,7 @@ MUTATIONS = (
         "consumers/kafka/positions.py",
         "        if log.start == 0:\n            return 0\n",
         "        if log.start == 0:\n            return log.end\n",
-        ("tests/unit/consumers/kafka/test_begin_at.py",),
+        ("tests/unit/consumers/kafka/test_positions.py",),
     ),
     Mutation(
         "no lease check",

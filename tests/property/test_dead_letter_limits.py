@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
+from consumers.dead_letters import DeadLetterLimiter, DeadLetterLimits
 from pipeline.errors import TooManyRejected
 from pipeline.records import Position, Rejected, SourceRecord
 

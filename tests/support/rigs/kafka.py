@@ -8,16 +8,9 @@ from confluent_kafka import Producer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
-from consumers.kafka import (
-    DeadLetters,
-    DeadLetterTopic,
-    KafkaSettings,
-    KafkaSource,
-    OffsetTracker,
-    Source,
-    read_range,
-    topic_ranges,
-)
+from consumers.dead_letters import DeadLetterProducer
+from consumers.kafka import KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.names import unique
@@ -49,7 +42,7 @@ class Rig(Protocol):
     def forget_commit(self, group: str, partition: KafkaPartition) -> None: ...
     def kill(self, source: Source) -> None: ...
     def expel(self, source: Source) -> None: ...
-    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic: ...
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel: ...
 
 
 class FakeRig:
@@ -91,7 +84,7 @@ class FakeRig:
     def expel(self, source: Source) -> None:
         self.broker.leave(self._groups[id(source)], source)
 
-    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel:
         return FakeDeadLetters(self.broker, topic, on_confirmed=on_confirmed)
 
 
@@ -194,8 +187,8 @@ class RealRig:
         coordinator.coordinator_dead("for the test")
         eventually(lambda: source.poll(0.05) or not coordinator.coordinator_unknown(), what="a known coordinator")
 
-    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
-        return DeadLetters(self.settings(), topic, on_confirmed=on_confirmed)
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel:
+        return DeadLetterProducer(self.settings(), topic, on_confirmed=on_confirmed)
 
     def close(self) -> None:
         self._producer.flush(1)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.config.settings import Settings
-from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
+from consumers.dead_letters import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest import Summary
 from consumers.wiring import common as wiring
 from consumers.wiring import ingest as ingest_wiring
