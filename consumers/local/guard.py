@@ -1,6 +1,6 @@
 """Runs one server for as long as anybody holds its lock file, and not longer.
 
-A script of its own, started as `python -I -S local_guard.py LOCK SIGNAL GRACE COMMAND…`: it imports nothing of the
+A script of its own, started as `python -I -S guard.py LOCK SIGNAL GRACE COMMAND…`: it imports nothing of the
 project, so that it starts in milliseconds and stays small. Every process that uses the server holds a shared flock
 on LOCK; the kernel drops that lock however the process ends, kill -9 included, and then the guard ends the server:
 SIGNAL first, SIGKILL after GRACE seconds. A killed guard takes the server with it on Linux (PR_SET_PDEATHSIG).

@@ -23,7 +23,7 @@ LOG_TAIL_LINES = 20
 # Below the range from which Linux takes the ports of outgoing connections (32768 and up, ip_local_port_range), so that
 # a port found free is not taken by somebody's connection before the server binds it.
 _PORTS = range(20_000, 32_000)
-_GUARD = Path(__file__).with_name("local_guard.py")
+_GUARD = Path(__file__).with_name("guard.py")
 
 
 def is_free(port: int) -> bool:
@@ -56,7 +56,7 @@ def tail(path: Path) -> str:
 
 
 class UseLock:
-    """A lock file that says "in use": a guard ends its server when nobody holds it any more (`local_guard`)."""
+    """A lock file that says "in use": a guard ends its server when nobody holds it any more (consumers.local.guard)."""
 
     def __init__(self, path: Path, data: Path) -> None:
         """`data`: the data folder, which only this user may read where it is made here."""
