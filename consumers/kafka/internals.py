@@ -1,4 +1,4 @@
-"""The internals of kafka-python that this program uses or replaces; nothing else touches a private name of it.
+"""The internals of kafka-python that this program uses or replaces; with `batches`, the only user of its private names.
 
 Replaced is how fetched batches become records. kafka-python 3.0 unpacks a whole batch before the size of a record is
 known, and stops for ever at a header name that is not UTF-8. Here a batch is unpacked piece by piece, a record too

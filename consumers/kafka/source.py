@@ -202,8 +202,6 @@ class KafkaSource(BaseSource, Source):
         lags = {}
         for name in assigned & self._ends.keys():
             committed, position = listener.committed[name], self._position(name)
-            if self._failure.error is not None:
-                break
             lags[name] = Lag(self._ends[name], committed, committed if position is None else position)
         return lags
 

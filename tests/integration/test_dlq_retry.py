@@ -70,7 +70,7 @@ class Site:
         assert producer.flush(10) == 0
 
     def reject(self, partition: int, value: Mapping[str, str], *, key: bytes = b"k") -> None:
-        """Publish a record, and what a worker of this group does with it: a letter, and its offset committed."""
+        """Publish a record, and what a worker of this group does with it: a dead letter, and a committed offset."""
         self.publish(partition, value, key=key)
         record = [each for each in self.read() if each.position.partition == partition][-1]
         topic_id = str(self.admin.describe_topics([self.name])[0]["topic_id"])
@@ -168,7 +168,7 @@ def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
     site.publish(2, {"id": "f", "body": "f" * 30_000})
     site.ingest()
     assert site.texts() == {"a": {"a2"}}
-    # A newer version that waits; letters of others; one that stands there twice; what the group reads again by itself.
+    # A newer version that waits; dead letters of other programs; one that is there twice; records read again anyway.
     site.publish(1, {"id": "d", "text": "d2", "body": "d2"})
     site.publish(0, b"no letter of ours", topic=site.letters)
     foreign = [
@@ -210,7 +210,7 @@ def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
     assert _outcomes(again) == expected - Counter(retried=3) + Counter(retried_before=3)
     site.ingest(*FIXED)
     assert site.texts() == {"a": {"a2"}, "b": {"b1"}, "c": {"c1"}, "d": {"d2"}, "e": {"e1"}, "f": {"f" * 30_000}}
-    # What was rejected again has a letter of its own, and counts on.
+    # What was rejected again has a dead letter of its own, and its count goes on.
     third = site.retry()
     assert _outcomes(third)["retried"] == 1
     assert [value for _, value in site.read()[-1].headers] in ([b"2"], [b"1"])
@@ -221,22 +221,22 @@ def test_records_go_back_once_and_undo_nothing(site: Site) -> None:
     assert _outcomes(forced)["retried"] == 3  # a, d, and e, which is stored by now
 
 
-def test_a_crash_at_any_point_puts_nothing_back_twice(site: Site) -> None:
+def test_a_crash_at_any_point_retries_nothing_twice(site: Site) -> None:
     for number in range(30):
         site.reject(number % 3, {"id": f"{number}", "body": f"{number}"})
     retry = ("dlq", "retry", *_flags([*APPEND, *FIXED]))
     for point, limit in (("retry_sent", "4"), ("retry_logged", "5"), ("retry_committed", "6")):
         done = site.command(*retry, "--limit", limit, point=point)
         assert done.returncode == EXIT_CODE, done.stderr
-    told = json.loads(site.command(*retry, "--json").stdout)
-    assert (told["retried"], told["retried_before"]) == (30 - 6, 6)
+    report = json.loads(site.command(*retry, "--json").stdout)
+    assert (report["retried"], report["retried_before"]) == (30 - 6, 6)
     assert _outcomes(site.retry(sets=(*APPEND, *FIXED))) == Counter(retried_before=30)
     assert Counter(record.value for record in site.read()) == Counter(
         {json.dumps({"id": f"{number}", "body": f"{number}"}).encode(): 2 for number in range(30)}
     )
 
 
-def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(site: Site) -> None:
+def test_records_of_a_topic_recreated_with_fewer_partitions_go_by_their_key(site: Site) -> None:
     for number in range(9):
         site.reject(number % 3, {"id": f"{number}", "body": "x"}, key=b"%d" % (number % 3))
     site.admin.delete_topics([site.name])
@@ -251,7 +251,7 @@ def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(s
     assert where >= {(b"0", 0), (b"1", 1)}
 
 
-def test_what_cannot_be_done_is_said(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_impossible_says_why(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert _outcomes(site.retry()) == Counter()
     assert "no dead letters" in capsys.readouterr().err
     site.reject(0, {"id": "b", "body": "b1"})

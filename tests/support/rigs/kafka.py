@@ -164,7 +164,7 @@ class RealRig:
         self._admin.delete_group_offsets(group, [TopicPartition(*partition)])
 
     def kill(self, source: Source) -> None:
-        """Silence the member as kill -9 would: its connections end, nobody is told."""
+        """Silence the member as kill -9 would: its connections end, without a request to leave."""
         assert isinstance(source, KafkaSource)
         assert source._consumer is not None
         source._consumer._client.close()
@@ -204,7 +204,7 @@ class RealRig:
 
 
 class Member:
-    """A worker reduced to its bookkeeping: a source, an offset tracker, and what the group told it."""
+    """A worker reduced to its bookkeeping: a source, an offset tracker, and the calls of the group."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -213,12 +213,12 @@ class Member:
         self.events: list[tuple[str, tuple[KafkaPartition, ...]]] = []
         self.positions: dict[KafkaPartition, int] = {}
         self.drains = 0
-        self.asked = 0
-        """How often it was asked what may be committed at a revoke."""
+        self.commit_requests = 0
+        """Calls of `committable`, at a revoke."""
         self.last_calls = 0
         """How often `writing` is still to answer True."""
         self.drain_when: Callable[[], bool] = lambda: True
-        """Whether nothing is in flight any more; asked at a revoke."""
+        """Whether nothing is in flight any more, at a revoke."""
         source.start(self)
 
     def poll(self, timeout_s: float = 0.1) -> list[SourceRecord]:
@@ -279,7 +279,7 @@ class Member:
         return self.drain_when()
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
-        self.asked += 1
+        self.commit_requests += 1
         offsets = self.tracker.committable()
         return {name: offsets[name] for name in partitions if name in offsets}
 

@@ -33,7 +33,7 @@ REJECTED = st.builds(Rejected, RECORDS, st.just("decode"), st.just("bad"), st.te
 
 @given(REJECTED, st.integers(2_048, 60_000))
 @settings(deadline=None, max_examples=150)
-def test_a_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> None:
+def test_a_dead_letter_fits_and_keeps_what_fits(rejected: Rejected, limit: int) -> None:
     whole = encode_dead_letter(rejected, pipeline="p", worker="w")
     record = rejected.record
     assert (whole.key, whole.value, whole.timestamp_ms) == (record.key, record.value, record.timestamp_ms)
@@ -84,7 +84,7 @@ def test_a_refused_timestamp_is_kept_in_a_header() -> None:
     assert made.headers[-1] == (OWN + "original-timestamp", b"12345")
 
 
-def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
+def test_a_dead_letter_of_another_program_is_decoded_with_the_fields_it_has() -> None:
     found = decode_dead_letter(
         SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?")))
     )

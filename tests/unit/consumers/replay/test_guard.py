@@ -62,7 +62,7 @@ def test_a_document_that_a_live_worker_is_writing_is_left_to_it(store: Store) ->
     assert (plan.unchanged, list(plan.held)) == (1, [])
 
 
-def test_a_pending_document_nobody_is_at_is_repaired(store: Store) -> None:
+def test_a_pending_document_that_nobody_writes_is_repaired(store: Store) -> None:
     write(store.upsert_writer(), [put("a", "text", 1)])
     _set_pending(store, "a")
     write(_guarded(store, lambda: False), [put("a", "text", 1)])
@@ -91,24 +91,24 @@ def test_workers_started_between_plan_and_write_end_the_replay(store: Store) -> 
     assert store.rows() == {}
 
 
-def test_a_document_that_a_worker_begins_between_the_look_and_the_plan_is_left_to_it(store: Store) -> None:
+def test_a_document_that_a_worker_begins_between_the_read_and_the_plan_is_left_to_it(store: Store) -> None:
     write(store.upsert_writer(), [put("a", "text", 1)])
-    looks = 0
+    reads = 0
 
-    def look(strong: bool) -> Ledger:
-        nonlocal looks
-        looks += 1
-        assert strong == (looks > 1), "what would be written is looked at again, strongly"
+    def open_ledger(strong: bool) -> Ledger:
+        nonlocal reads
+        reads += 1
+        assert strong == (reads > 1), "what would be written is read again, strongly"
         ledger = _ledger(store)
-        if looks == 1:
+        if reads == 1:
             ledger.read([(None, "a")])
             ledger.hold({(None, "a"): ledger.read([(None, "a")])[None, "a"][0]})  # answers from memory from now on
             _set_pending(store, "a")
         return ledger
 
-    guarded = GuardedWriter(store.upsert_writer(), look, lambda: True, pause_s=0)
+    guarded = GuardedWriter(store.upsert_writer(), open_ledger, lambda: True, pause_s=0)
     plan = guarded.plan([put("a", "text", 1)])
-    assert looks == 2
+    assert reads == 2
     assert (plan.unchanged, list(plan.held)) == (1, [])
 
 
@@ -120,7 +120,7 @@ def test_of_two_kafka_partitions_the_later_timestamp_is_newer(store: Store) -> N
     assert (plan.stale, len(plan.to_embed)) == (0, 1)
 
 
-def test_an_outage_while_looking_is_an_outage(fake: FakeMilvus, store: Store) -> None:
+def test_an_outage_while_reading_is_an_outage(fake: FakeMilvus, store: Store) -> None:
     def away() -> bool:
         raise Unavailable("no broker")
 

@@ -1,13 +1,17 @@
 """The replay job without servers: its summary, its progress, and its rejected records."""
 
-from dataclasses import replace
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from consumers.kafka import TimeRange
-from consumers.replay import RejectedLog, ReplayPlan, ReplaySummary, empty_summary
-from consumers.replay.range import ReplaySpan
+from consumers.kafka import KafkaSettings, TimeRange
+from consumers.replay import RejectedLog, ReplayPlan, ReplayProcess, ReplaySource, ReplaySummary, empty_summary
+from consumers.replay.range import ReplayRange, ReplaySpan
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
+from pipeline.telemetry.metrics import IngestMetrics, RecordOutcomes
 from tests.support.documents import NOON_MS
 
 PLAN = ReplayPlan("documents", True, TimeRange(1, 2), ReplaySpan("g.replay.1", {}, {}), {})
@@ -32,6 +36,46 @@ def test_a_rejected_record_is_finished_by_being_counted_and_logged(capsys: pytes
     rejected.send(Rejected(record, "decode", "invalid_json", "it is not JSON"))
     assert [receipt.positions for receipt in receipts] == [[("t", 1, 42)]]
     assert rejected.reasons == {"invalid_json": 1}
-    said = "".join(capsys.readouterr())
-    assert "t/1/42" in said
-    assert "secret" not in said
+    output = "".join(capsys.readouterr())
+    assert "t/1/42" in output
+    assert "secret" not in output
+
+
+@dataclass
+class StoppedWorker:
+    """A worker that finishes two batches and is then stopped."""
+
+    outcomes: RecordOutcomes
+    consumed: int = 5
+    seconds: float = 1.5
+    clean: bool = True
+
+    def run(self, stop: threading.Event) -> "StoppedWorker":
+        self.outcomes.add("written", 3)
+        self.outcomes.add("dead_lettered", 2)
+        return self
+
+    def alive(self) -> Mapping[str, str]:
+        return {}
+
+    def ready(self) -> Mapping[str, str]:
+        return {}
+
+
+def test_a_run_reports_its_progress_and_sums_up_the_outcomes() -> None:
+    kafka = KafkaSettings("nowhere:9092", ("t",), "g")
+    plan = replace(PLAN, span=ReplaySpan("g.replay.1", {("t", 0): ReplayRange(0, 0, 9, 0)}, {}))
+    outcomes = IngestMetrics(CollectorRegistry()).outcomes
+    rejected = RejectedLog(lambda _: None)
+    rejected.reasons["invalid_json"] = 2
+    process = ReplayProcess(kafka, plan, ReplaySource(kafka, plan.span), StoppedWorker(outcomes), rejected, outcomes)
+    steps: list[tuple[str, int, int]] = []
+    summary = process.run(threading.Event(), lambda *step: steps.append(step))
+    assert steps == [("replaying", 3, 9), ("replaying", 5, 9)]
+    assert (summary.records, summary.written, summary.rejected, summary.rejected_by_reason) == (
+        5,
+        3,
+        2,
+        {"invalid_json": 2},
+    )
+    assert not summary.finished, "the source was not read to its end"

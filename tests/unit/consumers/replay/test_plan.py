@@ -29,14 +29,14 @@ def test_the_group_is_the_same_for_the_same_replay_only() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1_000), st.integers(1, 200)), max_size=4), st.integers(1, 30))
-def test_samples_lie_in_the_range_and_do_not_overlap(spans: list[tuple[int, int]], each: int) -> None:
+def test_samples_lie_in_the_range_and_do_not_overlap(spans: list[tuple[int, int]], size: int) -> None:
     ranges = {("t", n): ReplayRange(0, start, start + size, start) for n, (start, size) in enumerate(spans)}
-    windows = sample_windows(ranges, each)
+    windows = sample_windows(ranges, size)
     for name, found in ranges.items():
         offsets = [o for window in windows if name in window for o in range(*window[name])]
         assert offsets == sorted(set(offsets))
         assert set(offsets) <= set(range(found.start, found.end))
-        assert len(offsets) == min(3 * each, found.records)
+        assert len(offsets) == min(3 * size, found.records)
         assert {found.start, found.end - 1} <= set(offsets)
 
 
@@ -47,10 +47,10 @@ def _plan(**ranges: ReplayRange) -> ReplayPlan:
 
 def test_the_plan_says_what_will_be_read_and_what_will_not() -> None:
     plan = _plan(a=ReplayRange(5, 5, 30, 12, left_to_group=4), b=ReplayRange(0, 0, 9, 0), c=ReplayRange(0, 4, 4, 4))
-    told = plan.as_dict()
-    assert (told["from"], told["to"]) == ("2026-11-22T12:00:00Z", "2026-11-22T12:00:01.500Z")
-    assert (told["records"], told["estimated_bytes"], told["estimated_chunks"]) == (27, 1_000, 7)
-    assert told["resumed"] is True
+    report = plan.as_dict()
+    assert (report["from"], report["to"]) == ("2026-11-22T12:00:00Z", "2026-11-22T12:00:01.500Z")
+    assert (report["records"], report["estimated_bytes"], report["estimated_chunks"]) == (27, 1_000, 7)
+    assert report["resumed"] is True
     assert list(plan.span.to_read) == [("a", 0), ("b", 0)]
     expired, left = plan.warnings()
     assert expired.startswith("a/0: the log begins at offset 5, later than --from")
