@@ -6,7 +6,7 @@ with problems are compared a second time some seconds later, and left out if a w
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,10 +16,10 @@ from consumers.audit.reading import ReplayedDecision, StoredReader, in_parts, ke
 from consumers.audit.repair import Repairer
 from consumers.audit.scope import AuditSpan, audit_span, dead_letters
 from consumers.audit.workspace import AuditWorkspace, StoredDocument
-from consumers.kafka import KafkaSettings, topic_ranges
-from consumers.replay.plan import ReplayTimes
+from consumers.kafka import KafkaSettings, TimeRange, topic_ranges
 from pipeline.audit import KINDS, AuditScope, ExpectedState, Finding, compare_document
 from pipeline.chunking import Chunker
+from pipeline.records import Position
 from pipeline.store import NOWHERE, Granularity, Key, MilvusServerApi
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,8 @@ class AuditSettings:
     """What to audit."""
 
     kafka: KafkaSettings
-    dead_letter_topic: str
+    rejected_positions: Callable[[], Iterable[Position]]
+    """Reads the positions of the records in the dead-letter topic."""
     collection: str
     by: Granularity
     fingerprint: str
@@ -113,7 +114,7 @@ class Audit:
     def __init__(
         self,
         settings: AuditSettings,
-        times: ReplayTimes | None,
+        times: TimeRange | None,
         api: MilvusServerApi,
         *,
         decision: ReplayedDecision,
@@ -179,7 +180,7 @@ class Audit:
     def _read(self) -> None:
         report, span, steps = self.report, self._span, self._steps
         steps.begin("dead letters")
-        for part in in_parts(dead_letters(self._settings.kafka, self._settings.dead_letter_topic, span), 1000):
+        for part in in_parts(dead_letters(self._settings.rejected_positions(), span), 1000):
             report.dead_letters += len(part)
             self._workspace.add_dead_letters(part)
         steps.begin("records", span.records)

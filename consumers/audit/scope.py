@@ -1,19 +1,16 @@
 """The span of an audit: which records it reads, and which documents it compares."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from consumers.kafka import (
     KafkaSettings,
+    TimeRange,
     TopicFacts,
-    decode_dead_letter,
     group_lag,
     offsets_at,
-    read_range,
     topic_facts,
-    topic_ranges,
 )
-from consumers.replay.plan import ReplayTimes
 from pipeline.errors import UsageError
 from pipeline.records import KafkaPartition, Position
 
@@ -23,7 +20,7 @@ class AuditSpan:
     """The span of an audit in each Kafka partition, fixed at its start."""
 
     group_id: str
-    times: ReplayTimes | None
+    times: TimeRange | None
     read: Mapping[KafkaPartition, tuple[int, int]]
     """Offsets [start, end) by Kafka partition: from `--from`, or the beginning, to what the group has committed."""
     compared: Mapping[KafkaPartition, int]
@@ -39,8 +36,8 @@ class AuditSpan:
         return sum(max(0, end - start) for start, end in self.read.values())
 
 
-def audit_span(kafka: KafkaSettings, times: ReplayTimes | None) -> AuditSpan:
-    """The span of an audit. Raises UsageError for a missing topic or a group without commits, Unavailable."""
+def audit_span(kafka: KafkaSettings, times: TimeRange | None) -> AuditSpan:
+    """Look up offsets and commits. Raises UsageError for a missing topic or a group without commits, Unavailable."""
     lags = group_lag(kafka)
     if all(lag.committed is None for lag in lags):
         raise UsageError(
@@ -75,14 +72,9 @@ def _topics(kafka: KafkaSettings) -> tuple[frozenset[str], dict[str, str]]:
     return compacted, {name: topic.topic_id for name, topic in existing.items()}
 
 
-def dead_letters(kafka: KafkaSettings, topic: str, span: AuditSpan) -> Iterator[Position]:
-    """Positions of records of the span that are in the dead-letter topic; none where there is no such topic."""
-    if not isinstance(topic_facts(kafka, (topic,))[topic], TopicFacts):
-        return
-    for record in read_range(kafka, topic_ranges(kafka, (topic,))):
-        dead_letter = decode_dead_letter(record)
-        if dead_letter.partition is None or dead_letter.offset is None:
-            continue
-        start, end = span.read.get((dead_letter.topic, dead_letter.partition), (0, 0))
-        if start <= dead_letter.offset < end:
-            yield Position(dead_letter.topic, dead_letter.partition, dead_letter.offset)
+def dead_letters(rejected: Iterable[Position], span: AuditSpan) -> Iterator[Position]:
+    """The positions of rejected records that are in the span."""
+    for position in rejected:
+        start, end = span.read.get(position[:2], (0, 0))
+        if start <= position.offset < end:
+            yield position

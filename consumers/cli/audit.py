@@ -6,7 +6,7 @@ from consumers.audit.job import AuditReport
 from consumers.cli.options import FOUND_PROBLEMS
 from consumers.cli.output import one_line, progress_line, stderr, stdout, table
 from consumers.config import Settings
-from consumers.replay.plan import replay_times
+from consumers.kafka import parse_time_range
 from consumers.wiring import audit as audit_wiring
 from consumers.wiring import connections, documents
 from pipeline.errors import UsageError
@@ -25,7 +25,7 @@ def run(settings: Settings, from_: str | None, to: str | None, *, repair: bool, 
     """Audit, and with `repair` repair. Raises what `Audit.run` raises, and UsageError for a bad range."""
     if (from_ is None) != (to is None):
         raise UsageError("--from and --to belong together: give both, or none for everything in the topics")
-    times = None if from_ is None or to is None else replay_times(from_, to)
+    times = None if from_ is None or to is None else parse_time_range(from_, to)
     with (
         documents.embedder(settings) as model,
         connections.milvus(settings) as api,

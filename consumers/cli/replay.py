@@ -5,11 +5,11 @@ import time
 
 from rich.console import Console
 
-from consumers.cli.output import stderr, stdout, table
+from consumers.cli.output import progress_line, stderr, stdout, table
 from consumers.config import Settings
 from consumers.http import ProbeServer
-from consumers.replay.job import ReplaySummary, finish, nothing
-from consumers.replay.plan import Estimate, ReplayPlan, ReplayTimes, plan_replay, replay_times
+from consumers.kafka import TimeRange, parse_time_range
+from consumers.replay import Estimate, ReplayPlan, ReplaySummary, empty_summary, finish_replay, plan_replay
 from consumers.wiring import connections, documents
 from consumers.wiring.ingest import ingest_metrics
 from consumers.wiring.replay import replay_process
@@ -18,7 +18,7 @@ from pipeline.embedding import Embedder
 
 def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: float | None) -> ReplayPlan:
     """What the replay would do; changes nothing. `target`: `settings` with the collection to be written."""
-    times = replay_times(from_, to)
+    times = parse_time_range(from_, to)
     with documents.embedder(target) as model:
         return _plan(settings, target, times, model, rate)
 
@@ -27,7 +27,7 @@ def run(
     settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: threading.Event
 ) -> ReplaySummary:
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
-    times = replay_times(from_, to)
+    times = parse_time_range(from_, to)
     metrics = ingest_metrics()
     telemetry = target.telemetry
     with (
@@ -37,15 +37,16 @@ def run(
         plan = _plan(settings, target, times, model, rate)
         show_plan(plan, stderr())
         if not plan.records:
-            finish(connections.kafka_settings(target), plan)
-            return nothing(plan)
+            finish_replay(connections.kafka_settings(target), plan)
+            return empty_summary(plan)
         with connections.milvus(target, metrics.observe_sink) as api:
             process = replay_process(target, plan, api, model, metrics)
             probes.watch(alive=process.worker.alive, ready=process.worker.ready)
-            return process.run(stop)
+            with progress_line() as progress:
+                return process.run(stop, progress)
 
 
-def _plan(settings: Settings, target: Settings, times: ReplayTimes, model: Embedder, rate: float | None) -> ReplayPlan:
+def _plan(settings: Settings, target: Settings, times: TimeRange, model: Embedder, rate: float | None) -> ReplayPlan:
     return plan_replay(
         connections.kafka_settings(settings),
         times,

@@ -1,4 +1,4 @@
-"""A rejected record as a dead letter and back: Kafka Connect's headers, so that any tool can read why."""
+"""The envelope of a dead letter: the rejected record with Kafka Connect's headers, which other tools can read."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pipeline.intake.reasons import Reason
 from pipeline.records import Position, Rejected, SourceRecord
 
 CONNECT = "__connect.errors."
-"""Prefix of the headers that Kafka Connect writes (DeadLetterQueueReporter.java): UTF-8 strings, all of them."""
+"""Prefix of the headers that Kafka Connect writes (DeadLetterQueueReporter.java); their values are UTF-8 strings."""
 OWN = "milvus-stream."
 """Prefix of the headers that Kafka Connect has no name for."""
 
@@ -16,21 +16,21 @@ MAX_MESSAGE_BYTES = 1_024
 MAX_STACK_BYTES = 8_192
 _SMALLEST_LIMIT = 1_024
 _RECORD_OVERHEAD = 128
-"""Record and batch framing in bytes, generously."""
+"""Upper bound of record and batch framing in bytes."""
 _HEADER_OVERHEAD = 10
 _EXCEPTION_MESSAGE = CONNECT + "exception.message"
 _NULL_HEADERS = OWN + "null-headers"
 _ORIGINAL_TIMESTAMP = OWN + "original-timestamp"
 _MAX_DIGITS = 19
 RETRIES = OWN + "retries"
-"""How often a record was put back by `dlq retry`; stays with it if it is rejected again."""
+"""How often `dlq retry` has sent a record back to its topic; kept if the record is rejected again."""
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingDeadLetter:
-    """What is produced to the dead-letter topic."""
+    """A dead letter to be produced."""
 
     position: Position
     """Of the rejected record."""
@@ -39,11 +39,11 @@ class OutgoingDeadLetter:
     headers: Headers
     timestamp_ms: int
     cut: frozenset[str] = frozenset()
-    """Of value and key, what was cut before: the headers say how long it was."""
+    """Which of `value` and `key` were cut while reading; headers give their full size."""
 
     @property
     def size(self) -> int:
-        """Bytes on the wire, about."""
+        """Approximate bytes on the wire."""
         return _RECORD_OVERHEAD + len(self.key or b"") + len(self.value or b"") + _headers_size(self.headers)
 
 
@@ -52,32 +52,32 @@ class DeadLetter:
     """A record of the dead-letter topic, read back."""
 
     record: SourceRecord
-    """As it stands in the dead-letter topic."""
+    """The record of the dead-letter topic itself."""
     topic: str
     partition: int | None
     offset: int | None
     topic_id: str
-    """Of `topic`; "" where it is not known."""
+    """Id of `topic`; "" if it is not known."""
     timestamp_ms: int
-    """Of the rejected record, epoch milliseconds; -1 for none."""
+    """Timestamp of the rejected record, epoch milliseconds; -1 for none."""
     stage: str
     reason: str
-    """`unknown` where another program wrote it."""
+    """`unknown` if another program wrote the dead letter."""
     message: str
     original_headers: tuple[tuple[str, bytes | None], ...]
     """The headers the rejected record had."""
     truncated: bool
-    """Key, value or headers did not fit and are not all there."""
+    """Whether key, value or headers of the record were cut."""
     retries: int = 0
-    """How often the record had been put back before."""
+    """How often the record had been sent back to its topic before."""
 
 
 def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> OutgoingDeadLetter:
-    """The dead letter of a rejected record: key, value, headers and timestamp unchanged, the reason in headers.
+    """Encode a rejected record: key, value, headers and timestamp unchanged, and the reason in further headers.
 
-    A header of the record that already has one of Kafka Connect's names stays as it is, as there. So what
-    `describe` relies on stands in headers of our own, behind any that the record had. kafka-python cannot send a header
-    without a value: it becomes an empty one, and `milvus-stream.null-headers` lists its index.
+    Existing headers are kept, even if they use Kafka Connect's names (Connect does the same). `decode_dead_letter`
+    therefore relies only on our own headers, which are always appended last. kafka-python cannot send a header without
+    a value: it gets an empty one, and `milvus-stream.null-headers` lists its index.
     """
     record = rejected.record
     headers: list[tuple[str, bytes]] = [(name, value or b"") for name, value in record.headers]
@@ -92,7 +92,7 @@ def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> Out
         CONNECT + "class.name": f"pipeline.{_ROOMS.get(rejected.stage, rejected.stage)}",
         CONNECT + "exception.class.name": rejected.error_class,
         _EXCEPTION_MESSAGE: _cut(rejected.message, MAX_MESSAGE_BYTES),
-        # There is no call stack worth keeping behind a rejected record: the first line of one says it all.
+        # A rejected record has no call stack of interest: the first line of one contains everything.
         CONNECT + "exception.stacktrace": _cut(f"{rejected.error_class}: {rejected.message}", MAX_STACK_BYTES),
     }
     own = {
@@ -112,7 +112,7 @@ def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> Out
 
 
 _HEADER_NAMES = OWN + "header-names"
-"""`INDEX:HEX` of the record's header names that are not UTF-8, comma-separated; these have `\\xNN` in their place."""
+"""`INDEX:HEX` of the record's header names that are not UTF-8, comma-separated; the names have `\\xNN` instead."""
 _ORIGIN = OWN + "origin"
 """`TOPIC/PARTITION/OFFSET` of the rejected record; no topic has a slash in its name."""
 _ROOMS: Mapping[str, str] = {
@@ -124,10 +124,10 @@ _ROOMS: Mapping[str, str] = {
 
 
 def fitted(whole: OutgoingDeadLetter, limit: int) -> OutgoingDeadLetter:
-    """The letter cut to `limit` bytes: first the value, then the record's own headers, then the key.
+    """Cut a dead letter to `limit` bytes: first the value, then the record's own headers, then the key.
 
-    What was cut is named in headers with its full size and SHA-256, so that it can be found again in the source topic
-    by its position and verified. Raises ValueError for a limit under which the reason itself does not fit.
+    Headers give the full size and SHA-256 of each part that was cut, so that the record can be found in its topic by
+    its position and verified. Raises ValueError for a limit into which not even the reason fits.
     """
     if whole.size <= limit:
         return whole
@@ -145,7 +145,7 @@ def fitted(whole: OutgoingDeadLetter, limit: int) -> OutgoingDeadLetter:
     if excess() > 0:
         about = [pair for pair in headers if pair[0].startswith((CONNECT, OWN))]
         notes.append((OWN + "dropped-headers", _utf8(str(len(headers) - len(about)))))
-        # A record may have had any number of headers with these prefixes, of any size; ours stand behind them.
+        # A record may have any number of headers with these prefixes, of any size; ours are the last ones.
         headers = _last_within(about, limit // 2)
     if excess() > 0 and key:
         notes += [] if "key" in whole.cut else _cut_note("key", key)
@@ -155,21 +155,22 @@ def fitted(whole: OutgoingDeadLetter, limit: int) -> OutgoingDeadLetter:
     return replace(whole, key=key, value=value, headers=(*headers, *notes))
 
 
-def _last_within(headers: Sequence[tuple[str, bytes]], room: int) -> Headers:
-    """As many as fit, those at the end first."""
-    kept = []
+def _last_within(headers: Sequence[tuple[str, bytes]], budget: int) -> Headers:
+    """Keep as many headers as fit, the last ones first."""
+    fitting = []
     for pair in reversed(headers):
         size = _headers_size((pair,))
-        if size <= room:
-            kept.append(pair)
-            room -= size
-    return tuple(reversed(kept))
+        if size <= budget:
+            fitting.append(pair)
+            budget -= size
+    return tuple(reversed(fitting))
 
 
 def retimed(whole: OutgoingDeadLetter) -> OutgoingDeadLetter:
-    """The dead letter for a topic that refuses the record's timestamp (`message.timestamp.before/after.max.ms`).
+    """Replace the record's timestamp, which the topic refuses (`message.timestamp.before/after.max.ms`).
 
-    It gets the time of sending. One that has it already is returned as it is.
+    The dead letter gets the time of sending, and the record's timestamp goes into a header. A dead letter that has the
+    time of sending already is returned unchanged.
     """
     if whole.timestamp_ms < 0:
         return whole
@@ -178,9 +179,9 @@ def retimed(whole: OutgoingDeadLetter) -> OutgoingDeadLetter:
 
 
 def decode_dead_letter(record: SourceRecord) -> DeadLetter:
-    """Read a record of the dead-letter topic; what another program left out is empty.
+    """Decode a record of the dead-letter topic; fields that another program left out are empty.
 
-    One with a list of headers that we would not write is another program's, whatever else it says.
+    A malformed list of null headers shows that another program wrote the record, whatever its other headers are.
     """
     connect, own = dict(reversed(record.headers)), dict(record.headers)
     nulls_text = _text(own, _NULL_HEADERS)
@@ -239,7 +240,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _utf8(text: str) -> bytes:
-    # A lone surrogate can stand in a message that quotes a key; it must not stop the dead letter.
+    # A message that quotes a key can contain a lone surrogate; it must not stop the dead letter.
     return text.encode("utf-8", "backslashreplace")
 
 

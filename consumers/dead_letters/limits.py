@@ -1,4 +1,4 @@
-"""How many rejected records are too many: a mapping error must not empty a topic into the dead-letter topic. Pure."""
+"""The limits on rejected records: a mapping error must not move a whole topic into the dead-letter topic. Pure."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,10 @@ _SHOWN_REASONS = 5
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterLimits:
-    """What is allowed on each Kafka partition; None: any number."""
+    """The rejected records allowed on each Kafka partition; None: any number."""
 
     max_ratio: float | None = 0.5
-    """Of the last `window` records; judged only once so many were seen, for a few bad ones at the start say nothing."""
+    """Of the last `window` records; checked only after that many, because a few bad ones at the start mean nothing."""
     window: int = 2_000
     max_consecutive: int | None = 1_000
 
@@ -23,8 +23,8 @@ class DeadLetterLimits:
 class DeadLetterLimiter:
     """Counts good and rejected records of each Kafka partition in the order of their offsets.
 
-    By Kafka partition, because only there the order, and with it the record that reaches a limit, is the same in every
-    run. Each stage is counted for itself; one stage belongs to one thread.
+    Only within a Kafka partition is the order, and with it the record that exceeds a limit, the same in every run.
+    Each stage is counted separately and belongs to one thread.
     """
 
     def __init__(self, policy: DeadLetterLimits) -> None:
@@ -32,12 +32,12 @@ class DeadLetterLimiter:
         self._logs: dict[tuple[str, KafkaPartition], _Log] = {}
 
     def check(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
-        """Count the next records of a stage; `rejected` are those of them that cannot be stored.
+        """Count the next records of a stage, of which `rejected` cannot be stored.
 
-        A record that was counted before (read or tried again) does not count twice. Raises TooManyRejected at the first
-        rejected record above a limit.
+        A record that is read or retried again is not counted twice. Raises TooManyRejected at the first rejected record
+        above a limit.
         """
-        reasons = {item.position: item.reason for item in rejected}
+        reasons = {rejection.position: rejection.reason for rejection in rejected}
         name: KafkaPartition | None = None
         for record in records:
             position = record.position
@@ -49,7 +49,7 @@ class DeadLetterLimiter:
 
 
 class _Log:
-    """What was seen of one Kafka partition."""
+    """The records counted on one Kafka partition."""
 
     __slots__ = ("last", "rejected", "run", "seen")
 
@@ -57,12 +57,12 @@ class _Log:
         self.seen = 0
         self.last = -1
         self.run: list[tuple[int, str]] = []
-        """Offset and reason of the rejected records since the last good one, where their number is limited."""
+        """Offset and reason of the rejected records since the last good one, if their number is limited."""
         self.rejected: deque[tuple[int, int, str]] = deque()
-        """The same of those within the window, each after its place in the order."""
+        """Number, offset and reason of the rejected records within the window, if their ratio is limited."""
 
     def count(self, offset: int, reason: str | None, policy: DeadLetterLimits) -> bool:
-        """Whether a limit is exceeded with this record."""
+        """Count a record; returns whether a limit is exceeded."""
         if offset <= self.last:
             return False
         self.last = offset
@@ -79,15 +79,15 @@ class _Log:
         return self._too_long(policy) or self._too_many(policy)
 
     def complaint(self, at: Position, policy: DeadLetterLimits) -> str:
-        """What to tell when `count` was True for the record at this position."""
+        """Return the error message after `count` returned True for the record at this position."""
         place = f"Kafka partition {at.topic}/{at.partition}"
         if self._too_long(policy):
-            return _told(
+            return _message(
                 f"{len(self.run):,} records in a row of {place} were rejected, more than "
                 f"dead_letters.max_consecutive={policy.max_consecutive}",
                 self.run,
             )
-        return _told(
+        return _message(
             f"{len(self.rejected):,} of the last {policy.window:,} records of {place} were rejected, more than "
             f"dead_letters.max_ratio={policy.max_ratio} of dead_letters.window={policy.window}",
             [(offset, reason) for _, offset, reason in self.rejected],
@@ -102,13 +102,13 @@ class _Log:
         return len(self.rejected) > policy.max_ratio * policy.window
 
 
-def _told(what: str, rejected: Iterable[tuple[int, str]]) -> str:
+def _message(problem: str, rejected: Iterable[tuple[int, str]]) -> str:
     offsets, reasons = zip(*rejected, strict=True)
     counts = Counter(reasons).most_common()
-    told = ", ".join(f"{reason} {count:,}" for reason, count in counts[:_SHOWN_REASONS])
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in counts[:_SHOWN_REASONS])
     more = f" and {len(counts) - _SHOWN_REASONS} more reasons" if len(counts) > _SHOWN_REASONS else ""
     return (
-        f"{what}: offsets {offsets[0]} to {offsets[-1]}, {told}{more}. Look at some with `milvus-stream dlq list`, "
+        f"{problem}: offsets {offsets[0]} to {offsets[-1]}, {listed}{more}. Read some with `milvus-stream dlq list`, "
         "then correct record.* in the configuration or the producer; if these records are to go to the dead-letter "
         "topic, raise the limit or set it to null. Nothing is lost: what is not in the dead-letter topic is read again"
     )

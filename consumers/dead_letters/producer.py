@@ -1,14 +1,14 @@
-"""Rejected records on their way to the dead-letter topic: confirmed one by one, retried until they are."""
+"""The delivery of rejected records to the dead-letter topic: each one is confirmed, and retried until it is."""
 
 import os
 import random
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from kafka import KafkaProducer
@@ -19,13 +19,18 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
 )
+from typing_extensions import override
 
 from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted, retimed
+from consumers.kafka import KafkaSettings
 from consumers.kafka.admin import message_limit
-from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
-from consumers.kafka.sending import NullableKey, hand_over
+from consumers.kafka.connection import open_admin, open_producer
+from consumers.kafka.errors import error_text, kafka_errors, translated
+from consumers.kafka.producing import NullableKey, send_record
 from pipeline import failpoints
+from pipeline.backoff import Backoff
 from pipeline.errors import MilvusStreamError, Stopped
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Position, Receipt, Rejected
 
 log = structlog.get_logger(__name__)
@@ -38,44 +43,18 @@ _LAST_JOIN_S = 1.0
 class DeadLetterPolicy:
     """How dead letters are sent."""
 
-    room_bytes: int = 16 * 2**20
+    buffer_bytes: int = 16 * 2**20
     """Above this many waiting bytes `has_room` is False and the worker pauses Kafka."""
     window: int = 500
-    """Letters handed to the producer before their answers are waited for."""
-    retry_delay_s: float = 0.5
-    """First pause after a failure; doubles up to `retry_cap_s`, jittered."""
-    retry_cap_s: float = 30.0
+    """Dead letters sent before their answers are awaited."""
+    backoff: Backoff = Backoff(first_s=0.5, cap_s=30.0)  # noqa: RUF009 - frozen
 
 
-class DeadLetterTopic(Protocol):
-    """Where rejected records go. A record counts as finished only after `on_confirmed` was called with its receipt."""
+class DeadLetterProducer(DeadLetterChannel):
+    """A DeadLetterChannel on kafka-python, with a thread of its own.
 
-    def start(self) -> None:
-        """Begin sending."""
-
-    def send(self, rejected: Rejected) -> None:
-        """Take charge of the record; never blocks."""
-
-    @property
-    def has_room(self) -> bool:
-        """False: read no more until this is True again."""
-
-    @property
-    def problem(self) -> str | None:
-        """Why nothing can be sent at the moment; None while all is well."""
-
-    def check(self) -> None:
-        """Raise Stopped if the sending thread has died."""
-
-    def close(self, timeout_s: float) -> None:
-        """Send what is waiting within the time, then stop; what is left is not confirmed."""
-
-
-class DeadLetters:
-    """DeadLetterTopic on kafka-python, with a thread of its own.
-
-    Every letter is confirmed by all in-sync replicas; an outage or a missing right is waited out, never skipped, so
-    only the offsets of these records stay where they are. A retry after an unknown outcome can write a letter twice.
+    Every dead letter is confirmed by all in-sync replicas. An outage or a missing right is retried and never skipped,
+    so only the offsets of these records are held back. A retry after an unknown outcome can write a dead letter twice.
     """
 
     def __init__(
@@ -86,7 +65,7 @@ class DeadLetters:
         on_confirmed: Callable[[Receipt], None],
         policy: DeadLetterPolicy | None = None,
     ) -> None:
-        """`on_confirmed` is called on the sending thread; `settings.group_id` names the pipeline in the letters."""
+        """`on_confirmed` is called on the sending thread; headers name `settings.group_id` as the pipeline."""
         self._settings = settings
         self._topic = topic
         self._on_confirmed = on_confirmed
@@ -101,35 +80,35 @@ class DeadLetters:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="dead-letters", daemon=True)
 
+    @override
     def start(self) -> None:
-        """See DeadLetterTopic.start."""
         self._thread.start()
 
+    @override
     def send(self, rejected: Rejected) -> None:
-        """See DeadLetterTopic.send."""
-        made = encode_dead_letter(rejected, pipeline=self._settings.group_id, worker=self._worker)
+        dead_letter = encode_dead_letter(rejected, pipeline=self._settings.group_id, worker=self._worker)
         with self._changed:
-            self._waiting.append(made)
-            self._waiting_bytes += made.size
+            self._waiting.append(dead_letter)
+            self._waiting_bytes += dead_letter.size
             self._changed.notify_all()
 
     @property
+    @override
     def has_room(self) -> bool:
-        """See DeadLetterTopic.has_room."""
-        return self._waiting_bytes <= self._policy.room_bytes
+        return self._waiting_bytes <= self._policy.buffer_bytes
 
     @property
+    @override
     def problem(self) -> str | None:
-        """See DeadLetterTopic.problem."""
         return self._problem
 
+    @override
     def check(self) -> None:
-        """See DeadLetterTopic.check."""
         if self._failure is not None:
             raise Stopped(f"the dead-letter thread has stopped: {self._failure}") from self._failure
 
+    @override
     def close(self, timeout_s: float) -> None:
-        """See DeadLetterTopic.close."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -145,15 +124,15 @@ class DeadLetters:
         try:
             outbox = _Outbox(self._settings, self._topic)
             try:
-                while window := self._next():
+                while window := self._next_window():
                     self._deliver(outbox, window)
             finally:
                 outbox.close()
         except BaseException as error:
             self._failure = error
 
-    def _next(self) -> list[OutgoingDeadLetter]:
-        """The next letters; empty: the end."""
+    def _next_window(self) -> Sequence[OutgoingDeadLetter]:
+        """Wait for dead letters; empty when the delivery ends."""
         with self._changed:
             while not self._waiting and not self._closing and not self._ending.is_set():
                 self._changed.wait()
@@ -161,145 +140,155 @@ class DeadLetters:
                 return []
             return [self._waiting[i] for i in range(min(len(self._waiting), self._policy.window))]
 
-    def _deliver(self, outbox: "_Outbox", window: list[OutgoingDeadLetter]) -> None:
-        """Send until every one is confirmed or the end has come."""
-        delay = self._policy.retry_delay_s
-        left = window
-        while left and not self._ending.is_set():
+    def _deliver(self, outbox: "_Outbox", window: Sequence[OutgoingDeadLetter]) -> None:
+        """Send until every dead letter of the window is confirmed or the delivery ends."""
+        failures = 0
+        unsent = window
+        while unsent and not self._ending.is_set():
             failpoints.hit("dead_letter_unsent")
             try:
-                confirmed, left = outbox.send(left)
+                confirmed, unsent = outbox.send(unsent)
                 failpoints.hit("dead_letter_sent")
                 problem = outbox.refusal
             except MilvusStreamError as error:
                 confirmed, problem = [], str(error)
             if confirmed:
-                self._on_confirmed(Receipt([made.position for made in confirmed]))
-                delay = self._policy.retry_delay_s
-            self._tell(problem if left else None)
-            if left:
-                self._ending.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                delay = min(delay * 2, self._policy.retry_cap_s)
-        if not left:
+                self._on_confirmed(Receipt([dead_letter.position for dead_letter in confirmed]))
+                failures = 0
+            self._set_problem(problem if unsent else None)
+            if unsent:
+                failures += 1
+                self._ending.wait(self._policy.backoff.delay_s(failures, random.random()))  # noqa: S311 - jitter
+        if not unsent:
             with self._changed:
-                for made in window:
+                for dead_letter in window:
                     self._waiting.popleft()
-                    self._waiting_bytes -= made.size
+                    self._waiting_bytes -= dead_letter.size
 
-    def _tell(self, problem: str | None) -> None:
+    def _set_problem(self, problem: str | None) -> None:
         if problem is not None and self._problem is None:
-            log.warning("dead_letters.unavailable", topic=self._topic, why=problem, what="waiting and trying again")
+            log.warning("dead_letters.unavailable", topic=self._topic, why=problem, what="it is retried")
         elif problem is None and self._problem is not None:
             log.info("dead_letters.available", topic=self._topic)
         self._problem = problem
 
 
 class _Outbox:
-    """A producer that is opened when needed and thrown away after a failure."""
+    """A producer that is opened when needed and closed after a failure."""
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
         self._settings = settings
         self._topic = topic
         self._producer: KafkaProducer | None = None
-        self._found = 0
-        """What the topic said it takes when it was asked last."""
+        self._topic_limit = 0
+        """The topic's limit in bytes when it was read last."""
         self._limit = 0
-        """What it takes: less than that where it refused a letter all the same."""
+        """The limit in use: lower if the topic refused a dead letter all the same."""
         self._refused: set[Position] = set()
-        """Records whose dead letters the topic refused with the time of sending, too: each is sent by itself."""
+        """Records whose dead letters the topic refused even with the time of sending: each is sent alone."""
         self.refusal: str | None = None
-        """What the last send that left letters behind met."""
+        """Why the last send left dead letters unconfirmed."""
 
-    def send(self, letters: list[OutgoingDeadLetter]) -> tuple[list[OutgoingDeadLetter], list[OutgoingDeadLetter]]:
-        """Send; returns (confirmed, to be sent again). Raises Unavailable or UsageError when nothing could be sent."""
+    def send(
+        self, dead_letters: Sequence[OutgoingDeadLetter]
+    ) -> tuple[Sequence[OutgoingDeadLetter], Sequence[OutgoingDeadLetter]]:
+        """Send; returns (confirmed, to be retried). Raises Unavailable or UsageError if nothing could be sent."""
         self.refusal = None
-        confirmed, left = self._send([made for made in letters if made.position not in self._refused])
-        for made in letters:
-            # In a batch with others a refused record would have them refused, too.
-            if made.position in self._refused and made not in left:
-                sent, again = self._send([made])
-                confirmed, left = confirmed + sent, left + again
-        self._refused -= {made.position for made in confirmed}
-        return confirmed, left
+        alone = [[dead_letter] for dead_letter in dead_letters if dead_letter.position in self._refused]
+        together = [dead_letter for dead_letter in dead_letters if dead_letter.position not in self._refused]
+        confirmed: list[OutgoingDeadLetter] = []
+        unsent: list[OutgoingDeadLetter] = []
+        # A refused record makes the broker refuse the other records of its batch, too.
+        for batch in (together, *alone):
+            if batch:
+                batch_confirmed, batch_unsent = self._send_batch(batch)
+                confirmed += batch_confirmed
+                unsent += batch_unsent
+        self._refused -= {dead_letter.position for dead_letter in confirmed}
+        return confirmed, unsent
 
-    def _send(self, letters: list[OutgoingDeadLetter]) -> tuple[list[OutgoingDeadLetter], list[OutgoingDeadLetter]]:
-        if not letters:
-            return [], []
-        producer = self._opened(letters)
+    def _send_batch(
+        self, dead_letters: Sequence[OutgoingDeadLetter]
+    ) -> tuple[list[OutgoingDeadLetter], list[OutgoingDeadLetter]]:
+        producer = self._opened(dead_letters)
         try:
-            # Judged by the futures: flush() can fail for letters that were delivered, and the other way round.
-            sent = [(made, self._hand_over(producer, fitted(made, self._limit))) for made in letters]
+            # Confirmed by the futures: flush() can fail for delivered dead letters, and the other way round.
+            futures = [
+                (dead_letter, self._send_one(producer, fitted(dead_letter, self._limit)))
+                for dead_letter in dead_letters
+            ]
         except (KafkaError, OSError) as error:
             self.close()
             raise translated(error, f"the dead-letter topic {self._topic}") from error
-        confirmed, left = [], []
+        confirmed, unsent = [], []
         too_large = False
-        for made, future in sent:
+        for dead_letter, future in futures:
             failure = _outcome(future)
             if failure is None:
-                confirmed.append(made)
+                confirmed.append(dead_letter)
                 continue
-            left.append(self._again(made, failure))
+            unsent.append(self._next_attempt(dead_letter, failure))
             too_large = too_large or isinstance(failure, MessageSizeTooLargeError | RecordListTooLargeError)
-        if too_large:  # and if the topic takes less since it was asked, the next opening learns how much
+        if too_large:  # if the topic's limit was lowered, the next opening reads it
             self._limit = max(self._limit // 2, _SMALLEST_LIMIT)
-        if left:
+        if unsent:
             self.close()
-        return confirmed, left
+        return confirmed, unsent
 
-    def _again(self, made: OutgoingDeadLetter, failure: KafkaError) -> OutgoingDeadLetter:
-        """What to send next instead of a dead letter that was not taken."""
-        why = f"{type(failure).__name__}: {failure}"
-        # For the same refusal of a timestamp kafka-python has two errors: the second where it met several in a batch.
+    def _next_attempt(self, dead_letter: OutgoingDeadLetter, failure: KafkaError) -> OutgoingDeadLetter:
+        """Return the dead letter to send after a failure: with the time of sending if its timestamp was refused."""
+        why = error_text(failure)
+        # kafka-python has two errors for a refused timestamp: the second is for several of them in a batch.
         if not isinstance(failure, InvalidTimestampError | InvalidRecordError):
             self.refusal = self.refusal or why
-            return made
-        if made.timestamp_ms < 0:
-            self._refused.add(made.position)
+            return dead_letter
+        if dead_letter.timestamp_ms < 0:
+            self._refused.add(dead_letter.position)
             self.refusal = (
-                f"{self._topic} refuses the dead letter of {'/'.join(map(str, made.position))}, with the time of "
-                f"sending, too: {why}. Look at the topic's cleanup.policy and message.timestamp.*"
+                f"{self._topic} refuses the dead letter of {'/'.join(map(str, dead_letter.position))} even with the "
+                f"time of sending: {why}. Check the topic's cleanup.policy and message.timestamp.*"
             )
         else:
             self.refusal = self.refusal or why
-        return retimed(made)
+        return retimed(dead_letter)
 
     def close(self) -> None:
         """Close the producer without waiting for anything."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with suppress(KafkaError):  # it flushes first, and says so when that does not succeed
+            with suppress(KafkaError):  # it flushes first, and raises if that fails
                 producer.close(timeout=0)
 
-    def _opened(self, letters: list[OutgoingDeadLetter]) -> KafkaProducer:
-        if any(made.size > self._limit for made in letters):
-            self.close()  # before a letter is cut, the topic is asked again how much it takes
+    def _opened(self, dead_letters: Sequence[OutgoingDeadLetter]) -> KafkaProducer:
+        if any(dead_letter.size > self._limit for dead_letter in dead_letters):
+            self.close()  # the topic's limit is read again before a dead letter is cut
         if self._producer is None:
-            admin = open_admin(self._settings)
-            try:
-                with kafka_errors(f"the dead-letter topic {self._topic}"):
-                    found = message_limit(admin, self._topic)
-            finally:
-                admin.close()
-            if found != self._found:
-                self._found = self._limit = found
+            with closing(open_admin(self._settings)) as admin, kafka_errors(f"the dead-letter topic {self._topic}"):
+                topic_limit = message_limit(admin, self._topic)
+            if topic_limit != self._topic_limit:
+                self._topic_limit = self._limit = topic_limit
             self._producer = open_producer(
                 self._settings,
                 key_serializer=NullableKey(),
-                max_request_size=max(found, 2**20),
-                batch_size=min(found, 2**14),
+                max_request_size=max(topic_limit, 2**20),
+                batch_size=min(topic_limit, 2**14),
                 linger_ms=5,
             )
         return self._producer
 
-    def _hand_over(self, producer: KafkaProducer, made: OutgoingDeadLetter) -> Any:
-        return hand_over(
-            producer, self._topic, made.key, made.value, headers=made.headers, timestamp_ms=made.timestamp_ms
+    def _send_one(self, producer: KafkaProducer, dead_letter: OutgoingDeadLetter) -> Any:
+        return send_record(
+            producer,
+            self._topic,
+            dead_letter.key,
+            dead_letter.value,
+            headers=dead_letter.headers,
+            timestamp_ms=dead_letter.timestamp_ms,
         )
 
 
 def _outcome(future: Any) -> KafkaError | None:
-    """Wait for the broker's answer; the producer's delivery timeout bounds it."""
+    """Wait for the broker's answer; the producer's delivery timeout bounds the wait."""
     try:
         future.get()
     except KafkaError as error:

@@ -1,81 +1,84 @@
-"""Putting dead letters back into the topics they came from: look through, leave out what must not go, send."""
+"""The retry of dead letters: selected records go back to the topics they came from."""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from consumers.dead_letters.retry_transaction import (
-    RetryLog,
-    RetryProducer,
-    RetryRecord,
-    ensure_notes_topic,
-    stable_ranges,
-)
+from consumers.dead_letters.envelope import DeadLetter, decode_dead_letter
+from consumers.dead_letters.retry_transaction import RetryLog, RetryProducer, RetryRecord, SentRecords
 from consumers.dead_letters.selection import (
     Candidate,
-    LetterFilter,
-    Outcome,
-    headers_back,
-    letter_id,
+    DeadLetterFilter,
+    RetryOutcome,
     origin_of,
+    record_id,
     rejected_record,
     requested_operation,
+    retry_headers,
     superseded,
 )
+from consumers.dead_letters.topics import ensure_retry_log
 from consumers.dead_letters.uncommitted_tail import Committed, Progress, UncommittedTail
-from consumers.kafka import DeadLetter, KafkaSettings, decode_dead_letter, read_range, records_at
+from consumers.kafka import KafkaSettings, read_range, records_at, stable_ranges
 from pipeline.intake import Decoder
-from pipeline.records import KafkaPartition, Position, Rejected
+from pipeline.records import KafkaPartition, Position, Rejected, SourceRecord
 from pipeline.store import Entry, Key
 
 log = structlog.get_logger(__name__)
 
-BATCH_LETTERS = 500
+BATCH_RECORDS = 500
 BATCH_BYTES = 8 * 2**20
-"""Of one transaction."""
+"""Most records and bytes of one transaction."""
 
-Stored = Callable[[Collection[Key]], Mapping[Key, Entry]]
-"""The ledger's entries of these documents, as they are now."""
+ReadEntries = Callable[[Collection[Key]], Mapping[Key, Entry]]
+"""Reads the current ledger entries of documents."""
 
 
 @dataclass(slots=True)
 class RetryReport:
-    """What was done, or with `dry_run` would be."""
+    """The outcomes of a run; with `dry_run` those that a run would have."""
 
     topic: str
     dry_run: bool
-    letters: int = 0
+    dead_letters: int = 0
+    """Dead letters read."""
     counts: Counter[str] = field(default_factory=Counter)
-    """By `Outcome`."""
+    """Dead letters that pass the filters, by `RetryOutcome`."""
     rejected_again: Counter[str] = field(default_factory=Counter)
-    """Of those put back: by the reason for which the present configuration rejects them again."""
-    told: list[dict[str, Any]] = field(default_factory=list)
-    seen: Counter[str] = field(default_factory=Counter)
-    """Reasons of all letters."""
+    """Retried records that the present configuration rejects again, by reason."""
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """All dead letters, by reason."""
     stopped: bool = False
 
-    def tell(self, at: Position, origin: Position | None, outcome: Outcome, why: str | None = None) -> None:
-        """Count one letter."""
+    def add(self, position: Position, origin: Position | None, outcome: RetryOutcome, why: str | None = None) -> None:
+        """Add the outcome of one dead letter."""
         self.counts[outcome] += 1
-        name = None if origin is None else "/".join(map(str, origin))
-        self.told.append({"position": f"{at.partition}/{at.offset}", "origin": name, "outcome": outcome, "why": why})
+        self.outcomes.append(
+            {
+                "position": f"{position.partition}/{position.offset}",
+                "origin": None if origin is None else "/".join(map(str, origin)),
+                "outcome": outcome,
+                "why": why,
+            }
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`; these keys are stable."""
+        """Return the report for `--json`; these keys are stable."""
         return {
             "dead_letter_topic": self.topic,
             "dry_run": self.dry_run,
             "stopped": self.stopped,
-            "letters": self.letters,
+            "dead_letters": self.dead_letters,
             "matched": self.counts.total(),
-            **{outcome: self.counts[outcome] for outcome in Outcome},
+            **{outcome: self.counts[outcome] for outcome in RetryOutcome},
             "rejected_again": dict(self.rejected_again),
-            "outcomes": self.told,
+            "outcomes": self.outcomes,
         }
 
 
@@ -89,31 +92,31 @@ class DeadLetterRetry:
         *,
         decoder: Decoder,
         committed: Mapping[KafkaPartition, Committed],
-        stored: Stored | None,
-        create_notes: bool,
+        read_entries: ReadEntries | None,
+        create_retry_log: bool,
     ) -> None:
-        """`stored` None: newer versions of a document are not looked for (append mode, `--force`)."""
+        """`read_entries` None: records are retried even if a newer version is there (append mode, `--force`)."""
         self._kafka = kafka
         self._topic = dead_letter_topic
         self._decoder = decoder
         self._committed = committed
         self._partitions = Counter(topic for topic, _ in committed)
-        self._stored = stored
-        self._create_notes = create_notes
-        self._notes = RetryLog(kafka, dead_letter_topic)
+        self._read_entries = read_entries
+        self._create_retry_log = create_retry_log
+        self._log = RetryLog(kafka, dead_letter_topic)
         self._tail = UncommittedTail(kafka, decoder, committed)
         self._keys: set[Key] = set()
 
     def run(
         self,
-        wanted: LetterFilter,
+        dead_letter_filter: DeadLetterFilter,
         limit: int | None,
         stop: threading.Event,
         *,
         dry_run: bool,
         progress: Progress = lambda *_: None,
     ) -> RetryReport:
-        """Look through all letters, then put back batch by batch, the oldest of each Kafka partition first.
+        """Read all dead letters, then retry batch by batch, the oldest of each Kafka partition first.
 
         Raises UsageError, Unavailable, and Stopped when another run has taken over.
         """
@@ -122,61 +125,74 @@ class DeadLetterRetry:
         if not any(start < end for start, end in ranges.values()):
             return report
         if dry_run:
-            self._notes.read()
-            candidates = self._look_through(wanted, ranges, report, progress)
-            self._each_batch(candidates, limit, stop, report, progress, send=None)
+            self._log.read()
+            candidates = self._select(dead_letter_filter, ranges, report, progress)
+            self._retry_batches(candidates, limit, stop, report, progress, producer=None)
             return report
-        ensure_notes_topic(self._kafka, self._topic, create=self._create_notes)
-        with RetryProducer(self._kafka, self._topic, self._notes) as put_back:
-            candidates = self._look_through(wanted, ranges, report, progress)
-            self._each_batch(candidates, limit, stop, report, progress, send=put_back)
+        ensure_retry_log(self._kafka, self._topic, create=self._create_retry_log)
+        with RetryProducer(self._kafka, self._topic, self._log) as producer:
+            candidates = self._select(dead_letter_filter, ranges, report, progress)
+            self._retry_batches(candidates, limit, stop, report, progress, producer=producer)
         return report
 
-    def _look_through(
+    def _select(
         self,
-        wanted: LetterFilter,
+        dead_letter_filter: DeadLetterFilter,
         ranges: Mapping[KafkaPartition, tuple[int, int]],
         report: RetryReport,
         progress: Progress,
     ) -> list[Candidate]:
+        """Read the dead letters and return those that may be retried, ordered by the position of their records."""
         candidates: dict[str, Candidate] = {}
         total = sum(end - start for start, end in ranges.values())
         for record in read_range(self._kafka, ranges):
-            letter = decode_dead_letter(record)
-            report.letters += 1
-            report.seen[letter.reason] += 1
-            progress(f"reading {self._topic}", report.letters, total)
-            if not wanted.passes(letter):
+            dead_letter = decode_dead_letter(record)
+            report.dead_letters += 1
+            report.reasons[dead_letter.reason] += 1
+            progress(f"reading {self._topic}", report.dead_letters, total)
+            if not dead_letter_filter.passes(dead_letter):
                 continue
-            origin = origin_of(letter)
-            outcome = self._left_out(letter, origin)
+            origin = origin_of(dead_letter)
+            outcome = self._excluded(dead_letter, origin)
             if origin is None or outcome is not None:
-                report.tell(record.position, origin, outcome or Outcome.NO_ORIGIN)
+                report.add(record.position, origin, outcome or RetryOutcome.NO_ORIGIN)
                 continue
-            name = letter_id(letter, origin)
-            if name in self._notes.letter_ids or name in candidates:
-                report.tell(record.position, origin, Outcome.RETRIED_BEFORE)
+            candidate = self._candidate(record, dead_letter, origin)
+            if candidate.record_id in self._log.record_ids or candidate.record_id in candidates:
+                report.add(record.position, origin, RetryOutcome.RETRIED_BEFORE)
                 continue
-            asked = requested_operation(rejected_record(letter, origin), self._decoder, time.time_ns() // 1_000_000)
-            document, again = (None, asked.reason) if isinstance(asked, Rejected) else (asked, None)
-            candidates[name] = Candidate(record.position, name, origin, record.size, document, again)
-            if document is not None:
-                self._keys.add(document.key)
+            candidates[candidate.record_id] = candidate
+            if candidate.operation is not None:
+                self._keys.add(candidate.operation.key)
         return sorted(candidates.values(), key=lambda candidate: candidate.origin)
 
-    def _left_out(self, letter: DeadLetter, origin: Position | None) -> Outcome | None:
-        if origin is None:
-            return Outcome.NO_ORIGIN
-        if origin.topic not in self._partitions:
-            return Outcome.OTHER_TOPIC
-        at = self._committed.get(origin[:2])
-        if at is not None and (at.offset is None or origin.offset >= at.offset):
-            recreated = letter.topic_id and at.topic_id and letter.topic_id != at.topic_id
-            if not recreated:
-                return Outcome.WAITING
-        return Outcome.TRUNCATED if letter.truncated else None
+    def _candidate(self, record: SourceRecord, dead_letter: DeadLetter, origin: Position) -> Candidate:
+        operation = requested_operation(
+            rejected_record(dead_letter, origin), self._decoder, time.time_ns() // 1_000_000
+        )
+        return Candidate(
+            position=record.position,
+            record_id=record_id(dead_letter, origin),
+            origin=origin,
+            size=record.size,
+            operation=None if isinstance(operation, Rejected) else operation,
+            rejected_again=operation.reason if isinstance(operation, Rejected) else None,
+        )
 
-    def _each_batch(
+    def _excluded(self, dead_letter: DeadLetter, origin: Position | None) -> RetryOutcome | None:
+        """Return why a dead letter must not be retried, as far as it shows itself; None: it may be."""
+        if origin is None:
+            return RetryOutcome.NO_ORIGIN
+        if origin.topic not in self._partitions:
+            return RetryOutcome.OTHER_TOPIC
+        committed = self._committed.get(origin[:2])
+        if committed is not None and (committed.offset is None or origin.offset >= committed.offset):
+            recreated = dead_letter.topic_id and committed.topic_id and dead_letter.topic_id != committed.topic_id
+            if not recreated:
+                return RetryOutcome.WAITING
+        return RetryOutcome.TRUNCATED if dead_letter.truncated else None
+
+    def _retry_batches(
         self,
         candidates: Sequence[Candidate],
         limit: int | None,
@@ -184,89 +200,101 @@ class DeadLetterRetry:
         report: RetryReport,
         progress: Progress,
         *,
-        send: RetryProducer | None,
+        producer: RetryProducer | None,
     ) -> None:
-        left, done = list(candidates), 0
-        while left and not stop.is_set():
-            room = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - report.counts[Outcome.PUT_BACK])
-            if room <= 0:
+        """Retry the candidates batch by batch; `producer` None: a dry run."""
+        done = 0
+        while done < len(candidates) and not stop.is_set():
+            retried = report.counts[RetryOutcome.RETRIED]
+            batch_limit = BATCH_RECORDS if limit is None else min(BATCH_RECORDS, limit - retried)
+            if batch_limit <= 0:
                 break
-            batch = list(_first(left, room))
-            left = left[len(batch) :]
-            self._one_batch(batch, report, send, progress)
+            batch = _next_batch(candidates[done : done + batch_limit])
+            self._retry_batch(batch, report, progress, producer)
             done += len(batch)
-            progress("putting back", done, len(candidates))
-            if send is not None:
-                log.info("letters.put_back", done=done, of=len(candidates), put_back=report.counts[Outcome.PUT_BACK])
+            progress("retrying", done, len(candidates))
+            if producer is not None:
+                retried = report.counts[RetryOutcome.RETRIED]
+                log.info("dead_letters.retried", done=done, of=len(candidates), retried=retried)
         report.stopped = stop.is_set()
-        report.counts[Outcome.LEFT] += len(left)
+        report.counts[RetryOutcome.LEFT] += len(candidates) - done
 
-    def _one_batch(
-        self,
-        batch: Sequence[Candidate],
-        report: RetryReport,
-        send: RetryProducer | None,
-        progress: Progress,
+    def _retry_batch(
+        self, batch: Sequence[Candidate], report: RetryReport, progress: Progress, producer: RetryProducer | None
     ) -> None:
-        kept = []
-        for candidate, old in zip(batch, self._superseded(batch, progress), strict=True):
-            if old:
-                report.tell(candidate.at, candidate.origin, Outcome.SUPERSEDED)
-            else:
-                kept.append(candidate)
-        letters = {
-            record.position: decode_dead_letter(record) for record in records_at(self._kafka, [one.at for one in kept])
-        }
-        present = [candidate for candidate in kept if candidate.at in letters]
-        for candidate in kept:
-            if candidate.at not in letters:
-                report.tell(candidate.at, candidate.origin, Outcome.GONE)
-        placed: Collection[str] = {one.letter_id for one in present}
-        refused: Mapping[str, str] = {}
-        if send is not None:
-            placed, refused = send.send([self._return(one, letters[one.at]) for one in present])
-        for candidate in present:
-            if candidate.letter_id in placed:
-                again = candidate.rejected_again
-                report.rejected_again.update([again] if again else [])
-                report.tell(candidate.at, candidate.origin, Outcome.PUT_BACK, again and f"rejected again: {again}")
-            elif candidate.letter_id in refused:
-                report.tell(candidate.at, candidate.origin, Outcome.REFUSED, refused[candidate.letter_id])
-            else:
-                report.tell(candidate.at, candidate.origin, Outcome.RETRIED_BEFORE)
+        """Filter, read, send and report one batch."""
+        current = self._without_superseded(batch, report, progress)
+        dead_letters = self._read(current, report)
+        present = [candidate for candidate in current if candidate.position in dead_letters]
+        if producer is None:
+            sent = SentRecords({candidate.record_id: candidate.origin for candidate in present}, {})
+        else:
+            sent = producer.send(
+                [self._retry_record(candidate, dead_letters[candidate.position]) for candidate in present]
+            )
+        _report_sent(present, sent, report)
 
-    def _superseded(self, batch: Sequence[Candidate], progress: Progress) -> Sequence[bool]:
-        if self._stored is None:
-            return [False] * len(batch)
-        # First the topic and then the ledger: what leaves the one meanwhile has come into the other.
-        self._tail.read(self._keys, self._notes.moved, progress)
-        stored = self._stored({one.asks.key for one in batch if one.asks is not None})
-        result = []
-        for one in batch:
-            entries: list[Entry] = []
-            if one.asks is not None:
-                entries = [*self._tail.entries(one.asks.key), *filter(None, [stored.get(one.asks.key)])]
-            result.append(one.asks is not None and superseded(one.asks, entries, self._notes.moved))
-        return result
+    def _without_superseded(
+        self, batch: Sequence[Candidate], report: RetryReport, progress: Progress
+    ) -> Sequence[Candidate]:
+        """Return the candidates without a newer version of their document, and report the others."""
+        if self._read_entries is None:
+            return batch
+        # The topic is read before the ledger: a record that leaves the one in between has come into the other.
+        self._tail.read(self._keys, self._log.moved, progress)
+        stored = self._read_entries({candidate.operation.key for candidate in batch if candidate.operation is not None})
+        current = []
+        for candidate in batch:
+            if candidate.operation is not None:
+                key = candidate.operation.key
+                entries = [*self._tail.entries(key), *([stored[key]] if key in stored else [])]
+                if superseded(candidate.operation, entries, self._log.moved):
+                    report.add(candidate.position, candidate.origin, RetryOutcome.SUPERSEDED)
+                    continue
+            current.append(candidate)
+        return current
 
-    def _return(self, candidate: Candidate, letter: DeadLetter) -> RetryRecord:
+    def _read(self, candidates: Sequence[Candidate], report: RetryReport) -> Mapping[Position, DeadLetter]:
+        """Read the dead letters again, with their bytes, and report those that are gone."""
+        positions = [candidate.position for candidate in candidates]
+        dead_letters = {record.position: decode_dead_letter(record) for record in records_at(self._kafka, positions)}
+        for candidate in candidates:
+            if candidate.position not in dead_letters:
+                report.add(candidate.position, candidate.origin, RetryOutcome.GONE)
+        return dead_letters
+
+    def _retry_record(self, candidate: Candidate, dead_letter: DeadLetter) -> RetryRecord:
         topic, partition, _ = candidate.origin
         return RetryRecord(
-            letter_id=candidate.letter_id,
+            record_id=candidate.record_id,
             origin=candidate.origin,
             partition=partition if partition < self._partitions[topic] else None,
-            key=letter.record.key,
-            value=letter.record.value,
-            headers=headers_back(letter),
-            timestamp_ms=letter.timestamp_ms,
+            key=dead_letter.record.key,
+            value=dead_letter.record.value,
+            headers=retry_headers(dead_letter),
+            timestamp_ms=dead_letter.timestamp_ms,
         )
 
 
-def _first(candidates: Sequence[Candidate], most: int) -> Iterator[Candidate]:
-    """The next ones: at least one, not too many bytes together."""
+def _report_sent(candidates: Sequence[Candidate], sent: SentRecords, report: RetryReport) -> None:
+    for candidate in candidates:
+        if candidate.record_id in sent.positions:
+            reason = candidate.rejected_again
+            report.rejected_again.update([reason] if reason else [])
+            why = reason and f"rejected again: {reason}"
+            report.add(candidate.position, candidate.origin, RetryOutcome.RETRIED, why)
+        elif candidate.record_id in sent.refused:
+            why = sent.refused[candidate.record_id]
+            report.add(candidate.position, candidate.origin, RetryOutcome.REFUSED, why)
+        else:
+            report.add(candidate.position, candidate.origin, RetryOutcome.RETRIED_BEFORE)
+
+
+def _next_batch(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return the first candidates that have at most BATCH_BYTES together; at least one."""
     size = 0
-    for candidate in candidates[:most]:
+    for number, candidate in enumerate(candidates):
         size += candidate.size
-        if size > BATCH_BYTES and size > candidate.size:
-            return
-        yield candidate
+        if size > BATCH_BYTES and number:
+            return candidates[:number]
+    return candidates

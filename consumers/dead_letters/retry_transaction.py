@@ -1,13 +1,13 @@
-"""Putting records back into the topics they came from, exactly once: each with a note of it, in one transaction.
+"""The transactions of a retry: records go back to their topics exactly once, each with an entry in the retry log.
 
-The notes stand in a topic beside the dead-letter topic. Committed offsets could not do it: a group's offsets expire,
-and with filters letters are put back in any order.
+The retry log is a topic beside the dead-letter topic. Committed offsets could not replace it: the offsets of a group
+expire, and filters retry dead letters in any order.
 """
 
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -21,209 +21,172 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     ProducerFencedError,
     RecordListTooLargeError,
-    TopicAlreadyExistsError,
 )
-from kafka.protocol.consumer import OffsetSpec
 
-from consumers.kafka.admin import existing_topics
-from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
-from consumers.kafka.reader import read_range
-from consumers.kafka.sending import NullableKey, hand_over
-from consumers.replay.range import offsets
+from consumers.dead_letters.topics import retry_log_topic
+from consumers.kafka import KafkaSettings, TopicFacts, read_range, stable_ranges, topic_facts
+from consumers.kafka.connection import open_producer
+from consumers.kafka.errors import error_text, kafka_errors, translated
+from consumers.kafka.producing import NullableKey, send_record
 from pipeline import failpoints
-from pipeline.errors import MilvusStreamError, Stopped, Unavailable, UsageError
+from pipeline.errors import MilvusStreamError, Stopped, Unavailable
 from pipeline.records import KafkaPartition, Position
 
 _TRANSACTION_S = 30
-"""Longest a transaction may be open. After a crash the topics' readers wait for its end, or for the next run."""
+"""The broker aborts a longer transaction. After a crash, readers of the topics wait for that or for the next run."""
 _COMMIT_S = 60.0
 _LARGEST_REQUEST = 64 * 2**20
-"""The topic decides what is too large, not the client."""
+"""Large, so that the topic decides what is too large, not the client."""
 _REFUSALS = (InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
 _FENCED = (InvalidProducerEpochError, ProducerFencedError)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryRecord:
-    """A record to be put back."""
+    """A record to be sent back to its topic."""
 
-    letter_id: str
-    """The same for every letter about the same record."""
+    record_id: str
+    """The same for all dead letters of the record."""
     origin: Position
     partition: int | None
-    """Of the topic in `origin`; None: by the key."""
+    """Of the topic in `origin`; None: chosen by the key."""
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
     timestamp_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class SentRecords:
+    """The result of a send, by `record_id`."""
+
+    positions: Mapping[str, Position]
+    """New positions of the records that were sent."""
+    refused: Mapping[str, str]
+    """Why its topic refused a record."""
+
+
 class RetryLog:
-    """What was put back so far, as far as it was read."""
+    """The records retried so far, as read from the retry log."""
 
     def __init__(self, settings: KafkaSettings, dead_letter_topic: str) -> None:
         self._settings = settings
-        self._topic = notes_topic(dead_letter_topic)
-        self._position: dict[KafkaPartition, int] = {}
-        self.letter_ids: set[str] = set()
+        self._topic = retry_log_topic(dead_letter_topic)
+        self._next: dict[KafkaPartition, int] = {}
+        self.record_ids: set[str] = set()
         self.moved: dict[Position, Position] = {}
-        """Where a record stands that was put back -> where it came from."""
+        """New position of a retried record -> its first position."""
 
     def read(self) -> None:
-        """Take in what is new; nothing where nothing was ever put back. Raises Unavailable, UsageError."""
-        with closing(open_admin(self._settings)) as admin, kafka_errors("the list of topics"):
-            present = self._topic in admin.list_topics()
-        if present:
-            ranges = stable_ranges(self._settings, [self._topic])
-            left = {name: (self._position.get(name, start), end) for name, (start, end) in ranges.items()}
-            for record in read_range(self._settings, left):
-                told = json.loads(record.value or b"{}")
-                self.letter_ids.add((record.key or b"").decode())
-                self.moved[_position(told["to"])] = _position(told["origin"])
-            self._position = {name: end for name, (_, end) in left.items()}
-
-
-def notes_topic(dead_letter_topic: str) -> str:
-    """Name of the topic with the notes."""
-    return f"{dead_letter_topic}.retried"
-
-
-def stable_ranges(settings: KafkaSettings, topics: Sequence[str]) -> dict[KafkaPartition, tuple[int, int]]:
-    """First offset held and end offset of every Kafka partition, up to the first transaction that is still open.
-
-    Raises UsageError for a missing topic, Unavailable.
-    """
-    with closing(open_admin(settings)) as admin:
-        names = [(topic, n) for topic, info in existing_topics(admin, topics).items() for n in range(info.partitions)]
-        with kafka_errors("the first and last offsets of the topics"):
-            starts, ends = (offsets(admin, names, spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
-    return {name: (starts[name], ends[name]) for name in names}
-
-
-def ensure_notes_topic(settings: KafkaSettings, dead_letter_topic: str, *, create: bool) -> None:
-    """Make sure that there is a place for the notes. Raises UsageError where it may not be created, Unavailable."""
-    name = notes_topic(dead_letter_topic)
-    with closing(open_admin(settings)) as admin, kafka_errors(f"the topic {name}"):
-        if name in admin.list_topics():
+        """Read the entries since the last call; none if nothing was ever retried. Raises Unavailable, UsageError."""
+        if not isinstance(topic_facts(self._settings, (self._topic,))[self._topic], TopicFacts):
             return
-        if not create:
-            raise UsageError(
-                f"the topic {name}, in which `dlq retry` notes what it put back, does not exist and "
-                "kafka.create_dead_letter_topic is false: create it (1 partition, cleanup.policy=compact)"
-            )
-        # Compacted, so that no retention forgets a note; each has a key of its own.
-        spec = {"num_partitions": 1, "configs": {"cleanup.policy": "compact"}}
-        with suppress(TopicAlreadyExistsError):
-            admin.create_topics({name: spec}, wait_for_metadata=True)
+        ranges = stable_ranges(self._settings, [self._topic])
+        unread = {name: (self._next.get(name, start), end) for name, (start, end) in ranges.items()}
+        for record in read_range(self._settings, unread):
+            entry = json.loads(record.value or b"{}")
+            self.add((record.key or b"").decode(), _parse_position(entry["to"]), _parse_position(entry["origin"]))
+        self._next = {name: end for name, (_, end) in unread.items()}
+
+    def add(self, record_id: str, position: Position, origin: Position) -> None:
+        """Add a record that was retried."""
+        self.record_ids.add(record_id)
+        self.moved[position] = origin
 
 
 class RetryProducer:
-    """Sends records and notes in transactions; of two at a time the one that was opened first ends with an error.
+    """A transactional producer of retried records and their log entries.
 
-    Opening settles what an earlier run left open, or another one has under way, and reads the notes after that: they
-    are complete, because nobody else can note anything without making this one fail.
+    Opening it ends the transaction of any earlier or concurrent run, which then fails, and reads the retry log after
+    that. The log is therefore complete: no other run can add an entry without making this one fail.
     """
 
-    def __init__(self, settings: KafkaSettings, dead_letter_topic: str, notes: RetryLog) -> None:
+    def __init__(self, settings: KafkaSettings, dead_letter_topic: str, retry_log: RetryLog) -> None:
         self._settings = settings
-        self._topic = notes_topic(dead_letter_topic)
-        self._known = notes
+        self._topic = retry_log_topic(dead_letter_topic)
+        self._log = retry_log
         self._producer: KafkaProducer | None = None
 
     def __enter__(self) -> Self:
-        """Raises Unavailable, UsageError."""
+        """Open the producer. Raises Unavailable, UsageError."""
         self._opened()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End; what was not committed is undone."""
+        """Close the producer; a transaction that is not committed is aborted."""
         self._close()
 
-    def send(self, returns: Sequence[RetryRecord]) -> tuple[dict[str, Position], dict[str, str]]:
-        """Put back what was not put back yet: (where each record stands, why its topic refused it), by `letter_id`.
+    def send(self, records: Sequence[RetryRecord]) -> SentRecords:
+        """Send the records that were not retried yet; a refused record does not hold back the others.
 
-        Raises Unavailable (whether the transaction took place is settled by the next opening), UsageError (a missing
+        Raises Unavailable (the next opening finds out whether the transaction was committed), UsageError (a missing
         right), Stopped when another run has taken over.
         """
         try:
             producer = self._opened()
-            returns = [each for each in returns if each.letter_id not in self._known.letter_ids]
-            placed, refusal = self._attempt(producer, returns) if returns else ({}, None)
+            records = [record for record in records if record.record_id not in self._log.record_ids]
+            positions, refusal = self._attempt(producer, records) if records else ({}, None)
         except KafkaError as error:
             self._close()
             if isinstance(error, _FENCED):
                 raise Stopped(
-                    "another `dlq retry` has begun with the same dead-letter topic and goes on alone; the batch "
-                    "under way here was not put back"
+                    "another `dlq retry` has begun with the same dead-letter topic and continues alone; the batch "
+                    "that was being sent here was not retried"
                 ) from error
-            raise translated(error, f"a transaction that puts records back (notes in {self._topic})") from error
+            raise translated(error, f"a transaction that retries records (retry log {self._topic})") from error
         if refusal is None:
-            return placed, {}
-        self._close()  # aborts; and a refused record poisons its producer, so that the others' answers say nothing
-        if len(returns) == 1:
-            return {}, {returns[0].letter_id: refusal}
-        middle = len(returns) // 2
-        halves = [self.send(half) for half in (returns[:middle], returns[middle:])]
-        return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
+            return SentRecords(positions, {})
+        # The refused record is found by halving. The producer is closed, which aborts the transaction: after a refusal
+        # its other answers are unreliable.
+        self._close()
+        if len(records) == 1:
+            return SentRecords({}, {records[0].record_id: refusal})
+        middle = len(records) // 2
+        first, second = self.send(records[:middle]), self.send(records[middle:])
+        return SentRecords({**first.positions, **second.positions}, {**first.refused, **second.refused})
 
     def _attempt(
-        self, producer: KafkaProducer, returns: Sequence[RetryRecord]
-    ) -> tuple[dict[str, Position], str | None]:
-        """One transaction: where the records stand, or why one of them was refused; then it is not committed."""
+        self, producer: KafkaProducer, records: Sequence[RetryRecord]
+    ) -> tuple[Mapping[str, Position], str | None]:
+        """Run one transaction. Returns the new positions, or the refusal of a record and no commit."""
         producer.begin_transaction()
         futures: dict[str, Any] = {}
-        for each in returns:
+        for record in records:
             try:
-                futures[each.letter_id] = hand_over(
+                futures[record.record_id] = send_record(
                     producer,
-                    each.origin.topic,
-                    each.key,
-                    each.value,
-                    headers=each.headers,
-                    timestamp_ms=each.timestamp_ms,
-                    partition=each.partition,
+                    record.origin.topic,
+                    record.key,
+                    record.value,
+                    headers=record.headers,
+                    timestamp_ms=record.timestamp_ms,
+                    partition=record.partition,
                 )
             except _REFUSALS as error:
-                return {}, _why(error)
-        placed, failures = {}, []
-        for letter_id, future in futures.items():
-            try:
-                sent = future.get()
-                placed[letter_id] = Position(sent.topic, sent.partition, sent.offset)
-            except KafkaError as error:
-                failures.append(error)
+                return {}, error_text(error)
+        positions, refusal = _answers(futures)
         failpoints.hit("retry_sent")
-        # Behind a refused record good ones fail, too, with other errors.
-        refusals = [failure for failure in failures if isinstance(failure, _REFUSALS)]
-        if refusals:
-            return {}, _why(refusals[0])
-        if failures:
-            raise failures[0]
-        self._note(producer, returns, placed)
-        failpoints.hit("retry_noted")
-        _in_time(producer.commit_transaction)
+        if refusal is not None:
+            return {}, refusal
+        self._log_entries(producer, records, positions)
+        failpoints.hit("retry_logged")
+        _commit_in_time(producer)
         failpoints.hit("retry_committed")
-        for each in returns:
-            self._known.letter_ids.add(each.letter_id)
-            self._known.moved[placed[each.letter_id]] = each.origin
-        return placed, None
+        for record in records:
+            self._log.add(record.record_id, positions[record.record_id], record.origin)
+        return positions, None
 
-    def _note(self, producer: KafkaProducer, returns: Sequence[RetryRecord], placed: Mapping[str, Position]) -> None:
+    def _log_entries(
+        self, producer: KafkaProducer, records: Sequence[RetryRecord], positions: Mapping[str, Position]
+    ) -> None:
+        """Send an entry for each record to the retry log, within the transaction."""
         futures = []
-        for each in returns:
-            value = {"origin": _name(each.origin), "to": _name(placed[each.letter_id])}
-            futures.append(
-                hand_over(
-                    producer,
-                    self._topic,
-                    each.letter_id.encode(),
-                    json.dumps(value).encode(),
-                    headers=(),
-                    timestamp_ms=-1,
-                )
-            )
+        for record in records:
+            entry = {"origin": _format_position(record.origin), "to": _format_position(positions[record.record_id])}
+            key, value = record.record_id.encode(), json.dumps(entry).encode()
+            futures.append(send_record(producer, self._topic, key, value, headers=(), timestamp_ms=-1))
         for future in futures:
             future.get()
 
@@ -242,7 +205,7 @@ class RetryProducer:
             try:
                 with kafka_errors(f"transactions (transactional id {self._topic})"):
                     producer.init_transactions()
-                self._known.read()
+                self._log.read()
             except MilvusStreamError:
                 self._close()
                 raise
@@ -255,9 +218,30 @@ class RetryProducer:
                 producer.close(timeout=0)
 
 
-def _in_time(commit: Callable[[], None]) -> None:
-    """kafka-python waits for the end of a transaction without a limit."""
+def _answers(futures: Mapping[str, Any]) -> tuple[dict[str, Position], str | None]:
+    """Wait for the broker's answers. Returns the positions, or the first refusal; raises any other KafkaError."""
+    positions: dict[str, Position] = {}
+    failures = []
+    for record_id, future in futures.items():
+        try:
+            sent = future.get()
+        except KafkaError as error:
+            failures.append(error)
+        else:
+            positions[record_id] = Position(sent.topic, sent.partition, sent.offset)
+    # Records behind a refused one fail, too, with other errors: a refusal is the cause.
+    refusals = [failure for failure in failures if isinstance(failure, _REFUSALS)]
+    if refusals:
+        return {}, error_text(refusals[0])
+    if failures:
+        raise failures[0]
+    return positions, None
+
+
+def _commit_in_time(producer: KafkaProducer) -> None:
+    """Commit the transaction with a time limit, which kafka-python does not have. Raises Unavailable, KafkaError."""
     outcome: list[BaseException | None] = []
+    commit: Callable[[], None] = producer.commit_transaction
 
     def run() -> None:
         try:
@@ -273,20 +257,16 @@ def _in_time(commit: Callable[[], None]) -> None:
     if not outcome:
         raise Unavailable(
             f"Kafka has not answered the commit of a transaction for {_COMMIT_S:.0f} s; start `dlq retry` again: it "
-            "finds out whether these records were put back"
+            "finds out whether these records were retried"
         )
     if outcome[0] is not None:
         raise outcome[0]
 
 
-def _why(error: KafkaError) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _name(position: Position) -> str:
+def _format_position(position: Position) -> str:
     return "/".join(map(str, position))
 
 
-def _position(name: str) -> Position:
-    topic, partition, offset = name.split("/")
+def _parse_position(text: str) -> Position:
+    topic, partition, offset = text.split("/")
     return Position(topic, int(partition), int(offset))

@@ -1,12 +1,11 @@
-"""Which dead letters are to be put back: filters, what a letter says about its record, and what is newer. Pure."""
+"""The selection of dead letters to retry: filters, the record inside a dead letter, and newer versions. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consumers.dead_letters.envelope import RETRIES
-from consumers.kafka import DeadLetter
+from consumers.dead_letters.envelope import RETRIES, DeadLetter
 from pipeline.errors import UsageError
 from pipeline.intake import Decoder
 from pipeline.records import Delete, Position, Put, Rejected, SourceRecord
@@ -15,51 +14,52 @@ from pipeline.store import Entry
 _FILTERS = ("reason", "stage", "topic")
 
 
-class Outcome(StrEnum):
-    """What becomes of a letter that matches the filters."""
+class RetryOutcome(StrEnum):
+    """The outcome of a retry for a dead letter that passes the filters."""
 
-    PUT_BACK = "put_back"
+    RETRIED = "retried"
+    """Its record was sent back to its topic."""
     RETRIED_BEFORE = "retried_before"
-    """Put back by an earlier run, or another letter about the same record is."""
+    """An earlier run has retried it, or another dead letter of the same record is retried."""
     SUPERSEDED = "superseded"
     """A newer version of the document is stored, or waits in the topic."""
     TRUNCATED = "truncated"
-    """The letter does not hold the whole record."""
+    """It does not contain the whole record."""
     WAITING = "waiting"
-    """The group has not committed the record: it reads it again by itself."""
+    """The group has not committed the record, so workers read it again."""
     OTHER_TOPIC = "other_topic"
-    """From a topic that is not in `kafka.topics`."""
+    """Its topic is not in `kafka.topics`."""
     NO_ORIGIN = "no_origin"
-    """Another program wrote it and does not say where the record stood."""
+    """Another program wrote it, without the position of the record."""
     REFUSED = "refused"
-    """Its topic does not take it any more."""
+    """Its topic does not accept the record any more."""
     GONE = "gone"
-    """It has left the dead-letter topic meanwhile."""
+    """It left the dead-letter topic during the run."""
     LEFT = "left"
-    """Beyond `--limit`, or the run was stopped before."""
+    """Beyond `--limit`, or the run was stopped before it."""
 
 
 @dataclass(frozen=True, slots=True)
-class LetterFilter:
-    """Letters pass whose values are among those given; no names: all letters."""
+class DeadLetterFilter:
+    """Allowed values by name; a dead letter passes if each of its values is allowed. No names: all pass."""
 
     allowed: Mapping[str, frozenset[str]]
 
     @classmethod
-    def parse(cls, texts: Sequence[str]) -> "LetterFilter":
-        """From `name=value`; the same name again allows one more value. Raises UsageError."""
+    def parse(cls, texts: Sequence[str]) -> "DeadLetterFilter":
+        """Parse `name=value` texts; the same name again allows one more value. Raises UsageError."""
         allowed: dict[str, frozenset[str]] = {}
         for text in texts:
             name, equals, value = text.partition("=")
             if not equals or not value or name not in _FILTERS:
-                known = ", ".join(f"{one}=…" for one in _FILTERS)
+                known = ", ".join(f"{known_name}=…" for known_name in _FILTERS)
                 raise UsageError(f"--filter {text!r}: write {known}, e.g. --filter reason=missing_text")
             allowed[name] = allowed.get(name, frozenset()) | {value}
         return cls(allowed)
 
-    def passes(self, letter: DeadLetter) -> bool:
-        """Whether the letter is asked for."""
-        values = {"reason": letter.reason, "stage": letter.stage, "topic": letter.topic}
+    def passes(self, dead_letter: DeadLetter) -> bool:
+        """Whether the dead letter passes."""
+        values = {"reason": dead_letter.reason, "stage": dead_letter.stage, "topic": dead_letter.topic}
         return all(values[name] in allowed for name, allowed in self.allowed.items())
 
     def __str__(self) -> str:
@@ -68,55 +68,68 @@ class LetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A letter that may be put back, without its bytes."""
+    """A dead letter that may be retried, without its bytes."""
 
-    at: Position
+    position: Position
     """In the dead-letter topic."""
-    letter_id: str
+    record_id: str
     origin: Position
+    """Of the rejected record."""
     size: int
-    asks: Delete | None
-    """Document, version and time that the record is about; None where that cannot be told."""
+    operation: Delete | None
+    """Document, version and time of the record; None if they are unknown."""
     rejected_again: str | None
-    """Why it cannot: the reason for which the present configuration rejects the record as well."""
+    """The reason for which the present configuration rejects the record, too."""
 
 
-def origin_of(letter: DeadLetter) -> Position | None:
-    """Where the record stood."""
-    if not letter.topic or letter.partition is None or letter.offset is None:
+def origin_of(dead_letter: DeadLetter) -> Position | None:
+    """Return the position of the rejected record; None if the dead letter does not contain it."""
+    if not dead_letter.topic or dead_letter.partition is None or dead_letter.offset is None:
         return None
-    return Position(letter.topic, letter.partition, letter.offset)
+    return Position(dead_letter.topic, dead_letter.partition, dead_letter.offset)
 
 
-def letter_id(letter: DeadLetter, origin: Position) -> str:
-    """The same for every letter about the same record.
+def record_id(dead_letter: DeadLetter, origin: Position) -> str:
+    """Return an id that is the same for all dead letters of one record.
 
-    Of its content, too: offsets begin anew in a topic that was created anew, and a letter that lies about its origin
-    must not pass for another.
+    It covers the content, too: offsets start again at 0 in a recreated topic, and a dead letter with a false origin
+    must not be taken for another one.
     """
     digest = hashlib.sha256()
-    parts = ("/".join(map(str, origin)).encode(), str(letter.timestamp_ms).encode(), letter.record.key)
-    for part in (*parts, letter.record.value):
+    parts = (
+        "/".join(map(str, origin)).encode(),
+        str(dead_letter.timestamp_ms).encode(),
+        dead_letter.record.key,
+        dead_letter.record.value,
+    )
+    for part in parts:
         digest.update(b"-" if part is None else b"%d:" % len(part) + part)
     return digest.hexdigest()[:40]
 
 
-def rejected_record(letter: DeadLetter, origin: Position) -> SourceRecord:
-    """The record as the worker read it."""
-    record = letter.record
-    return SourceRecord(origin, letter.timestamp_ms, record.key, record.value, letter.original_headers, letter.topic_id)
+def rejected_record(dead_letter: DeadLetter, origin: Position) -> SourceRecord:
+    """Return the record as the worker read it."""
+    record = dead_letter.record
+    return SourceRecord(
+        origin,
+        dead_letter.timestamp_ms,
+        record.key,
+        record.value,
+        dead_letter.original_headers,
+        dead_letter.topic_id,
+    )
 
 
-def headers_back(letter: DeadLetter) -> tuple[tuple[str, bytes], ...]:
-    """The record's own headers and how often it was put back; kafka-python can send no header without a value."""
+def retry_headers(dead_letter: DeadLetter) -> tuple[tuple[str, bytes], ...]:
+    """Return the record's own headers and its number of retries; kafka-python cannot send a header without a value."""
     return (
-        *((name, value or b"") for name, value in letter.original_headers),
-        (RETRIES, str(letter.retries + 1).encode()),
+        *((name, value or b"") for name, value in dead_letter.original_headers),
+        (RETRIES, str(dead_letter.retries + 1).encode()),
     )
 
 
 def requested_operation(record: SourceRecord, decoder: Decoder, now_ms: int) -> Delete | Rejected:
-    """Which document and version a record is about (whatever it does to it), or why it would be rejected now."""
+    """Return document and version of a record, a put or a delete, as a Delete; or why it would be rejected now."""
     operation = decoder.decode(record, now_ms)
     if isinstance(operation, Put):
         tenant, doc_id = operation.key
@@ -124,23 +137,26 @@ def requested_operation(record: SourceRecord, decoder: Decoder, now_ms: int) -> 
     return operation
 
 
-def superseded(asked: Delete, entries: Iterable[Entry], moved: Mapping[Position, Position]) -> bool:
-    """Whether any of the entries of this document is as new as the record, or newer.
+def superseded(operation: Delete, entries: Iterable[Entry], moved: Mapping[Position, Position]) -> bool:
+    """Whether any entry of the document is at least as new as the record.
 
-    By the version field where both have it; by offset in the same Kafka partition; else by Kafka's timestamp: for
-    ingest arrival would decide, but a record that is put back arrives last. `moved`: where a record stands that was put
-    back before -> where it stood first, which is what counts.
+    `moved`: positions of retried records -> their first positions, which count here. For an entry:
+
+    1. Nothing is stored yet: it is older.
+    2. Both have different versions: the higher version is newer.
+    3. Both are in one Kafka partition of one topic: the higher offset is newer.
+    4. Else the later Kafka timestamp is newer. Ingest would go by arrival, but a retried record always arrives last.
     """
-    return any(_as_new(entry, moved.get(entry.position, entry.position), asked) for entry in entries)
+    return any(_is_as_new(entry, moved.get(entry.position, entry.position), operation) for entry in entries)
 
 
-def _as_new(entry: Entry, position: Position, asked: Delete) -> bool:
+def _is_as_new(entry: Entry, position: Position, operation: Delete) -> bool:
     if position.offset < 0:
-        return False  # nothing is stored yet
-    versioned = asked.version is not None
-    if entry.versioned and asked.version is not None and entry.version != asked.version:
-        return entry.version > asked.version
-    same_topic = entry.topic_id == asked.topic_id or not entry.topic_id or not asked.topic_id
-    if entry.versioned == versioned and position[:2] == asked.position[:2] and same_topic:
-        return position.offset >= asked.position.offset
-    return entry.record_time >= asked.timestamp_ms
+        return False
+    versioned = operation.version is not None
+    if entry.versioned and operation.version is not None and entry.version != operation.version:
+        return entry.version > operation.version
+    same_topic = entry.topic_id == operation.topic_id or not entry.topic_id or not operation.topic_id
+    if entry.versioned == versioned and position[:2] == operation.position[:2] and same_topic:
+        return position.offset >= operation.position.offset
+    return entry.record_time >= operation.timestamp_ms

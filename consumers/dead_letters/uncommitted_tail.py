@@ -1,23 +1,22 @@
-"""The records that a group has not committed yet, as far as they concern documents that somebody asks about."""
+"""The uncommitted tail of the topics: records that a group has not committed yet, of the documents of a retry."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from consumers.dead_letters.retry_transaction import stable_ranges
 from consumers.dead_letters.selection import requested_operation, superseded
-from consumers.kafka import KafkaSettings, read_range
+from consumers.kafka import KafkaSettings, read_range, stable_ranges
 from pipeline.intake import Decoder
 from pipeline.records import Delete, KafkaPartition, Position
 from pipeline.store import Entry, Key, final
 
 Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how many."""
+"""Called with the name of a step, the number of things done in it, and their total."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """How far the group has come on a Kafka partition."""
+    """The progress of a group on a Kafka partition."""
 
     offset: int | None
     start: int
@@ -26,7 +25,7 @@ class Committed:
 
 
 class UncommittedTail:
-    """What the group has not committed yet: the newest version there of each document that is asked about."""
+    """The newest version of each document of a retry among the records that the group has not committed."""
 
     def __init__(self, kafka: KafkaSettings, decoder: Decoder, committed: Mapping[KafkaPartition, Committed]) -> None:
         self._kafka = kafka
@@ -34,31 +33,25 @@ class UncommittedTail:
         self._next = {
             name: at.start if at.offset is None else max(at.start, at.offset) for name, at in committed.items()
         }
-        self._topic_ids = {name[0]: at.topic_id for name, at in committed.items()}
-        self._found: dict[Key, dict[KafkaPartition, Entry]] = {}
+        self._entries: dict[Key, dict[KafkaPartition, Entry]] = {}
 
     def read(self, keys: Collection[Key], moved: Mapping[Position, Position], progress: Progress) -> None:
-        """Take in what has come since; `keys` are the documents of interest, the same in every call."""
+        """Read the records that are new since the last call; `keys` are the documents, the same in every call."""
         ranges = stable_ranges(self._kafka, self._kafka.topics)
-        left = {name: (self._next.get(name, start), end) for name, (start, end) in ranges.items()}
-        total = sum(max(0, end - start) for start, end in left.values())
-        for number, record in enumerate(read_range(self._kafka, left), 1):
-            progress("reading what the group has not committed", number, total)
-            asked = requested_operation(record, self._decoder, time.time_ns() // 1_000_000)
-            if isinstance(asked, Delete) and asked.key in keys:
-                entry = final(asked, None, {}, "")
-                known = self._found.setdefault(asked.key, {})
-                before = known.get(record.position[:2])
-                # A record that was put back stands behind newer ones.
-                if before is None or not superseded(_at(asked, moved), [before], moved):
-                    known[record.position[:2]] = entry
-        self._next = {name: end for name, (_, end) in left.items()}
+        unread = {name: (self._next.get(name, start), end) for name, (start, end) in ranges.items()}
+        total = sum(max(0, end - start) for start, end in unread.values())
+        for number, record in enumerate(read_range(self._kafka, unread), 1):
+            progress("reading the uncommitted records", number, total)
+            operation = requested_operation(record, self._decoder, time.time_ns() // 1_000_000)
+            if isinstance(operation, Delete) and operation.key in keys:
+                entries = self._entries.setdefault(operation.key, {})
+                before = entries.get(record.position[:2])
+                # A retried record is behind newer ones.
+                first = replace(operation, position=moved.get(operation.position, operation.position))
+                if before is None or not superseded(first, [before], moved):
+                    entries[record.position[:2]] = final(operation, None, {}, "")
+        self._next = {name: end for name, (_, end) in unread.items()}
 
     def entries(self, key: Key) -> Iterable[Entry]:
-        """As ledger rows would tell of them."""
-        return self._found.get(key, {}).values()
-
-
-def _at(asked: Delete, moved: Mapping[Position, Position]) -> Delete:
-    origin = moved.get(asked.position, asked.position)
-    return Delete(origin, asked.timestamp_ms, asked.doc_id, asked.tenant, asked.version, asked.topic_id)
+        """Return the versions of the document as ledger entries."""
+        return self._entries.get(key, {}).values()

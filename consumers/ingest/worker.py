@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.ingest.progress import Progress, Snapshot, Summary
-from consumers.kafka import DeadLetterTopic, OffsetTracker, Source
+from consumers.kafka import OffsetTracker, Source
 from pipeline import failpoints
 from pipeline.errors import Stopped
-from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, IngestFlow
+from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
@@ -65,7 +65,7 @@ class IngestWorker:
         source: Source,
         flow: IngestFlow,
         governor: FlushGovernor,
-        dead_letters: DeadLetterTopic,
+        dead_letters: DeadLetterChannel,
         receipts: CommitQueue,
         metrics: IngestMetrics,
         policy: WorkerPolicy,

@@ -1,34 +1,21 @@
-"""Everything spoken to Kafka: source, offsets, rebalance, dead letters.
+"""Kafka: the source of a group member, offsets, and reads of topics and groups from outside.
 
-What reaches a caller are the values of `pipeline.records` and the errors of `pipeline.errors`.
+Callers get the values of `pipeline.records` and the errors of `pipeline.errors`, never objects of kafka-python.
 """
 
-from consumers.dead_letters.envelope import DeadLetter, decode_dead_letter
-from consumers.dead_letters.producer import DeadLetterPolicy, DeadLetters, DeadLetterTopic
-from consumers.kafka.admin import (
-    BrokerInfo,
-    MissingTopic,
-    PartitionLag,
-    TopicFacts,
-    broker_info,
-    ensure_dead_letter_topic,
-    group_lag,
-    topic_facts,
-    topic_partitions,
-)
+from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
 from consumers.kafka.connection import KafkaSettings
+from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
 from consumers.kafka.offsets import OffsetTracker
-from consumers.kafka.publisher import Publisher, create_topic
-from consumers.kafka.reader import newest, offsets_at, read_range, records_at, topic_ranges
+from consumers.kafka.publisher import Publisher
+from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
 from consumers.kafka.source import KafkaSource, Lag, Source
+from consumers.kafka.time_range import TimeRange, parse_time_range
 
 __all__ = [
     "BrokerInfo",
-    "DeadLetter",
-    "DeadLetterPolicy",
-    "DeadLetterTopic",
-    "DeadLetters",
+    "GroupWatch",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
@@ -38,17 +25,18 @@ __all__ = [
     "Publisher",
     "RebalanceHandler",
     "Source",
+    "TimeRange",
     "TopicFacts",
     "broker_info",
     "create_topic",
-    "decode_dead_letter",
-    "ensure_dead_letter_topic",
+    "forget_group",
     "group_lag",
     "newest",
     "offsets_at",
+    "parse_time_range",
     "read_range",
     "records_at",
+    "stable_ranges",
     "topic_facts",
-    "topic_partitions",
     "topic_ranges",
 ]

@@ -1,4 +1,4 @@
-"""A fetch's batches as records, unpacked piece by piece: replaces kafka-python's own, see `internals`."""
+"""Record batches of a fetch, unpacked piece by piece within memory limits; they replace those of kafka-python."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from pipeline.intake.reasons import Reason
 from pipeline.records import Defect
 
 PLAIN_BYTES = 2**20
-"""A record that unpacks to more is read part by part, with its size counted on the way."""
+"""A larger record is unpacked part by part, and its size is counted."""
 KEPT_BYTES = 2**20
-"""What a cut record keeps of its key and of its value, and of its headers together."""
+"""Bytes that a cut record keeps of its key, of its value, and of all its headers."""
 HEADER_COST = 100
-"""What one header takes in memory beside its bytes, about."""
+"""Approximate memory of one header beside its bytes."""
 _LONGEST_VARINT = 10
 _MAGIC_2 = 2
 _LZ4 = 3
@@ -28,40 +28,40 @@ _LZ4 = 3
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """How many bytes reading may hold; all of them follow from `batch.buffer_bytes`."""
+    """The memory limits of reading in bytes; all follow from `batch.buffer_bytes`."""
 
     buffer_bytes: int
     max_record_bytes: int
 
     @property
     def fetch_bytes(self) -> int:
-        """Most bytes of one fetch, as they come from the broker."""
+        """Most bytes of one fetch, as the broker sends them."""
         return max(2**20, self.buffer_bytes // 4)
 
     @property
     def poll_bytes(self) -> int:
-        """Bytes of records after which a poll takes no further one."""
+        """Bytes of records after which a poll ends."""
         return max(1, self.buffer_bytes // 4)
 
     @property
     def whole_bytes(self) -> int:
-        """Largest record that is kept whole where it came compressed."""
+        """Largest compressed record that is unpacked whole."""
         return max(self.max_record_bytes + 2**16, self.buffer_bytes // 4)
 
     @property
     def block_bytes(self) -> int:
-        """Most bytes that may be unpacked at once where a format leaves no choice."""
+        """Most bytes of a block that can only be unpacked at once."""
         return max(2**20, self.buffer_bytes // 2)
 
 
 class MarkedHeaders(list[tuple[str, bytes | None]]):
-    """Headers of a record with a defect: kafka-python hands them on as they are."""
+    """Headers of a record with a defect; kafka-python passes them through unchanged."""
 
     defect: Defect | None = None
 
 
 class Batches(MemoryRecords):  # type: ignore[misc]
-    """The batches of a fetch, those of today's format and the two before."""
+    """The batches of a fetch, in the current format and the two older ones."""
 
     __slots__ = ("_limits",)
 
@@ -70,7 +70,7 @@ class Batches(MemoryRecords):  # type: ignore[misc]
         super().__init__(fetched)
 
     def next_batch(self) -> Any:
-        """The next batch, None at the end; iterating over it yields its records."""
+        """Return the next batch, an iterable of its records; None at the end."""
         data = self._next_slice
         if data is None or len(data) < self.MIN_SLICE:
             return super().next_batch()
@@ -82,18 +82,19 @@ class Batches(MemoryRecords):  # type: ignore[misc]
 
 @dataclass(slots=True)
 class _Part:
-    """A key, value or header as it was read."""
+    """A key, value or header, or its beginning."""
 
-    kept: bytes | None = None
+    data: bytes | None = None
+    """At most the bytes that may be kept; None: null."""
     size: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
     @property
     def cut(self) -> bool:
-        return self.kept is not None and len(self.kept) < self.size
+        return self.data is not None and len(self.data) < self.size
 
     def notes(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Full size and SHA-256 of what was cut."""
+        """Full size and SHA-256, if the part was cut."""
         if not self.cut:
             return ()
         return (f"truncated-{name}-size", str(self.size)), (f"truncated-{name}-sha256", self.digest.hexdigest())
@@ -124,7 +125,7 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
                 yield self._record(packed)
             self._fill(1)
             if self._pos != len(self._buffer):
-                raise CorruptRecordError("bytes are left behind the last record of a batch")
+                raise CorruptRecordError("there are bytes behind the last record of a batch")
         except (ValueError, IndexError, Damaged) as error:
             raise CorruptRecordError(f"found an invalid record structure: {error!r}") from error
 
@@ -135,7 +136,7 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         if not packed or length <= PLAIN_BYTES:
             self._fill(framed)
             if length < 0 or len(self._buffer) - self._pos < framed:
-                raise ValueError(f"a record of {length} bytes is not there")
+                raise ValueError(f"a record of {length} bytes is incomplete")
             before = self._pos
             try:
                 return self._read_msg()
@@ -144,7 +145,7 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         return self._part_by_part(None if not packed or length <= self._limits.whole_bytes else KEPT_BYTES)
 
     def _part_by_part(self, keep: int | None) -> Any:
-        """A record with unusual headers or size; of each part no more than `keep` bytes are kept, None: all."""
+        """Unpack a record with unusual headers or size, with at most `keep` bytes of each part; None: all."""
         length = self._varint()
         self._read_bytes = 0
         self._part(1, 0)  # attributes, unused
@@ -154,31 +155,31 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         headers, dropped, names = self._headers(KEPT_BYTES if keep is not None else self._limits.whole_bytes)
         if self._read_bytes != length:
             raise ValueError(f"a record of {length} bytes ends after {self._read_bytes}")
-        own = MarkedHeaders(headers)
+        marked = MarkedHeaders(headers)
         if dropped or names or key.cut or value.cut:
-            own.defect = _defect(key, value, dropped, names, self._limits)
+            marked.defect = _defect(key, value, dropped, names, self._limits)
         appended = self.timestamp_type == self.LOG_APPEND_TIME
         timestamp = self.max_timestamp if appended else self.first_timestamp + delta
-        # With its full length: unpacking several such records in one poll could take longer than a poll may.
-        return DefaultRecord(length, offset, timestamp, self.timestamp_type, key.kept, value.kept, own)
+        # With its full length, which ends the poll: several such records could take longer than a poll may.
+        return DefaultRecord(length, offset, timestamp, self.timestamp_type, key.data, value.data, marked)
 
-    def _headers(self, room: int) -> tuple[list[tuple[str, bytes | None]], int, dict[int, bytes]]:
-        """The headers that fit, how many did not, and by index the names that are not UTF-8."""
+    def _headers(self, budget: int) -> tuple[list[tuple[str, bytes | None]], int, dict[int, bytes]]:
+        """Return the headers within the budget, the number of others, and by index the names that are not UTF-8."""
         headers: list[tuple[str, bytes | None]] = []
         dropped, names = 0, {}
         for _ in range(self._varint()):
-            name = self._part(self._varint(), max(0, room))
-            value = self._part(self._varint(), max(0, room - name.size))
-            room -= name.size + value.size + HEADER_COST
-            if room < 0 or name.kept is None:
+            name = self._part(self._varint(), max(0, budget))
+            value = self._part(self._varint(), max(0, budget - name.size))
+            budget -= name.size + value.size + HEADER_COST
+            if budget < 0 or name.data is None:
                 dropped += 1
                 continue
             try:
-                text = name.kept.decode()
+                text = name.data.decode()
             except UnicodeDecodeError:
-                text = name.kept.decode("utf-8", "backslashreplace")
-                names[len(headers)] = name.kept
-            headers.append((text, value.kept))
+                text = name.data.decode("utf-8", "backslashreplace")
+                names[len(headers)] = name.data
+            headers.append((text, value.data))
         return headers, dropped, names
 
     def _varint(self) -> int:
@@ -189,25 +190,25 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         return int(value)
 
     def _part(self, size: int, keep: int | None) -> _Part:
-        """The next bytes, counted and hashed, and kept up to a limit; a negative size is null."""
+        """Read a part, counted and hashed, and keep at most `keep` bytes of it; a negative size is null."""
         if size < 0:
             return _Part()
-        part, kept, left = _Part(size=size), bytearray(), size
-        while left:
+        part, data, remaining = _Part(size=size), bytearray(), size
+        while remaining:
             self._fill(1)
-            piece = self._buffer[self._pos : self._pos + left]
+            piece = self._buffer[self._pos : self._pos + remaining]
             if not piece:
                 raise ValueError("a batch ends within a record")
             part.digest.update(piece)
-            kept += piece if keep is None else piece[: max(0, keep - len(kept))]
+            data += piece if keep is None else piece[: max(0, keep - len(data))]
             self._pos += len(piece)
-            left -= len(piece)
-        part.kept = bytes(kept)
+            remaining -= len(piece)
+        part.data = bytes(data)
         self._read_bytes += size
         return part
 
     def _fill(self, need: int) -> None:
-        """Have that many unread bytes in the buffer, or all that are left."""
+        """Unpack until the buffer has that many unread bytes, or the batch ends."""
         if len(self._buffer) - self._pos >= need:
             return
         del self._buffer[: self._pos]
@@ -217,7 +218,7 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
 
 
 class _LegacyBatch(LegacyRecordBatch):  # type: ignore[misc]
-    """A batch in one of the formats before Kafka 0.11, unpacked up to a limit."""
+    """A batch in a format from before Kafka 0.11, unpacked up to a limit."""
 
     def __init__(self, buffer: Any, magic: int, limits: ReadLimits) -> None:
         super().__init__(buffer, magic)

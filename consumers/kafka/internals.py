@@ -1,8 +1,8 @@
-"""What of kafka-python's internals is replaced: how fetched batches become records, within bounds.
+"""The internals of kafka-python that this program uses or replaces; with `batches`, the only user of its private names.
 
-kafka-python 3.0 unpacks a whole batch before the size of a record is known, and stops for ever at a header name that is
-not UTF-8. Here a batch is unpacked piece by piece, a record too large to be held is cut on the way, and a record with
-such a name is handed on with a defect, which dead-letters it.
+Replaced is how fetched batches become records. kafka-python 3.0 unpacks a whole batch before the size of a record is
+known, and stops for ever at a header name that is not UTF-8. Here a batch is unpacked piece by piece, a record too
+large for memory is cut on the way, and a record with such a header name gets a defect, which dead-letters it.
 """
 
 from collections.abc import Iterator
@@ -10,30 +10,30 @@ from typing import Any
 
 import kafka
 from kafka import KafkaConsumer
+from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
 
-from consumers.kafka.batches import HEADER_COST, Batches, MarkedHeaders, ReadLimits
-from consumers.kafka.unpacking import Unpackable, missing
+from consumers.kafka.batches import HEADER_COST, Batches, ReadLimits
+from consumers.kafka.unpacking import Unpackable, missing_codecs
 from pipeline.errors import UsageError
-from pipeline.records import Position, SourceRecord
 
 _KNOWN = (3, 0)
-"""kafka-python's version whose internals these are."""
+"""The version of kafka-python whose internals these are."""
 
 
 class UnreadableBatch(KafkaError):  # type: ignore[misc]  # kafka-python ships no types
-    """A batch that cannot be unpacked here; the message names its place and what to do."""
+    """A batch that cannot be unpacked; the message names its position and what to do."""
 
 
 def check_client() -> None:
-    """Raises UsageError for a kafka-python whose internals are others, or without the package of a codec."""
+    """Check the version of kafka-python and the packages of the codecs. Raises UsageError."""
     if tuple(int(part) for part in kafka.__version__.split(".")[:2]) != _KNOWN:
         raise UsageError(
             f"kafka-python {kafka.__version__} is installed; milvus-stream reads with the internals of "
             f"{'.'.join(map(str, _KNOWN))}: pip install 'kafka-python=={'.'.join(map(str, _KNOWN))}.*'"
         )
-    lacking = missing()
+    lacking = missing_codecs()
     if lacking:
         raise UsageError(
             f"records compressed with {' and '.join(codec.name for codec in lacking)} cannot be read, because of "
@@ -41,28 +41,70 @@ def check_client() -> None:
         )
 
 
-def bound(consumer: KafkaConsumer, limits: ReadLimits) -> None:
-    """Make the consumer read within the limits; its poll may then raise UnreadableBatch, too."""
+def bound_reads(consumer: KafkaConsumer, limits: ReadLimits) -> None:
+    """Make the consumer read within the limits; its poll may then also raise UnreadableBatch."""
     fetcher = consumer._fetcher
     fetcher.__class__ = _BoundedFetcher
     fetcher.limits = limits
 
 
-def source_record(raw: Any, topic_id: str = "") -> SourceRecord:
-    """kafka-python's record as ours."""
-    # Tuple unpacking reads kafka-python's record about twice as fast as its attributes.
-    topic, partition, _, offset, timestamp, _, key, value, headers, _, _, _, _ = raw
-    defect = headers.defect if type(headers) is MarkedHeaders else None
-    return SourceRecord(
-        Position(topic, partition, offset), timestamp, key, value, tuple(headers) if headers else (), topic_id, defect
-    )
+def finish_join(consumer: KafkaConsumer) -> None:
+    """Keep a join under way from being forgotten; call it before every poll.
+
+    A leader that rejoins because a topic has more partitions forgets the reason while it assigns them. If that poll
+    ends first, no later one finishes the join: heartbeats stop, the group goes on without this member, and it keeps
+    reading as a zombie.
+    """
+    if consumer._coordinator.rejoining:
+        consumer._coordinator.request_rejoin()
+
+
+def is_member(consumer: KafkaConsumer) -> bool:
+    """Whether the coordinator has given this consumer a member id."""
+    return bool(consumer._coordinator._generation.has_member_id())
+
+
+def is_stable(consumer: KafkaConsumer) -> bool:
+    """Whether the consumer is a member of a group that is not rebalancing."""
+    return bool(consumer._coordinator.stable())
+
+
+def answered_heartbeat(consumer: KafkaConsumer) -> float:
+    """Return the monotonic time at which the last heartbeat was sent; -inf while it is not answered.
+
+    The broker's session timer restarts when it receives a heartbeat, so only the time of sending is certain. The
+    client's own `last_reset` is not: it also moves when a process that was stopped finds its coordinator again, long
+    after the group has replaced it.
+    """
+    heartbeat = consumer._coordinator.heartbeat
+    sent: float = heartbeat.last_send  # read before `last_receive`, because the client's thread may send in between
+    return sent if sent <= heartbeat.last_receive else float("-inf")
+
+
+def unread_position(consumer: KafkaConsumer) -> str:
+    """Return ` at TOPIC/PARTITION, offset N` of the batch that stopped the consumer; empty if none did."""
+    parked = consumer._fetcher._next_partition_records
+    if not parked:
+        return ""
+    partition = parked.topic_partition
+    return f" at {partition.topic}/{partition.partition}, offset {parked.next_fetch_offset}"
+
+
+async def client_sleep(consumer: KafkaConsumer, seconds: float) -> None:
+    """Sleep on the event loop of the client's IO thread, so that heartbeats go on."""
+    await consumer._net.sleep(seconds)
+
+
+def broker_version(admin: KafkaAdminClient) -> tuple[int, ...]:
+    """Return the newest Kafka version whose protocol the broker speaks."""
+    return tuple(admin.config["api_version"] or admin._manager.broker_version)
 
 
 class _BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of one fetch of a Kafka partition."""
 
     room = 0
-    """Bytes that may still be taken in this poll."""
+    """Bytes left for this poll."""
     limits: ReadLimits
 
     def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
@@ -82,23 +124,22 @@ class _BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                     break
                 records.append(record)
                 self.room -= HEADER_COST * len(record[8])
-        except (KafkaError, Unpackable) as error:  # as kafka-python does: what came before is handed on first
-            found: Exception = error
+        except (KafkaError, Unpackable) as error:  # as in kafka-python, the records before it are returned first
+            failure: Exception = error
             if isinstance(error, Unpackable):
-                place = (
-                    f"{self.topic_partition.topic}/{self.topic_partition.partition}, offset {self.next_fetch_offset}"
-                )
-                found = UnreadableBatch(f"the batch at {place} {error}")
-                found.__cause__ = error
+                partition = self.topic_partition
+                position = f"{partition.topic}/{partition.partition}, offset {self.next_fetch_offset}"
+                failure = UnreadableBatch(f"the batch at {position} {error}")
+                failure.__cause__ = error
             if not records:
-                raise found from error
-            self._next_inline_exception = found
+                raise failure from error
+            self._next_inline_exception = failure
         self.room -= self.bytes_read - start
         return records
 
 
 class _BoundedFetcher(Fetcher):  # type: ignore[misc]
-    """A fetcher whose polls end at a number of bytes, too."""
+    """A fetcher whose polls also end at a number of bytes."""
 
     limits: ReadLimits
     _room = 0
@@ -114,4 +155,4 @@ class _BoundedFetcher(Fetcher):  # type: ignore[misc]
         part.limits, part.room = self.limits, self._room
         taken = super()._append(drained, part, max_records, update_offsets)
         self._room = part.room
-        return taken if self._room > 0 else max_records  # the poll has its number of records, as it were
+        return taken if self._room > 0 else max_records  # reported as the full number of records, which ends the poll

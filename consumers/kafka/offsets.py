@@ -1,11 +1,9 @@
-"""Which offsets may be committed: for each Kafka partition the lowest one that is not finished."""
+"""The offsets that may be committed: for each Kafka partition the lowest one that is not finished."""
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 
 from pipeline.records import KafkaPartition, Position
-
-"""Topic and partition number."""
 
 _OPEN = 1
 _DONE = 2
@@ -14,7 +12,7 @@ _TRIM_AT = 65_536
 
 
 class _Run:
-    """Offsets taken one after the other: one byte each, 0 where the topic has a hole (compaction, transactions)."""
+    """A run of offsets: one byte each, 0 where the topic has a hole (compaction, transactions)."""
 
     __slots__ = ("first", "head", "states")
 
@@ -24,7 +22,7 @@ class _Run:
         self.head = 0
 
     def advance(self) -> int | None:
-        """The lowest open offset, None when none is left. Costs one byte scan in C over what was finished."""
+        """Return the lowest open offset, None if none is open. Costs one byte scan in C over the finished ones."""
         index = self.states.find(_OPEN, self.head)
         if index < 0:
             return None
@@ -37,7 +35,7 @@ class _Run:
 
 
 class _Log:
-    """What was taken from one Kafka partition, in runs without large holes."""
+    """The offsets taken from one Kafka partition, in runs without large holes."""
 
     __slots__ = ("committed", "next", "open", "runs")
 
@@ -76,7 +74,7 @@ class _Log:
             self.open -= 1
 
     def lowest(self) -> int:
-        """The lowest offset that is not finished: what may be committed."""
+        """Return the lowest offset that is not finished: the one to commit."""
         finished = 0
         lowest: int | None = None
         for run in self.runs:
@@ -93,22 +91,22 @@ def _first(run: _Run) -> int:
 
 
 class OffsetTracker:
-    """Offsets of the assigned Kafka partitions from being read to being finished. Not thread-safe; no I/O.
+    """The offsets of the assigned Kafka partitions between being read and being finished. Not thread-safe; no I/O.
 
-    A record finishes in any order; only the unbroken run from the start may be committed. One byte an outstanding
-    record; offsets may have holes.
+    Records finish in any order; only the unbroken run from the start may be committed. Offsets may have holes. Costs
+    one byte for each outstanding record.
     """
 
     def __init__(self) -> None:
         self._logs: dict[KafkaPartition, _Log] = {}
 
     def assigned(self, positions: Mapping[KafkaPartition, int]) -> None:
-        """Begin at these offsets (the committed ones); what was known of these Kafka partitions is forgotten."""
+        """Begin at these offsets (the committed ones); earlier state of these Kafka partitions is forgotten."""
         for partition, position in positions.items():
             self._logs[partition] = _Log(position)
 
     def taken(self, positions: Iterable[Position]) -> None:
-        """Records were read, in the order of each Kafka partition. Raises ValueError where an offset goes back."""
+        """Take records, in the order of each Kafka partition. Raises ValueError if an offset goes back."""
         logs = self._logs
         name: KafkaPartition | None = None
         log: _Log | None = None
@@ -121,7 +119,7 @@ class OffsetTracker:
             log.take(offset)
 
     def done(self, positions: Iterable[Position]) -> None:
-        """These records are finished; unknown ones (of a Kafka partition given away since) are ignored."""
+        """Finish these records; those of a Kafka partition that was revoked since are ignored."""
         logs = self._logs
         name: KafkaPartition | None = None
         log: _Log | None = None
@@ -133,7 +131,7 @@ class OffsetTracker:
                 log.finish(offset)
 
     def committable(self) -> dict[KafkaPartition, int]:
-        """The offset to commit for each Kafka partition where it is past the last committed one."""
+        """Return the offset to commit of each Kafka partition where it is past the last committed one."""
         offsets: dict[KafkaPartition, int] = {}
         for partition, log in self._logs.items():
             lowest = log.lowest()
@@ -142,19 +140,19 @@ class OffsetTracker:
         return offsets
 
     def committed(self, offsets: Mapping[KafkaPartition, int]) -> None:
-        """The broker has confirmed these commits."""
+        """Record commits that the broker has confirmed."""
         for partition, offset in offsets.items():
             log = self._logs.get(partition)
             if log is not None:
                 log.committed = max(log.committed, offset)
 
     def dropped(self, partitions: Collection[KafkaPartition]) -> None:
-        """These Kafka partitions belong to another worker now."""
+        """Forget Kafka partitions that belong to another worker now."""
         for partition in partitions:
             self._logs.pop(partition, None)
 
     def outstanding(self, partition: KafkaPartition | None = None) -> int:
-        """Records taken and not finished, of one Kafka partition or of all."""
+        """Count the records taken and not finished, of one Kafka partition or of all."""
         if partition is not None:
             log = self._logs.get(partition)
             return 0 if log is None else log.open

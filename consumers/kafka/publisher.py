@@ -1,29 +1,18 @@
-"""Publishing to a topic: what the demo and the benchmarks feed the workers with."""
+"""A publisher of records, for the demo and the benchmarks."""
 
 from types import TracebackType
 from typing import Any, Self
 
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError
 
-from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_producer, translated
+from consumers.kafka.connection import KafkaSettings, open_producer
+from consumers.kafka.errors import kafka_errors, translated
 
 SEND_TIMEOUT_S = 60.0
 
 
-def create_topic(settings: KafkaSettings, name: str, *, partitions: int) -> None:
-    """Create the topic with the broker's replication; no error if it is there. Raises Unavailable, UsageError."""
-    admin = open_admin(settings)
-    try:
-        with kafka_errors(f"the creation of topic {name}"):
-            admin.create_topics({name: {"num_partitions": partitions}}, wait_for_metadata=True)
-    except TopicAlreadyExistsError:
-        return
-    finally:
-        admin.close()
-
-
 class Publisher:
-    """Sends records and, on leaving the `with` block, waits until every one of them is confirmed."""
+    """A producer of records that waits, at the end of its `with` block, until all of them are confirmed."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._producer = open_producer(settings, linger_ms=20, batch_size=2**18, compression_type="zstd")

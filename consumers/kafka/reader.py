@@ -1,115 +1,141 @@
-"""Records of a bounded range of a topic, read without a group: for `dlq list`, `audit` and replay jobs."""
+"""Records and offsets of topics, read without a group."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 
 from kafka import KafkaConsumer, TopicPartition
 
-from consumers.kafka.admin import existing_topics, log_ranges
-from consumers.kafka.connection import KafkaSettings, kafka_errors, open_admin, open_consumer
-from consumers.kafka.internals import source_record
+from consumers.kafka.admin import EARLIEST, LATEST, all_partitions, log_ranges, stable_offsets
+from consumers.kafka.connection import KafkaSettings, open_admin, open_consumer
+from consumers.kafka.errors import kafka_errors
+from consumers.kafka.records import source_record
 from pipeline.errors import Unavailable
 from pipeline.records import KafkaPartition, Position, SourceRecord
 
 _POLL_MS = 500
-_PATIENCE = 60
-"""Empty polls in a row (30 s) after which the broker counts as gone."""
+_SILENT_S = 30.0
+"""Time without a record after which the broker counts as unavailable."""
 _WINDOW = 1_000
+"""Offsets read at a time."""
+
+Range = tuple[int, int]
+"""Offsets [start, end) of a Kafka partition."""
 
 
 def offsets_at(settings: KafkaSettings, topics: Collection[str], timestamp_ms: int) -> dict[KafkaPartition, int]:
-    """Offset of the first record at or after the time on each Kafka partition; the end where there is none.
+    """Find the first record at or after the time on each Kafka partition; the end if there is none.
 
     Raises UsageError for a missing topic, Unavailable.
     """
     with closing(open_admin(settings)) as admin:
-        names = [(topic, n) for topic, info in existing_topics(admin, topics).items() for n in range(info.partitions)]
+        partitions = all_partitions(admin, topics)
         with kafka_errors("offsets by time"):
-            ranges = log_ranges(admin, names)
-            found = admin.list_partition_offsets({TopicPartition(*name): timestamp_ms for name in names})
-    at = {name: found[TopicPartition(*name)].offset for name in names}
-    return {name: offset if offset >= 0 else ranges[name][1] for name, offset in at.items()}
+            ranges = log_ranges(admin, partitions)
+            answers = admin.list_partition_offsets({TopicPartition(*name): timestamp_ms for name in partitions})
+    offsets = {name: answers[TopicPartition(*name)].offset for name in partitions}
+    return {name: offset if offset >= 0 else ranges[name][1] for name, offset in offsets.items()}
 
 
-def topic_ranges(settings: KafkaSettings, topics: Collection[str]) -> dict[KafkaPartition, tuple[int, int]]:
-    """First offset held and end offset of every Kafka partition. Raises UsageError for a missing topic, Unavailable."""
+def topic_ranges(settings: KafkaSettings, topics: Collection[str]) -> dict[KafkaPartition, Range]:
+    """Read the first offset held and the end offset of every Kafka partition.
+
+    Raises UsageError for a missing topic, Unavailable.
+    """
     with closing(open_admin(settings)) as admin:
-        names = [(topic, n) for topic, info in existing_topics(admin, topics).items() for n in range(info.partitions)]
+        partitions = all_partitions(admin, topics)
         with kafka_errors("the first and last offsets of the topics"):
-            return log_ranges(admin, names)
+            return log_ranges(admin, partitions)
 
 
-def read_range(settings: KafkaSettings, ranges: Mapping[KafkaPartition, tuple[int, int]]) -> Iterator[SourceRecord]:
-    """Every record whose offset is in [start, end) of its Kafka partition, each partition in order.
+def stable_ranges(settings: KafkaSettings, topics: Collection[str]) -> dict[KafkaPartition, Range]:
+    """Read the same as `topic_ranges`, with each end before the first transaction that is still open.
 
-    The ends must exist already (see `topic_ranges`). Records that the topic no longer holds are left out.
-    Raises Unavailable when the broker stops answering.
+    Raises UsageError for a missing topic, Unavailable.
+    """
+    with closing(open_admin(settings)) as admin:
+        partitions = all_partitions(admin, topics)
+        with kafka_errors("the first and last offsets of the topics"):
+            starts, ends = (stable_offsets(admin, partitions, spec) for spec in (EARLIEST, LATEST))
+    return {name: (starts[name], ends[name]) for name in partitions}
+
+
+def read_range(settings: KafkaSettings, ranges: Mapping[KafkaPartition, Range]) -> Iterator[SourceRecord]:
+    """Read every record of the ranges, each Kafka partition in order.
+
+    The ends must exist already (`topic_ranges`). Records that the topic no longer holds are left out. Raises
+    Unavailable when the broker stops answering.
     """
     with closing(open_consumer(settings, group=False)) as consumer:
         yield from _read(consumer, ranges)
 
 
 def records_at(settings: KafkaSettings, positions: Iterable[Position]) -> Iterator[SourceRecord]:
-    """The records at these positions, in the order of their offsets; those that the topic no longer holds are left out.
+    """Read the records at these positions, in the order of their offsets.
 
-    Raises Unavailable when the broker stops answering.
+    Records that the topic no longer holds are left out. Raises Unavailable when the broker stops answering.
     """
     windows: dict[KafkaPartition, list[list[int]]] = {}
     for position in sorted(positions):
-        near = windows.setdefault(position[:2], [])
-        if near and position.offset - near[-1][-1] < _WINDOW:
-            near[-1].append(position.offset)
+        partition_windows = windows.setdefault(position[:2], [])
+        if partition_windows and position.offset - partition_windows[-1][-1] < _WINDOW:
+            partition_windows[-1].append(position.offset)
         else:
-            near.append([position.offset])
+            partition_windows.append([position.offset])
     with closing(open_consumer(settings, group=False)) as consumer:
         while windows:
-            wanted = {name: near.pop(0) for name, near in windows.items()}
-            for record in _read(consumer, {name: (some[0], some[-1] + 1) for name, some in wanted.items()}):
+            wanted = {name: partition_windows.pop(0) for name, partition_windows in windows.items()}
+            ranges = {name: (offsets[0], offsets[-1] + 1) for name, offsets in wanted.items()}
+            for record in _read(consumer, ranges):
                 if record.position.offset in wanted[record.position[:2]]:
                     yield record
-            windows = {name: near for name, near in windows.items() if near}
+            windows = {name: partition_windows for name, partition_windows in windows.items() if partition_windows}
 
 
 def newest(
     settings: KafkaSettings, topic: str, limit: int, keep: Callable[[SourceRecord], bool] = lambda _: True
 ) -> list[SourceRecord]:
-    """The last `limit` records of the topic that pass `keep`, the newest first (by offset; then by Kafka partition).
+    """Read the last `limit` records of the topic that pass `keep`, the newest first (by offset, then Kafka partition).
 
-    Looks back from the end at the time of the call, window by window. Raises UsageError for a missing topic,
+    Reads backwards, window by window, from the end at the time of the call. Raises UsageError for a missing topic,
     Unavailable.
     """
-    left = topic_ranges(settings, (topic,))
-    found: list[SourceRecord] = []
+    unread = topic_ranges(settings, (topic,))
+    newest_records: list[SourceRecord] = []
     size = min(limit, _WINDOW)
     with closing(open_consumer(settings, group=False)) as consumer:
-        while len(found) < limit and any(start < end for start, end in left.values()):
-            window = {name: (max(start, end - size), end) for name, (start, end) in left.items() if start < end}
+        while len(newest_records) < limit and any(start < end for start, end in unread.values()):
+            window = {name: (max(start, end - size), end) for name, (start, end) in unread.items() if start < end}
             records = [record for record in _read(consumer, window) if keep(record)]
-            found += sorted(records, key=lambda record: (-record.position.offset, record.position.partition))
-            left = {name: (left[name][0], start) for name, (start, _) in window.items()}
+            newest_records += sorted(records, key=lambda record: (-record.position.offset, record.position.partition))
+            unread = {name: (unread[name][0], start) for name, (start, _) in window.items()}
             size = min(2 * size, _WINDOW)  # the last few are often enough, and a record may have a megabyte
-    return found[:limit]
+    return newest_records[:limit]
 
 
-def _read(consumer: KafkaConsumer, ranges: Mapping[KafkaPartition, tuple[int, int]]) -> Iterator[SourceRecord]:
-    ends = {TopicPartition(*name): end for name, (start, end) in ranges.items() if start < end}
-    if not ends:
-        return
-    consumer.assign(list(ends))
-    held = consumer.beginning_offsets(list(ends))
-    for tp in ends:
-        consumer.seek(tp, max(held[tp], ranges[tp.topic, tp.partition][0]))
-    open_ends = {tp for tp, end in ends.items() if held[tp] < end}
-    empty = 0
-    while open_ends:
+def _read(consumer: KafkaConsumer, ranges: Mapping[KafkaPartition, Range]) -> Iterator[SourceRecord]:
+    ends = _seek(consumer, ranges)
+    silent_since = time.monotonic()
+    # Ended by position and not by the last record: compaction and transactions leave holes, also at the end.
+    while unread := {tp for tp, end in ends.items() if (consumer.position(tp) or 0) < end}:
         with kafka_errors("reading"):
             batches = consumer.poll(timeout_ms=_POLL_MS)
-        empty = 0 if batches else empty + 1
-        if empty >= _PATIENCE:
-            raise Unavailable("Kafka has not answered for 30 s while a range was read")
-        for tp, batch in batches.items():
-            for raw in batch:
-                if raw.offset < ends[tp]:
-                    yield source_record(raw)
-        # By position and not by the last record: compaction and transactions leave holes, also at the end.
-        open_ends = {tp for tp in open_ends if (consumer.position(tp) or 0) < ends[tp]}
+        if batches:
+            silent_since = time.monotonic()
+        elif time.monotonic() - silent_since >= _SILENT_S:
+            names = ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(unread))
+            raise Unavailable(f"Kafka has not answered for {_SILENT_S:.0f} s while a range of {names} was read")
+        yield from (source_record(raw) for tp, batch in batches.items() for raw in batch if raw.offset < ends[tp])
+
+
+def _seek(consumer: KafkaConsumer, ranges: Mapping[KafkaPartition, Range]) -> dict[TopicPartition, int]:
+    """Assign the consumer to the ranges that are not empty; returns the end of each."""
+    ends = {TopicPartition(*name): end for name, (start, end) in ranges.items() if start < end}
+    if not ends:
+        return {}
+    consumer.assign(list(ends))
+    with kafka_errors("the first offsets of the topics"):
+        first_held = consumer.beginning_offsets(list(ends))
+    for tp in ends:
+        consumer.seek(tp, max(first_held[tp], ranges[tp.topic, tp.partition][0]))
+    return ends

@@ -1,4 +1,4 @@
-"""The codecs of record batches, unpacked piece by piece: no more than a piece is held, whatever a batch grows to."""
+"""Decompression of record batches piece by piece, so that memory is bounded whatever a batch unpacks to."""
 
 import importlib
 import zlib
@@ -14,7 +14,7 @@ _VARINT_BITS, _LONGEST_VARINT = 7, 5
 
 
 class Codec(NamedTuple):
-    """A codec that a producer can choose, and what unpacks it."""
+    """A compression codec of Kafka, and the package that unpacks it."""
 
     name: str
     module: str
@@ -27,19 +27,19 @@ CODECS: Mapping[int, Codec] = {
     3: Codec("lz4", "lz4.frame", "lz4"),
     4: Codec("zstd", "zstandard", "zstandard"),
 }
-"""By their number in a batch's attributes."""
+"""Codecs by their number in a batch's attributes."""
 
 
 class Unpackable(Exception):
-    """This batch cannot be unpacked here; the message says why and what to do, and follows the batch's place."""
+    """A batch that cannot be unpacked; the message is the rest of a sentence that begins with the batch's position."""
 
 
 class Damaged(Exception):
-    """The packed bytes are not what the codec writes."""
+    """Packed bytes that the codec does not write."""
 
 
 def library(number: int) -> Any:
-    """The module that unpacks the codec; raises Unpackable naming codec and package where it is not installed."""
+    """Import the module that unpacks the codec. Raises Unpackable, with codec and package, if it is not installed."""
     codec = CODECS.get(number)
     if codec is None:
         raise Unpackable(f"is compressed with codec number {number}, which this version of milvus-stream does not know")
@@ -52,21 +52,21 @@ def library(number: int) -> Any:
         ) from error
 
 
-def missing() -> list[Codec]:
+def missing_codecs() -> list[Codec]:
     """The codecs whose package is not installed."""
-    found = []
+    codecs = []
     for number, codec in CODECS.items():
         try:
             library(number)
         except Unpackable:
-            found.append(codec)
-    return found
+            codecs.append(codec)
+    return codecs
 
 
 def pieces(number: int, packed: bytes, block_limit: int) -> Iterator[bytes]:
-    """The unpacked bytes, in order, in pieces of `PIECE_BYTES` at most (snappy: of one block).
+    """Unpack the bytes in order, in pieces of at most `PIECE_BYTES` (snappy: of one block).
 
-    `block_limit`: most bytes of a snappy block, which cannot be unpacked in parts. Raises Unpackable, Damaged.
+    `block_limit`: the most bytes of a snappy block, which cannot be unpacked in parts. Raises Unpackable, Damaged.
     """
     module = library(number)
     match CODECS[number].name:
@@ -81,37 +81,37 @@ def pieces(number: int, packed: bytes, block_limit: int) -> Iterator[bytes]:
 
 
 def _gzip(packed: bytes) -> Iterator[bytes]:
-    left = packed
-    while left:
+    remaining = packed
+    while remaining:
         member = zlib.decompressobj(_GZIP_WBITS)
         while not member.eof:
             try:
-                piece = member.decompress(left, PIECE_BYTES)
+                piece = member.decompress(remaining, PIECE_BYTES)
             except zlib.error as error:
                 raise Damaged(f"gzip: {error}") from error
-            left = member.unconsumed_tail
+            remaining = member.unconsumed_tail
             if piece:
                 yield piece
-            elif not left and not member.eof:
+            elif not remaining and not member.eof:
                 raise Damaged("gzip: the data ends early")
-        left = member.unused_data
+        remaining = member.unused_data
 
 
 def _lz4(module: Any, packed: bytes) -> Iterator[bytes]:
-    left = packed
-    while left:
+    remaining = packed
+    while remaining:
         frame = module.LZ4FrameDecompressor()
         while not frame.eof:
-            if not left and frame.needs_input:
+            if not remaining and frame.needs_input:
                 raise Damaged("lz4: the data ends early")
             try:
-                piece = frame.decompress(left, max_length=PIECE_BYTES)
+                piece = frame.decompress(remaining, max_length=PIECE_BYTES)
             except RuntimeError as error:
                 raise Damaged(f"lz4: {error}") from error
-            left = b""  # the decompressor keeps what it has not used
+            remaining = b""  # the decompressor keeps the unused bytes
             if piece:
                 yield piece
-        left = frame.unused_data or b""
+        remaining = frame.unused_data or b""
 
 
 def _zstd(module: Any, packed: bytes) -> Iterator[bytes]:
@@ -146,7 +146,7 @@ def _snappy(module: Any, packed: bytes, limit: int) -> Iterator[bytes]:
 
 
 def _snappy_block(module: Any, block: bytes, limit: int) -> bytes:
-    size = _declared(block)
+    size = _declared_size(block)
     if size > limit:
         raise Unpackable(
             f"unpacks to {size:,} bytes in one snappy block, more than half of batch.buffer_bytes: set "
@@ -158,8 +158,8 @@ def _snappy_block(module: Any, block: bytes, limit: int) -> bytes:
         raise Damaged(f"snappy: {error.__cause__ or error}") from error
 
 
-def _declared(block: bytes) -> int:
-    """The length in front of a snappy block."""
+def _declared_size(block: bytes) -> int:
+    """The unpacked length, as declared at the start of a snappy block."""
     size = 0
     for index, byte in enumerate(block[:_LONGEST_VARINT]):
         size |= (byte & 0x7F) << (_VARINT_BITS * index)

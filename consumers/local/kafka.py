@@ -165,6 +165,7 @@ def is_kafka_ready(host: str, port: int, timeout_s: float = 2.0) -> bool:
     Metadata v4 for no topics; layout from Kafka's protocol guide: size, api key, version, correlation id, client id,
     then the topics and allow_auto_topic_creation; the answer: size, correlation id, throttle time, number of brokers.
     """
+    # Written by hand: the Kafka client takes half a second to import, and the server starts without it.
     request = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout_s) as connection:
         connection.settimeout(timeout_s)

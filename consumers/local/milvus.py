@@ -263,6 +263,7 @@ def is_milvus_ready(uri: str, timeout_s: float = 2.0) -> bool:
     A raw ShowCollections call, for which no generated code and so no Milvus client is needed: the request is empty, and
     the answer begins with the Status message (field 1), which is empty or has error_code (field 1) and code (field 3).
     """
+    # Read by hand: the Milvus client takes seconds to import, and the server starts without it.
     options = (("grpc.enable_http_proxy", 0),)
     with grpc.insecure_channel(uri.removeprefix("http://"), options) as channel:
         call = channel.unary_unary("/milvus.proto.milvus.MilvusService/ShowCollections")

@@ -1,8 +1,10 @@
-"""What keeps a replay into the live collection from undoing what the ingest workers write meanwhile."""
+"""The guard of a replay into the live collection: it never replaces newer data of the ingest workers."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+from typing_extensions import override
 
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, EmbeddedPut
@@ -11,66 +13,73 @@ from pipeline.store import Applied, Change, Entry, Ledger, Vectors, WritePlan, W
 _ATTEMPTS = 5
 
 
-class GuardedWriter:
-    """A Writer for a collection that a live group writes, too.
+class GuardedWriter(Writer):
+    """A Writer for a collection that the workers of a live group write, too.
 
-    The ledger's guard is safe as long as one worker owns a document. So while the group has members
-    - a document whose ledger row is pending is left to them: they are at it, or will redo it;
-    - a document that would change otherwise (other chunking or mapping, a record rejected before) ends the replay
-      with UsageError: between the replay's look into the ledger and its write a worker may store a newer version.
-    And always: of two records whose versions cannot be compared (a key that changed its Kafka partition) the one with
-    the later Kafka timestamp is taken for newer. For ingest arrival decides; here the old ones arrive last.
+    The comparison with the ledger is safe only while one worker owns a document. So for each document:
+
+    1. The group has members and the ledger row is pending: a worker is writing the document, or will. It is left alone.
+    2. The versions of record and row cannot be compared (the key changed its Kafka partition): the later Kafka
+       timestamp is newer. Ingest goes by arrival, but in a replay the old records arrive last.
+    3. The group has members and the document would change (other chunking or mapping, a record rejected before): the
+       replay ends with UsageError. Between its read of the ledger and its write a worker may store a newer version.
+    4. Otherwise it is written as by ingest.
     """
 
     def __init__(
-        self, writer: Writer, look: Callable[[bool], Ledger], active: Callable[[], bool], *, pause_s: float = 0.5
+        self,
+        writer: Writer,
+        open_ledger: Callable[[bool], Ledger],
+        group_is_active: Callable[[], bool],
+        *,
+        pause_s: float = 0.5,
     ) -> None:
-        """`look(strong)` makes a ledger that has read nothing yet; `active`: whether the live group has members.
+        """`open_ledger(strong)` makes a ledger with an empty cache; `group_is_active`: the live group has members.
 
-        `pause_s`: wait between two looks, when a worker may just have begun with a document.
+        `pause_s`: wait between two reads of the ledger if a worker may just have begun a document.
         """
         self._writer = writer
-        self._look = look
-        self._active = active
+        self._open_ledger = open_ledger
+        self._group_is_active = group_is_active
         self._pause_s = pause_s
 
     def plan(self, operations: Sequence[Change]) -> WritePlan:
-        """See Writer.plan. Raises UsageError where live workers would be raced."""
+        """Plan the writes. Raises UsageError if a live worker may write one of the documents at the same time."""
         plan = WritePlan([])
         for attempt in range(_ATTEMPTS):
-            active = self._active()
-            # A stale first look costs little: what would be written because of it is looked at again.
-            entries = self._look(attempt > 0).read(operation.key for operation in operations)
-            stale, left, kept = 0, 0, []
+            active = self._group_is_active()
+            # A stale first read costs little: documents that would be written because of it are read again.
+            entries = self._open_ledger(attempt > 0).read(operation.key for operation in operations)
+            stale, left_alone, remaining = 0, 0, []
             for operation in operations:
                 entry, _ = entries[operation.key]
                 if entry is not None and entry.pending and active:
-                    left += 1
+                    left_alone += 1
                 elif entry is not None and _incomparable(entry, operation) and _older(entry, operation):
                     stale += 1
                 else:
-                    kept.append(operation)
-            plan = self._writer.plan(kept)
+                    remaining.append(operation)
+            plan = self._writer.plan(remaining)
             if not plan.in_flight or not active:
-                return replace(plan, unchanged=plan.unchanged + left, stale=plan.stale + stale)
-            # A worker may have begun with the document since the look: its row is pending now, or newer.
+                return replace(plan, unchanged=plan.unchanged + left_alone, stale=plan.stale + stale)
+            # A worker may have begun the document since that read: its row is pending now, or newer.
             self._writer.apply(plan.without(lambda _: True), ())
             if attempt + 1 < _ATTEMPTS:
                 time.sleep(self._pause_s)
         raise _raced(plan)
 
+    @override
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
-        """See Writer.reusable."""
         return self._writer.reusable(plan, chunks)
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
-        """See Writer.apply. Raises UsageError when workers have been started since the plan."""
-        if plan.in_flight and self._active():
+        """Write the plan. Raises UsageError if workers have been started since the plan was made."""
+        if plan.in_flight and self._group_is_active():
             raise _raced(plan)
         return self._writer.apply(plan, puts)
 
+    @override
     def forget(self) -> None:
-        """See Writer.forget."""
         self._writer.forget()
 
 

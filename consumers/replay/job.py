@@ -1,35 +1,61 @@
-"""A replay: a bounded range of the topics read again, resumed where it stopped.
+"""A replay job: a worker that reads a bounded range of the topics again and resumes where it stopped.
 
 Rejected records are counted and logged but not sent to the dead-letter topic: the live group has sent them there when
-it read them, or will, and they still stand in the topic.
+it read them, or will, and their topic still holds them.
 """
 
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TextIO
+from typing import Protocol
 
 import structlog
+from typing_extensions import override
 
-from consumers.ingest.worker import IngestWorker
-from consumers.kafka import KafkaSettings
+from consumers.kafka import KafkaSettings, forget_group
 from consumers.replay.plan import ReplayPlan
-from consumers.replay.range import forget_group
 from consumers.replay.source import ReplaySource
 from pipeline.errors import MilvusStreamError
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Receipt, Rejected
-from pipeline.telemetry import OUTCOMES, IngestMetrics
+from pipeline.telemetry import RecordOutcomes
 
 log = structlog.get_logger(__name__)
 
-_PROGRESS_S = 1.0
+
+class WorkerRun(Protocol):
+    """The result of a worker's run."""
+
+    @property
+    def consumed(self) -> int:
+        """Records read."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the run."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether every record read is finished and its offset committed."""
+
+
+class Worker(Protocol):
+    """The worker of a replay."""
+
+    def run(self, stop: threading.Event) -> WorkerRun:
+        """Run to the end of the source or until `stop`; raises the first error."""
+
+    def alive(self) -> Mapping[str, str]:
+        """Return the problems for the liveness probe."""
+
+    def ready(self) -> Mapping[str, str]:
+        """Return the problems for the readiness probe."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySummary:
-    """What one run of a replay did; `records` is the sum of the outcomes below it once everything is finished."""
+    """The result of a run; `records` is the sum of the outcomes below it once everything is finished."""
 
     collection: str
     group: str
@@ -41,18 +67,18 @@ class ReplaySummary:
     """Superseded by a later record of the same batch."""
     deleted: int
     rejected: int
-    """Not sent to the dead-letter topic, see the module."""
+    """Not sent to the dead-letter topic."""
     rejected_by_reason: Mapping[str, int]
     seconds: float
     finished: bool
-    """False: it was stopped, and goes on where it stopped when started again."""
+    """False: the run was stopped, and the next one resumes there."""
 
     def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
+        """Return the summary for `--json`."""
         return asdict(self) | {"seconds": round(self.seconds, 3)}
 
     def line(self) -> str:
-        """For people."""
+        """Return the summary as a sentence."""
         counts = ("written", "unchanged", "stale", "folded", "deleted", "rejected")
         parts = [f"{self.records:,} records in {self.seconds:.1f} s into {self.collection}"]
         parts += [f"{getattr(self, name):,} {name}" for name in counts if getattr(self, name)]
@@ -65,18 +91,20 @@ class ReplaySummary:
         return text
 
 
-class RejectedLog:
-    """Stands where the dead-letter topic stands in an ingest worker: counts and logs, sends nothing."""
+class RejectedLog(DeadLetterChannel):
+    """A DeadLetterChannel that counts and logs rejected records, and sends nothing."""
 
     def __init__(self, on_confirmed: Callable[[Receipt], None]) -> None:
         self._on_confirmed = on_confirmed
         self.reasons: Counter[str] = Counter()
 
+    @override
     def start(self) -> None:
-        """See DeadLetterTopic.start."""
+        pass
 
+    @override
     def send(self, rejected: Rejected) -> None:
-        """Log it by its position; the record is finished with that."""
+        """Log the record's position, which finishes the record."""
         topic, partition, offset = rejected.position
         log.warning(
             "replay.rejected",
@@ -89,56 +117,53 @@ class RejectedLog:
         self._on_confirmed(Receipt([rejected.position]))
 
     @property
+    @override
     def has_room(self) -> bool:
-        """See DeadLetterTopic.has_room."""
         return True
 
     @property
+    @override
     def problem(self) -> str | None:
-        """See DeadLetterTopic.problem."""
         return None
 
+    @override
     def check(self) -> None:
-        """See DeadLetterTopic.check."""
+        pass
 
+    @override
     def close(self, timeout_s: float) -> None:
-        """See DeadLetterTopic.close."""
+        pass
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayProcess:
-    """A replay with what stands around it."""
+    """A replay job with its parts."""
 
     kafka: KafkaSettings
     plan: ReplayPlan
     source: ReplaySource
-    worker: IngestWorker
+    worker: Worker
     rejected: RejectedLog
-    metrics: IngestMetrics
+    outcomes: RecordOutcomes
 
-    def run(self, stop: threading.Event, progress: TextIO = sys.stderr) -> ReplaySummary:
-        """Run to the end of the range or until `stop`; then finish what was taken. The first error is raised.
+    def run(
+        self, stop: threading.Event, on_progress: Callable[[str, int, int], None] = lambda *_: None
+    ) -> ReplaySummary:
+        """Run to the end of the range or until `stop`, then finish the records that were read. Raises the first error.
 
-        When the range is done, the replay's group is deleted: the same command then replays it anew.
+        `on_progress(step, done, total)` is called with the number of finished records, on any thread. At the end of the
+        range the replay's group is deleted: the same command then replays the range again.
         """
-        ended = threading.Event()
-        shower = threading.Thread(target=self._show, args=(ended, progress), name="progress", daemon=True)
-        if progress.isatty():
-            shower.start()
-        try:
-            done = self.worker.run(stop)
-        finally:
-            ended.set()
-            if shower.ident is not None:
-                shower.join()
-        finished = done.clean and self.source.exhausted
+        self.outcomes.on_change = lambda done: on_progress("replaying", done, self.plan.records)
+        run = self.worker.run(stop)
+        finished = run.clean and self.source.exhausted
         if finished:
-            finish(self.kafka, self.plan)
-        counts = outcomes(self.metrics)
+            finish_replay(self.kafka, self.plan)
+        counts = self.outcomes.counts()
         return ReplaySummary(
             collection=self.plan.collection,
             group=self.plan.span.group_id,
-            records=done.consumed,
+            records=run.consumed,
             written=counts["written"],
             unchanged=counts["unchanged"],
             stale=counts["stale"],
@@ -146,29 +171,13 @@ class ReplayProcess:
             deleted=counts["deleted"],
             rejected=counts["dead_lettered"],
             rejected_by_reason=dict(self.rejected.reasons),
-            seconds=done.seconds,
+            seconds=run.seconds,
             finished=finished,
         )
 
-    def _show(self, ended: threading.Event, stream: TextIO) -> None:
-        """A line that the next log line overwrites: the cursor stays at its beginning."""
-        while not ended.wait(_PROGRESS_S):
-            done = sum(outcomes(self.metrics).values())
-            share = 100 * done / max(1, self.plan.records)
-            stream.write(f"replay: {done:,} of {self.plan.records:,} records ({share:.0f} %)\x1b[K\r")
-            stream.flush()
-        stream.write("\x1b[K")
-        stream.flush()
 
-
-def outcomes(metrics: IngestMetrics) -> dict[str, int]:
-    """How the records have ended so far."""
-    sample = metrics.registry.get_sample_value
-    return {outcome: int(sample("ingest_records_total", {"outcome": outcome}) or 0) for outcome in OUTCOMES}
-
-
-def finish(kafka: KafkaSettings, plan: ReplayPlan) -> None:
-    """The range is done: delete the group that kept the position, so that the same command replays it anew."""
+def finish_replay(kafka: KafkaSettings, plan: ReplayPlan) -> None:
+    """Delete the group that kept the position, so that the same command replays the range again."""
     if not plan.records and not plan.span.resumed:
         return  # nothing was ever committed
     try:
@@ -182,6 +191,6 @@ def finish(kafka: KafkaSettings, plan: ReplayPlan) -> None:
         )
 
 
-def nothing(plan: ReplayPlan) -> ReplaySummary:
-    """The summary of a range in which nothing is left to be read."""
+def empty_summary(plan: ReplayPlan) -> ReplaySummary:
+    """Return the summary of a range that has nothing to read."""
     return ReplaySummary(plan.collection, plan.span.group_id, 0, 0, 0, 0, 0, 0, 0, {}, 0.0, finished=True)

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from consumers.audit.job import Audit, AuditSettings, OnProgress
 from consumers.audit.reading import ReplayedDecision
 from consumers.audit.repair import Repairer
 from consumers.audit.workspace import open_workspace
 from consumers.config import Settings
-from consumers.replay.plan import ReplayTimes
-from consumers.replay.range import GroupWatch
+from consumers.dead_letters import rejected_positions
+from consumers.kafka import GroupWatch, TimeRange
 from consumers.wiring.collection import fingerprint, new_writer, open_configured
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -22,7 +23,7 @@ from pipeline.store import MilvusPartitions, MilvusServerApi
 @contextmanager
 def audit(
     settings: Settings,
-    times: ReplayTimes | None,
+    times: TimeRange | None,
     api: MilvusServerApi,
     model: Embedder,
     *,
@@ -54,7 +55,7 @@ def audit(
         )
     configured = AuditSettings(
         kafka=kafka,
-        dead_letter_topic=settings.kafka.dead_letter_topic,
+        rejected_positions=partial(rejected_positions, kafka, settings.kafka.dead_letter_topic),
         collection=name,
         by=settings.partitioning.by,
         fingerprint=fingerprint(settings, model),

@@ -10,16 +10,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
-from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
-from consumers.ingest import IngestWorker, WorkerPolicy
-from consumers.kafka import (
-    DeadLetters,
-    DeadLetterTopic,
-    KafkaSettings,
-    KafkaSource,
-    Source,
+from consumers.dead_letters import (
+    DeadLetterLimiter,
+    DeadLetterLimits,
+    DeadLetterProducer,
     ensure_dead_letter_topic,
 )
+from consumers.ingest import IngestWorker, WorkerPolicy
+from consumers.kafka import KafkaSettings, KafkaSource, Source
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -32,6 +30,7 @@ from pipeline.ingest import (
     BatchesInFlight,
     BatchPolicy,
     CommitQueue,
+    DeadLetterChannel,
     FlowPolicy,
     IngestFlow,
     PartitionFence,
@@ -67,7 +66,7 @@ class WorkerParts:
     model: Embedder
     source: Source
     writer: Writer
-    dead_letters: DeadLetterTopic
+    dead_letters: DeadLetterChannel
     receipts: CommitQueue
     """The queue into which `dead_letters` puts its receipts."""
     metrics: IngestMetrics
@@ -111,7 +110,7 @@ def ingest_worker(
         model=model,
         source=_source(settings, kafka, api),
         writer=writer,
-        dead_letters=DeadLetters(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
+        dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),

@@ -3,11 +3,8 @@
 from importlib.metadata import version
 
 from consumers.config import Settings
-from consumers.replay.guard import GuardedWriter
-from consumers.replay.job import RejectedLog, ReplayProcess
-from consumers.replay.plan import ReplayPlan
-from consumers.replay.range import GroupWatch
-from consumers.replay.source import ReplaySource
+from consumers.kafka import GroupWatch
+from consumers.replay import GuardedWriter, RejectedLog, ReplayPlan, ReplayProcess, ReplaySource
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, join_worker
@@ -49,4 +46,4 @@ def replay_process(
         metrics=metrics,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=True)
-    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics)
+    return ReplayProcess(kafka, plan, range_source, worker, rejected, metrics.outcomes)

@@ -9,7 +9,7 @@ from pipeline.ingest.embed import WINDOW_TOKENS
 from pipeline.ingest.flow import RETRY, FlowPolicy, IngestFlow
 from pipeline.ingest.in_flight import BatchesInFlight
 from pipeline.ingest.partition_fencing import PartitionFence
-from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
+from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink
 from pipeline.ingest.write_modes import APPEND, UPSERT, WriteMode
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "BatchPolicy",
     "BatchesInFlight",
     "CommitQueue",
+    "DeadLetterChannel",
     "DeadLetterLimit",
     "DeadLetterSink",
     "FlowPolicy",

@@ -15,8 +15,8 @@ class CommitQueue:
 
     1. Milvus has acknowledged the batch that stored, deleted or skipped it (unchanged, stale, folded). With durability
        `flush`, a flush of every collection that began after this has finished too. `FlushGovernor` puts the receipt.
-    2. It was rejected, and all in-sync replicas of the dead-letter topic have confirmed it. `DeadLetters` puts the
-       receipt. A replay sends no dead letters: there the log line finishes the record.
+    2. It was rejected, and all in-sync replicas of the dead-letter topic have confirmed it. `DeadLetterProducer` puts
+       the receipt. A replay sends no dead letters: there the log line finishes the record.
 
     Nothing else makes a receipt. A record that was revoked, cut off or met an error has none, so the next worker reads
     it again. Any thread puts; only the consumer loop takes.

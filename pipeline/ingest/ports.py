@@ -13,6 +13,30 @@ class DeadLetterSink(Protocol):
         """Take charge of the record; returns at once."""
 
 
+class DeadLetterChannel(DeadLetterSink, Protocol):
+    """A DeadLetterSink that delivers by itself: the worker starts, watches and closes it.
+
+    A rejected record counts as finished only after its receipt.
+    """
+
+    def start(self) -> None:
+        """Begin the delivery."""
+
+    @property
+    def has_room(self) -> bool:
+        """False: the worker must not read more records until this is True again."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be delivered at the moment; None while everything works."""
+
+    def check(self) -> None:
+        """Raise Stopped if the delivery has ended with an error."""
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver the waiting records within the time, then stop; the rest is not confirmed."""
+
+
 class DeadLetterLimit(Protocol):
     """Counts good and rejected records, in the order of each Kafka partition."""
 

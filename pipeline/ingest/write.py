@@ -98,7 +98,7 @@ class WriteStage:
             positions.append(record.position)
             freshness.observe(max(0.0, now - record.timestamp_ms / 1000))
         for outcome, count in written.outcomes.items():
-            context.metrics.records.labels(outcome).inc(count)
+            context.metrics.outcomes.add(outcome, count)
         context.fence.batches.acknowledge(number, written.redecided)
         context.metrics.buffered_bytes.set(context.fence.batches.size)
         failpoints.hit("acked")

@@ -1,6 +1,7 @@
 """The metrics of the workers, each declared once with its unit in its name."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -31,6 +32,32 @@ class _Declarer:
 
     def histogram(self, name: str, text: str, buckets: Iterable[float], labels: Iterable[str] = ()) -> Histogram:
         return Histogram(name, text, tuple(labels), registry=self._registry, buckets=tuple(buckets))
+
+
+class RecordOutcomes:
+    """Finished records by outcome, counted here; the metric `ingest_records_total` follows."""
+
+    def __init__(self, metric: Counter) -> None:
+        self._metric = metric
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self.on_change: Callable[[int], None] = lambda _: None
+        """Called with the number of finished records after each change, on the thread that changed it."""
+        for outcome in OUTCOMES:
+            metric.labels(outcome)
+
+    def add(self, outcome: str, records: int) -> None:
+        """Count records with an outcome of OUTCOMES."""
+        with self._lock:
+            self._counts[outcome] += records
+            total = sum(self._counts.values())
+        self._metric.labels(outcome).inc(records)
+        self.on_change(total)
+
+    def counts(self) -> dict[str, int]:
+        """The records finished so far, by outcome."""
+        with self._lock:
+            return dict(self._counts)
 
 
 class IngestMetrics:
@@ -73,7 +100,9 @@ class IngestMetrics:
             "ingest_arrival_decided_total",
             "Records taken for newer because they arrived later: topic re-created, key moved to another partition.",
         )
-        self.records = declare.counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
+        self.outcomes = RecordOutcomes(
+            declare.counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
+        )
         self.dead_letters = declare.counter(
             "ingest_dlq_records_total", "Records sent to the dead-letter topic.", ("reason",)
         )
@@ -126,8 +155,6 @@ class IngestMetrics:
 
     def _start_at_zero(self) -> None:
         """Rates and ratios exist before the first event only if the label sets do."""
-        for outcome in OUTCOMES:
-            self.records.labels(outcome)
         for status in ("ok", "error"):
             self.commits.labels(status)
         for event in ("assigned", "revoked", "lost"):

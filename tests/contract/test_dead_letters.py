@@ -1,4 +1,4 @@
-"""What the worker relies on from the dead-letter topic, on real Apache Kafka and on the fake."""
+"""The delivery of dead letters that the worker relies on, on real Apache Kafka and on the fake."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,17 +17,12 @@ from kafka.admin import (
     ResourceType,
 )
 
+from consumers.dead_letters import DeadLetterProducer, decode_dead_letter, ensure_dead_letter_topic
 from consumers.dead_letters.envelope import CONNECT, OWN
-from consumers.kafka import (
-    DeadLetters,
-    DeadLetterTopic,
-    KafkaSettings,
-    decode_dead_letter,
-    ensure_dead_letter_topic,
-    newest,
-)
+from consumers.kafka import KafkaSettings, newest
 from consumers.local.kafka import LocalKafka
 from pipeline.errors import UsageError
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Position, Receipt, Rejected
 from tests.support.documents import source_record
 from tests.support.fakes.kafka import FakeDeadLetters
@@ -37,14 +32,14 @@ from tests.support.waiting import eventually
 
 
 @contextmanager
-def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> Iterator[DeadLetterTopic]:
-    letters = rig.dead_letters(topic, receipts.append)
-    letters.start()
+def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> Iterator[DeadLetterChannel]:
+    channel = rig.dead_letters(topic, receipts.append)
+    channel.start()
     try:
-        yield letters
+        yield channel
     finally:
-        letters.close(5)
-        letters.check()
+        channel.close(5)
+        channel.check()
 
 
 def rejected(
@@ -77,8 +72,8 @@ def confirmed(receipts: list[Receipt]) -> list[Position]:
 def test_key_value_and_timestamp_are_the_records_own(rig: Rig, key: bytes | None, value: bytes | None) -> None:
     topic, receipts = rig.topic(), list[Receipt]()
     sent = rejected(key=key, value=value)
-    with outbox(rig, topic, receipts) as letters:
-        letters.send(sent)
+    with outbox(rig, topic, receipts) as channel:
+        channel.send(sent)
         eventually(lambda: confirmed(receipts) == [sent.position])
     (found,) = rig.read(topic)
     assert (found.key, found.value, found.timestamp_ms) == (key, value, sent.record.timestamp_ms)
@@ -93,8 +88,8 @@ def test_headers_name_place_and_reason_as_kafka_connect_does(rig: Rig) -> None:
         ("empty", b""),
         (CONNECT + "stage", b"an earlier pipeline"),
     )
-    with outbox(rig, topic, receipts) as letters:
-        letters.send(rejected(headers=own))
+    with outbox(rig, topic, receipts) as channel:
+        channel.send(rejected(headers=own))
         eventually(lambda: receipts)
     (found,) = rig.read(topic)
     assert found.headers[:5] == (
@@ -131,11 +126,11 @@ def test_headers_name_place_and_reason_as_kafka_connect_does(rig: Rig) -> None:
     assert not read_back.truncated
 
 
-def test_every_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
+def test_every_dead_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
     topic, receipts = rig.topic(), list[Receipt]()
-    with outbox(rig, topic, receipts) as letters:
+    with outbox(rig, topic, receipts) as channel:
         for offset in range(1_500):
-            letters.send(rejected(offset))
+            channel.send(rejected(offset))
         eventually(lambda: len(confirmed(receipts)) >= 1_500)
     assert confirmed(receipts) == [Position("documents", 3, offset) for offset in range(1_500)]
     assert [decode_dead_letter(record).offset for record in rig.read(topic)] == list(range(1_500))
@@ -144,9 +139,9 @@ def test_every_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
 def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> None:
     topic, receipts = rig.topic(max_message_bytes=10_000), list[Receipt]()
     value = bytes(range(256)) * 400
-    with outbox(rig, topic, receipts) as letters:
-        letters.send(rejected(1, value=value))
-        letters.send(rejected(2, value=b"small"))
+    with outbox(rig, topic, receipts) as channel:
+        channel.send(rejected(1, value=value))
+        channel.send(rejected(2, value=b"small"))
         eventually(lambda: len(confirmed(receipts)) == 2)
     large, small = rig.read(topic)
     headers = dict(large.headers)
@@ -162,27 +157,27 @@ def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> No
 @pytest.mark.servers
 def test_a_topic_that_cannot_be_written_confirms_nothing_until_it_can(kafka_bootstrap: str) -> None:
     rig, topic, receipts = RealRig(kafka_bootstrap), unique("dlq"), list[Receipt]()
-    letters = DeadLetters(rig.settings(options={"max_block_ms": 300}), topic, on_confirmed=receipts.append)
-    letters.start()
+    channel = DeadLetterProducer(rig.settings(options={"max_block_ms": 300}), topic, on_confirmed=receipts.append)
+    channel.start()
     try:
-        letters.send(rejected())
-        eventually(lambda: letters.problem is not None)
+        channel.send(rejected())
+        eventually(lambda: channel.problem is not None)
         assert not receipts
         ensure_dead_letter_topic(rig.settings(), topic, create=True)
-        eventually(lambda: confirmed(receipts) == [rejected().position] and letters.problem is None, within=15)
+        eventually(lambda: confirmed(receipts) == [rejected().position] and channel.problem is None, within=15)
     finally:
-        letters.close(5)
+        channel.close(5)
         rig._admin.delete_topics([topic])
         rig.close()
 
 
 def test_an_outage_of_the_fake_confirms_nothing_until_it_is_over() -> None:
     rig, receipts = FakeRig(), list[Receipt]()
-    letters = FakeDeadLetters(rig.broker, rig.topic(), on_confirmed=receipts.append)
-    letters.out_of_order("away")
-    letters.send(rejected())
-    assert (receipts, letters.problem) == ([], "away")
-    letters.out_of_order(None)
+    channel = FakeDeadLetters(rig.broker, rig.topic(), on_confirmed=receipts.append)
+    channel.out_of_order("away")
+    channel.send(rejected())
+    assert (receipts, channel.problem) == ([], "away")
+    channel.out_of_order(None)
     assert confirmed(receipts) == [rejected().position]
 
 
@@ -195,14 +190,14 @@ def test_a_limit_changed_while_running_cuts_no_more_than_it_must(kafka_bootstrap
 
     try:
         topic = rig.topic()
-        with outbox(rig, topic, receipts) as letters:
-            letters.send(rejected(1))
+        with outbox(rig, topic, receipts) as channel:
+            channel.send(rejected(1))
             eventually(lambda: receipts)
             takes(500_000)  # behind the back of the producer, which knows the old limit
-            letters.send(rejected(2, value=bytes(900_000)))
+            channel.send(rejected(2, value=bytes(900_000)))
             eventually(lambda: len(confirmed(receipts)) == 2, within=20)
             takes(2_000_000)
-            letters.send(rejected(3, value=bytes(1_500_000)))
+            channel.send(rejected(3, value=bytes(1_500_000)))
             eventually(lambda: len(confirmed(receipts)) == 3, within=20)
         _, cut, whole = rig.read(topic)
         assert decode_dead_letter(cut).truncated
@@ -228,11 +223,11 @@ def test_huge_records_get_through_cut_and_what_comes_after_them_whole(kafka_boot
     ]
     try:
         topic = rig.topic(max_message_bytes=2**20)
-        with outbox(rig, topic, receipts) as letters:
+        with outbox(rig, topic, receipts) as channel:
             for item in [*huge, rejected(7)]:
-                letters.send(item)
+                channel.send(item)
             eventually(lambda: len(confirmed(receipts)) == 8, within=30)
-            assert letters.problem is None
+            assert channel.problem is None
         found = rig.read(topic)
         assert [decode_dead_letter(record).offset for record in found] == list(range(8))
         assert [decode_dead_letter(record).reason for record in found] == ["bad_time"] * 8
@@ -250,25 +245,25 @@ def test_a_topic_deleted_while_running_loses_nothing(kafka_bootstrap: str) -> No
     rig, receipts = RealRig(kafka_bootstrap), list[Receipt]()
     quick = {"max_block_ms": 500, "delivery_timeout_ms": 1_500, "request_timeout_ms": 1_000}
     topic = rig.topic()
-    letters = DeadLetters(rig.settings(options=quick), topic, on_confirmed=receipts.append)
-    letters.start()
+    channel = DeadLetterProducer(rig.settings(options=quick), topic, on_confirmed=receipts.append)
+    channel.start()
     try:
-        letters.send(rejected(0))
+        channel.send(rejected(0))
         eventually(lambda: len(confirmed(receipts)) == 1)
         rig._admin.delete_topics([topic])
         eventually(lambda: topic not in rig._admin.list_topics())
         for offset in range(1, 30):
-            letters.send(rejected(offset))
-        eventually(lambda: letters.problem is not None, within=10)
+            channel.send(rejected(offset))
+        eventually(lambda: channel.problem is not None, within=10)
         assert len(confirmed(receipts)) == 1
         assert topic not in rig._admin.list_topics()  # sending does not make it
         ensure_dead_letter_topic(rig.settings(), topic, create=True)
-        eventually(lambda: len(confirmed(receipts)) == 30 and letters.problem is None, within=20)
+        eventually(lambda: len(confirmed(receipts)) == 30 and channel.problem is None, within=20)
         assert {decode_dead_letter(record).offset for record in rig.read(topic)} == set(range(1, 30))
     finally:
-        letters.close(5)
+        channel.close(5)
         rig.close()
-    letters.check()
+    channel.check()
 
 
 class _GuardedKafka(LocalKafka):
@@ -291,16 +286,16 @@ def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Pat
         pattern = ResourcePattern(ResourceType.TOPIC, topic)
         denial = ACL("User:ANONYMOUS", "*", ACLOperation.WRITE, ACLPermissionType.DENY, pattern)
         reading = ACL("User:ANONYMOUS", "*", ACLOperation.READ, ACLPermissionType.ALLOW, pattern)
-        with outbox(rig, topic, receipts) as letters:
-            letters.send(rejected(0))
+        with outbox(rig, topic, receipts) as channel:
+            channel.send(rejected(0))
             eventually(lambda: receipts, within=20)
             rig._admin.create_acls([denial, reading])
-            letters.send(rejected(1))
-            problem = eventually(lambda: letters.problem, within=20)
+            channel.send(rejected(1))
+            problem = eventually(lambda: channel.problem, within=20)
             assert "TopicAuthorizationFailedError" in problem
             assert len(confirmed(receipts)) == 1
             rig._admin.delete_acls([ACLFilter("User:ANONYMOUS", "*", ACLOperation.ANY, ACLPermissionType.ANY, pattern)])
-            eventually(lambda: len(confirmed(receipts)) == 2 and letters.problem is None, within=20)
+            eventually(lambda: len(confirmed(receipts)) == 2 and channel.problem is None, within=20)
         assert [decode_dead_letter(record).offset for record in rig.read(topic)] == [0, 1]
         rig.close()
 
@@ -309,18 +304,18 @@ def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Pat
 def test_letters_left_at_the_end_are_not_confirmed_and_room_is_counted(kafka_bootstrap: str) -> None:
     receipts = list[Receipt]()
     settings = KafkaSettings(kafka_bootstrap, ("t",), "g", options={"max_block_ms": 200})
-    letters = DeadLetters(settings, unique("missing"), on_confirmed=receipts.append)
-    letters.start()
-    letters.send(rejected(value=bytes(17 * 2**20)))
-    assert not letters.has_room
-    eventually(lambda: letters.problem is not None)
-    letters.close(0.1)
-    letters.check()
+    channel = DeadLetterProducer(settings, unique("missing"), on_confirmed=receipts.append)
+    channel.start()
+    channel.send(rejected(value=bytes(17 * 2**20)))
+    assert not channel.has_room
+    eventually(lambda: channel.problem is not None)
+    channel.close(0.1)
+    channel.check()
     assert receipts == []
 
 
 @pytest.mark.servers
-def test_the_dead_letter_topic_is_created_or_asked_for(kafka_bootstrap: str) -> None:
+def test_the_dead_letter_topic_is_created_or_required(kafka_bootstrap: str) -> None:
     rig, name = RealRig(kafka_bootstrap), unique("dlq")
     settings = rig.settings()
     try:

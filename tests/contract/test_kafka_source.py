@@ -99,7 +99,7 @@ def test_a_second_member_takes_over_after_the_drain_at_the_committed_offset(rig:
         new = Member(new_source)
         old.joined(new)
         assert old.drains >= 5
-        assert old.asked == 1
+        assert old.commit_requests == 1
         moved = tuple(new.source.assignment())
         assert ("revoked", moved) in old.events
         assert rig.committed(group)[moved[0]] == 20, "what was durable at the end of the drain is committed"
@@ -194,7 +194,7 @@ def test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again(rig: R
         assert reader.source.commit({(topic, 0): 5}) is False
         eventually(lambda: reader.poll() or len(reader.records) == 10)
         assert [event for event, _ in reader.events] == ["assigned", "lost", "assigned"]
-        assert (reader.drains, reader.asked) == (0, 0)
+        assert (reader.drains, reader.commit_requests) == (0, 0)
         assert rig.committed(group) == {(topic, 0): 0}
     assert reader.offsets == [0, 1, 2, 3, 4] * 2
 
@@ -268,7 +268,7 @@ def test_the_first_start_is_decided_before_joining(rig: Rig) -> None:
     fill(rig, topic, 5)
     with member(rig, settings) as first, rig_member_later(rig, settings) as second_source:
         fill(rig, topic, 3, first=5)
-        second = Member(second_source)  # decides nothing anew, although nobody has joined yet
+        second = Member(second_source)  # decides nothing again, although nobody has joined yet
         fill(rig, topic, 2, partition=1)
 
         def all_five() -> bool:
@@ -396,7 +396,7 @@ def test_a_topic_created_anew_while_it_is_read_stops_the_worker(rig: Rig) -> Non
         reader.read(5)
         rig.recreate(topic)
         fill(rig, topic, 9)
-        with pytest.raises(OffsetsLost, match="created anew"):
+        with pytest.raises(OffsetsLost, match="recreated"):
             eventually(lambda: reader.source.lag() == {} or reader.poll(), within=8)
         assert len(reader.records) == 5
 

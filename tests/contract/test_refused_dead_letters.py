@@ -1,4 +1,4 @@
-"""Dead letters that their topic does not take as they are, on real Apache Kafka."""
+"""Dead letters that their topic refuses unchanged, on real Apache Kafka."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from consumers.kafka import DeadLetters, DeadLetterTopic, decode_dead_letter, ensure_dead_letter_topic
+from consumers.dead_letters import DeadLetterProducer, decode_dead_letter, ensure_dead_letter_topic
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
 from tests.support.names import unique
 from tests.support.rigs.kafka import RealRig, now_ms
@@ -24,17 +25,17 @@ def rig(kafka_bootstrap: str) -> Iterator[RealRig]:
 
 
 @contextmanager
-def outbox(rig: RealRig, topic: str, receipts: list[Receipt], *waiting: Rejected) -> Iterator[DeadLetterTopic]:
+def outbox(rig: RealRig, topic: str, receipts: list[Receipt], *waiting: Rejected) -> Iterator[DeadLetterChannel]:
     """Sends what waits in one window."""
-    letters = DeadLetters(rig.settings(), topic, on_confirmed=receipts.append)
+    channel = DeadLetterProducer(rig.settings(), topic, on_confirmed=receipts.append)
     for item in waiting:
-        letters.send(item)
-    letters.start()
+        channel.send(item)
+    channel.start()
     try:
-        yield letters
+        yield channel
     finally:
-        letters.close(5)
-        letters.check()
+        channel.close(5)
+        channel.check()
 
 
 def rejected(offset: int, timestamp_ms: int | None = None, key: bytes | None = b"key") -> Rejected:
@@ -58,9 +59,9 @@ def test_dead_letters_of_times_that_the_topic_refuses_get_there_with_their_own_t
     topic, receipts = rig.topic(), list[Receipt]()
     configure(rig, topic, message_timestamp_after_max_ms="3600000")
     good = rejected(1_000)
-    with outbox(rig, topic, receipts, *(rejected(n, YEAR_2100 + n) for n in range(count)), good) as letters:
+    with outbox(rig, topic, receipts, *(rejected(n, YEAR_2100 + n) for n in range(count)), good) as channel:
         eventually(lambda: len(confirmed(receipts)) == count + 1, within=20)
-        eventually(lambda: letters.problem is None)
+        eventually(lambda: channel.problem is None)
     found = {decode_dead_letter(record).offset: record for record in rig.read(topic)}
     assert len(found) == count + 1
     for n in range(count):
@@ -73,13 +74,13 @@ def test_a_dead_letter_that_is_refused_for_good_is_named_and_holds_up_no_other_o
     topic, receipts = rig.topic(), list[Receipt]()
     configure(rig, topic, cleanup_policy="compact")  # such a topic takes no record without a key
     waiting = [rejected(0), rejected(1, key=None), rejected(2), rejected(3, key=None), rejected(4)]
-    with outbox(rig, topic, receipts, *waiting) as letters:
+    with outbox(rig, topic, receipts, *waiting) as channel:
         eventually(lambda: confirmed(receipts) == {0, 2, 4}, within=20)
-        problem = eventually(lambda: letters.problem)
+        problem = eventually(lambda: channel.problem)
         assert "refuses the dead letter of documents/3/" in problem
         assert "cleanup.policy" in problem
         configure(rig, topic, cleanup_policy="delete")
-        eventually(lambda: confirmed(receipts) == {0, 1, 2, 3, 4} and letters.problem is None, within=30)
+        eventually(lambda: confirmed(receipts) == {0, 1, 2, 3, 4} and channel.problem is None, within=30)
     times = {decode_dead_letter(record).offset: decode_dead_letter(record).timestamp_ms for record in rig.read(topic)}
     assert times == {item.position.offset: item.record.timestamp_ms for item in waiting}
 
@@ -89,9 +90,9 @@ def test_the_topic_that_a_worker_creates_takes_every_time(rig: RealRig) -> None:
     ensure_dead_letter_topic(rig.settings(), topic, create=True)
     rig._topics.add(topic)
     times = [1_000, YEAR_2100, YEAR_2100 + 10**9]
-    with outbox(rig, topic, receipts, *(rejected(n, at) for n, at in enumerate(times))) as letters:
+    with outbox(rig, topic, receipts, *(rejected(n, at) for n, at in enumerate(times))) as channel:
         eventually(lambda: len(confirmed(receipts)) == 3, within=20)
-        assert letters.problem is None
+        assert channel.problem is None
     assert [record.timestamp_ms for record in rig.read(topic)] == times
 
 

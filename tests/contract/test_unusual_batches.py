@@ -1,4 +1,4 @@
-"""Batches in every codec, with header names that are not UTF-8, and far larger than they look, on real Apache Kafka."""
+"""Batches in every codec, with header names that are not UTF-8, and far larger unpacked, on real Apache Kafka."""
 
 import hashlib
 import json
@@ -11,19 +11,12 @@ from itertools import pairwise
 import pytest
 from confluent_kafka import Producer
 
-from consumers.dead_letters.selection import headers_back, rejected_record
-from consumers.kafka import (
-    DeadLetters,
-    KafkaSettings,
-    KafkaSource,
-    Source,
-    decode_dead_letter,
-    read_range,
-    topic_ranges,
-)
-from consumers.kafka.internals import source_record
+from consumers.dead_letters import DeadLetterProducer, decode_dead_letter
+from consumers.dead_letters.selection import rejected_record, retry_headers
+from consumers.kafka import KafkaSettings, KafkaSource, Source, read_range, topic_ranges
+from consumers.kafka.records import source_record
+from consumers.replay import ReplaySource
 from consumers.replay.range import ReplayRange, ReplaySpan
-from consumers.replay.source import ReplaySource
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Receipt, Rejected, SourceRecord
@@ -107,30 +100,35 @@ def test_java_clients_batches_are_read(
 def test_a_header_name_that_is_not_utf8_makes_a_dead_letter_of_its_record_only(
     rig: RealRig, kafka_bootstrap: str, codec: str | None, read: Callable[[KafkaSettings, int], list[SourceRecord]]
 ) -> None:
-    topic, letters = rig.topic(), rig.topic()
+    topic, dead_letter_topic = rig.topic(), rig.topic()
     values = [b'{"id": "%d", "text": "words"}' % n for n in range(5)]
     produce_around(kafka_bootstrap, topic, NAME, values, codec)
     records = read(rig.settings(topic), 5)
     assert [record.value for record in records] == values
-    asked = [DECODER.decode(record, 2**42) for record in records]
-    assert [type(operation) is Rejected for operation in asked] == [False, False, True, False, False]
-    bad = asked[2]
+    operations = [DECODER.decode(record, 2**42) for record in records]
+    assert [type(operation) is Rejected for operation in operations] == [False, False, True, False, False]
+    bad = operations[2]
     assert isinstance(bad, Rejected)
     assert (bad.stage, bad.reason) == ("decode", "invalid_header_name")
     receipts: list[Receipt] = []
-    box = DeadLetters(rig.settings(), letters, on_confirmed=receipts.append)
+    box = DeadLetterProducer(rig.settings(), dead_letter_topic, on_confirmed=receipts.append)
     box.start()
     box.send(bad)
     eventually(lambda: receipts)
     box.close(5)
-    (found,) = rig.read(letters)
-    letter = decode_dead_letter(found)
-    assert (found.key, found.value, letter.offset, letter.reason) == (b"k2", values[2], 2, "invalid_header_name")
-    assert letter.original_headers == (("before", b"1"), (r"caf\xe9-\xff", b"\x00\xff"), ("after", b"2"))
+    (found,) = rig.read(dead_letter_topic)
+    dead_letter = decode_dead_letter(found)
+    assert (found.key, found.value, dead_letter.offset, dead_letter.reason) == (
+        b"k2",
+        values[2],
+        2,
+        "invalid_header_name",
+    )
+    assert dead_letter.original_headers == (("before", b"1"), (r"caf\xe9-\xff", b"\x00\xff"), ("after", b"2"))
     assert dict(found.headers)["milvus-stream.header-names"] == b"1:" + NAME.hex().encode()
-    assert not letter.truncated
-    assert (r"caf\xe9-\xff", b"\x00\xff") in headers_back(letter)
-    assert not isinstance(DECODER.decode(rejected_record(letter, records[2].position), 2**42), Rejected)
+    assert not dead_letter.truncated
+    assert (r"caf\xe9-\xff", b"\x00\xff") in retry_headers(dead_letter)
+    assert not isinstance(DECODER.decode(rejected_record(dead_letter, records[2].position), 2**42), Rejected)
 
 
 def test_a_replay_reads_past_a_header_name_that_is_not_utf8(rig: RealRig, kafka_bootstrap: str) -> None:
@@ -200,19 +198,19 @@ def test_many_records_that_unpack_to_a_mib_each_come_a_few_at_a_time(rig: RealRi
 
 
 def test_a_cut_record_ends_as_a_dead_letter_that_says_how_long_it_was(rig: RealRig, kafka_bootstrap: str) -> None:
-    topic, letters = rig.topic(max_message_bytes=4 * MIB), rig.topic(max_message_bytes=100_000)
+    topic, dead_letter_topic = rig.topic(max_message_bytes=4 * MIB), rig.topic(max_message_bytes=100_000)
     bomb = bytes(30 * MIB)
     send(kafka_bootstrap, topic, "zstd", [bomb])
     (record,) = by_member(rig.settings(topic), 1)
     rejected = DECODER.decode(record, 2**42)
     assert isinstance(rejected, Rejected)
     receipts: list[Receipt] = []
-    box = DeadLetters(rig.settings(), letters, on_confirmed=receipts.append)
+    box = DeadLetterProducer(rig.settings(), dead_letter_topic, on_confirmed=receipts.append)
     box.start()
     box.send(rejected)
     eventually(lambda: receipts)
     box.close(5)
-    (found,) = rig.read(letters)
+    (found,) = rig.read(dead_letter_topic)
     sizes = [value for name, value in found.headers if name == "milvus-stream.truncated-value-size"]
     assert sizes == [str(30 * MIB).encode()]
     assert dict(found.headers)["milvus-stream.truncated-value-sha256"] == hashlib.sha256(bomb).hexdigest().encode()

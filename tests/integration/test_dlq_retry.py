@@ -17,10 +17,10 @@ from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
 from consumers.cli.dlq import retry as dlq_retry
+from consumers.dead_letters import RetryReport
 from consumers.dead_letters.envelope import encode_dead_letter
-from consumers.dead_letters.retry import RetryReport
-from consumers.dead_letters.retry_transaction import notes_topic, stable_ranges
-from consumers.kafka import KafkaSettings, read_range
+from consumers.dead_letters.topics import retry_log_topic
+from consumers.kafka import KafkaSettings, read_range, stable_ranges
 from pipeline.errors import Unavailable, UsageError
 from pipeline.failpoints import EXIT_CODE
 from pipeline.records import Rejected, SourceRecord
@@ -57,7 +57,7 @@ class RetrySite(Site):
         assert producer.flush(10) == 0
 
     def reject(self, partition: int, value: Mapping[str, str], *, key: bytes = b"k") -> None:
-        """Publish a record, and what a worker of this group does with it: a letter, and its offset committed."""
+        """Publish a record, and what a worker of this group does with it: a dead letter, and a committed offset."""
         self.publish(partition, value, key=key)
         record = [each for each in self.read() if each.position.partition == partition][-1]
         topic_id = str(self.admin.describe_topics([self.name])[0]["topic_id"])
@@ -132,7 +132,7 @@ def test_records_go_back_once_and_undo_nothing(site: RetrySite) -> None:
     site.publish(2, {"id": "f", "body": "f" * 30_000})
     site.ingest()
     assert site.texts() == {"a": {"a2"}}
-    # A newer version that waits; letters of others; one that stands there twice; what the group reads again by itself.
+    # A newer version that waits; dead letters of other programs; one that is there twice; records read again anyway.
     site.publish(1, {"id": "d", "text": "d2", "body": "d2"})
     site.publish(0, b"no letter of ours", topic=site.dead_letter_topic)
     foreign = [
@@ -153,11 +153,11 @@ def test_records_go_back_once_and_undo_nothing(site: RetrySite) -> None:
     site.admin.alter_group_offsets(site.name, {TopicPartition(site.name, 2): OffsetAndMetadata(0, "", -1)})
     before = site.read()
 
-    expected = Counter(put_back=3, superseded=2, waiting=2, no_origin=1, other_topic=1, retried_before=1)
+    expected = Counter(retried=3, superseded=2, waiting=2, no_origin=1, other_topic=1, retried_before=1)
     planned = site.retry(dry_run=True)
     assert _outcomes(planned) == expected
     assert site.read() == before
-    assert notes_topic(site.dead_letter_topic) not in site.admin.list_topics()
+    assert retry_log_topic(site.dead_letter_topic) not in site.admin.list_topics()
     done = site.retry()
     assert _outcomes(done) == expected
     assert dlq_retry.exit_code(done) == 0
@@ -171,43 +171,43 @@ def test_records_go_back_once_and_undo_nothing(site: RetrySite) -> None:
     assert c.headers == (("trace", b"\xff"), ("none", b""), ("milvus-stream.retries", b"1"))
 
     again = site.retry()
-    assert _outcomes(again) == expected - Counter(put_back=3) + Counter(retried_before=3)
+    assert _outcomes(again) == expected - Counter(retried=3) + Counter(retried_before=3)
     site.ingest(*FIXED)
     assert site.texts() == {"a": {"a2"}, "b": {"b1"}, "c": {"c1"}, "d": {"d2"}, "e": {"e1"}, "f": {"f" * 30_000}}
-    # What was rejected again has a letter of its own, and counts on.
+    # What was rejected again has a dead letter of its own, and its count goes on.
     third = site.retry()
-    assert _outcomes(third)["put_back"] == 1
+    assert _outcomes(third)["retried"] == 1
     assert [value for _, value in site.read()[-1].headers] in ([b"2"], [b"1"])
     assert ("milvus-stream.retries", b"2") in [pair for record in site.read() for pair in record.headers]
     assert _outcomes(third)["truncated"] == 1
 
     forced = site.retry("reason=missing_text", force=True)
-    assert _outcomes(forced)["put_back"] == 3  # a, d, and e, which is stored by now
+    assert _outcomes(forced)["retried"] == 3  # a, d, and e, which is stored by now
 
 
-def test_a_crash_at_any_point_puts_nothing_back_twice(site: RetrySite) -> None:
+def test_a_crash_at_any_point_retries_nothing_twice(site: RetrySite) -> None:
     for number in range(30):
         site.reject(number % 3, {"id": f"{number}", "body": f"{number}"})
     retry = ("dlq retry", *_flags([*APPEND, *FIXED]))
-    for point, limit in (("retry_sent", "4"), ("retry_noted", "5"), ("retry_committed", "6")):
+    for point, limit in (("retry_sent", "4"), ("retry_logged", "5"), ("retry_committed", "6")):
         done = site.run(*retry, "--limit", limit, point=point)
         assert done.returncode == EXIT_CODE, done.stderr
-    told = json.loads(site.run(*retry, "--json").stdout)
-    assert (told["put_back"], told["retried_before"]) == (30 - 6, 6)
+    report = json.loads(site.run(*retry, "--json").stdout)
+    assert (report["retried"], report["retried_before"]) == (30 - 6, 6)
     assert _outcomes(site.retry(sets=(*APPEND, *FIXED))) == Counter(retried_before=30)
     assert Counter(record.value for record in site.read()) == Counter(
         {json.dumps({"id": f"{number}", "body": f"{number}"}).encode(): 2 for number in range(30)}
     )
 
 
-def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(site: RetrySite) -> None:
+def test_records_of_a_topic_recreated_with_fewer_partitions_go_by_their_key(site: RetrySite) -> None:
     for number in range(9):
         site.reject(number % 3, {"id": f"{number}", "body": "x"}, key=b"%d" % (number % 3))
     site.admin.delete_topics([site.name])
     site.admin.create_topics({site.name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
     sets = (*APPEND, *FIXED)
-    assert _outcomes(site.retry(sets=sets, limit=4)) == Counter(put_back=4, left=5)
-    assert _outcomes(site.retry("reason=missing_text", sets=sets)) == Counter(put_back=5, retried_before=4)
+    assert _outcomes(site.retry(sets=sets, limit=4)) == Counter(retried=4, left=5)
+    assert _outcomes(site.retry("reason=missing_text", sets=sets)) == Counter(retried=5, retried_before=4)
     found = site.read()
     assert len(found) == 9
     where = {(record.key, record.position.partition) for record in found}
@@ -215,7 +215,7 @@ def test_letters_of_a_topic_created_anew_with_fewer_partitions_go_by_their_key(s
     assert where >= {(b"0", 0), (b"1", 1)}
 
 
-def test_what_cannot_be_done_is_said(site: RetrySite, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_impossible_says_why(site: RetrySite, capsys: pytest.CaptureFixture[str]) -> None:
     assert _outcomes(site.retry()) == Counter()
     assert "no dead letters" in capsys.readouterr().err
     site.reject(0, {"id": "b", "body": "b1"})

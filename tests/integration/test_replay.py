@@ -16,9 +16,9 @@ from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from consumers.kafka import KafkaSettings
-from consumers.replay.range import GroupWatch, ReplaySpan, forget_group, replay_span
-from consumers.replay.source import ReplaySource
+from consumers.kafka import GroupWatch, KafkaSettings, forget_group
+from consumers.replay import ReplaySource
+from consumers.replay.range import ReplaySpan, replay_span
 from pipeline.errors import OffsetsLost
 from tests.support.names import unique
 from tests.support.oracle.observed import committed_and_end, read_all, stored_documents
@@ -411,5 +411,5 @@ def test_a_topic_created_anew_stops_the_replay(rig: RealRig) -> None:
         member.read(20)
         rig.recreate(topic)
         _fill(rig, topic, 0, 30)
-        with pytest.raises(OffsetsLost, match="created anew"):
+        with pytest.raises(OffsetsLost, match="recreated"):
             eventually(lambda: source.lag() and member.poll(0.1), within=15)

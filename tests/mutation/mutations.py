@@ -177,7 +177,7 @@ if log.start == 0:
 if log.start == 0:
     return log.end
 """,
-        tests=("tests/unit/consumers/kafka/test_begin_at.py",),
+        tests=("tests/unit/consumers/kafka/test_positions.py",),
     ),
     Mutation(
         "no lease check",

@@ -1,4 +1,4 @@
-"""Which letters may be put back: what is newer than they are, and which are the same."""
+"""The selection of dead letters to retry: newer versions of a document, and dead letters of one record."""
 
 from dataclasses import replace
 
@@ -6,16 +6,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from consumers.dead_letters import DeadLetter, decode_dead_letter
 from consumers.dead_letters.envelope import encode_dead_letter
 from consumers.dead_letters.selection import (
-    LetterFilter,
-    headers_back,
-    letter_id,
+    DeadLetterFilter,
     origin_of,
+    record_id,
     rejected_record,
+    retry_headers,
     superseded,
 )
-from consumers.kafka import DeadLetter, decode_dead_letter
 from pipeline.errors import UsageError
 from pipeline.records import Delete, Position, Rejected, SourceRecord
 from pipeline.store.writing.protocol import NOWHERE, Decision, decide, final
@@ -23,7 +23,7 @@ from tests.support.documents import source_record
 
 TOPIC_IDS = st.sampled_from(["", "one", "two"])
 POSITIONS = st.builds(Position, st.sampled_from(["t", "u"]), st.integers(0, 1), st.integers(0, 5))
-ASKED = st.builds(
+OPERATIONS = st.builds(
     Delete,
     position=POSITIONS,
     timestamp_ms=st.integers(0, 5),
@@ -48,44 +48,46 @@ def read_back(record: SourceRecord) -> DeadLetter:
     return decode_dead_letter(source_record(made.value, made.key, timestamp_ms=made.timestamp_ms, headers=made.headers))
 
 
-@given(ASKED, ASKED)
-def test_what_ingest_would_drop_as_old_is_left_out(asked: Delete, newer: Delete) -> None:
+@given(OPERATIONS, OPERATIONS)
+def test_what_ingest_would_drop_as_old_is_left_out(operation: Delete, newer: Delete) -> None:
     entry = final(newer, None, {}, "")
-    if decide(entry, asked, None, "") is Decision.STALE:
-        assert superseded(asked, [entry], {})
+    if decide(entry, operation, None, "") is Decision.STALE:
+        assert superseded(operation, [entry], {})
 
 
-@given(ASKED, ASKED)
-def test_what_goes_is_newer_in_some_way_than_all_that_is_there(asked: Delete, other: Delete) -> None:
-    """No document is set back: by version, by offset where that tells, else by Kafka's time."""
-    assume(not superseded(asked, [final(other, None, {}, "")], {}))
+@given(OPERATIONS, OPERATIONS)
+def test_a_record_that_is_retried_is_newer_in_some_way_than_all_entries(operation: Delete, other: Delete) -> None:
+    """No document is set back: by version, by offset in one Kafka partition, else by Kafka's time."""
+    assume(not superseded(operation, [final(other, None, {}, "")], {}))
     assert (
-        (asked.version or 0) > (other.version or 0)
-        or asked.position > other.position
-        or (asked.timestamp_ms > other.timestamp_ms)
+        (operation.version or 0) > (other.version or 0)
+        or operation.position > other.position
+        or (operation.timestamp_ms > other.timestamp_ms)
     )
 
 
-@given(ASKED)
-def test_the_record_itself_is_as_new_as_it_is(asked: Delete) -> None:
-    assert superseded(asked, [final(asked, None, {}, "")], {})
-    assert not superseded(asked, [], {})
-    assert not superseded(asked, [replace(final(asked, None, {}, ""), position=NOWHERE)], {})
+@given(OPERATIONS)
+def test_the_record_itself_is_as_new_as_it_is(operation: Delete) -> None:
+    assert superseded(operation, [final(operation, None, {}, "")], {})
+    assert not superseded(operation, [], {})
+    assert not superseded(operation, [replace(final(operation, None, {}, ""), position=NOWHERE)], {})
 
 
-@given(ASKED, st.integers(6, 9))
-def test_a_record_that_was_put_back_counts_where_it_stood_first(asked: Delete, later: int) -> None:
-    older = replace(asked, position=asked.position._replace(offset=asked.position.offset - 1))
+@given(OPERATIONS, st.integers(6, 9))
+def test_a_retried_record_counts_by_its_first_position(operation: Delete, later: int) -> None:
+    older = replace(operation, position=operation.position._replace(offset=operation.position.offset - 1))
     assume(older.position.offset >= 0)
-    moved_to = asked.position._replace(offset=later)
+    moved_to = operation.position._replace(offset=later)
     entry = replace(final(older, None, {}, ""), position=moved_to)
-    assert superseded(asked, [entry], {})
-    assert not superseded(asked, [entry], {moved_to: older.position})
+    assert superseded(operation, [entry], {})
+    assert not superseded(operation, [entry], {moved_to: older.position})
 
 
 @given(RECORDS, RECORDS)
-def test_letters_are_the_same_only_about_the_same_record(one: SourceRecord, other: SourceRecord) -> None:
-    ids = {letter_id(read_back(record), record.position) for record in (one, other)}
+def test_two_dead_letters_have_one_record_id_only_if_they_are_of_one_record(
+    one: SourceRecord, other: SourceRecord
+) -> None:
+    ids = {record_id(read_back(record), record.position) for record in (one, other)}
     same = (one.position, one.timestamp_ms, one.key, one.value) == (
         other.position,
         other.timestamp_ms,
@@ -96,16 +98,16 @@ def test_letters_are_the_same_only_about_the_same_record(one: SourceRecord, othe
 
 
 @given(RECORDS)
-def test_the_record_is_found_again_in_its_letter(record: SourceRecord) -> None:
+def test_the_record_is_read_back_from_its_dead_letter(record: SourceRecord) -> None:
     found = read_back(record)
     assert origin_of(found) == record.position
     assert rejected_record(found, record.position) == record
 
 
 @given(RECORDS, st.integers(1, 5))
-def test_a_record_counts_how_often_it_was_put_back(record: SourceRecord, times: int) -> None:
+def test_a_record_counts_its_retries(record: SourceRecord, times: int) -> None:
     for expected in range(1, times + 1):
-        headers = headers_back(read_back(record))
+        headers = retry_headers(read_back(record))
         assert headers[-1] == ("milvus-stream.retries", b"%d" % expected)
         assert [name for name, _ in headers].count("milvus-stream.retries") == 1
         assert not any(name.startswith("__connect") for name, _ in headers)
@@ -122,6 +124,6 @@ def test_filters_are_all_of_different_names_and_any_of_one() -> None:
         (["reason=bad", "topic=u"], False),
         (["stage=decode", "topic=t"], True),
     ):
-        assert LetterFilter.parse(texts).passes(found) is passes
+        assert DeadLetterFilter.parse(texts).passes(found) is passes
     with pytest.raises(UsageError, match="reason=…"):
-        LetterFilter.parse(["kind=bad"])
+        DeadLetterFilter.parse(["kind=bad"])

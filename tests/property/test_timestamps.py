@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.timestamps import event_time_ms, rfc3339_microseconds
+from pipeline.timestamps import event_time_ms, format_time, rfc3339_microseconds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -54,3 +54,11 @@ def test_near_times_are_read_or_refused(text: str) -> None:
         assert "RFC 3339" in str(error)  # noqa: PT017
     else:
         assert 1 <= (_EPOCH + microseconds * _MICROSECOND).year <= 9999
+
+
+@given(moments)
+def test_a_formatted_time_is_read_back_in_milliseconds(moment: datetime) -> None:
+    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
+    formatted = format_time(milliseconds)
+    assert event_time_ms(formatted) == milliseconds
+    assert ("." in formatted) == bool(milliseconds % 1000)

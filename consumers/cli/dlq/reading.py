@@ -11,13 +11,9 @@ from typing import Any
 from consumers.cli.inventory import dead_letter_topic
 from consumers.cli.output import one_line, progress_line, stdout, table, utc
 from consumers.config import Settings
-from consumers.kafka import (
-    DeadLetter,
-    decode_dead_letter,
-    read_range,
-    topic_ranges,
-)
+from consumers.dead_letters import DeadLetter, decode_dead_letter
 from consumers.kafka import newest as newest_records
+from consumers.kafka import read_range, topic_ranges
 from pipeline.errors import NotFound, UsageError
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.telemetry import printable

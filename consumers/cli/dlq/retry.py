@@ -1,4 +1,4 @@
-"""`milvus-stream dlq retry`: dead letters back into the topics they came from."""
+"""`milvus-stream dlq retry`: records of dead letters go back to the topics they came from."""
 
 import sys
 import threading
@@ -8,9 +8,14 @@ from contextlib import contextmanager
 from consumers.cli.inventory import dead_letter_topic
 from consumers.cli.output import one_line, progress_line, stdout, table
 from consumers.config import Settings
-from consumers.dead_letters.retry import DeadLetterRetry, RetryReport, Stored
-from consumers.dead_letters.selection import LetterFilter, Outcome
-from consumers.dead_letters.uncommitted_tail import Committed
+from consumers.dead_letters import (
+    Committed,
+    DeadLetterFilter,
+    DeadLetterRetry,
+    ReadEntries,
+    RetryOutcome,
+    RetryReport,
+)
 from consumers.kafka import KafkaSettings, TopicFacts, group_lag, topic_facts
 from consumers.wiring import connections, documents
 from consumers.wiring.modes import mode_of
@@ -18,17 +23,17 @@ from pipeline.records import KafkaPartition
 from pipeline.store import STALENESS_S, Entry, Key, Ledger, WritePolicy, ledger_name, open_ledger
 
 _SHOWN = 20
-_WORDS: Mapping[Outcome, str] = {
-    Outcome.PUT_BACK: "put back",
-    Outcome.RETRIED_BEFORE: "put back before",
-    Outcome.SUPERSEDED: "left: a newer version of the document is there (--force puts them back all the same)",
-    Outcome.WAITING: "left: the group has not committed the record yet and reads it again by itself",
-    Outcome.TRUNCATED: "left: cut short, the whole record is in its topic or lost",
-    Outcome.OTHER_TOPIC: "left: from a topic that is not in kafka.topics",
-    Outcome.NO_ORIGIN: "left: they do not name the position of their record",
-    Outcome.REFUSED: "refused by their topic",
-    Outcome.GONE: "gone from the dead-letter topic since",
-    Outcome.LEFT: "not reached: beyond --limit, or stopped before",
+_WORDS: Mapping[RetryOutcome, str] = {
+    RetryOutcome.RETRIED: "retried",
+    RetryOutcome.RETRIED_BEFORE: "retried before",
+    RetryOutcome.SUPERSEDED: "left: a newer version of the document is there (--force retries them nevertheless)",
+    RetryOutcome.WAITING: "left: the group has not committed the record yet and reads it again",
+    RetryOutcome.TRUNCATED: "left: cut short, the whole record is in its topic or lost",
+    RetryOutcome.OTHER_TOPIC: "left: from a topic that is not in kafka.topics",
+    RetryOutcome.NO_ORIGIN: "left: they do not name the position of the record",
+    RetryOutcome.REFUSED: "refused by their topic",
+    RetryOutcome.GONE: "gone from the dead-letter topic",
+    RetryOutcome.LEFT: "not retried: beyond --limit, or stopped before",
 }
 
 
@@ -41,59 +46,57 @@ def run(
     dry_run: bool,
     force: bool,
 ) -> RetryReport:
-    """Put dead letters back; `force`: even where a newer version of the document is there.
+    """Retry dead letters; `force`: even if a newer version of the document is there.
 
     Raises UsageError (filter, missing topic or right), Unavailable (Kafka, and Milvus for the newer versions), Stopped
     when another run has taken over.
     """
-    wanted = LetterFilter.parse(filters)
+    dead_letter_filter = DeadLetterFilter.parse(filters)
     kafka, topic = dead_letter_topic(settings)
-    with _stored(settings, force=force) as stored, progress_line() as progress:
+    with _entries(settings, force=force) as read_entries, progress_line() as progress:
         retry = DeadLetterRetry(
             kafka,
             topic,
             decoder=documents.decoder(settings),
             committed=_committed(kafka),
-            stored=stored,
-            create_notes=settings.kafka.create_dead_letter_topic,
+            read_entries=read_entries,
+            create_retry_log=settings.kafka.create_dead_letter_topic,
         )
-        report = retry.run(wanted, limit, stop, dry_run=dry_run, progress=progress)
-    _note(report, wanted)
+        report = retry.run(dead_letter_filter, limit, stop, dry_run=dry_run, progress=progress)
+    _note(report, dead_letter_filter)
     return report
 
 
 def exit_code(report: RetryReport) -> int:
     """1 where a topic refused records, else 0."""
-    return int(report.counts[Outcome.REFUSED] > 0)
+    return int(report.counts[RetryOutcome.REFUSED] > 0)
 
 
 def show(report: RetryReport) -> None:
-    """Print the counts and the first dead letters, with a dry run all that would be done."""
+    """Print the counts and the first dead letters that were not retried; with a dry run the first of all."""
     if not report.counts.total():
         return
     console = stdout()
-    rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in Outcome if report.counts[outcome]]
-    rows += [(f"put back, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
+    rows = [(_WORDS[outcome], report.counts[outcome]) for outcome in RetryOutcome if report.counts[outcome]]
+    rows += [(f"retried, to be rejected again: {why}", count) for why, count in report.rejected_again.most_common()]
     console.print(table(("nothing was changed: a dry run" if report.dry_run else "dead letters", ""), rows))
-    reported = [entry for entry in report.told if report.dry_run or entry["outcome"] not in _QUIET]
-    if reported:
-        rows_shown = [
-            (entry["position"], entry["origin"], entry["outcome"], entry["why"]) for entry in reported[:_SHOWN]
-        ]
-        console.print(table(("position", "rejected record", "outcome", "why"), rows_shown))
-    if len(reported) > _SHOWN:
-        console.print(f"and {len(reported) - _SHOWN:,} more; --json lists all")
+    listed = [entry for entry in report.outcomes if report.dry_run or entry["outcome"] not in _QUIET]
+    if listed:
+        shown = [(entry["position"], entry["origin"], entry["outcome"], entry["why"]) for entry in listed[:_SHOWN]]
+        console.print(table(("position", "rejected record", "outcome", "why"), shown))
+    if len(listed) > _SHOWN:
+        console.print(f"and {len(listed) - _SHOWN:,} more; --json lists all")
 
 
-_QUIET = (Outcome.PUT_BACK, Outcome.RETRIED_BEFORE)
+_QUIET = (RetryOutcome.RETRIED, RetryOutcome.RETRIED_BEFORE)
 
 
-def _note(report: RetryReport, wanted: LetterFilter) -> None:
-    if not report.letters:
+def _note(report: RetryReport, dead_letter_filter: DeadLetterFilter) -> None:
+    if not report.dead_letters:
         sys.stderr.write("no dead letters\n")
     elif not report.counts.total():
-        seen = ", ".join(f"{one_line(name)} ({count})" for name, count in report.seen.most_common(_SHOWN))
-        sys.stderr.write(f"no dead letter passes {wanted}; there are the reasons: {seen}\n")
+        seen = ", ".join(f"{one_line(name)} ({count})" for name, count in report.reasons.most_common(_SHOWN))
+        sys.stderr.write(f"no dead letter passes {dead_letter_filter}; there are the reasons: {seen}\n")
     if report.rejected_again:
         sys.stderr.write(
             "some of these records are rejected again by the present configuration; correct it, or the records, first\n"
@@ -110,8 +113,8 @@ def _committed(kafka: KafkaSettings) -> dict[KafkaPartition, Committed]:
 
 
 @contextmanager
-def _stored(settings: Settings, *, force: bool) -> Iterator[Stored | None]:
-    """What the ledger says of documents, read strongly; None where nothing can be newer or nobody wants to know."""
+def _entries(settings: Settings, *, force: bool) -> Iterator[ReadEntries | None]:
+    """A strongly consistent read of ledger entries; None in append mode and with `force`."""
     if force or not mode_of(settings).one_version:
         yield None
         return

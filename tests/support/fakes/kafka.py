@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted
 from consumers.kafka import KafkaSettings, Lag, RebalanceHandler
+from consumers.kafka.admin import LogRange
 from consumers.kafka.connection import start_timestamp_ms
-from consumers.kafka.positions import Commit, LogRange, begin_at
+from consumers.kafka.groups import Commit
+from consumers.kafka.positions import begin_at
 from pipeline import failpoints
 from pipeline.errors import OffsetsLost, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
@@ -245,7 +247,7 @@ class FakeSource:
         ends = self.ends(self._positions)
         for topic in {name for name, _ in self._positions}:
             if self._broker.describe(topic)[0] != self._topic_ids[topic]:
-                self._failure = OffsetsLost(f"{topic}: the topic was deleted and created anew while it was read")
+                self._failure = OffsetsLost(f"{topic}: the topic was deleted and recreated while it was read")
         return {name: Lag(ends[name], self._committed[name], at) for name, at in self._positions.items()}
 
     def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:

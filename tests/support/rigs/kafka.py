@@ -8,16 +8,9 @@ from confluent_kafka import Producer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
-from consumers.kafka import (
-    DeadLetters,
-    DeadLetterTopic,
-    KafkaSettings,
-    KafkaSource,
-    OffsetTracker,
-    Source,
-    read_range,
-    topic_ranges,
-)
+from consumers.dead_letters import DeadLetterProducer
+from consumers.kafka import KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
+from pipeline.ingest import DeadLetterChannel
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.names import unique
@@ -49,7 +42,7 @@ class Rig(Protocol):
     def forget_commit(self, group: str, partition: KafkaPartition) -> None: ...
     def kill(self, source: Source) -> None: ...
     def expel(self, source: Source) -> None: ...
-    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic: ...
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel: ...
 
 
 class FakeRig:
@@ -91,7 +84,7 @@ class FakeRig:
     def expel(self, source: Source) -> None:
         self.broker.leave(self._groups[id(source)], source)
 
-    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel:
         return FakeDeadLetters(self.broker, topic, on_confirmed=on_confirmed)
 
 
@@ -171,7 +164,7 @@ class RealRig:
         self._admin.delete_group_offsets(group, [TopicPartition(*partition)])
 
     def kill(self, source: Source) -> None:
-        """Silence the member as kill -9 would: its connections end, nobody is told."""
+        """Silence the member as kill -9 would: its connections end, without a request to leave."""
         assert isinstance(source, KafkaSource)
         assert source._consumer is not None
         source._consumer._client.close()
@@ -194,8 +187,8 @@ class RealRig:
         coordinator.coordinator_dead("for the test")
         eventually(lambda: source.poll(0.05) or not coordinator.coordinator_unknown(), what="a known coordinator")
 
-    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterTopic:
-        return DeadLetters(self.settings(), topic, on_confirmed=on_confirmed)
+    def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel:
+        return DeadLetterProducer(self.settings(), topic, on_confirmed=on_confirmed)
 
     def close(self) -> None:
         self._producer.flush(1)
@@ -211,7 +204,7 @@ class RealRig:
 
 
 class Member:
-    """A worker reduced to its bookkeeping: a source, an offset tracker, and what the group told it."""
+    """A worker reduced to its bookkeeping: a source, an offset tracker, and the calls of the group."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -220,12 +213,12 @@ class Member:
         self.events: list[tuple[str, tuple[KafkaPartition, ...]]] = []
         self.positions: dict[KafkaPartition, int] = {}
         self.drains = 0
-        self.asked = 0
-        """How often it was asked what may be committed at a revoke."""
+        self.commit_requests = 0
+        """Calls of `committable`, at a revoke."""
         self.last_calls = 0
         """How often `writing` is still to answer True."""
         self.drain_when: Callable[[], bool] = lambda: True
-        """Whether nothing is in flight any more; asked at a revoke."""
+        """Whether nothing is in flight any more, at a revoke."""
         source.start(self)
 
     def poll(self, timeout_s: float = 0.1) -> list[SourceRecord]:
@@ -286,7 +279,7 @@ class Member:
         return self.drain_when()
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
-        self.asked += 1
+        self.commit_requests += 1
         offsets = self.tracker.committable()
         return {name: offsets[name] for name in partitions if name in offsets}
 

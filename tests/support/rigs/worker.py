@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.config import Settings
-from consumers.dead_letters.limits import DeadLetterLimiter, DeadLetterLimits
+from consumers.dead_letters import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest import Summary
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings

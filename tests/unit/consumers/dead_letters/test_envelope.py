@@ -86,8 +86,10 @@ def test_a_refused_timestamp_is_kept_in_a_header() -> None:
     assert made.headers[-1] == (OWN + "original-timestamp", b"12345")
 
 
-def test_a_letter_of_another_program_is_described_as_far_as_it_goes() -> None:
-    found = decode_dead_letter(source_record(None, None, headers=(("x", b"1"), (CONNECT + "offset", b"?"))))
+def test_a_dead_letter_of_another_program_is_decoded_with_the_fields_it_has() -> None:
+    found = decode_dead_letter(
+        SourceRecord(Position("dlq", 0, 0), 0, None, None, (("x", b"1"), (CONNECT + "offset", b"?")))
+    )
     assert (found.topic, found.partition, found.offset, found.reason) == ("", None, None, "unknown")
 
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from consumers.dead_letters.limits import DeadLetterLimits
-from consumers.kafka import KafkaSettings, decode_dead_letter
+from consumers.dead_letters import DeadLetterLimits, decode_dead_letter
+from consumers.kafka import KafkaSettings
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.store import SweepPolicy
 from pipeline.telemetry import OUTCOMES

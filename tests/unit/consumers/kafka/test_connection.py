@@ -9,7 +9,8 @@ from kafka.errors import (
 )
 
 from consumers.kafka import KafkaSettings
-from consumers.kafka.connection import start_timestamp_ms, translated
+from consumers.kafka.connection import start_timestamp_ms
+from consumers.kafka.errors import translated
 from pipeline.errors import Unavailable, UsageError
 
 
@@ -62,13 +63,14 @@ def test_an_option_that_cannot_be_is_refused_with_what_to_write(option: str, val
         ("1970-01-01T00:00:01Z", 1_000),
         ("1970-01-01T01:00:01+01:00", 1_000),
         ("1970-01-02", 86_400_000),
+        ("1970-01-01 00:00:01,25z", 1_250),
     ],
 )
 def test_start_from(text: str, expected: int | None) -> None:
     assert start_timestamp_ms(text) == expected
 
 
-@pytest.mark.parametrize("text", ["newest", "", "1969-12-31T00:00:00Z", "2026-13-01"])
+@pytest.mark.parametrize("text", ["newest", "", "1969-12-31T00:00:00Z", "2026-13-01", "20261122", "2026-W47-1"])
 def test_start_from_that_means_nothing(text: str) -> None:
     with pytest.raises(UsageError, match=r"kafka\.start_from"):
         KafkaSettings("localhost:9092", ("t",), "g", start_from=text)

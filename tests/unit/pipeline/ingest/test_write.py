@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.dead_letters.limits import DeadLetterLimits
+from consumers.dead_letters import DeadLetterLimits
 from consumers.kafka import KafkaSettings
 from pipeline.errors import RowsRefused, TooManyRejected, Unavailable
 from tests.support.fakes.kafka import FakeBroker, FakeSource

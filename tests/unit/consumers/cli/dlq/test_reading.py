@@ -4,7 +4,7 @@ import pytest
 
 from consumers.cli.dlq.reading import DeadLetterView, one, show_list, show_one
 from consumers.config import Settings
-from consumers.kafka import decode_dead_letter
+from consumers.dead_letters import decode_dead_letter
 from pipeline.errors import UsageError
 from pipeline.records import Position, SourceRecord
 

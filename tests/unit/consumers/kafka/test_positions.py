@@ -2,7 +2,9 @@
 
 import pytest
 
-from consumers.kafka.positions import Commit, LogRange, begin_at
+from consumers.kafka.admin import LogRange
+from consumers.kafka.groups import Commit
+from consumers.kafka.positions import begin_at
 from pipeline.errors import OffsetsLost
 
 P = ("t", 0)
@@ -31,7 +33,7 @@ def test_both_ends_of_the_log_are_within_it(offset: int) -> None:
     [
         (LogRange(5, 100), Commit(4, "id"), "t/0: the next record to read is 4, but the log begins at 5: 1 offsets"),
         (LogRange(5, 100), Commit(101, "id"), "the log ends at 100: .* 1 offsets are gone"),
-        (LogRange(0, 3), Commit(2, "another"), "created anew since offset 2"),
+        (LogRange(0, 3), Commit(2, "another"), "recreated since offset 2"),
         (LogRange(5, 100), None, "up to 5 records may be lost"),
     ],
 )

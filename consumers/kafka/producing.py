@@ -1,4 +1,4 @@
-"""Handing a record to a producer with everything as it was: no key, a key of no bytes and a null value are kept."""
+"""Sending of a record exactly as it was: a missing key, an empty key and a null value are kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ class _Key:
 
 
 class NullableKey(Serializer):  # type: ignore[misc]  # kafka-python ships no types
-    """The key serializer of a producer given to `hand_over`.
+    """The key serializer of a producer that is given to `send_record`.
 
     KafkaProducer.send refuses a record without key and value; a key that serialises to nothing passes.
     """
 
     def serialize(self, topic: str, headers: Any, data: _Key) -> bytes | None:
-        """The key's bytes, None for none."""
+        """Return the key's bytes, None for no key."""
         return data.raw
 
 
-def hand_over(
+def send_record(
     producer: KafkaProducer,
     topic: str,
     key: bytes | None,
@@ -34,7 +34,7 @@ def hand_over(
     timestamp_ms: int,
     partition: int | None = None,
 ) -> Any:
-    """Queue one record and return its future. A negative timestamp: now. Raises kafka-python's errors."""
+    """Queue one record and return its future; a negative timestamp means now. Raises kafka-python's errors."""
     return producer.send(
         topic,
         key=_Key(key),

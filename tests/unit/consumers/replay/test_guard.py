@@ -1,0 +1,129 @@
+"""The guard of the live collection, on a Milvus in memory."""
+
+from collections.abc import Callable
+
+import pytest
+
+from consumers.replay import GuardedWriter
+from pipeline.errors import Unavailable, UsageError
+from pipeline.store import WritePolicy
+from pipeline.store.writing.ledger import Ledger
+from pipeline.store.writing.protocol import intent
+from tests.support.documents import delete, put
+from tests.support.fakes.milvus import FakeMilvus
+from tests.support.stores import Store, make_store, write
+
+
+@pytest.fixture
+def fake() -> FakeMilvus:
+    return FakeMilvus()
+
+
+@pytest.fixture
+def store(fake: FakeMilvus) -> Store:
+    return make_store(fake, "docs")
+
+
+def _guarded(store: Store, active: Callable[[], bool], *, fingerprint: str = "model") -> GuardedWriter:
+    writer = store.upsert_writer(fingerprint=fingerprint)
+    return GuardedWriter(writer, lambda _: _ledger(store), active, pause_s=0)
+
+
+def _ledger(store: Store) -> Ledger:
+    return Ledger(store.api, store.name, WritePolicy())
+
+
+def _set_pending(store: Store, doc_id: str) -> None:
+    """As a live worker leaves it between intent and final row."""
+    ledger = _ledger(store)
+    key = (None, doc_id)
+    entry = ledger.read([key])[key][0]
+    ledger.cache({key: entry})
+    begun = intent(entry, put(doc_id, "newer text", 9), {"d20261122": 2})
+    assert begun is not None
+    ledger.write([begun])
+
+
+def test_what_is_stored_stays_as_it_is_beside_live_workers(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("a", "old", 1), put("b", "x y", 2), put("gone", "z", 3)])
+    write(store.upsert_writer(), [put("a", "new", 4), delete("gone", 5)])
+    before, ledger = store.rows(), store.ledger()
+    guarded = _guarded(store, lambda: True)
+    plan = guarded.plan([put("a", "old", 1), put("b", "x y", 2), put("gone", "z", 3)])
+    assert (plan.unchanged, plan.stale, list(plan.in_flight)) == (1, 2, [])
+    assert guarded.apply(plan, []).rows_written == 0
+    assert (store.rows(), store.ledger()) == (before, ledger)
+
+
+def test_a_document_that_a_live_worker_is_writing_is_left_to_it(store: Store) -> None:
+    write(store.upsert_writer(), [put("a", "text", 1)])
+    _set_pending(store, "a")
+    plan = _guarded(store, lambda: True).plan([put("a", "text", 1)])
+    assert (plan.unchanged, list(plan.in_flight)) == (1, [])
+
+
+def test_a_pending_document_that_nobody_writes_is_repaired(store: Store) -> None:
+    write(store.upsert_writer(), [put("a", "text", 1)])
+    _set_pending(store, "a")
+    write(_guarded(store, lambda: False), [put("a", "text", 1)])
+    assert store.ledger()["a"].pending is False
+    assert store.rows() == {"d20261122": {("a", 0): "text"}}
+
+
+def test_a_change_beside_live_workers_ends_the_replay_before_anything_is_written(store: Store) -> None:
+    write(store.upsert_writer(), [put("a", "text", 1)])
+    before, ledger = store.rows(), store.ledger()
+    guarded = _guarded(store, lambda: True, fingerprint="other chunking")
+    with pytest.raises(UsageError, match=r"documents/0/1: .* Stop the workers and start this replay again"):
+        guarded.plan([put("a", "text", 1)])
+    assert (store.rows(), store.ledger()) == (before, ledger)
+    write(_guarded(store, lambda: False, fingerprint="other chunking"), [put("a", "text", 1)])
+    assert store.ledger()["a"].fingerprint == "other chunking"
+
+
+def test_workers_started_between_plan_and_write_end_the_replay(store: Store) -> None:
+    active = False
+    guarded = _guarded(store, lambda: active)
+    plan = guarded.plan([put("a", "text", 1)])
+    active = True
+    with pytest.raises(UsageError, match="Stop the workers"):
+        guarded.apply(plan, [])
+    assert store.rows() == {}
+
+
+def test_a_document_that_a_worker_begins_between_the_read_and_the_plan_is_left_to_it(store: Store) -> None:
+    write(store.upsert_writer(), [put("a", "text", 1)])
+    reads = 0
+
+    def open_ledger(strong: bool) -> Ledger:
+        nonlocal reads
+        reads += 1
+        assert strong == (reads > 1), "what would be written is read again, strongly"
+        ledger = _ledger(store)
+        if reads == 1:
+            ledger.read([(None, "a")])
+            ledger.cache({(None, "a"): ledger.read([(None, "a")])[None, "a"][0]})  # answers from memory from now on
+            _set_pending(store, "a")
+        return ledger
+
+    guarded = GuardedWriter(store.upsert_writer(), open_ledger, lambda: True, pause_s=0)
+    plan = guarded.plan([put("a", "text", 1)])
+    assert reads == 2
+    assert (plan.unchanged, list(plan.in_flight)) == (1, [])
+
+
+def test_of_two_kafka_partitions_the_later_timestamp_is_newer(store: Store) -> None:
+    write(store.upsert_writer(), [put("moved", "newer", 5, partition=1)])
+    guarded = _guarded(store, lambda: False)
+    assert guarded.plan([put("moved", "older", 3, partition=0)]).stale == 1
+    plan = guarded.plan([put("moved", "newest", 6, partition=0)])
+    assert (plan.stale, len(plan.to_embed)) == (0, 1)
+
+
+def test_an_outage_while_reading_is_an_outage(fake: FakeMilvus, store: Store) -> None:
+    def away() -> bool:
+        raise Unavailable("no broker")
+
+    with pytest.raises(Unavailable):
+        _guarded(store, away).plan([put("a", "text", 1)])
+    assert store.rows() == {}
