@@ -12,7 +12,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
-MAX_INTEGER = 2**63 - 1
+from pipeline.query.invalid_request import pointer
+from pipeline.records import MAX_INT64
+
+MAX_INTEGER = MAX_INT64
 """Integers in filters lie within plus or minus this; Milvus 2.3.5 cannot parse the literal -2**63."""
 MAX_NAME_CHARS = 256
 MAX_VALUE_CHARS = 8_192
@@ -38,7 +41,7 @@ class StrictModel(BaseModel):
     @classmethod
     @override
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.known_keys = dict.fromkeys(field.alias or name for name, field in cls.__pydantic_fields__.items())
+        cls.known_keys = dict.fromkeys(field.alias or name for name, field in cls.model_fields.items())
 
     @model_validator(mode="before")
     @classmethod
@@ -55,9 +58,8 @@ def _unknown_key(key: str, known: Iterable[str]) -> PydanticCustomError:
         return PydanticCustomError("long_key", problem, {"chars": len(key), "most": MAX_NAME_CHARS})
     if not _is_text(key):
         return PydanticCustomError("key_unicode", "contains half a surrogate pair, which is not text")
-    escaped = key.replace("~", "~0").replace("/", "~1")
     message = "is not a known key; known are {known}"
-    return PydanticCustomError("unknown_key", message, {"known": ", ".join(known), "at": f"/{escaped}"})
+    return PydanticCustomError("unknown_key", message, {"known": ", ".join(known), "at": pointer("", key)})
 
 
 def _is_text(value: str) -> bool:

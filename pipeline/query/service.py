@@ -16,7 +16,7 @@ from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLar
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request import MAX_RESULTS, SearchRequest, decode_json, parse_request
+from pipeline.query.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 
@@ -74,6 +74,7 @@ class SearchService:
         concurrency: int = 1,
     ) -> None:
         """`max_results`: of one request, all its texts together; `concurrency`: threads that search."""
+        request_model(max_results)  # takes some 2 ms, for which the first request need not wait
         self.max_results = max_results
         self.concurrency = concurrency
         self._searcher = searcher
