@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from consumers.kafka import KafkaSettings, KafkaSource
+from consumers.kafka import KafkaSettings, KafkaSource, Source
 from consumers.local.kafka import LocalKafka
 from tests.support.rigs.kafka import RealRig
 from tests.support.rigs.raw_headers import produce_around
@@ -28,7 +28,10 @@ class KafkaRig(Rig):
         assert self.settings is not None
         super().__post_init__()
         self.broker.create_topic(DEAD_LETTERS)
-        self.source = self.worker._source = KafkaSource(self.settings)  # type: ignore[assignment]
+
+    def _member(self) -> Source:
+        assert self.settings is not None
+        return KafkaSource(self.settings)
 
 
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])

@@ -10,6 +10,8 @@ from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from consumers.dead_letters import DeadLetterProducer
 from consumers.kafka import KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
+from consumers.kafka.groups import COORDINATOR_MOVES
+from consumers.kafka.retry import retry_until_deadline
 from pipeline.ingest import DeadLetterChannel
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
@@ -157,8 +159,8 @@ class RealRig:
         return KafkaSource(settings, stored=stored)
 
     def committed(self, group: str) -> Mapping[KafkaPartition, int]:
-        found = self._admin.list_group_offsets({group: None}).get(group, {})
-        return {(tp.topic, tp.partition): at.offset for tp, at in found.items()}
+        offsets = retry_until_deadline(lambda: self._admin.list_group_offsets({group: None}), COORDINATOR_MOVES)
+        return {(tp.topic, tp.partition): commit.offset for tp, commit in offsets.get(group, {}).items()}
 
     def forget_commit(self, group: str, partition: KafkaPartition) -> None:
         self._admin.delete_group_offsets(group, [TopicPartition(*partition)])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from consumers.config import Settings
 from consumers.dead_letters import DeadLetterLimiter, DeadLetterLimits
 from consumers.ingest import Summary
+from consumers.kafka import Source
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
@@ -108,7 +109,7 @@ class Rig:
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
-            source=self.source,
+            source=self._member(),
             writer=writer,
             dead_letters=self.dead_letters,
             receipts=receipts,
@@ -127,6 +128,10 @@ class Rig:
         self.summary: Summary | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _member(self) -> Source:
+        """The worker's source: the fake one, unless a subclass reads a real broker."""
+        return self.source
 
     def _settings(self) -> Settings:
         return Settings.model_validate(
