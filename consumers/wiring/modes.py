@@ -33,7 +33,6 @@ class WriteTarget:
 class Mode:
     """What differs between the modes outside the ingest flow."""
 
-    name: str
     one_version: bool
     """A document has one current version, which the ledger knows; deletes exist. Else every record is a document."""
     flow: WriteMode
@@ -61,8 +60,8 @@ def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
 
 
 _MODES: Mapping[str, Mode] = {
-    "upsert": Mode("upsert", one_version=True, flow=UPSERT, new_writer=_upsert_writer),
-    "append": Mode("append", one_version=False, flow=APPEND, new_writer=_append_writer),
+    "upsert": Mode(one_version=True, flow=UPSERT, new_writer=_upsert_writer),
+    "append": Mode(one_version=False, flow=APPEND, new_writer=_append_writer),
 }
 
 

@@ -20,7 +20,6 @@ def test_a_mode_names_its_collections_and_builds_its_writer(
     name: str, collections: tuple[str, ...], flow: WriteMode, writer: type
 ) -> None:
     mode = mode_of(load_settings(None, {}, [f"mode={name}"]))
-    assert mode.name == name
     assert mode.collections("news") == collections
     assert mode.flow is flow
     assert mode.one_version == (len(collections) == 2)

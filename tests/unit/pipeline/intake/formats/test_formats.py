@@ -1,14 +1,17 @@
 """From the bytes of a value to an object or a text."""
 
 import json
+from typing import cast
 
 import pytest
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats import REGISTRY, Content
+from pipeline.intake import Decoder, RecordMapping
+from pipeline.intake.formats import REGISTRY, Content, Format
 from pipeline.intake.formats.json import MAX_DEPTH
 from pipeline.intake.reasons import Reason
-from tests.unit.pipeline.intake.decoding import record_of
+from pipeline.records import Document, Position, Put, SourceRecord
+from tests.unit.pipeline.intake.decoding import LIMITS, NOW_MS, record_of
 
 
 def parse(value: bytes, form: str) -> Content:
@@ -113,3 +116,19 @@ def test_integers_keep_every_digit(digits: int, sign: str, form: str) -> None:
 def test_an_integer_too_long_for_any_number_is_refused() -> None:
     """Python itself refuses to read more than 4,300 digits, with a ValueError."""
     assert _refusal(b'{"a":' + b"9" * 5_000 + b"}").reason == Reason.NOT_FINITE
+
+
+class FromHeaders:
+    """A format whose document is in key, headers and topic, as with CloudEvents in binary mode."""
+
+    def read(self, record: SourceRecord) -> Content:
+        headers = {name: (value or b"").decode() for name, value in record.headers}
+        return {"id": (record.key or b"").decode(), "text": headers["subject"], "topic": record.position.topic}
+
+
+def test_a_format_sees_the_whole_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast(dict[str, Format], REGISTRY), "headers", FromHeaders())
+    record = SourceRecord(Position("docs", 0, 1), NOW_MS, b"k", b"\x00\xff", (("subject", b"from a header"),))
+    operation = Decoder(RecordMapping(format="headers"), LIMITS, append=False).decode(record, NOW_MS)
+    assert isinstance(operation, Put)
+    assert operation.document == Document("k", "from a header", NOW_MS, {"topic": "docs"})
