@@ -23,7 +23,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_a_command_runs_without_standard_streams(closed: str, arguments: str, code: int) -> None:
     nowhere = "--set kafka.bootstrap_servers=127.0.0.1:1 --set kafka.bootstrap_timeout_ms=100"
     nowhere += " --set milvus.uri=http://127.0.0.1:1"
-    line = f'exec "$0" -m consumers.cli.app {arguments} {nowhere} --set embedding.model=hash:8 {closed}'
+    line = f'exec "$0" -m consumers.cli {arguments} {nowhere} --set embedding.model=hash:8 {closed}'
     ran = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
     assert ran.returncode == code
     assert "Traceback" not in ran.stdout + ran.stderr
