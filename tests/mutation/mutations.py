@@ -138,7 +138,7 @@ self._forget(partitions)
     ),
     Mutation(
         "dead letter sent and forgotten",
-        function="consumers.dead_letters.producer._Outbox._send",
+        function="consumers.dead_letters.producer._Outbox._send_batch",
         old="_outcome(future)",
         new="None",
         tests=("tests/contract/test_dead_letters.py",),

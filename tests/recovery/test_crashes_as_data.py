@@ -21,7 +21,7 @@ from tests.support.rigs.crash_script import (
 )
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"retry_sent", "retry_noted", "retry_committed"}
+ELSEWHERE = {"retry_sent", "retry_logged", "retry_committed"}
 """Points inside a transaction of Kafka, which the broker in memory lacks: tests/integration/test_dlq_retry.py."""
 
 FULL = others(BATCH - 1)
