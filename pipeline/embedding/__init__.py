@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipeline.embedding.embedder import Embedder, EmbeddingSettings, Execution, ModelStamp
-from pipeline.embedding.hash_embedder import HashEmbedder
+from pipeline.embedding.engine.hash_embedder import HashEmbedder
 from pipeline.embedding.loading.load import load_embedder
 from pipeline.embedding.loading.model_files import find_model
 

@@ -3,7 +3,7 @@
 import structlog
 
 from pipeline.embedding.embedder import Embedder, EmbeddingSettings
-from pipeline.embedding.hash_embedder import HashEmbedder
+from pipeline.embedding.engine.hash_embedder import HashEmbedder
 from pipeline.errors import MilvusStreamError, UsageError
 
 log = structlog.get_logger(__name__)
