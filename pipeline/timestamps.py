@@ -12,16 +12,13 @@ _RFC3339 = re.compile(
 _SECONDS_BELOW = 10**11
 """A number below this is taken as seconds (up to the year 5138), at or above as milliseconds (from 1973 on)."""
 _MILLISECONDS_BELOW = 10**14
-_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*", re.ASCII)
-_DURATION = re.compile(rf"\s*(?:{_DURATION_PART.pattern})+", re.ASCII)
 _FIRST_US = -62_135_596_800_000_000
 """0001-01-01T00:00:00Z: an offset can lead before it, to where no Milvus partition has a name."""
 _LAST_US = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the last time that can be written."""
 _DURATION_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)\s*", re.IGNORECASE)
-_DURATION = re.compile(f"\\s*(?:{_DURATION_PART.pattern})+", re.IGNORECASE)
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)\s*", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(f"\\s*(?:{_DURATION_PART.pattern})+", re.IGNORECASE | re.ASCII)
 
 
 def event_time_ms(value: object) -> int:

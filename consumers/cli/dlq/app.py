@@ -47,14 +47,14 @@ def retry(
     filters: Annotated[
         list[str] | None, typer.Option("--filter", metavar="NAME=VALUE", help="reason, stage or topic; repeatable")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="put back at most so many, the oldest first")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="retry at most so many, the oldest first")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="put back even what a newer version of its document has superseded")
+        bool, typer.Option("--force", help="retry even records that a newer version of their document has superseded")
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Put rejected records back into their topics, each one once; exit 1 if a topic refused some."""
+    """Send rejected records back to their topics, each one once; exit 1 if a topic refused some."""
     stop = stop_on_signals()
     settings = load(config, sets)
     from consumers.cli.dlq import retry as command

@@ -176,6 +176,7 @@ def test_durations(text: str, milliseconds: int) -> None:
         "1.h",
         "9" * 400 + "d",
         "1h and",
+        "5ſ",
         "-1h",
         "1h30",
         "1 year",
