@@ -97,4 +97,4 @@ class MembershipLost(MilvusStreamError):
 
 
 class Stopped(MilvusStreamError):
-    """A stage of the flow has ended; `__cause__` tells why."""
+    """A stage of the flow has ended; `__cause__` is the reason."""

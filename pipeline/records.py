@@ -73,7 +73,7 @@ class SourceRecord:
     """None is a tombstone; b"" is an empty value and not the same."""
     headers: tuple[tuple[str, bytes | None], ...] = ()
     topic_id: str = ""
-    """Kafka's id of the topic, another one after the topic was created anew; "" where it is not known."""
+    """Kafka's id of the topic, another one after the topic was recreated; "" where it is not known."""
     defect: Defect | None = None
 
     @property

@@ -1,1 +1,1 @@
-"""consumers/cli."""
+"""The command line: a module a command, a folder a group of commands. Imports nothing, for a fast start."""

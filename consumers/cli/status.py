@@ -28,7 +28,7 @@ def collect(settings: Settings, now_ms: int | None = None) -> dict[str, Any]:
     `mode`, `warnings` (sentences), `model` {`configured`, `stored` (stamp or null), `hash`},
     `kafka` {`error`, `bootstrap_servers`, `group`, `lag`, `partitions`: [{`topic`, `partition`, `start`, `end`,
     `committed` (null: never), `lag`, `age_s` (of the first record not committed; null: none, or unknown)}]},
-    `dead_letters` {`error`, `topic`, `exists`, `letters`},
+    `dead_letters` {`error`, `topic`, `exists`, `count`},
     `milvus` {`error`, `address`, `version`, `collection`, `exists`, `rows`, `documents`, `partitions`: [{`name`,
     `from`, `to`, `rows` (null: not loaded), `loaded`}]}.
     `error` is null or {`message`, `exit_code`}; what could not be found out is then null or empty.
@@ -42,7 +42,7 @@ def collect(settings: Settings, now_ms: int | None = None) -> dict[str, Any]:
         "warnings": [],
         "model": {"configured": model, "stored": stored, "hash": model.startswith("hash:")},
         "kafka": _kafka(kafka, now_ms),
-        "dead_letters": {"error": None, "topic": settings.kafka.dead_letter_topic, "exists": None, "letters": None},
+        "dead_letters": {"error": None, "topic": settings.kafka.dead_letter_topic, "exists": None, "count": None},
         "milvus": milvus,
     }
     if (failed := report["kafka"]["error"]) and failed["exit_code"] == Unavailable.exit_code:
@@ -101,9 +101,9 @@ def _dead_letters(kafka: KafkaSettings, part: dict[str, Any]) -> None:
     topic = part["topic"]
     with _error_into(part):
         if isinstance(topic_facts(kafka, [topic])[topic], MissingTopic):
-            part["exists"], part["letters"] = False, 0
+            part["exists"], part["count"] = False, 0
             return
-        part["letters"] = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
+        part["count"] = sum(end - start for start, end in topic_ranges(kafka, [topic]).values())
         part["exists"] = True
 
 
@@ -195,9 +195,10 @@ def show(report: Mapping[str, Any]) -> None:
         )
         console.print(table(("Milvus partition", "from", "to", "rows", "loaded"), rows, title=title))
     count = {None: "unknown", False: "the topic does not exist yet"}.get(
-        dead_letters["exists"], f"{dead_letters['letters']}"
+        dead_letters["exists"], f"{dead_letters['count']}"
     )
-    console.print(f"\ndead letters  {count} ({dead_letters['topic']})")
+    console.print()
+    console.print(f"dead letters  {count} ({dead_letters['topic']})")
     if dead_letters["error"] != kafka["error"]:
         _show_error(dead_letters)
     stored = model["stored"]

@@ -180,7 +180,7 @@ class DeadLetterRetry:
         )
 
     def _excluded(self, dead_letter: DeadLetter, origin: Position | None) -> RetryOutcome | None:
-        """Return why a dead letter must not be retried, as far as it shows itself; None: it may be."""
+        """Return why a dead letter must not be retried, if the dead letter itself shows it; None: it may be."""
         if origin is None:
             return RetryOutcome.NO_ORIGIN
         if origin.topic not in self._partitions:

@@ -1,4 +1,4 @@
-"""How far a worker's run has come, and what the run did."""
+"""The progress of a run of a worker, and its result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""kafka-python's records as the pipeline's."""
+"""The conversion of kafka-python's records into those of the pipeline."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Runs one server while anybody holds its lock file, and stops it then.
+"""The guard of a local server: runs it while any process holds the lock file, and stops it afterwards.
 
 A script of its own, started as `python -I -S guard.py LOCK SIGNAL GRACE COMMAND…`: it imports nothing of the
 project, so that it starts in milliseconds and stays small. Every process that uses the server holds a shared flock

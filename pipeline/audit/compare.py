@@ -1,4 +1,4 @@
-"""Compares one document's stored rows with its Kafka records. Pure.
+"""The comparison of one document's stored rows with its Kafka records. Pure.
 
 Records still in the topic are the source of truth. The ledger only breaks ties between them, and locates the rows.
 """

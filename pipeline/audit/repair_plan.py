@@ -1,4 +1,4 @@
-"""How a document is repaired: what to write before its last operation is applied again. Pure."""
+"""The repair of a document: what to write before its last operation is applied again. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""One record in, one operation out."""
+"""The decoder: from a record to the operation in it, or to the reason for its rejection."""
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats import REGISTRY

@@ -1,4 +1,4 @@
-"""Which Milvus partitions a search must read, and its filter expression. Pure."""
+"""The plan of a search: the Milvus partitions it must read, and its filter expression. Pure."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -44,7 +44,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert summary["share_of_bare_engine_cpu"] == 0.8
 
 
-def test_it_is_told_who_kept_the_cores_busy() -> None:
+def test_the_report_names_who_kept_the_cores_busy() -> None:
     ours = {**_round(10), "threads": {"embed": 12.0, "ingest-write": 1.0}, "servers_cpu_s": {"milvus": 3.0}}
     summary = drain.summarize({"mixed": {name: [ours] for name in drain.CONTENDERS}})["mixed"]
     assert summary["cores"] == {"model": 1.2, "rest of the worker": 0.8, "milvus": 0.3}
@@ -53,7 +53,7 @@ def test_it_is_told_who_kept_the_cores_busy() -> None:
 @pytest.mark.parametrize(
     ("native", "gain", "wanted"), [(False, 0.3, {1.5}), (True, 2.1, {2.5}), (True, 0.53, {2.5, 1.5})]
 )
-def test_bf16_that_is_there_and_slower_is_told_against_both_targets(
+def test_bf16_that_is_there_and_slower_is_reported_against_both_targets(
     native: bool, gain: float, wanted: set[float]
 ) -> None:
     summary = {name: dict.fromkeys(_RATIOS, 1.5) for name in drain.SETS}  # fmt: skip

@@ -279,7 +279,7 @@ class _GuardedKafka(LocalKafka):
 
 @pytest.mark.servers
 @pytest.mark.timeout(180)
-def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Path) -> None:
+def test_without_the_right_to_write_dead_letters_wait_until_it_is_given(tmp_path: Path) -> None:
     with _GuardedKafka(tmp_path / "kafka") as bootstrap:
         rig, receipts = RealRig(bootstrap), list[Receipt]()
         topic = rig.topic()
@@ -301,7 +301,7 @@ def test_without_the_right_to_write_letters_wait_until_it_is_given(tmp_path: Pat
 
 
 @pytest.mark.servers
-def test_letters_left_at_the_end_are_not_confirmed_and_room_is_counted(kafka_bootstrap: str) -> None:
+def test_dead_letters_left_at_the_end_are_not_confirmed_and_room_is_counted(kafka_bootstrap: str) -> None:
     receipts = list[Receipt]()
     settings = KafkaSettings(kafka_bootstrap, ("t",), "g", options={"max_block_ms": 200})
     channel = DeadLetterProducer(settings, unique("missing"), on_confirmed=receipts.append)
@@ -337,7 +337,7 @@ def test_the_dead_letter_topic_is_created_or_required(kafka_bootstrap: str) -> N
 
 
 @pytest.mark.servers
-def test_the_newest_letters_are_found_by_reason(kafka_bootstrap: str) -> None:
+def test_the_newest_dead_letters_are_found_by_reason(kafka_bootstrap: str) -> None:
     rig = RealRig(kafka_bootstrap)
     try:
         topic = rig.topic(2)

@@ -374,7 +374,7 @@ def test_a_new_group_over_a_filled_store_is_not_taken_for_a_first_start(rig: Rig
         source.close(5)
 
 
-def test_a_topic_created_anew_is_read_from_its_beginning(rig: Rig) -> None:
+def test_a_recreated_topic_is_read_from_its_beginning(rig: Rig) -> None:
     topic, group = rig.topic(), "group_" + rig.topic()
     settings = rig.settings(topic, group=group)
     fill(rig, topic, 5)
@@ -389,7 +389,7 @@ def test_a_topic_created_anew_is_read_from_its_beginning(rig: Rig) -> None:
     assert again.offsets == list(range(9))
 
 
-def test_a_topic_created_anew_while_it_is_read_stops_the_worker(rig: Rig) -> None:
+def test_a_topic_recreated_while_it_is_read_stops_the_worker(rig: Rig) -> None:
     topic = rig.topic()
     fill(rig, topic, 5)
     with member(rig, rig.settings(topic)) as reader:
@@ -430,7 +430,7 @@ def test_a_record_that_the_client_cannot_read_stops_the_worker_and_is_named(tmp_
 
 
 @pytest.mark.servers
-def test_a_fenced_static_member_is_told_when_it_commits(kafka_bootstrap: str) -> None:
+def test_the_commit_of_a_fenced_static_member_is_an_error(kafka_bootstrap: str) -> None:
     rig = RealRig(kafka_bootstrap)
     try:
         topic = rig.topic()

@@ -63,7 +63,7 @@ class _Kafka(LocalKafka):
 
 
 @pytest.mark.timeout(180)
-def test_readiness_tells_of_a_broker_that_answers_no_more_and_of_its_return(tmp_path: Path) -> None:
+def test_readiness_follows_a_broker_that_answers_no_more_and_returns(tmp_path: Path) -> None:
     server = _Kafka(tmp_path / "kafka")
     with server as bootstrap, closing(RealRig(bootstrap)) as kafka:
         topic = kafka.topic()

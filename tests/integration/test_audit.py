@@ -246,7 +246,7 @@ def test_every_damage_is_found_by_its_name_and_repaired(live: AuditSite, tmp_pat
     assert live.differences() == {}
 
 
-def test_rows_of_others_are_told_and_never_deleted(live: AuditSite) -> None:
+def test_rows_of_others_are_reported_and_never_deleted(live: AuditSite) -> None:
     rows = live.rows()
     ((partition, (row, *_)),) = next(iter(rows.values())).items()
     live.client.insert(live.name, [row | {"id": "not-one-of-ours"}], partition_name=partition)
@@ -259,7 +259,7 @@ def test_rows_of_others_are_told_and_never_deleted(live: AuditSite) -> None:
         live.client.delete(live.name, ids=["not-one-of-ours"])
 
 
-def test_a_range_judges_the_documents_whose_newest_record_is_in_it(live: AuditSite) -> None:
+def test_a_range_compares_the_documents_whose_newest_record_is_in_it(live: AuditSite) -> None:
     numbers = {at: number for number, at in enumerate(sent_positions(live))}
     versions = expected(read_all(live.kafka, live.name)).versions
     newest = [numbers[some[-1].partition, some[-1].offset] for some in versions.values()]

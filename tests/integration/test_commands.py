@@ -121,7 +121,7 @@ def _expect_status(site: ScriptSite, report: dict[str, Any]) -> None:
         (30, 33, 3),
     ]
     assert all(0 <= one["age_s"] < 600 for one in partitions.values())
-    assert report["dead_letters"] == {"error": None, "topic": f"{site.name}.dlq", "exists": True, "letters": POISON}
+    assert report["dead_letters"] == {"error": None, "topic": f"{site.name}.dlq", "exists": True, "count": POISON}
     milvus = report["milvus"]
     assert (milvus["rows"], milvus["documents"], milvus["error"]) == (DOCUMENTS, DOCUMENTS, None)
     assert [(one["name"], one["rows"], one["loaded"]) for one in milvus["partitions"]] == [
@@ -161,7 +161,7 @@ def test_status_before_anything_was_ingested(site: ScriptSite) -> None:
     )
     assert status.exit_code(report) == 0
     assert report["milvus"]["exists"] is False
-    assert report["dead_letters"] == {"error": None, "topic": other, "exists": False, "letters": 0}
+    assert report["dead_letters"] == {"error": None, "topic": other, "exists": False, "count": 0}
     assert report["kafka"]["lag"] == DOCUMENTS + POISON + LATER
     assert {one["committed"] for one in report["kafka"]["partitions"]} == {None}
 
@@ -252,7 +252,7 @@ def test_dead_letters_are_listed_newest_first_and_shown_whole(
     assert "\x1b" not in printed
 
 
-def test_letters_that_are_not_there(site: ScriptSite, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dead_letters_that_are_not_there(site: ScriptSite, capsys: pytest.CaptureFixture[str]) -> None:
     settings = site.settings()
     assert dead_letters.newest(settings, 20, "no_such") == []
     assert "missing_text (1)" in capsys.readouterr().err

@@ -179,7 +179,7 @@ def test_what_milvus_refuses_has_its_own_error(large: Shelf) -> None:
             large.api.search(large.name, search)
 
 
-def test_retention_drops_a_partition_meanwhile(shelf: Shelf) -> None:
+def test_retention_drops_a_partition_during_a_search(shelf: Shelf) -> None:
     searcher = Searcher(shelf.api, shelf.name, clock=lambda: 0.0)  # what was listed never grows old
     request = parse_request({"query": "q", "time": {"to": "2026-11-21"}})
     shelf.api.create_partition(shelf.name, "d20261101")

@@ -119,7 +119,7 @@ def live(kafka_bootstrap: str, milvus_uri: str, tmp_path_factory: pytest.TempPat
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_exactly_what_is_there_and_changes_nothing(live: ReplaySite) -> None:
+def test_a_dry_run_reports_exactly_what_is_there_and_changes_nothing(live: ReplaySite) -> None:
     before = live.rows(live.name), live.live_offsets(), groups(live.kafka, live.name)
     plan = live.replay(100, 200, "--dry-run", "--into", f"{live.name}_dry")
     wanted = live.messages(100, 200)
@@ -384,7 +384,7 @@ def test_records_the_live_group_has_not_committed_are_left_to_it(rig: RealRig) -
     eventually(lambda: not GroupWatch(settings).active())
 
 
-def test_expired_records_are_told_before_the_start_and_stop_a_resume(rig: RealRig) -> None:
+def test_expired_records_are_reported_before_the_start_and_stop_a_resume(rig: RealRig) -> None:
     topic = rig.topic()
     settings = rig.settings(topic)
     _fill(rig, topic, 0, 20)
@@ -403,7 +403,7 @@ def test_expired_records_are_told_before_the_start_and_stop_a_resume(rig: RealRi
         eventually(member.poll, within=10)
 
 
-def test_a_topic_created_anew_stops_the_replay(rig: RealRig) -> None:
+def test_a_recreated_topic_stops_the_replay(rig: RealRig) -> None:
     topic = rig.topic()
     settings = rig.settings(topic)
     _fill(rig, topic, 0, 20)

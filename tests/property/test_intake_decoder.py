@@ -187,7 +187,7 @@ def _fits(value: object) -> bool:
 
 
 @given(st.lists(characters, min_size=1, max_size=4).map("".join), st.sampled_from(["id", "text", "a", "name", "deep"]))
-def test_a_lone_surrogate_is_refused_wherever_it_stands(drawn: str, place: str) -> None:
+def test_a_lone_surrogate_is_refused_at_every_place(drawn: str, place: str) -> None:
     # Two halves side by side are written as one escaped pair, and read as one character.
     written = json.loads(json.dumps(drawn))
     value: dict[str, Any] = {"text": "x" + written} if place == "text" else {"text": "x", place: "y" + written}

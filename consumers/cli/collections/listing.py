@@ -1,4 +1,4 @@
-"""`milvus-stream collections`: what milvus-stream has made in Milvus, and how to remove it."""
+"""`milvus-stream collections list` and `info`: the collections that milvus-stream has made in Milvus."""
 
 import sys
 from collections.abc import Mapping, Sequence

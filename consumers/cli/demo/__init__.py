@@ -1,1 +1,1 @@
-"""consumers/cli/demo."""
+"""`milvus-stream demo`: the whole product on this machine."""

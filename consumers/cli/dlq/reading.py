@@ -45,7 +45,7 @@ class DeadLetterView:
         `position` in the dead-letter topic; `topic`, `partition`, `offset` of the rejected record; `time` of the
         rejected record; `stage`, `reason`, `message`, `truncated`. With the value also `key`, `value` (text, null, or
         {`base64`: …} where the bytes are no UTF-8), `headers` of the rejected record, and all headers of the
-        dead letter as `letter_headers`, both as [name, value] pairs.
+        dead letter as `dead_letter_headers`, both as [name, value] pairs.
         """
         dead_letter = self.dead_letter
         about: dict[str, Any] = {
@@ -64,7 +64,7 @@ class DeadLetterView:
             about["key"] = _as_json(record.key)
             about["value"] = _as_json(record.value)
             about["headers"] = [[name, _as_json(value)] for name, value in dead_letter.original_headers]
-            about["letter_headers"] = [[name, _as_json(value)] for name, value in record.headers]
+            about["dead_letter_headers"] = [[name, _as_json(value)] for name, value in record.headers]
         return about
 
 

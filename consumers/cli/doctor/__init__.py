@@ -1,1 +1,1 @@
-"""consumers/cli/doctor."""
+"""`milvus-stream doctor`: checks of everything a worker needs."""

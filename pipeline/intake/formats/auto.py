@@ -1,4 +1,4 @@
-"""JSON where the value begins like an object, else text."""
+"""The format `auto`: JSON where the value begins like an object, else text."""
 
 from typing import Any
 

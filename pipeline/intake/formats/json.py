@@ -1,4 +1,4 @@
-"""JSON objects, also in the envelope of Kafka Connect."""
+"""The format `json`: objects, also in the envelope of Kafka Connect."""
 
 import json
 from collections.abc import Iterable

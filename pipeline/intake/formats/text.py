@@ -1,4 +1,4 @@
-"""Values that are a document's text and nothing else."""
+"""The format `text`: values that are a document's text and nothing else."""
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats.values import decode_utf8, refuse_registry_value
@@ -17,7 +17,7 @@ class TextFormat:
             return None
         refuse_registry_value(record.value)
         text = decode_utf8(record.value, "the value")
-        # With the schema's id in a header nothing in the bytes tells Avro from text, and much Avro is valid UTF-8.
+        # With the schema's id in a header nothing in the bytes distinguishes Avro from text: much Avro is valid UTF-8.
         if any(name == _SCHEMA_ID_HEADER for name, _ in record.headers):
             message = (
                 f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON; produce JSON or plain text"

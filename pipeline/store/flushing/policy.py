@@ -1,4 +1,4 @@
-"""When a flush is due, and when a worker stops waiting for another worker's flush. Pure."""
+"""The policy of flushes: when one is due, and when a worker stops waiting for another worker's flush. Pure."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -18,7 +18,7 @@ def test_milvus_is_reported_while_kafka_is_away(
     report = collect(settings)
     assert report["kafka"]["error"]["exit_code"] == 3
     assert report["kafka"]["lag"] is None
-    assert report["dead_letters"]["letters"] is None
+    assert report["dead_letters"]["count"] is None
     assert (report["milvus"]["rows"], report["milvus"]["documents"], report["milvus"]["exists"]) == (3, 2, True)
     assert exit_code(report) == 3
     show(report)
@@ -28,14 +28,14 @@ def test_milvus_is_reported_while_kafka_is_away(
     assert "3 rows of 2 documents in 2 Milvus partitions" in printed
 
 
-def test_milvus_away_is_told(milvus: FakeMilvus, settings: Settings) -> None:
+def test_milvus_away_is_reported(milvus: FakeMilvus, settings: Settings) -> None:
     milvus.fail_next("describe", Unavailable("milvus is away"))
     report = collect(settings)
     assert report["milvus"]["error"] == {"message": "milvus is away", "exit_code": 3}
     assert report["milvus"]["exists"] is None
 
 
-def test_hash_vectors_are_told_loudly(
+def test_hash_vectors_are_a_loud_warning(
     milvus: FakeMilvus, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = collect(settings)

@@ -75,7 +75,7 @@ def test_rows_outside_the_time_partitions_are_found_too(
     assert found.searched.partitions == ("_default",)
 
 
-def test_a_partition_dropped_by_retention_meanwhile(
+def test_a_partition_dropped_by_retention_during_a_search(
     searcher: Searcher, library: Library, milvus: FakeMilvus, clock: Clock
 ) -> None:
     for day in (20, 21, 22):

@@ -38,7 +38,7 @@ def test_a_letter_as_json() -> None:
     }
     assert (whole["key"], whole["value"]) == ("k", "é\x1b")
     assert whole["headers"] == [["trace", {"base64": "/w=="}], ["empty", ""]]
-    assert ["milvus-stream.reason", "invalid_json"] in whole["letter_headers"]
+    assert ["milvus-stream.reason", "invalid_json"] in whole["dead_letter_headers"]
 
 
 @pytest.mark.parametrize(("raw", "shown"), [(None, None), (b"", ""), (b"\xff\x00", {"base64": "/wA="})])

@@ -102,7 +102,7 @@ def test_milvus_partitions(milvus: FakeMilvus, days: list[str], sets: list[str],
     assert _bad(_found(_settings(*sets))) == bad
 
 
-def test_more_than_128_partitions_and_released_ones_are_told(milvus: FakeMilvus) -> None:
+def test_more_than_128_partitions_and_released_ones_are_reported(milvus: FakeMilvus) -> None:
     names = [f"d2026{month:02}{day:02}" for month in range(1, 6) for day in range(1, 28)]
     _make(milvus, *names)
     milvus.release_partitions("news", names[:3])
@@ -111,7 +111,7 @@ def test_more_than_128_partitions_and_released_ones_are_told(milvus: FakeMilvus)
 
 
 @pytest.mark.parametrize(("number", "says"), [((2, 2, 9), "never tested"), ((2, 3, 5), "can lose deletes")])
-def test_an_old_server_is_told(monkeypatch: pytest.MonkeyPatch, number: tuple[int, int, int], says: str) -> None:
+def test_an_old_server_is_reported(monkeypatch: pytest.MonkeyPatch, number: tuple[int, int, int], says: str) -> None:
     old = FakeMilvus(server=ServerInfo("v" + ".".join(map(str, number)), number, lite=False))
     monkeypatch.setattr(connections, "milvus", lambda _: nullcontext(old))
     _make(old)
@@ -120,7 +120,7 @@ def test_an_old_server_is_told(monkeypatch: pytest.MonkeyPatch, number: tuple[in
     assert says in found[0].seen
 
 
-def test_another_index_type_is_told(milvus: FakeMilvus) -> None:
+def test_another_index_type_is_reported(milvus: FakeMilvus) -> None:
     _make(milvus, index=IndexSettings("IVF_FLAT", "COSINE", {}))
     assert ("milvus.index", "warning") in _bad(_found(_settings()))
 

@@ -23,7 +23,7 @@ def _findings(*errors: MilvusStreamError) -> Findings:
         ((Mismatch("other model"), Unavailable("away")), 3),
     ],
 )
-def test_the_exit_code_tells_problems_from_what_is_away(errors: tuple[MilvusStreamError, ...], code: int) -> None:
+def test_the_exit_code_separates_problems_from_what_is_away(errors: tuple[MilvusStreamError, ...], code: int) -> None:
     found = _findings(*errors)
     assert exit_code(found) == code
     assert len(found) == 2 + len(errors)

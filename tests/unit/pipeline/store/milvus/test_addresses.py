@@ -49,7 +49,7 @@ def test_a_server_is_reached_by_every_kind_of_address(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 @pytest.mark.parametrize("variable", ["http_proxy", "grpc_proxy", "https_proxy"])
-def test_no_proxy_stands_between_here_and_loopback(monkeypatch: pytest.MonkeyPatch, variable: str, host: str) -> None:
+def test_no_proxy_is_between_here_and_loopback(monkeypatch: pytest.MonkeyPatch, variable: str, host: str) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
     with server(host) as uri, closing(connect(uri)) as milvus:
         assert milvus.server.version == "v2.5.0"
