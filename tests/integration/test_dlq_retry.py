@@ -4,7 +4,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Producer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError
 from kafka.structs import OffsetAndMetadata
 from pymilvus import MilvusClient
 
@@ -68,9 +69,16 @@ class RetrySite(Site):
         more = {"headers": list(made.headers), "timestamp": made.timestamp_ms}
         self.publish(0, made.value or b"", topic=self.dead_letter_topic, key=made.key, **more)
         _, _, offset = record.position
-        self.admin.alter_group_offsets(
-            self.name, {TopicPartition(self.name, partition): OffsetAndMetadata(offset + 1, "", -1)}
-        )
+        commit = {TopicPartition(self.name, partition): OffsetAndMetadata(offset + 1, "", -1)}
+
+        def committed() -> bool:
+            # The first commit on a new broker makes it create the topic of offsets; until then it has no coordinator.
+            with suppress(CoordinatorNotAvailableError):
+                self.admin.alter_group_offsets(self.name, commit)
+                return True
+            return False
+
+        eventually(committed, within=30)
 
     def read(self, topic: str = "") -> list[SourceRecord]:
         """What a reader of committed records sees."""
