@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.telemetry import printable
+from pipeline.timestamps import format_time
 
 _PIPE_WIDTH = 240
 """The width of a pipe: no cell is cut short."""
@@ -111,8 +111,8 @@ def utc(epoch_ms: int | None) -> str:
     if epoch_ms is None:
         return "-"
     try:
-        return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
+        return format_time(epoch_ms // 1000 * 1000)
+    except OverflowError:
         return "-"
 
 

@@ -85,7 +85,10 @@ class BatchesInFlight:
         return self._writing
 
     def _replace(self, number: int, records: Sequence[SourceRecord], size: int) -> None:
-        before = self._batches.pop(number, None)
+        # `idle` is read without the lock: a batch that remains is replaced in one step and never absent.
+        before = self._batches.get(number)
         if records:
             self._batches[number] = _InFlight(Counter(record.position[:2] for record in records), size)
+        else:
+            self._batches.pop(number, None)
         self._size += size - (0 if before is None else before.size)

@@ -99,10 +99,12 @@ class WriteStage:
             freshness.observe(max(0.0, now - record.timestamp_ms / 1000))
         for outcome, count in written.outcomes.items():
             context.metrics.outcomes.add(outcome, count)
-        context.fence.batches.acknowledge(number, written.redecided)
-        context.metrics.buffered_bytes.set(context.fence.batches.size)
         failpoints.hit("acked")
         self._governor.acked(Receipt(positions), written.applied.rows_written + written.applied.rows_deleted)
+        # After the receipt: once nothing is in flight, a worker that ends requests the last flush, and a worker that
+        # loses a Kafka partition commits.
+        context.fence.batches.acknowledge(number, written.redecided)
+        context.metrics.buffered_bytes.set(context.fence.batches.size)
 
     def _redecide_folded(self, written: Written) -> None:
         """Submit the records folded into a refused one again, to the first stage; see the class."""

@@ -101,8 +101,8 @@ class Rig:
         settings = self._settings()
         self.connection: Any = Connection(self.milvus)
         self.metrics = ingest_metrics()
-        receipts = CommitQueue()
-        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=receipts.put)
+        self.receipts = CommitQueue()
+        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
         self.source = FakeSource(self.broker, kafka_settings(settings))
         writer = open_writer(settings, self.connection, self.embedder, self.metrics)
         open_ledger(self.connection, COLLECTION)
@@ -112,7 +112,7 @@ class Rig:
             source=self._member(),
             writer=writer,
             dead_letters=self.dead_letters,
-            receipts=receipts,
+            receipts=self.receipts,
             metrics=self.metrics,
             limits=DeadLetterLimiter(self.limits),
             tombstones=None

@@ -1,5 +1,7 @@
 """The fence and the registry of batches in flight, without threads."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from pipeline.ingest import BatchesInFlight, PartitionFence
@@ -36,6 +38,21 @@ def test_a_batch_counts_until_nothing_of_it_remains(batches: BatchesInFlight) ->
     assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (False, 5, 1)
     batches.acknowledge(other)
     assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (True, 0, 0)
+
+
+def test_a_batch_with_records_to_decide_again_is_in_flight_at_every_moment(batches: BatchesInFlight) -> None:
+    observed = []
+
+    class Remaining(list[SourceRecord]):
+        def __iter__(self) -> Iterator[SourceRecord]:
+            observed.append(batches.idle)
+            return super().__iter__()
+
+    records = [record(0, 0), record(0, 1)]
+    number = batches.open(records, 10)
+    batches.acknowledge(number, Remaining(records[:1]))
+    assert observed, "the records were counted"
+    assert not any(observed)
 
 
 def test_a_revocation_holds_for_the_batches_before_it_only(batches: BatchesInFlight, fence: PartitionFence) -> None:

@@ -1,7 +1,7 @@
 """Append mode writes two batches at a time; the result is the same as writing them one after the other."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -183,3 +183,27 @@ def test_a_partition_is_given_up_when_all_calls_that_write_it_have_ended(broker:
         calls.go(first)
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
         assert not rig.flow.writing([(TOPIC, 1)])
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_batch_is_in_flight_until_its_receipt_is_with_the_governor(broker: FakeBroker, append: bool) -> None:
+    # A worker that ends requests the last flush once nothing is in flight. A receipt that came after it would wait for
+    # the interval of flushes, and could miss the shutdown deadline.
+    rig = Rig(broker, append=append)
+    in_flight: list[bool] = []
+    rig.receipts.put_all = observed(rig.receipts.put_all, lambda: in_flight.append(not rig.flow.idle))  # type: ignore[method-assign]
+    publish(broker, "a")
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == BATCH)
+    assert in_flight
+    assert all(in_flight)
+
+
+def observed(call: Callable[..., None], before: Callable[[], None]) -> Callable[..., None]:
+    """The call, with something done before it."""
+
+    def both(*arguments: Any) -> None:
+        before()
+        call(*arguments)
+
+    return both
