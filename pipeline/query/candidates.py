@@ -105,6 +105,7 @@ class CandidateSearch:
     def _rows(self, ids: set[str]) -> dict[str, dict[str, Any]]:
         if not ids:
             return {}
+        # Not `ids_expression`, which takes digests only: rows of other programs are found, too, and have any ids.
         among = f"id in [{', '.join(map(literal, sorted(ids)))}]"
         expression = f"{self.plan.expression} and {among}" if self.plan.expression else among
         rows = self._in_time(
