@@ -1,6 +1,7 @@
 """The common part of the sources of a consumer group and of a replay."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -43,7 +44,7 @@ class SourceFailure:
             raise self.error
 
 
-class BaseSource:
+class BaseSource(ABC):
     """A source's kafka-python clients, its polls, and the meaning of their errors."""
 
     def __init__(self, remedy: str) -> None:
@@ -113,9 +114,9 @@ class BaseSource:
         failure.__cause__ = error
         return failure
 
+    @abstractmethod
     def _out_of_range(self, positions: Mapping[KafkaPartition, int]) -> MilvusStreamError:
         """Return the error for positions outside the log, with the size of the gap."""
-        raise NotImplementedError
 
     def close(self, timeout_s: float) -> None:
         """Close the clients without a commit."""

@@ -15,6 +15,8 @@ from consumers.kafka.retry import RETRY_S, retry_until_deadline
 from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition
 
+_LAG_DEADLINE_S = 15.0
+"""A command waits for the coordinator, and somebody waits for the command."""
 COORDINATOR_MOVES = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError)
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
@@ -79,7 +81,7 @@ def group_lag(settings: KafkaSettings) -> list[PartitionLag]:
         partitions = [(topic, number) for topic in settings.topics for number in range(topics[topic].partitions)]
         with kafka_errors("the first and last offsets of the topics"):
             ranges = log_ranges(admin, partitions)
-        commits = group_commits(admin, settings.group_id)
+        commits = group_commits(admin, settings.group_id, deadline_s=_LAG_DEADLINE_S)
     offsets: Mapping[KafkaPartition, int] = {name: commit.offset for name, commit in commits.items()}
     return [PartitionLag(*name, *ranges[name], offsets.get(name)) for name in partitions]
 

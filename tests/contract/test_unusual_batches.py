@@ -55,6 +55,18 @@ def by_reader(settings: KafkaSettings, count: int) -> list[SourceRecord]:
     return found
 
 
+def dead_lettered(rig: RealRig, topic: str, rejected: Rejected) -> SourceRecord:
+    """The one record of the dead-letter topic, once the rejected record is confirmed there."""
+    receipts: list[Receipt] = []
+    box = DeadLetterProducer(rig.settings(), topic, on_confirmed=receipts.append)
+    box.start()
+    box.send(rejected)
+    eventually(lambda: receipts)
+    box.close(5)
+    (found,) = rig.read(topic)
+    return found
+
+
 READERS = pytest.mark.parametrize("read", [by_member, by_reader])
 
 
@@ -110,13 +122,7 @@ def test_a_header_name_that_is_not_utf8_makes_a_dead_letter_of_its_record_only(
     bad = operations[2]
     assert isinstance(bad, Rejected)
     assert (bad.stage, bad.reason) == ("decode", "invalid_header_name")
-    receipts: list[Receipt] = []
-    box = DeadLetterProducer(rig.settings(), dead_letter_topic, on_confirmed=receipts.append)
-    box.start()
-    box.send(bad)
-    eventually(lambda: receipts)
-    box.close(5)
-    (found,) = rig.read(dead_letter_topic)
+    found = dead_lettered(rig, dead_letter_topic, bad)
     dead_letter = decode_dead_letter(found)
     assert (found.key, found.value, dead_letter.offset, dead_letter.reason) == (
         b"k2",
@@ -204,13 +210,7 @@ def test_a_cut_record_ends_as_a_dead_letter_that_says_how_long_it_was(rig: RealR
     (record,) = by_member(rig.settings(topic), 1)
     rejected = DECODER.decode(record, 2**42)
     assert isinstance(rejected, Rejected)
-    receipts: list[Receipt] = []
-    box = DeadLetterProducer(rig.settings(), dead_letter_topic, on_confirmed=receipts.append)
-    box.start()
-    box.send(rejected)
-    eventually(lambda: receipts)
-    box.close(5)
-    (found,) = rig.read(dead_letter_topic)
+    found = dead_lettered(rig, dead_letter_topic, rejected)
     sizes = [value for name, value in found.headers if name == "milvus-stream.truncated-value-size"]
     assert sizes == [str(30 * MIB).encode()]
     assert dict(found.headers)["milvus-stream.truncated-value-sha256"] == hashlib.sha256(bomb).hexdigest().encode()
