@@ -77,20 +77,21 @@ class Faults:
         slots = self._workers.slots[event.slot :] + self._workers.slots[: event.slot]
         running = [slot for slot in slots if slot.running and slot.number not in self._leaving]
         of_main = [slot for slot in running if slot.group is self._main]
+        found: list[Slot] = slots
         match event.kind:
             case "add worker":
-                return next((slot for slot in slots if slot.process is None and slot.group is self._main), None)
+                found = [slot for slot in slots if slot.process is None and slot.group is self._main]
             case "remove worker":
-                return of_main[0] if len(of_main) > 1 else None
+                found = of_main if len(of_main) > 1 else []
             case "freeze worker":
-                return next((slot for slot in running if not slot.frozen), None)
+                found = [slot for slot in running if not slot.frozen]
             case "link down in a rebalance":
-                return next((slot for slot in of_main if not slot.frozen), None)
+                found = [slot for slot in of_main if not slot.frozen]
             case "change chunking":
-                return None if self._to_restart else slots[0]
+                found = [] if self._to_restart else slots
             case "kill worker" | "delay" | "blackhole" | "reset" | "cut replies":
-                return running[0] if running else None
-        return slots[0]
+                found = running
+        return found[0] if found else None
 
     def _strike(self, event: Event, slot: Slot) -> bool:
         """False where the broker would have to answer and does not."""

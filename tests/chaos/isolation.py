@@ -47,10 +47,9 @@ def _loopback_up() -> None:
 class Disk:
     """A file system of its own for one server's data, in memory; it can be full for a time."""
 
-    SIZE = 6 * 2**30
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self._folder = folder
+        self._size = size
 
     def fill(self) -> None:
         """Leave no room: what is written from now on fails with ENOSPC."""
@@ -60,22 +59,22 @@ class Disk:
 
     def free(self) -> None:
         """Give the room back."""
-        self._resize(self.SIZE)
+        self._resize(self._size)
 
     def _resize(self, size: int) -> None:
         subprocess.run(["mount", "-o", f"remount,size={size}", str(self._folder)], check=True, capture_output=True)
 
 
 @contextmanager
-def disk(folder: Path) -> Iterator[Disk | None]:
+def disk(folder: Path, size: int = 6 * 2**30) -> Iterator[Disk | None]:
     """A file system at `folder` for the length of the block; None where a mount is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     if not isolated():
         yield None
         return
-    options = ["-t", "tmpfs", "-o", f"size={Disk.SIZE}", "chaos", str(folder)]
+    options = ["-t", "tmpfs", "-o", f"size={size}", "chaos", str(folder)]
     subprocess.run(["mount", *options], check=True, capture_output=True)
     try:
-        yield Disk(folder)
+        yield Disk(folder, size)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
