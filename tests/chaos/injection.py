@@ -19,6 +19,8 @@ _FLUSHES = frozenset({"Flush", "GetFlushState"})
 _WRITES = frozenset({"Upsert", "Insert", "Delete"})
 _PRODUCT = ("pipeline.", "consumers.")
 _AGAIN_S = 0.05
+_EXPIRED = -1.0
+"""A deadline that is over when the call begins: gRPC fails it and sends nothing."""
 _RATE_LIMIT = "request is rejected by grpc RateLimiter middleware, please retry later: rate limit exceeded[rate=0]"
 
 
@@ -76,12 +78,12 @@ class FaultyCalls(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
         began, timeout_s = time.monotonic(), details.timeout or math.inf
         held = self._hold(began + timeout_s)
         left_s = timeout_s - (time.monotonic() - began)
-        call = continuation(_with_timeout(details, left_s), request)
+        call = continuation(_with_timeout(details, left_s if left_s > 0 else _EXPIRED), request)
         if not held and not self._switches.on(HOLD_FLUSHES):
             call.exception()  # waits for the answer, which may be held, too
         if self._hold(began + timeout_s):
             # Of a call that was held the outcome stays unknown: its answer came over a connection of the past.
-            return continuation(_with_timeout(details, 0.001), request)
+            return continuation(_with_timeout(details, _EXPIRED), request)
         return call
 
     def _hold(self, deadline: float) -> bool:
@@ -100,7 +102,7 @@ class FaultyCalls(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
 
 
 def _with_timeout(details: Any, timeout_s: float) -> Any:
-    return details if math.isinf(timeout_s) else details._replace(timeout=max(timeout_s, 0.001))
+    return details if math.isinf(timeout_s) else details._replace(timeout=timeout_s)
 
 
 class _Answer(grpc.Future):  # type: ignore[misc]

@@ -78,11 +78,14 @@ class Scene:
         """A worker until it has caught up, or stops."""
         return self.site.run("ingest", "--until-caught-up", *options)
 
-    def run(self, environment: Mapping[str, str], command: str, *options: str) -> subprocess.CompletedProcess[str]:
-        """A command with this added to its environment."""
+    def audit_in(self, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """An audit whose temporary files are there from the first row on, not only beyond what fits into memory."""
+        switches = self.servers.folder / "switches"
+        switches.mkdir(exist_ok=True)
+        entry = ["-m", "tests.chaos.worker", str(switches), "audit"]
         return subprocess.run(
-            [sys.executable, *self.site.arguments(command, *options)],
-            env={**os.environ, **environment},
+            [sys.executable, *entry, "audit", "-c", str(self.site.config), *options],
+            env={**os.environ, "TMPDIR": str(folder)},
             capture_output=True,
             text=True,
             timeout=120,
@@ -108,7 +111,14 @@ class Scene:
     def remove_records(self, before: Mapping[int, int]) -> None:
         """As retention does: the log of a Kafka partition begins at this offset from now on."""
         wanted = [TopicPartition(self.topic, number, offset) for number, offset in before.items()]
-        for each in self.admin().delete_records(wanted).values():
+        admin = self.admin()
+        for each in admin.delete_records(wanted).values():
+            each.result(20)
+
+    def expire_offsets(self) -> None:
+        """As the broker does with an idle group: it has committed nothing."""
+        admin = self.admin()
+        for each in admin.delete_consumer_groups([self.topic]).values():
             each.result(20)
 
     def copy_log(self) -> Path:
@@ -147,6 +157,7 @@ class Scene:
     def rows(self) -> int:
         """Of documents, by the server's count."""
         with self.client() as client:
+            client.load_collection(self.collection, timeout=120)  # after a restart it may not be yet
             return stored_documents(client, self.collection).counted
 
     @contextmanager
@@ -155,6 +166,7 @@ class Scene:
             yield client
 
     def admin(self) -> AdminClient:
+        """It must outlive its answers."""
         return AdminClient({"bootstrap.servers": self.servers.bootstrap, "log_level": 2})
 
     # --- what must be ------------------------------------------------------------------------------------------------
@@ -176,11 +188,19 @@ class Scene:
         if not re.search(r"--accept-gap|--reset-offsets|replay", message):
             self.problems.append(f"the message does not say how to go on: {message}")
 
-    def check_left(self) -> None:
-        """Of every document that a record left in the topic is about, exactly its newest version is there."""
+    def check_left(self, after: Mapping[int, int] | None = None) -> None:
+        """Of every document in the topic, exactly its newest version is there.
+
+        `after`: the log lost its end there. What a lost record made of a document stays until a new one changes it, so
+        only documents with a newer record are compared.
+        """
         with self.client() as client:
             wanted = expected(read_all(self.servers.bootstrap, self.topic), Contract(dimension=_DIMENSION))
             stored = stored_documents(client, self.collection)
+            for name in wanted.versions.copy():
+                newest = wanted.versions[name].newest
+                if after is not None and newest.offset < after[newest.place[1]]:
+                    del wanted.versions[name]
             for name in stored.documents.keys() - wanted.versions.keys():
                 stored.counted -= len(stored.documents.pop(name))  # of records that are gone
             verdict = judge_documents(wanted, stored, Verdict(), dimension=_DIMENSION)
@@ -212,6 +232,7 @@ def set_scene(servers: Servers, name: str, seed: int) -> Scene:
         "chunking": {"max_tokens": 24, "overlap": 4},
         "batch": {"max_records": 100},
         "telemetry": {"port": 0, "log_format": "json"},
+        "kafka": {"metadata_max_age_ms": 5_000},  # by which a running worker notices that a topic is another one
     }
     config = write_config(servers.folder / f"{site_name}.yaml", site_name, servers.bootstrap, servers.uri, sections)
     scene = Scene(servers, Site(site_name, config, servers.bootstrap, servers.uri), Load(seed, PARTITIONS))

@@ -19,11 +19,12 @@ def log_tail_cut(scene: Scene) -> None:
     scene.ingested(200)
     committed = scene.committed()
     scene.cut_log(copy)
-    _expect_stop(scene, {number: (committed[number], end) for number, (_, end) in scene.log().items()})
+    ends = {number: end for number, (_, end) in scene.log().items()}
+    _expect_stop(scene, {number: (committed[number], end) for number, end in ends.items()})
     scene.continue_as_documented()
     scene.publish(300)
     scene.check(scene.ingest(), 0, "with records after the cut")
-    scene.check_left()
+    scene.check_left(ends)
 
 
 def log_tail_cut_and_refilled(scene: Scene) -> None:
@@ -32,11 +33,12 @@ def log_tail_cut_and_refilled(scene: Scene) -> None:
     copy = scene.copy_log()
     scene.ingested(200)
     scene.cut_log(copy)
+    ends = {number: end for number, (_, end) in scene.log().items()}
     scene.publish(500)
     _expect_stop(scene, {})
     scene.continue_as_documented()
     scene.check(scene.ingest(), 0, "with records after the cut")
-    scene.check_left()
+    scene.check_left(ends)
 
 
 def topic_created_again(scene: Scene) -> None:
@@ -52,10 +54,11 @@ def topic_created_again(scene: Scene) -> None:
             code = worker.wait(_STOP_S)
             scene.check(_done(worker, code), LOST, "while the topic was deleted and created again")
         except subprocess.TimeoutExpired:
-            scene.problems.append(f"a running worker did not stop within {_STOP_S} s")
+            worker.kill()
+            log = _done(worker, -1).stderr
+            scene.problems.append(f"a running worker did not stop within {_STOP_S} s: {log[-1500:]}")
     finally:
         worker.kill()
-        worker.communicate()
     _expect_stop(scene, {})
     scene.continue_as_documented()
     scene.check(scene.ingest(), 0, "with the new topic")
@@ -79,8 +82,7 @@ def offsets_expired(scene: Scene) -> None:
     scene.ingested(300)
     committed = scene.committed()
     scene.publish(400)
-    for each in scene.admin().delete_consumer_groups([scene.topic]).values():
-        each.result(20)
+    scene.expire_offsets()
     scene.remove_records({number: at + 50 for number, at in committed.items()})
     _expect_stop(scene, {})
     scene.continue_as_documented()
@@ -116,12 +118,12 @@ def collection_restored(scene: Scene) -> None:
 
 def disk_full_for_an_audit(scene: Scene) -> None:
     """The audit's temporary files find no room: it says so and changes nothing, and the workers need none."""
-    scene.ingested(300)
+    scene.ingested(800)
     rows = scene.rows()
     folder = scene.servers.folder / "tiny"
     with disk(folder, 64 * 1024) as mounted:
         assert mounted is not None, "a small disk needs root and namespaces"
-        done = scene.run({"TMPDIR": str(folder)}, "audit", "--repair")
+        done = scene.audit_in(folder, "--repair")
     scene.check(done, 1, "of an audit without room for its files")
     if "TMPDIR" not in done.stderr:
         scene.problems.append(f"the message does not say where there is no room: {done.stderr[-600:]}")
