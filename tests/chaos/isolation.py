@@ -4,6 +4,7 @@ Both need root and Linux namespaces. Without them a run takes free ports, and no
 """
 
 import fcntl
+import itertools
 import os
 import shutil
 import socket
@@ -53,16 +54,19 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room: what is written from now on fails with ENOSPC."""
-        stat = os.statvfs(self._folder)
-        used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
-        self._resize(max(used, stat.f_frsize))
+        for spare in itertools.count(16, 16):
+            stat = os.statvfs(self._folder)
+            blocks = stat.f_blocks - stat.f_bfree + spare
+            if self._resize(blocks * stat.f_frsize):
+                return  # else the server has written more than that since it was measured
 
     def free(self) -> None:
         """Give the room back."""
-        self._resize(self._size)
+        assert self._resize(self._size)
 
-    def _resize(self, size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self._folder)], check=True, capture_output=True)
+    def _resize(self, size: int) -> bool:
+        command = ["mount", "-o", f"remount,size={size}", str(self._folder)]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 @contextmanager

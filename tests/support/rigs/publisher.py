@@ -1,10 +1,10 @@
 """A producer of a load: in order and exactly once, over restarts of the broker too."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tests.support.rigs.load import Sent
 
@@ -45,7 +45,16 @@ class Publisher:
                     break
                 except BufferError:
                     self._producer.poll(0.2)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                        raise
+                    self._read_metadata()  # a Kafka partition that was added a moment ago
         self._producer.poll(0)
+
+    def _read_metadata(self) -> None:
+        with suppress(KafkaException):  # the broker is away
+            self._producer.list_topics(self._topic, timeout=1)
+        self._producer.poll(0.2)
 
     def flush(self, within: float) -> None:
         """Wait until everything is confirmed."""
