@@ -236,6 +236,7 @@ class IngestWorker:
         self._builder.discard(partitions)
         self._tracker.assigned(partitions)
         self._flow.assign(partitions)
+        self._dead_letters.assigned()
         self._metrics.rebalances.labels("assigned").inc()
         self._metrics.assigned.set(len(self._source.assignment()))
         log.info("kafka.assigned", partitions=_listed(partitions))
