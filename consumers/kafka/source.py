@@ -67,6 +67,8 @@ class Lag:
     committed: int | None
     position: int
     """Offset of the next record that poll returns."""
+    measured_at: float
+    """When `end` was read, monotonic seconds."""
 
 
 class Source(Protocol):
@@ -142,6 +144,7 @@ class KafkaSource(BaseSource, Source):
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
         self._ends_at = float("-inf")
+        self._ends_read_at = float("-inf")
         self._clock = clock or LeaseClock()
         self._joining = NEVER
         self._joined: tuple[str, float] | None = None
@@ -244,7 +247,8 @@ class KafkaSource(BaseSource, Source):
         lags = {}
         for name in assigned & self._ends.keys():
             committed, position = listener.committed[name], self._position(name)
-            lags[name] = Lag(self._ends[name], committed, committed if position is None else position)
+            position = committed if position is None else position
+            lags[name] = Lag(self._ends[name], committed, position, self._ends_read_at)
         return lags
 
     @override
@@ -302,6 +306,7 @@ class KafkaSource(BaseSource, Source):
         _, listener = self._started()
         try:
             self._ends = dict(self.ends(partitions))
+            self._ends_read_at = time.monotonic()
             listener.positions.check_topics({topic for topic, _ in partitions})
         except OffsetsLost as error:
             self._failure.error = error

@@ -147,6 +147,11 @@ class IngestFlow:
         """Bytes of records submitted and not yet acknowledged by Milvus."""
         return self._fence.batches.size
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """The earliest Kafka timestamp of the records submitted and not yet acknowledged, epoch milliseconds."""
+        return self._fence.batches.oldest_ms
+
     def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
         """Records of these Kafka partitions submitted and not yet acknowledged."""
         return self._fence.batches.unwritten(partitions)

@@ -291,6 +291,20 @@ written = self._write_rows(work)
         tests=("tests/unit/pipeline/intake/formats/test_formats.py",),
     ),
     Mutation(
+        "a redo sends its dead letters again",
+        function="consumers.dead_letters.earlier.EarlierDeadLetters.holds",
+        old="(dead_letter.topic_id, dead_letter.position, digest) in self._contents",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
+    ),
+    Mutation(
+        "another record at the position of a dead letter counts as sent",
+        function="consumers.dead_letters.earlier._digest",
+        old="digest.update(b'-' if part is None else b'%d:%b' % (len(part), part))",
+        new="pass",
+        tests=("tests/contract/test_dead_letters.py",),
+    ),
+    Mutation(
         "a stored vector under another text",
         function="pipeline.store.writing.vector_reuse.stored_vectors",
         old="vectors[numbers[identifier]][text] = vector",

@@ -219,6 +219,8 @@ class FakeSource:
         self._paused = False
         self._failure: Exception | None = None
         self.heartbeats = True
+        self.ends_age_s = 0.0
+        """How long ago the end offsets were read: a broker that is away leaves them old."""
         """False: none is answered from now on, as for a member that is cut off from the broker."""
         self._heartbeat = float("-inf")
         self._joining = False
@@ -260,7 +262,10 @@ class FakeSource:
         for topic in {name for name, _ in self._positions}:
             if self._broker.describe(topic)[0] != self._topic_ids[topic]:
                 self._failure = OffsetsLost(f"{topic}: the topic was deleted and recreated while it was read")
-        return {name: Lag(ends[name], self._committed[name], at) for name, at in self._positions.items()}
+        return {
+            name: Lag(ends[name], self._committed[name], at, time.monotonic() - self.ends_age_s)
+            for name, at in self._positions.items()
+        }
 
     def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         return {name: self._broker.describe(name[0])[1][name[1]].end for name in partitions}

@@ -102,7 +102,12 @@ class Rig:
         self.connection: Any = Connection(self.milvus)
         self.metrics = ingest_metrics()
         self.receipts = CommitQueue()
-        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
+        self.dead_letters = FakeDeadLetters(
+            self.broker,
+            DEAD_LETTERS,
+            on_confirmed=self.receipts.put,
+            on_sent=lambda reason: self.metrics.dead_letters.labels(reason).inc(),
+        )
         self.source = FakeSource(self.broker, kafka_settings(settings))
         writer = open_writer(settings, self.connection, self.embedder, self.metrics)
         open_ledger(self.connection, COLLECTION)
