@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -229,6 +229,22 @@ class KafkaSource(BaseSource, Source):
             raise translated(error, "a commit") from error
         listener.committed.update(assigned)
         return len(assigned) == len(offsets)
+
+    def transaction_offsets(self, offsets: Mapping[KafkaPartition, int]) -> tuple[Mapping[TopicPartition, Any], Any]:
+        """Return offsets and the group's metadata for a transaction that commits them; see `committed_outside`."""
+        consumer, listener = self._started()
+        metadata = {TopicPartition(*name): listener.positions.metadata(name, at) for name, at in offsets.items()}
+        return metadata, consumer.group_metadata()
+
+    def committed_outside(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Record offsets that a transaction has committed."""
+        _, listener = self._started()
+        listener.committed.update({name: at for name, at in offsets.items() if name in listener.committed})
+
+    @property
+    def session_s(self) -> float:
+        """Seconds without an answered heartbeat after which this is a member no more."""
+        return self._settings.session_timeout_ms / 1000
 
     @override
     def assignment(self) -> Collection[KafkaPartition]:
