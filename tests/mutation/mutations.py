@@ -305,6 +305,20 @@ written = self._write_rows(work)
         tests=("tests/contract/test_dead_letters.py",),
     ),
     Mutation(
+        "a forwarded record keeps a key that is not its document",
+        function="consumers.rekey.stage.RekeyStage._keyed",
+        old="Forwarded(record, key)",
+        new="Forwarded(record, record.key)",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
+        "committed offsets are read while a transaction still commits some",
+        function="consumers.kafka.internals.wait_for_transactions",
+        old="request.require_stable = True",
+        new="pass",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
         "a stored vector under another text",
         function="pipeline.store.writing.vector_reuse.stored_vectors",
         old="vectors[numbers[identifier]][text] = vector",
