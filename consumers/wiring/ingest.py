@@ -41,12 +41,13 @@ from pipeline.store import (
     FlushGovernor,
     FlushMarker,
     FlushPolicy,
+    Marks,
     MilvusServerApi,
     SweepPolicy,
     TombstoneSweep,
     Writer,
     holds_topic,
-    open_ledger,
+    sweep_ledger_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -104,7 +105,8 @@ def ingest_worker(
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
     writer = open_writer(settings, api, model, metrics)
-    open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the flush marker
+    if mode_of(settings).one_version:
+        sweep_ledger_marks(api, settings.milvus.collection)
     parts = WorkerParts(
         api=api,
         model=model,
@@ -114,7 +116,7 @@ def ingest_worker(
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
-        marker=FlushMarker(api, settings.milvus.collection),
+        marker=FlushMarker(Marks(api, settings.milvus.collection)),
         tombstones=_tombstones(settings, api),
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)

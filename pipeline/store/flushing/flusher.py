@@ -13,7 +13,7 @@ from pipeline import failpoints
 from pipeline.errors import Unavailable
 from pipeline.records import Receipt
 from pipeline.store.flushing.policy import FlushNeed, FlushPolicy, flush_spacing_s
-from pipeline.store.flushing.shared_marker import FlushMarker, Marks, PendingOnPeer
+from pipeline.store.flushing.shared_marker import FlushCounts, FlushMarker, PendingOnPeer
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.telemetry import FlushRole
 
@@ -114,7 +114,7 @@ class Flusher:
         self._state: State = Idle()
         self._receipts: list[Receipt] = []
         self._pending = PendingOnPeer()
-        self._marks: Marks = {}
+        self._marks: FlushCounts = {}
         self._read_marker_at = clock()
 
     # --- any thread --------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
 from pipeline.ingest import CommitQueue
 from pipeline.records import Chunk
-from pipeline.store import SweepPolicy, TombstoneSweep, open_ledger
+from pipeline.store import SweepPolicy, TombstoneSweep
 from pipeline.store.milvus.write_lease import Lease, LeftS
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
@@ -105,7 +105,6 @@ class Rig:
         self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
         self.source = FakeSource(self.broker, kafka_settings(settings))
         writer = open_writer(settings, self.connection, self.embedder, self.metrics)
-        open_ledger(self.connection, COLLECTION)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
