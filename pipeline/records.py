@@ -148,6 +148,8 @@ class Rejected:
     message: str
     """One sentence: what is wrong, with which field, and what would be right. Never holds document text."""
     error_class: str = "pipeline.errors.RecordRejected"
+    batch: int = 0
+    """As in Receipt."""
 
     @property
     def position(self) -> Position:
@@ -213,3 +215,6 @@ class Receipt:
     """
 
     positions: Sequence[Position]
+    batch: int = 0
+    """Number of the batch in which they were read, 0 for none. It finishes no record of a Kafka partition that was
+    assigned again after that batch: the record has been read again since."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import structlog
@@ -152,8 +153,8 @@ class DeadLetterProducer(DeadLetterChannel):
                 problem = outbox.refusal
             except MilvusStreamError as error:
                 confirmed, problem = [], str(error)
-            if confirmed:
-                self._on_confirmed(Receipt([dead_letter.position for dead_letter in confirmed]))
+            for batch, dead_letters in groupby(confirmed, key=lambda dead_letter: dead_letter.batch):
+                self._on_confirmed(Receipt([dead_letter.position for dead_letter in dead_letters], batch))
                 failures = 0
             self._set_problem(problem if unsent else None)
             if unsent:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.ingest.progress import Progress, Snapshot, Summary
-from consumers.kafka import OffsetTracker, Source
+from consumers.kafka import OffsetTracker, Source, suspend_clock
 from pipeline import failpoints
 from pipeline.errors import Stopped
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
@@ -159,7 +159,7 @@ class IngestWorker:
 
     def _settle(self) -> None:
         for receipt in self._receipts.take():
-            self._tracker.done(receipt.positions)
+            self._tracker.done(self._flow.finished(receipt))
 
     def _commit(self) -> None:
         self._progress.last_commit = self._clock()
@@ -233,6 +233,7 @@ class IngestWorker:
 
     def on_assigned(self, partitions: Mapping[KafkaPartition, int]) -> None:
         """Track these Kafka partitions from the given positions; what is stored of their keys is read again."""
+        self._builder.discard(partitions)
         self._tracker.assigned(partitions)
         self._flow.assign(partitions)
         self._metrics.rebalances.labels("assigned").inc()
@@ -250,6 +251,15 @@ class IngestWorker:
         self._settle()
         durable = self._tracker.committable()
         return {partition: durable[partition] for partition in partitions if partition in durable}
+
+    def reread(self) -> None:
+        """Read every assigned Kafka partition again from its committed offset, in a new epoch of each; no commit.
+
+        What was read before and is not committed counts no more: its batches write nothing, its receipts finish
+        nothing. Call it on the worker's thread, outside of `poll`.
+        """
+        log.warning("kafka.reread", partitions=_listed(self._source.assignment()))
+        self._source.reread()
 
     def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
         """These Kafka partitions belong to another worker after this call."""
@@ -301,7 +311,7 @@ class IngestWorker:
     def _kafka_problem(self) -> dict[str, str]:
         if not self._source.assignment():
             return {"kafka": "no partition assigned yet"}
-        silent_s = time.monotonic() - self._source.last_heartbeat()
+        silent_s = suspend_clock() - self._source.last_heartbeat()
         if silent_s <= self._policy.session_s:
             return {}
         if math.isinf(silent_s):

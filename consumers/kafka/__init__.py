@@ -6,6 +6,7 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
+from consumers.kafka.lease_clock import LeaseClock, suspend_clock
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
@@ -19,6 +20,7 @@ __all__ = [
     "KafkaSettings",
     "KafkaSource",
     "Lag",
+    "LeaseClock",
     "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
@@ -37,6 +39,7 @@ __all__ = [
     "read_range",
     "records_at",
     "stable_ranges",
+    "suspend_clock",
     "topic_facts",
     "topic_ranges",
 ]

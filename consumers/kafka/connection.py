@@ -29,6 +29,9 @@ ASSIGNORS: Mapping[str, Any] = {
     "roundrobin": RoundRobinPartitionAssignor,
 }
 
+STATIC_LEASE_S = 15.0
+"""How long a static member may write after a heartbeat, and how long its replacement waits before it takes over."""
+
 _RESERVED: Mapping[str, str] = {
     "bootstrap_servers": "kafka.bootstrap_servers",
     "group_id": "kafka.group_id",
@@ -91,6 +94,17 @@ class KafkaSettings:
     def max_poll_interval_ms(self) -> int:
         """The longest time between two polls of a member before the group goes on without it."""
         return int(self.options.get("max_poll_interval_ms", KafkaConsumer.DEFAULT_CONFIG["max_poll_interval_ms"]))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether another process can take this member's id, and its Kafka partitions with it, at any time."""
+        return self.options.get("group_instance_id") is not None
+
+    @property
+    def lease_s(self) -> float:
+        """Seconds after an answered heartbeat in which no other worker can own this member's Kafka partitions."""
+        session_s = self.session_timeout_ms / 1000
+        return min(session_s, STATIC_LEASE_S) if self.is_static else session_s
 
 
 def start_timestamp_ms(start_from: str) -> int | None:

@@ -114,7 +114,7 @@ class RejectedLog(DeadLetterChannel):
             why=rejected.message,
         )
         self.reasons[rejected.reason] += 1
-        self._on_confirmed(Receipt([rejected.position]))
+        self._on_confirmed(Receipt([rejected.position], rejected.batch))
 
     @property
     @override

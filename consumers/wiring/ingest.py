@@ -17,7 +17,7 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaSettings, KafkaSource, Source
+from consumers.kafka import KafkaSettings, KafkaSource, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -156,14 +156,14 @@ def join_worker(
         tombstones=parts.tombstones,
         wall_clock=parts.wall_clock,
     )
-    session_s = settings.kafka.session_timeout.total_seconds()
+    lease_s = kafka_settings(settings).lease_s
     # No write may end after the group could have given this worker's share to another.
-    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + session_s - time.monotonic())
+    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + lease_s - suspend_clock())
     batch = settings.batch
     policy = WorkerPolicy(
         batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
         buffer_bytes=batch.buffer_bytes,
-        session_s=session_s,
+        session_s=settings.kafka.session_timeout.total_seconds(),
         shutdown_s=settings.shutdown_timeout.total_seconds(),
         until_caught_up=until_caught_up,
         max_records=max_records,

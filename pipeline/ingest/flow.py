@@ -19,7 +19,7 @@ repeats its call. Any other error ends all stages; the first one is raised by `c
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -40,7 +40,7 @@ from pipeline.ingest.stages import Barrier, Submitted
 from pipeline.ingest.write import WriteStage
 from pipeline.ingest.write_modes import WriteMode
 from pipeline.intake import Decoder
-from pipeline.records import KafkaPartition
+from pipeline.records import KafkaPartition, Position, Receipt
 from pipeline.store import FlushGovernor, TombstoneSweep, Writer
 from pipeline.telemetry import IngestMetrics
 
@@ -120,10 +120,14 @@ class IngestFlow:
         """These Kafka partitions belong to this worker now.
 
         Others may have written their documents: what is remembered of the store is dropped behind the batches
-        submitted before.
+        submitted before, which write and finish nothing of these any more.
         """
         self._fence.assign(partitions)
         self._queues.incoming.put(Barrier())
+
+    def finished(self, receipt: Receipt) -> Sequence[Position]:
+        """Return the positions of a receipt, except those of Kafka partitions assigned again since its batch."""
+        return self._fence.finished(receipt)
 
     def revoke(self, partitions: Collection[KafkaPartition]) -> None:
         """These Kafka partitions belong to another worker now: no further call writes them. See `writing`."""

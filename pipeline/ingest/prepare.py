@@ -51,7 +51,7 @@ class Preparer:
         decoded = [self._decoder.decode(record, now_ms) for record in records]
         rejected = [operation for operation in decoded if isinstance(operation, Rejected)]
         context.rejections.check("decode", records, rejected)
-        context.rejections.send(rejected)
+        context.rejections.send(rejected, submitted.number)
         positions = frozenset(rejection.position for rejection in rejected)
         operations: Sequence[Put | Delete] = [op for op in decoded if not isinstance(op, Rejected)]
         folded = self._mode.fold(operations)

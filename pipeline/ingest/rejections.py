@@ -1,6 +1,7 @@
 """Rejected and refused records on their way from a stage to the dead letters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -26,11 +27,11 @@ class Rejections:
         if self._limit is not None:
             self._limit.check(stage, records, rejected)
 
-    def send(self, rejected: Sequence[Rejected]) -> None:
-        """Hand these records to the dead letters, which confirm each with a receipt of its own."""
+    def send(self, rejected: Sequence[Rejected], batch: int) -> None:
+        """Hand these records of a batch to the dead letters, which confirm each with a receipt of its own."""
         for rejection in rejected:
             self._metrics.dead_letters.labels(rejection.reason).inc()
-            self._sink.send(rejection)
+            self._sink.send(replace(rejection, batch=batch))
             log.debug(
                 "record.rejected",
                 position="{}/{}/{}".format(*rejection.position),
@@ -49,5 +50,5 @@ class Rejections:
             Refused(operation.key, Rejected(records[operation.position], stage, reason, message))
             for operation, reason, message in refusals
         ]
-        self.send([entry.rejected for entry in refused])
+        self.send([entry.rejected for entry in refused], submitted.number)
         return refused

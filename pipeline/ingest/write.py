@@ -100,7 +100,7 @@ class WriteStage:
         for outcome, count in written.outcomes.items():
             context.metrics.outcomes.add(outcome, count)
         failpoints.hit("acked")
-        self._governor.acked(Receipt(positions), written.applied.rows_written + written.applied.rows_deleted)
+        self._governor.acked(Receipt(positions, number), written.applied.rows_written + written.applied.rows_deleted)
         # After the receipt: once nothing is in flight, a worker that ends requests the last flush, and a worker that
         # loses a Kafka partition commits.
         context.fence.batches.acknowledge(number, written.redecided)

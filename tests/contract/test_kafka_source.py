@@ -1,14 +1,13 @@
 """What the worker relies on from a source, on real Apache Kafka and on the fake."""
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from consumers.kafka import KafkaSettings, Source
+from consumers.kafka import KafkaSettings, Source, suspend_clock
 from consumers.local.kafka import LocalKafka
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
 from pipeline.records import KafkaPartition
@@ -202,12 +201,12 @@ def test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again(rig: R
 @pytest.mark.servers
 def test_finding_the_coordinator_again_is_no_heartbeat(kafka_bootstrap: str) -> None:
     with closing(RealRig(kafka_bootstrap)) as rig:
-        began = time.monotonic()
+        began = suspend_clock()
         slow = rig.settings(rig.topic(), session_timeout_ms=30_000, options={"heartbeat_interval_ms": 9_000})
         with member(rig, slow) as reader:
             reader.joined()
             counted_in = reader.source.last_heartbeat()
-            assert began < counted_in < time.monotonic()
+            assert began < counted_in < suspend_clock()
             rig.find_coordinator_again(reader.source)
             assert reader.source.last_heartbeat() == counted_in
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted
-from consumers.kafka import KafkaSettings, Lag, RebalanceHandler
+from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, suspend_clock
 from consumers.kafka.admin import LogRange
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.groups import Commit
@@ -39,6 +39,8 @@ class _Topic:
 @dataclass
 class _Group:
     members: list[object] = field(default_factory=list)
+    silent: list[object] = field(default_factory=list)
+    """Members whose session ends when another one joins."""
     owners: dict[KafkaPartition, object] = field(default_factory=dict)
     commits: dict[KafkaPartition, Commit] = field(default_factory=dict)
 
@@ -147,7 +149,15 @@ class FakeBroker:
         with self.changed:
             if member not in self._group(group).members:
                 self._group(group).members.append(member)
+                for silent in self._group(group).silent:
+                    self.leave(group, silent)
+                self._group(group).silent = []
                 self.changed.notify_all()
+
+    def silence(self, group: str, member: object) -> None:
+        """The member sends nothing more; a group that must wait for it goes on without it."""
+        with self.changed:
+            self._group(group).silent.append(member)
 
     def leave(self, group: str, member: object) -> None:
         """The member is gone, by its own will or by the session timeout; what it owned is free."""
@@ -210,6 +220,7 @@ class FakeSource:
         self.heartbeats = True
         """False: none is answered from now on, as for a member that is cut off from the broker."""
         self._heartbeat = float("-inf")
+        self._joining = False
 
     def start(self, handler: RebalanceHandler) -> None:
         for topic in self._settings.topics:
@@ -254,11 +265,28 @@ class FakeSource:
         return {name: self._broker.describe(name[0])[1][name[1]].end for name in partitions}
 
     def last_heartbeat(self) -> float:
-        if self._handler is None or not self._broker.is_member(self._settings.group_id, self):
+        if self._handler is None or (not self._joining and not self._broker.is_member(self._settings.group_id, self)):
             return float("-inf")
-        if self.heartbeats:
-            self._heartbeat = time.monotonic()
+        if self.heartbeats and not self._joining:
+            self._heartbeat = suspend_clock()
         return self._heartbeat
+
+    def hold_join(self) -> None:
+        """Begin a join that gets no answer: no heartbeat is sent during a join, and nothing is read."""
+        self._joining = True
+        self._broker.silence(self._settings.group_id, self)
+
+    def release_join(self) -> None:
+        """The broker answers: a member whose session has ended is refused, and joins again as a new one."""
+        self._joining = False
+
+    def reread(self) -> None:
+        if self._handler is not None and self._broker.is_member(self._settings.group_id, self):
+            positions = self._begin(sorted(self._positions), only_new_topics=False)
+            self._positions.update(positions)
+            self._committed.update(positions)
+            if positions:
+                self._handler.on_assigned(positions)
 
     def close(self, timeout_s: float) -> None:
         self._handler = None
@@ -267,9 +295,10 @@ class FakeSource:
 
     def _poll(self, deadline: float) -> list[SourceRecord]:
         while True:
-            self._rebalance()
+            if not self._joining:
+                self._rebalance()
             records: list[SourceRecord] = []
-            for name in [] if self._paused else sorted(self._positions):
+            for name in [] if self._paused or self._joining else sorted(self._positions):
                 records += self._fetch(name, self._settings.max_poll_records - len(records))
             left = deadline - time.monotonic()
             if records or left <= 0:
@@ -292,9 +321,9 @@ class FakeSource:
             raise RuntimeError("the source is not started, or closed")
         if not self._broker.is_member(group, self):
             lost = tuple(sorted(self._positions))
-            self._drop(lost)
             if lost:
                 handler.on_lost(lost)
+            self._drop(lost)
             self._broker.join(group, self)
         share = self._broker.share(group, self, self._settings.topics)
         gone = tuple(sorted(self._positions.keys() - share))
@@ -411,4 +440,4 @@ class FakeDeadLetters:
             )
             failpoints.hit("dead_letter_sent")
             self._waiting.pop(0)
-            self._on_confirmed(Receipt([made.position]))
+            self._on_confirmed(Receipt([made.position], made.batch))

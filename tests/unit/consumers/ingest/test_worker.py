@@ -2,13 +2,12 @@
 
 import json
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from consumers.dead_letters import DeadLetterLimits, decode_dead_letter
-from consumers.kafka import KafkaSettings
+from consumers.kafka import KafkaSettings, suspend_clock
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.store import SweepPolicy
 from pipeline.telemetry import OUTCOMES
@@ -281,7 +280,7 @@ def test_a_member_cut_off_from_kafka_writes_nothing_more_until_it_is_heard_again
     with running(rig):
         soon(lambda: rig.committed().get(0) == 1)
         rig.source.heartbeats = False
-        soon(lambda: rig.source.last_heartbeat() + 0.6 < time.monotonic())
+        soon(lambda: rig.source.last_heartbeat() + 0.6 < suspend_clock())
         broker.produce(TOPIC, document("b"))
         soon(lambda: "another worker may own" in str(rig.flow.waiting_reasons))
         assert sorted(rig.texts()) == ["a"]
