@@ -19,7 +19,7 @@ from consumers.kafka import OffsetTracker, Source, suspend_clock
 from pipeline import failpoints
 from pipeline.errors import Stopped
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
-from pipeline.records import KafkaPartition, SourceRecord
+from pipeline.records import KafkaPartition, Receipt, SourceRecord, WrittenPositions
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
 
@@ -67,20 +67,24 @@ class IngestWorker:
         governor: FlushGovernor,
         dead_letters: DeadLetterChannel,
         receipts: CommitQueue,
+        acknowledged: CommitQueue | None = None,
         metrics: IngestMetrics,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`acknowledged`: receipts that are not durable yet, where the store remembers positions; None: it does not."""
         self._source = source
         self._flow = flow
         self._governor = governor
         self._dead_letters = dead_letters
         self._receipts = receipts
+        self._acknowledged = acknowledged
+        self._milvus_lost = threading.Event()
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
-        self._tracker = OffsetTracker()
+        self._tracker = OffsetTracker(remembered=acknowledged is not None)
         self._progress = Progress.begin(clock())
 
     # --- the loop ----------------------------------------------------------------------------------------------
@@ -94,9 +98,7 @@ class IngestWorker:
         self._dead_letters.start()
         try:
             self._source.start(self)
-            while not stop.is_set() and not self._finished():
-                self._round()
-            clean = self._drain(stop)
+            clean = self._read_all(stop)
         except Stopped:
             self._check()  # a stage has ended: its own error is the cause
             raise
@@ -107,11 +109,23 @@ class IngestWorker:
             self._source.close(5.0)
         return Summary(progress.consumed, dict(progress.committed), self._clock() - progress.started, clean)
 
+    def _read_all(self, stop: threading.Event) -> bool:
+        """Read until the run is finished, and finish what was read; True if nothing of it is left."""
+        while True:
+            while not stop.is_set() and not self._finished():
+                self._round()
+            clean = self._drain(stop)
+            if not self._milvus_lost.is_set() or stop.is_set() or self._policy.max_records is not None:
+                return clean
+            self._source.resume()
+            self._reread_lost()
+
     def _round(self) -> None:
         progress = self._progress
         now = progress.last_round = self._clock()
         self._metrics.progress.set(time.time())
         self._check()
+        self._reread_lost()
         self._balance(now)
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
@@ -158,12 +172,33 @@ class IngestWorker:
         return self._flow.buffered_bytes + self._builder.size
 
     def _settle(self) -> None:
-        for receipt in self._receipts.take():
-            self._tracker.done(self._flow.finished(receipt))
+        for finished in () if self._acknowledged is None else self._acknowledged.take():
+            if isinstance(finished, Receipt):
+                self._tracker.acked(self._flow.finished(finished))
+        for finished in self._receipts.take():
+            if isinstance(finished, WrittenPositions):
+                self._tracker.secured(finished.positions)
+            else:
+                self._tracker.done(self._flow.finished(finished))
+        self._publish()
+
+    def _publish(self) -> None:
+        """Report how far the store has acknowledged the records, which it is to remember."""
+        if self._acknowledged is not None:
+            self._governor.reached(self._tracker.reached())
+
+    def _reread_lost(self) -> None:
+        """After the connection to Milvus broke: read again what it has acknowledged and may have lost since."""
+        if self._milvus_lost.is_set():
+            self._milvus_lost.clear()
+            self._governor.drop()
+            if self._tracker.outstanding() or self._tracker.unremembered():
+                self.reread()
 
     def _commit(self) -> None:
         self._progress.last_commit = self._clock()
-        offsets = self._tracker.committable()
+        # A flush after a loss succeeds, too: what it made durable may be less than was acknowledged.
+        offsets = {} if self._milvus_lost.is_set() else self._tracker.committable()
         if not offsets:
             return
         failpoints.hit("uncommitted")
@@ -194,32 +229,37 @@ class IngestWorker:
     def _drain(self, stop: threading.Event) -> bool:
         """Finish the records taken, make them durable, commit them. True if none is left.
 
-        A run that ends by itself has no deadline; a stop sets the shutdown deadline.
+        A run that ends by itself has no deadline; a stop sets the shutdown deadline. Ends early when Milvus is lost.
         """
         deadline: float | None = None
         self._source.pause()
         for batch in self._builder.close():
             self._flow.submit(batch)
         log.info("worker.draining", unfinished_records=self._tracker.outstanding())
-        flush_requested = False
-        while self._tracker.outstanding() and (deadline is None or self._clock() < deadline):
+        while self._unfinished() and (deadline is None or self._clock() < deadline):
+            if self._milvus_lost.is_set():
+                break
             if deadline is None and stop.is_set():
                 deadline = self._clock() + self._policy.shutdown_s
             self._progress.last_round = self._clock()
             self._check()
             self._source.poll(0.05)
-            self._settle()
-            if self._flow.idle and not flush_requested:
+            idle = self._flow.idle
+            self._settle()  # after `idle`, so that the flush requested covers the positions of all receipts
+            if idle:
                 self._governor.request()
-                flush_requested = True
             if self._clock() - self._progress.last_commit >= COMMIT_S:
                 self._commit()
         self._settle()
         self._commit()
-        unfinished = self._tracker.outstanding()
-        if unfinished:
+        if self._unfinished():
+            unfinished = self._tracker.outstanding()
             log.warning("worker.cut_off", unfinished_records=unfinished, what="they are read again by the next start")
-        return unfinished == 0
+        return not self._unfinished()
+
+    def _unfinished(self) -> bool:
+        """Whether records are not durable, or positions up to which they may be committed."""
+        return bool(self._tracker.outstanding()) or self._tracker.unremembered()
 
     def _stop_writing(self) -> None:
         """End the flow and wait for the call under way: others begin to write as soon as this member leaves."""
@@ -249,7 +289,7 @@ class IngestWorker:
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         """The offsets of these Kafka partitions that may be committed now."""
         self._settle()
-        durable = self._tracker.committable()
+        durable = {} if self._milvus_lost.is_set() else self._tracker.committable()
         return {partition: durable[partition] for partition in partitions if partition in durable}
 
     def reread(self) -> None:
@@ -277,6 +317,7 @@ class IngestWorker:
         self._builder.discard(partitions)
         self._flow.revoke(partitions)
         self._tracker.dropped(partitions)
+        self._publish()
         for partition in partitions:
             self._progress.targets.pop(partition, None)
             with suppress(KeyError):  # it was never observed
@@ -284,6 +325,12 @@ class IngestWorker:
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
+
+    # --- Milvus (called by its connection, on any thread) --------------------------------------------------------
+
+    def on_milvus_lost(self) -> None:
+        """The connection to Milvus broke: a server that starts again may not have what is not flushed."""
+        self._milvus_lost.set()
 
     # --- for observers -------------------------------------------------------------------------------------------
 

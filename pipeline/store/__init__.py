@@ -17,9 +17,10 @@ from pipeline.store.collection.schema import (
     read_marks_of,
     read_stamp,
 )
-from pipeline.store.flushing.flusher import Flusher
+from pipeline.store.flushing.flusher import Flusher, ignore_receipt
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
+from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
@@ -94,7 +95,10 @@ __all__ = [
     "MilvusPartitions",
     "MilvusServerApi",
     "Observer",
+    "PositionMarks",
+    "PositionStore",
     "RowScan",
+    "StoredPosition",
     "StoredRows",
     "SweepPolicy",
     "TombstoneSweep",
@@ -118,6 +122,7 @@ __all__ = [
     "final",
     "granularity",
     "holds_topic",
+    "ignore_receipt",
     "in_order",
     "index_problem",
     "interval",
