@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.ingest.progress import Progress, Snapshot, Summary
-from consumers.kafka import OffsetTracker, Source, suspend_clock
+from consumers.ingest.settlement import Acknowledged, Settlement
+from consumers.kafka import Source, suspend_clock
 from pipeline import failpoints
 from pipeline.errors import Stopped
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
-from pipeline.records import KafkaPartition, Receipt, SourceRecord, WrittenPositions
+from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
 
@@ -67,24 +68,22 @@ class IngestWorker:
         governor: FlushGovernor,
         dead_letters: DeadLetterChannel,
         receipts: CommitQueue,
-        acknowledged: CommitQueue | None = None,
+        acknowledged: Acknowledged | None = None,
         metrics: IngestMetrics,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`acknowledged`: receipts that are not durable yet, where the store remembers positions; None: it does not."""
+        """`acknowledged`: None where the store does not remember positions."""
         self._source = source
         self._flow = flow
         self._governor = governor
         self._dead_letters = dead_letters
-        self._receipts = receipts
-        self._acknowledged = acknowledged
-        self._milvus_lost = threading.Event()
+        self._settlement = Settlement(receipts, acknowledged, governor, flow.finished)
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
-        self._tracker = OffsetTracker(remembered=acknowledged is not None)
+        self._tracker = self._settlement.tracker
         self._progress = Progress.begin(clock())
 
     # --- the loop ----------------------------------------------------------------------------------------------
@@ -115,20 +114,21 @@ class IngestWorker:
             while not stop.is_set() and not self._finished():
                 self._round()
             clean = self._drain(stop)
-            if not self._milvus_lost.is_set() or stop.is_set() or self._policy.max_records is not None:
+            if not self._settlement.lost or stop.is_set() or self._policy.max_records is not None:
                 return clean
             self._source.resume()
-            self._reread_lost()
+            self._settlement.reread_lost(self.reread)
 
     def _round(self) -> None:
         progress = self._progress
         now = progress.last_round = self._clock()
         self._metrics.progress.set(time.time())
         self._check()
-        self._reread_lost()
         self._balance(now)
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
+        if self._settlement.reread_lost(self.reread):
+            records = []
         if self._policy.max_records is not None:
             records = records[: self._policy.max_records - progress.consumed]
         if records:
@@ -140,7 +140,7 @@ class IngestWorker:
             self._count_consumed(records)
         for batch in self._builder.close_due(self._clock()):
             self._flow.submit(batch)
-        self._settle()
+        self._settlement.settle()
         if now - progress.last_commit >= COMMIT_S:
             self._commit()
         if now - progress.last_lag >= LAG_S:
@@ -171,34 +171,9 @@ class IngestWorker:
     def _buffered_bytes(self) -> int:
         return self._flow.buffered_bytes + self._builder.size
 
-    def _settle(self) -> None:
-        for finished in () if self._acknowledged is None else self._acknowledged.take():
-            if isinstance(finished, Receipt):
-                self._tracker.acked(self._flow.finished(finished))
-        for finished in self._receipts.take():
-            if isinstance(finished, WrittenPositions):
-                self._tracker.secured(finished.positions)
-            else:
-                self._tracker.done(self._flow.finished(finished))
-        self._publish()
-
-    def _publish(self) -> None:
-        """Report how far the store has acknowledged the records, which it is to remember."""
-        if self._acknowledged is not None:
-            self._governor.reached(self._tracker.reached())
-
-    def _reread_lost(self) -> None:
-        """After the connection to Milvus broke: read again what it has acknowledged and may have lost since."""
-        if self._milvus_lost.is_set():
-            self._milvus_lost.clear()
-            self._governor.drop()
-            if self._tracker.outstanding() or self._tracker.unremembered():
-                self.reread()
-
     def _commit(self) -> None:
         self._progress.last_commit = self._clock()
-        # A flush after a loss succeeds, too: what it made durable may be less than was acknowledged.
-        offsets = {} if self._milvus_lost.is_set() else self._tracker.committable()
+        offsets = self._settlement.committable()
         if not offsets:
             return
         failpoints.hit("uncommitted")
@@ -236,8 +211,8 @@ class IngestWorker:
         for batch in self._builder.close():
             self._flow.submit(batch)
         log.info("worker.draining", unfinished_records=self._tracker.outstanding())
-        while self._unfinished() and (deadline is None or self._clock() < deadline):
-            if self._milvus_lost.is_set():
+        while self._settlement.unfinished and (deadline is None or self._clock() < deadline):
+            if self._settlement.lost:
                 break
             if deadline is None and stop.is_set():
                 deadline = self._clock() + self._policy.shutdown_s
@@ -245,21 +220,17 @@ class IngestWorker:
             self._check()
             self._source.poll(0.05)
             idle = self._flow.idle
-            self._settle()  # after `idle`, so that the flush requested covers the positions of all receipts
+            self._settlement.settle()  # after `idle`, so that the flush requested covers the positions of all receipts
             if idle:
                 self._governor.request()
             if self._clock() - self._progress.last_commit >= COMMIT_S:
                 self._commit()
-        self._settle()
+        self._settlement.settle()
         self._commit()
-        if self._unfinished():
+        if self._settlement.unfinished:
             unfinished = self._tracker.outstanding()
             log.warning("worker.cut_off", unfinished_records=unfinished, what="they are read again by the next start")
-        return not self._unfinished()
-
-    def _unfinished(self) -> bool:
-        """Whether records are not durable, or positions up to which they may be committed."""
-        return bool(self._tracker.outstanding()) or self._tracker.unremembered()
+        return not self._settlement.unfinished
 
     def _stop_writing(self) -> None:
         """End the flow and wait for the call under way: others begin to write as soon as this member leaves."""
@@ -283,13 +254,13 @@ class IngestWorker:
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
         """Drop what is not submitted; True once no record of these Kafka partitions is being written."""
         self._builder.discard(partitions)
-        self._settle()
+        self._settlement.settle()
         return self._flow.unwritten(partitions) == 0
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         """The offsets of these Kafka partitions that may be committed now."""
-        self._settle()
-        durable = {} if self._milvus_lost.is_set() else self._tracker.committable()
+        self._settlement.settle()
+        durable = self._settlement.committable()
         return {partition: durable[partition] for partition in partitions if partition in durable}
 
     def reread(self) -> None:
@@ -316,8 +287,7 @@ class IngestWorker:
     def _drop(self, partitions: Collection[KafkaPartition], event: str) -> None:
         self._builder.discard(partitions)
         self._flow.revoke(partitions)
-        self._tracker.dropped(partitions)
-        self._publish()
+        self._settlement.dropped(partitions)
         for partition in partitions:
             self._progress.targets.pop(partition, None)
             with suppress(KeyError):  # it was never observed
@@ -330,7 +300,7 @@ class IngestWorker:
 
     def on_milvus_lost(self) -> None:
         """The connection to Milvus broke: a server that starts again may not have what is not flushed."""
-        self._milvus_lost.set()
+        self._settlement.milvus_lost()
 
     # --- for observers -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from consumers.dead_letters import (
     DeadLetterProducer,
     ensure_dead_letter_topic,
 )
-from consumers.ingest import IngestWorker, WorkerPolicy
+from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
 from consumers.kafka import KafkaSettings, KafkaSource, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
@@ -48,7 +49,6 @@ from pipeline.store import (
     TombstoneSweep,
     Writer,
     holds_topic,
-    ignore_receipt,
     sweep_ledger_marks,
 )
 from pipeline.telemetry import IngestMetrics
@@ -144,7 +144,7 @@ def join_worker(
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
     fence = PartitionFence(BatchesInFlight())
-    acknowledged = CommitQueue()
+    acknowledged: Acknowledged = deque()
     governor = _governor(settings, parts, fence, acknowledged)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
     flow = IngestFlow(
@@ -189,7 +189,7 @@ def join_worker(
 
 
 def _governor(
-    settings: Settings, parts: WorkerParts, fence: PartitionFence, acknowledged: CommitQueue
+    settings: Settings, parts: WorkerParts, fence: PartitionFence, acknowledged: Acknowledged
 ) -> FlushGovernor:
     def put_durable(receipts: Sequence[Finished]) -> None:
         parts.metrics.last_durable.set(time.time())
@@ -210,7 +210,7 @@ def _governor(
         positions=parts.positions,
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
         leads=lambda: first_partition in fence.owned,
-        on_acked=ignore_receipt if parts.positions is None else acknowledged.put,
+        on_acked=None if parts.positions is None else lambda receipt, rows: acknowledged.append((receipt, rows)),
     )
     return FlushGovernor(flusher)
 

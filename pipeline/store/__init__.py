@@ -17,7 +17,7 @@ from pipeline.store.collection.schema import (
     read_marks_of,
     read_stamp,
 )
-from pipeline.store.flushing.flusher import Flusher, ignore_receipt
+from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition
@@ -122,7 +122,6 @@ __all__ = [
     "final",
     "granularity",
     "holds_topic",
-    "ignore_receipt",
     "in_order",
     "index_problem",
     "interval",

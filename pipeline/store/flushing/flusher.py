@@ -14,27 +14,21 @@ from pipeline.records import Finished, KafkaPartition, Reached, Receipt
 from pipeline.store.flushing.policy import FlushNeed, FlushPolicy, flush_spacing_s
 from pipeline.store.flushing.positions import PositionStore, ReachedPositions
 from pipeline.store.flushing.shared_marker import FlushCounts, FlushMarker, PendingOnPeer
-from pipeline.store.flushing.states import Flushing, Idle, StandingIn, State, Waiting
+from pipeline.store.flushing.states import (
+    Flushing,
+    Idle,
+    OnAcked,
+    OnDurable,
+    OnFlush,
+    StandingIn,
+    State,
+    Waiting,
+    ignore_flush,
+)
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.telemetry import FlushRole
 
 log = structlog.get_logger(__name__)
-
-OnDurable = Callable[[Sequence[Finished]], None]
-OnFlush = Callable[[FlushRole, bool], None]
-"""Called at the end of every attempt of a flush with its role, and whether it succeeded."""
-
-
-REMEMBER_S = 1.0
-"""Seconds between two writes of positions with durability `ack`."""
-
-
-def ignore_flush(role: FlushRole, ok: bool) -> None:
-    """The `on_flush` that does nothing."""
-
-
-def ignore_receipt(receipt: Receipt) -> None:
-    """The `on_acked` that does nothing."""
 
 
 class Flusher:
@@ -70,11 +64,12 @@ class Flusher:
         leads: Callable[[], bool] = lambda: True,
         on_flush: OnFlush = ignore_flush,
         positions: PositionStore | None = None,
-        on_acked: Callable[[Receipt], None] = ignore_receipt,
+        on_acked: OnAcked | None = None,
     ) -> None:
         """`leads`: whether this worker is the one that flushes; may change at any time.
 
-        `on_acked`: called with every receipt that is not durable by its acknowledgement.
+        `on_acked`: takes the receipts that are not durable by their acknowledgement, and brings them back to
+        `acknowledged` together with the positions that they reach. So one flush is enough for both.
         """
         self._api = api
         self._collections = tuple(collections)
@@ -84,7 +79,7 @@ class Flusher:
         self._marker = marker
         self._leads = leads
         self._on_flush = on_flush
-        self._positions = ReachedPositions(positions)
+        self._positions = ReachedPositions(positions, clock)
         self._on_acked = on_acked
         self._spacing_s = flush_spacing_s(api.server)
         self._lock = threading.Lock()
@@ -92,7 +87,6 @@ class Flusher:
         self._state: State = Idle()
         self._receipts: list[Finished] = []
         self._pending = PendingOnPeer()
-        self._remember_at = clock()
         self._drops = 0
         self._drops_announced = 0
         self._marks: FlushCounts = {}
@@ -107,32 +101,33 @@ class Flusher:
 
     def acked(self, receipt: Receipt, rows: int) -> None:
         """Record that the server has acknowledged these records, of which `rows` rows were written."""
-        with self._lock:
-            now = self._clock()
-            if self._policy.durability == "flush":
-                self._receipts.append(receipt)
-            if isinstance(self._state, Idle):
-                self._state = Waiting(now, now)
-            elif isinstance(self._state, StandingIn) and not self._need.waiting:
-                self._state = StandingIn(now)
-            self._need = replace(self._need, waiting=True, rows=self._need.rows + rows)
         if self._policy.durability == "ack":
+            with self._lock:
+                self._wait_for_flush(rows)
             self._on_durable([receipt])
+        elif self._on_acked is None:
+            self.acknowledged([receipt], rows, {})
         else:
-            self._on_acked(receipt)
+            self._on_acked(receipt, rows)
 
-    def reached(self, reached: Mapping[KafkaPartition, Reached]) -> bool:
-        """Record how far each Kafka partition is acknowledged; whether `due_at` may be earlier now."""
-        self._positions.reached(reached)
+    def acknowledged(self, receipts: Sequence[Receipt], rows: int, reached: Mapping[KafkaPartition, Reached]) -> bool:
+        """Record receipts, and how far each Kafka partition is acknowledged; whether `due_at` may be earlier now."""
         with self._lock:
-            if self._need.waiting or not self._positions.unwritten:
+            self._positions.reached(reached)
+            self._receipts += receipts
+            if not receipts and (self._need.waiting or not self._positions.unwritten):
                 return False
-            if self._policy.durability == "flush":
-                now = self._clock()
-                self._need = replace(self._need, waiting=True)
-                if isinstance(self._state, Idle):
-                    self._state = Waiting(now, now)
+            if receipts or self._policy.durability == "flush":
+                self._wait_for_flush(rows)
             return True
+
+    def _wait_for_flush(self, rows: int) -> None:
+        now = self._clock()
+        if isinstance(self._state, Idle):
+            self._state = Waiting(now, now)
+        elif isinstance(self._state, StandingIn) and not self._need.waiting:
+            self._state = StandingIn(now)
+        self._need = replace(self._need, waiting=True, rows=self._need.rows + rows)
 
     def drop(self) -> None:
         """Forget what is not durable: the server may have lost it. It must be acknowledged again."""
@@ -155,6 +150,7 @@ class Flusher:
         """Flush as soon as the server allows it; nothing to do where all is durable."""
         with self._lock:
             self._need = replace(self._need, requested=self._need.waiting)
+            self._positions.request()
 
     def finish(self) -> None:
         """From now on flush at once whatever waits."""
@@ -172,8 +168,7 @@ class Flusher:
         with self._lock:
             due = self._flush_due_at()
             if self._policy.durability == "ack" and self._positions.unwritten:
-                pressing = self._need.closing or self._need.requested
-                return self._clock() if pressing and not self._need.failures else _earlier(due, self._remember_at)
+                return self._positions.due_at if due is None else min(due, self._positions.due_at)
             return due
 
     def _flush_due_at(self) -> float | None:
@@ -189,7 +184,8 @@ class Flusher:
         Raises any other error of the server, and what `on_durable` raises.
         """
         if self._policy.durability == "ack":
-            self._remember_acknowledged()
+            if written := self._positions.try_write(self._policy.read_interval_s):
+                self._on_durable(written)
             due = self._flush_due_at()
             if due is None or due > self._clock():
                 return
@@ -218,32 +214,19 @@ class Flusher:
             case _:
                 return False
 
-    # --- positions -------------------------------------------------------------------------------------------------
-
-    def _remember_acknowledged(self) -> None:
-        """With durability `ack`: write the positions, which may be committed at once."""
-        self._remember_at = self._clock() + REMEMBER_S
-        try:
-            written = self._positions.write()
-        except Unavailable as error:
-            self._remember_at = self._clock() + self._policy.read_interval_s
-            log.warning("positions.unwritten", error_type=type(error).__name__, error=str(error))
-            return
-        if written:
-            self._on_durable(written)
-
     # --- another worker's flushes ------------------------------------------------------------------------------
 
     def _read_marker(self, marker: FlushMarker) -> None:
         """Read the marker and report the receipts that it shows to be durable."""
         self._read_marker_at = self._clock() + self._policy.read_interval_s
+        flushes = self._policy.durability == "flush"
+        drops = self._drops
         try:
-            written = self._positions.write() if self._policy.durability == "flush" else []
+            written = self._positions.write() if flushes else []
             with self._lock:
-                drops = self._drops
-                self._receipts += written
+                self._receipts += written if drops == self._drops else []
                 acknowledged = len(self._receipts)
-            marks = marker.read() if self._policy.durability == "flush" else {}
+            marks = marker.read() if flushes else {}
         except Unavailable as error:
             log.warning("flush.marker_unread", error_type=type(error).__name__, error=str(error))
             return
@@ -376,7 +359,3 @@ class Flusher:
             error_type=type(error).__name__,
             error=str(error),
         )
-
-
-def _earlier(one: float | None, other: float) -> float:
-    return other if one is None else min(one, other)

@@ -7,7 +7,7 @@ several workers one flushes for all (`Flusher`).
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -44,9 +44,9 @@ class FlushGovernor:
         self._flusher.acked(receipt, rows)
         self._changed.set()
 
-    def reached(self, reached: Mapping[KafkaPartition, Reached]) -> None:
-        """Record how far each Kafka partition is acknowledged: what is to be remembered with the next flush."""
-        if self._flusher.reached(reached):
+    def acknowledged(self, receipts: Sequence[Receipt], rows: int, reached: Mapping[KafkaPartition, Reached]) -> None:
+        """Record receipts that `on_acked` took, and how far each Kafka partition is acknowledged by now."""
+        if self._flusher.acknowledged(receipts, rows, reached):
             self._changed.set()
 
     def drop(self) -> None:

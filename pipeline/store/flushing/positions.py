@@ -4,12 +4,21 @@ Kafka's committed offset is never ahead of the position that Milvus remembers, u
 """
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import structlog
+
+from pipeline.errors import Unavailable
 from pipeline.records import Finished, KafkaPartition, Reached, WrittenPositions
 from pipeline.store.collection.marks import Mark, Marks
+
+log = structlog.get_logger(__name__)
+
+WRITE_S = 1.0
+"""Seconds between two writes of positions that wait for no flush."""
 
 
 class PositionStore(Protocol):
@@ -71,9 +80,11 @@ def _stored(mark: Mark) -> StoredPosition:
 class ReachedPositions:
     """How far each Kafka partition is acknowledged, and which of it is written. May be used by several threads."""
 
-    def __init__(self, store: PositionStore | None) -> None:
+    def __init__(self, store: PositionStore | None, clock: Callable[[], float] = time.monotonic) -> None:
         """`store` None: nothing is remembered."""
         self._store = store
+        self._clock = clock
+        self._due_at = clock()
         self._lock = threading.Lock()
         self._reached: Mapping[KafkaPartition, Reached] = {}
         self._written: dict[KafkaPartition, Reached] = {}
@@ -102,6 +113,26 @@ class ReachedPositions:
                 return []
             self._written |= missing
         return [WrittenPositions(missing)]
+
+    def try_write(self, retry_s: float) -> list[Finished]:
+        """`write` by itself, once a second; in an outage nothing is written, and it is due again after `retry_s`."""
+        try:
+            written = self.write()
+        except Unavailable as error:
+            self._due_at = self._clock() + retry_s
+            log.warning("positions.unwritten", error_type=type(error).__name__, error=str(error))
+            return []
+        self._due_at = self._clock() + WRITE_S
+        return written
+
+    @property
+    def due_at(self) -> float:
+        """When `try_write` is due, if something is unwritten."""
+        return self._due_at
+
+    def request(self) -> None:
+        """Make `try_write` due now."""
+        self._due_at = self._clock()
 
     def forget(self) -> None:
         """Forget everything: the server may have lost what it has acknowledged."""

@@ -1,9 +1,10 @@
-"""The states of a flusher: what waits to become durable, and who flushes."""
+"""The states of a flusher, what waits to become durable and who flushes; and the callbacks by which it reports."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipeline.records import Finished
+from pipeline.records import Finished, Receipt
 from pipeline.store.flushing.shared_marker import PendingOnPeer
 from pipeline.telemetry import FlushRole
 
@@ -49,3 +50,13 @@ class Flushing:
 
 
 State: TypeAlias = Idle | Waiting | StandingIn | Flushing
+
+OnDurable = Callable[[Sequence[Finished]], None]
+OnAcked = Callable[[Receipt, int], None]
+"""Called with a receipt and its rows."""
+OnFlush = Callable[[FlushRole, bool], None]
+"""Called at the end of every attempt of a flush with its role, and whether it succeeded."""
+
+
+def ignore_flush(role: FlushRole, ok: bool) -> None:
+    """The `on_flush` that does nothing."""
