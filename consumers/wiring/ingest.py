@@ -18,7 +18,7 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaSettings, KafkaSource, Source, suspend_clock
+from consumers.kafka import KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -44,6 +44,7 @@ from pipeline.store import (
     FlushPolicy,
     Marks,
     MilvusServerApi,
+    PositionMarks,
     PositionStore,
     SweepPolicy,
     TombstoneSweep,
@@ -96,12 +97,13 @@ def ingest_worker(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus),
-    Mismatch (collection of another schema or model).
+    `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls to. Raises
+    UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
@@ -111,29 +113,50 @@ def ingest_worker(
     writer = open_writer(settings, api, model, metrics)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
+    marks = Marks(api, settings.milvus.collection)
+    memory = position_memory(settings, kafka, api, marks)
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api),
+        source=_source(settings, kafka, api, memory, accept_gap=accept_gap),
         writer=writer,
         dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
-        marker=FlushMarker(Marks(api, settings.milvus.collection)),
+        marker=FlushMarker(marks),
+        positions=memory,
         tombstones=_tombstones(settings, api),
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
 
 
-def _source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
+def position_memory(
+    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, marks: Marks
+) -> RememberedPositions:
+    """What Milvus remembers of the group's offsets."""
+    name = settings.milvus.collection
+    return RememberedPositions(
+        PositionMarks(marks, kafka.group_id), kafka.group_id, filled=lambda topic: holds_topic(api, name, topic)
+    )
+
+
+def _source(
+    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, memory: RememberedPositions, *, accept_gap: bool
+) -> KafkaSource:
     """The member of the consumer group."""
+    return KafkaSource(kafka, stored=stored_topics(settings, api), memory=memory, accept_gap=accept_gap)
+
+
+def stored_topics(settings: Settings, api: MilvusServerApi) -> Callable[[str], bool] | None:
+    """Whether documents of a topic are stored, where a group that looks new to Kafka may not be one.
+
+    Starting anywhere but at the beginning would skip records that it has not read.
+    """
     if settings.kafka.start_from == "earliest":
-        return KafkaSource(kafka)
-    # To Kafka a group whose offsets have all expired is a new one. Starting anywhere but at the beginning would skip
-    # records that it has not read; rows of the topic show that this is not its first start.
-    return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic))
+        return None
+    return lambda topic: holds_topic(api, settings.milvus.collection, topic)
 
 
 def join_worker(

@@ -1,6 +1,7 @@
 """The interface to a Milvus server; `client.py` implements it over pymilvus, the tests have one in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -153,6 +154,9 @@ class MilvusApi(Protocol):
 
         So a worker that was suspended or cut off from Kafka cannot overwrite the rows of its successor.
         """
+
+    def unfenced(self) -> AbstractContextManager[None]:
+        """Let this thread's writes pass the fence inside the block; for rows that are no document's."""
 
     def on_lost(self, lost: Callable[[], None]) -> None:
         """Call `lost` whenever the connection to the server breaks, also while it is idle; on any thread.

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -103,6 +104,10 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     @override
     def fence(self, left_s: LeftS) -> None:
         self._run.lease.bind(left_s)
+
+    @override
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._run.lease.waived()
 
     @override
     def on_lost(self, lost: Callable[[], None]) -> None:

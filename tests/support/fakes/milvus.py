@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -253,6 +253,9 @@ class FakeMilvus:
 
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
+
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         if len({row["id"] for row in rows}) != len(rows):

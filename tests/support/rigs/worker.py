@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,12 +17,12 @@ from consumers.ingest import Summary
 from consumers.kafka import Source
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
-from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
+from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
 from pipeline.ingest import CommitQueue
-from pipeline.records import Chunk, KafkaPartition
-from pipeline.store import Marks, PositionMarks, SweepPolicy, TombstoneSweep
+from pipeline.records import Chunk
+from pipeline.store import Marks, SweepPolicy, TombstoneSweep
 from pipeline.store.milvus.write_lease import Lease, LeftS
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
@@ -54,6 +54,9 @@ class Connection:
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
 
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
+
     def upsert(self, *arguments: Any) -> None:
         self._lease.bounded(1.0)
         self._milvus.upsert(*arguments)
@@ -64,16 +67,6 @@ class Connection:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._milvus, name)
-
-
-class Remembered:
-    """Positions of topics whose ids are not known."""
-
-    def __init__(self, positions: PositionMarks) -> None:
-        self._positions = positions
-
-    def write(self, offsets: Mapping[KafkaPartition, int]) -> None:
-        self._positions.write(offsets, {})
 
 
 class Counting(HashEmbedder):
@@ -104,6 +97,7 @@ class Rig:
     session_s: float = 5.0
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
+    accept_gap: bool = False
     append: bool = False
     """Append mode, two batches at a time."""
 
@@ -113,7 +107,9 @@ class Rig:
         self.metrics = ingest_metrics()
         self.receipts = CommitQueue()
         self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
-        self.source = FakeSource(self.broker, kafka_settings(settings))
+        kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
+        self.memory = position_memory(settings, kafka, self.connection, marks)
+        self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
         writer = open_writer(settings, self.connection, self.embedder, self.metrics)
         parts = WorkerParts(
             api=self.connection,
@@ -124,7 +120,7 @@ class Rig:
             receipts=self.receipts,
             metrics=self.metrics,
             limits=DeadLetterLimiter(self.limits),
-            positions=Remembered(PositionMarks(Marks(self.connection, COLLECTION), GROUP)),
+            positions=self.memory,
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
@@ -180,6 +176,11 @@ class Rig:
     def start(self) -> None:
         """Run the worker in the background."""
         self._thread.start()
+
+    def run_to_its_end(self) -> Summary:
+        """Run a worker that ends by itself."""
+        self.start()
+        return self.ended()
 
     def ended(self, within: float = 20.0) -> Summary:
         """Wait for the end; raises what the worker raised."""
