@@ -42,6 +42,8 @@ class Commit:
 
     offset: int
     topic_id: str
+    leader_epoch: int = -1
+    """Of the record before the offset; -1: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def group_commits(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "")
+        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "", commit.leader_epoch)
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import kafka
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.coordinator.heartbeat import Heartbeat
 from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.batches import HEADER_COST, Batches, ReadLimits
 from consumers.kafka.lease_clock import NEVER, Beat, LeaseClock
@@ -102,6 +103,17 @@ def answered_heartbeat(consumer: KafkaConsumer) -> Beat:
     """
     answered: Beat = consumer._coordinator.heartbeat.answered
     return answered
+
+
+def seek(consumer: KafkaConsumer, partition: TopicPartition, offset: int, leader_epoch: int) -> None:
+    """Read on at an offset; `leader_epoch`: that of the record before it, -1 if it is unknown.
+
+    With an epoch, the next poll first compares it with the leader's log, and raises LogTruncationError where that
+    record is gone. kafka-python's own `seek` takes no epoch.
+    """
+    consumer.seek(partition, offset)
+    if leader_epoch >= 0:
+        consumer._subscription.assignment[partition].seek(OffsetAndMetadata(offset, "", leader_epoch))
 
 
 def unread_position(consumer: KafkaConsumer) -> str:

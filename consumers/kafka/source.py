@@ -36,6 +36,7 @@ from consumers.kafka.internals import (
 from consumers.kafka.lease_clock import NEVER, LeaseClock
 from consumers.kafka.positions import StartPositions, begin_at
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler
+from consumers.kafka.remembered import PositionMemory
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost
 from pipeline.records import KafkaPartition, SourceRecord
 
@@ -134,12 +135,16 @@ class KafkaSource(BaseSource, Source):
         settings: KafkaSettings,
         *,
         stored: Callable[[str], bool] | None = None,
+        memory: PositionMemory | None = None,
+        accept_gap: bool = False,
         clock: LeaseClock | None = None,
     ) -> None:
-        """`stored(topic)`: whether the store holds documents of the topic, for StartPositions."""
+        """`stored`, `memory` and `accept_gap`: for StartPositions."""
         super().__init__(_REMEDY)
         self._settings = settings
         self._stored = stored
+        self._memory = memory
+        self._accept_gap = accept_gap
         self._listener: GroupListener | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
@@ -154,7 +159,9 @@ class KafkaSource(BaseSource, Source):
     def start(self, handler: RebalanceHandler) -> None:
         settings = self._settings
         self._admin = open_admin(settings)
-        positions = StartPositions(self._admin, settings, self._stored)
+        positions = StartPositions(
+            self._admin, settings, self._stored, memory=self._memory, accept_gap=self._accept_gap
+        )
         positions.before_joining()
         self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
         follow_membership(self._consumer, self._clock)
@@ -181,7 +188,9 @@ class KafkaSource(BaseSource, Source):
         consumer, listener = self._started()
         self._failure.check()
         finish_join(consumer)
-        records = source_records(self._fetch(timeout_s), listener.positions.topic_ids)
+        batches = self._fetch(timeout_s)
+        listener.positions.epochs.observe(batches)
+        records = source_records(batches, listener.positions.topic_ids)
         if is_replaced(consumer):
             self._failure.error = fenced()
             self._failure.check()

@@ -15,6 +15,7 @@ from pipeline.store import (
     Writer,
     open_collection,
     open_ledger,
+    open_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -26,7 +27,7 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 
 def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
-    """Open the collection, and its ledger where the mode has one.
+    """Open the collection, its ledger where the mode has one, and with `create` its marks.
 
     Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
     """
@@ -34,6 +35,8 @@ def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *
     open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
     if mode_of(settings).one_version:
         open_ledger(api, name, create=create)
+    if create:  # a reader can do without: a collection filled by a former version has none before its next worker
+        open_marks(api, name)
 
 
 def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:

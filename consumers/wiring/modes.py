@@ -14,6 +14,7 @@ from pipeline.store import (
     UpsertWriter,
     Writer,
     ledger_name,
+    marks_name,
 )
 
 
@@ -40,8 +41,8 @@ class Mode:
     """Builds a writer; the ledger may be shared."""
 
     def collections(self, name: str) -> tuple[str, ...]:
-        """The collections that a writer into `name` fills."""
-        return (name, ledger_name(name)) if self.one_version else (name,)
+        """The collections that a writer into `name` fills, and the marks, which are flushed last."""
+        return (name, *((ledger_name(name),) if self.one_version else ()), marks_name(name))
 
 
 def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:

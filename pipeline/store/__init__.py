@@ -7,12 +7,21 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
-from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger
-from pipeline.store.collection.schema import check_collection_name, ledger_name, read_ledger_of, read_stamp
+from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
+from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger, open_marks
+from pipeline.store.collection.schema import (
+    check_collection_name,
+    ledger_name,
+    marks_name,
+    read_ledger_of,
+    read_marks_of,
+    read_stamp,
+)
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.flushing.shared_marker import MARKER_STATE, FlushMarker
+from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition
+from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
     CollectionInfo,
@@ -53,8 +62,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PARTITION",
     "ENTRY_FIELDS",
+    "LEDGER_MARK_STATE",
     "MANY_PARTITIONS",
-    "MARKER_STATE",
     "NOWHERE",
     "STALENESS_S",
     "AppendWriter",
@@ -72,12 +81,17 @@ __all__ = [
     "IndexSettings",
     "Key",
     "Ledger",
+    "Mark",
+    "Marks",
     "MilvusApi",
     "MilvusPartitions",
     "MilvusServerApi",
     "Observer",
     "Partitioning",
+    "PositionMarks",
+    "PositionStore",
     "RowScan",
+    "StoredPosition",
     "StoredRows",
     "SweepPolicy",
     "Tier",
@@ -108,15 +122,19 @@ __all__ = [
     "ledger_id",
     "ledger_name",
     "literal",
+    "marks_name",
     "open_collection",
     "open_ledger",
+    "open_marks",
     "read_ledger_of",
+    "read_marks_of",
     "read_stamp",
     "reserved_partitions",
     "row_entry",
     "row_hash",
     "row_id",
     "search_params",
+    "sweep_ledger_marks",
     "unobserved",
 ]
 

@@ -31,7 +31,7 @@ class KafkaRig(Rig):
 
     def _member(self) -> Source:
         assert self.settings is not None
-        return KafkaSource(self.settings)
+        return KafkaSource(self.settings, memory=self.memory)
 
 
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])

@@ -316,7 +316,7 @@ def test_a_dry_run_says_that_the_group_will_not_read_again(
 
 
 @pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
-def test_drop_removes_both_and_nothing_else(server: str, site: ScriptSite, request: pytest.FixtureRequest) -> None:
+def test_drop_removes_all_three_and_nothing_else(server: str, site: ScriptSite, request: pytest.FixtureRequest) -> None:
     uri: str = request.getfixturevalue(server)
     name = unique("drop")
     settings = site.settings(f"milvus.uri={uri}")
@@ -330,7 +330,7 @@ def test_drop_removes_both_and_nothing_else(server: str, site: ScriptSite, reque
             dropping.drop(settings, name, dry_run=False, yes=True)
             present = set(api.collections())
         finally:
-            api.drop_collection(f"{name}__ledger")
-            api.drop_collection(name)
-    assert {name, f"{name}__ledger"}.isdisjoint(present)
+            for left in (name, f"{name}__ledger", f"{name}__marks"):
+                api.drop_collection(left)
+    assert {name, f"{name}__ledger", f"{name}__marks"}.isdisjoint(present)
     assert present.issuperset(others)

@@ -16,9 +16,11 @@ from consumers.kafka.admin import LogRange
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.groups import Commit
 from consumers.kafka.positions import begin_at
+from consumers.kafka.remembered import AcceptableGap, PositionMemory, Remembered
 from pipeline import failpoints
-from pipeline.errors import OffsetsLost, UsageError
+from pipeline.errors import OffsetsLost, Unavailable, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
+from pipeline.store import StoredPosition
 
 _STEP_S = 0.002
 
@@ -97,6 +99,13 @@ class FakeBroker:
             log = self._topics[topic].partitions[partition]
             log.start = before
             log.records = [record for record in log.records if record.position.offset >= before]
+
+    def truncate(self, topic: str, partition: int, end: int) -> None:
+        """The log loses its end, as on a broker without power: offsets from `end` on are used again."""
+        with self.changed:
+            log = self._topics[topic].partitions[partition]
+            log.end = end
+            log.records = [record for record in log.records if record.position.offset < end]
 
     def read(self, topic: str) -> list[SourceRecord]:
         with self.changed:
@@ -206,11 +215,16 @@ class FakeSource:
         settings: KafkaSettings,
         *,
         stored: Callable[[str], bool] | None = None,
+        memory: PositionMemory | None = None,
+        accept_gap: bool = False,
         drain_s: float = 0.5,
     ) -> None:
         self._broker = broker
         self._settings = settings
         self._stored = stored
+        self._memory = memory
+        self._accept_gap = accept_gap
+        self._accepted: set[KafkaPartition] = set()
         self._drain_s = drain_s
         self._handler: RebalanceHandler | None = None
         self._positions: dict[KafkaPartition, int] = {}
@@ -363,25 +377,45 @@ class FakeSource:
 
     def _begin(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> dict[KafkaPartition, int]:
         commits = self._broker.commits(self._settings.group_id)
-        known = {topic for topic, _ in commits}
+        self._topic_ids |= {topic: self._broker.describe(topic)[0] for topic, _ in partitions}
+        remembered = self._remembered()
+        known = {topic for topic, _ in (*commits, *remembered)}
         known |= {topic for topic in self._settings.topics if self._stored is not None and self._stored(topic)}
-        positions = {}
+        positions, decided = {}, {}
         for name in partitions:
             if only_new_topics and name[0] in known:
                 continue
-            topic_id, ranges = self._broker.describe(name[0])
-            self._topic_ids[name[0]] = topic_id
-            positions[name] = begin_at(
-                name,
-                ranges[name[1]],
-                commits.get(name),
-                topic_id=topic_id,
-                read_before=name[0] in known,
-                first=self._first(name, ranges[name[1]]),
+            log, filled = (
+                self._broker.describe(name[0])[1][name[1]],
+                self._memory is None or self._memory.filled(name[0]),
             )
-        decided = {name: at for name, at in positions.items() if name not in commits}
+            try:
+                positions[name] = begin_at(
+                    name,
+                    log,
+                    commits.get(name),
+                    topic_id=self._topic_ids[name[0]],
+                    read_before=name[0] in known,
+                    first=self._first(name, log),
+                    remembered=Remembered(remembered.get(name), filled),
+                )
+            except AcceptableGap as gap:
+                if not self._accept_gap or name in self._accepted:
+                    raise
+                self._accepted.add(name)
+                positions[name] = decided[name] = gap.go_on_at
+            if name not in commits:
+                decided[name] = positions[name]
+        if self._memory is not None:
+            self._memory.begin(decided)
         self._broker.store(self._settings.group_id, decided, self._topic_ids)
         return positions
+
+    def _remembered(self) -> Mapping[KafkaPartition, StoredPosition]:
+        stored = {} if self._memory is None else self._memory.read(self._topic_ids)
+        if stored is None:
+            raise Unavailable("Milvus does not answer")
+        return stored
 
     def _first(self, name: KafkaPartition, log: LogRange) -> int:
         timestamp_ms = start_timestamp_ms(self._settings.start_from)

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,12 +17,12 @@ from consumers.ingest import Summary
 from consumers.kafka import Source
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
-from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
+from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
 from pipeline.ingest import CommitQueue
 from pipeline.records import Chunk
-from pipeline.store import SweepPolicy, TombstoneSweep, open_ledger
+from pipeline.store import Marks, SweepPolicy, TombstoneSweep
 from pipeline.store.milvus.write_lease import Lease, LeftS
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
@@ -53,6 +53,9 @@ class Connection:
 
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
+
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
 
     def upsert(self, *arguments: Any) -> None:
         self._lease.bounded(1.0)
@@ -94,6 +97,7 @@ class Rig:
     session_s: float = 5.0
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
+    accept_gap: bool = False
     append: bool = False
     """Append mode, two batches at a time."""
 
@@ -108,9 +112,10 @@ class Rig:
             on_confirmed=self.receipts.put,
             on_sent=lambda reason: self.metrics.dead_letters.labels(reason).inc(),
         )
-        self.source = FakeSource(self.broker, kafka_settings(settings))
+        kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
+        self.memory = position_memory(settings, kafka, self.connection, marks)
+        self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
         writer = open_writer(settings, self.connection, self.embedder, self.metrics)
-        open_ledger(self.connection, COLLECTION)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
@@ -120,6 +125,7 @@ class Rig:
             receipts=self.receipts,
             metrics=self.metrics,
             limits=DeadLetterLimiter(self.limits),
+            positions=self.memory,
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
@@ -175,6 +181,11 @@ class Rig:
     def start(self) -> None:
         """Run the worker in the background."""
         self._thread.start()
+
+    def run_to_its_end(self) -> Summary:
+        """Run a worker that ends by itself."""
+        self.start()
+        return self.ended()
 
     def ended(self, within: float = 20.0) -> Summary:
         """Wait for the end; raises what the worker raised."""

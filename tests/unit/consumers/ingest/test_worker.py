@@ -118,9 +118,10 @@ def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) ->
 
 def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBroker) -> None:
     rig = Rig(broker)
-    rig.milvus.down = True
-    broker.produce(TOPIC, document("a"))
     with running(rig):
+        soon(lambda: rig.source.assignment())
+        rig.milvus.down = True
+        broker.produce(TOPIC, document("a"))
         soon(lambda: rig.flow.waiting_reasons)
         assert "milvus" in "".join(rig.worker.ready())
         assert rig.worker.alive() == {}
@@ -152,10 +153,11 @@ def test_at_the_limit_of_milvus_partitions_today_waits_and_a_wrong_date_is_rejec
 
 def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBroker) -> None:
     rig = Rig(broker, buffer_bytes=20_000)
-    rig.milvus.gate.clear()
-    for number in range(200):
-        broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
     with running(rig):
+        soon(lambda: rig.source.assignment())
+        rig.milvus.gate.clear()
+        for number in range(200):
+            broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
         soon(lambda: rig.worker.snapshot().paused)
         snapshot = rig.worker.snapshot()
         assert snapshot.consumed < 200
@@ -181,7 +183,12 @@ def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
     broker: FakeBroker, bounded: bool
 ) -> None:
     rig = Rig(broker, shutdown_s=0.3, until_caught_up=bounded)
-    rig.milvus.down = True
+
+    def away(operation: str, collection: str, when: str) -> None:
+        if collection != f"{COLLECTION}__marks":  # else it would not start
+            raise Unavailable("away")
+
+    rig.milvus.hook = away
     broker.produce(TOPIC, document("a"))
     rig.start()
     soon(lambda: rig.flow.waiting_reasons)
@@ -195,7 +202,7 @@ def test_a_bug_is_logged_without_the_documents(broker: FakeBroker, log_text: Log
     written = log_text(style)
     broker.produce(TOPIC, document("a", "what nobody else may read"))
     rig = Rig(broker)
-    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"), collection=COLLECTION)
     rig.start()
     with pytest.raises(RuntimeError, match="a bug"):
         rig.ended()
