@@ -10,6 +10,7 @@ from kafka.coordinator.consumer import ConsumerCoordinator
 
 from consumers.kafka import KafkaSettings, KafkaSource, LeaseClock, Source, internals, suspend_clock
 from consumers.kafka.connection import STATIC_LEASE_S
+from consumers.kafka.rebalance import GroupListener
 from pipeline.errors import MembershipLost
 from tests.support.rigs.kafka import Member, RealRig, Rig
 from tests.support.waiting import eventually
@@ -112,8 +113,21 @@ def test_a_member_replaced_during_its_join_begins_again_what_comes_back(rig: Rig
     lost_while_its_share_comes_back(rig)
 
 
+CASES = (lost_while_its_share_goes_to_another, lost_while_its_share_comes_back)
+
+
 @pytest.mark.servers
-@pytest.mark.parametrize("case", [lost_while_its_share_goes_to_another, lost_while_its_share_comes_back])
+@pytest.mark.parametrize("case", CASES)
+def test_the_client_announces_a_loss_during_a_join(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, case: Callable[[Rig], None]
+) -> None:
+    monkeypatch.setattr(GroupListener, "outlived", False)
+    with closing(RealRig(kafka_bootstrap)) as rig:
+        case(rig)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("case", CASES)
 def test_a_loss_that_the_client_does_not_announce_is_noticed_by_the_member_id(
     kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, case: Callable[[Rig], None]
 ) -> None:
