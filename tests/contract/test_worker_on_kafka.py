@@ -89,7 +89,9 @@ def test_what_was_in_flight_when_a_member_was_replaced_during_its_join_is_never_
             publish("two")
             assert model.entered.wait(20)
             end_join = kafka.hold_join(old.member)
-            with running(KafkaRig(milvus=milvus, settings=settings, session_s=3.0)) as new:
+            new = KafkaRig(milvus=milvus, settings=settings, session_s=3.0)
+            with running(new):
+                eventually(new.member.assignment, within=20, what="the new owner")
                 publish("three")
                 eventually(lambda: committed() == 3, within=30)
                 assert new.texts() == {"d": ["three"]}
