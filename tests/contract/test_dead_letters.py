@@ -178,6 +178,17 @@ def test_every_dead_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
     assert [decode_dead_letter(record).offset for record in rig.read(topic)] == list(range(1_500))
 
 
+def test_a_receipt_is_of_the_batch_that_its_records_were_read_in(rig: Rig) -> None:
+    topic, receipts = rig.topic(), list[Receipt]()
+    batches = [3, 3, 5, 3]
+    with outbox(rig, topic, receipts) as channel:
+        for offset, batch in enumerate(batches):
+            channel.send(replace(rejected(offset), batch=batch))
+        eventually(lambda: len(confirmed(receipts)) == 4)
+    of = {position.offset: receipt.batch for receipt in receipts for position in receipt.positions}
+    assert [of[offset] for offset in range(4)] == batches
+
+
 def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> None:
     topic, receipts = rig.topic(max_message_bytes=10_000), list[Receipt]()
     value = bytes(range(256)) * 400

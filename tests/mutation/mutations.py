@@ -26,6 +26,7 @@ class Mutation:
 
 
 MACHINE = "tests/property/test_writer_machine.py"
+MEMBERSHIP = "tests/contract/test_kafka_membership.py"
 
 MUTATIONS = (
     Mutation(
@@ -127,10 +128,10 @@ failpoints.hit("rows_written")
     Mutation(
         "commit what is lost",
         function="consumers.kafka.rebalance.GroupListener.on_partitions_lost",
-        old="self._forget(partitions)",
+        old="self._lose(partitions)",
         new="""
 await self._commit(self._handler.committable(partitions))
-self._forget(partitions)
+self._lose(partitions)
 """,
         tests=(
             "tests/contract/test_kafka_source.py::test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again",
@@ -268,6 +269,64 @@ written = self._write_rows(work)
         old="frozenset(name for name in partitions if not self.revoked(number, name))",
         new="frozenset(partitions)",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
+    ),
+    Mutation(
+        "a loss during a join that the client keeps to itself",
+        function="consumers.kafka.internals._Coordinator.reset_generation",
+        old="self.rejoining = False",
+        new="pass",
+        tests=(f"{MEMBERSHIP}::test_the_client_announces_a_loss_during_a_join",),
+    ),
+    Mutation(
+        "what was assigned to a former member id is kept",
+        function="consumers.kafka.rebalance.GroupListener.outlived",
+        old="self._member != member_id(self._consumer)",
+        new="False",
+        tests=(f"{MEMBERSHIP}::test_a_loss_that_the_client_does_not_announce_is_noticed_by_the_member_id",),
+    ),
+    Mutation(
+        "a replaced static member reads and writes on",
+        function="consumers.kafka.internals.is_replaced",
+        old="not coordinator._heartbeat_enabled",
+        new="False",
+        tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
+    ),
+    Mutation(
+        "a static member writes beside the one it replaces",
+        function="consumers.kafka.source.KafkaSource._take_over_s",
+        old="self._joined[1] + STATIC_LEASE_S - now",
+        new="self._joined[1] - now",
+        tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
+    ),
+    Mutation(
+        "a receipt of a former assignment finishes what is read again",
+        function="pipeline.ingest.partition_fencing.PartitionFence.finished",
+        old="receipt.batch > self._last_ended",
+        new="True",
+        tests=(
+            "tests/unit/consumers/ingest/test_worker.py::test_a_receipt_of_a_former_assignment_finishes_nothing_that_is_read_again",
+        ),
+    ),
+    Mutation(
+        "a batch of a former assignment is written after a reread",
+        function="pipeline.ingest.partition_fencing.PartitionFence.assign",
+        old="self._end_epochs(partitions)",
+        new="pass",
+        tests=("tests/unit/pipeline/ingest/test_partition_fencing.py", "tests/unit/consumers/ingest/test_worker.py"),
+    ),
+    Mutation(
+        "heartbeats on a clock that stops while the machine is suspended",
+        function="consumers.kafka.internals._Heartbeat.sent_heartbeat",
+        old="self.clock.beat()",
+        new="LeaseClock().beat()",
+        tests=(f"{MEMBERSHIP}::test_the_lease_ends_while_the_machine_is_suspended_and_begins_with_the_next_heartbeat",),
+    ),
+    Mutation(
+        "a lease that a jump of the wall clock does not end",
+        function="consumers.kafka.lease_clock.LeaseClock.certain",
+        old="abs(jump) <= JUMP_S",
+        new="True",
+        tests=(f"{MEMBERSHIP}::test_a_jump_of_the_wall_clock_ends_the_lease_until_the_next_heartbeat",),
     ),
     Mutation(
         "wrong dates take the last Milvus partitions",

@@ -571,3 +571,74 @@ def test_old_deletes_are_forgotten_between_batches_and_only_while_the_partition_
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
     assert rig.milvus.stored(ledger)["_default"] == {}
     assert rig.metrics.registry.get_sample_value("ingest_tombstones_swept_total") == 1
+
+
+class Gate:
+    """Holds the calls of one operation on one collection until it is opened."""
+
+    def __init__(self, rig: Rig, *call: str) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+        self._call = call
+        rig.milvus.hook = self._hold
+
+    def _hold(self, operation: str, collection: str, when: str) -> None:
+        if (operation, collection) == self._call and when == "before" and not self._open.is_set():
+            self.entered.set()
+            self._open.wait(10)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_a_receipt_of_a_former_assignment_finishes_nothing_that_is_read_again(broker: FakeBroker) -> None:
+    milvus = FakeMilvus()
+    flush, allowed = milvus.flush, threading.Event()
+
+    def held_flush(collection: str) -> None:
+        allowed.wait(10)
+        flush(collection)
+
+    milvus.flush = held_flush  # type: ignore[method-assign]
+    rig = Rig(broker, milvus, durability="flush", shutdown_s=0.3)
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    soon(lambda: rig.texts() and rig.flow.idle)
+
+    def refuse(operation: str, collection: str, when: str) -> None:
+        if (operation, collection) == ("query", f"{COLLECTION}__ledger"):
+            raise Unavailable("away")
+
+    milvus.hook = refuse
+    broker.leave(GROUP, rig.source)
+    soon(lambda: "plan" in rig.flow.waiting_reasons)  # it is read again, and not finished
+    allowed.set()
+    soon(lambda: rig.metrics.registry.get_sample_value("ingest_last_durable_timestamp_seconds"))
+    rig.stop.set()
+    assert not rig.ended().clean
+    assert rig.committed() == {}
+
+
+def test_a_reread_writes_and_commits_everything_once_more(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    for number in range(20):
+        broker.produce(TOPIC, document(f"d{number}"), partition=number % 2)
+    gate = Gate(rig, "upsert", COLLECTION)
+    due = threading.Event()
+
+    def reread() -> None:
+        if due.is_set():
+            due.clear()
+            rig.worker.reread()
+
+    rig.dead_letters.check = reread  # type: ignore[method-assign]  # the loop calls it, on its thread
+    with running(rig):
+        assert gate.entered.wait(10)
+        soon(lambda: rig.worker.snapshot().consumed == 20)
+        due.set()
+        soon(lambda: rig.worker.snapshot().consumed == 40)
+        assert rig.flow.fenced, "the call under way is the last one of its batch"
+        gate.open()
+        soon(lambda: rig.committed() == {0: 10, 1: 10})
+    assert len(rig.texts()) == 20
+    assert rig.metrics.registry.get_sample_value("ingest_rebalances_total", {"event": "assigned"}) == 2
