@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from pipeline.records import Delete, Position, Put
 from pipeline.store.writing.former_places import left_behind, merged
@@ -15,8 +15,15 @@ Refusal: TypeAlias = tuple[Change, str, str]
 """The operation, a stable snake_case reason, and a sentence for people."""
 Footprint: TypeAlias = Mapping[str, int]
 """Milvus partition -> n: the document may have rows for chunks 0 … n-1 there, and no others anywhere."""
-Earlier: TypeAlias = tuple[Change, int]
-"""An operation that was folded into a later one of its key, and the number of its chunks where they count, else 0."""
+
+
+class Earlier(NamedTuple):
+    """An operation that was folded into a later one of its key."""
+
+    operation: Change
+    chunks: int | None
+    """The number of its chunks, 0 for a delete. None: nobody can have written it before."""
+
 
 NOWHERE = Position("", -1, -1)
 """The position in the intent of a document that was never stored: every record is newer."""

@@ -6,6 +6,7 @@ the rows, of the deletes and of the ledger rows. Records that are read for the f
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from pipeline.records import Position, Put
 from pipeline.store.milvus.api import MilvusApi
@@ -47,17 +48,22 @@ class RedoCheck:
     ) -> set[Key]:
         """Keys of which nothing would be written although their rows differ from the ledger.
 
-        Only the ledger's own record, met again, shows that this is a redo of what may not have been durable. It may
-        have been folded into a newer one of the same content.
+        That may be so where one of these shows that this is a redo of what may not have been durable:
+
+        1. The record is the ledger's own.
+        2. The record is newer and has the same content, and the ledger's own was folded into it.
+        3. The same, and one was folded into it that an earlier owner may have written without a trace in the ledger.
         """
-        met_again = {operation.position for operation, _ in folded}
+        met_again = {earlier.operation.position for earlier in folded}
+        maybe_written = {earlier.operation.key for earlier in folded if earlier.chunks is not None}
+        places = self.places(folded)
         doubted = {}
         for key, decision in decisions.items():
             entry = entries[key][0]
-            if entry is not None and (
-                decision is Decision.UNCHANGED or (decision is Decision.ADVANCE and entry.position in met_again)
-            ):
-                doubted[key] = entry
+            if entry is None or decision not in (Decision.UNCHANGED, Decision.ADVANCE):
+                continue
+            if decision is Decision.UNCHANGED or entry.position in met_again or key in maybe_written:
+                doubted[key] = replace(entry, former=merged(entry.former, places.get(key, {})))
         return self._damaged_rows(doubted)
 
     def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> dict[Key, Unfinished]:
