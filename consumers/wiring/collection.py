@@ -12,6 +12,8 @@ from pipeline.store import (
     Ledger,
     MilvusPartitions,
     MilvusServerApi,
+    Partitioning,
+    Tier,
     Writer,
     open_collection,
     open_ledger,
@@ -73,12 +75,19 @@ def new_writer(
         api,
         settings.milvus.collection,
         partitions,
-        settings.partitioning.by,
+        partitioning(settings),
         fingerprint(settings, model),
         durable=durable,
         verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)
+
+
+def partitioning(settings: Settings) -> Partitioning:
+    """The configured rule by which a document gets its Milvus partition."""
+    section = settings.partitioning
+    tiers = (Tier(round(tier.older_than.total_seconds() * 1000), tier.by) for tier in section.tiers)
+    return Partitioning(section.by, tuple(tiers))
 
 
 def fingerprint(settings: Settings, model: Embedder) -> str:

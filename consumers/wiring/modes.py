@@ -8,10 +8,10 @@ from pipeline.ingest import APPEND, UPSERT, WriteMode
 from pipeline.records import Position
 from pipeline.store import (
     AppendWriter,
-    Granularity,
     Ledger,
     MilvusApi,
     MilvusPartitions,
+    Partitioning,
     UpsertWriter,
     Writer,
     ledger_name,
@@ -25,7 +25,7 @@ class WriteTarget:
     api: MilvusApi
     collection: str
     partitions: MilvusPartitions
-    by: Granularity
+    partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
     durable: Callable[[Position], bool] = lambda _: False
@@ -54,7 +54,7 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         target.api,
         target.collection,
         target.partitions,
-        target.by,
+        target.partitioning,
         fingerprint=target.fingerprint,
         ledger=ledger,
         durable=target.durable,
@@ -63,7 +63,7 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
-    return AppendWriter(target.api, target.collection, target.partitions, target.by)
+    return AppendWriter(target.api, target.collection, target.partitions, target.partitioning)
 
 
 _MODES: Mapping[str, Mode] = {

@@ -23,15 +23,8 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
-from pipeline.store.partitions import (
-    MANY_PARTITIONS,
-    Granularity,
-    MilvusPartitions,
-    granularity,
-    in_order,
-    interval,
-    partition_name,
-)
+from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
+from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
 from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
@@ -77,7 +70,6 @@ __all__ = [
     "FlushPolicy",
     "Flusher",
     "Footprint",
-    "Granularity",
     "Hit",
     "IndexSettings",
     "Key",
@@ -86,9 +78,11 @@ __all__ = [
     "MilvusPartitions",
     "MilvusServerApi",
     "Observer",
+    "Partitioning",
     "RowScan",
     "StoredRows",
     "SweepPolicy",
+    "Tier",
     "TombstoneSweep",
     "Unfinished",
     "UpsertWriter",
@@ -119,9 +113,9 @@ __all__ = [
     "literal",
     "open_collection",
     "open_ledger",
-    "partition_name",
     "read_ledger_of",
     "read_stamp",
+    "reserved_partitions",
     "row_entry",
     "row_hash",
     "row_id",
