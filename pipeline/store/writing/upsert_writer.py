@@ -127,7 +127,7 @@ class UpsertWriter(Writer):
         for operation, *_ in refused:
             del by_key[operation.key]
         with self._distrusting():
-            entries = self._ledger.read({operation.key for operation in operations})
+            entries = self._ledger.read([operation.key for operation in operations])
             failpoints.hit("ledger_read")
             decisions = self._classify(by_key, entries, hashes)
             rewrite = self._redo.damaged(decisions, entries, folded)
