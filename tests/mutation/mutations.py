@@ -307,9 +307,9 @@ written = self._write_rows(work)
     ),
     Mutation(
         "rows counted, whatever record wrote them",
-        function="pipeline.store.writing.row_check.RowCheck._damaged_page",
-        old="position != (written_at(entries[key]) if expected else None)",
-        new="(position is None) == expected",
+        function="pipeline.store.writing.row_check.RowCheck._compare",
+        old="found.get(expected.identifier) != expected.position",
+        new="(expected.identifier in found) != (expected.position is not None)",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
     ),
     Mutation(

@@ -402,6 +402,14 @@ def test_a_milvus_partition_that_retention_dropped_is_not_filled_again(fake: Fak
     assert store.upsert_writer().plan([put("k", "a b", 1)]).unchanged == 1
 
 
+def test_a_milvus_partition_that_an_operator_released_holds_up_no_redo(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1), put("missing", "a", 2, day=1)])
+    fake.release_partitions("docs", [TODAY])
+    fake.put_back("docs", TOMORROW, row_id(None, "missing", 0, TOMORROW), None)
+    plan = store.upsert_writer().plan([put("k", "a b", 1), put("missing", "a", 2, day=1)])
+    assert ([one.key for one in plan.to_embed], plan.unchanged) == ([(None, "missing")], 1)
+
+
 def test_a_first_read_of_records_asks_for_no_rows(fake: FakeMilvus, store: Store) -> None:
     writer = store.upsert_writer()
     write(writer, [put("k", "a b", 1), put("moved", "a", 2), delete("gone", 3)])
