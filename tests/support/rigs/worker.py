@@ -20,11 +20,11 @@ from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest import CommitQueue
+from pipeline.ingest import CommitQueue, RedoBounds
 from pipeline.records import Chunk
 from pipeline.store import Marks, SweepPolicy, TombstoneSweep
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -98,6 +98,9 @@ class Rig:
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
     accept_gap: bool = False
+    now_ms: int = NOON + 3_600_000
+    """The worker's clock, which is at rest."""
+    max_event_age: timedelta | None = None
     append: bool = False
     """Append mode, two batches at a time."""
 
@@ -115,7 +118,8 @@ class Rig:
         kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
         self.memory = position_memory(settings, kafka, self.connection, marks)
         self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
-        writer = open_writer(settings, self.connection, self.embedder, self.metrics)
+        self.bounds = RedoBounds()
+        writer = open_writer(settings, self.connection, self.embedder, self.metrics, durable=self.bounds.durable)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
@@ -130,7 +134,9 @@ class Rig:
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
             retry=Backoff(self.retry_s, 0.05),
-            wall_clock=lambda: (NOON + 3_600_000) / 1000,
+            lookup=None if self.append else FakeLookup(self.broker),
+            bounds=self.bounds,
+            wall_clock=lambda: self.now_ms / 1000,
         )
         self.worker, self.flow = join_worker(
             settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
@@ -161,6 +167,7 @@ class Rig:
                     "flush_interval": timedelta(milliseconds=50),
                     "index": {"type": "FLAT"},
                 },
+                "partitioning": {"max_event_age": self.max_event_age},
                 "chunking": {"max_tokens": 16, "overlap": 4},
                 "batch": {
                     "max_records": 10,
