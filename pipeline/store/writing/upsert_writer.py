@@ -107,6 +107,7 @@ class UpsertWriter(Writer):
     def forget(self) -> None:
         self._ledger.forget()
         self._partitions.forget()
+        self._redo.forget()
 
     # --- plan --------------------------------------------------------------------------------------------------
 

@@ -504,7 +504,7 @@ class FakeLookup:
                 current_id, logs = self._broker.describe(position.topic)
             except UsageError:
                 continue
-            log = logs[position.partition]
+            log = logs[position.partition] if position.partition < len(logs) else LogRange(0, 0)
             if topic_id in ("", current_id) and log.start <= position.offset < log.end:
                 [record] = self._broker.fetch(position[:2], position.offset, 1)
                 records[position] = record

@@ -175,7 +175,9 @@ def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for row in _rows(client, name, wanted, None):
         assert row["doc_id"] not in found, f"two ledger rows of {row['doc_id']}"
-        found[row["doc_id"]] = {**row, "footprint": json.loads(row["footprint"])}
+        # Negative numbers are no places of rows, but where rows were deleted, and which record wrote the rows.
+        places = {name: chunks for name, chunks in json.loads(row["footprint"]).items() if chunks >= 0}
+        found[row["doc_id"]] = {**row, "footprint": places}
     return found
 
 
