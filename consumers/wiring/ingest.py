@@ -22,6 +22,7 @@ from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
@@ -103,6 +104,7 @@ def ingest_worker(
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
+    log_warnings(settings, kafka, api)
     writer = open_writer(settings, api, model, metrics)
     open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the flush marker
     parts = WorkerParts(

@@ -23,6 +23,7 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
+from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partitions import (
     MANY_PARTITIONS,
     Granularity,
@@ -91,6 +92,7 @@ __all__ = [
     "UpsertWriter",
     "VectorSearch",
     "Vectors",
+    "VersionWarning",
     "WritePlan",
     "WritePolicy",
     "Writer",
@@ -124,6 +126,7 @@ __all__ = [
     "row_id",
     "search_params",
     "unobserved",
+    "version_warning",
 ]
 
 
