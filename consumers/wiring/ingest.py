@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import structlog
@@ -17,7 +17,7 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaSettings, KafkaSource, Source, suspend_clock
+from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -35,6 +35,8 @@ from pipeline.ingest import (
     FlowPolicy,
     IngestFlow,
     PartitionFence,
+    RecordLookup,
+    RedoBounds,
 )
 from pipeline.records import Receipt
 from pipeline.store import (
@@ -76,6 +78,9 @@ class WorkerParts:
     marker: FlushMarker | None = None
     """Shared by the workers of a group, of which one flushes for all. None: the worker flushes for itself."""
     tombstones: TombstoneSweep | None = None
+    lookup: RecordLookup | None = None
+    """Reads records again that restore a document. None: none is restored."""
+    bounds: RedoBounds = field(default_factory=RedoBounds)
     retry: Backoff = RETRY
     wall_clock: Callable[[], float] = time.time
 
@@ -104,8 +109,9 @@ def ingest_worker(
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
+    bounds = RedoBounds()
     log_warnings(settings, kafka, api)
-    writer = open_writer(settings, api, model, metrics)
+    writer = open_writer(settings, api, model, metrics, durable=bounds.durable)
     open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the flush marker
     parts = WorkerParts(
         api=api,
@@ -118,6 +124,8 @@ def ingest_worker(
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
         marker=FlushMarker(api, settings.milvus.collection),
         tombstones=_tombstones(settings, api),
+        lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
+        bounds=bounds,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
@@ -154,6 +162,8 @@ def join_worker(
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,
+        lookup=parts.lookup,
+        bounds=parts.bounds,
         wall_clock=parts.wall_clock,
     )
     lease_s = kafka_settings(settings).lease_s
@@ -175,6 +185,7 @@ def join_worker(
         dead_letters=parts.dead_letters,
         receipts=parts.receipts,
         metrics=parts.metrics,
+        bounds=parts.bounds,
         policy=policy,
     )
     return worker, flow

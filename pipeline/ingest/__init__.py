@@ -9,7 +9,8 @@ from pipeline.ingest.embed import WINDOW_TOKENS
 from pipeline.ingest.flow import RETRY, FlowPolicy, IngestFlow
 from pipeline.ingest.in_flight import BatchesInFlight
 from pipeline.ingest.partition_fencing import PartitionFence
-from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink
+from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink, RecordLookup
+from pipeline.ingest.redo_bounds import RedoBounds
 from pipeline.ingest.write_modes import APPEND, UPSERT, WriteMode
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "FlowPolicy",
     "IngestFlow",
     "PartitionFence",
+    "RecordLookup",
+    "RedoBounds",
     "WriteMode",
 ]

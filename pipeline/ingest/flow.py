@@ -33,9 +33,11 @@ from pipeline.ingest.circuit_breaker import CircuitBreaker
 from pipeline.ingest.context import FlowContext, FlowQueues
 from pipeline.ingest.embed import WINDOW_TOKENS, EmbedStage
 from pipeline.ingest.partition_fencing import PartitionFence
-from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
+from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink, RecordLookup
 from pipeline.ingest.prepare import Preparer
+from pipeline.ingest.redo_bounds import RedoBounds
 from pipeline.ingest.rejections import Rejections
+from pipeline.ingest.restore import DocumentRestorer
 from pipeline.ingest.stages import Barrier, Submitted
 from pipeline.ingest.write import WriteStage
 from pipeline.ingest.write_modes import WriteMode
@@ -79,10 +81,12 @@ class IngestFlow:
         policy: FlowPolicy,
         fence: PartitionFence,
         limits: DeadLetterLimit | None = None,
+        lookup: RecordLookup | None = None,
+        bounds: RedoBounds | None = None,
         tombstones: TombstoneSweep | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`limits` None: any number of records may be rejected."""
+        """`limits` None: any number of records may be rejected. `lookup` None: no document is restored."""
         self._metrics = metrics
         self._fence = fence
         self._queues = FlowQueues()
@@ -91,11 +95,26 @@ class IngestFlow:
         self._ending = threading.Event()
         self._breaker = CircuitBreaker(policy.retry, lambda stage: metrics.retries.labels(stage).inc())
         rejections = Rejections(dead_letters, limits, metrics)
-        context = FlowContext(self._queues, fence, self._breaker, rejections, metrics, self._guarded, wall_clock)
-        prepare = Preparer(context, decoder=decoder, chunker=chunker, writer=writer, mode=policy.mode)
+        bounds = bounds or RedoBounds()
+        context = FlowContext(
+            self._queues, fence, self._breaker, rejections, bounds, metrics, self._guarded, wall_clock
+        )
+        restorer = None
+        if lookup is not None:
+            restorer = DocumentRestorer(
+                decoder=decoder, writer=writer, lookup=lookup, breaker=self._breaker, bounds=bounds, metrics=metrics
+            )
+        prepare = Preparer(
+            context, decoder=decoder, chunker=chunker, writer=writer, mode=policy.mode, restorer=restorer
+        )
         embed = EmbedStage(context, embedder, policy.window_tokens)
         write = WriteStage(
-            context, writer=writer, writers=policy.mode.writers, governor=governor, tombstones=tombstones
+            context,
+            writer=writer,
+            writers=policy.mode.writers,
+            governor=governor,
+            tombstones=tombstones,
+            restorer=restorer,
         )
         self._threads = [
             threading.Thread(target=self._guarded, args=(stage,), name=f"ingest-{name}", daemon=True)

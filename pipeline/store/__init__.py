@@ -34,13 +34,14 @@ from pipeline.store.partitions import (
     partition_name,
 )
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
-from pipeline.store.writing.append_writer import AppendWriter, Writer
+from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
 from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
 from pipeline.store.writing.protocol import (
     NOWHERE,
     Applied,
     Change,
     Decision,
+    Earlier,
     Entry,
     Footprint,
     Key,
@@ -70,6 +71,7 @@ __all__ = [
     "Change",
     "CollectionInfo",
     "Decision",
+    "Earlier",
     "Entry",
     "FlushGovernor",
     "FlushMarker",
@@ -89,6 +91,7 @@ __all__ = [
     "StoredRows",
     "SweepPolicy",
     "TombstoneSweep",
+    "Unfinished",
     "UpsertWriter",
     "VectorSearch",
     "Vectors",

@@ -1,7 +1,7 @@
 """The writer interface, and the writer for `append` mode, where every record is a separate document."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
@@ -9,7 +9,7 @@ from pipeline.errors import NotFound
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
-from pipeline.store.writing.protocol import Applied, Change, Refusal, WritePlan
+from pipeline.store.writing.protocol import Applied, Change, Earlier, Entry, Key, Refusal, WritePlan
 from pipeline.store.writing.rows import append_rows, row_sizes
 from pipeline.store.writing.upsert_requests import K, RowGroup, Sent, WritePolicy, upsert_groups
 from pipeline.store.writing.vector_reuse import Vectors
@@ -27,11 +27,20 @@ class Writer(Protocol):
     number of times.
     """
 
-    def plan(self, operations: Sequence[Change]) -> WritePlan:
-        """Decide what is to be done with each operation. Raises ValueError for a repeated key in upsert mode."""
+    def plan(self, operations: Sequence[Change], folded: Sequence[Earlier] = ()) -> WritePlan:
+        """Decide what is to be done with each operation. Raises ValueError for a repeated key in upsert mode.
+
+        `folded`: operations of the batch that were folded into these.
+        """
 
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         """Stored vectors for the texts of these chunks, which are those of each document in `plan.to_embed`."""
+
+    def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> Mapping[Key, "Unfinished"]:
+        """Those of the documents whose rows are not those of one version: a change was begun and not finished.
+
+        Of the `doubted` ones that no plan holds, the rows are compared with the ledger, too.
+        """
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Write rows and ledger; when it returns, Milvus has acknowledged. A refused document keeps its stored version.
@@ -43,8 +52,16 @@ class Writer(Protocol):
         """Drop what is cached, because another worker may have written since. No plan may be in flight."""
 
 
+class Unfinished(NamedTuple):
+    """A document between two versions."""
+
+    entry: Entry
+    in_flight: bool
+    """A plan that is not applied yet holds it and may finish it."""
+
+
 class DocumentRows:
-    """Upserts of rows into their Milvus partitions, shared by both writers."""
+    """Upserts and deletes of rows in their Milvus partitions, shared by both writers."""
 
     def __init__(self, api: MilvusApi, collection: str, partitions: MilvusPartitions, policy: WritePolicy) -> None:
         self._api = api
@@ -67,6 +84,14 @@ class DocumentRows:
                 else:
                     self._send(partition, partition_groups, sent, touched)
         return sent
+
+    def delete(self, partition: str, ids: Sequence[str]) -> None:
+        """Delete these rows of a Milvus partition."""
+        for start in range(0, len(ids), self._policy.max_rows):
+            try:
+                self._api.delete(self._collection, partition, ids[start : start + self._policy.max_rows])
+            except NotFound:
+                return  # the Milvus partition was dropped, and the rows with it
 
     def _send(self, partition: str, groups: Sequence[RowGroup[K]], sent: Sent[K], touched: set[K]) -> None:
         upsert_groups(self._api, self._collection, partition, groups, self._policy, sent=sent, touched=touched)
@@ -91,7 +116,7 @@ class AppendWriter(Writer):
         self._by = by
 
     @override
-    def plan(self, operations: Sequence[Change]) -> WritePlan:
+    def plan(self, operations: Sequence[Change], folded: Sequence[Earlier] = ()) -> WritePlan:
         puts = [operation for operation in operations if isinstance(operation, Put)]
         deletes = [operation for operation in operations if isinstance(operation, Delete)]
         message = "a delete cannot be applied in append mode, where records are not versions of a document"
@@ -104,6 +129,11 @@ class AppendWriter(Writer):
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         # No record is a version of another one.
         return [{}] * len(chunks)
+
+    @override
+    def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> Mapping[Key, Unfinished]:
+        # A repetition writes the same rows again, whatever is there.
+        return {}
 
     @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:

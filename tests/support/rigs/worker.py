@@ -20,11 +20,11 @@ from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest import CommitQueue
+from pipeline.ingest import CommitQueue, RedoBounds
 from pipeline.records import Chunk
 from pipeline.store import SweepPolicy, TombstoneSweep, open_ledger
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -94,6 +94,9 @@ class Rig:
     session_s: float = 5.0
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
+    now_ms: int = NOON + 3_600_000
+    """The worker's clock, which is at rest."""
+    max_event_age: timedelta | None = None
     append: bool = False
     """Append mode, two batches at a time."""
 
@@ -104,7 +107,8 @@ class Rig:
         self.receipts = CommitQueue()
         self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
         self.source = FakeSource(self.broker, kafka_settings(settings))
-        writer = open_writer(settings, self.connection, self.embedder, self.metrics)
+        self.bounds = RedoBounds()
+        writer = open_writer(settings, self.connection, self.embedder, self.metrics, durable=self.bounds.durable)
         open_ledger(self.connection, COLLECTION)
         parts = WorkerParts(
             api=self.connection,
@@ -119,7 +123,9 @@ class Rig:
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
             retry=Backoff(self.retry_s, 0.05),
-            wall_clock=lambda: (NOON + 3_600_000) / 1000,
+            lookup=None if self.append else FakeLookup(self.broker),
+            bounds=self.bounds,
+            wall_clock=lambda: self.now_ms / 1000,
         )
         self.worker, self.flow = join_worker(
             settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
@@ -150,6 +156,7 @@ class Rig:
                     "flush_interval": timedelta(milliseconds=50),
                     "index": {"type": "FLAT"},
                 },
+                "partitioning": {"max_event_age": self.max_event_age},
                 "chunking": {"max_tokens": 16, "overlap": 4},
                 "batch": {
                     "max_records": 10,
