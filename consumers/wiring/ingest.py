@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -26,7 +27,9 @@ from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
+    REFUSALS,
     RETRY,
+    SET_ASIDE_S,
     WINDOW_TOKENS,
     BatchesInFlight,
     BatchPolicy,
@@ -37,6 +40,7 @@ from pipeline.ingest import (
     PartitionFence,
     RecordLookup,
     RedoBounds,
+    RefusalLimit,
 )
 from pipeline.records import Receipt
 from pipeline.store import (
@@ -82,6 +86,8 @@ class WorkerParts:
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
     wall_clock: Callable[[], float] = time.time
 
 
@@ -158,7 +164,8 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         metrics=parts.metrics,
-        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry),
+        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry, parts.refusals, parts.set_aside_s),
+        other_call=partial(parts.api.partitions, settings.milvus.collection),
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,
