@@ -15,7 +15,7 @@ MilvusStreamError                      exit code of a command that ends with it
 ├── RowsRefused           bisect: at least one row of these is bad       1
 ├── RecordRejected        dead-letter this record                        1
 ├── TooManyRejected       stop: the mapping or the producer is wrong     1
-├── OffsetsLost           stop: records are gone from the topic          1
+├── OffsetsLost           stop: records are gone, in Kafka or in Milvus  4
 ├── MembershipLost        stop writing: another worker owns these        1
 └── Stopped               a stage ended early; the cause is chained      1
 """
@@ -97,7 +97,9 @@ class TooManyRejected(MilvusStreamError):
 
 
 class OffsetsLost(MilvusStreamError):
-    """The next offset to read no longer exists in the topic: records were lost; the message gives how many."""
+    """Records that Kafka counts as read or holds no more are not stored; the message gives how many and what to do."""
+
+    exit_code = 4
 
 
 class MembershipLost(MilvusStreamError):

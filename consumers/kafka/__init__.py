@@ -12,6 +12,7 @@ from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
+from consumers.kafka.remembered import RememberedPositions
 from consumers.kafka.source import KafkaSource, Lag, Source
 from consumers.kafka.time_range import TimeRange, parse_time_range
 
@@ -28,6 +29,7 @@ __all__ = [
     "PartitionLag",
     "Publisher",
     "RebalanceHandler",
+    "RememberedPositions",
     "Source",
     "TimeRange",
     "TopicFacts",

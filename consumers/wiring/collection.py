@@ -12,9 +12,12 @@ from pipeline.store import (
     Ledger,
     MilvusPartitions,
     MilvusServerApi,
+    Partitioning,
+    Tier,
     Writer,
     open_collection,
     open_ledger,
+    open_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -26,7 +29,7 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 
 def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
-    """Open the collection, and its ledger where the mode has one.
+    """Open the collection, its ledger where the mode has one, and with `create` its marks.
 
     Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
     """
@@ -34,6 +37,8 @@ def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *
     open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
     if mode_of(settings).one_version:
         open_ledger(api, name, create=create)
+    if create:  # a reader can do without: a collection filled by a former version has none before its next worker
+        open_marks(api, name)
 
 
 def open_writer(
@@ -73,12 +78,19 @@ def new_writer(
         api,
         settings.milvus.collection,
         partitions,
-        settings.partitioning.by,
+        partitioning(settings),
         fingerprint(settings, model),
         durable=durable,
         verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)
+
+
+def partitioning(settings: Settings) -> Partitioning:
+    """The configured rule by which a document gets its Milvus partition."""
+    section = settings.partitioning
+    tiers = (Tier(round(tier.older_than.total_seconds() * 1000), tier.by) for tier in section.tiers)
+    return Partitioning(section.by, tuple(tiers))
 
 
 def fingerprint(settings: Settings, model: Embedder) -> str:

@@ -8,13 +8,14 @@ from pipeline.ingest import APPEND, UPSERT, WriteMode
 from pipeline.records import Position
 from pipeline.store import (
     AppendWriter,
-    Granularity,
     Ledger,
     MilvusApi,
     MilvusPartitions,
+    Partitioning,
     UpsertWriter,
     Writer,
     ledger_name,
+    marks_name,
 )
 
 
@@ -25,7 +26,7 @@ class WriteTarget:
     api: MilvusApi
     collection: str
     partitions: MilvusPartitions
-    by: Granularity
+    partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
     durable: Callable[[Position], bool] = lambda _: False
@@ -45,8 +46,8 @@ class Mode:
     """Builds a writer; the ledger may be shared."""
 
     def collections(self, name: str) -> tuple[str, ...]:
-        """The collections that a writer into `name` fills."""
-        return (name, ledger_name(name)) if self.one_version else (name,)
+        """The collections that a writer into `name` fills, and the marks, which are flushed last."""
+        return (name, *((ledger_name(name),) if self.one_version else ()), marks_name(name))
 
 
 def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
@@ -54,7 +55,7 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         target.api,
         target.collection,
         target.partitions,
-        target.by,
+        target.partitioning,
         fingerprint=target.fingerprint,
         ledger=ledger,
         durable=target.durable,
@@ -63,7 +64,7 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
-    return AppendWriter(target.api, target.collection, target.partitions, target.by)
+    return AppendWriter(target.api, target.collection, target.partitions, target.partitioning)
 
 
 _MODES: Mapping[str, Mode] = {

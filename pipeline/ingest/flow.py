@@ -108,7 +108,7 @@ class IngestFlow:
             other_call=other_call,
             limit=policy.refusals,
         )
-        rejections = Rejections(dead_letters, limits, metrics)
+        rejections = Rejections(dead_letters, limits)
         bounds = bounds or RedoBounds()
         context = FlowContext(
             self._queues, fence, self._breaker, rejections, bounds, metrics, self._guarded, wall_clock
@@ -180,6 +180,11 @@ class IngestFlow:
     def buffered_bytes(self) -> int:
         """Bytes of records submitted and not yet acknowledged by Milvus."""
         return self._fence.batches.size
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The earliest Kafka timestamp of the records submitted and not yet acknowledged, epoch milliseconds."""
+        return self._fence.batches.oldest_ms
 
     def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
         """Records of these Kafka partitions submitted and not yet acknowledged."""

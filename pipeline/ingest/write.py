@@ -133,7 +133,6 @@ class WriteStage:
         # After the receipt: once nothing is in flight, a worker that ends requests the last flush, and a worker that
         # loses a Kafka partition commits.
         context.fence.batches.acknowledge(number, written.redecided)
-        context.metrics.buffered_bytes.set(context.fence.batches.size)
 
     def _redecide(self, written: Written) -> None:
         """Submit the records that are decided again to the first stage; see the class."""

@@ -32,7 +32,7 @@ class Decoder:
             return Rejected(record, stage, error.reason, str(error))
 
     def identify(self, record: SourceRecord) -> tuple[str | None, str] | None:
-        """Tenant and doc_id of a record that was rejected; None where they cannot be told.
+        """Tenant and doc_id of a record that was rejected; None where they cannot be read.
 
         Of a value that cannot be read the key is taken for the id, as most producers have it.
         """

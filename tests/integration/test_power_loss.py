@@ -1,17 +1,20 @@
 """A Milvus whose machine loses what was not flushed: its data folder is put back to an earlier moment."""
 
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import Unavailable
 from pipeline.records import Delete, Put
+from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.client import connect
 from pipeline.store.writing.ledger import entry_row
 from tests.chaos.servers import Killable, make_milvus
 from tests.support.documents import delete, put
 from tests.support.stores import Store, make_store, write
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -49,6 +52,19 @@ def expected() -> dict[str, dict[tuple[str, int], str]]:
     return {TODAY: today, TOMORROW: {(f"moved{n}", at): word for n in range(COUNT) for at, word in enumerate("gh")}}
 
 
+def recovered(api: MilvusApi) -> Store:
+    """The collections of a server that was killed; they can be read about a minute after it answers."""
+    store = Store(api, "docs")
+
+    def readable() -> bool:
+        with suppress(Unavailable):
+            return store.count() >= 0 and len(store.ledger_entries()) > 0
+        return False
+
+    eventually(readable, within=180)
+    return store
+
+
 def check(store: Store) -> None:
     rows = expected()
     assert store.rows() == rows
@@ -74,16 +90,17 @@ def test_a_redo_after_a_loss_is_exact(tmp_path: Path, ledger_survives: bool) -> 
         server.launch()
         server.await_ready()
         with closing(connect(uri)) as api:
-            write(Store(api, "docs").upsert_writer(), second())
-            check(Store(api, "docs"))
-            entries = Store(api, "docs").ledger_entries()
+            store = recovered(api)
+            write(store.upsert_writer(), second())
+            check(store)
+            entries = store.ledger_entries()
         server.kill()
         shutil.rmtree(folder / "data")
         shutil.copytree(copy, folder / "data")
         server.launch()
         server.await_ready()
         with closing(connect(uri)) as api:
-            store = Store(api, "docs")
+            store = recovered(api)
             assert store.rows() == {
                 TODAY: {(f"{kind}{n}", at): "abc"[at] for n in range(COUNT) for kind in KINDS for at in range(3)}
             }

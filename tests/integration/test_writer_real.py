@@ -35,6 +35,7 @@ def empty(api: MilvusApi) -> Iterator[Store]:
     yield made
     api.drop_collection(made.name)
     api.drop_collection(f"{made.name}__ledger")
+    api.drop_collection(f"{made.name}__marks")
 
 
 @pytest.fixture
@@ -163,4 +164,5 @@ def test_a_ledger_released_behind_the_writers_back_is_loaded_again(
     finally:
         api.drop_collection(name)
         api.drop_collection(f"{name}__ledger")
+        api.drop_collection(f"{name}__marks")
         api.close()

@@ -15,6 +15,7 @@ from pipeline.intake import fold
 from pipeline.records import Delete, Put
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
+from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.ledger import Ledger, row_entry
 from pipeline.store.writing.protocol import Earlier
@@ -59,7 +60,7 @@ class Run:
             self.milvus,
             NAME,
             partitions,
-            "day",
+            Partitioning("day"),
             POLICY,
             fingerprint="m",
             ledger=Ledger(self.milvus, NAME, POLICY),

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import UnlistedAnswer
 from pipeline.records import VECTOR_FIELD, Position
-from pipeline.store.collection.schema import LEDGER_DIMENSION, ledger_name
+from pipeline.store.collection.schema import UNUSED_DIMENSION, ledger_name
 from pipeline.store.milvus.api import MilvusApi, Row
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.former_places import decode_places, encode_places
@@ -42,7 +42,7 @@ STALENESS_S = 20.0
 """Any read sees every write older than this. Milvus promises 5 s (`common.gracefulTime`: the server answers only after
 that time); four times that leaves room for another setting."""
 
-_VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
+_VECTOR = np.ones(UNUSED_DIMENSION, dtype=np.float32)
 _ROW_BYTES = 1024
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pipeline.records import Position, Put
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.partitions import Granularity, partition_name
+from pipeline.store.partition_names import Partitioning
 from pipeline.store.writing.append_writer import Unfinished
 from pipeline.store.writing.former_places import merged
 from pipeline.store.writing.ledger import Ledger
@@ -26,7 +26,7 @@ class RedoCheck:
         api: MilvusApi,
         collection: str,
         ledger: Ledger,
-        by: Granularity,
+        partitioning: Partitioning,
         *,
         durable: Callable[[Position], bool],
         verify: bool,
@@ -36,7 +36,7 @@ class RedoCheck:
         `verify`: compare the rows at all.
         """
         self._ledger = ledger
-        self._by = by
+        self._partitioning = partitioning
         self._durable = durable
         self._check = RowCheck(api, collection) if verify else None
 
@@ -84,8 +84,8 @@ class RedoCheck:
         for operation, chunks in folded:
             if isinstance(operation, Put) and chunks:
                 with suppress(ValueError):  # no Milvus partition for this time: it was never stored
-                    place = {partition_name(self._by, operation.document.event_time): chunks}
-                    places[operation.key] = merged(places.get(operation.key, {}), place)
+                    name = self._partitioning.place(operation.document.event_time, operation.timestamp_ms)
+                    places[operation.key] = merged(places.get(operation.key, {}), {name: chunks})
         return places
 
     def beyond(self, entry: Entry | None, earlier: Footprint) -> Footprint:

@@ -4,19 +4,29 @@ A ledger row proves what its worker has written. After Milvus has lost what was 
 ledger row may be there without the rows, or rows that were deleted may be back.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
-from pipeline.errors import NotFound
+from pipeline.errors import NotFound, NotLoaded
 from pipeline.records import Position
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.api import DEFAULT_PARTITION, MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.protocol import Entry, Key
 from pipeline.store.writing.rows import row_ids
 
 _IDS_PER_QUERY = 1000
 _FIELDS = ("id", "kafka_topic", "kafka_partition", "kafka_offset")
+
+
+class _Expected(NamedTuple):
+    """What must be true of one id."""
+
+    key: Key
+    partition: str
+    identifier: str
+    position: Position | None
+    """The record that wrote its row; None: there must be none."""
 
 
 class RowCheck:
@@ -32,7 +42,7 @@ class RowCheck:
         1. A row of the footprint is missing, is there twice, or is of another record than the entry's.
         2. A row of a former place is there.
 
-        A Milvus partition that does not exist proves nothing: retention drops partitions with their rows.
+        A Milvus partition that was dropped or released proves nothing: retention drops partitions with their rows.
         `consistency`: options of the first queries; what they find is confirmed by strong ones.
         """
         suspects = self._differing(entries, consistency)
@@ -41,59 +51,59 @@ class RowCheck:
 
     def _differing(self, entries: Mapping[Key, Entry], consistency: Mapping[str, Any]) -> set[Key]:
         damaged: set[Key] = set()
-        for partition, owners in _ids_by_partition(entries).items():
-            ids = iter(owners)
-            while page := list(islice(ids, _IDS_PER_QUERY)):
-                try:
-                    damaged |= self._damaged_page(partition, page, owners, entries, consistency)
-                except NotFound:
-                    break
+        remaining = iter(_expectations(entries))
+        while page := list(islice(remaining, _IDS_PER_QUERY)):
+            damaged |= self._damaged_page(page, consistency)
         return damaged
 
-    def _damaged_page(
-        self,
-        partition: str,
-        ids: Sequence[str],
-        owners: Mapping[str, tuple[Key, bool]],
-        entries: Mapping[Key, Entry],
-        consistency: Mapping[str, Any],
+    def _damaged_page(self, page: Sequence[_Expected], consistency: Mapping[str, Any]) -> set[Key]:
+        partitions = {expected.partition for expected in page}
+        try:
+            return self._compare(page, partitions, consistency)
+        except (NotFound, NotLoaded):
+            if len(partitions) > 1:
+                pages = ([one for one in page if one.partition == name] for name in partitions)
+                return {key for part in pages for key in self._damaged_page(part, consistency)}
+            if self._is_readable(*partitions):
+                raise
+            return set()
+
+    def _is_readable(self, partition: str) -> bool:
+        """False for a Milvus partition that was dropped, or that an operator has released."""
+        return partition == DEFAULT_PARTITION or partition in self._api.loaded_partitions(self._collection)
+
+    def _compare(
+        self, page: Sequence[_Expected], partitions: Collection[str], consistency: Mapping[str, Any]
     ) -> set[Key]:
-        rows = self._query(partition, ids, _FIELDS, consistency)
-        positions = {
-            row["id"]: Position(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]) for row in rows
-        }
-        damaged: set[Key] = set()
-        for identifier in ids:
-            key, expected = owners[identifier]
-            position = positions.get(identifier)
-            if position != (written_at(entries[key]) if expected else None):
-                damaged.add(key)
+        ids = [expected.identifier for expected in page]
+        rows = self._query(ids, partitions, _FIELDS, consistency)
+        found = {row["id"]: Position(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]) for row in rows}
+        damaged = {expected.key for expected in page if found.get(expected.identifier) != expected.position}
         if self._api.server.capabilities.stores_repeated_ids:
-            repeated = self._repeated(partition, ids, len(positions), consistency)
-            damaged.update(owners[identifier][0] for identifier in repeated)
+            repeated = set(self._repeated(ids, partitions, len(found), consistency))
+            damaged.update(expected.key for expected in page if expected.identifier in repeated)
         return damaged
 
     def _repeated(
-        self, partition: str, ids: Sequence[str], distinct: int, consistency: Mapping[str, Any]
-    ) -> Collection[str]:
-        """Ids with several rows in the Milvus partition, or a few more; `distinct`: rows that a query answers."""
-        if int(self._query(partition, ids, ["count(*)"], consistency)[0]["count(*)"]) <= distinct:
+        self, ids: Sequence[str], partitions: Collection[str], distinct: int, consistency: Mapping[str, Any]
+    ) -> Sequence[str]:
+        """Ids with several rows, and possibly a few more; `distinct`: rows that a query answers."""
+        if int(self._query(ids, partitions, ["count(*)"], consistency)[0]["count(*)"]) <= distinct:
             return ()
         if len(ids) == 1:
             return ids
         middle = len(ids) // 2
         repeated: list[str] = []
         for half in (ids[:middle], ids[middle:]):
-            rows = self._query(partition, half, ["id"], consistency)
-            repeated += self._repeated(partition, half, len(rows), consistency)
+            rows = self._query(half, partitions, ["id"], consistency)
+            repeated += self._repeated(half, partitions, len(rows), consistency)
         return repeated or ids  # an answer left rows out for the sake of a repeated id: all of them are doubtful
 
     def _query(
-        self, partition: str, ids: Sequence[str], fields: Sequence[str], consistency: Mapping[str, Any]
+        self, ids: Sequence[str], partitions: Collection[str], fields: Sequence[str], consistency: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        return self._api.query(
-            self._collection, ids_expression(list(ids)), fields, partitions=[partition], **consistency
-        )
+        expression = ids_expression(list(ids))
+        return self._api.query(self._collection, expression, fields, partitions=sorted(partitions), **consistency)
 
 
 def written_at(entry: Entry) -> Position:
@@ -101,14 +111,16 @@ def written_at(entry: Entry) -> Position:
     return entry.written_at or entry.position
 
 
-def _ids_by_partition(entries: Mapping[Key, Entry]) -> dict[str, dict[str, tuple[Key, bool]]]:
-    """Milvus partition -> id -> its document, and whether the row must be there (else it must not)."""
-    owners: dict[str, dict[str, tuple[Key, bool]]] = {}
+def _expectations(entries: Mapping[Key, Entry]) -> Iterator[_Expected]:
+    """Every row that must or must not be there, Milvus partition by Milvus partition."""
+    of_partition: dict[str, list[_Expected]] = {}
     for key, entry in entries.items():
-        for partition, chunks in entry.footprint.items():
-            ids = row_ids(*key, partition, range(chunks))
-            owners.setdefault(partition, {}).update(dict.fromkeys(ids, (key, True)))
-        for partition, chunks in entry.former.items():
-            ids = row_ids(*key, partition, range(entry.footprint.get(partition, 0), chunks))
-            owners.setdefault(partition, {}).update(dict.fromkeys(ids, (key, False)))
-    return owners
+        for partition in entry.footprint.keys() | entry.former.keys():
+            chunks = entry.footprint.get(partition, 0)
+            total = max(chunks, entry.former.get(partition, 0))
+            position = written_at(entry)
+            of_partition.setdefault(partition, []).extend(
+                _Expected(key, partition, identifier, position if chunk < chunks else None)
+                for chunk, identifier in enumerate(row_ids(*key, partition, range(total)))
+            )
+    return chain.from_iterable(of_partition.values())

@@ -16,7 +16,8 @@ from pipeline.errors import NotLoaded, RowsRefused, Unavailable
 from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put
 from pipeline.store.collection.opening import open_ledger
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
+from pipeline.store.partition_names import Partitioning
+from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Unfinished, Writer, too_many
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import (
@@ -84,7 +85,7 @@ class UpsertWriter(Writer):
         api: MilvusApi,
         collection: str,
         partitions: MilvusPartitions,
-        by: Granularity,
+        partitioning: Partitioning,
         policy: WritePolicy = DEFAULT_POLICY,
         *,
         fingerprint: str,
@@ -96,10 +97,10 @@ class UpsertWriter(Writer):
         self._api = api
         self._collection = collection
         self._partitions = partitions
-        self._by = by
+        self._partitioning = partitioning
         self._fingerprint = fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
-        self._redo = RedoCheck(api, collection, self._ledger, by, durable=durable, verify=verify)
+        self._redo = RedoCheck(api, collection, self._ledger, partitioning, durable=durable, verify=verify)
         self._rows: DocumentRows[Key] = DocumentRows(api, collection, partitions, policy)
         # Documents with a row stored by the batch that is being applied, over all its repetitions.
         self._touched: set[Key] = set()
@@ -128,7 +129,7 @@ class UpsertWriter(Writer):
         for operation, *_ in refused:
             del by_key[operation.key]
         with self._distrusting():
-            entries = self._ledger.read({operation.key for operation in operations})
+            entries = self._ledger.read([operation.key for operation in operations])
             failpoints.hit("ledger_read")
             decisions = self._classify(by_key, entries, hashes)
             rewrite = self._redo.damaged(decisions, entries, folded)
@@ -177,7 +178,7 @@ class UpsertWriter(Writer):
                 check_storable(operation.key, operation.version)
                 if isinstance(operation, Put):
                     document = operation.document
-                    place = partition_name(self._by, document.event_time)
+                    place = self._partitioning.place(document.event_time, operation.timestamp_ms)
                     hashes[operation.key] = DocumentHashes(content_hash(document.text), row_hash(document), place)
             except ValueError as error:
                 refused.append((operation, "not_storable", str(error)))
@@ -198,13 +199,10 @@ class UpsertWriter(Writer):
 
     def _create_partitions(self, writes: Sequence[Change], hashes: Mapping[Key, DocumentHashes]) -> list[Refusal]:
         """Create missing Milvus partitions; returns the puts whose partition would be one too many."""
-        places = {
-            operation.key: hashes[operation.key].milvus_partition for operation in writes if operation.key in hashes
-        }
-        full = self._partitions.ensure(set(places.values()))
-        if not full:
-            return []
-        return [(put, *too_many(places[put.key])) for put in writes if places.get(put.key) in full]
+        puts = [operation for operation in writes if isinstance(operation, Put)]
+        full = self._partitions.ensure(self._partitioning.needed(puts))
+        places = [(put, hashes[put.key].milvus_partition) for put in puts]
+        return [(put, *too_many(place)) for put, place in places if place in full]
 
     # --- apply -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -91,8 +91,9 @@ class FakeMilvus:
 
     `staleness_writes`: a read without `strong` misses this many of the collection's last writes, unless they are older
     than `staleness_s` by `clock`.
-    `down`: every call raises `Unavailable`. `gate`: cleared, every call waits until it is set again.
-    `on_write`: called before each write. `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
+    `down`: every call raises `Unavailable`; when it becomes True, every connection breaks.
+    `gate`: cleared, every call waits until it is set again. `on_write`: called before each write.
+    `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class FakeMilvus:
         server: ServerInfo | None = None,
     ) -> None:
         self.staleness_writes = staleness_writes
-        self.down = False
+        self._down = False
+        self._lost: list[Callable[[], None]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.hook: Hook | None = None
@@ -126,6 +128,19 @@ class FakeMilvus:
         self._closed = False
         self._writes = 0
         self._lease = Lease()
+
+    @property
+    def down(self) -> bool:
+        return self._down
+
+    @down.setter
+    def down(self, down: bool) -> None:
+        broke, self._down = down and not self._down, down
+        for lost in self._lost if broke else ():
+            lost()
+
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        self._lost.append(lost)
 
     # --- faults and inspection ---------------------------------------------------------------------------------
 
@@ -251,6 +266,9 @@ class FakeMilvus:
 
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
+
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         if len({row["id"] for row in rows}) != len(rows):

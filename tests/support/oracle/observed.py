@@ -174,8 +174,6 @@ def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
     wanted = ["id", "doc_id", "topic", "kafka_partition", "kafka_offset", "state", "footprint", "pending"]
     found: dict[str, Row] = {}
     for row in _rows(client, name, wanted, None):
-        if row["state"] == "marker":
-            continue  # by which workers tell each other of flushes
         assert row["doc_id"] not in found, f"two ledger rows of {row['doc_id']}"
         found[row["doc_id"]] = {**row, "footprint": json.loads(row["footprint"])}
     return found

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
-from pipeline.store.partitions import partition_name
+from pipeline.store.partition_names import Partitioning, partition_name
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import Earlier, Entry
 from pipeline.store.writing.rows import row_id
@@ -204,11 +204,8 @@ def test_a_document_found_pending_and_then_refused_stays_pending(fake: FakeMilvu
 
 def test_a_milvus_partition_too_many_refuses_only_its_documents(store: Store) -> None:
     writer = store.upsert_writer(max_partitions=1)
-    plan = writer.plan([put("a", "x", 1), put("b", "x", 2, day=1)])
-    assert [(operation.key[1], reason) for operation, reason, _ in plan.refused] in (
-        [("a", "too_many_partitions")],
-        [("b", "too_many_partitions")],
-    )
+    plan = writer.plan([put("a", "x", 1, day=-100), put("b", "x", 2)])
+    assert [(operation.key[1], reason) for operation, reason, _ in plan.refused] == [("a", "too_many_partitions")]
     writer.apply(plan, embed_all(plan.to_embed))
     assert store.count() == 1
 
@@ -264,7 +261,7 @@ def test_an_outage_leaves_the_plan_to_be_made_again(fake: FakeMilvus, store: Sto
 
 
 def test_without_time_partitions_everything_is_in_the_default_one(fake: FakeMilvus, store: Store) -> None:
-    writer = UpsertWriter(fake, "docs", store.partitions(), "none", fingerprint="model")
+    writer = UpsertWriter(fake, "docs", store.partitions(), Partitioning("none"), fingerprint="model")
     write(writer, [put("k", "a b", 1)])
     write(writer, [put("k", "c", 2, day=9)])
     assert {name: [row["text"] for row in rows.values()] for name, rows in fake.stored("docs").items()} == {
@@ -277,7 +274,7 @@ def test_reads_miss_nothing_at_first_after_an_outage_and_when_much_was_forgotten
 ) -> None:
     now = [0.0]
     ledger = Ledger(fake, "docs", WritePolicy(), staleness_s=60, max_cached=2, clock=lambda: now[0])
-    writer = UpsertWriter(fake, "docs", store.partitions(), "day", fingerprint="model", ledger=ledger)
+    writer = UpsertWriter(fake, "docs", store.partitions(), Partitioning("day"), fingerprint="model", ledger=ledger)
     fake.staleness_writes = 100
     theirs = [put(f"theirs{number}", "a", number) for number in range(5)]
     write(store.upsert_writer(), theirs)
@@ -405,6 +402,14 @@ def test_a_milvus_partition_that_retention_dropped_is_not_filled_again(fake: Fak
     assert store.upsert_writer().plan([put("k", "a b", 1)]).unchanged == 1
 
 
+def test_a_milvus_partition_that_an_operator_released_holds_up_no_redo(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1), put("missing", "a", 2, day=1)])
+    fake.release_partitions("docs", [TODAY])
+    fake.put_back("docs", TOMORROW, row_id(None, "missing", 0, TOMORROW), None)
+    plan = store.upsert_writer().plan([put("k", "a b", 1), put("missing", "a", 2, day=1)])
+    assert ([one.key for one in plan.to_embed], plan.unchanged) == ([(None, "missing")], 1)
+
+
 def test_a_first_read_of_records_asks_for_no_rows(fake: FakeMilvus, store: Store) -> None:
     writer = store.upsert_writer()
     write(writer, [put("k", "a b", 1), put("moved", "a", 2), delete("gone", 3)])
@@ -416,7 +421,12 @@ def test_a_first_read_of_records_asks_for_no_rows(fake: FakeMilvus, store: Store
 def test_places_left_behind_are_forgotten_once_they_are_durable(fake: FakeMilvus, store: Store) -> None:
     durable: set[int] = set()
     writer = UpsertWriter(
-        fake, "docs", store.partitions(), "day", fingerprint="model", durable=lambda at: at.offset in durable
+        fake,
+        "docs",
+        store.partitions(),
+        Partitioning("day"),
+        fingerprint="model",
+        durable=lambda at: at.offset in durable,
     )
     write(writer, [put("k", "a b", 1)])
     write(writer, [put("k", "a", 2, day=1)])
