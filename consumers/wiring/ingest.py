@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -23,10 +24,13 @@ from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
+    REFUSALS,
     RETRY,
+    SET_ASIDE_S,
     WINDOW_TOKENS,
     BatchesInFlight,
     BatchPolicy,
@@ -37,6 +41,7 @@ from pipeline.ingest import (
     PartitionFence,
     RecordLookup,
     RedoBounds,
+    RefusalLimit,
 )
 from pipeline.records import Finished
 from pipeline.store import (
@@ -87,6 +92,8 @@ class WorkerParts:
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
     wall_clock: Callable[[], float] = time.time
 
 
@@ -116,6 +123,7 @@ def ingest_worker(
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
     bounds = RedoBounds()
+    log_warnings(settings, kafka, api)
     writer = open_writer(settings, api, model, metrics, durable=bounds.durable)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
@@ -191,7 +199,8 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         metrics=parts.metrics,
-        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry),
+        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry, parts.refusals, parts.set_aside_s),
+        other_call=partial(parts.api.partitions, settings.milvus.collection),
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,

@@ -4,9 +4,10 @@ No Kafka client and no configuration. What finishes a record, and so allows its 
 """
 
 from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
+from pipeline.ingest.circuit_breaker import RefusalLimit
 from pipeline.ingest.commit_queue import CommitQueue
 from pipeline.ingest.embed import WINDOW_TOKENS
-from pipeline.ingest.flow import RETRY, FlowPolicy, IngestFlow
+from pipeline.ingest.flow import REFUSALS, RETRY, SET_ASIDE_S, FlowPolicy, IngestFlow
 from pipeline.ingest.in_flight import BatchesInFlight
 from pipeline.ingest.partition_fencing import PartitionFence
 from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink, RecordLookup
@@ -15,7 +16,9 @@ from pipeline.ingest.write_modes import APPEND, UPSERT, WriteMode
 
 __all__ = [
     "APPEND",
+    "REFUSALS",
     "RETRY",
+    "SET_ASIDE_S",
     "UPSERT",
     "WINDOW_TOKENS",
     "Batch",
@@ -31,5 +34,6 @@ __all__ = [
     "PartitionFence",
     "RecordLookup",
     "RedoBounds",
+    "RefusalLimit",
     "WriteMode",
 ]

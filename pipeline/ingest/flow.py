@@ -29,7 +29,7 @@ from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
 from pipeline.ingest.batching import Batch
-from pipeline.ingest.circuit_breaker import CircuitBreaker
+from pipeline.ingest.circuit_breaker import CircuitBreaker, RefusalLimit
 from pipeline.ingest.context import FlowContext, FlowQueues
 from pipeline.ingest.embed import WINDOW_TOKENS, EmbedStage
 from pipeline.ingest.partition_fencing import PartitionFence
@@ -50,6 +50,9 @@ log = structlog.get_logger(__name__)
 
 RETRY = Backoff(first_s=0.5, cap_s=30.0)
 """Waits between calls to a Milvus that cannot be reached."""
+REFUSALS = RefusalLimit(times=10, over_s=120.0)
+SET_ASIDE_S = 15.0
+"""Wait before a document is tried again that Milvus refuses in unlisted words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class FlowPolicy:
     window_tokens: int = WINDOW_TOKENS
     """Tokens of waiting batches that are embedded together."""
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
 
 
 class IngestFlow:
@@ -80,20 +85,29 @@ class IngestFlow:
         metrics: IngestMetrics,
         policy: FlowPolicy,
         fence: PartitionFence,
+        other_call: Callable[[], object],
         limits: DeadLetterLimit | None = None,
         lookup: RecordLookup | None = None,
         bounds: RedoBounds | None = None,
         tombstones: TombstoneSweep | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`limits` None: any number of records may be rejected. `lookup` None: no document is restored."""
+        """`other_call`: see `CircuitBreaker`. `limits` None: any number of records may be rejected.
+
+        `lookup` None: no document is restored.
+        """
         self._metrics = metrics
         self._fence = fence
         self._queues = FlowQueues()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._ending = threading.Event()
-        self._breaker = CircuitBreaker(policy.retry, lambda stage: metrics.retries.labels(stage).inc())
+        self._breaker = CircuitBreaker(
+            policy.retry,
+            lambda stage: metrics.retries.labels(stage).inc(),
+            other_call=other_call,
+            limit=policy.refusals,
+        )
         rejections = Rejections(dead_letters, limits)
         bounds = bounds or RedoBounds()
         context = FlowContext(
@@ -115,6 +129,7 @@ class IngestFlow:
             governor=governor,
             tombstones=tombstones,
             restorer=restorer,
+            set_aside_s=policy.set_aside_s,
         )
         self._threads = [
             threading.Thread(target=self._guarded, args=(stage,), name=f"ingest-{name}", daemon=True)

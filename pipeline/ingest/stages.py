@@ -168,26 +168,32 @@ class Written:
     @property
     def _unfolded(self) -> Sequence[SourceRecord]:
         waiting = {entry.rejected.position for entry in self.waiting}
+        waiting |= {operation.position for operation, _ in self.applied.set_aside}
         return [record for record in self.redecided if record.position not in waiting]
 
     def _restored(self, kind: type[Put | Delete], limit: int) -> int:
         """Documents written, or deleted, for which no record of the batch counts as such."""
         refused = {operation.key for operation, *_ in (*self.plan.refused, *self.applied.refused)}
+        refused |= {operation.key for operation, _ in self.applied.set_aside}
         restored = self.decoded.restored.keys() - refused
         return min(limit, sum(isinstance(one, kind) and one.key in restored for one in self.decoded.operations))
 
 
-def records_to_redecide(decoded: Decoded, refused: Sequence[Refused]) -> Sequence[SourceRecord]:
+def records_to_redecide(
+    decoded: Decoded, refused: Sequence[Refused], set_aside: Collection[Put | Delete] = ()
+) -> Sequence[SourceRecord]:
     """Records that are submitted again.
 
     1. Records that were folded into an operation that could not be stored. They count again, as they would have in a
        batch of their own. If a later batch has written the key by then, the ledger finds them to be older.
     2. Rejected and refused records whose document is not whole yet.
+    3. Records set aside by the writer, and those folded into them.
     """
-    keys = {entry.key for entry in refused}
+    keys = {entry.key for entry in refused}.union(operation.key for operation in set_aside)
     positions = {operation.position for operation in decoded.folded if operation.key in keys}
     waiting = [*decoded.postponed, *(entry for entry in refused if entry.waits)]
     positions.update(entry.rejected.position for entry in waiting)
+    positions.update(operation.position for operation in set_aside)
     if not positions:
         return ()
     return [record for record in decoded.submitted.batch.records if record.position in positions]

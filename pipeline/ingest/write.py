@@ -25,7 +25,8 @@ class WriteStage:
     Milvus refuses a row), the others were given up for nothing: the document would be lost. So they are submitted
     again under the number of their batch (`_redecide`). Until then they stay in the registry of batches in flight, and
     no receipt holds them. The same is done with a refused record whose document is left between two versions, see
-    `restore.py`.
+    `restore.py`. A record that Milvus refuses in words that no table lists is submitted again after a while, see
+    `UnlistedAnswers`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class WriteStage:
         governor: FlushGovernor,
         tombstones: TombstoneSweep | None,
         restorer: DocumentRestorer | None,
+        set_aside_s: float,
     ) -> None:
         self._context = context
         self._writer = writer
@@ -44,6 +46,7 @@ class WriteStage:
         self._governor = governor
         self._tombstones = tombstones
         self._restorer = restorer
+        self._set_aside_s = set_aside_s
 
     def run(self) -> None:
         """Write batches until the queue before this stage is closed."""
@@ -91,7 +94,7 @@ class WriteStage:
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(decoded, refused),
+            redecided=records_to_redecide(decoded, refused, [operation for operation, _ in applied.set_aside]),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )
@@ -138,7 +141,24 @@ class WriteStage:
             size = sum(record.size for record in written.redecided)
             batch = Batch(written.redecided, size, submitted.batch.trigger)
             rejected = {entry.rejected.position: entry for entry in written.waiting}
-            self._context.queues.incoming.put(Submitted(submitted.number, batch, submitted.started, rejected))
+            again = Submitted(submitted.number, batch, submitted.started, rejected)
+            if written.applied.set_aside:
+                self._report_set_aside(written)
+                self._context.queues.incoming.put_later(again, self._set_aside_s)
+            else:
+                self._context.queues.incoming.put(again)
+
+    def _report_set_aside(self, written: Written) -> None:
+        self._context.metrics.retries.labels("write").inc()
+        _, words = written.applied.set_aside[0]
+        log.warning(
+            "milvus.refused_in_unlisted_words",
+            documents=len(written.applied.set_aside),
+            positions=written.decoded.submitted.offset_ranges,
+            why=words,
+            what=f"the others are stored; these are tried again in {self._set_aside_s:.0f} s, and become dead letters "
+            "if that goes on while others are accepted",
+        )
 
     def _sweep_tombstones(self) -> None:
         """Remove old tombstones between batches, when it is time: this thread writes the ledger."""

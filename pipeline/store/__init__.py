@@ -32,6 +32,7 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
+from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
@@ -102,6 +103,7 @@ __all__ = [
     "UpsertWriter",
     "VectorSearch",
     "Vectors",
+    "VersionWarning",
     "WritePlan",
     "WritePolicy",
     "Writer",
@@ -139,6 +141,7 @@ __all__ = [
     "search_params",
     "sweep_ledger_marks",
     "unobserved",
+    "version_warning",
 ]
 
 

@@ -29,7 +29,7 @@ from tests.support.rigs.power_loss import PowerLoss
 from tests.support.rigs.writer import newest, rows_of
 
 NAME = "docs"
-POLICY = WritePolicy(max_rows=3, max_bytes=1 << 20)
+POLICY = WritePolicy(max_rows=3, max_bytes=2000)  # a document of more than three rows is cut
 Content: TypeAlias = tuple[str, int, str] | None
 """Text, day and metadata; None: a delete."""
 CONTENTS: tuple[Content, ...] = (

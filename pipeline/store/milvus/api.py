@@ -46,6 +46,8 @@ class FieldInfo:
     primary: bool = False
     dimension: int | None = None
     max_length: int | None = None
+    nullable: bool = False
+    """A row may leave it out, as with every field added to an existing collection."""
 
 
 @dataclass(frozen=True, slots=True)

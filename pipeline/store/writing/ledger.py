@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UnlistedAnswer
 from pipeline.records import VECTOR_FIELD, Position
 from pipeline.store.collection.schema import UNUSED_DIMENSION, ledger_name
 from pipeline.store.milvus.api import MilvusApi, Row
@@ -16,7 +17,7 @@ from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.former_places import decode_places, encode_places
 from pipeline.store.writing.protocol import Entry, Key
 from pipeline.store.writing.rows import ledger_id
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
+from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 
 ENTRY_FIELDS = (
     "id",
@@ -129,7 +130,7 @@ class Ledger:
     ) -> None:
         self._api = api
         self._name = ledger_name(collection)
-        self._policy = policy
+        self._requests: UpsertRequests[Key] = UpsertRequests(api, self._name, policy)
         self._staleness_s = staleness_s
         self._max_cached = max_cached
         self._clock = clock
@@ -199,7 +200,9 @@ class Ledger:
         sent: Sent[Key] = Sent()
         outages = self._outages
         groups = [RowGroup((entry.tenant, entry.doc_id), (entry_row(entry),), (_ROW_BYTES,)) for entry in entries]
-        upsert_groups(self._api, self._name, None, groups, self._policy, sent=sent, touched=set())
+        self._requests.send(None, groups, sent=sent, touched=set())
+        if sent.set_aside:
+            raise UnlistedAnswer(next(iter(sent.set_aside.values())))
         with self._lock:
             for entry in entries:
                 key = entry.tenant, entry.doc_id

@@ -131,6 +131,8 @@ class Applied:
     stale: int = 0
     """Operations older than what such a batch has stored."""
     refused: Sequence[Refusal] = ()
+    set_aside: Sequence[tuple[Change, str]] = ()
+    """Operations to be tried again later, and the words in which Milvus refused them; see `UnlistedAnswers`."""
     unfinished: Collection[Key] = ()
     """Keys of the plan whose document is neither in its old nor in its new version: its operation was refused."""
 

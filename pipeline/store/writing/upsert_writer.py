@@ -65,6 +65,7 @@ class _Application:
     steps: dict[Key, _Step] = field(default_factory=dict)
     advanced: list[Entry] = field(default_factory=list)
     refused: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    set_aside: dict[Key, str] = field(default_factory=dict)
     rewritten: Collection[Key] = ()
     """Keys whose rows differed from the ledger: their old version is no whole one."""
     unchanged: int = 0
@@ -72,7 +73,8 @@ class _Application:
 
     def accepted(self) -> Iterator[tuple[Key, _Step]]:
         """The steps that Milvus has not refused so far."""
-        return ((key, step) for key, step in self.steps.items() if key not in self.refused)
+        left_out = self.refused.keys() | self.set_aside.keys()
+        return ((key, step) for key, step in self.steps.items() if key not in left_out)
 
 
 class UpsertWriter(Writer):
@@ -99,7 +101,7 @@ class UpsertWriter(Writer):
         self._fingerprint = fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
         self._redo = RedoCheck(api, collection, self._ledger, partitioning, durable=durable, verify=verify)
-        self._rows = DocumentRows(api, collection, partitions, policy)
+        self._rows: DocumentRows[Key] = DocumentRows(api, collection, partitions, policy)
         # Documents with a row stored by the batch that is being applied, over all its repetitions.
         self._touched: set[Key] = set()
 
@@ -230,6 +232,7 @@ class UpsertWriter(Writer):
             unchanged=work.unchanged,
             stale=work.stale,
             refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
+            set_aside=[(work.steps[key].operation, words) for key, words in work.set_aside.items()],
             unfinished=frozenset(key for key, entry in entries.items() if entry is not None and entry.pending),
         )
 
@@ -284,6 +287,7 @@ class UpsertWriter(Writer):
                 groups.setdefault(partition, []).append(group)
         sent = self._rows.upsert(groups, self._touched)
         work.refused.update(sent.refused)
+        work.set_aside.update(sent.set_aside)
         return sent.rows
 
     def _delete_surplus(self, work: _Application) -> int:
@@ -318,11 +322,11 @@ class UpsertWriter(Writer):
             raise RowsRefused(f"Milvus refuses the ledger rows of {len(refused)} stored documents: {reason}")
 
     def _undoable(self, work: _Application) -> Iterator[Key]:
-        """Keys of refused documents with an intent in the ledger, of which no row was changed.
+        """Keys of refused and set aside documents with an intent in the ledger, of which no row was changed.
 
         If one was changed, or the document was pending before, the entry stays pending (`Applied.unfinished`).
         """
-        for key in work.refused:
+        for key in (*work.refused, *work.set_aside):
             entry = self._ledger.entry(key)
             changed = key in self._touched or key in work.rewritten
             if entry is not None and entry.pending and not changed and self._ledger.before(key)[1]:

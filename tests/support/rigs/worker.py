@@ -20,10 +20,21 @@ from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest import CommitQueue, RedoBounds
+from pipeline.ingest import REFUSALS, CommitQueue, RedoBounds, RefusalLimit
 from pipeline.records import Chunk
-from pipeline.store import Marks, SweepPolicy, TombstoneSweep
+from pipeline.store import (
+    AppendWriter,
+    Marks,
+    MilvusPartitions,
+    Partitioning,
+    SweepPolicy,
+    TombstoneSweep,
+    UpsertWriter,
+    WritePolicy,
+    Writer,
+)
 from pipeline.store.milvus.write_lease import Lease, LeftS
+from pipeline.store.writing.unlisted_answers import UnlistedPolicy
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
@@ -103,6 +114,9 @@ class Rig:
     max_event_age: timedelta | None = None
     append: bool = False
     """Append mode, two batches at a time."""
+    unlisted: UnlistedPolicy | None = None
+    """When answers in unlisted words refuse a document; None: the product's own rule, too slow for a test."""
+    refusals: RefusalLimit = REFUSALS
 
     def __post_init__(self) -> None:
         settings = self._settings()
@@ -120,6 +134,8 @@ class Rig:
         self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
         self.bounds = RedoBounds()
         writer = open_writer(settings, self.connection, self.embedder, self.metrics, durable=self.bounds.durable)
+        if self.unlisted is not None:
+            writer = self._quick_writer(self.unlisted)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
@@ -136,6 +152,8 @@ class Rig:
             retry=Backoff(self.retry_s, 0.05),
             lookup=None if self.append else FakeLookup(self.broker),
             bounds=self.bounds,
+            refusals=self.refusals,
+            set_aside_s=0.05,
             wall_clock=lambda: self.now_ms / 1000,
         )
         self.worker, self.flow = join_worker(
@@ -145,6 +163,12 @@ class Rig:
         self.summary: Summary | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _quick_writer(self, unlisted: UnlistedPolicy) -> Writer:
+        partitions, policy = MilvusPartitions(self.connection, COLLECTION), WritePolicy(unlisted=unlisted)
+        if self.append:
+            return AppendWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy)
+        return UpsertWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy, fingerprint="model")
 
     def _member(self) -> Source:
         """The worker's source: the fake one, unless a subclass reads a real broker."""
