@@ -111,7 +111,7 @@ def test_a_commit_is_never_ahead_of_what_milvus_remembers(broker: FakeBroker, du
     milvus = Disk()
     rig = Rig(broker, milvus, durability=durability)
     with running(rig):
-        soon(lambda: rig.source.assignment())
+        soon(rig.source.assignment)
         milvus.fail_next("upsert", Unavailable("away"), collection=f"{COLLECTION}__marks")
         for number in range(3):
             broker.produce(TOPIC, document(f"d{number}", "text"), partition=number % 2)

@@ -118,7 +118,7 @@ def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) ->
 def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBroker) -> None:
     rig = Rig(broker)
     with running(rig):
-        soon(lambda: rig.source.assignment())
+        soon(rig.source.assignment)
         rig.milvus.down = True
         broker.produce(TOPIC, document("a"))
         soon(lambda: rig.flow.waiting_reasons)
@@ -153,7 +153,7 @@ def test_at_the_limit_of_milvus_partitions_today_waits_and_a_wrong_date_is_rejec
 def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBroker) -> None:
     rig = Rig(broker, buffer_bytes=20_000)
     with running(rig):
-        soon(lambda: rig.source.assignment())
+        soon(rig.source.assignment)
         rig.milvus.gate.clear()
         for number in range(200):
             broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
