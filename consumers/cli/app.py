@@ -170,6 +170,26 @@ def replay(
     raise typer.Exit(int(must_finish and not summary.finished))
 
 
+@app.command()
+def rekey(
+    to: Annotated[str, typer.Option("--to", metavar="TOPIC", help="the topic that ingest reads instead")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    json_: Json = False,
+) -> None:
+    """Forward the topics' records to another topic, keyed by document id, exactly once; runs until SIGTERM.
+
+    For topics whose records of one document are in several Kafka partitions. Let ingest read the new topic.
+    """
+    stop = stop_on_signals()
+    settings = load(config, sets)
+    from consumers.cli import rekey as command
+
+    summary = command.run(settings, to, stop)
+    if json_:
+        print_json(summary.as_dict())
+
+
 # --- inspection ----------------------------------------------------------------------------------------------------
 
 

@@ -130,6 +130,22 @@ async def client_sleep(consumer: KafkaConsumer, seconds: float) -> None:
     await consumer._net.sleep(seconds)
 
 
+def wait_for_transactions(admin: KafkaAdminClient) -> None:
+    """Make the admin's requests for committed offsets fail while a transaction that commits some is open (KIP-447).
+
+    The error is UnstableOffsetCommitError, which is retriable. kafka-python's consumer asks for the same, its admin
+    client cannot.
+    """
+    requests = type(admin)._list_group_offsets_requests
+
+    def stable(group_specs: Any) -> Iterator[Any]:
+        for group_id, request in requests(admin, group_specs):
+            request.require_stable = True
+            yield group_id, request
+
+    admin._list_group_offsets_requests = stable
+
+
 def broker_version(admin: KafkaAdminClient) -> tuple[int, ...]:
     """Return the newest Kafka version whose protocol the broker speaks."""
     return tuple(admin.config["api_version"] or admin._manager.broker_version)

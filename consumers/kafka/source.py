@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -68,6 +68,8 @@ class Lag:
     committed: int | None
     position: int
     """Offset of the next record that poll returns."""
+    measured_at: float
+    """When `end` was read, monotonic seconds."""
 
 
 class Source(Protocol):
@@ -147,6 +149,7 @@ class KafkaSource(BaseSource, Source):
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
         self._ends_at = float("-inf")
+        self._ends_read_at = float("-inf")
         self._clock = clock or LeaseClock()
         self._joining = NEVER
         self._joined: tuple[str, float] | None = None
@@ -236,6 +239,22 @@ class KafkaSource(BaseSource, Source):
         listener.committed.update(assigned)
         return len(assigned) == len(offsets)
 
+    def transaction_offsets(self, offsets: Mapping[KafkaPartition, int]) -> tuple[Mapping[TopicPartition, Any], Any]:
+        """Return offsets and the group's metadata for a transaction that commits them; see `committed_outside`."""
+        consumer, listener = self._started()
+        metadata = {TopicPartition(*name): listener.positions.metadata(name, at) for name, at in offsets.items()}
+        return metadata, consumer.group_metadata()
+
+    def committed_outside(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Record offsets that a transaction has committed."""
+        _, listener = self._started()
+        listener.committed.update({name: at for name, at in offsets.items() if name in listener.committed})
+
+    @property
+    def session_s(self) -> float:
+        """Seconds without an answered heartbeat after which this is a member no more."""
+        return self._settings.session_timeout_ms / 1000
+
     @override
     def assignment(self) -> Collection[KafkaPartition]:
         if self._consumer is None:
@@ -253,7 +272,8 @@ class KafkaSource(BaseSource, Source):
         lags = {}
         for name in assigned & self._ends.keys():
             committed, position = listener.committed[name], self._position(name)
-            lags[name] = Lag(self._ends[name], committed, committed if position is None else position)
+            position = committed if position is None else position
+            lags[name] = Lag(self._ends[name], committed, position, self._ends_read_at)
         return lags
 
     @override
@@ -311,6 +331,7 @@ class KafkaSource(BaseSource, Source):
         _, listener = self._started()
         try:
             self._ends = dict(self.ends(partitions))
+            self._ends_read_at = time.monotonic()
             listener.positions.check_topics({topic for topic, _ in partitions})
         except OffsetsLost as error:
             self._failure.error = error

@@ -120,7 +120,12 @@ def ingest_worker(
         model=model,
         source=_source(settings, kafka, api, memory, accept_gap=accept_gap),
         writer=writer,
-        dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
+        dead_letters=DeadLetterProducer(
+            kafka,
+            settings.kafka.dead_letter_topic,
+            on_confirmed=receipts.put,
+            on_sent=lambda reason: metrics.dead_letters.labels(reason).inc(),
+        ),
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),

@@ -90,7 +90,7 @@ class IngestFlow:
         self._error: BaseException | None = None
         self._ending = threading.Event()
         self._breaker = CircuitBreaker(policy.retry, lambda stage: metrics.retries.labels(stage).inc())
-        rejections = Rejections(dead_letters, limits, metrics)
+        rejections = Rejections(dead_letters, limits)
         context = FlowContext(self._queues, fence, self._breaker, rejections, metrics, self._guarded, wall_clock)
         prepare = Preparer(context, decoder=decoder, chunker=chunker, writer=writer, mode=policy.mode)
         embed = EmbedStage(context, embedder, policy.window_tokens)
@@ -146,6 +146,11 @@ class IngestFlow:
     def buffered_bytes(self) -> int:
         """Bytes of records submitted and not yet acknowledged by Milvus."""
         return self._fence.batches.size
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The earliest Kafka timestamp of the records submitted and not yet acknowledged, epoch milliseconds."""
+        return self._fence.batches.oldest_ms
 
     def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
         """Records of these Kafka partitions submitted and not yet acknowledged."""

@@ -22,6 +22,9 @@ class DeadLetterChannel(DeadLetterSink, Protocol):
     def start(self) -> None:
         """Begin the delivery."""
 
+    def assigned(self) -> None:
+        """Records that were read and rejected before, by whichever worker, are read again from now on."""
+
     @property
     def has_room(self) -> bool:
         """False: the worker must not read more records until this is True again."""

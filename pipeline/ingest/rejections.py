@@ -8,7 +8,6 @@ import structlog
 from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
 from pipeline.ingest.stages import Refused, Submitted
 from pipeline.records import Delete, Put, Rejected, SourceRecord
-from pipeline.telemetry import IngestMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -16,11 +15,10 @@ log = structlog.get_logger(__name__)
 class Rejections:
     """Sends records that can never be stored to the dead letters, and holds their number to the limit."""
 
-    def __init__(self, sink: DeadLetterSink, limit: DeadLetterLimit | None, metrics: IngestMetrics) -> None:
+    def __init__(self, sink: DeadLetterSink, limit: DeadLetterLimit | None) -> None:
         """`limit` None: any number of records may be rejected."""
         self._sink = sink
         self._limit = limit
-        self._metrics = metrics
 
     def check(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
         """Count a stage's next records against the limit. Raises TooManyRejected."""
@@ -30,7 +28,6 @@ class Rejections:
     def send(self, rejected: Sequence[Rejected], batch: int) -> None:
         """Hand these records of a batch to the dead letters, which confirm each with a receipt of its own."""
         for rejection in rejected:
-            self._metrics.dead_letters.labels(rejection.reason).inc()
             self._sink.send(replace(rejection, batch=batch))
             log.debug(
                 "record.rejected",

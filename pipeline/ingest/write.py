@@ -104,7 +104,6 @@ class WriteStage:
         # After the receipt: once nothing is in flight, a worker that ends requests the last flush, and a worker that
         # loses a Kafka partition commits.
         context.fence.batches.acknowledge(number, written.redecided)
-        context.metrics.buffered_bytes.set(context.fence.batches.size)
 
     def _redecide_folded(self, written: Written) -> None:
         """Submit the records folded into a refused one again, to the first stage; see the class."""

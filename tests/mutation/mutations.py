@@ -26,6 +26,7 @@ class Mutation:
 
 
 MACHINE = "tests/property/test_writer_machine.py"
+MEMBERSHIP = "tests/contract/test_kafka_membership.py"
 
 MUTATIONS = (
     Mutation(
@@ -127,10 +128,10 @@ failpoints.hit("rows_written")
     Mutation(
         "commit what is lost",
         function="consumers.kafka.rebalance.GroupListener.on_partitions_lost",
-        old="self._forget(partitions)",
+        old="self._lose(partitions)",
         new="""
 await self._commit(self._handler.committable(partitions))
-self._forget(partitions)
+self._lose(partitions)
 """,
         tests=(
             "tests/contract/test_kafka_source.py::test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again",
@@ -270,6 +271,64 @@ written = self._write_rows(work)
         tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
+        "a loss during a join that the client keeps to itself",
+        function="consumers.kafka.internals._Coordinator.reset_generation",
+        old="self.rejoining = False",
+        new="pass",
+        tests=(f"{MEMBERSHIP}::test_the_client_announces_a_loss_during_a_join",),
+    ),
+    Mutation(
+        "what was assigned to a former member id is kept",
+        function="consumers.kafka.rebalance.GroupListener.outlived",
+        old="self._member != member_id(self._consumer)",
+        new="False",
+        tests=(f"{MEMBERSHIP}::test_a_loss_that_the_client_does_not_announce_is_noticed_by_the_member_id",),
+    ),
+    Mutation(
+        "a replaced static member reads and writes on",
+        function="consumers.kafka.internals.is_replaced",
+        old="not coordinator._heartbeat_enabled",
+        new="False",
+        tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
+    ),
+    Mutation(
+        "a static member writes beside the one it replaces",
+        function="consumers.kafka.source.KafkaSource._take_over_s",
+        old="self._joined[1] + STATIC_LEASE_S - now",
+        new="self._joined[1] - now",
+        tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
+    ),
+    Mutation(
+        "a receipt of a former assignment finishes what is read again",
+        function="pipeline.ingest.partition_fencing.PartitionFence.finished",
+        old="receipt.batch > self._last_ended",
+        new="True",
+        tests=(
+            "tests/unit/consumers/ingest/test_worker.py::test_a_receipt_of_a_former_assignment_finishes_nothing_that_is_read_again",
+        ),
+    ),
+    Mutation(
+        "a batch of a former assignment is written after a reread",
+        function="pipeline.ingest.partition_fencing.PartitionFence.assign",
+        old="self._end_epochs(partitions)",
+        new="pass",
+        tests=("tests/unit/pipeline/ingest/test_partition_fencing.py", "tests/unit/consumers/ingest/test_worker.py"),
+    ),
+    Mutation(
+        "heartbeats on a clock that stops while the machine is suspended",
+        function="consumers.kafka.internals._Heartbeat.sent_heartbeat",
+        old="self.clock.beat()",
+        new="LeaseClock().beat()",
+        tests=(f"{MEMBERSHIP}::test_the_lease_ends_while_the_machine_is_suspended_and_begins_with_the_next_heartbeat",),
+    ),
+    Mutation(
+        "a lease that a jump of the wall clock does not end",
+        function="consumers.kafka.lease_clock.LeaseClock.certain",
+        old="abs(jump) <= JUMP_S",
+        new="True",
+        tests=(f"{MEMBERSHIP}::test_a_jump_of_the_wall_clock_ends_the_lease_until_the_next_heartbeat",),
+    ),
+    Mutation(
         "wrong dates take the last Milvus partitions",
         function="pipeline.store.partitions.MilvusPartitions.ensure",
         old="self._max - reserved_partitions(self._max)",
@@ -289,6 +348,34 @@ written = self._write_rows(work)
         old="value.lstrip(SPACES)[:1] == _BEGINS_OBJECT or _parses(value)",
         new="value.lstrip(SPACES)[:1] == _BEGINS_OBJECT",
         tests=("tests/unit/pipeline/intake/formats/test_formats.py",),
+    ),
+    Mutation(
+        "a redo sends its dead letters again",
+        function="consumers.dead_letters.earlier.EarlierDeadLetters.holds",
+        old="(dead_letter.topic_id, dead_letter.position, digest) in self._contents",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
+    ),
+    Mutation(
+        "another record at the position of a dead letter counts as sent",
+        function="consumers.dead_letters.earlier._digest",
+        old="digest.update(b'-' if part is None else b'%d:%b' % (len(part), part))",
+        new="pass",
+        tests=("tests/contract/test_dead_letters.py",),
+    ),
+    Mutation(
+        "a forwarded record keeps a key that is not its document",
+        function="consumers.rekey.stage.RekeyStage._keyed",
+        old="Forwarded(record, key)",
+        new="Forwarded(record, record.key)",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
+        "committed offsets are read while a transaction still commits some",
+        function="consumers.kafka.internals.wait_for_transactions",
+        old="request.require_stable = True",
+        new="pass",
+        tests=("tests/contract/test_rekey.py",),
     ),
     Mutation(
         "a stored vector under another text",

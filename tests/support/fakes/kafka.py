@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted
+from consumers.dead_letters.earlier import EarlierDeadLetters
+from consumers.dead_letters.envelope import OutgoingDeadLetter, decode_dead_letter, encode_dead_letter, fitted
 from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, suspend_clock
 from consumers.kafka.admin import LogRange
 from consumers.kafka.connection import start_timestamp_ms
@@ -232,6 +233,8 @@ class FakeSource:
         self._paused = False
         self._failure: Exception | None = None
         self.heartbeats = True
+        self.ends_age_s = 0.0
+        """How long ago the end offsets were read: a broker that is away leaves them old."""
         """False: none is answered from now on, as for a member that is cut off from the broker."""
         self._heartbeat = float("-inf")
         self._joining = False
@@ -273,7 +276,10 @@ class FakeSource:
         for topic in {name for name, _ in self._positions}:
             if self._broker.describe(topic)[0] != self._topic_ids[topic]:
                 self._failure = OffsetsLost(f"{topic}: the topic was deleted and recreated while it was read")
-        return {name: Lag(ends[name], self._committed[name], at) for name, at in self._positions.items()}
+        return {
+            name: Lag(ends[name], self._committed[name], at, time.monotonic() - self.ends_age_s)
+            for name, at in self._positions.items()
+        }
 
     def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         return {name: self._broker.describe(name[0])[1][name[1]].end for name in partitions}
@@ -423,12 +429,15 @@ class FakeDeadLetters:
         topic: str,
         *,
         on_confirmed: Callable[[Receipt], None],
+        on_sent: Callable[[str], None] = lambda _: None,
         pipeline: str = "milvus-stream",
         room_bytes: int = 16 * 2**20,
     ) -> None:
         self._broker = broker
         self._topic = topic
         self._on_confirmed = on_confirmed
+        self._on_sent = on_sent
+        self._earlier = EarlierDeadLetters(lambda: map(decode_dead_letter, broker.read(topic)))
         self._pipeline = pipeline
         self._room_bytes = room_bytes
         self._waiting: list[OutgoingDeadLetter] = []
@@ -440,6 +449,9 @@ class FakeDeadLetters:
     def send(self, rejected: Rejected) -> None:
         self._waiting.append(encode_dead_letter(rejected, pipeline=self._pipeline, worker="fake-1"))
         self._flush()
+
+    def assigned(self) -> None:
+        self._earlier.assigned()
 
     def out_of_order(self, problem: str | None) -> None:
         """Break the topic with this message, or (None) repair it and send what waits."""
@@ -464,10 +476,12 @@ class FakeDeadLetters:
     def _flush(self) -> None:
         while self._waiting and self._problem is None:
             made = fitted(self._waiting[0], self._broker.message_limit(self._topic))
-            failpoints.hit("dead_letter_unsent")
-            self._broker.produce(
-                self._topic, made.value, key=made.key, headers=made.headers, timestamp_ms=made.timestamp_ms
-            )
-            failpoints.hit("dead_letter_sent")
+            if not self._earlier.holds(self._waiting[0]):
+                failpoints.hit("dead_letter_unsent")
+                self._broker.produce(
+                    self._topic, made.value, key=made.key, headers=made.headers, timestamp_ms=made.timestamp_ms
+                )
+                failpoints.hit("dead_letter_sent")
+                self._on_sent(made.reason)
             self._waiting.pop(0)
             self._on_confirmed(Receipt([made.position], made.batch))

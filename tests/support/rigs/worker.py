@@ -106,7 +106,12 @@ class Rig:
         self.connection: Any = Connection(self.milvus)
         self.metrics = ingest_metrics()
         self.receipts = CommitQueue()
-        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
+        self.dead_letters = FakeDeadLetters(
+            self.broker,
+            DEAD_LETTERS,
+            on_confirmed=self.receipts.put,
+            on_sent=lambda reason: self.metrics.dead_letters.labels(reason).inc(),
+        )
         kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
         self.memory = position_memory(settings, kafka, self.connection, marks)
         self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)

@@ -123,7 +123,7 @@ def test_an_assignment_takes_effect_behind_all_batches_before_it(broker: FakeBro
         publish(broker, "a", "b")
         soon(lambda: len(calls.under_way) == 2)
         listed = len(rig.milvus.calls)
-        rig.flow.assign([(TOPIC, 0)])
+        rig.flow.assign([(TOPIC, 1)])
         publish(broker, "c")
         _, second = calls.under_way
         calls.go(second)
