@@ -253,7 +253,7 @@ class StartPositions:
     def _remembered(
         self, commits: Mapping[KafkaPartition, Commit]
     ) -> tuple[Mapping[KafkaPartition, StoredPosition] | None, Mapping[str, bool]]:
-        """Return what Milvus remembers (None if it is not asked or away), and whether it holds the topics it forgot."""
+        """Return what Milvus remembers (None: not asked, or away), and whether it holds documents of other topics."""
         if self._memory is None:
             return None, {}
         try:
