@@ -305,8 +305,7 @@ class UpsertWriter(Writer):
     def _finish(self, work: _Application) -> None:
         entries = list(work.advanced)
         for key, step in work.accepted():
-            begun = self._ledger.entry(key)
-            footprint = None if begun is None else begun.footprint
+            footprint = begun.footprint if (begun := self._ledger.entry(key)) else None
             entries.append(final(step.operation, step.hashes, step.place, self._fingerprint, footprint))
         never_stored = []
         for key in self._undoable(work):

@@ -75,8 +75,9 @@ def test_a_document_of_several_requests_refused_half_way_is_what_it_was(broker: 
     broker.produce(TOPIC, document("d", "version one"))
     milvus = FakeMilvus()
     read_all(broker, milvus)
-    broker.produce(TOPIC, document("d", " ".join(f"word{number}" for number in range(14_000))))
-    broker.produce(TOPIC, document("new", " ".join(f"word{number}" for number in range(14_000))))
+    for name in ("d", "new"):  # some 1,200 rows of 20 kB: more than one request may hold
+        text = " ".join(f"word{number}" for number in range(14_000))
+        broker.produce(TOPIC, document(name, text, metadata={"large": "x" * 20_000}))
     requests = 0
 
     def refuse(operation: str, collection: str, when: str) -> None:

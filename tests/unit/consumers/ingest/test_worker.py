@@ -314,12 +314,13 @@ def test_a_lag_that_is_not_known_any_more_is_not_shown(broker: FakeBroker) -> No
 
 def test_while_milvus_is_away_the_metrics_show_what_waits_and_for_how_long(broker: FakeBroker) -> None:
     rig = Rig(broker, buffer_bytes=100)
-    rig.milvus.down = True
 
     def sample(name: str) -> float:
         return rig.metrics.registry.get_sample_value(name) or 0.0
 
     with running(rig):
+        soon(rig.source.assignment)
+        rig.milvus.down = True
         for number in range(5):
             broker.produce(TOPIC, document(f"d{number}"), timestamp_ms=int(time.time() * 1000) - 60_000)
         soon(lambda: sample("ingest_buffered_bytes") > 100)
