@@ -31,6 +31,7 @@ COORDINATOR_MOVES = (
 )
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
+_TEXT_VERSION, _PARTS = "v2", 3
 _ACTIVE_S = 2.0
 _INACTIVE = ("Empty", "Dead")
 _DELETED = ("OK", "NoError", "GroupIdNotFoundError")
@@ -44,6 +45,21 @@ class Commit:
     topic_id: str
     leader_epoch: int = -1
     """Of the record before the offset; -1: unknown."""
+    read_to_ms: int | None = None
+    """All that was appended before this time (epoch milliseconds) lies before the offset. Of compacted topics only."""
+
+
+def commit_text(topic_id: str, read_to_ms: int | None) -> str:
+    """The metadata of a commit: the topic's id alone, or `v2;<topic id>;;<read to>`."""
+    return topic_id if read_to_ms is None else f"{_TEXT_VERSION};{topic_id};;{read_to_ms}"
+
+
+def read_commit(offset: int, metadata: str, leader_epoch: int) -> Commit:
+    """The commit with this metadata."""
+    version, *parts = metadata.split(";")
+    if version != _TEXT_VERSION or len(parts) < _PARTS:
+        return Commit(offset, metadata, leader_epoch)
+    return Commit(offset, parts[0], leader_epoch, int(parts[2]) if parts[2].isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ def group_commits(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "", commit.leader_epoch)
+        (tp.topic, tp.partition): read_commit(commit.offset, commit.metadata or "", commit.leader_epoch)
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }

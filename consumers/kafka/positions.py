@@ -13,10 +13,11 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import RetriableError
 from kafka.structs import OffsetAndMetadata
 
-from consumers.kafka.admin import LogRange, existing_topics, log_ranges, topic_ids
+from consumers.kafka.admin import LogRange, compacted_topics, existing_topics, log_ranges, topic_ids
+from consumers.kafka.compaction import CompactionWatch
 from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
-from consumers.kafka.groups import Commit, group_commits
+from consumers.kafka.groups import Commit, commit_text, group_commits
 from consumers.kafka.leader_epochs import UNKNOWN, LeaderEpochs
 from consumers.kafka.remembered import (
     SKIP,
@@ -47,6 +48,9 @@ class StartOffsets:
     """Positions that are not committed yet: to be committed before the first record is read."""
     epochs: Mapping[KafkaPartition, int]
     """The leader epochs of the commits among them."""
+    read_to_ms: Mapping[KafkaPartition, int | None]
+    """Of the commits among them, see `Commit`."""
+    ends: Mapping[KafkaPartition, int]
 
 
 def begin_at(
@@ -156,6 +160,7 @@ class StartPositions:
         self._accepted: set[KafkaPartition] = set()
         self.topic_ids: dict[str, str] = {}
         self.epochs = LeaderEpochs()
+        self.compaction = CompactionWatch()
 
     def before_joining(self) -> None:
         """Check that the topics exist, and commit the start of those never read while the group is still empty.
@@ -179,6 +184,7 @@ class StartPositions:
         self._remember(start)
         for name, offset in start.positions.items():
             self.epochs.begin(name, offset, start.epochs.get(name, UNKNOWN))
+            self.compaction.begin(name, offset, start.read_to_ms.get(name), start.ends[name])
         return start
 
     def problems(self) -> list[OffsetsLost]:
@@ -200,11 +206,13 @@ class StartPositions:
 
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """Return an offset to commit, with the topic's id, which shows later whether the topic was recreated."""
-        return commit_metadata(offset, self.topic_ids.get(partition[0], ""), self.epochs.before(partition, offset))
+        topic_id, read_to_ms = self.topic_ids.get(partition[0], ""), self.compaction.read_to_ms(partition, offset)
+        return commit_metadata(offset, topic_id, self.epochs.before(partition, offset), read_to_ms)
 
     def _describe(self) -> Mapping[str, int]:
         topics = existing_topics(self._admin, self._settings.topics)
         self.topic_ids = {topic: info.topic_id for topic, info in topics.items()}
+        self.compaction.configure(compacted_topics(self._admin, topics))
         return {topic: info.partitions for topic, info in topics.items()}
 
     def _find(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> StartOffsets:
@@ -221,8 +229,14 @@ class StartPositions:
                 positions[name] = decided[name] = gap.go_on_at
             if name not in commits:
                 decided[name] = positions[name]
-        epochs = {name: commits[name].leader_epoch for name in positions if name in commits and name not in decided}
-        return StartOffsets({name: positions[name] for name in partitions if name in positions}, decided, epochs)
+        kept = {name: commits[name] for name in positions if name in commits and name not in decided}
+        return StartOffsets(
+            {name: positions[name] for name in partitions if name in positions},
+            decided,
+            {name: commit.leader_epoch for name, commit in kept.items()},
+            {name: commit.read_to_ms for name, commit in kept.items()},
+            {name: log.end for name, log in situation.ranges.items()},
+        )
 
     def _situation(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> "_Situation":
         commits = group_commits(self._admin, self._settings.group_id, retried=RetriableError)
@@ -264,16 +278,19 @@ class StartPositions:
             return None, {}
 
     def _begin(self, name: KafkaPartition, situation: "_Situation") -> int:
-        stored = situation.stored
-        return begin_at(
+        stored, commit, log = situation.stored, situation.commits.get(name), situation.ranges[name]
+        offset = begin_at(
             name,
-            situation.ranges[name],
-            situation.commits.get(name),
+            log,
+            commit,
             topic_id=self.topic_ids.get(name[0], ""),
             read_before=name not in situation.first_starts,
             first=situation.first.get(name, 0),
             remembered=UNASKED if stored is None else Remembered(stored.get(name), situation.filled.get(name[0], True)),
         )
+        if commit is not None:
+            self.compaction.check_commit(name, offset, commit.read_to_ms, log.end)
+        return offset
 
     def _remember(self, start: StartOffsets) -> None:
         """Have Milvus remember a start without a commit before Kafka does, so that its memory is never behind."""
@@ -325,6 +342,8 @@ class _Situation:
     filled: Mapping[str, bool]
 
 
-def commit_metadata(offset: int, topic_id: str, leader_epoch: int = UNKNOWN) -> OffsetAndMetadata:
+def commit_metadata(
+    offset: int, topic_id: str, leader_epoch: int = UNKNOWN, read_to_ms: int | None = None
+) -> OffsetAndMetadata:
     """Return an offset to commit with the id of its topic and the leader epoch of the record before it."""
-    return OffsetAndMetadata(offset, topic_id, leader_epoch)
+    return OffsetAndMetadata(offset, commit_text(topic_id, read_to_ms), leader_epoch)

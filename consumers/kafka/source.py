@@ -330,9 +330,13 @@ class KafkaSource(BaseSource, Source):
         """Read the ends again, and notice a recreated topic: its offsets count from 0 again."""
         _, listener = self._started()
         try:
+            watch = listener.positions.compaction
+            now_ms = watch.now_ms()
             self._ends = dict(self.ends(partitions))
             self._ends_read_at = time.monotonic()
             listener.positions.check_topics({topic for topic, _ in partitions})
+            if outdated := watch.observe(self._ends, listener.committed, self._position, now_ms):
+                self.commit(outdated)
         except OffsetsLost as error:
             self._failure.error = error
         except MilvusStreamError as error:
