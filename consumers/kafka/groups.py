@@ -6,20 +6,32 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from kafka.admin import KafkaAdminClient
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    UnstableOffsetCommitError,
+)
 
 from consumers.kafka.admin import existing_topics, log_ranges
 from consumers.kafka.connection import KafkaSettings, open_admin
 from consumers.kafka.errors import kafka_errors
+from consumers.kafka.internals import wait_for_transactions
 from consumers.kafka.retry import RETRY_S, retry_until_deadline
 from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition
 
 _LAG_DEADLINE_S = 15.0
 """A command waits for the coordinator, and somebody waits for the command."""
-COORDINATOR_MOVES = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError)
+COORDINATOR_MOVES = (
+    CoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    NotCoordinatorError,
+    UnstableOffsetCommitError,
+)
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
+_TEXT_VERSION, _PARTS = "v2", 3
 _ACTIVE_S = 2.0
 _INACTIVE = ("Empty", "Dead")
 _DELETED = ("OK", "NoError", "GroupIdNotFoundError")
@@ -31,6 +43,23 @@ class Commit:
 
     offset: int
     topic_id: str
+    leader_epoch: int = -1
+    """Of the record before the offset; -1: unknown."""
+    read_to_ms: int | None = None
+    """All that was appended before this time (epoch milliseconds) lies before the offset. Of compacted topics only."""
+
+
+def commit_text(topic_id: str, read_to_ms: int | None) -> str:
+    """The metadata of a commit: the topic's id alone, or `v2;<topic id>;;<read to>`."""
+    return topic_id if read_to_ms is None else f"{_TEXT_VERSION};{topic_id};;{read_to_ms}"
+
+
+def read_commit(offset: int, metadata: str, leader_epoch: int) -> Commit:
+    """The commit with this metadata."""
+    version, *parts = metadata.split(";")
+    if version != _TEXT_VERSION or len(parts) < _PARTS:
+        return Commit(offset, metadata, leader_epoch)
+    return Commit(offset, parts[0], leader_epoch, int(parts[2]) if parts[2].isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +88,17 @@ def group_commits(
     retried: type[Exception] | tuple[type[Exception], ...] = COORDINATOR_MOVES,
     deadline_s: float = RETRY_S,
 ) -> dict[KafkaPartition, Commit]:
-    """Read the group's commits; `retried`: errors after which the call is repeated. Raises UsageError, Unavailable."""
+    """Read the group's commits; `retried`: errors after which the call is repeated. Raises UsageError, Unavailable.
+
+    Where `retried` has RetriableError, this waits for open transactions that commit offsets of the group.
+    """
+    wait_for_transactions(admin)
     with kafka_errors(f"the committed offsets of group {group_id}"):
         offsets = retry_until_deadline(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "")
+        (tp.topic, tp.partition): read_commit(commit.offset, commit.metadata or "", commit.leader_epoch)
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }

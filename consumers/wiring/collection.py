@@ -1,18 +1,23 @@
 """The configured collection, its index and the writers into it."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from pipeline.embedding import Embedder
+from pipeline.records import Position
 from pipeline.store import (
     IndexSettings,
     Ledger,
     MilvusPartitions,
     MilvusServerApi,
+    Partitioning,
+    Tier,
     Writer,
     open_collection,
     open_ledger,
+    open_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -24,7 +29,7 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 
 def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
-    """Open the collection, and its ledger where the mode has one.
+    """Open the collection, its ledger where the mode has one, and with `create` its marks.
 
     Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
     """
@@ -32,13 +37,27 @@ def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *
     open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
     if mode_of(settings).one_version:
         open_ledger(api, name, create=create)
+    if create:  # a reader can do without: a collection filled by a former version has none before its next worker
+        open_marks(api, name)
 
 
-def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
-    """Open the collection for writing; creates what is missing. Raises as `open_configured`."""
+def open_writer(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    metrics: IngestMetrics,
+    *,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
+) -> Writer:
+    """Open the collection for writing; creates what is missing. Raises as `open_configured`.
+
+    `durable` and `verify` as in `WriteTarget`.
+    """
     open_configured(settings, api, model, create=True)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
-    return new_writer(settings, api, model, MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set))
+    partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
+    return new_writer(settings, api, model, partitions, durable=durable, verify=verify)
 
 
 def new_writer(
@@ -47,12 +66,31 @@ def new_writer(
     model: Embedder,
     partitions: MilvusPartitions,
     ledger: Ledger | None = None,
+    *,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
 ) -> Writer:
-    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode.
+
+    `durable` and `verify` as in `WriteTarget`.
+    """
     target = WriteTarget(
-        api, settings.milvus.collection, partitions, settings.partitioning.by, fingerprint(settings, model)
+        api,
+        settings.milvus.collection,
+        partitions,
+        partitioning(settings),
+        fingerprint(settings, model),
+        durable=durable,
+        verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)
+
+
+def partitioning(settings: Settings) -> Partitioning:
+    """The configured rule by which a document gets its Milvus partition."""
+    section = settings.partitioning
+    tiers = (Tier(round(tier.older_than.total_seconds() * 1000), tier.by) for tier in section.tiers)
+    return Partitioning(section.by, tuple(tiers))
 
 
 def fingerprint(settings: Settings, model: Embedder) -> str:

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 from consumers.config import Settings
 from pipeline.ingest import APPEND, UPSERT, WriteMode
+from pipeline.records import Position
 from pipeline.store import (
     AppendWriter,
-    Granularity,
     Ledger,
     MilvusApi,
     MilvusPartitions,
+    Partitioning,
     UpsertWriter,
     Writer,
     ledger_name,
+    marks_name,
 )
 
 
@@ -24,9 +26,13 @@ class WriteTarget:
     api: MilvusApi
     collection: str
     partitions: MilvusPartitions
-    by: Granularity
+    partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
+    durable: Callable[[Position], bool] = lambda _: False
+    """Whether all that the record of this position has changed survives the loss of the machine."""
+    verify: bool = True
+    """Compare rows with the ledger where a record is met again. Not beside live workers, who change them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,8 @@ class Mode:
     """Builds a writer; the ledger may be shared."""
 
     def collections(self, name: str) -> tuple[str, ...]:
-        """The collections that a writer into `name` fills."""
-        return (name, ledger_name(name)) if self.one_version else (name,)
+        """The collections that a writer into `name` fills, and the marks, which are flushed last."""
+        return (name, *((ledger_name(name),) if self.one_version else ()), marks_name(name))
 
 
 def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
@@ -49,14 +55,16 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         target.api,
         target.collection,
         target.partitions,
-        target.by,
+        target.partitioning,
         fingerprint=target.fingerprint,
         ledger=ledger,
+        durable=target.durable,
+        verify=target.verify,
     )
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
-    return AppendWriter(target.api, target.collection, target.partitions, target.by)
+    return AppendWriter(target.api, target.collection, target.partitions, target.partitioning)
 
 
 _MODES: Mapping[str, Mode] = {

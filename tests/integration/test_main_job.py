@@ -80,7 +80,7 @@ def test_a_mixed_load_with_a_kill_and_a_restart_ends_in_the_exact_state(
                 config, tmp_path, {doc_id: rows[0][1] for doc_id, rows in stored.items() if not rows[1:]}
             )
         finally:
-            for name in (collection, f"{collection}__ledger"):
+            for name in (collection, f"{collection}__ledger", f"{collection}__marks"):
                 client.drop_collection(name)
 
 

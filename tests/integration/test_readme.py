@@ -112,7 +112,7 @@ def _shell(folder: Path, kafka: str, topic: str, milvus: str, collection: str) -
     finally:
         shell.close()
         with closing(MilvusClient(milvus)) as client:
-            for name in (collection, f"{collection}__ledger"):
+            for name in (collection, f"{collection}__ledger", f"{collection}__marks"):
                 client.drop_collection(name)
 
 

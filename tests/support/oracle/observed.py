@@ -183,11 +183,11 @@ def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
     wanted = ["id", "doc_id", "tenant", "topic", "kafka_partition", "kafka_offset", "state", "footprint", "pending"]
     found: dict[str, Row] = {}
     for row in _rows(client, name, wanted, None):
-        if row["state"] == "marker":
-            continue  # by which workers tell each other of flushes
         name = name_of(row["tenant"] or None, row["doc_id"])
         assert name not in found, f"two ledger rows of {name}"
-        found[name] = {**row, "footprint": json.loads(row["footprint"])}
+        # Negative numbers are no places of rows, but where rows were deleted, and which record wrote the rows.
+        places = {place: chunks for place, chunks in json.loads(row["footprint"]).items() if chunks >= 0}
+        found[name] = {**row, "footprint": places}
     return found
 
 
