@@ -7,6 +7,7 @@ MilvusStreamError                      exit code of a command that ends with it
 │   ├── RateLimited       the same, after a longer wait                  3
 │   ├── NotLoaded         load it, or skip it in a search                3
 │   ├── LeaseExpired      wait: this worker may own its records no more  3
+│   ├── UnlistedAnswer    the same call again; a refusal, if it goes on  3
 │   └── OutcomeUnknown    the same call again: it may have happened      3
 ├── Mismatch              another schema, model or version is there      4
 ├── NotFound              the collection or Milvus partition is not there 1
@@ -56,6 +57,13 @@ class LeaseExpired(Unavailable):
 
 class OutcomeUnknown(Unavailable):
     """No answer came in time: the call may have had its effect. Only idempotent calls may be repeated."""
+
+
+class UnlistedAnswer(Unavailable):
+    """Milvus answered with an error that no table lists: an outage, or a refusal in words not seen before.
+
+    A refusal once it goes on while other calls succeed. The message may repeat values of the request.
+    """
 
 
 class Mismatch(MilvusStreamError):

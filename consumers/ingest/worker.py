@@ -18,8 +18,8 @@ from consumers.ingest.progress import Progress, Snapshot, Summary
 from consumers.ingest.settlement import Acknowledged, Settlement
 from consumers.kafka import Source, suspend_clock
 from pipeline import failpoints
-from pipeline.errors import Stopped
-from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
+from pipeline.errors import Stopped, Unavailable
+from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow, RedoBounds
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
@@ -72,6 +72,7 @@ class IngestWorker:
         receipts: CommitQueue,
         acknowledged: Acknowledged | None = None,
         metrics: IngestMetrics,
+        bounds: RedoBounds,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,6 +83,7 @@ class IngestWorker:
         self._dead_letters = dead_letters
         self._settlement = Settlement(receipts, acknowledged, governor, flow.finished)
         self._metrics = metrics
+        self._bounds = bounds
         self._policy = policy
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
@@ -148,6 +150,7 @@ class IngestWorker:
             self._commit()
         if now - progress.last_lag >= LAG_S:
             self.observe_lag()
+            self._end_redo()
 
     def _check(self) -> None:
         self._flow.check()
@@ -194,6 +197,13 @@ class IngestWorker:
         if ok:
             self._tracker.committed(offsets)
             self._progress.committed.update(offsets)
+            self._bounds.committed(offsets)
+
+    def _end_redo(self) -> None:
+        """Learn how far an earlier owner can have read: at most to the end of the log after the assignment."""
+        if self._bounds.unended:
+            with suppress(Unavailable):
+                self._bounds.ended(self._source.ends(self._bounds.unended))
 
     def _finished(self) -> bool:
         """Whether the run has read what it was started for."""
@@ -257,6 +267,7 @@ class IngestWorker:
         """Track these Kafka partitions from the given positions; what is stored of their keys is read again."""
         self._builder.discard(partitions)
         self._tracker.assigned(partitions)
+        self._bounds.assigned(partitions)
         self._flow.assign(partitions)
         self._dead_letters.assigned()
         self._metrics.rebalances.labels("assigned").inc()
@@ -300,6 +311,7 @@ class IngestWorker:
         self._builder.discard(partitions)
         self._flow.revoke(partitions)
         self._settlement.dropped(partitions)
+        self._bounds.dropped(partitions)
         for partition in partitions:
             self._progress.targets.pop(partition, None)
             self._forget_lag(partition)

@@ -7,6 +7,7 @@ from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_i
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
 from consumers.kafka.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
@@ -18,6 +19,7 @@ from consumers.kafka.time_range import TimeRange, parse_time_range
 __all__ = [
     "BrokerInfo",
     "GroupWatch",
+    "KafkaLookup",
     "KafkaSettings",
     "KafkaSource",
     "Lag",

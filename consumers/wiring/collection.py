@@ -1,10 +1,12 @@
 """The configured collection, its index and the writers into it."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from pipeline.embedding import Embedder
+from pipeline.records import Position
 from pipeline.store import (
     IndexSettings,
     Ledger,
@@ -39,11 +41,23 @@ def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *
         open_marks(api, name)
 
 
-def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
-    """Open the collection for writing; creates what is missing. Raises as `open_configured`."""
+def open_writer(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    metrics: IngestMetrics,
+    *,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
+) -> Writer:
+    """Open the collection for writing; creates what is missing. Raises as `open_configured`.
+
+    `durable` and `verify` as in `WriteTarget`.
+    """
     open_configured(settings, api, model, create=True)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
-    return new_writer(settings, api, model, MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set))
+    partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
+    return new_writer(settings, api, model, partitions, durable=durable, verify=verify)
 
 
 def new_writer(
@@ -52,10 +66,22 @@ def new_writer(
     model: Embedder,
     partitions: MilvusPartitions,
     ledger: Ledger | None = None,
+    *,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
 ) -> Writer:
-    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode.
+
+    `durable` and `verify` as in `WriteTarget`.
+    """
     target = WriteTarget(
-        api, settings.milvus.collection, partitions, partitioning(settings), fingerprint(settings, model)
+        api,
+        settings.milvus.collection,
+        partitions,
+        partitioning(settings),
+        fingerprint(settings, model),
+        durable=durable,
+        verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)
 

@@ -4,7 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -18,15 +19,18 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
+from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
+    REFUSALS,
     RETRY,
+    SET_ASIDE_S,
     WINDOW_TOKENS,
     BatchesInFlight,
     BatchPolicy,
@@ -35,6 +39,9 @@ from pipeline.ingest import (
     FlowPolicy,
     IngestFlow,
     PartitionFence,
+    RecordLookup,
+    RedoBounds,
+    RefusalLimit,
 )
 from pipeline.records import Finished
 from pipeline.store import (
@@ -81,7 +88,12 @@ class WorkerParts:
     positions: PositionStore | None = None
     """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
+    lookup: RecordLookup | None = None
+    """Reads records again that restore a document. None: none is restored."""
+    bounds: RedoBounds = field(default_factory=RedoBounds)
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
     wall_clock: Callable[[], float] = time.time
 
 
@@ -110,7 +122,9 @@ def ingest_worker(
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    writer = open_writer(settings, api, model, metrics)
+    bounds = RedoBounds()
+    log_warnings(settings, kafka, api)
+    writer = open_writer(settings, api, model, metrics, durable=bounds.durable)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     marks = Marks(api, settings.milvus.collection)
@@ -132,6 +146,8 @@ def ingest_worker(
         marker=FlushMarker(marks),
         positions=memory,
         tombstones=_tombstones(settings, api),
+        lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
+        bounds=bounds,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
@@ -183,10 +199,13 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         metrics=parts.metrics,
-        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry),
+        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry, parts.refusals, parts.set_aside_s),
+        other_call=partial(parts.api.partitions, settings.milvus.collection),
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,
+        lookup=parts.lookup,
+        bounds=parts.bounds,
         wall_clock=parts.wall_clock,
     )
     lease_s = kafka_settings(settings).lease_s
@@ -209,6 +228,7 @@ def join_worker(
         receipts=parts.receipts,
         acknowledged=None if parts.positions is None else acknowledged,
         metrics=parts.metrics,
+        bounds=parts.bounds,
         policy=policy,
     )
     if settings.milvus.durability == "flush":

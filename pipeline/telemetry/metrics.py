@@ -106,6 +106,11 @@ class IngestMetrics:
             "ingest_arrival_decided_total",
             "Records taken for newer because they arrived later: topic re-created, key moved to another partition.",
         )
+        self.restored = declare.counter(
+            "ingest_restored_documents_total",
+            "Documents between two versions whose record was rejected: brought back to the stored version, or not.",
+            ("outcome",),
+        )
         self.outcomes = RecordOutcomes(
             declare.counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
         )

@@ -27,6 +27,7 @@ class Mutation:
 
 MACHINE = "tests/property/test_writer_machine.py"
 MEMBERSHIP = "tests/contract/test_kafka_membership.py"
+POWER_LOSS = "tests/property/test_power_loss.py"
 
 MUTATIONS = (
     Mutation(
@@ -154,8 +155,8 @@ self._lose(partitions)
     Mutation(
         "null values skipped",
         function="pipeline.ingest.prepare.Preparer._decode",
-        old="[self._decoder.decode(record, now_ms) for record in records]",
-        new="[self._decoder.decode(record, now_ms) for record in records if record.value is not None]",
+        old="[self._decoder.decode(record, now_ms) for record in undecided]",
+        new="[self._decoder.decode(record, now_ms) for record in undecided if record.value is not None]",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
@@ -193,7 +194,7 @@ if left_s < SHORTEST_S:
     Mutation(
         "intent skipped",
         function="pipeline.store.writing.upsert_writer.UpsertWriter._begin",
-        old="[intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]",
+        old="[self._intent(key, step) for key, step in work.steps.items()]",
         new="[]",
         tests=(MACHINE,),
     ),
@@ -216,7 +217,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "what was known before an assignment is not forgotten",
-        function="pipeline.store.writing.ledger.Ledger.forget",
+        function="pipeline.store.writing.ledger.Ledger.invalidate",
         old="self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}",
         new="pass",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
@@ -259,8 +260,8 @@ written = self._write_rows(work)
     Mutation(
         "a footprint that forgets the old place",
         function="pipeline.store.writing.protocol.intent",
-        old="footprint = dict(before.footprint)",
-        new="footprint: dict[str, int] = {}",
+        old="merged(before.footprint, place, beyond or {})",
+        new="merged(place, beyond or {})",
         tests=(MACHINE,),
     ),
     Mutation(
@@ -383,5 +384,57 @@ written = self._write_rows(work)
         old="vectors[numbers[identifier]][text] = vector",
         new="vectors[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
         tests=(MACHINE,),
+    ),
+    Mutation(
+        "a redo believes the ledger",
+        function="pipeline.store.writing.redo_check.RedoCheck._damaged_rows",
+        old="self._check is None or not entries",
+        new="True",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
+    ),
+    Mutation(
+        "rows counted, whatever record wrote them",
+        function="pipeline.store.writing.row_check.RowCheck._compare",
+        old="found.get(expected.identifier) != expected.position",
+        new="(expected.identifier in found) != (expected.position is not None)",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
+    ),
+    Mutation(
+        "places left behind are forgotten at once",
+        function="pipeline.store.writing.protocol.final",
+        old="left_behind(footprint or {}, place)",
+        new="left_behind({}, place)",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
+    ),
+    Mutation(
+        "rows of what is folded away in a redo stay",
+        function="pipeline.ingest.prepare.Preparer._folded",
+        old="bounds.maybe_written(one.position)",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_redo.py",),
+    ),
+    Mutation(
+        "an intent that an outage may have lost is not written again",
+        function="pipeline.store.writing.ledger.Ledger.doubtful",
+        old="self._cached[key].outages != self._outages",
+        new="False",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py",),
+    ),
+    Mutation(
+        "a rejected record leaves its document half-way",
+        function="pipeline.ingest.prepare.Preparer._decide_rejected",
+        old="self._restorer is None or not rejected",
+        new="True",
+        tests=("tests/recovery/test_crashes_as_data.py",),
+    ),
+    Mutation(
+        "a dead letter before its document is restored",
+        function="pipeline.ingest.restore.DocumentRestorer.decide",
+        old="verdict.restoring += entries",
+        new="""
+verdict.restoring += entries
+verdict.send += [entry.rejected for entry in entries]
+""",
+        tests=("tests/unit/consumers/ingest/test_restore.py",),
     ),
 )

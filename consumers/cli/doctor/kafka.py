@@ -20,6 +20,7 @@ from consumers.kafka import (
 )
 from consumers.wiring import documents
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import topic_warnings
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Reason
 from pipeline.records import Rejected, SourceRecord
@@ -54,6 +55,8 @@ def examine_kafka(settings: Settings, findings: Findings, now_ms: int) -> None:
     dead_letter_topic = settings.kafka.dead_letter_topic
     with findings.checking("kafka.topics", "give the user DESCRIBE and READ on the topics"):
         facts = topic_facts(kafka, [*settings.kafka.topics, dead_letter_topic])
+    for warning in topic_warnings(settings, facts):
+        findings.warning(warning.check, warning.seen, warning.do)
     present = {
         name: details
         for name, details in facts.items()
@@ -125,13 +128,6 @@ def _dead_letter_topic(
     if details.compacted:
         do = "set cleanup.policy=delete on it: no worker starts with a compacted one"
         findings.problem(check, f"{topic} is compacted: it keeps one dead letter a key and refuses those without", do)
-    if details.retention_ms not in (None, -1):
-        findings.warning(
-            check,
-            f"{topic} forgets records by age (retention.ms={details.retention_ms}), and a dead letter has its record's "
-            "own timestamp: old ones are deleted at once",
-            "set retention.ms=-1 on it",
-        )
     largest = max((source.max_message_bytes or 0 for source in sources), default=0)
     if details.max_message_bytes is not None and details.max_message_bytes < largest:
         seen = f"{topic} takes {details.max_message_bytes:,} bytes, a source topic {largest:,}: records are cut short"

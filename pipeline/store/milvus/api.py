@@ -46,6 +46,8 @@ class FieldInfo:
     primary: bool = False
     dimension: int | None = None
     max_length: int | None = None
+    nullable: bool = False
+    """A row may leave it out, as with every field added to an existing collection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +207,15 @@ class MilvusApi(Protocol):
     def flush(self, collection: str) -> None:
         """Seal and persist what was acknowledged before the call; returns when done. Never call it per batch."""
 
+    def loaded_partitions(self, collection: str) -> list[str]:
+        """The Milvus partitions that searches cover, a subset of `partitions`. Lite: all of them."""
+
     def close(self) -> None:
         """Close the connection; further calls raise `Unavailable`."""
 
 
 class MilvusServerApi(MilvusApi, Protocol):
     """A Milvus server with what operators need too: which partitions are loaded, index progress, the server's clock."""
-
-    def loaded_partitions(self, collection: str) -> list[str]:
-        """The Milvus partitions that searches cover, a subset of `partitions`. Lite: all of them."""
 
     def load_partitions(self, collection: str, partitions: Sequence[str]) -> None:
         """Load them; returns when they can be searched. Lite: nothing to do."""

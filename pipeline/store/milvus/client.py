@@ -43,13 +43,15 @@ def connect(
     *,
     timeout_s: float = 10.0,
     retry: RetryPolicy | None = None,
+    recovering_s: float | None = None,
     observe: Observer = unobserved,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
 ) -> "MilvusServer":
     """Open a new connection and read the server's version.
 
-    `timeout_s` bounds each attempt of a data call; `retry` bounds all attempts. Raises `Unavailable` at once where
+    `timeout_s` bounds each attempt of a data call; `retry` bounds all attempts. `recovering_s`, where no `retry` is
+    given: how long a call waits for a shard that is not serviceable. Raises `Unavailable` at once where
     nothing answers (the caller decides whether to wait for a server), `UsageError` for a bad address or token.
     """
     address = server_address(uri)
@@ -80,7 +82,7 @@ def connect(
     run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,
-        retry=retry or RetryPolicy(total_s=1.2 * timeout_s),
+        retry=retry or RetryPolicy(total_s=1.2 * timeout_s, recovering_s=recovering_s),
         observe=observe,
         clock=clock,
         sleep=sleep,

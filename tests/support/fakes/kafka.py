@@ -485,3 +485,23 @@ class FakeDeadLetters:
                 self._on_sent(made.reason)
             self._waiting.pop(0)
             self._on_confirmed(Receipt([made.position], made.batch))
+
+
+class FakeLookup:
+    """`RecordLookup` over the broker."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+
+    def read(self, topic_ids: Mapping[Position, str]) -> Mapping[Position, SourceRecord]:
+        records = {}
+        for position, topic_id in topic_ids.items():
+            try:
+                current_id, logs = self._broker.describe(position.topic)
+            except UsageError:
+                continue
+            log = logs[position.partition] if position.partition < len(logs) else LogRange(0, 0)
+            if topic_id in ("", current_id) and log.start <= position.offset < log.end:
+                [record] = self._broker.fetch(position[:2], position.offset, 1)
+                records[position] = record
+        return records

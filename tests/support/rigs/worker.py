@@ -20,11 +20,22 @@ from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest import CommitQueue
+from pipeline.ingest import REFUSALS, CommitQueue, RedoBounds, RefusalLimit
 from pipeline.records import Chunk
-from pipeline.store import Marks, SweepPolicy, TombstoneSweep
+from pipeline.store import (
+    AppendWriter,
+    Marks,
+    MilvusPartitions,
+    Partitioning,
+    SweepPolicy,
+    TombstoneSweep,
+    UpsertWriter,
+    WritePolicy,
+    Writer,
+)
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from pipeline.store.writing.unlisted_answers import UnlistedPolicy
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -98,8 +109,14 @@ class Rig:
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
     accept_gap: bool = False
+    now_ms: int = NOON + 3_600_000
+    """The worker's clock, which is at rest."""
+    max_event_age: timedelta | None = None
     append: bool = False
     """Append mode, two batches at a time."""
+    unlisted: UnlistedPolicy | None = None
+    """When answers in unlisted words refuse a document; None: the product's own rule, too slow for a test."""
+    refusals: RefusalLimit = REFUSALS
 
     def __post_init__(self) -> None:
         settings = self._settings()
@@ -115,7 +132,10 @@ class Rig:
         kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
         self.memory = position_memory(settings, kafka, self.connection, marks)
         self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
-        writer = open_writer(settings, self.connection, self.embedder, self.metrics)
+        self.bounds = RedoBounds()
+        writer = open_writer(settings, self.connection, self.embedder, self.metrics, durable=self.bounds.durable)
+        if self.unlisted is not None:
+            writer = self._quick_writer(self.unlisted)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
@@ -130,7 +150,11 @@ class Rig:
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
             retry=Backoff(self.retry_s, 0.05),
-            wall_clock=lambda: (NOON + 3_600_000) / 1000,
+            lookup=None if self.append else FakeLookup(self.broker),
+            bounds=self.bounds,
+            refusals=self.refusals,
+            set_aside_s=0.05,
+            wall_clock=lambda: self.now_ms / 1000,
         )
         self.worker, self.flow = join_worker(
             settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
@@ -139,6 +163,12 @@ class Rig:
         self.summary: Summary | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _quick_writer(self, unlisted: UnlistedPolicy) -> Writer:
+        partitions, policy = MilvusPartitions(self.connection, COLLECTION), WritePolicy(unlisted=unlisted)
+        if self.append:
+            return AppendWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy)
+        return UpsertWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy, fingerprint="model")
 
     def _member(self) -> Source:
         """The worker's source: the fake one, unless a subclass reads a real broker."""
@@ -161,6 +191,7 @@ class Rig:
                     "flush_interval": timedelta(milliseconds=50),
                     "index": {"type": "FLAT"},
                 },
+                "partitioning": {"max_event_age": self.max_event_age},
                 "chunking": {"max_tokens": 16, "overlap": 4},
                 "batch": {
                     "max_records": 10,
