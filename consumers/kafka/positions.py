@@ -4,6 +4,7 @@ Both are compared with what Milvus remembers, so that a loss in Kafka or in Milv
 """
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from kafka.errors import RetriableError
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.admin import LogRange, existing_topics, log_ranges, topic_ids
-from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
+from consumers.kafka.connection import KafkaSettings, open_admin, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
 from consumers.kafka.groups import Commit, group_commits
 from consumers.kafka.leader_epochs import UNKNOWN, LeaderEpochs
@@ -309,6 +310,14 @@ class StartPositions:
     def _retried(self, call: Callable[[], T]) -> T:
         """Retry: a leader or coordinator that moves must not stop a worker in the middle of a rebalance."""
         return retry_until_deadline(call, RetriableError)
+
+
+def start_problems(
+    settings: KafkaSettings, *, stored: Callable[[str], bool] | None, memory: PositionMemory | None
+) -> list[OffsetsLost]:
+    """Find what a start would stop for, without joining the group; changes nothing. Raises UsageError, Unavailable."""
+    with closing(open_admin(settings)) as admin:
+        return StartPositions(admin, settings, stored, memory=memory).problems()
 
 
 @dataclass(frozen=True, slots=True)
