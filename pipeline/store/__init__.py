@@ -31,15 +31,8 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
-from pipeline.store.partitions import (
-    MANY_PARTITIONS,
-    Granularity,
-    MilvusPartitions,
-    granularity,
-    in_order,
-    interval,
-    partition_name,
-)
+from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
+from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
 from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
@@ -83,7 +76,6 @@ __all__ = [
     "FlushPolicy",
     "Flusher",
     "Footprint",
-    "Granularity",
     "Hit",
     "IndexSettings",
     "Key",
@@ -94,9 +86,11 @@ __all__ = [
     "MilvusPartitions",
     "MilvusServerApi",
     "Observer",
+    "Partitioning",
     "RowScan",
     "StoredRows",
     "SweepPolicy",
+    "Tier",
     "TombstoneSweep",
     "UpsertWriter",
     "VectorSearch",
@@ -128,10 +122,10 @@ __all__ = [
     "open_collection",
     "open_ledger",
     "open_marks",
-    "partition_name",
     "read_ledger_of",
     "read_marks_of",
     "read_stamp",
+    "reserved_partitions",
     "row_entry",
     "row_hash",
     "row_id",
