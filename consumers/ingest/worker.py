@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.ingest.progress import Progress, Snapshot, Summary
-from consumers.kafka import OffsetTracker, Source, suspend_clock
+from consumers.ingest.settlement import Acknowledged, Settlement
+from consumers.kafka import Source, suspend_clock
 from pipeline import failpoints
 from pipeline.errors import Stopped
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
@@ -67,20 +68,22 @@ class IngestWorker:
         governor: FlushGovernor,
         dead_letters: DeadLetterChannel,
         receipts: CommitQueue,
+        acknowledged: Acknowledged | None = None,
         metrics: IngestMetrics,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`acknowledged`: None where the store does not remember positions."""
         self._source = source
         self._flow = flow
         self._governor = governor
         self._dead_letters = dead_letters
-        self._receipts = receipts
+        self._settlement = Settlement(receipts, acknowledged, governor, flow.finished)
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
-        self._tracker = OffsetTracker()
+        self._tracker = self._settlement.tracker
         self._progress = Progress.begin(clock())
 
     # --- the loop ----------------------------------------------------------------------------------------------
@@ -94,9 +97,7 @@ class IngestWorker:
         self._dead_letters.start()
         try:
             self._source.start(self)
-            while not stop.is_set() and not self._finished():
-                self._round()
-            clean = self._drain(stop)
+            clean = self._read_all(stop)
         except Stopped:
             self._check()  # a stage has ended: its own error is the cause
             raise
@@ -107,6 +108,17 @@ class IngestWorker:
             self._source.close(5.0)
         return Summary(progress.consumed, dict(progress.committed), self._clock() - progress.started, clean)
 
+    def _read_all(self, stop: threading.Event) -> bool:
+        """Read until the run is finished, and finish what was read; True if nothing of it is left."""
+        while True:
+            while not stop.is_set() and not self._finished():
+                self._round()
+            clean = self._drain(stop)
+            if not self._settlement.lost or stop.is_set() or self._policy.max_records is not None:
+                return clean
+            self._source.resume()
+            self._settlement.reread_lost(self.reread)
+
     def _round(self) -> None:
         progress = self._progress
         now = progress.last_round = self._clock()
@@ -115,6 +127,8 @@ class IngestWorker:
         self._balance(now)
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
+        if self._settlement.reread_lost(self.reread):
+            records = []
         if self._policy.max_records is not None:
             records = records[: self._policy.max_records - progress.consumed]
         if records:
@@ -126,7 +140,7 @@ class IngestWorker:
             self._count_consumed(records)
         for batch in self._builder.close_due(self._clock()):
             self._flow.submit(batch)
-        self._settle()
+        self._settlement.settle()
         if now - progress.last_commit >= COMMIT_S:
             self._commit()
         if now - progress.last_lag >= LAG_S:
@@ -157,13 +171,9 @@ class IngestWorker:
     def _buffered_bytes(self) -> int:
         return self._flow.buffered_bytes + self._builder.size
 
-    def _settle(self) -> None:
-        for receipt in self._receipts.take():
-            self._tracker.done(self._flow.finished(receipt))
-
     def _commit(self) -> None:
         self._progress.last_commit = self._clock()
-        offsets = self._tracker.committable()
+        offsets = self._settlement.committable()
         if not offsets:
             return
         failpoints.hit("uncommitted")
@@ -194,32 +204,33 @@ class IngestWorker:
     def _drain(self, stop: threading.Event) -> bool:
         """Finish the records taken, make them durable, commit them. True if none is left.
 
-        A run that ends by itself has no deadline; a stop sets the shutdown deadline.
+        A run that ends by itself has no deadline; a stop sets the shutdown deadline. Ends early when Milvus is lost.
         """
         deadline: float | None = None
         self._source.pause()
         for batch in self._builder.close():
             self._flow.submit(batch)
         log.info("worker.draining", unfinished_records=self._tracker.outstanding())
-        flush_requested = False
-        while self._tracker.outstanding() and (deadline is None or self._clock() < deadline):
+        while self._settlement.unfinished and (deadline is None or self._clock() < deadline):
+            if self._settlement.lost:
+                break
             if deadline is None and stop.is_set():
                 deadline = self._clock() + self._policy.shutdown_s
             self._progress.last_round = self._clock()
             self._check()
             self._source.poll(0.05)
-            self._settle()
-            if self._flow.idle and not flush_requested:
+            idle = self._flow.idle
+            self._settlement.settle()  # after `idle`, so that the flush requested covers the positions of all receipts
+            if idle:
                 self._governor.request()
-                flush_requested = True
             if self._clock() - self._progress.last_commit >= COMMIT_S:
                 self._commit()
-        self._settle()
+        self._settlement.settle()
         self._commit()
-        unfinished = self._tracker.outstanding()
-        if unfinished:
+        if self._settlement.unfinished:
+            unfinished = self._tracker.outstanding()
             log.warning("worker.cut_off", unfinished_records=unfinished, what="they are read again by the next start")
-        return unfinished == 0
+        return not self._settlement.unfinished
 
     def _stop_writing(self) -> None:
         """End the flow and wait for the call under way: others begin to write as soon as this member leaves."""
@@ -243,13 +254,13 @@ class IngestWorker:
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
         """Drop what is not submitted; True once no record of these Kafka partitions is being written."""
         self._builder.discard(partitions)
-        self._settle()
+        self._settlement.settle()
         return self._flow.unwritten(partitions) == 0
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         """The offsets of these Kafka partitions that may be committed now."""
-        self._settle()
-        durable = self._tracker.committable()
+        self._settlement.settle()
+        durable = self._settlement.committable()
         return {partition: durable[partition] for partition in partitions if partition in durable}
 
     def reread(self) -> None:
@@ -276,7 +287,7 @@ class IngestWorker:
     def _drop(self, partitions: Collection[KafkaPartition], event: str) -> None:
         self._builder.discard(partitions)
         self._flow.revoke(partitions)
-        self._tracker.dropped(partitions)
+        self._settlement.dropped(partitions)
         for partition in partitions:
             self._progress.targets.pop(partition, None)
             with suppress(KeyError):  # it was never observed
@@ -284,6 +295,12 @@ class IngestWorker:
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
+
+    # --- Milvus (called by its connection, on any thread) --------------------------------------------------------
+
+    def on_milvus_lost(self) -> None:
+        """The connection to Milvus broke: a server that starts again may not have what is not flushed."""
+        self._settlement.milvus_lost()
 
     # --- for observers -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from consumers.dead_letters import (
     DeadLetterProducer,
     ensure_dead_letter_topic,
 )
-from consumers.ingest import IngestWorker, WorkerPolicy
+from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
 from consumers.kafka import KafkaSettings, KafkaSource, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
@@ -35,7 +36,7 @@ from pipeline.ingest import (
     IngestFlow,
     PartitionFence,
 )
-from pipeline.records import Receipt
+from pipeline.records import Finished
 from pipeline.store import (
     Flusher,
     FlushGovernor,
@@ -43,6 +44,7 @@ from pipeline.store import (
     FlushPolicy,
     Marks,
     MilvusServerApi,
+    PositionStore,
     SweepPolicy,
     TombstoneSweep,
     Writer,
@@ -75,6 +77,8 @@ class WorkerParts:
     """None: any number of records may be rejected."""
     marker: FlushMarker | None = None
     """Shared by the workers of a group, of which one flushes for all. None: the worker flushes for itself."""
+    positions: PositionStore | None = None
+    """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
     retry: Backoff = RETRY
     wall_clock: Callable[[], float] = time.time
@@ -140,7 +144,8 @@ def join_worker(
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
     fence = PartitionFence(BatchesInFlight())
-    governor = _governor(settings, parts, fence)
+    acknowledged: Acknowledged = deque()
+    governor = _governor(settings, parts, fence, acknowledged)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
     flow = IngestFlow(
         decoder=decoder(settings),
@@ -174,14 +179,19 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         receipts=parts.receipts,
+        acknowledged=None if parts.positions is None else acknowledged,
         metrics=parts.metrics,
         policy=policy,
     )
+    if settings.milvus.durability == "flush":
+        parts.api.on_lost(worker.on_milvus_lost)
     return worker, flow
 
 
-def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> FlushGovernor:
-    def put_durable(receipts: Sequence[Receipt]) -> None:
+def _governor(
+    settings: Settings, parts: WorkerParts, fence: PartitionFence, acknowledged: Acknowledged
+) -> FlushGovernor:
+    def put_durable(receipts: Sequence[Finished]) -> None:
         parts.metrics.last_durable.set(time.time())
         parts.receipts.put_all(receipts)
 
@@ -197,8 +207,10 @@ def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> 
         on_durable=put_durable,
         on_flush=parts.metrics.observe_flush,
         marker=parts.marker,
+        positions=parts.positions,
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
         leads=lambda: first_partition in fence.owned,
+        on_acked=None if parts.positions is None else lambda receipt, rows: acknowledged.append((receipt, rows)),
     )
     return FlushGovernor(flusher)
 

@@ -20,6 +20,7 @@ from pipeline.store.collection.schema import (
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
+from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
@@ -87,7 +88,10 @@ __all__ = [
     "MilvusServerApi",
     "Observer",
     "Partitioning",
+    "PositionMarks",
+    "PositionStore",
     "RowScan",
+    "StoredPosition",
     "StoredRows",
     "SweepPolicy",
     "Tier",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pipeline.errors import Unavailable
-from pipeline.records import Receipt
+from pipeline.records import Finished
 from pipeline.store.collection.marks import NO_PAYLOAD, Marks
 
 _FORGET_MS = 86_400_000
@@ -77,7 +77,7 @@ class _Group:
 
     base: dict[str, int]
     """Flusher -> its count when it was first seen after the acks."""
-    receipts: list[Receipt]
+    receipts: list[Finished]
 
 
 @dataclass(slots=True)
@@ -94,9 +94,9 @@ class PendingOnPeer:
     def __len__(self) -> int:
         return sum(len(group.receipts) for group in self._groups)
 
-    def observe(self, marks: FlushCounts, acked: Sequence[Receipt]) -> list[Receipt]:
+    def observe(self, marks: FlushCounts, acked: Sequence[Finished]) -> list[Finished]:
         """Add `acked`, all acknowledged before `marks` were read; returns the receipts that are durable now."""
-        durable: list[Receipt] = []
+        durable: list[Finished] = []
         waiting: list[_Group] = []
         for group in self._groups:
             if any(marks.get(flusher, 0) >= count + 2 for flusher, count in group.base.items()):
@@ -112,7 +112,7 @@ class PendingOnPeer:
         self._groups = waiting
         return durable
 
-    def take(self) -> list[Receipt]:
+    def take(self) -> list[Finished]:
         """Remove and return all receipts: a flush of this worker makes them durable."""
         taken = [receipt for group in self._groups for receipt in group.receipts]
         self._groups = []

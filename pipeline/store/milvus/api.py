@@ -1,6 +1,6 @@
 """The interface to a Milvus server; `client.py` implements it over pymilvus, the tests have one in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -152,6 +152,13 @@ class MilvusApi(Protocol):
         """Send `upsert` and `delete` only if they end within `left_s()` seconds; otherwise they raise LeaseExpired.
 
         So a worker that was suspended or cut off from Kafka cannot overwrite the rows of its successor.
+        """
+
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        """Call `lost` whenever the connection to the server breaks, also while it is idle; on any thread.
+
+        A server that starts again after a loss of power may not have what was not flushed. A request that is refused or
+        gets no answer in time does not count. Until a call is answered again, further failures are the same loss.
         """
 
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:

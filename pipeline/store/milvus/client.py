@@ -33,6 +33,7 @@ T = TypeVar("T")
 FAILURES: tuple[type[Exception], ...] = (MilvusException, grpc.RpcError)
 FLUSH_TIMEOUT_S = 120.0
 CONNECT_TIMEOUT_S = 5.0
+_UNWATCH_S = 0.3
 
 
 def connect(
@@ -102,6 +103,12 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     @override
     def fence(self, left_s: LeftS) -> None:
         self._run.lease.bind(left_s)
+
+    @override
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        self._run.watch.on_lost(lost)
+        # pymilvus makes a new channel after a broken connection, and moves the callbacks of its handler to it.
+        self._client._handler.register_state_change_callback(self._run.watch.state_changed)
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -225,6 +232,11 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     def close(self) -> None:
         """Close the connection; further calls, and those that wait for another attempt, raise `Unavailable`."""
         self._run.close()
+        if self._run.watch.watched:
+            self._client._handler.deregister_state_change_callbacks()
+            # gRPC's thread looks five times a second whether it is still needed. A channel closed under it makes it
+            # print a traceback.
+            time.sleep(_UNWATCH_S)
         self._client.close()
 
     def _check_partitions(self, collection: str, partitions: Sequence[str] | None) -> None:

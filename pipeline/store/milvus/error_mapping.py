@@ -180,6 +180,11 @@ def _status_kind(error: BaseException) -> FailureKind | None:
     return _BY_STATUS.get(name, FailureKind.UNEXPECTED)
 
 
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether a call failed because its connection broke, or none could be made; not for refusals and deadlines."""
+    return any(_status_name(link) == "UNAVAILABLE" for link in chain(error))
+
+
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error, its causes, and the errors that were being handled when it was raised."""
     seen: set[int] = set()

@@ -88,7 +88,8 @@ class FakeMilvus:
 
     `staleness_writes`: a read without `strong` misses this many of the collection's last writes, unless they are older
     than `staleness_s` by `clock`.
-    `down`: every call raises `Unavailable`. `gate`: cleared, every call waits until it is set again.
+    `down`: every call raises `Unavailable`; when it becomes True, every connection breaks.
+    `gate`: cleared, every call waits until it is set again.
     `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
     """
 
@@ -104,7 +105,8 @@ class FakeMilvus:
         server: ServerInfo | None = None,
     ) -> None:
         self.staleness_writes = staleness_writes
-        self.down = False
+        self._down = False
+        self._lost: list[Callable[[], None]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.hook: Hook | None = None
@@ -122,6 +124,19 @@ class FakeMilvus:
         self._closed = False
         self._writes = 0
         self._lease = Lease()
+
+    @property
+    def down(self) -> bool:
+        return self._down
+
+    @down.setter
+    def down(self, down: bool) -> None:
+        broke, self._down = down and not self._down, down
+        for lost in self._lost if broke else ():
+            lost()
+
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        self._lost.append(lost)
 
     # --- faults and inspection ---------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from pipeline.errors import OutcomeUnknown, Unavailable
-from pipeline.records import Position, Receipt
+from pipeline.records import Finished, Position, Receipt
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.marks import Marks
 from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec
@@ -179,8 +179,9 @@ class Worker:
             self._go.release()
             self._thread.join(0.001)
 
-    def _settle(self, receipts: Sequence[Receipt]) -> None:
+    def _settle(self, receipts: Sequence[Finished]) -> None:
         for receipt in receipts:
+            assert isinstance(receipt, Receipt)
             number = receipt.positions[0].offset
             assert number not in self.durable, "reported twice"
             for collection in COLLECTIONS:
@@ -188,8 +189,9 @@ class Worker:
                 assert began > self.acked[number], f"acknowledged at {self.acked[number]}, {collection} flushed {began}"
             self.durable.add(number)
 
-    def _settle_at_ack(self, receipts: Sequence[Receipt]) -> None:
+    def _settle_at_ack(self, receipts: Sequence[Finished]) -> None:
         (receipt,) = receipts
+        assert isinstance(receipt, Receipt)
         assert receipt.positions[0].offset == len(self.acked) - 1, "not the one acknowledged now"
         self.durable.add(len(self.acked) - 1)
 

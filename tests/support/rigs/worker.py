@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,8 +21,8 @@ from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
 from pipeline.ingest import CommitQueue
-from pipeline.records import Chunk
-from pipeline.store import SweepPolicy, TombstoneSweep
+from pipeline.records import Chunk, KafkaPartition
+from pipeline.store import Marks, PositionMarks, SweepPolicy, TombstoneSweep
 from pipeline.store.milvus.write_lease import Lease, LeftS
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
@@ -64,6 +64,16 @@ class Connection:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._milvus, name)
+
+
+class Remembered:
+    """Positions of topics whose ids are not known."""
+
+    def __init__(self, positions: PositionMarks) -> None:
+        self._positions = positions
+
+    def write(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        self._positions.write(offsets, {})
 
 
 class Counting(HashEmbedder):
@@ -114,6 +124,7 @@ class Rig:
             receipts=self.receipts,
             metrics=self.metrics,
             limits=DeadLetterLimiter(self.limits),
+            positions=Remembered(PositionMarks(Marks(self.connection, COLLECTION), GROUP)),
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),

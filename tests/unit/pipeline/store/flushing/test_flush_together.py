@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.backoff import Backoff
 from pipeline.errors import Unavailable
-from pipeline.records import Position, Receipt
+from pipeline.records import Finished, Position, Receipt
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.marks import Marks
 from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec
@@ -18,6 +18,11 @@ from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import FlushMarker
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
+
+
+def receipt_of(finished: Finished) -> Receipt:
+    assert isinstance(finished, Receipt)
+    return finished
 
 
 class Connection:
@@ -61,8 +66,8 @@ class Worker:
         self.governor.acked(Receipt([Position("t", 0, self._acked)]), 1)
         return self._acked
 
-    def _settle(self, receipts: Sequence[Receipt]) -> None:
-        self.durable += [position.offset for one in receipts for position in one.positions]
+    def _settle(self, receipts: Sequence[Finished]) -> None:
+        self.durable += [position.offset for one in receipts for position in receipt_of(one).positions]
 
 
 @contextmanager

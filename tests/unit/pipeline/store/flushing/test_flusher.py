@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from pipeline.store.flushing.flusher import Idle, StandingIn, Waiting
+from pipeline.store.flushing.states import Idle, StandingIn, Waiting
 from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 LONG = 3
