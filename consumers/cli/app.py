@@ -77,6 +77,12 @@ def ingest(
         bool, typer.Option(help="end when everything present at the start is durable and committed")
     ] = False,
     max_records: Annotated[int | None, typer.Option(min=1, help="end after this many records")] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="let this group fill a collection that another group fills, or go on in another collection"
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
@@ -84,7 +90,7 @@ def ingest(
     settings = load(config, sets)
     from consumers.cli import ingest as command
 
-    summary = command.run(settings, stop, until_caught_up=until_caught_up, max_records=max_records)
+    summary = command.run(settings, stop, until_caught_up=until_caught_up, max_records=max_records, adopt=adopt)
     if json_:
         print_json(summary.as_dict())
 

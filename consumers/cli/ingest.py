@@ -10,7 +10,9 @@ from consumers.wiring.ingest import ingest_metrics, ingest_worker
 from pipeline.telemetry.process_memory import frozen
 
 
-def run(settings: Settings, stop: threading.Event, *, until_caught_up: bool, max_records: int | None) -> Summary:
+def run(
+    settings: Settings, stop: threading.Event, *, until_caught_up: bool, max_records: int | None, adopt: bool
+) -> Summary:
     """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error."""
     metrics = ingest_metrics()
     telemetry = settings.telemetry
@@ -20,7 +22,13 @@ def run(settings: Settings, stop: threading.Event, *, until_caught_up: bool, max
         documents.embedder(settings) as model,
     ):
         worker = ingest_worker(
-            settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
+            settings,
+            api,
+            model,
+            until_caught_up=until_caught_up,
+            max_records=max_records,
+            adopt=adopt,
+            metrics=metrics,
         )
         probes.watch(alive=worker.alive, ready=worker.ready)
         with frozen():

@@ -25,12 +25,32 @@ _INACTIVE = ("Empty", "Dead")
 _DELETED = ("OK", "NoError", "GroupIdNotFoundError")
 
 
+_TEXT_VERSION = "v2"
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A committed offset and the id of the topic it was made for ("" if another tool committed)."""
+    """A committed offset, and what it was made for; "" where another tool committed."""
 
     offset: int
     topic_id: str
+    collection_id: str = ""
+    """The collection that holds what was read before the offset; "" in commits of former versions, too."""
+
+
+def commit_text(topic_id: str, collection_id: str) -> str:
+    """The metadata of a commit."""
+    return ";".join((_TEXT_VERSION, topic_id, collection_id))
+
+
+def read_commit(offset: int, metadata: str) -> Commit:
+    """The commit with this metadata; former versions wrote only the topic's id."""
+    version, *parts = metadata.split(";")
+    if not parts:
+        return Commit(offset, metadata)
+    if version != _TEXT_VERSION:
+        return Commit(offset, "")
+    return Commit(offset, *parts[:2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +85,7 @@ def group_commits(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "")
+        (tp.topic, tp.partition): read_commit(commit.offset, commit.metadata or "")
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }

@@ -10,9 +10,10 @@ from kafka.errors import RetriableError
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.admin import LogRange, existing_topics, log_ranges, topic_ids
+from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
-from consumers.kafka.groups import Commit, group_commits
+from consumers.kafka.groups import Commit, commit_text, group_commits
 from consumers.kafka.retry import retry_until_deadline
 from pipeline.errors import OffsetsLost
 from pipeline.records import KafkaPartition
@@ -26,7 +27,8 @@ class StartOffsets:
 
     positions: Mapping[KafkaPartition, int]
     decided: Mapping[KafkaPartition, int]
-    """Positions without a commit: to be committed before the first record is read."""
+    """Positions without a commit, or with one that names no collection: to be committed before the first record is
+    read."""
 
 
 def begin_at(
@@ -87,20 +89,27 @@ def check_topic_ids(admin: KafkaAdminClient, known: Mapping[str, str]) -> None:
 
 
 class StartPositions:
-    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Unavailable, UsageError.
+    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Mismatch, Unavailable, UsageError.
 
     A first start is decided once for all Kafka partitions of a topic and committed before any record is read. After
     that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty group have expired
     (`offsets.retention.minutes`, a week), the group looks new. `stored(topic)`, called only then, says whether
     documents of the topic are stored already; if they are, that start counts as a loss, too.
+
+    A commit names the collection that holds what was read before it. One that names another collection is refused.
     """
 
     def __init__(
-        self, admin: KafkaAdminClient, settings: KafkaSettings, stored: Callable[[str], bool] | None = None
+        self,
+        admin: KafkaAdminClient,
+        settings: KafkaSettings,
+        stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
     ) -> None:
         self._admin = admin
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self.topic_ids: dict[str, str] = {}
 
     def before_joining(self) -> None:
@@ -128,7 +137,7 @@ class StartPositions:
 
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """Return an offset to commit, with the topic's id, which shows later whether the topic was recreated."""
-        return commit_metadata(offset, self.topic_ids.get(partition[0], ""))
+        return commit_metadata(offset, self.topic_ids.get(partition[0], ""), self._binding.collection_id)
 
     def _describe(self) -> Mapping[str, int]:
         topics = existing_topics(self._admin, self._settings.topics)
@@ -137,6 +146,7 @@ class StartPositions:
 
     def _find(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> StartOffsets:
         commits = group_commits(self._admin, self._settings.group_id, retried=RetriableError)
+        rebound = self._rebound(partitions, commits)
         new_topics = self._new_topics({topic for topic, _ in partitions}, {topic for topic, _ in commits})
         # A member that finds a topic without any commit decides for all of its Kafka partitions, not only its own.
         first_starts = {name for topic in new_topics for name in self._partitions_of(topic)}
@@ -155,8 +165,17 @@ class StartPositions:
             )
             for name in requested
         }
-        decided = {name: at for name, at in positions.items() if name not in commits}
+        decided = {**rebound, **{name: at for name, at in positions.items() if name not in commits}}
         return StartOffsets({name: positions[name] for name in partitions if name in positions}, decided)
+
+    def _rebound(
+        self, partitions: Collection[KafkaPartition], commits: Mapping[KafkaPartition, Commit]
+    ) -> dict[KafkaPartition, int]:
+        """Return the commits to repeat with the collection's id. Raises Mismatch if one is of another collection."""
+        own = {name: commits[name] for name in partitions if name in commits}
+        for name, commit in sorted(own.items()):
+            self._binding.check(name, commit)
+        return self._binding.rebound(own)
 
     def _new_topics(self, topics: Iterable[str], committed: Collection[str]) -> set[str]:
         """Return the topics without a commit of which no document is stored."""
@@ -192,6 +211,6 @@ class StartPositions:
         return retry_until_deadline(call, RetriableError)
 
 
-def commit_metadata(offset: int, topic_id: str) -> OffsetAndMetadata:
-    """Return an offset to commit together with the id of its topic."""
-    return OffsetAndMetadata(offset, topic_id, -1)
+def commit_metadata(offset: int, topic_id: str, collection_id: str = "") -> OffsetAndMetadata:
+    """Return an offset to commit together with the ids of its topic and of the collection that was filled."""
+    return OffsetAndMetadata(offset, commit_text(topic_id, collection_id), -1)

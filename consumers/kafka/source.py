@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from consumers.kafka.admin import LogRange, log_ranges
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
+from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.connection import STATIC_LEASE_S, KafkaSettings, open_admin, open_consumer
 from consumers.kafka.errors import error_text, fenced, kafka_errors, translated
 from consumers.kafka.groups import Commit
@@ -132,12 +133,14 @@ class KafkaSource(BaseSource, Source):
         settings: KafkaSettings,
         *,
         stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
         clock: LeaseClock | None = None,
     ) -> None:
-        """`stored(topic)`: whether the store holds documents of the topic, for StartPositions."""
+        """`stored(topic)`: whether the store holds documents of the topic, for StartPositions; `binding`, too."""
         super().__init__(_REMEDY)
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self._listener: GroupListener | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
@@ -151,7 +154,7 @@ class KafkaSource(BaseSource, Source):
     def start(self, handler: RebalanceHandler) -> None:
         settings = self._settings
         self._admin = open_admin(settings)
-        positions = StartPositions(self._admin, settings, self._stored)
+        positions = StartPositions(self._admin, settings, self._stored, self._binding)
         positions.before_joining()
         self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
         follow_membership(self._consumer, self._clock)

@@ -4,8 +4,12 @@ from dataclasses import asdict
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
+from consumers.wiring.stamp import own_stamp
 from pipeline.embedding import Embedder
 from pipeline.store import (
+    AppendIds,
+    CollectionStamp,
+    HasMembers,
     IndexSettings,
     Ledger,
     MilvusPartitions,
@@ -13,9 +17,10 @@ from pipeline.store import (
     Partitioning,
     Tier,
     Writer,
+    check_filled,
     open_collection,
+    open_for_filling,
     open_ledger,
-    open_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -26,24 +31,42 @@ def index_settings(settings: Settings) -> IndexSettings:
     return IndexSettings(section.type, section.metric, section.params)
 
 
-def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
-    """Open the collection, its ledger where the mode has one, and with `create` its marks.
+def open_existing(settings: Settings, api: MilvusServerApi, model: Embedder) -> CollectionStamp:
+    """Open the collection, and its ledger where the mode has one; returns its stamp. Changes nothing.
 
-    Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
+    Raises Mismatch (schema, model, stamp), NotFound where it is missing, UsageError (index).
     """
     name = settings.milvus.collection
-    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
+    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=False)
+    stamp = check_filled(api, name, own_stamp(settings, model))
     if mode_of(settings).one_version:
-        open_ledger(api, name, create=create)
-    if create:  # a reader can do without: a collection filled by a former version has none before its next worker
-        open_marks(api, name)
+        open_ledger(api, name, create=False)
+    return stamp
+
+
+def open_configured(
+    settings: Settings, api: MilvusServerApi, model: Embedder, *, adopt: HasMembers | None = None
+) -> CollectionStamp:
+    """Open the collection for writing; creates what is missing, and returns the collection's stamp.
+
+    Raises Mismatch (schema, model, stamp), UsageError (index). `adopt` as in `open_for_filling`.
+    """
+    own = own_stamp(settings, model)
+    return open_for_filling(api, settings.milvus.collection, own, index_settings(settings), adopt=adopt)
 
 
 def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
     """Open the collection for writing; creates what is missing. Raises as `open_configured`."""
-    open_configured(settings, api, model, create=True)
+    return writer_into(settings, api, model, metrics, open_configured(settings, api, model))
+
+
+def writer_into(
+    settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics, stamp: CollectionStamp
+) -> Writer:
+    """A writer into the collection of this stamp, which is open; its Milvus partitions are counted in `metrics`."""
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
-    return new_writer(settings, api, model, MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set))
+    partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
+    return new_writer(settings, api, model, partitions, append_ids=stamp.append_ids)
 
 
 def new_writer(
@@ -51,11 +74,16 @@ def new_writer(
     api: MilvusServerApi,
     model: Embedder,
     partitions: MilvusPartitions,
+    *,
+    append_ids: AppendIds,
     ledger: Ledger | None = None,
 ) -> Writer:
-    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    """A writer into a collection that is open already.
+
+    `append_ids`: as its stamp says; `ledger`: one to share, in upsert mode.
+    """
     target = WriteTarget(
-        api, settings.milvus.collection, partitions, partitioning(settings), fingerprint(settings, model)
+        api, settings.milvus.collection, partitions, partitioning(settings), fingerprint(settings, model), append_ids
     )
     return mode_of(settings).new_writer(target, ledger)
 

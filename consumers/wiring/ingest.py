@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import structlog
@@ -18,8 +18,8 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaSettings, KafkaSource, Source, suspend_clock
-from consumers.wiring.collection import open_writer
+from consumers.kafka import CollectionBinding, GroupWatch, KafkaSettings, KafkaSource, Source, suspend_clock
+from consumers.wiring.collection import open_configured, writer_into
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
@@ -42,6 +42,7 @@ from pipeline.store import (
     FlushGovernor,
     FlushMarker,
     FlushPolicy,
+    HasMembers,
     Marks,
     MilvusServerApi,
     PositionStore,
@@ -96,25 +97,29 @@ def ingest_worker(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    adopt: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus),
-    Mismatch (collection of another schema or model).
+    `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
+    another collection. `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable
+    (Kafka or Milvus), Mismatch (collection of another schema, model or stamp, or of another group).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    writer = open_writer(settings, api, model, metrics)
+    stamp = open_configured(settings, api, model, adopt=_has_members(kafka) if adopt else None)
+    writer = writer_into(settings, api, model, metrics, stamp)
+    binding = CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api),
+        source=_source(settings, kafka, api, binding),
         writer=writer,
         dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,
@@ -127,13 +132,18 @@ def ingest_worker(
     return worker
 
 
-def _source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
+def _has_members(kafka: KafkaSettings) -> HasMembers:
+    """Whether another group of the same Kafka has members."""
+    return lambda group: GroupWatch(replace(kafka, group_id=group)).active()
+
+
+def _source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, binding: CollectionBinding) -> KafkaSource:
     """The member of the consumer group."""
     if settings.kafka.start_from == "earliest":
-        return KafkaSource(kafka)
+        return KafkaSource(kafka, binding=binding)
     # To Kafka a group whose offsets have all expired is a new one. Starting anywhere but at the beginning would skip
     # records that it has not read; rows of the topic show that this is not its first start.
-    return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic))
+    return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic), binding=binding)
 
 
 def join_worker(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from consumers.config import Settings
 from pipeline.ingest import APPEND, UPSERT, WriteMode
 from pipeline.store import (
+    AppendIds,
     AppendWriter,
     Ledger,
     MilvusApi,
@@ -28,6 +29,8 @@ class WriteTarget:
     partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
+    append_ids: AppendIds
+    """As the collection's stamp says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,9 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
-    return AppendWriter(target.api, target.collection, target.partitions, target.partitioning)
+    return AppendWriter(
+        target.api, target.collection, target.partitions, target.partitioning, append_ids=target.append_ids
+    )
 
 
 _MODES: Mapping[str, Mode] = {

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from pipeline.errors import NotFound
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
+from pipeline.store.collection.stamp import AppendIds
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
@@ -74,7 +75,7 @@ class DocumentRows:
 
 
 class AppendWriter(Writer):
-    """The `Writer` that stores every record under ids made of its Kafka position.
+    """The `Writer` that stores every record under ids made of its topic's id and its Kafka position.
 
     A repetition writes the same rows again, so no ledger is needed.
     """
@@ -86,7 +87,11 @@ class AppendWriter(Writer):
         partitions: MilvusPartitions,
         partitioning: Partitioning,
         policy: WritePolicy = DEFAULT_POLICY,
+        *,
+        append_ids: AppendIds = "topic-id",
     ) -> None:
+        """`append_ids`: as the collection's stamp says."""
+        self._with_topic_id = append_ids == "topic-id"
         self._rows = DocumentRows(api, collection, partitions, policy)
         self._partitions = partitions
         self._partitioning = partitioning
@@ -110,7 +115,8 @@ class AppendWriter(Writer):
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         groups: dict[str, list[RowGroup[int]]] = {}
         for number, embedded in enumerate(puts):
-            group = RowGroup(number, append_rows(embedded), row_sizes(embedded))
+            topic_id = embedded.put.topic_id if self._with_topic_id else None
+            group = RowGroup(number, append_rows(embedded, topic_id), row_sizes(embedded))
             groups.setdefault(self._place(embedded.put), []).append(group)
         sent = self._rows.upsert(groups, set())
         refused = [(puts[number].put, *refusal) for number, refusal in sent.refused.items()]

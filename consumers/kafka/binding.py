@@ -1,0 +1,48 @@
+"""The binding of a consumer group to the collection that it fills, kept in the metadata of its commits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from consumers.kafka.groups import Commit
+from pipeline.errors import Mismatch
+from pipeline.records import KafkaPartition
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionBinding:
+    """The collection that a group fills, as one of its workers is configured."""
+
+    collection: str
+    collection_id: str
+    """As the collection's stamp says; "": none, and nothing is compared."""
+    adopt: bool = False
+    """Commits that name another collection are made for this one from now on."""
+
+    def check(self, partition: KafkaPartition, commit: Commit) -> None:
+        """Raise Mismatch if the offset was committed for what is in another collection."""
+        if not self._is_other(commit) or self.adopt:
+            return
+        raise Mismatch(
+            f"{partition[0]}/{partition[1]}: offset {commit.offset} was committed by this group for what it had stored "
+            f"in another collection than {self.collection!r} (id {commit.collection_id[:8]} there, "
+            f"{self.collection_id[:8]} here): another milvus.collection or milvus.uri, or it was dropped and made "
+            "again. Nothing before that offset would be read into this one. Configure the former collection again; or "
+            "set kafka.group_id to a new name, whose workers read everything; or, if this one holds what was read "
+            "(`milvus-stream replay --into`), run `milvus-stream ingest --adopt` once, workers stopped"
+        )
+
+    def rebound(self, commits: Mapping[KafkaPartition, Commit]) -> dict[KafkaPartition, int]:
+        """The commits to repeat with this collection's id: those without one, and with `adopt` those of another one."""
+        if not self.collection_id:
+            return {}
+        return {
+            name: commit.offset
+            for name, commit in commits.items()
+            if not commit.collection_id or (self.adopt and self._is_other(commit))
+        }
+
+    def _is_other(self, commit: Commit) -> bool:
+        return bool(commit.collection_id and self.collection_id) and commit.collection_id != self.collection_id
+
+
+UNBOUND = CollectionBinding("", "")
