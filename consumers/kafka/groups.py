@@ -1,7 +1,6 @@
 """Consumer groups seen from outside: commits, lag, whether a group has members, and its deletion."""
 
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -65,6 +64,8 @@ class PartitionLag:
     """Offset of the next record to be produced."""
     committed: int | None
     """None: the group has never committed here."""
+    collection_id: str = ""
+    """The collection that the commit was made for; "": it does not say."""
 
     @property
     def lag(self) -> int:
@@ -102,8 +103,16 @@ def group_lag(settings: KafkaSettings) -> list[PartitionLag]:
         with kafka_errors("the first and last offsets of the topics"):
             ranges = log_ranges(admin, partitions)
         commits = group_commits(admin, settings.group_id, deadline_s=_LAG_DEADLINE_S)
-    offsets: Mapping[KafkaPartition, int] = {name: commit.offset for name, commit in commits.items()}
-    return [PartitionLag(*name, *ranges[name], offsets.get(name)) for name in partitions]
+    none = Commit(-1, "")
+    return [
+        PartitionLag(
+            *name,
+            *ranges[name],
+            commits[name].offset if name in commits else None,
+            commits.get(name, none).collection_id,
+        )
+        for name in partitions
+    ]
 
 
 def forget_group(settings: KafkaSettings, group_id: str) -> None:

@@ -73,4 +73,9 @@ _MODES: Mapping[str, Mode] = {
 
 def mode_of(settings: Settings) -> Mode:
     """The configured mode."""
-    return _MODES[settings.mode]
+    return mode_named(settings.mode)
+
+
+def mode_named(name: str) -> Mode:
+    """The mode of this name."""
+    return _MODES[name]

@@ -24,7 +24,7 @@ from pipeline.store.collection.schema import (
     read_ledger_of,
     read_marks_of,
 )
-from pipeline.store.collection.stamp import AppendIds, CollectionStamp, compare, read_stamp
+from pipeline.store.collection.stamp import AppendIds, CollectionStamp, compare, described_stamp, read_stamp
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
@@ -125,6 +125,7 @@ __all__ = [
     "connect",
     "content_hash",
     "decide",
+    "described_stamp",
     "entry_row",
     "final",
     "granularity",
