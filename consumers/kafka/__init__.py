@@ -4,7 +4,7 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 """
 
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
-from consumers.kafka.binding import CollectionBinding
+from consumers.kafka.binding import CollectionBinding, check_commits
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
 from consumers.kafka.lease_clock import LeaseClock, suspend_clock
@@ -32,6 +32,7 @@ __all__ = [
     "TimeRange",
     "TopicFacts",
     "broker_info",
+    "check_commits",
     "create_topic",
     "forget_group",
     "group_lag",

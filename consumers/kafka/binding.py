@@ -1,9 +1,11 @@
 """The binding of a consumer group to the collection that it fills, kept in the metadata of its commits."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
-from consumers.kafka.groups import Commit
+from consumers.kafka.connection import KafkaSettings, open_admin
+from consumers.kafka.groups import Commit, group_commits
 from pipeline.errors import Mismatch
 from pipeline.records import KafkaPartition
 
@@ -46,3 +48,15 @@ class CollectionBinding:
 
 
 UNBOUND = CollectionBinding("", "")
+
+
+def check_commits(settings: KafkaSettings, binding: CollectionBinding) -> None:
+    """Raise Mismatch if the group has committed for another collection; also Unavailable, UsageError.
+
+    Done before the group is written down as one that fills the collection; an assignment does it again.
+    """
+    with closing(open_admin(settings)) as admin:
+        commits = group_commits(admin, settings.group_id)
+    for name, commit in sorted(commits.items()):
+        if name[0] in settings.topics:
+            binding.check(name, commit)

@@ -1,5 +1,6 @@
 """The configured collection, its index and the writers into it."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from consumers.config import Settings
@@ -45,14 +46,19 @@ def open_existing(settings: Settings, api: MilvusServerApi, model: Embedder) -> 
 
 
 def open_configured(
-    settings: Settings, api: MilvusServerApi, model: Embedder, *, adopt: HasMembers | None = None
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    adopt: HasMembers | None = None,
+    admit: Callable[[CollectionStamp], None] | None = None,
 ) -> CollectionStamp:
     """Open the collection for writing; creates what is missing, and returns the collection's stamp.
 
-    Raises Mismatch (schema, model, stamp), UsageError (index). `adopt` as in `open_for_filling`.
+    Raises Mismatch (schema, model, stamp), UsageError (index). `adopt` and `admit` as in `open_for_filling`.
     """
-    own = own_stamp(settings, model)
-    return open_for_filling(api, settings.milvus.collection, own, index_settings(settings), adopt=adopt)
+    name, own = settings.milvus.collection, own_stamp(settings, model)
+    return open_for_filling(api, name, own, index_settings(settings), adopt=adopt, admit=admit)
 
 
 def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:

@@ -18,7 +18,15 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import CollectionBinding, GroupWatch, KafkaSettings, KafkaSource, Source, suspend_clock
+from consumers.kafka import (
+    CollectionBinding,
+    GroupWatch,
+    KafkaSettings,
+    KafkaSource,
+    Source,
+    check_commits,
+    suspend_clock,
+)
 from consumers.wiring.collection import open_configured, writer_into
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -38,6 +46,7 @@ from pipeline.ingest import (
 )
 from pipeline.records import Finished
 from pipeline.store import (
+    CollectionStamp,
     Flusher,
     FlushGovernor,
     FlushMarker,
@@ -111,15 +120,24 @@ def ingest_worker(
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    stamp = open_configured(settings, api, model, adopt=_has_members(kafka) if adopt else None)
+
+    def binding(stamp: CollectionStamp) -> CollectionBinding:
+        return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
+
+    stamp = open_configured(
+        settings,
+        api,
+        model,
+        adopt=_has_members(kafka) if adopt else None,
+        admit=lambda stamp: check_commits(kafka, binding(stamp)),
+    )
     writer = writer_into(settings, api, model, metrics, stamp)
-    binding = CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api, binding),
+        source=_source(settings, kafka, api, binding(stamp)),
         writer=writer,
         dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
         receipts=receipts,

@@ -31,12 +31,19 @@ _GO_ON = (
 
 
 def open_for_filling(
-    api: MilvusApi, name: str, own: CollectionStamp, index: IndexSettings, *, adopt: HasMembers | None = None
+    api: MilvusApi,
+    name: str,
+    own: CollectionStamp,
+    index: IndexSettings,
+    *,
+    adopt: HasMembers | None = None,
+    admit: Callable[[CollectionStamp], None] | None = None,
 ) -> CollectionStamp:
     """Open the collection, its ledger and its marks for a process of the stamp `own`; creates what is missing.
 
     Returns the collection's stamp. Raises Mismatch where `own` differs from it, UsageError, Unavailable. `adopt`: the
-    own group becomes a further one that fills the collection, and takes over topics of groups without members.
+    own group becomes a further one that fills the collection, and takes over topics of groups without members. `admit`
+    is called before the own group is written down, and raises if it may not fill this collection.
     """
     new = replace(own, fillers={}, collection_id=uuid.uuid4().hex)
     dimension = own.model["dimension"]
@@ -56,6 +63,8 @@ def open_for_filling(
     _check(api, name, stored, own)
     if own.mode == _UPSERT:
         open_ledger(api, name)
+    if admit is not None:
+        admit(stored)
     return _registered(api, name, stored, own, adopt)
 
 
