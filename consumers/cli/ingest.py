@@ -11,9 +11,18 @@ from pipeline.telemetry.process_memory import frozen
 
 
 def run(
-    settings: Settings, stop: threading.Event, *, until_caught_up: bool, max_records: int | None, adopt: bool
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    until_caught_up: bool,
+    max_records: int | None,
+    adopt: bool = False,
+    accept_gap: bool = False,
 ) -> Summary:
-    """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error."""
+    """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error.
+
+    `adopt` and `accept_gap` as in `ingest_worker`.
+    """
     metrics = ingest_metrics()
     telemetry = settings.telemetry
     with (
@@ -28,6 +37,7 @@ def run(
             until_caught_up=until_caught_up,
             max_records=max_records,
             adopt=adopt,
+            accept_gap=accept_gap,
             metrics=metrics,
         )
         probes.watch(alive=worker.alive, ready=worker.ready)

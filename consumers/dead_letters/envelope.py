@@ -42,6 +42,9 @@ class OutgoingDeadLetter:
     """Which of `value` and `key` were cut while reading; headers give their full size."""
     batch: int = 0
     """As in Receipt."""
+    topic_id: str = ""
+    """Kafka's id of the topic in `position`; "" where it is not known."""
+    reason: str = ""
 
     @property
     def size(self) -> int:
@@ -111,7 +114,15 @@ def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> Out
     headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
     headers += [(name, _utf8(value)) for name, value in own.items() if value or name in taken]
     return OutgoingDeadLetter(
-        record.position, record.key, record.value, tuple(headers), record.timestamp_ms, cut, rejected.batch
+        record.position,
+        record.key,
+        record.value,
+        tuple(headers),
+        record.timestamp_ms,
+        cut,
+        rejected.batch,
+        record.topic_id,
+        rejected.reason,
     )
 
 

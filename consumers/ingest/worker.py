@@ -18,8 +18,8 @@ from consumers.ingest.progress import Progress, Snapshot, Summary
 from consumers.ingest.settlement import Acknowledged, Settlement
 from consumers.kafka import Source, suspend_clock
 from pipeline import failpoints
-from pipeline.errors import Stopped
-from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
+from pipeline.errors import Stopped, Unavailable
+from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow, RedoBounds
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
@@ -32,6 +32,8 @@ COMMIT_S = 1.0
 """Seconds between commits: how old the lag is that autoscalers and dashboards see."""
 LAG_S = 5.0
 """Seconds between observations of the lag."""
+LAG_AGE_S = 15.0
+"""A lag whose end offset is older is not shown: a broker that does not answer would leave it at its last value."""
 NO_SHARE_S = 60.0
 """With --until-caught-up: a worker that got no Kafka partition in this time is one too many, and ends. Longer than the
 session of a member that was killed."""
@@ -70,6 +72,7 @@ class IngestWorker:
         receipts: CommitQueue,
         acknowledged: Acknowledged | None = None,
         metrics: IngestMetrics,
+        bounds: RedoBounds,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +83,7 @@ class IngestWorker:
         self._dead_letters = dead_letters
         self._settlement = Settlement(receipts, acknowledged, governor, flow.finished)
         self._metrics = metrics
+        self._bounds = bounds
         self._policy = policy
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
@@ -125,6 +129,7 @@ class IngestWorker:
         self._metrics.progress.set(time.time())
         self._check()
         self._balance(now)
+        self._observe_buffered()
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
         if self._settlement.reread_lost(self.reread):
@@ -145,6 +150,7 @@ class IngestWorker:
             self._commit()
         if now - progress.last_lag >= LAG_S:
             self.observe_lag()
+            self._end_redo()
 
     def _check(self) -> None:
         self._flow.check()
@@ -160,13 +166,21 @@ class IngestWorker:
         if progress.paused_at is None:
             if buffered > limit or not has_room:
                 self._source.pause()
-                progress.paused_at = now
+                progress.paused_at = progress.paused_until = now
                 log.info("kafka.paused", buffered_bytes=buffered, unfinished_records=unfinished)
-        elif buffered <= limit / 2 and has_room:
+            return
+        self._metrics.backpressure.inc(now - progress.paused_until)
+        progress.paused_until = now
+        if buffered <= limit / 2 and has_room:
             self._source.resume()
-            self._metrics.backpressure.inc(now - progress.paused_at)
             log.info("kafka.resumed", paused_s=round(now - progress.paused_at, 1))
             progress.paused_at = None
+
+    def _observe_buffered(self) -> None:
+        """Set what is buffered and how old it is, also while nothing moves."""
+        self._metrics.buffered_bytes.set(self._buffered_bytes())
+        oldest_ms = self._flow.oldest_ms
+        self._metrics.oldest_unwritten.set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
 
     def _buffered_bytes(self) -> int:
         return self._flow.buffered_bytes + self._builder.size
@@ -183,6 +197,13 @@ class IngestWorker:
         if ok:
             self._tracker.committed(offsets)
             self._progress.committed.update(offsets)
+            self._bounds.committed(offsets)
+
+    def _end_redo(self) -> None:
+        """Learn how far an earlier owner can have read: at most to the end of the log after the assignment."""
+        if self._bounds.unended:
+            with suppress(Unavailable):
+                self._bounds.ended(self._source.ends(self._bounds.unended))
 
     def _finished(self) -> bool:
         """Whether the run has read what it was started for."""
@@ -246,7 +267,9 @@ class IngestWorker:
         """Track these Kafka partitions from the given positions; what is stored of their keys is read again."""
         self._builder.discard(partitions)
         self._tracker.assigned(partitions)
+        self._bounds.assigned(partitions)
         self._flow.assign(partitions)
+        self._dead_letters.assigned()
         self._metrics.rebalances.labels("assigned").inc()
         self._metrics.assigned.set(len(self._source.assignment()))
         log.info("kafka.assigned", partitions=_listed(partitions))
@@ -288,10 +311,10 @@ class IngestWorker:
         self._builder.discard(partitions)
         self._flow.revoke(partitions)
         self._settlement.dropped(partitions)
+        self._bounds.dropped(partitions)
         for partition in partitions:
             self._progress.targets.pop(partition, None)
-            with suppress(KeyError):  # it was never observed
-                self._metrics.lag_records.remove(partition[0], str(partition[1]))
+            self._forget_lag(partition)
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
@@ -326,8 +349,6 @@ class IngestWorker:
         return problems | self._kafka_problem()
 
     def _kafka_problem(self) -> dict[str, str]:
-        if not self._source.assignment():
-            return {"kafka": "no partition assigned yet"}
         silent_s = suspend_clock() - self._source.last_heartbeat()
         if silent_s <= self._policy.session_s:
             return {}
@@ -342,10 +363,17 @@ class IngestWorker:
             self._metrics.consumed_bytes.labels(topic).inc(size)
 
     def observe_lag(self) -> None:
-        """Set the lag metric of every assigned Kafka partition."""
+        """Set the lag metric of every assigned Kafka partition; remove it where the end is not known any more."""
         self._progress.last_lag = self._clock()
-        for (topic, partition), lag in self._source.lag().items():
-            self._metrics.lag_records.labels(topic, partition).set(max(0, lag.end - (lag.committed or 0)))
+        for name, lag in self._source.lag().items():
+            if time.monotonic() - lag.measured_at > LAG_AGE_S:
+                self._forget_lag(name)
+            else:
+                self._metrics.lag_records.labels(*name).set(max(0, lag.end - (lag.committed or 0)))
+
+    def _forget_lag(self, partition: KafkaPartition) -> None:
+        with suppress(KeyError):  # it was never observed
+            self._metrics.lag_records.remove(partition[0], str(partition[1]))
 
 
 def _listed(partitions: Collection[KafkaPartition]) -> list[str]:

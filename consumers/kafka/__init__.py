@@ -8,10 +8,12 @@ from consumers.kafka.binding import CollectionBinding, check_commits
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
 from consumers.kafka.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
+from consumers.kafka.remembered import RememberedPositions
 from consumers.kafka.source import KafkaSource, Lag, Source
 from consumers.kafka.time_range import TimeRange, parse_time_range
 
@@ -19,6 +21,7 @@ __all__ = [
     "BrokerInfo",
     "CollectionBinding",
     "GroupWatch",
+    "KafkaLookup",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
@@ -28,6 +31,7 @@ __all__ = [
     "PartitionLag",
     "Publisher",
     "RebalanceHandler",
+    "RememberedPositions",
     "Source",
     "TimeRange",
     "TopicFacts",

@@ -30,18 +30,19 @@ class CollectionBinding:
             f"{self.collection_id[:8]} here): another milvus.collection or milvus.uri, or it was dropped and made "
             "again. Nothing before that offset would be read into this one. Configure the former collection again; or "
             "set kafka.group_id to a new name, whose workers read everything; or, if this one holds what was read "
-            "(`milvus-stream replay --into`), run `milvus-stream ingest --adopt` once, workers stopped"
+            "(`milvus-stream replay --into`) or can do without, run `milvus-stream ingest --adopt` once, the workers "
+            "stopped"
         )
 
-    def rebound(self, commits: Mapping[KafkaPartition, Commit]) -> dict[KafkaPartition, int]:
-        """The commits to repeat with this collection's id: those without one, and with `adopt` those of another one."""
+    def adopts(self, commit: Commit) -> bool:
+        """Whether the commit is for another collection and becomes one for this collection."""
+        return self.adopt and self._is_other(commit)
+
+    def unnamed(self, commits: Mapping[KafkaPartition, Commit]) -> dict[KafkaPartition, int]:
+        """The commits to repeat with this collection's id, because they name none."""
         if not self.collection_id:
             return {}
-        return {
-            name: commit.offset
-            for name, commit in commits.items()
-            if not commit.collection_id or (self.adopt and self._is_other(commit))
-        }
+        return {name: commit.offset for name, commit in commits.items() if not commit.collection_id}
 
     def _is_other(self, commit: Commit) -> bool:
         return bool(commit.collection_id and self.collection_id) and commit.collection_id != self.collection_id

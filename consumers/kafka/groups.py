@@ -5,18 +5,29 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from kafka.admin import KafkaAdminClient
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    UnstableOffsetCommitError,
+)
 
 from consumers.kafka.admin import existing_topics, log_ranges
 from consumers.kafka.connection import KafkaSettings, open_admin
 from consumers.kafka.errors import kafka_errors
+from consumers.kafka.internals import wait_for_transactions
 from consumers.kafka.retry import RETRY_S, retry_until_deadline
 from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition
 
 _LAG_DEADLINE_S = 15.0
 """A command waits for the coordinator, and somebody waits for the command."""
-COORDINATOR_MOVES = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError)
+COORDINATOR_MOVES = (
+    CoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    NotCoordinatorError,
+    UnstableOffsetCommitError,
+)
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
 _ACTIVE_S = 2.0
@@ -33,6 +44,8 @@ class Commit:
 
     offset: int
     topic_id: str
+    leader_epoch: int = -1
+    """Of the record before the offset; -1: unknown."""
     collection_id: str = ""
     """The collection that holds what was read before the offset; "" in commits of former versions, too."""
 
@@ -42,14 +55,14 @@ def commit_text(topic_id: str, collection_id: str) -> str:
     return ";".join((_TEXT_VERSION, topic_id, collection_id))
 
 
-def read_commit(offset: int, metadata: str) -> Commit:
+def read_commit(offset: int, metadata: str, leader_epoch: int = -1) -> Commit:
     """The commit with this metadata; former versions wrote only the topic's id."""
-    version, *parts = metadata.split(";")
-    if not parts:
-        return Commit(offset, metadata)
+    version, *texts = metadata.split(";")
+    if not texts:
+        return Commit(offset, metadata, leader_epoch)
     if version != _TEXT_VERSION:
-        return Commit(offset, "")
-    return Commit(offset, *parts[:2])
+        return Commit(offset, "", leader_epoch)
+    return Commit(offset, texts[0], leader_epoch, "".join(texts[1:2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +93,17 @@ def group_commits(
     retried: type[Exception] | tuple[type[Exception], ...] = COORDINATOR_MOVES,
     deadline_s: float = RETRY_S,
 ) -> dict[KafkaPartition, Commit]:
-    """Read the group's commits; `retried`: errors after which the call is repeated. Raises UsageError, Unavailable."""
+    """Read the group's commits; `retried`: errors after which the call is repeated. Raises UsageError, Unavailable.
+
+    Where `retried` has RetriableError, this waits for open transactions that commit offsets of the group.
+    """
+    wait_for_transactions(admin)
     with kafka_errors(f"the committed offsets of group {group_id}"):
         offsets = retry_until_deadline(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): read_commit(commit.offset, commit.metadata or "")
+        (tp.topic, tp.partition): read_commit(commit.offset, commit.metadata or "", commit.leader_epoch)
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }

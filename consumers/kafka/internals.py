@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import kafka
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.coordinator.heartbeat import Heartbeat
 from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.batches import HEADER_COST, Batches, ReadLimits
 from consumers.kafka.lease_clock import NEVER, Beat, LeaseClock
@@ -104,6 +105,17 @@ def answered_heartbeat(consumer: KafkaConsumer) -> Beat:
     return answered
 
 
+def seek(consumer: KafkaConsumer, partition: TopicPartition, offset: int, leader_epoch: int) -> None:
+    """Read on at an offset; `leader_epoch`: that of the record before it, -1 if it is unknown.
+
+    With an epoch, the next poll first compares it with the leader's log, and raises LogTruncationError where that
+    record is gone. kafka-python's own `seek` takes no epoch.
+    """
+    consumer.seek(partition, offset)
+    if leader_epoch >= 0:
+        consumer._subscription.assignment[partition].seek(OffsetAndMetadata(offset, "", leader_epoch))
+
+
 def unread_position(consumer: KafkaConsumer) -> str:
     """Return ` at TOPIC/PARTITION, offset N` of the batch that stopped the consumer; empty if none did."""
     parked = consumer._fetcher._next_partition_records
@@ -116,6 +128,22 @@ def unread_position(consumer: KafkaConsumer) -> str:
 async def client_sleep(consumer: KafkaConsumer, seconds: float) -> None:
     """Sleep on the event loop of the client's IO thread, so that heartbeats go on."""
     await consumer._net.sleep(seconds)
+
+
+def wait_for_transactions(admin: KafkaAdminClient) -> None:
+    """Make the admin's requests for committed offsets fail while a transaction that commits some is open (KIP-447).
+
+    The error is UnstableOffsetCommitError, which is retriable. kafka-python's consumer asks for the same, its admin
+    client cannot.
+    """
+    requests = type(admin)._list_group_offsets_requests
+
+    def stable(group_specs: Any) -> Iterator[Any]:
+        for group_id, request in requests(admin, group_specs):
+            request.require_stable = True
+            yield group_id, request
+
+    admin._list_group_offsets_requests = stable
 
 
 def broker_version(admin: KafkaAdminClient) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 
 from consumers.kafka.base_source import SourceFailure
 from consumers.kafka.errors import error_text, fenced
-from consumers.kafka.internals import client_sleep, member_id
-from consumers.kafka.positions import StartPositions
+from consumers.kafka.internals import client_sleep, member_id, seek
+from consumers.kafka.positions import StartOffsets, StartPositions
 from pipeline import failpoints
 from pipeline.records import KafkaPartition
 
@@ -141,7 +141,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
             return
         self._member = member_id(self._consumer)
         begin = self.positions.find(partitions)
-        self._seek(begin.positions)
+        self._seek(begin)
         self._begin(begin.positions)
 
     async def _assign(self, partitions: Collection[KafkaPartition]) -> None:
@@ -154,20 +154,20 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         while not search.done():
             await client_sleep(self._consumer, _ANSWER_STEP_S)
         begin = search.result()
-        self._seek(begin.positions)
+        self._seek(begin)
         if self.paused:
             self._consumer.pause(*(TopicPartition(*name) for name in partitions))
-        await self._commit(begin.decided)
+        await self._commit({**begin.rebound, **begin.decided})
         self._begin(begin.positions)
 
-    def _seek(self, positions: Mapping[KafkaPartition, int]) -> None:
-        """Read on at these offsets.
+    def _seek(self, begin: StartOffsets) -> None:
+        """Read on at these offsets, after the client has compared their leader epochs with the log.
 
         Needed even if the client still has a position (eager protocol): the records between it and the committed offset
         were dropped when the Kafka partition was revoked, and must be read again.
         """
-        for name, offset in positions.items():
-            self._consumer.seek(TopicPartition(*name), offset)
+        for name, offset in begin.positions.items():
+            seek(self._consumer, TopicPartition(*name), offset, begin.epochs.get(name, -1))
 
     def _begin(self, positions: Mapping[KafkaPartition, int]) -> None:
         self.committed.update(positions)

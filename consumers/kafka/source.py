@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -37,6 +37,7 @@ from consumers.kafka.internals import (
 from consumers.kafka.lease_clock import NEVER, LeaseClock
 from consumers.kafka.positions import StartPositions, begin_at
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler
+from consumers.kafka.remembered import PositionMemory
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost
 from pipeline.records import KafkaPartition, SourceRecord
 
@@ -68,6 +69,8 @@ class Lag:
     committed: int | None
     position: int
     """Offset of the next record that poll returns."""
+    measured_at: float
+    """When `end` was read, monotonic seconds."""
 
 
 class Source(Protocol):
@@ -134,17 +137,22 @@ class KafkaSource(BaseSource, Source):
         *,
         stored: Callable[[str], bool] | None = None,
         binding: CollectionBinding = UNBOUND,
+        memory: PositionMemory | None = None,
+        accept_gap: bool = False,
         clock: LeaseClock | None = None,
     ) -> None:
-        """`stored(topic)`: whether the store holds documents of the topic, for StartPositions; `binding`, too."""
+        """`stored`, `binding`, `memory` and `accept_gap`: for StartPositions."""
         super().__init__(_REMEDY)
         self._settings = settings
         self._stored = stored
         self._binding = binding
+        self._memory = memory
+        self._accept_gap = accept_gap
         self._listener: GroupListener | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
         self._ends_at = float("-inf")
+        self._ends_read_at = float("-inf")
         self._clock = clock or LeaseClock()
         self._joining = NEVER
         self._joined: tuple[str, float] | None = None
@@ -154,7 +162,9 @@ class KafkaSource(BaseSource, Source):
     def start(self, handler: RebalanceHandler) -> None:
         settings = self._settings
         self._admin = open_admin(settings)
-        positions = StartPositions(self._admin, settings, self._stored, self._binding)
+        positions = StartPositions(
+            self._admin, settings, self._stored, self._binding, memory=self._memory, accept_gap=self._accept_gap
+        )
         positions.before_joining()
         self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
         follow_membership(self._consumer, self._clock)
@@ -181,7 +191,9 @@ class KafkaSource(BaseSource, Source):
         consumer, listener = self._started()
         self._failure.check()
         finish_join(consumer)
-        records = source_records(self._fetch(timeout_s), listener.positions.topic_ids)
+        batches = self._fetch(timeout_s)
+        listener.positions.epochs.observe(batches)
+        records = source_records(batches, listener.positions.topic_ids)
         if is_replaced(consumer):
             self._failure.error = fenced()
             self._failure.check()
@@ -230,6 +242,22 @@ class KafkaSource(BaseSource, Source):
         listener.committed.update(assigned)
         return len(assigned) == len(offsets)
 
+    def transaction_offsets(self, offsets: Mapping[KafkaPartition, int]) -> tuple[Mapping[TopicPartition, Any], Any]:
+        """Return offsets and the group's metadata for a transaction that commits them; see `committed_outside`."""
+        consumer, listener = self._started()
+        metadata = {TopicPartition(*name): listener.positions.metadata(name, at) for name, at in offsets.items()}
+        return metadata, consumer.group_metadata()
+
+    def committed_outside(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Record offsets that a transaction has committed."""
+        _, listener = self._started()
+        listener.committed.update({name: at for name, at in offsets.items() if name in listener.committed})
+
+    @property
+    def session_s(self) -> float:
+        """Seconds without an answered heartbeat after which this is a member no more."""
+        return self._settings.session_timeout_ms / 1000
+
     @override
     def assignment(self) -> Collection[KafkaPartition]:
         if self._consumer is None:
@@ -247,7 +275,8 @@ class KafkaSource(BaseSource, Source):
         lags = {}
         for name in assigned & self._ends.keys():
             committed, position = listener.committed[name], self._position(name)
-            lags[name] = Lag(self._ends[name], committed, committed if position is None else position)
+            position = committed if position is None else position
+            lags[name] = Lag(self._ends[name], committed, position, self._ends_read_at)
         return lags
 
     @override
@@ -305,6 +334,7 @@ class KafkaSource(BaseSource, Source):
         _, listener = self._started()
         try:
             self._ends = dict(self.ends(partitions))
+            self._ends_read_at = time.monotonic()
             listener.positions.check_topics({topic for topic, _ in partitions})
         except OffsetsLost as error:
             self._failure.error = error

@@ -116,6 +116,10 @@ class RejectedLog(DeadLetterChannel):
         self.reasons[rejected.reason] += 1
         self._on_confirmed(Receipt([rejected.position], rejected.batch))
 
+    @override
+    def assigned(self) -> None:
+        pass
+
     @property
     @override
     def has_room(self) -> bool:

@@ -128,7 +128,8 @@ class ReplaySource(BaseSource, Source):
         for name, end in self._ends.items():
             position = self._position(name) if name in self._unfinished else end
             committed = self._committed[name]
-            lags[name] = Lag(end, committed, committed if position is None else min(position, end))
+            position = committed if position is None else min(position, end)
+            lags[name] = Lag(end, committed, position, time.monotonic())
         return lags
 
     @override

@@ -7,6 +7,7 @@ from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from consumers.wiring.stamp import own_stamp
 from pipeline.embedding import Embedder
+from pipeline.records import Position
 from pipeline.store import (
     AppendIds,
     CollectionStamp,
@@ -61,18 +62,24 @@ def open_configured(
     return open_for_filling(api, name, own, index_settings(settings), adopt=adopt, admit=admit)
 
 
-def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
-    """Open the collection for writing; creates what is missing. Raises as `open_configured`."""
-    return writer_into(settings, api, model, metrics, open_configured(settings, api, model))
-
-
-def writer_into(
-    settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics, stamp: CollectionStamp
+def open_writer(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    metrics: IngestMetrics,
+    *,
+    stamp: CollectionStamp | None = None,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
 ) -> Writer:
-    """A writer into the collection of this stamp, which is open; its Milvus partitions are counted in `metrics`."""
+    """Open the collection for writing; creates what is missing. Raises as `open_configured`.
+
+    `stamp`: that of the collection, which is open already. `durable` and `verify` as in `WriteTarget`.
+    """
+    stamp = stamp or open_configured(settings, api, model)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
     partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
-    return new_writer(settings, api, model, partitions, append_ids=stamp.append_ids)
+    return new_writer(settings, api, model, partitions, append_ids=stamp.append_ids, durable=durable, verify=verify)
 
 
 def new_writer(
@@ -83,13 +90,22 @@ def new_writer(
     *,
     append_ids: AppendIds,
     ledger: Ledger | None = None,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
 ) -> Writer:
-    """A writer into a collection that is open already.
+    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode.
 
-    `append_ids`: as its stamp says; `ledger`: one to share, in upsert mode.
+    `append_ids`, `durable` and `verify` as in `WriteTarget`.
     """
     target = WriteTarget(
-        api, settings.milvus.collection, partitions, partitioning(settings), fingerprint(settings, model), append_ids
+        api,
+        settings.milvus.collection,
+        partitions,
+        partitioning(settings),
+        fingerprint(settings, model),
+        append_ids,
+        durable=durable,
+        verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)
 

@@ -4,7 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -21,20 +22,25 @@ from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
 from consumers.kafka import (
     CollectionBinding,
     GroupWatch,
+    KafkaLookup,
     KafkaSettings,
     KafkaSource,
+    RememberedPositions,
     Source,
     check_commits,
     suspend_clock,
 )
-from consumers.wiring.collection import open_configured, writer_into
+from consumers.wiring.collection import open_configured, open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
+    REFUSALS,
     RETRY,
+    SET_ASIDE_S,
     WINDOW_TOKENS,
     BatchesInFlight,
     BatchPolicy,
@@ -43,6 +49,9 @@ from pipeline.ingest import (
     FlowPolicy,
     IngestFlow,
     PartitionFence,
+    RecordLookup,
+    RedoBounds,
+    RefusalLimit,
 )
 from pipeline.records import Finished
 from pipeline.store import (
@@ -51,9 +60,9 @@ from pipeline.store import (
     FlushGovernor,
     FlushMarker,
     FlushPolicy,
-    HasMembers,
     Marks,
     MilvusServerApi,
+    PositionMarks,
     PositionStore,
     SweepPolicy,
     TombstoneSweep,
@@ -90,7 +99,12 @@ class WorkerParts:
     positions: PositionStore | None = None
     """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
+    lookup: RecordLookup | None = None
+    """Reads records again that restore a document. None: none is restored."""
+    bounds: RedoBounds = field(default_factory=RedoBounds)
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
     wall_clock: Callable[[], float] = time.time
 
 
@@ -107,61 +121,97 @@ def ingest_worker(
     until_caught_up: bool,
     max_records: int | None,
     adopt: bool = False,
+    accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
     `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
-    another collection. `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable
-    (Kafka or Milvus), Mismatch (collection of another schema, model or stamp, or of another group).
+    another collection. `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls
+    to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema, model or
+    stamp, or of another group).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-
-    def binding(stamp: CollectionStamp) -> CollectionBinding:
-        return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
-
-    stamp = open_configured(
-        settings,
-        api,
-        model,
-        adopt=_has_members(kafka) if adopt else None,
-        admit=lambda stamp: check_commits(kafka, binding(stamp)),
-    )
-    writer = writer_into(settings, api, model, metrics, stamp)
+    bounds = RedoBounds()
+    log_warnings(settings, kafka, api)
+    binding, writer = _bound_writer(settings, kafka, api, model, metrics=metrics, bounds=bounds, adopt=adopt)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
+    marks = Marks(api, settings.milvus.collection)
+    memory = position_memory(settings, kafka, api, marks)
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api, binding(stamp)),
+        source=KafkaSource(
+            kafka, stored=stored_topics(settings, api), binding=binding, memory=memory, accept_gap=accept_gap
+        ),
         writer=writer,
-        dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
+        dead_letters=DeadLetterProducer(
+            kafka,
+            settings.kafka.dead_letter_topic,
+            on_confirmed=receipts.put,
+            on_sent=lambda reason: metrics.dead_letters.labels(reason).inc(),
+        ),
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
-        marker=FlushMarker(Marks(api, settings.milvus.collection)),
+        marker=FlushMarker(marks),
+        positions=memory,
         tombstones=_tombstones(settings, api),
+        lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
+        bounds=bounds,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
 
 
-def _has_members(kafka: KafkaSettings) -> HasMembers:
-    """Whether another group of the same Kafka has members."""
-    return lambda group: GroupWatch(replace(kafka, group_id=group)).active()
+def _bound_writer(
+    settings: Settings,
+    kafka: KafkaSettings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    metrics: IngestMetrics,
+    bounds: RedoBounds,
+    adopt: bool,
+) -> tuple[CollectionBinding, Writer]:
+    """The writer into the collection that the group fills, and what binds the group to it."""
+
+    def binding(stamp: CollectionStamp) -> CollectionBinding:
+        return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
+
+    def has_members(group: str) -> bool:
+        return GroupWatch(replace(kafka, group_id=group)).active()
+
+    def admit(stamp: CollectionStamp) -> None:
+        check_commits(kafka, binding(stamp))
+
+    stamp = open_configured(settings, api, model, adopt=has_members if adopt else None, admit=admit)
+    return binding(stamp), open_writer(settings, api, model, metrics, stamp=stamp, durable=bounds.durable)
 
 
-def _source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, binding: CollectionBinding) -> KafkaSource:
-    """The member of the consumer group."""
+def position_memory(
+    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, marks: Marks
+) -> RememberedPositions:
+    """What Milvus remembers of the group's offsets."""
+    name = settings.milvus.collection
+    return RememberedPositions(
+        PositionMarks(marks, kafka.group_id), kafka.group_id, filled=lambda topic: holds_topic(api, name, topic)
+    )
+
+
+def stored_topics(settings: Settings, api: MilvusServerApi) -> Callable[[str], bool] | None:
+    """Whether documents of a topic are stored, where a group that looks new to Kafka may not be one.
+
+    Starting anywhere but at the beginning would skip records that it has not read.
+    """
     if settings.kafka.start_from == "earliest":
-        return KafkaSource(kafka, binding=binding)
-    # To Kafka a group whose offsets have all expired is a new one. Starting anywhere but at the beginning would skip
-    # records that it has not read; rows of the topic show that this is not its first start.
-    return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic), binding=binding)
+        return None
+    return lambda topic: holds_topic(api, settings.milvus.collection, topic)
 
 
 def join_worker(
@@ -183,10 +233,13 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         metrics=parts.metrics,
-        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry),
+        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry, parts.refusals, parts.set_aside_s),
+        other_call=partial(parts.api.partitions, settings.milvus.collection),
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,
+        lookup=parts.lookup,
+        bounds=parts.bounds,
         wall_clock=parts.wall_clock,
     )
     lease_s = kafka_settings(settings).lease_s
@@ -209,6 +262,7 @@ def join_worker(
         receipts=parts.receipts,
         acknowledged=None if parts.positions is None else acknowledged,
         metrics=parts.metrics,
+        bounds=parts.bounds,
         policy=policy,
     )
     if settings.milvus.durability == "flush":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from consumers.config import Settings
 from pipeline.ingest import APPEND, UPSERT, WriteMode
+from pipeline.records import Position
 from pipeline.store import (
     AppendIds,
     AppendWriter,
@@ -31,6 +32,10 @@ class WriteTarget:
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
     append_ids: AppendIds
     """As the collection's stamp says."""
+    durable: Callable[[Position], bool] = lambda _: False
+    """Whether all that the record of this position has changed survives the loss of the machine."""
+    verify: bool = True
+    """Compare rows with the ledger where a record is met again. Not beside live workers, who change them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         target.partitioning,
         fingerprint=target.fingerprint,
         ledger=ledger,
+        durable=target.durable,
+        verify=target.verify,
     )
 
 

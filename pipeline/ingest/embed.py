@@ -78,7 +78,7 @@ class EmbedStage:
             else:
                 message = f"the model gave NaN or infinity for {len(document) - len(rows)} of its chunks"
                 refusals.append((put, "vector_not_finite", message))
-        refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed")
+        refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed", planned.unfinished)
         return Embedded(planned.decoded, planned.plan, [*planned.refused, *refused], puts, seconds)
 
     def _embed_chunks(self, window: Sequence[Planned]) -> tuple[Mapping[str, NDArray[np.float32]], float]:

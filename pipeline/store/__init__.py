@@ -40,16 +40,18 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
+from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
-from pipeline.store.writing.append_writer import AppendWriter, Writer
+from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
 from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
 from pipeline.store.writing.protocol import (
     NOWHERE,
     Applied,
     Change,
     Decision,
+    Earlier,
     Entry,
     Footprint,
     Key,
@@ -81,6 +83,7 @@ __all__ = [
     "CollectionInfo",
     "CollectionStamp",
     "Decision",
+    "Earlier",
     "Entry",
     "FlushGovernor",
     "FlushMarker",
@@ -107,9 +110,11 @@ __all__ = [
     "SweepPolicy",
     "Tier",
     "TombstoneSweep",
+    "Unfinished",
     "UpsertWriter",
     "VectorSearch",
     "Vectors",
+    "VersionWarning",
     "WritePlan",
     "WritePolicy",
     "Writer",
@@ -155,6 +160,7 @@ __all__ = [
     "topic_ids_seen",
     "unobserved",
     "unstamped_problems",
+    "version_warning",
 ]
 
 

@@ -8,8 +8,9 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 from kafka.coordinator.consumer import ConsumerCoordinator
 
-from consumers.kafka import KafkaSource, LeaseClock, Source, internals, suspend_clock
+from consumers.kafka import KafkaSettings, KafkaSource, LeaseClock, Source, internals, suspend_clock
 from consumers.kafka.connection import STATIC_LEASE_S
+from consumers.kafka.rebalance import GroupListener
 from pipeline.errors import MembershipLost
 from tests.support.rigs.kafka import Member, RealRig, Rig
 from tests.support.waiting import eventually
@@ -76,10 +77,9 @@ def assert_lost(old: Member) -> None:
 def lost_while_its_share_goes_to_another(rig: Rig) -> None:
     with replaced_in_a_join(rig) as (old, new, group, end_join):
         end_join()
-        old.joined(new)
+        eventually(lambda: (old.poll(0.05), new.poll(0.05), len(old.events) > 1)[-1], within=20, every=0)
         assert_lost(old)
         assert set(rig.committed(group).values()) == {10}, "a committed offset never goes back"
-        assert old.positions[next(iter(old.source.assignment()))] == 10
 
 
 def lost_while_its_share_comes_back(rig: Rig) -> None:
@@ -101,12 +101,33 @@ def test_a_member_replaced_during_its_join_loses_what_goes_to_another(rig: Rig) 
     lost_while_its_share_goes_to_another(rig)
 
 
+def test_a_member_replaced_during_its_join_gets_a_share_again_at_the_committed_offset(rig: Rig) -> None:
+    with replaced_in_a_join(rig) as (old, new, _, end_join):
+        end_join()
+        old.joined(new)
+        assert_lost(old)
+        assert old.positions[next(iter(old.source.assignment()))] == 10
+
+
 def test_a_member_replaced_during_its_join_begins_again_what_comes_back(rig: Rig) -> None:
     lost_while_its_share_comes_back(rig)
 
 
+CASES = (lost_while_its_share_goes_to_another, lost_while_its_share_comes_back)
+
+
 @pytest.mark.servers
-@pytest.mark.parametrize("case", [lost_while_its_share_goes_to_another, lost_while_its_share_comes_back])
+@pytest.mark.parametrize("case", CASES)
+def test_the_client_announces_a_loss_during_a_join(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, case: Callable[[Rig], None]
+) -> None:
+    monkeypatch.setattr(GroupListener, "outlived", False)
+    with closing(RealRig(kafka_bootstrap)) as rig:
+        case(rig)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("case", CASES)
 def test_a_loss_that_the_client_does_not_announce_is_noticed_by_the_member_id(
     kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, case: Callable[[Rig], None]
 ) -> None:
@@ -202,13 +223,23 @@ def test_a_jump_of_the_wall_clock_ends_the_lease_until_the_next_heartbeat(real_r
         heartbeats_again(reader, INFINITELY_LONG_AGO)
 
 
+FAST = 100
+"""How much faster than time a clock goes on which the wait of a static member is short."""
+
+
+def fast_clock() -> LeaseClock:
+    return LeaseClock(lambda: suspend_clock() * FAST, lambda: time.time() + suspend_clock() * (FAST - 1))
+
+
+def static(rig: RealRig) -> KafkaSettings:
+    return rig.settings(rig.topic(), session_timeout_ms=20_000, options={"group_instance_id": "worker-0"})
+
+
 @pytest.mark.servers
 def test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over(real_rig: RealRig) -> None:
-    topic = real_rig.topic()
-    settings = real_rig.settings(topic, session_timeout_ms=20_000, options={"group_instance_id": "worker-0"})
-    fast = LeaseClock(lambda: suspend_clock() * 100, lambda: time.time() + suspend_clock() * 99)
-    clock = Shifted()
-    first, second = KafkaSource(settings, clock=fast), KafkaSource(settings, clock=clock)
+    settings, clock = static(real_rig), Shifted()
+    assert settings.lease_s == STATIC_LEASE_S
+    first, second = KafkaSource(settings, clock=fast_clock()), KafkaSource(settings, clock=clock)
     with closed_later(first, second):
         old = Member(first)
         old.joined()
@@ -224,4 +255,20 @@ def test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_ove
         clock.suspended_s = STATIC_LEASE_S
         polling.join(10)
         assert [event for event, _ in new.events] == ["assigned"]
-        assert settings.lease_s == STATIC_LEASE_S
+
+
+@pytest.mark.servers
+def test_the_commit_of_a_replaced_static_member_is_an_error_and_ends_its_lease(real_rig: RealRig) -> None:
+    settings = static(real_rig)
+    fill(real_rig, settings.topics[0], 3, partitions=1)
+    first, second = (KafkaSource(settings, clock=fast_clock()) for _ in range(2))
+    with closed_later(first, second):
+        old = Member(first)
+        old.finish(old.read(3))
+        new = Member(second)
+        eventually(lambda: new.poll() or new.events)
+        with pytest.raises(MembershipLost, match="group_instance_id"):
+            old.commit()
+        assert first.last_heartbeat() == INFINITELY_LONG_AGO
+        with pytest.raises(MembershipLost):
+            old.poll()

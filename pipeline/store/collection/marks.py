@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
@@ -79,10 +80,11 @@ class Marks:
                 self._remember(kind, name, rows)
         return {name: max(rows.values(), key=_order) for name, rows in stored.items()}
 
-    def write(self, kind: MarkKind, payloads: Mapping[str, Payload]) -> Mapping[str, Mark]:
+    def write(self, kind: MarkKind, payloads: Mapping[str, Payload], *, fenced: bool = True) -> Mapping[str, Mark]:
         """Write values of these names; returns their marks. Raises Unavailable, also for an unknown outcome.
 
         A name that this object has not read or written counts from 1: read its kind first if it may be there.
+        `fenced`: only while no other worker can own this one's documents.
         """
         if not payloads:
             return {}
@@ -99,8 +101,9 @@ class Marks:
                 self._remember(kind, name, {**self._rows.get((kind, name), {}), rows[name]["id"]: mark})
                 known = self._rows[kind, name]
                 surplus[name] = sorted(known, key=lambda row_id: _order(known[row_id]))[:-_KEPT]
-        self._api.upsert(self._name, None, list(rows.values()))
-        self._delete(kind, surplus)
+        with nullcontext() if fenced else self._api.unfenced():
+            self._api.upsert(self._name, None, list(rows.values()))
+            self._delete(kind, surplus)
         return marks
 
     def forget(self, kind: MarkKind, names: Iterable[str]) -> None:

@@ -156,6 +156,7 @@ def schema_problems(wanted: CollectionSpec, existing: CollectionInfo) -> list[st
     """The reasons why `existing` cannot hold the rows of `wanted`, one clause each; empty if it can.
 
     A missing `sparse` is no reason: a collection created on a server without BM25 works, without keyword search.
+    Nor is a field more that may be null: rows leave it out.
     """
     problems = []
     existing_fields = {field.name: field for field in existing.fields}
@@ -164,7 +165,11 @@ def schema_problems(wanted: CollectionSpec, existing: CollectionInfo) -> list[st
             continue
         problems += _field_problems(field, existing_fields.get(field.name))
     known = {field.name for field in wanted.fields} | {SPARSE_FIELD}
-    problems += [f"field {name!r} is there, which nothing fills" for name in existing_fields if name not in known]
+    problems += [
+        f"field {field.name!r} is there, which nothing fills and which may not be null"
+        for field in existing.fields
+        if field.name not in known and not field.nullable
+    ]
     if wanted.dynamic and not existing.dynamic:
         problems.append("the dynamic field is off, so metadata has no place")
     return problems

@@ -65,12 +65,12 @@ class PositionMarks:
         *,
         first: bool = False,
     ) -> None:
-        """Remember these offsets. Raises Unavailable."""
+        """Remember these offsets; `first`: reading begins there, before anything is owned. Raises Unavailable."""
         payloads: dict[str, Mapping[str, Any]] = {}
         for (topic, number), offset in offsets.items():
             payload = {"topic": topic, "offset": offset, "group": self._group}
             payloads[f"{topic_ids.get(topic) or topic}/{number}"] = {**payload, "first": True} if first else payload
-        self._marks.write("position", payloads)
+        self._marks.write("position", payloads, fenced=not first)
 
 
 def topic_ids_seen(marks: Marks) -> Mapping[str, frozenset[str]]:

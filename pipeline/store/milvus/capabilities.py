@@ -48,8 +48,6 @@ class Capabilities:
     # --- flushing
     limits_flushes: bool
     """More than one flush of a collection within ten seconds is refused by default."""
-    loses_deletes: bool
-    """Deletes can be lost while segments are loaded or compacted. Measured on 2.3.5 only (`tests/chaos`)."""
 
 
 def capabilities_of(version: Version, *, lite: bool) -> Capabilities:
@@ -69,5 +67,4 @@ def capabilities_of(version: Version, *, lite: bool) -> Capabilities:
         refuses_missing_names=not lite,
         has_clock=not lite,
         limits_flushes=not lite and not UNKNOWN < version < (2, 4, 0),
-        loses_deletes=not lite and UNKNOWN < version <= (2, 3, 5),
     )

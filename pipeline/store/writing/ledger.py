@@ -8,15 +8,16 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import orjson
 
+from pipeline.errors import UnlistedAnswer
 from pipeline.records import VECTOR_FIELD, Position
 from pipeline.store.collection.schema import UNUSED_DIMENSION, ledger_name
 from pipeline.store.milvus.api import MilvusApi, Row
 from pipeline.store.milvus.expressions import ids_expression
+from pipeline.store.writing.former_places import decode_places, encode_places
 from pipeline.store.writing.protocol import Entry, Key
 from pipeline.store.writing.rows import ledger_id
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
+from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 
 ENTRY_FIELDS = (
     "id",
@@ -58,7 +59,7 @@ def entry_row(entry: Entry) -> Row:
         "version": entry.version,
         "versioned": entry.versioned,
         "state": entry.state,
-        "footprint": orjson.dumps(entry.footprint).decode(),
+        "footprint": encode_places(entry.footprint, entry.former, entry.written_at),
         "content_hash": entry.content_hash,
         "row_hash": entry.row_hash,
         "fingerprint": entry.fingerprint,
@@ -73,6 +74,7 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
     doc_id = row["doc_id"]
     # No tenant is stored as ""; the id distinguishes it from a tenant of that name.
     no_tenant = None if row["id"] == ledger_id(None, doc_id) else ""
+    footprint, former, written_at = decode_places(row["footprint"])
     return Entry(
         doc_id=doc_id,
         tenant=row["tenant"] or no_tenant,
@@ -81,12 +83,14 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
         version=row["version"],
         versioned=row["versioned"],
         state=row["state"],
-        footprint=orjson.loads(row["footprint"]),
+        footprint=footprint,
         content_hash=row["content_hash"],
         row_hash=row["row_hash"],
         fingerprint=row["fingerprint"],
         topic_id=row["topic_id"],
         pending=row["pending"],
+        former=former,
+        written_at=written_at,
     )
 
 
@@ -102,6 +106,8 @@ class _CachedEntry:
     since: float
     in_flight: int = 0
     """Plans with this key that are not applied yet."""
+    outages: int = 0
+    """Calls of `invalidate` before the entry was read or written."""
 
 
 class Ledger:
@@ -124,7 +130,7 @@ class Ledger:
     ) -> None:
         self._api = api
         self._name = ledger_name(collection)
-        self._policy = policy
+        self._requests: UpsertRequests[Key] = UpsertRequests(api, self._name, policy)
         self._staleness_s = staleness_s
         self._max_cached = max_cached
         self._clock = clock
@@ -132,6 +138,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._distrusted_until = clock() + staleness_s
         self._distrusts = 0
+        self._outages = 0
         self._since: int | None = None
 
     # --- the planning thread -----------------------------------------------------------------------------------
@@ -164,13 +171,13 @@ class Ledger:
                 cached = self._cached.get(key)
                 if cached is None:
                     settled = entry is None or not entry.pending
-                    cached = self._cached[key] = _CachedEntry(entry, entry if settled else None, settled, now)
+                    cached = self._cached[key] = _CachedEntry(
+                        entry, entry if settled else None, settled, now, outages=self._outages
+                    )
                 cached.in_flight += 1
 
     def forget(self) -> None:
-        """Drop all keys that are not in flight, because another worker may have written; see `invalidate`."""
-        with self._lock:
-            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}
+        """Drop all keys that are not in flight, because another worker may have written."""
         self.invalidate()
 
     # --- the writing thread ------------------------------------------------------------------------------------
@@ -184,17 +191,24 @@ class Ledger:
         cached = self._cached[key]
         return cached.before, cached.settled
 
+    def doubtful(self, key: Key) -> bool:
+        """Whether Milvus may have lost the entry of a key in flight: it was out of reach since."""
+        return self._cached[key].outages != self._outages
+
     def write(self, entries: Sequence[Entry]) -> dict[Key, tuple[str, str]]:
         """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
         sent: Sent[Key] = Sent()
+        outages = self._outages
         groups = [RowGroup((entry.tenant, entry.doc_id), (entry_row(entry),), (_ROW_BYTES,)) for entry in entries]
-        upsert_groups(self._api, self._name, None, groups, self._policy, sent=sent, touched=set())
+        self._requests.send(None, groups, sent=sent, touched=set())
+        if sent.set_aside:
+            raise UnlistedAnswer(next(iter(sent.set_aside.values())))
         with self._lock:
             for entry in entries:
                 key = entry.tenant, entry.doc_id
                 if key not in sent.refused:
                     cached = self._cached[key]
-                    cached.entry = entry
+                    cached.entry, cached.outages = entry, outages
                     if not entry.pending:
                         cached.before, cached.settled = entry, True
         return sent.refused
@@ -222,9 +236,21 @@ class Ledger:
     # --- both --------------------------------------------------------------------------------------------------
 
     def invalidate(self) -> None:
-        """Make reads see everything written before now, until they do so by themselves (`staleness_s`)."""
+        """Trust nothing from before an outage or an assignment.
+
+        Keys that are not in flight are dropped: another worker may have written them, or Milvus has lost what it had
+        acknowledged. Reads see everything written before now, until they do so by themselves (`staleness_s`).
+        """
         with self._lock:
+            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}
+            self._outages += 1
             self._distrust_until(self._clock() + self._staleness_s)
+
+    def consistency(self) -> dict[str, Any]:
+        """The options of a read of rows that must see as much as the reads of this ledger do now."""
+        with self._lock:
+            distrusted = self._clock() < self._distrusted_until
+        return self._consistency() if distrusted else {}
 
     def _distrust_until(self, when: float) -> None:
         self._distrusted_until = max(self._distrusted_until, when)

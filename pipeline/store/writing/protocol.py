@@ -1,11 +1,12 @@
 """The decisions of the write protocol: what a micro-batch changes, given the ledger. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from pipeline.records import Delete, Position, Put
+from pipeline.store.writing.former_places import left_behind, merged
 
 Key: TypeAlias = tuple[str | None, str]
 """Tenant and doc_id: what identifies a document."""
@@ -14,6 +15,15 @@ Refusal: TypeAlias = tuple[Change, str, str]
 """The operation, a stable snake_case reason, and a sentence for people."""
 Footprint: TypeAlias = Mapping[str, int]
 """Milvus partition -> n: the document may have rows for chunks 0 … n-1 there, and no others anywhere."""
+
+
+class Earlier(NamedTuple):
+    """An operation that was folded into a later one of its key."""
+
+    operation: Change
+    chunks: int | None
+    """The number of its chunks, 0 for a delete. None: nobody can have written it before."""
+
 
 NOWHERE = Position("", -1, -1)
 """The position in the intent of a document that was never stored: every record is newer."""
@@ -42,6 +52,10 @@ class Entry:
     """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
     pending: bool
     """A change was begun and possibly not finished, so rows may differ from version and hashes."""
+    former: Footprint = field(default_factory=dict)
+    """Places that the last change has left: should Milvus lose its deletes, rows may be there again."""
+    written_at: Position | None = None
+    """The record that wrote the rows, where it is another one than `position`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,12 @@ class WritePlan:
     """Operations that count as newer only because they arrived later: their versions cannot be compared."""
     in_flight: Sequence[Key] = ()
     """Keys whose ledger entries stay in the cache until the plan is applied."""
+    rewrite: Collection[Key] = ()
+    """Keys whose content is stored by the ledger, but not by the rows: they are written again."""
+    earlier: Mapping[Key, Footprint] = field(default_factory=dict)
+    """Places of operations folded away, which an earlier owner may have written without any trace in the ledger."""
+    pending: Collection[Key] = ()
+    """Keys whose ledger entry was pending when the plan was made."""
 
     def without(self, dropped: Callable[[Change], bool]) -> "WritePlan":
         """The plan without the operations for which `dropped` is true: they are neither written nor deleted."""
@@ -111,6 +131,10 @@ class Applied:
     stale: int = 0
     """Operations older than what such a batch has stored."""
     refused: Sequence[Refusal] = ()
+    set_aside: Sequence[tuple[Change, str]] = ()
+    """Operations to be tried again later, and the words in which Milvus refused them; see `UnlistedAnswers`."""
+    unfinished: Collection[Key] = ()
+    """Keys of the plan whose document is neither in its old nor in its new version: its operation was refused."""
 
 
 def decide(entry: Entry | None, operation: Change, hashes: DocumentHashes | None, fingerprint: str) -> Decision:
@@ -171,12 +195,13 @@ def _holds(entry: Entry, hashes: DocumentHashes | None, fingerprint: str) -> boo
     )
 
 
-def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | None:
+def intent(entry: Entry | None, operation: Change, place: Footprint, beyond: Footprint | None = None) -> Entry | None:
     """The ledger entry to write before rows change: the old version, with a footprint that also covers the new rows.
 
+    `beyond`: further places where rows may be.
     None where none is needed: the stored entry is already like that, or there are no rows before and after.
     """
-    if entry is None and not place:
+    if entry is None and not place and not beyond:
         return None
     before = entry or Entry(
         doc_id=operation.key[1],
@@ -193,16 +218,20 @@ def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | 
         topic_id="",
         pending=True,
     )
-    footprint = dict(before.footprint)
-    for partition, chunks in place.items():
-        footprint[partition] = max(chunks, footprint.get(partition, 0))
+    footprint = merged(before.footprint, place, beyond or {})
     if entry is not None and entry.pending and entry.footprint == footprint:
         return None
-    return replace(before, footprint=footprint, pending=True)
+    return replace(before, footprint=footprint, former={}, pending=True)
 
 
-def final(operation: Change, hashes: DocumentHashes | None, place: Footprint, fingerprint: str) -> Entry:
-    """The ledger entry when the rows are exactly those of the operation.
+def final(
+    operation: Change,
+    hashes: DocumentHashes | None,
+    place: Footprint,
+    fingerprint: str,
+    footprint: Footprint | None = None,
+) -> Entry:
+    """The ledger entry when the rows are exactly those of the operation; `footprint`: of its intent.
 
     A delete has one, too, even of an unknown key: otherwise an older record, read again, would bring the document back.
     """
@@ -221,6 +250,7 @@ def final(operation: Change, hashes: DocumentHashes | None, place: Footprint, fi
         fingerprint="" if hashes is None else fingerprint,
         topic_id=operation.topic_id,
         pending=False,
+        former=left_behind(footprint or {}, place),
     )
 
 
@@ -236,6 +266,7 @@ def advanced(entry: Entry, operation: Change) -> Entry:
         version=operation.version or 0,
         versioned=operation.version is not None,
         topic_id=operation.topic_id,
+        written_at=entry.written_at or entry.position,
     )
 
 

@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,14 +17,25 @@ from consumers.ingest import Summary
 from consumers.kafka import Source
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
-from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
+from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest import CommitQueue
-from pipeline.records import Chunk, KafkaPartition
-from pipeline.store import Marks, PositionMarks, SweepPolicy, TombstoneSweep
+from pipeline.ingest import REFUSALS, CommitQueue, RedoBounds, RefusalLimit
+from pipeline.records import Chunk
+from pipeline.store import (
+    AppendWriter,
+    Marks,
+    MilvusPartitions,
+    Partitioning,
+    SweepPolicy,
+    TombstoneSweep,
+    UpsertWriter,
+    WritePolicy,
+    Writer,
+)
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from pipeline.store.writing.unlisted_answers import UnlistedPolicy
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -54,6 +65,9 @@ class Connection:
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
 
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
+
     def upsert(self, *arguments: Any) -> None:
         self._lease.bounded(1.0)
         self._milvus.upsert(*arguments)
@@ -64,16 +78,6 @@ class Connection:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._milvus, name)
-
-
-class Remembered:
-    """Positions of topics whose ids are not known."""
-
-    def __init__(self, positions: PositionMarks) -> None:
-        self._positions = positions
-
-    def write(self, offsets: Mapping[KafkaPartition, int]) -> None:
-        self._positions.write(offsets, {})
 
 
 class Counting(HashEmbedder):
@@ -104,17 +108,34 @@ class Rig:
     session_s: float = 5.0
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
+    accept_gap: bool = False
+    now_ms: int = NOON + 3_600_000
+    """The worker's clock, which is at rest."""
+    max_event_age: timedelta | None = None
     append: bool = False
     """Append mode, two batches at a time."""
+    unlisted: UnlistedPolicy | None = None
+    """When answers in unlisted words refuse a document; None: the product's own rule, too slow for a test."""
+    refusals: RefusalLimit = REFUSALS
 
     def __post_init__(self) -> None:
         settings = self._settings()
         self.connection: Any = Connection(self.milvus)
         self.metrics = ingest_metrics()
         self.receipts = CommitQueue()
-        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
-        self.source = FakeSource(self.broker, kafka_settings(settings))
-        writer = open_writer(settings, self.connection, self.embedder, self.metrics)
+        self.dead_letters = FakeDeadLetters(
+            self.broker,
+            DEAD_LETTERS,
+            on_confirmed=self.receipts.put,
+            on_sent=lambda reason: self.metrics.dead_letters.labels(reason).inc(),
+        )
+        kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
+        self.memory = position_memory(settings, kafka, self.connection, marks)
+        self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
+        self.bounds = RedoBounds()
+        writer = open_writer(settings, self.connection, self.embedder, self.metrics, durable=self.bounds.durable)
+        if self.unlisted is not None:
+            writer = self._quick_writer(self.unlisted)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
@@ -124,12 +145,16 @@ class Rig:
             receipts=self.receipts,
             metrics=self.metrics,
             limits=DeadLetterLimiter(self.limits),
-            positions=Remembered(PositionMarks(Marks(self.connection, COLLECTION), GROUP)),
+            positions=self.memory,
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
             retry=Backoff(self.retry_s, 0.05),
-            wall_clock=lambda: (NOON + 3_600_000) / 1000,
+            lookup=None if self.append else FakeLookup(self.broker),
+            bounds=self.bounds,
+            refusals=self.refusals,
+            set_aside_s=0.05,
+            wall_clock=lambda: self.now_ms / 1000,
         )
         self.worker, self.flow = join_worker(
             settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
@@ -138,6 +163,12 @@ class Rig:
         self.summary: Summary | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _quick_writer(self, unlisted: UnlistedPolicy) -> Writer:
+        partitions, policy = MilvusPartitions(self.connection, COLLECTION), WritePolicy(unlisted=unlisted)
+        if self.append:
+            return AppendWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy)
+        return UpsertWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy, fingerprint="model")
 
     def _member(self) -> Source:
         """The worker's source: the fake one, unless a subclass reads a real broker."""
@@ -160,6 +191,7 @@ class Rig:
                     "flush_interval": timedelta(milliseconds=50),
                     "index": {"type": "FLAT"},
                 },
+                "partitioning": {"max_event_age": self.max_event_age},
                 "chunking": {"max_tokens": 16, "overlap": 4},
                 "batch": {
                     "max_records": 10,
@@ -180,6 +212,11 @@ class Rig:
     def start(self) -> None:
         """Run the worker in the background."""
         self._thread.start()
+
+    def run_to_its_end(self) -> Summary:
+        """Run a worker that ends by itself."""
+        self.start()
+        return self.ended()
 
     def ended(self, within: float = 20.0) -> Summary:
         """Wait for the end; raises what the worker raised."""

@@ -25,7 +25,7 @@ from tests.support.fakes.milvus import FakeMilvus
 
 NAME = "docs"
 LEDGER = "docs__ledger"
-POLICY = WritePolicy(max_rows=3, max_bytes=1 << 20)
+POLICY = WritePolicy(max_rows=3, max_bytes=2000)  # a document of more than three rows is cut
 STALENESS_S = 20
 PARTITIONS = (0, 1)
 WORKERS = (0, 1, 2)

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from pipeline.errors import Unavailable
+from pipeline.errors import OffsetsLost, Unavailable
 from tests.support.fakes.kafka import FakeBroker
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, TOPIC, Rig, document, running, soon
+from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, GROUP, TOPIC, Rig, document, running, soon
 
 NAMES = (COLLECTION, f"{COLLECTION}__ledger", f"{COLLECTION}__marks")
 
@@ -110,14 +110,16 @@ def test_an_outage_without_anything_in_flight_reads_nothing_again(broker: FakeBr
 def test_a_commit_is_never_ahead_of_what_milvus_remembers(broker: FakeBroker, durability: str) -> None:
     milvus = Disk()
     rig = Rig(broker, milvus, durability=durability)
-    milvus.fail_next("upsert", Unavailable("away"), collection=f"{COLLECTION}__marks")
     with running(rig):
+        soon(rig.source.assignment)
+        milvus.fail_next("upsert", Unavailable("away"), collection=f"{COLLECTION}__marks")
         for number in range(3):
             broker.produce(TOPIC, document(f"d{number}", "text"), partition=number % 2)
             broker.produce(TOPIC, b"no document", partition=number % 2)
             done = 2 * (number // 2 + 1)
             soon(partial(committed, rig, number % 2, done))
-            assert rig.committed().items() <= remembered(milvus, durability).items()
+            kept = remembered(milvus, durability)
+            assert all(offset <= kept[number] for number, offset in rig.committed().items())
 
 
 def committed(rig: Rig, partition: int, offset: int) -> bool:
@@ -134,3 +136,102 @@ def remembered(milvus: Disk, durability: str) -> dict[int, int]:
             offset = json.loads(str(row["payload"]))["offset"]
             positions[number] = max(positions.get(number, (0, 0)), (int(str(row["count"])), offset))
     return {number: offset for number, (_, offset) in positions.items()}
+
+
+# --- a start over a Milvus that knows less than Kafka ----------------------------------------------------------------
+
+
+def filled(broker: FakeBroker, milvus: Disk) -> None:
+    """Ten records, the odd ones bad, are stored or dead-lettered, and committed."""
+    for number in range(10):
+        broker.produce(TOPIC, b"bad" if number % 2 else document(f"d{number}"))
+    Rig(broker, milvus, durability="flush", until_caught_up=True).run_to_its_end()
+    assert broker.committed(GROUP)[TOPIC, 0] == 10
+
+
+def test_a_collection_that_was_dropped_stops_the_next_start_and_is_not_created_over_the_gap(broker: FakeBroker) -> None:
+    filled(broker, Disk())
+    empty = Disk()
+    with pytest.raises(OffsetsLost, match="committed offset 10 in Kafka, but Milvus remembers none") as stopped:
+        Rig(broker, empty, until_caught_up=True).run_to_its_end()
+    assert stopped.value.exit_code == 4
+    assert "--accept-gap" in str(stopped.value)
+    assert "--to-earliest" in str(stopped.value)
+    assert broker.committed(GROUP)[TOPIC, 0] == 10
+    broker.produce(TOPIC, document("new"))
+    rig = Rig(broker, empty, until_caught_up=True, accept_gap=True)
+    rig.run_to_its_end()
+    assert list(rig.texts()) == ["new"]
+    Rig(broker, empty, until_caught_up=True).run_to_its_end()  # what was accepted once is remembered
+
+
+def test_a_collection_that_was_restored_stops_the_next_start_with_both_positions(broker: FakeBroker) -> None:
+    milvus = Disk()
+    filled(broker, milvus)
+    for number in range(4):
+        broker.produce(TOPIC, document(f"later{number}"))
+    milvus.may_flush.clear()
+    rig = Rig(broker, milvus, durability="ack", until_caught_up=True)
+    rig.run_to_its_end()
+    assert broker.committed(GROUP)[TOPIC, 0] == 14
+    milvus.lose_power()
+    milvus.may_flush.set()
+    with pytest.raises(
+        OffsetsLost, match="offset 14 in Kafka, but Milvus remembers 10: 4 records are missing"
+    ) as stopped:
+        Rig(broker, milvus, until_caught_up=True).run_to_its_end()
+    assert f"--topic {TOPIC}:0 --to-offset 10" in str(stopped.value)
+    broker.store(GROUP, {(TOPIC, 0): 10}, {TOPIC: broker.describe(TOPIC)[0]})  # what the message says
+    rig = Rig(broker, milvus, until_caught_up=True)
+    rig.run_to_its_end()
+    assert sorted(rig.texts()) == [*(f"d{number}" for number in range(0, 10, 2)), *(f"later{n}" for n in range(4))]
+
+
+def test_a_group_whose_offsets_have_expired_stops_although_it_would_begin_at_the_beginning(broker: FakeBroker) -> None:
+    milvus = Disk()
+    filled(broker, milvus)
+    for name in list(broker.committed(GROUP)):
+        broker.forget_commit(GROUP, name)
+    for number in range(5):
+        broker.produce(TOPIC, document(f"unread{number}"))
+    broker.delete_records(TOPIC, 0, 13)
+    with pytest.raises(OffsetsLost, match="Milvus remembers 10; the log begins at 13, so 3 records are gone unread"):
+        Rig(broker, milvus, until_caught_up=True).run_to_its_end()
+    assert (TOPIC, 0) not in broker.committed(GROUP)
+    rig = Rig(broker, milvus, until_caught_up=True, accept_gap=True)
+    rig.run_to_its_end()
+    assert {"unread3", "unread4"} < set(rig.texts())
+    assert broker.committed(GROUP)[TOPIC, 0] == 15
+
+
+def test_a_log_that_lost_its_end_stops_the_start(broker: FakeBroker) -> None:
+    milvus = Disk()
+    filled(broker, milvus)
+    broker.truncate(TOPIC, 0, 6)
+    broker.store(GROUP, {(TOPIC, 0): 5}, {TOPIC: broker.describe(TOPIC)[0]})  # a commit that still fits
+    for accept_gap in (False, True):  # documents would be stale: this gap cannot be accepted
+        with pytest.raises(OffsetsLost, match="up to offset 10 were read, but the log was cut at 6, so 4 offsets"):
+            Rig(broker, milvus, until_caught_up=True, accept_gap=accept_gap).run_to_its_end()
+
+
+def test_a_collection_filled_by_a_former_version_is_read_on_and_remembered_from_then_on(broker: FakeBroker) -> None:
+    milvus = Disk()
+    filled(broker, milvus)
+    milvus.drop_collection(NAMES[2])
+    broker.produce(TOPIC, document("new"))
+    rig = Rig(broker, milvus, durability="flush", until_caught_up=True)
+    rig.run_to_its_end()
+    assert "new" in rig.texts()
+    assert remembered(milvus, "flush")[0] == 11
+
+
+def test_a_first_start_is_remembered_before_kafka_knows_it(broker: FakeBroker) -> None:
+    milvus = Disk()
+    Rig(broker, milvus, until_caught_up=True).run_to_its_end()
+    assert remembered(milvus, "ack") == {0: 0, 1: 0}
+    for name in list(broker.committed(GROUP)):  # as if the process had ended in between
+        broker.forget_commit(GROUP, name)
+    broker.produce(TOPIC, document("a"))
+    rig = Rig(broker, milvus, until_caught_up=True)
+    rig.run_to_its_end()
+    assert list(rig.texts()) == ["a"]

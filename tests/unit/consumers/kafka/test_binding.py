@@ -9,10 +9,14 @@ from pipeline.errors import Mismatch
 P, Q = ("t", 0), ("t", 1)
 
 
+def of(collection_id: str) -> Commit:
+    return Commit(7, "topic", collection_id=collection_id)
+
+
 def test_the_text_of_a_commit_is_read_back() -> None:
     assert commit_text("topic", "collection") == "v2;topic;collection"
-    assert read_commit(7, commit_text("topic", "collection")) == Commit(7, "topic", "collection")
-    assert read_commit(7, commit_text("", "")) == Commit(7, "", "")
+    assert read_commit(7, commit_text("topic", "collection")) == of("collection")
+    assert read_commit(7, commit_text("", "")) == Commit(7, "")
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,7 @@ def test_the_text_of_a_commit_is_read_back() -> None:
         ("topic", Commit(7, "topic")),
         ("", Commit(7, "")),
         ("v2;topic", Commit(7, "topic")),
-        ("v2;topic;collection;more", Commit(7, "topic", "collection")),
+        ("v2;topic;collection;more", of("collection")),
         ("v3;something;else", Commit(7, "")),
     ],
 )
@@ -31,19 +35,20 @@ def test_texts_of_other_versions_and_tools_are_understood(text: str, commit: Com
 
 def test_a_commit_for_another_collection_is_refused() -> None:
     binding = CollectionBinding("news", "own")
-    binding.check(P, Commit(7, "topic", "own"))
+    binding.check(P, of("own"))
     binding.check(P, Commit(7, "topic"))
-    UNBOUND.check(P, Commit(7, "topic", "other"))
+    UNBOUND.check(P, of("other"))
     with pytest.raises(Mismatch, match=r"t/0: offset 7 .* another collection than 'news'.*group_id.*--adopt") as caught:
-        binding.check(P, Commit(7, "topic", "other"))
+        binding.check(P, of("other"))
     assert caught.value.exit_code == 4
 
 
-def test_commits_without_a_collection_are_repeated_with_it_and_others_when_adopted() -> None:
-    commits = {P: Commit(7, "topic"), Q: Commit(8, "topic", "other"), ("t", 2): Commit(9, "topic", "own")}
-    assert CollectionBinding("news", "own").rebound(commits) == {P: 7}
+def test_commits_without_a_collection_are_repeated_with_it_and_others_only_when_adopted() -> None:
+    commits = {P: Commit(7, "topic"), Q: of("other"), ("t", 2): of("own")}
     adopting = CollectionBinding("news", "own", adopt=True)
-    assert adopting.rebound(commits) == {P: 7, Q: 8}
+    for binding in (CollectionBinding("news", "own"), adopting):
+        assert binding.unnamed(commits) == {P: 7}
+        assert [name for name, commit in commits.items() if binding.adopts(commit)] == ([Q] if binding.adopt else [])
     for name, commit in commits.items():
         adopting.check(name, commit)
-    assert UNBOUND.rebound(commits) == {}
+    assert UNBOUND.unnamed(commits) == {}

@@ -169,7 +169,8 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], problem: str) -> No
 
 def test_what_is_larger_fits() -> None:
     sparse = FieldInfo("sparse", "SPARSE_FLOAT_VECTOR")
-    fits = documents(fields=(*changed("kafka_topic", max_length=1000), sparse))
+    added = FieldInfo("team", "VARCHAR", max_length=64, nullable=True)
+    fits = documents(fields=(*changed("kafka_topic", max_length=1000), sparse, added))
     assert schema_problems(documents(), info_of(fits)) == []
 
 
