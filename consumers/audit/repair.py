@@ -63,7 +63,7 @@ class Repairer:
         self._active = active
         self._append = append
         self._flush = flush
-        self._ledger = None if append else StoredReader(api, collection, append=append).ledger()
+        self._ledger = None if append else StoredReader(api, collection).ledger()
         self._writer = writer(self._ledger)
 
     def check(self) -> None:

@@ -157,7 +157,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         self._seek(begin)
         if self.paused:
             self._consumer.pause(*(TopicPartition(*name) for name in partitions))
-        await self._commit(begin.decided)
+        await self._commit({**begin.rebound, **begin.decided})
         self._begin(begin.positions)
 
     def _seek(self, begin: StartOffsets) -> None:

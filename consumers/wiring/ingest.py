@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -19,8 +19,18 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
-from consumers.wiring.collection import open_writer
+from consumers.kafka import (
+    CollectionBinding,
+    GroupWatch,
+    KafkaLookup,
+    KafkaSettings,
+    KafkaSource,
+    RememberedPositions,
+    Source,
+    check_commits,
+    suspend_clock,
+)
+from consumers.wiring.collection import open_configured, open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
@@ -45,6 +55,7 @@ from pipeline.ingest import (
 )
 from pipeline.records import Finished
 from pipeline.store import (
+    CollectionStamp,
     Flusher,
     FlushGovernor,
     FlushMarker,
@@ -109,13 +120,16 @@ def ingest_worker(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    adopt: bool = False,
     accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls to. Raises
-    UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
+    `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
+    another collection. `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls
+    to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema, model or
+    stamp, or of another group).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
@@ -124,7 +138,7 @@ def ingest_worker(
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
     bounds = RedoBounds()
     log_warnings(settings, kafka, api)
-    writer = open_writer(settings, api, model, metrics, durable=bounds.durable)
+    binding, writer = _bound_writer(settings, kafka, api, model, metrics=metrics, bounds=bounds, adopt=adopt)
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     marks = Marks(api, settings.milvus.collection)
@@ -132,7 +146,9 @@ def ingest_worker(
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api, memory, accept_gap=accept_gap),
+        source=KafkaSource(
+            kafka, stored=stored_topics(settings, api), binding=binding, memory=memory, accept_gap=accept_gap
+        ),
         writer=writer,
         dead_letters=DeadLetterProducer(
             kafka,
@@ -153,6 +169,31 @@ def ingest_worker(
     return worker
 
 
+def _bound_writer(
+    settings: Settings,
+    kafka: KafkaSettings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    metrics: IngestMetrics,
+    bounds: RedoBounds,
+    adopt: bool,
+) -> tuple[CollectionBinding, Writer]:
+    """The writer into the collection that the group fills, and what binds the group to it."""
+
+    def binding(stamp: CollectionStamp) -> CollectionBinding:
+        return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
+
+    def has_members(group: str) -> bool:
+        return GroupWatch(replace(kafka, group_id=group)).active()
+
+    def admit(stamp: CollectionStamp) -> None:
+        check_commits(kafka, binding(stamp))
+
+    stamp = open_configured(settings, api, model, adopt=has_members if adopt else None, admit=admit)
+    return binding(stamp), open_writer(settings, api, model, metrics, stamp=stamp, durable=bounds.durable)
+
+
 def position_memory(
     settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, marks: Marks
 ) -> RememberedPositions:
@@ -161,13 +202,6 @@ def position_memory(
     return RememberedPositions(
         PositionMarks(marks, kafka.group_id), kafka.group_id, filled=lambda topic: holds_topic(api, name, topic)
     )
-
-
-def _source(
-    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, memory: RememberedPositions, *, accept_gap: bool
-) -> KafkaSource:
-    """The member of the consumer group."""
-    return KafkaSource(kafka, stored=stored_topics(settings, api), memory=memory, accept_gap=accept_gap)
 
 
 def stored_topics(settings: Settings, api: MilvusServerApi) -> Callable[[str], bool] | None:
