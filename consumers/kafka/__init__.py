@@ -6,7 +6,9 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
+from consumers.kafka.job_membership import JobMembership, job_group
 from consumers.kafka.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.live_group import LiveGroup
 from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
@@ -19,11 +21,13 @@ from consumers.kafka.time_range import TimeRange, parse_time_range
 __all__ = [
     "BrokerInfo",
     "GroupWatch",
+    "JobMembership",
     "KafkaLookup",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
     "LeaseClock",
+    "LiveGroup",
     "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
@@ -37,6 +41,7 @@ __all__ = [
     "create_topic",
     "forget_group",
     "group_lag",
+    "job_group",
     "newest",
     "offsets_at",
     "parse_time_range",

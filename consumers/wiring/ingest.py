@@ -19,7 +19,15 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
+from consumers.kafka import (
+    KafkaLookup,
+    KafkaSettings,
+    KafkaSource,
+    RememberedPositions,
+    Source,
+    job_group,
+    suspend_clock,
+)
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -91,6 +99,8 @@ class WorkerParts:
     lookup: RecordLookup | None = None
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
+    left_s: Callable[[], float] = lambda: math.inf
+    """Seconds in which a request may change rows, besides the lease of the source; called before each."""
     retry: Backoff = RETRY
     refusals: RefusalLimit = REFUSALS
     set_aside_s: float = SET_ASIDE_S
@@ -167,7 +177,13 @@ def _source(
     settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, memory: RememberedPositions, *, accept_gap: bool
 ) -> KafkaSource:
     """The member of the consumer group."""
-    return KafkaSource(kafka, stored=stored_topics(settings, api), memory=memory, accept_gap=accept_gap)
+    return KafkaSource(
+        kafka,
+        stored=stored_topics(settings, api),
+        memory=memory,
+        accept_gap=accept_gap,
+        jobs=job_group(kafka.group_id, settings.milvus.collection),
+    )
 
 
 def stored_topics(settings: Settings, api: MilvusServerApi) -> Callable[[str], bool] | None:
@@ -209,8 +225,15 @@ def join_worker(
         wall_clock=parts.wall_clock,
     )
     lease_s = kafka_settings(settings).lease_s
-    # No write may end after the group could have given this worker's share to another.
-    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + lease_s - suspend_clock())
+
+    def left_s() -> float:
+        """No write may end after the group could have given this worker's share to another."""
+        if fence.fenced:
+            return -math.inf
+        left_s = parts.left_s()
+        return min(left_s, parts.source.last_heartbeat() + lease_s - suspend_clock())
+
+    parts.api.fence(left_s)
     batch = settings.batch
     policy = WorkerPolicy(
         batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from consumers.kafka import LeaseClock, LiveGroup
+from consumers.kafka.live_group import QUIET_S
 from consumers.replay import GuardedWriter
-from pipeline.errors import Unavailable, UsageError
+from pipeline.errors import LeaseExpired, Unavailable, UsageError
 from pipeline.store import WritePolicy
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import intent
@@ -24,9 +26,21 @@ def store(fake: FakeMilvus) -> Store:
     return make_store(fake, "docs")
 
 
-def _guarded(store: Store, active: Callable[[], bool], *, fingerprint: str = "model") -> GuardedWriter:
+class Clock(LeaseClock):
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        super().__init__(lambda: self.seconds, lambda: self.seconds)
+
+
+def _guarded(
+    store: Store, active: Callable[[], bool], *, fingerprint: str = "model", clock: LeaseClock | None = None
+) -> GuardedWriter:
     writer = store.upsert_writer(fingerprint=fingerprint)
-    return GuardedWriter(writer, lambda _: _ledger(store), active, pause_s=0)
+    guarded = GuardedWriter(writer, lambda _: _ledger(store), LiveGroup(active, clock), pause_s=0)
+    store.api.fence(guarded.left_s)
+    return guarded
 
 
 def _ledger(store: Store) -> Ledger:
@@ -106,7 +120,7 @@ def test_a_document_that_a_worker_begins_between_the_read_and_the_plan_is_left_t
             _set_pending(store, "a")
         return ledger
 
-    guarded = GuardedWriter(store.upsert_writer(), open_ledger, lambda: True, pause_s=0)
+    guarded = GuardedWriter(store.upsert_writer(), open_ledger, LiveGroup(lambda: True), pause_s=0)
     plan = guarded.plan([put("a", "text", 1)])
     assert reads == 2
     assert (plan.unchanged, list(plan.in_flight)) == (1, [])
