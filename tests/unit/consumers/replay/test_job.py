@@ -19,7 +19,12 @@ PLAN = ReplayPlan("documents", True, TimeRange(1, 2), ReplaySpan("g.replay.1", {
 
 def test_the_summary_says_what_became_of_rejected_records_and_of_an_unfinished_range() -> None:
     summary = replace(
-        empty_summary(PLAN), records=9, written=7, rejected=2, rejected_by_reason={"invalid_json": 2}, finished=False
+        empty_summary("documents", PLAN.span.group_id, finished=True),
+        records=9,
+        written=7,
+        rejected=2,
+        rejected_by_reason={"invalid_json": 2},
+        finished=False,
     )
     line = summary.line()
     assert "9 records in 0.0 s into documents, 7 written, 2 rejected (invalid_json 2; " in line
