@@ -1,6 +1,6 @@
 """Repair of documents: the last record of each is written again, through the same writer as in ingest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from consumers.audit.reading import ReplayedDecision, StoredReader
 from consumers.audit.workspace import StoredDocument
-from consumers.kafka import KafkaSettings, LiveGroup, records_at
+from consumers.kafka import LiveGroup
 from pipeline.audit import AuditScope, Finding, RepairPlan, plan_repair
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import LeaseExpired, NotFound, RateLimited, UsageError
-from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put
+from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put, SourceRecord
 from pipeline.store import Ledger, MilvusServerApi, Writer, ledger_name
 
 log = structlog.get_logger(__name__)
@@ -43,10 +43,11 @@ class Repairer:
 
     def __init__(
         self,
-        kafka: KafkaSettings,
+        group_id: str,
         api: MilvusServerApi,
         collection: str,
         *,
+        records_at: Callable[[Collection[Position]], Iterable[SourceRecord]],
         decision: ReplayedDecision,
         chunker: Chunker,
         model: Embedder,
@@ -56,8 +57,12 @@ class Repairer:
         append: bool,
         flush: bool,
     ) -> None:
-        """`writer` creates a writer with this ledger; `check_member` raises if another job may write the collection."""
-        self._kafka = kafka
+        """`group_id`: of the live group; `records_at` reads the records at these positions again.
+
+        `writer` creates a writer with this ledger; `check_member` raises if another job may write the collection.
+        """
+        self._group_id = group_id
+        self._records_at = records_at
         self._api = api
         self._collection = collection
         self._decision = decision
@@ -77,7 +82,7 @@ class Repairer:
         self._check_member()
         if not self._live.absent():
             raise UsageError(
-                f"group {self._kafka.group_id} has running ingest workers, and --repair writes the same documents: a "
+                f"group {self._group_id} has running ingest workers, and --repair writes the same documents: a "
                 "newer version could be undone. Stop the workers, repair, start them again; without --repair an audit "
                 "may run beside them"
             )
@@ -132,7 +137,7 @@ class Repairer:
 
     def _operations(self, positions: set[Position], scope: AuditScope) -> dict[Position, Put | Delete]:
         operations: dict[Position, Put | Delete] = {}
-        for record in records_at(self._kafka, positions):
+        for record in self._records_at(positions):
             operation, _ = self._decision.operation(record)
             if isinstance(operation, Put | Delete):
                 topic_id = scope.topic_ids.get(record.position.topic, "")

@@ -11,7 +11,7 @@ from consumers.audit.repair import Repairer
 from consumers.audit.workspace import open_workspace
 from consumers.config import Settings
 from consumers.dead_letters import rejected_positions
-from consumers.kafka import GroupWatch, JobMembership, LiveGroup, TimeRange
+from consumers.kafka import GroupWatch, JobMembership, LiveGroup, TimeRange, records_at
 from consumers.wiring.collection import fingerprint, new_writer, open_configured, partitioning
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
@@ -63,9 +63,10 @@ def audit(
             member.join(on_wait=on_progress)
             live = LiveGroup(stack.enter_context(closing(GroupWatch(kafka))).active)
             repairer = Repairer(
-                kafka,
+                kafka.group_id,
                 api,
                 name,
+                records_at=partial(records_at, kafka),
                 decision=decision,
                 chunker=cutter,
                 model=model,

@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from consumers.kafka import GroupWatch, KafkaSettings, forget_group
+from consumers.kafka import GroupWatch, JobMembership, KafkaSettings, forget_group
 from consumers.replay import ReplaySource
 from consumers.replay.range import ReplaySpan, replay_span
 from pipeline.errors import OffsetsLost
@@ -277,11 +277,13 @@ def _span(settings: KafkaSettings, first: int, last: int, *, behind: bool = Fals
 def _reading(
     settings: KafkaSettings, found: ReplaySpan, rate: float | None = None
 ) -> Iterator[tuple[Member, ReplaySource]]:
-    source = ReplaySource(settings, found, rate=rate)
-    try:
-        yield Member(source), source
-    finally:
-        source.close(5)
+    with closing(JobMembership(settings, "docs", "replay")) as job:
+        job.join()
+        source = ReplaySource(settings, found, job, rate=rate)
+        try:
+            yield Member(source), source
+        finally:
+            source.close(5)
 
 
 def _read_out(member: Member, source: ReplaySource) -> list[tuple[int, int]]:
