@@ -106,7 +106,7 @@ class ReplaySource(BaseSource, Source):
     @override
     def commit(self, offsets: Mapping[KafkaPartition, int]) -> bool:
         """Commit the position of the replay, not of the live group; only while no other job can go on from it."""
-        if self._member.left_s() <= COMMIT_TIMEOUT_S:
+        if self._member.left_s() <= 0:
             log.warning("kafka.commit_dropped", why="Kafka has not answered this job's heartbeats")
             return False
         commits = {
