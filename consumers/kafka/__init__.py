@@ -7,7 +7,9 @@ from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_i
 from consumers.kafka.binding import CollectionBinding, check_commits
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
+from consumers.kafka.job_membership import JobMembership, job_group
 from consumers.kafka.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.live_group import LiveGroup
 from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
@@ -21,11 +23,13 @@ __all__ = [
     "BrokerInfo",
     "CollectionBinding",
     "GroupWatch",
+    "JobMembership",
     "KafkaLookup",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
     "LeaseClock",
+    "LiveGroup",
     "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
@@ -40,6 +44,7 @@ __all__ = [
     "create_topic",
     "forget_group",
     "group_lag",
+    "job_group",
     "newest",
     "offsets_at",
     "parse_time_range",

@@ -1,6 +1,6 @@
 """Consumer groups seen from outside: commits, lag, whether a group has members, and its deletion."""
 
-import time
+import threading
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -8,6 +8,9 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
+    GroupIdNotFoundError,
+    KafkaError,
     NotCoordinatorError,
     UnstableOffsetCommitError,
 )
@@ -30,7 +33,8 @@ COORDINATOR_MOVES = (
 )
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
-_ACTIVE_S = 2.0
+_ANSWER_S = 2.0
+"""The answer is for a request that waits to be sent."""
 _INACTIVE = ("Empty", "Dead")
 _DELETED = ("OK", "NoError", "GroupIdNotFoundError")
 
@@ -145,19 +149,45 @@ def forget_group(settings: KafkaSettings, group_id: str) -> None:
 
 
 class GroupWatch:
-    """The answer to whether a consumer group has members, at most `_ACTIVE_S` seconds old."""
+    """The question whether a consumer group has members, for any thread."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, group_id: str | None = None) -> None:
+        """`group_id`: another group than that of the settings."""
         self._settings = settings
-        self._active = True
-        self._read_at = float("-inf")
+        self._group_id = group_id or settings.group_id
+        self._admin: KafkaAdminClient | None = None
+        self._lock = threading.Lock()
 
     def active(self) -> bool:
-        """Blocking. Also True if the broker does not report it (before Kafka 2.6). Raises Unavailable, UsageError."""
-        if time.monotonic() - self._read_at >= _ACTIVE_S:
-            group_id = self._settings.group_id
-            with closing(open_admin(self._settings)) as admin, kafka_errors(f"the state of group {group_id}"):
-                groups = {group["group_id"]: group for group in admin.list_groups()}
-            self._active = group_id in groups and groups[group_id].get("group_state") not in _INACTIVE
-            self._read_at = time.monotonic()
-        return self._active
+        """Ask the group's coordinator. Raises Unavailable, and UsageError without the right to Describe."""
+        with self._lock:
+            try:
+                with kafka_errors(f"the state of group {self._group_id}"):
+                    return retry_until_deadline(self._ask, COORDINATOR_MOVES, deadline_s=_ANSWER_S)
+            except MilvusStreamError:
+                self._drop()
+                raise
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        with self._lock:
+            self._drop()
+
+    def _ask(self) -> bool:
+        if self._admin is None:
+            self._admin = open_admin(self._settings)
+        answer = self._admin.describe_groups([self._group_id])[self._group_id]
+        error = answer["error"]
+        if error is None or GroupIdNotFoundError.__name__ in error:
+            return error is None and answer["group_state"] not in _INACTIVE
+        if any(moved.__name__ in error for moved in COORDINATOR_MOVES):
+            self._drop()  # the client keeps the coordinator it has found once
+            raise CoordinatorNotAvailableError(error)
+        if GroupAuthorizationFailedError.__name__ in error:
+            raise GroupAuthorizationFailedError(self._group_id)
+        raise KafkaError(error)
+
+    def _drop(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from consumers.kafka import (
     RememberedPositions,
     Source,
     check_commits,
+    job_group,
     suspend_clock,
 )
 from consumers.wiring.collection import open_configured, open_writer
@@ -102,6 +104,8 @@ class WorkerParts:
     lookup: RecordLookup | None = None
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
+    left_s: Callable[[], float] = lambda: math.inf
+    """Seconds in which a request may change rows, besides the lease of the source; called before each."""
     retry: Backoff = RETRY
     refusals: RefusalLimit = REFUSALS
     set_aside_s: float = SET_ASIDE_S
@@ -147,7 +151,12 @@ def ingest_worker(
         api=api,
         model=model,
         source=KafkaSource(
-            kafka, stored=stored_topics(settings, api), binding=binding, memory=memory, accept_gap=accept_gap
+            kafka,
+            stored=stored_topics(settings, api),
+            binding=binding,
+            memory=memory,
+            accept_gap=accept_gap,
+            jobs=job_group(kafka.group_id, settings.milvus.collection),
         ),
         writer=writer,
         dead_letters=DeadLetterProducer(
@@ -185,7 +194,8 @@ def _bound_writer(
         return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
 
     def has_members(group: str) -> bool:
-        return GroupWatch(replace(kafka, group_id=group)).active()
+        with closing(GroupWatch(replace(kafka, group_id=group))) as watch:
+            return watch.active()
 
     def admit(stamp: CollectionStamp) -> None:
         check_commits(kafka, binding(stamp))
@@ -243,8 +253,15 @@ def join_worker(
         wall_clock=parts.wall_clock,
     )
     lease_s = kafka_settings(settings).lease_s
-    # No write may end after the group could have given this worker's share to another.
-    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + lease_s - suspend_clock())
+
+    def left_s() -> float:
+        """No write may end after the group could have given this worker's share to another."""
+        if fence.fenced:
+            return -math.inf
+        left_s = parts.left_s()
+        return min(left_s, parts.source.last_heartbeat() + lease_s - suspend_clock())
+
+    parts.api.fence(left_s)
     batch = settings.batch
     policy = WorkerPolicy(
         batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
