@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, EmbeddedPut
-from pipeline.store import Applied, Change, Entry, Ledger, Vectors, WritePlan, Writer, comparable
+from pipeline.store import Applied, Change, Ledger, Vectors, WritePlan, Writer, compare_entry
 
 _ATTEMPTS = 5
 
@@ -19,8 +19,8 @@ class GuardedWriter(Writer):
     The comparison with the ledger is safe only while one worker owns a document. So for each document:
 
     1. The group has members and the ledger row is pending: a worker is writing the document, or will. It is left alone.
-    2. The versions of record and row cannot be compared (the key changed its Kafka partition): the later Kafka
-       timestamp is newer. Ingest goes by arrival, but in a replay the old records arrive last.
+    2. Only the arrival would make the record newer (the key changed its Kafka partition, and the timestamps are equal):
+       the row stays. In a replay the old records arrive last.
     3. The group has members and the document would change (other chunking or mapping, a record rejected before): the
        replay ends with UsageError. Between its read of the ledger and its write a worker may store a newer version.
     4. Otherwise it is written as by ingest.
@@ -55,7 +55,7 @@ class GuardedWriter(Writer):
                 entry, _ = entries[operation.key]
                 if entry is not None and entry.pending and active:
                     left_alone += 1
-                elif entry is not None and _incomparable(entry, operation) and _older(entry, operation):
+                elif entry is not None and compare_entry(entry, operation).by_arrival:
                     stale += 1
                 else:
                     remaining.append(operation)
@@ -81,16 +81,6 @@ class GuardedWriter(Writer):
     @override
     def forget(self) -> None:
         self._writer.forget()
-
-
-def _incomparable(entry: Entry, operation: Change) -> bool:
-    if entry.versioned or operation.version is not None:
-        return False
-    return entry.position.offset >= 0 and not comparable(entry, operation)
-
-
-def _older(entry: Entry, operation: Change) -> bool:
-    return operation.timestamp_ms <= entry.record_time
 
 
 def _raced(plan: WritePlan) -> UsageError:

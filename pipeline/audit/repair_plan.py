@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import AuditScope, StoredRow
-from pipeline.store import NOWHERE, Decision, Entry, decide, final, partition_name
+from pipeline.store import NOWHERE, Entry, compare_entry, final, partition_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def plan_repair(
         else:
             footprint[made_for] = max(row.chunk + 1, footprint.get(made_for, 0))
     operation = expected.as_delete()
-    if entry is None or decide(entry, operation, None, scope.fingerprint) is Decision.STALE:
+    if entry is None or compare_entry(entry, operation).order < 0:
         # Otherwise the guard would take the record for older than what a wrong ledger row says.
         entry = replace(final(operation, None, {}, ""), position=NOWHERE, version=0, versioned=False)
     return RepairPlan(replace(entry, footprint=footprint, pending=True), strays)

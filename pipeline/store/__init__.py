@@ -44,7 +44,7 @@ from pipeline.store.writing.protocol import (
     Footprint,
     Key,
     WritePlan,
-    comparable,
+    compare_entry,
     decide,
     final,
 )
@@ -100,7 +100,7 @@ __all__ = [
     "check_model",
     "check_server",
     "check_storable",
-    "comparable",
+    "compare_entry",
     "connect",
     "content_hash",
     "decide",

@@ -158,7 +158,7 @@ def test_whatever_was_ingested_is_found_as_the_records_ask(history: tuple[list[O
     for key, finding in findings.items():
         assert finding.problems == ()
         assert finding.outcome == "sound" or (
-            ExpectedState.of(expected_writes[key]).by_batches and finding.outcome == "unverifiable"
+            ExpectedState.of(expected_writes[key]).by_reading and finding.outcome == "unverifiable"
         )
 
 

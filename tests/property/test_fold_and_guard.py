@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
-from pipeline.store.writing.protocol import Decision, Entry, decide, final
+from pipeline.store.writing.protocol import Decision, Entry, advanced, decide, final
 from tests.support.documents import delete, put
 from tests.support.examples import examples
 
@@ -22,8 +22,11 @@ operations = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 4)), m
 
 def store(entry: Entry | None, batch: Sequence[Put | Delete]) -> Entry | None:
     for operation in fold(batch).operations:
-        if decide(entry, operation, None, "model") in (Decision.WRITE, Decision.ADVANCE):
-            entry = final(operation, None, {}, "model")
+        decision = decide(entry, operation, None, "model")
+        if decision is Decision.ADVANCE and entry is not None:
+            entry = advanced(entry, operation)
+        elif decision is Decision.WRITE:
+            entry = final(operation, None, {}, "model", entry)
     return entry
 
 

@@ -43,10 +43,20 @@ that time); four times that leaves room for another setting."""
 
 _VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
 _ROW_BYTES = 1024
+_NO_RANK = (-1, -1, "")
 
 
 def entry_row(entry: Entry) -> Row:
-    """An entry as a row of the ledger."""
+    """An entry as a row of the ledger.
+
+    What came later has no column of its own, so that ledgers of older versions need no migration:
+
+    1. A delete has the time when it was written in `content_hash`, 16 digits, so that it can be compared as text.
+    2. The reset and the floor of a rank follow the hash in `row_hash`, where there are any. A worker of an older version
+       finds another hash and writes the document again.
+    """
+    written = f"{entry.written_ms:016d}" if entry.state == "deleted" and entry.written_ms else ""
+    rank = entry.reset_offset, entry.reset_ms, "" if entry.floor is None else entry.floor
     return {
         "id": ledger_id(entry.tenant, entry.doc_id),
         "doc_id": entry.doc_id,
@@ -59,8 +69,8 @@ def entry_row(entry: Entry) -> Row:
         "versioned": entry.versioned,
         "state": entry.state,
         "footprint": orjson.dumps(entry.footprint).decode(),
-        "content_hash": entry.content_hash,
-        "row_hash": entry.row_hash,
+        "content_hash": written or entry.content_hash,
+        "row_hash": entry.row_hash + ("" if rank == _NO_RANK else ";{},{},{}".format(*rank)),
         "fingerprint": entry.fingerprint,
         "topic_id": entry.topic_id,
         "pending": entry.pending,
@@ -73,6 +83,9 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
     doc_id = row["doc_id"]
     # No tenant is stored as ""; the id distinguishes it from a tenant of that name.
     no_tenant = None if row["id"] == ledger_id(None, doc_id) else ""
+    hashed, _, rank = row["row_hash"].partition(";")
+    reset_offset, reset_ms, floor = rank.split(",") if rank else _NO_RANK
+    written = row["content_hash"] if row["state"] == "deleted" and row["content_hash"].isdigit() else ""
     return Entry(
         doc_id=doc_id,
         tenant=row["tenant"] or no_tenant,
@@ -82,11 +95,15 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
         versioned=row["versioned"],
         state=row["state"],
         footprint=orjson.loads(row["footprint"]),
-        content_hash=row["content_hash"],
-        row_hash=row["row_hash"],
+        content_hash="" if written else row["content_hash"],
+        row_hash=hashed,
         fingerprint=row["fingerprint"],
         topic_id=row["topic_id"],
         pending=row["pending"],
+        reset_offset=int(reset_offset),
+        reset_ms=int(reset_ms),
+        floor=int(floor) if floor else None,
+        written_ms=int(written or 0),
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, TypeAlias
 
-from pipeline.records import Delete, Position, Put
+from pipeline.order import Comparison, compare, rank_of
+from pipeline.records import Delete, Position, Put, Rank
 
 Key: TypeAlias = tuple[str | None, str]
 """Tenant and doc_id: what identifies a document."""
@@ -28,7 +29,7 @@ class Entry:
     position: Position
     """The newest record with this content. Rows keep the position of the record that wrote them, which may be older."""
     record_time: int
-    """Kafka's timestamp of that record, epoch milliseconds."""
+    """Kafka's timestamp of that record, epoch milliseconds; of several records of one log and version the greatest."""
     version: int
     """Of the record's version field; 0 without one."""
     versioned: bool
@@ -42,6 +43,36 @@ class Entry:
     """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
     pending: bool
     """A change was begun and possibly not finished, so rows may differ from version and hashes."""
+    reset_offset: int = -1
+    """As in `Rank`, and so are the next two; a record without version implies itself."""
+    reset_ms: int = -1
+    floor: int | None = None
+    written_ms: int = 0
+    """When a delete was written, epoch milliseconds of the writer's clock; 0: unknown, or the document is live."""
+
+    @property
+    def rank(self) -> Rank:
+        """What decides whether a record is newer."""
+        version, offset, time_ms = self.version if self.versioned else None, self.position.offset, self.record_time
+        reset_offset, reset_ms = self.reset_offset, self.reset_ms
+        if not self.versioned:
+            reset_offset, reset_ms = max(offset, reset_offset), max(time_ms, reset_ms)
+        return Rank(self.position, self.topic_id, time_ms, version, reset_offset, reset_ms, self.floor)
+
+    def ranked(self, rank: Rank) -> "Entry":
+        """The entry with this rank."""
+        implied = rank.version is None
+        return replace(
+            self,
+            position=rank.position,
+            record_time=rank.time_ms,
+            version=rank.version or 0,
+            versioned=rank.version is not None,
+            topic_id=rank.topic_id,
+            reset_offset=-1 if implied and rank.reset_offset == rank.position.offset else rank.reset_offset,
+            reset_ms=-1 if implied and rank.reset_ms == rank.time_ms else rank.reset_ms,
+            floor=rank.floor,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +88,7 @@ class Decision(Enum):
     """What to do with an operation, given the document's ledger entry."""
 
     WRITE = "rows change"
-    ADVANCE = "a newer record has the stored content: only the ledger row changes"
+    ADVANCE = "the stored content remains, and its rank changes: only the ledger row is written"
     UNCHANGED = "this version is stored"
     STALE = "a newer version is stored"
 
@@ -121,42 +152,18 @@ def decide(entry: Entry | None, operation: Change, hashes: DocumentHashes | None
     """
     if entry is None:
         return Decision.WRITE
-    order = _order(entry, operation)
+    order, rank, _ = compare_entry(entry, operation)
     if order < 0:
-        return Decision.STALE
+        return Decision.STALE if rank == entry.rank else Decision.ADVANCE
     if entry.pending or not _holds(entry, hashes, fingerprint):
         return Decision.WRITE
     return Decision.ADVANCE if order else Decision.UNCHANGED
 
 
-def comparable(entry: Entry, operation: Change) -> bool:
-    """Whether the versions decide which is newer: both are from the version field, or both are offsets of one log.
-
-    They do not after a topic was created again, or when a key changed its Kafka partition: then arrival decides.
-    """
-    if operation.by_arrival:
-        return _same_log(entry, operation)
-    if entry.versioned or operation.version is not None:
-        return entry.versioned and operation.version is not None
-    return _same_log(entry, operation)
-
-
-def _same_log(entry: Entry, operation: Change) -> bool:
-    if operation.position[:2] != entry.position[:2]:
-        return False
-    return operation.topic_id == entry.topic_id or not operation.topic_id or not entry.topic_id
-
-
-def _order(entry: Entry, operation: Change) -> int:
-    """-1: older than the entry, 0: the same version, 1: newer, or not comparable (then arrival decides)."""
-    if not comparable(entry, operation):
-        return 1
-    if operation.version is not None and operation.version != entry.version and not operation.by_arrival:
-        return 1 if operation.version > entry.version else -1
-    if _same_log(entry, operation):
-        offset, stored = operation.position.offset, entry.position.offset
-        return (offset > stored) - (offset < stored)
-    return 0
+def compare_entry(entry: Entry, operation: Change) -> Comparison:
+    """Compare an operation with the stored version; every record is newer than a document that was never stored."""
+    record = rank_of(operation)
+    return Comparison(1, record) if entry.position == NOWHERE else compare(entry.rank, record)
 
 
 def _holds(entry: Entry, hashes: DocumentHashes | None, fingerprint: str) -> bool:
@@ -201,19 +208,25 @@ def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | 
     return replace(before, footprint=footprint, pending=True)
 
 
-def final(operation: Change, hashes: DocumentHashes | None, place: Footprint, fingerprint: str) -> Entry:
-    """The ledger entry when the rows are exactly those of the operation.
+def final(
+    operation: Change,
+    hashes: DocumentHashes | None,
+    place: Footprint,
+    fingerprint: str,
+    before: Entry | None = None,
+) -> Entry:
+    """The ledger entry when the rows are exactly those of the operation; `before`: the entry that it replaces.
 
     A delete has one, too, even of an unknown key: otherwise an older record, read again, would bring the document back.
     """
     tenant, doc_id = operation.key
-    return Entry(
+    entry = Entry(
         doc_id=doc_id,
         tenant=tenant,
         position=operation.position,
         record_time=operation.timestamp_ms,
-        version=operation.version or 0,
-        versioned=operation.version is not None,
+        version=0,
+        versioned=False,
         state="deleted" if hashes is None else "live",
         footprint=place,
         content_hash="" if hashes is None else hashes.content_hash,
@@ -222,21 +235,17 @@ def final(operation: Change, hashes: DocumentHashes | None, place: Footprint, fi
         topic_id=operation.topic_id,
         pending=False,
     )
+    return entry.ranked(rank_of(operation) if before is None else compare_entry(before, operation).rank)
 
 
 def advanced(entry: Entry, operation: Change) -> Entry:
-    """The ledger entry after a newer record with the same content.
+    """The ledger entry after a record that changes only the rank of the stored content.
 
-    Without it, a replay of a range that ends between the two records would take the older one for the newest.
+    Without it, a replay of a range that ends between two records of one content would take the older one for the
+    newest.
     """
-    return replace(
-        entry,
-        position=operation.position,
-        record_time=operation.timestamp_ms,
-        version=operation.version or 0,
-        versioned=operation.version is not None,
-        topic_id=operation.topic_id,
-    )
+    order, rank, _ = compare_entry(entry, operation)
+    return replace(entry.ranked(rank), written_ms=0 if order > 0 else entry.written_ms)
 
 
 def surplus(footprint: Footprint, place: Footprint) -> dict[str, range]:

@@ -20,7 +20,6 @@ from pipeline.store.partitions import Granularity, MilvusPartitions, partition_n
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Writer, too_many
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import (
-    NOWHERE,
     Applied,
     Change,
     Decision,
@@ -31,7 +30,7 @@ from pipeline.store.writing.protocol import (
     Refusal,
     WritePlan,
     advanced,
-    comparable,
+    compare_entry,
     decide,
     final,
     intent,
@@ -273,7 +272,10 @@ class UpsertWriter(Writer):
 
     def _finish(self, work: _Application) -> None:
         entries = list(work.advanced)
-        entries += [final(step.operation, step.hashes, step.place, self._fingerprint) for _, step in work.accepted()]
+        entries += [
+            final(step.operation, step.hashes, step.place, self._fingerprint, self._ledger.entry(key))
+            for key, step in work.accepted()
+        ]
         never_stored = []
         for key in self._undoable(work.refused):
             before, _ = self._ledger.before(key)
@@ -313,5 +315,5 @@ class UpsertWriter(Writer):
 
 
 def _by_arrival(entry: Entry, operation: Change) -> bool:
-    """Whether the operation is newer by arrival only; an entry without any stored version does not count."""
-    return entry.position != NOWHERE and not comparable(entry, operation)
+    """Whether the operation is newer by arrival only."""
+    return compare_entry(entry, operation).by_arrival
