@@ -117,8 +117,8 @@ def _applied(operations: Sequence[ExpectedWrite]) -> set[ExpectedWrite | None]:
     """The possible states after these operations in turn."""
     states: set[ExpectedWrite | None] = {None}
     for operation in operations:
-        after = {_newer(state, operation) for state in states}
-        states = after if operation.certain else after | states
+        kept: set[ExpectedWrite | None] = set() if operation.certain else states
+        states = kept | {_newer(state, operation) for state in states}
     return states
 
 

@@ -34,7 +34,8 @@ from pipeline.store.partitions import (
 )
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
-from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
+from pipeline.store.writing.ledger import STALENESS_S, Ledger
+from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.protocol import (
     NOWHERE,
     Applied,

@@ -24,7 +24,8 @@ from pipeline.intake import fold
 from pipeline.records import Delete, Put
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.scan import RowScan, all_partitions
-from pipeline.store.writing.ledger import Ledger, entry_row
+from pipeline.store.writing.ledger import Ledger
+from pipeline.store.writing.ledger_rows import entry_row
 from pipeline.store.writing.protocol import Entry
 from pipeline.store.writing.rows import row_id
 from pipeline.store.writing.upsert_requests import WritePolicy

@@ -2,109 +2,26 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
-import orjson
-
-from pipeline.records import VECTOR_FIELD, Position
-from pipeline.store.collection.schema import LEDGER_DIMENSION, ledger_name
-from pipeline.store.milvus.api import MilvusApi, Row
+from pipeline.records import KafkaPartition
+from pipeline.store.collection.schema import ledger_name
+from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.protocol import Entry, Key
+from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
+from pipeline.store.writing.protocol import NOWHERE, Entry, Key
 from pipeline.store.writing.rows import ledger_id
 from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
 
-ENTRY_FIELDS = (
-    "id",
-    "doc_id",
-    "tenant",
-    "topic",
-    "kafka_partition",
-    "kafka_offset",
-    "record_time",
-    "version",
-    "versioned",
-    "state",
-    "footprint",
-    "content_hash",
-    "row_hash",
-    "fingerprint",
-    "topic_id",
-    "pending",
-)
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0
 """Any read sees every write older than this. Milvus promises 5 s (`common.gracefulTime`: the server answers only after
 that time); four times that leaves room for another setting."""
 
-_VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
 _ROW_BYTES = 1024
-_NO_RANK = (-1, -1, "")
-
-
-def entry_row(entry: Entry) -> Row:
-    """An entry as a row of the ledger.
-
-    What came later has no column of its own, so that ledgers of older versions need no migration:
-
-    1. A delete has the time when it was written in `content_hash`, 16 digits, so that it can be compared as text.
-    2. The reset and the floor of a rank follow the hash in `row_hash`, where there are any. A worker of an older version
-       finds another hash and writes the document again.
-    """
-    written = f"{entry.written_ms:016d}" if entry.state == "deleted" and entry.written_ms else ""
-    rank = entry.reset_offset, entry.reset_ms, "" if entry.floor is None else entry.floor
-    return {
-        "id": ledger_id(entry.tenant, entry.doc_id),
-        "doc_id": entry.doc_id,
-        "tenant": entry.tenant or "",
-        "topic": entry.position.topic,
-        "kafka_partition": entry.position.partition,
-        "kafka_offset": entry.position.offset,
-        "record_time": entry.record_time,
-        "version": entry.version,
-        "versioned": entry.versioned,
-        "state": entry.state,
-        "footprint": orjson.dumps(entry.footprint).decode(),
-        "content_hash": written or entry.content_hash,
-        "row_hash": entry.row_hash + ("" if rank == _NO_RANK else ";{},{},{}".format(*rank)),
-        "fingerprint": entry.fingerprint,
-        "topic_id": entry.topic_id,
-        "pending": entry.pending,
-        VECTOR_FIELD: _VECTOR,
-    }
-
-
-def row_entry(row: Mapping[str, Any]) -> Entry:
-    """The entry in a ledger row that was read with `ENTRY_FIELDS`."""
-    doc_id = row["doc_id"]
-    # No tenant is stored as ""; the id distinguishes it from a tenant of that name.
-    no_tenant = None if row["id"] == ledger_id(None, doc_id) else ""
-    hashed, _, rank = row["row_hash"].partition(";")
-    reset_offset, reset_ms, floor = rank.split(",") if rank else _NO_RANK
-    written = row["content_hash"] if row["state"] == "deleted" and row["content_hash"].isdigit() else ""
-    return Entry(
-        doc_id=doc_id,
-        tenant=row["tenant"] or no_tenant,
-        position=Position(row["topic"], row["kafka_partition"], row["kafka_offset"]),
-        record_time=row["record_time"],
-        version=row["version"],
-        versioned=row["versioned"],
-        state=row["state"],
-        footprint=orjson.loads(row["footprint"]),
-        content_hash="" if written else row["content_hash"],
-        row_hash=hashed,
-        fingerprint=row["fingerprint"],
-        topic_id=row["topic_id"],
-        pending=row["pending"],
-        reset_offset=int(reset_offset),
-        reset_ms=int(reset_ms),
-        floor=int(floor) if floor else None,
-        written_ms=int(written or 0),
-    )
 
 
 @dataclass(slots=True)
@@ -125,8 +42,11 @@ class Ledger:
     """Reads and writes of ledger entries, with a cache of this worker's own writes while a read may miss them.
 
     One thread plans (`read`, `cache`, `forget`), one writes (`entry`, `write`, `remove`, `release`). A key in flight
-    is answered from the cache, with what the writing thread has stored last. Only the worker that owns a document's
-    Kafka partition may write its entry: all records of a document must be in one Kafka partition.
+    is answered from the cache, with what the writing thread has stored last.
+
+    Usually all records of a document are in one Kafka partition, and so one worker writes its entry. Where they are
+    not, entries of other workers are recognized by their position. Such an entry is read again as of the server's
+    present moment, when a plan is made and again before it is applied, and is never answered from the cache.
     """
 
     def __init__(
@@ -137,14 +57,19 @@ class Ledger:
         *,
         staleness_s: float = STALENESS_S,
         max_cached: int = 200_000,
+        owned: Callable[[], Collection[KafkaPartition]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`owned`: the Kafka partitions of this worker; None: nobody else writes while this ledger is in use."""
         self._api = api
         self._name = ledger_name(collection)
         self._policy = policy
         self._staleness_s = staleness_s
         self._max_cached = max_cached
+        self._owned = owned
         self._clock = clock
+        self._wall_clock = wall_clock
         self._cached: dict[Key, _CachedEntry] = {}
         self._lock = threading.Lock()
         self._distrusted_until = clock() + staleness_s
@@ -156,21 +81,26 @@ class Ledger:
     def read(self, keys: Iterable[Key]) -> dict[Key, tuple[Entry | None, bool]]:
         """Each key's entry, and whether the key is in flight: then the entry may change before the plan is applied."""
         entries: dict[Key, tuple[Entry | None, bool]] = {}
+        own: dict[Key, Entry | None] = {}
         with self._lock:
             now = self._clock()
             self._evict(now)
-            missing = []
+            unread = []
             for key in keys:
                 cached = self._cached.get(key)
-                if cached is None:
-                    missing.append(key)
-                else:
+                if cached is not None and (cached.in_flight or self._owned is None):
                     entries[key] = cached.entry, cached.in_flight > 0
+                    continue
+                unread.append(key)
+                if cached is not None:
+                    own[key] = cached.entry
             distrusted = now < self._distrusted_until
-        remaining = iter(missing)
-        while page := list(islice(remaining, KEYS_PER_QUERY)):
-            stored = self._query(page, **(self._consistency() if distrusted else {}))
-            entries.update({key: (stored.get(key), False) for key in page})
+        stored = self._query(unread, **(self._consistency() if distrusted else {}))
+        foreign = [key for key in unread if self._is_foreign(stored.get(key)) or self._is_foreign(own.get(key))]
+        # A row of this worker may be older than what it has written since.
+        stored |= {key: entry for key, entry in own.items() if key not in foreign}
+        stored |= self._query_now(foreign)
+        entries.update({key: (stored.get(key), False) for key in unread})
         return entries
 
     def cache(self, entries: Mapping[Key, Entry | None]) -> None:
@@ -192,6 +122,17 @@ class Ledger:
 
     # --- the writing thread ------------------------------------------------------------------------------------
 
+    def refresh(self, keys: Iterable[Key]) -> None:
+        """Read again those keys in flight whose entry another worker has written, or may have."""
+        foreign = [key for key in keys if self._is_foreign(self._cached[key].entry)]
+        stored = self._query_now(foreign)
+        with self._lock:
+            for key in foreign:
+                cached, entry = self._cached[key], stored[key]
+                cached.entry = entry
+                if entry is None or not entry.pending:
+                    cached.before, cached.settled = entry, True
+
     def entry(self, key: Key) -> Entry | None:
         """The stored entry of a key in flight."""
         return self._cached[key].entry
@@ -203,6 +144,11 @@ class Ledger:
 
     def write(self, entries: Sequence[Entry]) -> dict[Key, tuple[str, str]]:
         """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
+        now_ms = int(self._wall_clock() * 1000)
+        entries = [
+            replace(entry, written_ms=now_ms) if entry.state == "deleted" and not entry.written_ms else entry
+            for entry in entries
+        ]
         sent: Sent[Key] = Sent()
         groups = [RowGroup((entry.tenant, entry.doc_id), (entry_row(entry),), (_ROW_BYTES,)) for entry in entries]
         upsert_groups(self._api, self._name, None, groups, self._policy, sent=sent, touched=set())
@@ -263,10 +209,30 @@ class Ledger:
                     self._since = since
         return {"strong": True} if since is None else {"since": since}
 
-    def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry]:
-        by_id = {ledger_id(*key): key for key in keys}
-        rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
-        return {by_id[row["id"]]: row_entry(row) for row in rows}
+    def _is_foreign(self, entry: Entry | None) -> bool:
+        """Whether another worker may be writing the document: the entry is of a Kafka partition that it owns."""
+        if self._owned is None or entry is None:
+            return False
+        if entry.position == NOWHERE:
+            return entry.pending
+        return entry.position[:2] not in self._owned()
+
+    def _query_now(self, keys: Sequence[Key]) -> dict[Key, Entry | None]:
+        """Entries as of this moment on the server's clock."""
+        if not keys:
+            return {}
+        since = self._api.instant()
+        stored = self._query(keys, **({"strong": True} if since is None else {"since": since}))
+        return {key: stored.get(key) for key in keys}
+
+    def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry | None]:
+        """The stored entries; keys without one are left out."""
+        entries: dict[Key, Entry | None] = {}
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            by_id = {ledger_id(*key): key for key in keys[start : start + KEYS_PER_QUERY]}
+            rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
+            entries.update({by_id[row["id"]]: row_entry(row) for row in rows})
+        return entries
 
     def _evict(self, now: float) -> None:
         """Drop expired keys and, over the limit, the oldest; until those would expire, reads must see their writes."""

@@ -187,6 +187,7 @@ class UpsertWriter(Writer):
     @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         with self._distrusting():
+            self._ledger.refresh(plan.in_flight)
             work = self._steps(plan, puts)
             failpoints.hit("intent_unwritten")
             self._begin(work)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.records import Position
-from pipeline.store.writing.ledger import entry_row, row_entry
+from pipeline.store.writing.ledger_rows import entry_row, row_entry
 from pipeline.store.writing.protocol import Decision, DocumentHashes, Entry, decide, final, intent, surplus
 from tests.support.documents import NOON_MS, delete, put
 

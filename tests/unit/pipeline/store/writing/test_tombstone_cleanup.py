@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import Unavailable
 from pipeline.records import Position
 from pipeline.store.collection.schema import ledger_spec
-from pipeline.store.writing.ledger import entry_row
+from pipeline.store.writing.ledger_rows import entry_row
 from pipeline.store.writing.protocol import Entry, final
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from tests.support.documents import NOON_MS, delete
