@@ -20,7 +20,7 @@ from consumers.kafka import KafkaSettings, TimeRange, topic_ranges
 from pipeline.audit import KINDS, AuditScope, ExpectedState, Finding, compare_document
 from pipeline.chunking import Chunker
 from pipeline.records import Position
-from pipeline.store import NOWHERE, Granularity, Key, MilvusServerApi
+from pipeline.store import NOWHERE, Key, MilvusServerApi, Partitioning
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class AuditSettings:
     rejected_positions: Callable[[], Iterable[Position]]
     """Reads the positions of the records in the dead-letter topic."""
     collection: str
-    by: Granularity
+    partitioning: Partitioning
     fingerprint: str
     append: bool
     deletes_kept_from_ms: int
@@ -133,7 +133,7 @@ class Audit:
         self._span: AuditSpan = audit_span(settings.kafka, times)
         self._reader = StoredReader(api, settings.collection, append=settings.append)
         self._scope = AuditScope(
-            by=settings.by,
+            partitioning=settings.partitioning,
             fingerprint=settings.fingerprint,
             milvus_partitions=self._reader.partitions,
             unloaded=self._reader.unloaded,

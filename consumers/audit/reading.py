@@ -16,10 +16,10 @@ from pipeline.store import (
     DEFAULT_PARTITION,
     ENTRY_FIELDS,
     MARKER_STATE,
-    Granularity,
     Key,
     Ledger,
     MilvusServerApi,
+    Partitioning,
     RowScan,
     StoredRows,
     WritePolicy,
@@ -29,7 +29,6 @@ from pipeline.store import (
     ledger_id,
     ledger_name,
     literal,
-    partition_name,
     row_entry,
     row_hash,
 )
@@ -57,7 +56,7 @@ class ReplayedDecision:
     """
 
     decoder: Decoder
-    by: Granularity
+    partitioning: Partitioning
     future_skew_ms: int
     now_ms: int
 
@@ -74,7 +73,7 @@ class ReplayedDecision:
         try:
             check_storable(operation.key, operation.version)
             if isinstance(operation, Put):
-                partition_name(self.by, operation.document.event_time)
+                self.partitioning.place(operation.document.event_time, operation.timestamp_ms)
                 row_hash(operation.document)
         except ValueError as error:
             return Rejected(record, "write", "not_storable", str(error)), True

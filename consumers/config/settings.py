@@ -1,12 +1,16 @@
 """The settings: their names, types, defaults and limits."""
 
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.units import Bytes, Duration, FormatName, Secret
+from pipeline.timestamps import format_duration
+
+_UNITS = ("day", "week", "month", "year")
 
 
 class _Section(BaseModel):
@@ -65,7 +69,9 @@ class RecordSection(_Section):
     """The format of records, and which field means what."""
 
     format: FormatName = Field(
-        "auto", description="auto: a value that begins with { is JSON, any other one is the text itself"
+        "auto",
+        description="auto: a value that parses as JSON or begins with { is JSON, and must be an object; any other one "
+        "is the text itself",
     )
     id_field: str = Field("id", description="the document's id; where it is missing, the record's key")
     text_field: str = Field("text", description="the text to embed")
@@ -120,18 +126,51 @@ class MilvusSection(_Section):
     index: IndexSection = IndexSection()
 
 
+class TierSection(_Section):
+    """A coarser granularity for event times that lie far before their record."""
+
+    older_than: Duration = Field(description="least distance from the event time to the record's Kafka timestamp")
+    by: Literal["day", "week", "month", "year"] = Field(description="what one Milvus partition holds then")
+
+
 class PartitioningSection(_Section):
     """Time partitions in Milvus, in UTC."""
 
-    by: Literal["hour", "day", "week", "month", "none"] = Field("day", description="what one Milvus partition holds")
+    by: Literal["hour", "day", "week", "month", "year", "none"] = Field(
+        "day", description="what one Milvus partition holds"
+    )
+    tiers: tuple[TierSection, ...] = Field(
+        (
+            TierSection(older_than=timedelta(days=60), by="month"),
+            TierSection(older_than=timedelta(days=730), by="year"),
+        ),
+        description="coarser Milvus partitions for event times far before their record, so that wrong dates do not "
+        "use them up; one that is not coarser than `by` has no effect",
+    )
     future_skew: Duration = Field(timedelta(minutes=10), description="an event time further ahead is dead-lettered")
     max_event_age: Duration | None = Field(
         None, description="an event time longer ago is dead-lettered; null: any age; removes nothing that is stored"
     )
     hot: Literal["all"] = Field("all", description="which partitions stay loaded")
     max_partitions: int = Field(
-        1000, ge=1, le=4096, description="Milvus partitions of the collection; records beyond are dead-lettered"
+        1000,
+        ge=1,
+        le=4096,
+        description="Milvus partitions of the collection; a tenth (at most 100) is kept for event times near their "
+        "record, for which ingest waits at the limit; other records beyond it are dead-lettered",
     )
+
+    @model_validator(mode="after")
+    def _tiers_rise(self) -> Self:
+        for before, tier in pairwise(self.tiers):
+            if tier.older_than <= before.older_than or _UNITS.index(tier.by) <= _UNITS.index(before.by):
+                raise ValueError(
+                    f"tiers must rise: {format_duration(tier.older_than)} by {tier.by} follows "
+                    f"{format_duration(before.older_than)} by {before.by}; write an older one with a coarser `by`"
+                )
+        if self.tiers and self.tiers[0].older_than <= timedelta(0):
+            raise ValueError("tiers: older_than must be more than 0")
+        return self
 
 
 class ChunkingSection(_Section):

@@ -12,7 +12,7 @@ from consumers.audit.workspace import open_workspace
 from consumers.config import Settings
 from consumers.dead_letters import rejected_positions
 from consumers.kafka import GroupWatch, TimeRange
-from consumers.wiring.collection import fingerprint, new_writer, open_configured
+from consumers.wiring.collection import fingerprint, new_writer, open_configured, partitioning
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
@@ -37,7 +37,7 @@ def audit(
     kafka, cutter = kafka_settings(settings), chunker(settings, model)
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
-    decision = ReplayedDecision(decoder(settings), settings.partitioning.by, skew_ms, now_ms)
+    decision = ReplayedDecision(decoder(settings), partitioning(settings), skew_ms, now_ms)
     retention = settings.milvus.tombstone_retention
     repairer = None
     if repair:
@@ -57,7 +57,7 @@ def audit(
         kafka=kafka,
         rejected_positions=partial(rejected_positions, kafka, settings.kafka.dead_letter_topic),
         collection=name,
-        by=settings.partitioning.by,
+        partitioning=partitioning(settings),
         fingerprint=fingerprint(settings, model),
         append=append,
         deletes_kept_from_ms=0 if retention is None else now_ms - round(retention.total_seconds() * 1000),

@@ -10,6 +10,8 @@ from pipeline.store import (
     Ledger,
     MilvusPartitions,
     MilvusServerApi,
+    Partitioning,
+    Tier,
     Writer,
     open_collection,
     open_ledger,
@@ -50,9 +52,16 @@ def new_writer(
 ) -> Writer:
     """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
     target = WriteTarget(
-        api, settings.milvus.collection, partitions, settings.partitioning.by, fingerprint(settings, model)
+        api, settings.milvus.collection, partitions, partitioning(settings), fingerprint(settings, model)
     )
     return mode_of(settings).new_writer(target, ledger)
+
+
+def partitioning(settings: Settings) -> Partitioning:
+    """The configured rule by which a document gets its Milvus partition."""
+    section = settings.partitioning
+    tiers = (Tier(round(tier.older_than.total_seconds() * 1000), tier.by) for tier in section.tiers)
+    return Partitioning(section.by, tuple(tiers))
 
 
 def fingerprint(settings: Settings, model: Embedder) -> str:

@@ -7,10 +7,10 @@ from consumers.config import Settings
 from pipeline.ingest import APPEND, UPSERT, WriteMode
 from pipeline.store import (
     AppendWriter,
-    Granularity,
     Ledger,
     MilvusApi,
     MilvusPartitions,
+    Partitioning,
     UpsertWriter,
     Writer,
     ledger_name,
@@ -24,7 +24,7 @@ class WriteTarget:
     api: MilvusApi
     collection: str
     partitions: MilvusPartitions
-    by: Granularity
+    partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
 
@@ -49,14 +49,14 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         target.api,
         target.collection,
         target.partitions,
-        target.by,
+        target.partitioning,
         fingerprint=target.fingerprint,
         ledger=ledger,
     )
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
-    return AppendWriter(target.api, target.collection, target.partitions, target.by)
+    return AppendWriter(target.api, target.collection, target.partitions, target.partitioning)
 
 
 _MODES: Mapping[str, Mode] = {

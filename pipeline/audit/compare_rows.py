@@ -16,7 +16,7 @@ from pipeline.audit.case import (
 )
 from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import Finding, StoredRow
-from pipeline.store import DEFAULT_PARTITION, NOWHERE, interval, partition_name
+from pipeline.store import DEFAULT_PARTITION, NOWHERE, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def check_put(
     """Compare a document that must exist; `own_rows`: each row with the Milvus partition its id was computed for."""
     entry, scope = case.entry, case.scope
     stored_as_expected = entry is not None and not entry.pending and same_content(entry, expected)
-    home = _home(case, event_time, own_rows, stored_as_expected=stored_as_expected)
+    home = _home(case, expected, event_time, own_rows, stored_as_expected=stored_as_expected)
     if home in scope.unloaded:
         return Finding("unverifiable")
     if not own_rows and stored_as_expected and not case.problems and _is_gone(case, home):
@@ -64,10 +64,15 @@ def _is_gone(case: DocumentCase, milvus_partition: str) -> bool:
 
 
 def _home(
-    case: DocumentCase, event_time: int, own_rows: Sequence[tuple[StoredRow, str]], *, stored_as_expected: bool
+    case: DocumentCase,
+    expected: ExpectedWrite,
+    event_time: int,
+    own_rows: Sequence[tuple[StoredRow, str]],
+    *,
+    stored_as_expected: bool,
 ) -> str:
-    """The Milvus partition where the rows belong: by `partitioning.by`, or by an earlier value of that setting."""
-    by_name = partition_name(case.scope.by, event_time)
+    """The Milvus partition where the rows belong: by the setting `partitioning`, or by an earlier value of it."""
+    by_name = case.scope.partitioning.place(event_time, expected.timestamp_ms)
     if case.scope.append:
         existing = {row.milvus_partition for row, _ in own_rows}
         if by_name in existing or not existing:

@@ -15,7 +15,7 @@ from pipeline.records import (
     KafkaPartition,
     Position,
 )
-from pipeline.store import DEFAULT_PARTITION, Entry, Granularity, Key, append_row_id, row_hash, row_id
+from pipeline.store import DEFAULT_PARTITION, Entry, Key, Partitioning, append_row_id, row_hash, row_id
 
 FindingKind = Literal["missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger"]
 KINDS: tuple[FindingKind, ...] = (
@@ -69,7 +69,7 @@ class StoredRow:
 class AuditScope:
     """What an audit covers, and the settings by which documents were stored."""
 
-    by: Granularity
+    partitioning: Partitioning
     fingerprint: str
     """Of model and chunking, as in the ledger."""
     milvus_partitions: Collection[str]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import AuditScope, StoredRow
-from pipeline.store import NOWHERE, Entry, compare_entry, final, partition_name
+from pipeline.store import NOWHERE, Entry, compare_entry, final
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +42,5 @@ def plan_repair(
 def _is_stray_in_append_mode(row: StoredRow, expected: ExpectedWrite, scope: AuditScope) -> bool:
     if not scope.append or expected.event_time is None:
         return False
-    return row.milvus_partition != partition_name(scope.by, expected.event_time) or row.chunk >= len(expected.chunks)
+    place = scope.partitioning.place(expected.event_time, expected.timestamp_ms)
+    return row.milvus_partition != place or row.chunk >= len(expected.chunks)

@@ -23,15 +23,8 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
-from pipeline.store.partitions import (
-    MANY_PARTITIONS,
-    Granularity,
-    MilvusPartitions,
-    granularity,
-    in_order,
-    interval,
-    partition_name,
-)
+from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
+from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
 from pipeline.store.writing.ledger import STALENESS_S, Ledger
@@ -76,7 +69,6 @@ __all__ = [
     "FlushPolicy",
     "Flusher",
     "Footprint",
-    "Granularity",
     "Hit",
     "IndexSettings",
     "Key",
@@ -85,9 +77,11 @@ __all__ = [
     "MilvusPartitions",
     "MilvusServerApi",
     "Observer",
+    "Partitioning",
     "RowScan",
     "StoredRows",
     "SweepPolicy",
+    "Tier",
     "TombstoneSweep",
     "UpsertWriter",
     "VectorSearch",
@@ -117,9 +111,9 @@ __all__ = [
     "literal",
     "open_collection",
     "open_ledger",
-    "partition_name",
     "read_ledger_of",
     "read_stamp",
+    "reserved_partitions",
     "row_entry",
     "row_hash",
     "row_id",

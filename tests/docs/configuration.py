@@ -102,6 +102,12 @@ def _kind(annotation: Any) -> str:
         kind = "list of " + _kind(arguments[0])
     elif hasattr(annotation, "__metadata__"):
         kind = _kind(arguments[0])
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = (
+            f"{name}: {_kind(field.annotation).replace(', ', ' or ')}"
+            for name, field in annotation.model_fields.items()
+        )
+        kind = "{" + ", ".join(fields) + "}"
     else:
         kind = _KIND_NAMES[origin or annotation]
     return kind
@@ -111,15 +117,16 @@ def _default(name: str, *, is_size: bool) -> str:
     value: Any = Settings().model_dump(mode="json")
     for part in name.split("."):
         value = value[part]
-    if is_size:
-        text = f"{value // 2**20}MiB"
-    elif isinstance(value, list):
-        text = f"[{', '.join(value)}]"
-    elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {part}" for key, part in value.items()) + "}"
-    else:
-        text = value if isinstance(value, str) else json.dumps(value)
-    return text
+    return f"{value // 2**20}MiB" if is_size else _yaml(value)
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(part)}" for key, part in value.items()) + "}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 if __name__ == "__main__":

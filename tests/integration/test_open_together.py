@@ -26,7 +26,7 @@ def open_all(api: MilvusServerApi, name: str, start: threading.Barrier) -> None:
         start.wait(60)
         open_ledger(api, name)
         start.wait(60)
-        MilvusPartitions(api, name).ensure(NAMES)
+        MilvusPartitions(api, name).ensure(dict.fromkeys(NAMES, True))
     except MilvusStreamError:
         start.abort()
         raise

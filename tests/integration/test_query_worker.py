@@ -25,7 +25,7 @@ from pipeline.errors import RequestRefused, RequestTooLarge, UsageError
 from pipeline.query import FetchSettings, InvalidRequest, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.answer import Skipped
 from pipeline.store import IndexSettings, MilvusServerApi, VectorSearch, connect, open_collection
-from pipeline.store.partitions import partition_name
+from pipeline.store.partition_names import partition_name
 from pipeline.timestamps import event_time_ms
 from tests.chaos.proxy import Fault, FaultProxy
 from tests.support.names import unique

@@ -270,6 +270,27 @@ written = self._write_rows(work)
         tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
+        "wrong dates take the last Milvus partitions",
+        function="pipeline.store.partitions.MilvusPartitions.ensure",
+        old="self._max - reserved_partitions(self._max)",
+        new="self._max",
+        tests=("tests/unit/pipeline/store/test_partitions.py",),
+    ),
+    Mutation(
+        "a record of today is refused at the limit of Milvus partitions",
+        function="pipeline.store.partitions.MilvusPartitions.ensure",
+        old="raise Unavailable(self._full(len(known), name))",
+        new="refused.add(name)",
+        tests=("tests/unit/pipeline/store/test_partitions.py",),
+    ),
+    Mutation(
+        "JSON that is no object becomes a text",
+        function="pipeline.intake.formats.auto.AutoFormat.read",
+        old="value.lstrip(SPACES)[:1] == _BEGINS_OBJECT or _parses(value)",
+        new="value.lstrip(SPACES)[:1] == _BEGINS_OBJECT",
+        tests=("tests/unit/pipeline/intake/formats/test_formats.py",),
+    ),
+    Mutation(
         "a stored vector under another text",
         function="pipeline.store.writing.vector_reuse.stored_vectors",
         old="vectors[numbers[identifier]][text] = vector",

@@ -22,6 +22,7 @@ from pipeline.audit import (
 )
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
+from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.scan import RowScan, all_partitions
 from pipeline.store.writing.ledger import Ledger
@@ -92,7 +93,7 @@ class Site:
         for operation in self.operations:
             ends[operation.position.partition] = operation.position.offset + 1
         offsets = {("documents", number): (0, end) for number, end in ends.items()}
-        return AuditScope("day", "model", all_partitions(self.api, "docs"), (), offsets)
+        return AuditScope(Partitioning("day"), "model", all_partitions(self.api, "docs"), (), offsets)
 
     def expected(self) -> dict[Key, list[ExpectedWrite]]:
         by_key: dict[Key, list[ExpectedWrite]] = defaultdict(list)
@@ -113,7 +114,12 @@ class Site:
         rows, entries, scope = self.rows(), self.entries(), self.scope()
         ledger = Ledger(self.api, "docs", WritePolicy())
         writer = UpsertWriter(
-            self.api, "docs", MilvusPartitions(self.api, "docs"), "day", fingerprint="model", ledger=ledger
+            self.api,
+            "docs",
+            MilvusPartitions(self.api, "docs"),
+            Partitioning("day"),
+            fingerprint="model",
+            ledger=ledger,
         )
         by_position = {operation.position: operation for operation in self.operations}
         for key, finding in self.findings().items():

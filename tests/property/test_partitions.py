@@ -9,10 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.store.milvus.api import DEFAULT_PARTITION
-from pipeline.store.partitions import (
+from pipeline.store.partition_names import (
     MAX_EVENT_TIME_MS,
     MIN_EVENT_TIME_MS,
     Granularity,
+    Partitioning,
+    Tier,
     granularity,
     in_order,
     interval,
@@ -44,6 +46,7 @@ def held(by: Granularity, time: int) -> tuple[int, int]:
 @example("week", MIN_EVENT_TIME_MS)
 @example("week", MAX_EVENT_TIME_MS)
 @example("month", MAX_EVENT_TIME_MS)
+@example("year", MAX_EVENT_TIME_MS)
 @example("hour", MAX_EVENT_TIME_MS)
 def test_an_event_time_is_in_the_interval_of_its_partition(by: Granularity, time: int) -> None:
     start, end = held(by, time)
@@ -86,7 +89,12 @@ def test_names_are_legal_on_every_server(by: Granularity, time: int) -> None:
 def test_the_length_is_that_of_the_granularity(by: Granularity, time: int) -> None:
     start, end = held(by, time)
     days = (end - start) / 86_400_000
-    assert days in {"hour": {1 / 24}, "day": {1.0}, "week": {7.0}, "month": {28.0, 29.0, 30.0, 31.0}}[by]
+    assert (
+        days
+        in {"hour": {1 / 24}, "day": {1.0}, "week": {7.0}, "month": {28.0, 29.0, 30.0, 31.0}, "year": {365.0, 366.0}}[
+            by
+        ]
+    )
 
 
 @given(granularities, times)
@@ -137,7 +145,14 @@ def test_no_interval_for_what_is_no_time(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("by", "name"),
-    [("hour", "h2026112213"), ("day", "d20261122"), ("week", "w2026W47"), ("month", "m202611"), ("none", "_default")],
+    [
+        ("hour", "h2026112213"),
+        ("day", "d20261122"),
+        ("week", "w2026W47"),
+        ("month", "m202611"),
+        ("year", "y2026"),
+        ("none", "_default"),
+    ],
 )
 def test_the_names_of_the_contract(by: Granularity, name: str) -> None:
     time = datetime(2026, 11, 22, 13, 5, tzinfo=UTC)
@@ -157,3 +172,35 @@ def test_a_time_without_a_four_digit_year_has_no_partition(time: int) -> None:
     with pytest.raises(ValueError, match="years 1 to 9999"):
         partition_name("day", time)
     assert partition_name("none", time) == DEFAULT_PARTITION
+
+
+DAY_MS = 86_400_000
+TIERED = Partitioning("day", (Tier(60 * DAY_MS, "month"), Tier(730 * DAY_MS, "year")))
+
+
+@given(times, st.integers(-(10**12), 4 * 10**12))
+def test_a_tier_is_chosen_by_the_distance_to_the_record(time: int, record_time: int) -> None:
+    distance = record_time - time
+    by: Granularity = "day" if distance < 60 * DAY_MS else "month" if distance < 730 * DAY_MS else "year"
+    assert TIERED.place(time, record_time) == partition_name(by, time)
+    assert granularity(TIERED.place(time, record_time)) in TIERED.granularities
+
+
+@given(granularities, times, st.integers(0, 4 * 10**12))
+def test_a_tier_never_makes_milvus_partitions_finer(by: Granularity, time: int, record_time: int) -> None:
+    tiered = Partitioning(by, TIERED.tiers)
+    span, plain = interval(tiered.place(time, record_time)), held(by, time)
+    assert span is not None
+    assert span[1] - span[0] >= plain[1] - plain[0]
+    assert span[0] <= time < span[1]
+
+
+def test_without_time_partitions_no_tier_counts() -> None:
+    assert Partitioning("none", TIERED.tiers).place(0, 10**13) == DEFAULT_PARTITION
+
+
+@pytest.mark.parametrize(("distance_days", "near"), [(0, True), (59, True), (-59, True), (60, False), (-60, False)])
+@pytest.mark.parametrize("tiers", [(), TIERED.tiers])
+def test_near_is_what_lies_within_the_first_tier(tiers: tuple[Tier, ...], distance_days: int, near: bool) -> None:
+    now = 1_790_000_000_000
+    assert Partitioning("day", tiers).near(now - distance_days * DAY_MS, now) is near

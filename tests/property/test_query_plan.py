@@ -7,7 +7,7 @@ from pipeline.query.filter_expressions import FilterableFields
 from pipeline.query.plan import plan_search
 from pipeline.query.request import TimeRange
 from pipeline.store.milvus.api import DEFAULT_PARTITION
-from pipeline.store.partitions import Granularity, partition_name
+from pipeline.store.partition_names import Granularity, partition_name
 
 FIELDS = FilterableFields({"event_time": "integer"})
 HOUR = 3_600_000
@@ -17,7 +17,7 @@ times = st.one_of(
     st.integers(1_767_225_600_000 // HOUR - 200, 1_767_225_600_000 // HOUR + 200).map(lambda hour: hour * HOUR),
     st.integers(-62_135_596_800_000, 253_402_300_799_999),
 )
-granularities: st.SearchStrategy[Granularity] = st.sampled_from(["hour", "day", "week", "month", "none"])
+granularities: st.SearchStrategy[Granularity] = st.sampled_from(["hour", "day", "week", "month", "year", "none"])
 rows = st.lists(st.tuples(granularities, times), min_size=1, max_size=20)
 ranges = st.builds(
     lambda a, b: TimeRange(a, b) if a is None or b is None else TimeRange(min(a, b), max(a, b) + 1),
@@ -52,7 +52,7 @@ def test_what_is_searched_could_hold_a_matching_row(stored: list[tuple[Granulari
     planned = plan_search(wanted, None, [name for name, _ in existing], (), FIELDS)
     for name, (by, time) in existing:
         if name not in {skip.name for skip in planned.skipped}:
-            lengths = {"hour": 1, "day": 24, "week": 168, "month": 744}
+            lengths = {"hour": 1, "day": 24, "week": 168, "month": 744, "year": 8784}
             reach = lengths[by] * HOUR
             assert wanted.from_ms is None or time + reach > wanted.from_ms
             assert wanted.to_ms is None or time - reach < wanted.to_ms

@@ -14,7 +14,8 @@ from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.records import Delete, Put
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
-from pipeline.store.partitions import MilvusPartitions, partition_name
+from pipeline.store.partition_names import Partitioning, partition_name
+from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.ledger_rows import row_entry
 from pipeline.store.writing.protocol import Entry, WritePlan
@@ -69,7 +70,7 @@ class Server:
     def writer(self) -> UpsertWriter:
         ledger = Ledger(self.api, NAME, POLICY, staleness_s=60, max_cached=2, clock=self.now)
         partitions = MilvusPartitions(self.api, NAME)
-        return UpsertWriter(self.api, NAME, partitions, "day", POLICY, fingerprint="model", ledger=ledger)
+        return UpsertWriter(self.api, NAME, partitions, Partitioning("day"), POLICY, fingerprint="model", ledger=ledger)
 
     def entries(self) -> dict[str, Entry]:
         """doc_id -> ledger entry."""

@@ -7,6 +7,7 @@ from pipeline.records import Delete, Put
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
 from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, row_entry
@@ -25,10 +26,12 @@ class Store:
 
     def upsert_writer(self, *, fingerprint: str = "model", max_partitions: int = 1000) -> UpsertWriter:
         """A new worker's writer: it remembers nothing."""
-        return UpsertWriter(self.api, self.name, self.partitions(max_partitions), "day", fingerprint=fingerprint)
+        return UpsertWriter(
+            self.api, self.name, self.partitions(max_partitions), Partitioning("day"), fingerprint=fingerprint
+        )
 
     def append_writer(self, policy: WritePolicy | None = None) -> AppendWriter:
-        return AppendWriter(self.api, self.name, self.partitions(), "day", policy or WritePolicy())
+        return AppendWriter(self.api, self.name, self.partitions(), Partitioning("day"), policy or WritePolicy())
 
     def partitions(self, max_partitions: int = 1000) -> MilvusPartitions:
         return MilvusPartitions(self.api, self.name, max_partitions)

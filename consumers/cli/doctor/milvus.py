@@ -8,7 +8,7 @@ from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
 from consumers.cli.output import span
 from consumers.config import Settings
 from consumers.wiring import connections, documents
-from consumers.wiring.collection import index_settings
+from consumers.wiring.collection import index_settings, partitioning
 from consumers.wiring.modes import mode_of
 from pipeline.embedding import ModelStamp
 from pipeline.errors import MilvusStreamError, NotFound
@@ -25,6 +25,7 @@ from pipeline.store import (
     open_collection,
     open_ledger,
     read_stamp,
+    reserved_partitions,
 )
 
 _TESTED_SINCE = (2, 3, 0)
@@ -169,16 +170,19 @@ def _partitions(settings: Settings, api: MilvusServerApi, findings: Findings, no
     seen = f"{len(held)} Milvus partitions, partitioning.max_partitions is {section.max_partitions}"
     coarser = "set partitioning.by to something coarser and replay into a new collection, or drop old partitions"
     if len(held) >= section.max_partitions:
-        findings.problem(check, f"{seen}: records of any other time become dead letters", coarser)
+        findings.problem(check, f"{seen}: ingest waits at the first record of a new time", coarser)
     elif len(held) > _NEARLY_FULL * section.max_partitions:
-        findings.warning(check, f"{seen}: when it is reached, records of new times become dead letters", coarser)
+        reserved = reserved_partitions(section.max_partitions)
+        what = f"the last {reserved} are for event times near their record, other new ones become dead letters"
+        findings.warning(check, f"{seen}: {what}", coarser)
     elif len(held) > MANY_PARTITIONS:
         findings.warning(check, f"{seen}: searches over more than {MANY_PARTITIONS} of them get slow", coarser)
     else:
         findings.ok(check, seen)
-    others = sorted({by or "foreign" for by in map(granularity, held)} - {section.by})
+    own = partitioning(settings).granularities
+    others = sorted({by or "foreign" for by in map(granularity, held)} - own)
     if others:
-        seen = f"there are Milvus partitions by {', '.join(others)} beside those by {section.by}"
+        seen = f"there are Milvus partitions by {', '.join(others)} beside those by {', '.join(sorted(own))}"
         findings.warning(check, seen, "searches by time read both; replay into a new collection to have one kind")
     if api.server.capabilities.needs_load and (released := len(held) - len(api.loaded_partitions(name))):
         do = "load the collection: a worker does at its start, unless they were released on purpose"

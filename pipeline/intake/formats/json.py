@@ -44,9 +44,12 @@ def _parse_object(value: bytes) -> dict[str, Any]:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise _not_json(value, error) from None
-    if not isinstance(parsed, dict):
-        raise RecordRejected(Reason.NOT_AN_OBJECT, f"the value is JSON but {json_type(parsed)}, not an object")
-    return parsed
+    if isinstance(parsed, dict):
+        return parsed
+    message = f"the value is JSON but {json_type(parsed)}, not an object"
+    if isinstance(parsed, list) and any(isinstance(member, dict) for member in parsed):
+        message += ": produce one record for each document"
+    raise RecordRejected(Reason.NOT_AN_OBJECT, message)
 
 
 def _may_have_lost_digits(fields: dict[str, Any]) -> bool:
@@ -78,6 +81,11 @@ def _holds_large_float(name: str, values: Iterable[Any], depth: int) -> bool:
 
 def _too_deep(what: str) -> RecordRejected:
     return RecordRejected(Reason.NESTED_TOO_DEEP, f"{what} is nested over {MAX_DEPTH} levels deep")
+
+
+def is_beyond_json(error: orjson.JSONDecodeError) -> bool:
+    """Whether the value is JSON by its syntax up to here, but too deep, too large a number or half a character."""
+    return any(word in error.msg for word in ("recursion", "depth", "number is infinity", "surrogate"))
 
 
 def _not_json(value: bytes, error: orjson.JSONDecodeError) -> RecordRejected:

@@ -8,7 +8,8 @@ from typing_extensions import override
 from pipeline.errors import NotFound
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
+from pipeline.store.partition_names import Partitioning
+from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.protocol import Applied, Change, Refusal, WritePlan
 from pipeline.store.writing.rows import append_rows, row_sizes
 from pipeline.store.writing.upsert_requests import K, RowGroup, Sent, WritePolicy, upsert_groups
@@ -61,7 +62,7 @@ class DocumentRows:
             except NotFound:
                 # Retention has dropped the Milvus partition since this worker last read the list.
                 self._partitions.forget()
-                if self._partitions.ensure({partition}):
+                if self._partitions.ensure({partition: True}):
                     refusal = too_many(partition)
                     sent.refused.update({group.owner: refusal for group in partition_groups})
                 else:
@@ -83,12 +84,12 @@ class AppendWriter(Writer):
         api: MilvusApi,
         collection: str,
         partitions: MilvusPartitions,
-        by: Granularity,
+        partitioning: Partitioning,
         policy: WritePolicy = DEFAULT_POLICY,
     ) -> None:
         self._rows = DocumentRows(api, collection, partitions, policy)
         self._partitions = partitions
-        self._by = by
+        self._partitioning = partitioning
 
     @override
     def plan(self, operations: Sequence[Change]) -> WritePlan:
@@ -96,7 +97,7 @@ class AppendWriter(Writer):
         deletes = [operation for operation in operations if isinstance(operation, Delete)]
         message = "a delete cannot be applied in append mode, where records are not versions of a document"
         refused: list[Refusal] = [(delete, "delete_in_append_mode", message) for delete in deletes]
-        full = self._partitions.ensure({self._place(put) for put in puts})
+        full = self._partitions.ensure(self._partitioning.needed(puts))
         refused += [(put, *too_many(self._place(put))) for put in puts if self._place(put) in full]
         return WritePlan([put for put in puts if self._place(put) not in full], refused=refused)
 
@@ -120,13 +121,14 @@ class AppendWriter(Writer):
         self._partitions.forget()
 
     def _place(self, put: Put) -> str:
-        return partition_name(self._by, put.document.event_time)
+        return self._partitioning.place(put.document.event_time, put.timestamp_ms)
 
 
 def too_many(milvus_partition: str) -> tuple[str, str]:
     """Reason and message for a document whose Milvus partition cannot be created."""
     return (
         "too_many_partitions",
-        f"Milvus partition {milvus_partition} would be one more than partitioning.max_partitions or the server allows: "
-        "raise it, choose a coarser partitioning.by, or prune old partitions",
+        f"Milvus partition {milvus_partition} would be one more than partitioning.max_partitions (less the reserve for "
+        "event times near their record) or the server allows: correct the event time, raise the limit, or drop old "
+        "Milvus partitions",
     )

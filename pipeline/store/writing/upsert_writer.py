@@ -16,7 +16,8 @@ from pipeline.errors import NotFound, NotLoaded, RowsRefused, Unavailable
 from pipeline.records import Chunk, Delete, EmbeddedPut, Put
 from pipeline.store.collection.opening import open_ledger
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.partitions import Granularity, MilvusPartitions, partition_name
+from pipeline.store.partition_names import Partitioning
+from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Writer, too_many
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import (
@@ -75,7 +76,7 @@ class UpsertWriter(Writer):
         api: MilvusApi,
         collection: str,
         partitions: MilvusPartitions,
-        by: Granularity,
+        partitioning: Partitioning,
         policy: WritePolicy = DEFAULT_POLICY,
         *,
         fingerprint: str,
@@ -84,7 +85,7 @@ class UpsertWriter(Writer):
         self._api = api
         self._collection = collection
         self._partitions = partitions
-        self._by = by
+        self._partitioning = partitioning
         self._policy = policy
         self._fingerprint = fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
@@ -154,7 +155,7 @@ class UpsertWriter(Writer):
                 check_storable(operation.key, operation.version)
                 if isinstance(operation, Put):
                     document = operation.document
-                    place = partition_name(self._by, document.event_time)
+                    place = self._partitioning.place(document.event_time, operation.timestamp_ms)
                     hashes[operation.key] = DocumentHashes(content_hash(document.text), row_hash(document), place)
             except ValueError as error:
                 refused.append((operation, "not_storable", str(error)))
@@ -174,13 +175,10 @@ class UpsertWriter(Writer):
 
     def _create_partitions(self, writes: Sequence[Change], hashes: Mapping[Key, DocumentHashes]) -> list[Refusal]:
         """Create missing Milvus partitions; returns the puts whose partition would be one too many."""
-        places = {
-            operation.key: hashes[operation.key].milvus_partition for operation in writes if operation.key in hashes
-        }
-        full = self._partitions.ensure(set(places.values()))
-        if not full:
-            return []
-        return [(put, *too_many(places[put.key])) for put in writes if places.get(put.key) in full]
+        puts = [operation for operation in writes if isinstance(operation, Put)]
+        full = self._partitions.ensure(self._partitioning.needed(puts))
+        places = [(put, hashes[put.key].milvus_partition) for put in puts]
+        return [(put, *too_many(place)) for put, place in places if place in full]
 
     # --- apply -------------------------------------------------------------------------------------------------
 

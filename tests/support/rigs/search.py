@@ -11,7 +11,7 @@ from pipeline.query import FetchSettings, Searcher, SearchResult, SearchSettings
 from pipeline.query.filters import Filter
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec
-from pipeline.store.partitions import partition_name
+from pipeline.store.partition_names import partition_name
 from pipeline.timestamps import event_time_ms
 from tests.support.fakes.milvus import FakeMilvus
 

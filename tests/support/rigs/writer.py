@@ -12,7 +12,8 @@ from pipeline.intake import fold
 from pipeline.records import Delete, EmbeddedPut, Put
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
-from pipeline.store.partitions import MilvusPartitions, partition_name
+from pipeline.store.partition_names import Partitioning, partition_name
+from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.ledger_rows import row_entry
 from pipeline.store.writing.protocol import Entry, WritePlan
@@ -86,7 +87,9 @@ class World:
         api = FaultyMilvus(self.milvus, self._call, self.check)
         ledger = Ledger(api, NAME, POLICY, staleness_s=STALENESS_S, max_cached=2, clock=lambda: self.now_s)
         partitions = MilvusPartitions(api, NAME)
-        return Worker(api, UpsertWriter(api, NAME, partitions, "day", POLICY, fingerprint="m", ledger=ledger))
+        return Worker(
+            api, UpsertWriter(api, NAME, partitions, Partitioning("day"), POLICY, fingerprint="m", ledger=ledger)
+        )
 
     def _call(self) -> None:
         self.now_s += 0.25

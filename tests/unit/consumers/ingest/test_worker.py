@@ -132,6 +132,24 @@ def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBro
     assert rig.texts() == {"a": ["some words"]}
 
 
+def test_at_the_limit_of_milvus_partitions_today_waits_and_a_wrong_date_is_rejected(broker: FakeBroker) -> None:
+    rig = Rig(broker, FakeMilvus(max_partitions=2))
+    broker.produce(TOPIC, document("a"), timestamp_ms=NOON)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        broker.produce(TOPIC, document("wrong", event_time="1970-01-01"), timestamp_ms=NOON)
+        soon(lambda: rig.committed().get(0) == 2)
+        broker.produce(TOPIC, document("b", event_time=NOON - 86_400_000), timestamp_ms=NOON)
+        soon(lambda: "d20261117, of records of the present" in str(rig.worker.ready()))
+        assert rig.committed().get(0) == 2
+        rig.milvus.drop_partition(COLLECTION, "d20261118")
+        soon(lambda: rig.committed().get(0) == 3)
+        assert rig.worker.ready() == {}
+    (rejected,) = (decode_dead_letter(record) for record in broker.read(DEAD_LETTERS))
+    assert rejected.reason == "too_many_partitions"
+    assert rig.texts() == {"b": ["some words"]}
+
+
 def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBroker) -> None:
     rig = Rig(broker, buffer_bytes=20_000)
     rig.milvus.gate.clear()

@@ -5,7 +5,7 @@ import pytest
 from consumers.config import load_settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from pipeline.ingest import APPEND, UPSERT, WriteMode
-from pipeline.store import AppendWriter, MilvusPartitions, UpsertWriter
+from pipeline.store import AppendWriter, MilvusPartitions, Partitioning, UpsertWriter
 from tests.support.fakes.milvus import FakeMilvus
 
 
@@ -24,5 +24,5 @@ def test_a_mode_names_its_collections_and_builds_its_writer(
     assert mode.flow is flow
     assert mode.one_version == (len(collections) == 2)
     milvus = FakeMilvus()
-    target = WriteTarget(milvus, "news", MilvusPartitions(milvus, "news"), "day", "fingerprint")
+    target = WriteTarget(milvus, "news", MilvusPartitions(milvus, "news"), Partitioning("day"), "fingerprint")
     assert type(mode.new_writer(target, None)) is writer

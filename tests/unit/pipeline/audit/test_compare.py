@@ -15,12 +15,13 @@ from pipeline.audit import (
     text_digest,
 )
 from pipeline.records import Delete, Position, Put
+from pipeline.store.partition_names import Partitioning
 from pipeline.store.writing.protocol import NOWHERE, DocumentHashes, Entry, final
 from pipeline.store.writing.rows import append_rows, content_hash, document_rows, row_hash
 from tests.support.documents import delete, embedded, put
 
 HOME = "d20261122"
-SCOPE = AuditScope("day", "model", ("_default", HOME), (), {("documents", 0): (10, 100)})
+SCOPE = AuditScope(Partitioning("day"), "model", ("_default", HOME), (), {("documents", 0): (10, 100)})
 DOCUMENT = put("a", "one two three", 50)
 GONE = put("a", "one two three", 5)
 

@@ -33,8 +33,14 @@ def _refusal(value: bytes, form: str = "auto") -> RecordRejected:
         (b' \r\n\t{"a": 1} ', "auto", {"a": 1}),
         (b'\xef\xbb\xbf{"a": 1}', "auto", {"a": 1}),
         (b'\xef\xbb\xbf{"a": 1}', "json", {"a": 1}),
-        (b"[1]", "auto", "[1]"),
-        (b"12", "auto", "12"),
+        (b"12 o'clock", "auto", "12 o'clock"),
+        (b"[note] true", "auto", "[note] true"),
+        (b'"Yes", she said', "auto", '"Yes", she said'),
+        (b"NaN", "auto", "NaN"),
+        (b"Infinity War", "auto", "Infinity War"),
+        (b"true story", "auto", "true story"),
+        (b"[1]", "text", "[1]"),
+        (b"12", "text", "12"),
         (b"", "auto", ""),
         ("a\x00 😀".encode(), "auto", "a\x00 😀"),
         (b'{"a": 1, "a": 2}', "auto", {"a": 2}),
@@ -48,6 +54,30 @@ def test_what_a_value_is(value: bytes, form: str, parsed: object) -> None:
 @pytest.mark.parametrize("value", [b'{"a": 1', b"{a: 1}", b"{not json at all", b'{"a": 1} {"b": 2}', b"{'a': 1}"])
 def test_in_auto_what_begins_like_an_object_is_never_taken_as_text(value: bytes) -> None:
     assert _refusal(value).reason == Reason.INVALID_JSON
+
+
+@pytest.mark.parametrize("value", [b"[]", b"[1]", b'"x"', b" 42\n", b"-1.5e3", b"true", b"null", b"\xef\xbb\xbf[1]"])
+@pytest.mark.parametrize("form", ["auto", "json"])
+def test_json_that_is_no_object_never_becomes_a_text(value: bytes, form: str) -> None:
+    assert _refusal(value, form).reason == Reason.NOT_AN_OBJECT
+
+
+@pytest.mark.parametrize("form", ["auto", "json"])
+def test_of_a_list_of_objects_the_message_says_what_to_produce(form: str) -> None:
+    assert "one record for each document" in str(_refusal(b'[{"id": 1}, {"id": 2}]', form))
+    assert "one record" not in str(_refusal(b"[1, 2]", form))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"[" * 2_000 + b"]" * 2_000, Reason.NESTED_TOO_DEEP),
+        (b"9" * 5_000, Reason.NOT_FINITE),
+        (b'"\\ud800"', Reason.LONE_SURROGATE),
+    ],
+)
+def test_json_that_no_parser_can_hold_is_no_text(value: bytes, reason: Reason) -> None:
+    assert _refusal(value).reason == reason
 
 
 @pytest.mark.parametrize("form", ["auto", "json", "text"])
