@@ -13,6 +13,7 @@ from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.protocol import NOWHERE, Entry, Key
+from pipeline.store.writing.repeated_rows import repeated_entries
 from pipeline.store.writing.rows import ledger_id
 from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
 
@@ -109,7 +110,7 @@ class Ledger:
             now = self._clock()
             for key, entry in entries.items():
                 cached = self._cached.get(key)
-                if cached is None:
+                if cached is None or (not cached.in_flight and cached.entry != entry):
                     settled = entry is None or not entry.pending
                     cached = self._cached[key] = _CachedEntry(entry, entry if settled else None, settled, now)
                 cached.in_flight += 1
@@ -232,6 +233,9 @@ class Ledger:
             by_id = {ledger_id(*key): key for key in keys[start : start + KEYS_PER_QUERY]}
             rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
             entries.update({by_id[row["id"]]: row_entry(row) for row in rows})
+            if rows and self._api.server.capabilities.loses_deletes:
+                repeated = repeated_entries(self._api, self._name, list(by_id), len(rows), consistency)
+                entries.update({by_id[identifier]: entry for identifier, entry in repeated.items()})
         return entries
 
     def _evict(self, now: float) -> None:

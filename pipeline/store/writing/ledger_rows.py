@@ -44,7 +44,7 @@ def entry_row(entry: Entry) -> Row:
     2. The reset and the floor of a rank follow the hash in `row_hash`, where there are any. A worker of an older
        version finds another hash and writes the document again.
     """
-    written = f"{entry.written_ms:016d}" if entry.state == "deleted" and entry.written_ms else ""
+    written = _digits(entry.written_ms) if entry.state == "deleted" and entry.written_ms else ""
     rank = entry.reset_offset, entry.reset_ms, "" if entry.floor is None else entry.floor
     return {
         "id": ledger_id(entry.tenant, entry.doc_id),
@@ -94,3 +94,12 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
         floor=int(floor) if floor else None,
         written_ms=int(written or 0),
     )
+
+
+def written_before(time_ms: int) -> str:
+    """An expression for deletes written before that time, and for those of earlier versions, without a time."""
+    return f'content_hash < "{_digits(time_ms)}"'
+
+
+def _digits(time_ms: int) -> str:
+    return f"{max(0, time_ms):016d}"
