@@ -1,10 +1,12 @@
 """The configured collection, its index and the writers into it."""
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from pipeline.embedding import Embedder
+from pipeline.records import KafkaPartition
 from pipeline.store import (
     IndexSettings,
     Ledger,
@@ -12,6 +14,7 @@ from pipeline.store import (
     MilvusServerApi,
     Partitioning,
     Tier,
+    WritePolicy,
     Writer,
     open_collection,
     open_ledger,
@@ -36,11 +39,22 @@ def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *
         open_ledger(api, name, create=create)
 
 
-def open_writer(settings: Settings, api: MilvusServerApi, model: Embedder, metrics: IngestMetrics) -> Writer:
-    """Open the collection for writing; creates what is missing. Raises as `open_configured`."""
+def open_writer(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    metrics: IngestMetrics,
+    *,
+    owned: Callable[[], Collection[KafkaPartition]] | None = None,
+) -> Writer:
+    """Open the collection for writing; creates what is missing. Raises as `open_configured`.
+
+    `owned`: the Kafka partitions of this worker; None: nobody else writes.
+    """
     open_configured(settings, api, model, create=True)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
-    return new_writer(settings, api, model, MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set))
+    partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
+    return new_writer(settings, api, model, partitions, Ledger(api, name, WritePolicy(), owned=owned))
 
 
 def new_writer(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import structlog
@@ -75,6 +75,7 @@ class WorkerParts:
     marker: FlushMarker | None = None
     """Shared by the workers of a group, of which one flushes for all. None: the worker flushes for itself."""
     tombstones: TombstoneSweep | None = None
+    fence: PartitionFence = field(default_factory=lambda: PartitionFence(BatchesInFlight()))
     retry: Backoff = RETRY
     wall_clock: Callable[[], float] = time.time
 
@@ -103,7 +104,8 @@ def ingest_worker(
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    writer = open_writer(settings, api, model, metrics)
+    fence = PartitionFence(BatchesInFlight())
+    writer = open_writer(settings, api, model, metrics, owned=lambda: fence.owned)
     open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the flush marker
     parts = WorkerParts(
         api=api,
@@ -116,6 +118,7 @@ def ingest_worker(
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
         marker=FlushMarker(api, settings.milvus.collection),
         tombstones=_tombstones(settings, api),
+        fence=fence,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
@@ -137,7 +140,7 @@ def join_worker(
 
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
-    fence = PartitionFence(BatchesInFlight())
+    fence = parts.fence
     governor = _governor(settings, parts, fence)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
     flow = IngestFlow(

@@ -79,7 +79,7 @@ class WriteStage:
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(decoded, refused),
+            redecided=records_to_redecide(decoded, embedded.plan, refused),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,6 +95,7 @@ class Rig:
     session_s: float = 5.0
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
+    version_field: str | None = None
     append: bool = False
     """Append mode, two batches at a time."""
 
@@ -117,7 +119,9 @@ class Rig:
             limits=DeadLetterLimiter(self.limits),
             tombstones=None
             if self.sweep is None
-            else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
+            else TombstoneSweep(
+                self.connection, COLLECTION, self.sweep, wall_clock=lambda: max(time.time(), NOON / 1000) + 3600
+            ),
             retry=Backoff(self.retry_s, 0.05),
             wall_clock=lambda: (NOON + 3_600_000) / 1000,
         )
@@ -137,6 +141,7 @@ class Rig:
         return Settings.model_validate(
             {
                 "mode": "append" if self.append else "upsert",
+                "record": {"version_field": self.version_field},
                 "kafka": {
                     "bootstrap_servers": "fake:9092",
                     "topics": TOPIC,
