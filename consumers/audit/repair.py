@@ -94,7 +94,7 @@ class Repairer:
         refused |= {document.key: "record_gone" for document, position, _ in chosen if position not in operations}
         if ready:
             self._begin(ready)
-            reasons = self._write([_of_topic(operations[position], scope) for _, position, _ in ready])
+            reasons = self._write([_ranked(operations[position], plan, scope) for _, position, plan in ready])
             refused |= {document.key: reasons[position] for document, position, _ in ready if position in reasons}
         return refused
 
@@ -152,5 +152,7 @@ class Repairer:
         return refused | {operation.position: reason for operation, reason, _ in applied.refused}
 
 
-def _of_topic(operation: Put | Delete, scope: AuditScope) -> Put | Delete:
-    return replace(operation, topic_id=scope.topic_ids.get(operation.position.topic, ""))
+def _ranked(operation: Put | Delete, plan: RepairPlan, scope: AuditScope) -> Put | Delete:
+    topic_id = scope.topic_ids.get(operation.position.topic, "")
+    rank = None if plan.rank is None else replace(plan.rank, topic_id=topic_id)
+    return replace(operation, topic_id=topic_id, rank=rank)

@@ -142,6 +142,7 @@ def _held_at_the_first_write(broker: FakeBroker) -> Rig:
     records = len(broker.read(TOPIC))
     with running(rig):
         assert waiting.wait(10)
+        soon(lambda: rig.flow.unwritten([(TOPIC, 0), (TOPIC, 1)]) == records)
         held.set()
         soon(lambda: sum(rig.committed().values()) == records)
     return rig
