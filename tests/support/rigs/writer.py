@@ -197,6 +197,8 @@ class World:
         except Crash:
             self.workers[number] = None
             self.gone[number] = worker.api
+            # Its delete may take effect later.
+            self.forgotten.update(doc_id for doc_id, entry in before.items() if entry.state == "deleted")
         self.forgotten.update(before.keys() - self.entries().keys())
 
     def uncertain(self, doc_id: str) -> bool:
