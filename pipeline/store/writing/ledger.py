@@ -147,7 +147,9 @@ class Ledger:
         """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
         now_ms = int(self._wall_clock() * 1000)
         entries = [
-            replace(entry, written_ms=now_ms) if entry.state == "deleted" and not entry.written_ms else entry
+            replace(entry, written_ms=now_ms)
+            if entry.state == "deleted" and not (entry.pending or entry.written_ms)
+            else entry
             for entry in entries
         ]
         sent: Sent[Key] = Sent()

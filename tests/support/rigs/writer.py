@@ -16,7 +16,7 @@ from pipeline.store.partition_names import Partitioning, partition_name
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.ledger_rows import row_entry
-from pipeline.store.writing.protocol import Entry, WritePlan
+from pipeline.store.writing.protocol import NOWHERE, Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.upsert_requests import WritePolicy
@@ -309,8 +309,9 @@ class World:
         for partition in PARTITIONS:
             for doc_id, operation in newest(self.log[partition][: self.committed[partition]]).items():
                 entry = entries.get(doc_id)
-                forgotten = entry is None and doc_id in self.forgotten and isinstance(operation, Delete)
-                if forgotten or self.uncertain(doc_id):
+                # By a delete that is committed, or by one behind it.
+                deleted = doc_id in self.forgotten and (entry is None or entry.position == NOWHERE)
+                if deleted or self.uncertain(doc_id):
                     continue
                 assert entry is not None, f"L3: {doc_id} is committed and not stored"
                 at = entry.version, entry.position.offset
