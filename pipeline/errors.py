@@ -7,6 +7,7 @@ MilvusStreamError                      exit code of a command that ends with it
 │   ├── RateLimited       the same, after a longer wait                  3
 │   ├── NotLoaded         load it, or skip it in a search                3
 │   ├── LeaseExpired      wait: this worker may own its records no more  3
+│   ├── UnlistedAnswer    the same call again; a refusal, if it goes on  3
 │   └── OutcomeUnknown    the same call again: it may have happened      3
 ├── Mismatch              another schema, model or version is there      4
 ├── NotFound              the collection or Milvus partition is not there 1
@@ -14,7 +15,7 @@ MilvusStreamError                      exit code of a command that ends with it
 ├── RowsRefused           bisect: at least one row of these is bad       1
 ├── RecordRejected        dead-letter this record                        1
 ├── TooManyRejected       stop: the mapping or the producer is wrong     1
-├── OffsetsLost           stop: records are gone from the topic          1
+├── OffsetsLost           stop: records are gone, in Kafka or in Milvus  4
 ├── MembershipLost        stop writing: another worker owns these        1
 └── Stopped               a stage ended early; the cause is chained      1
 """
@@ -58,6 +59,13 @@ class OutcomeUnknown(Unavailable):
     """No answer came in time: the call may have had its effect. Only idempotent calls may be repeated."""
 
 
+class UnlistedAnswer(Unavailable):
+    """Milvus answered with an error that no table lists: an outage, or a refusal in words not seen before.
+
+    A refusal once it goes on while other calls succeed. The message may repeat values of the request.
+    """
+
+
 class Mismatch(MilvusStreamError):
     """What is stored was made with another schema, model or version than the one configured."""
 
@@ -89,7 +97,9 @@ class TooManyRejected(MilvusStreamError):
 
 
 class OffsetsLost(MilvusStreamError):
-    """The next offset to read no longer exists in the topic: records were lost; the message gives how many."""
+    """Records that Kafka counts as read or holds no more are not stored; the message gives how many and what to do."""
+
+    exit_code = 4
 
 
 class MembershipLost(MilvusStreamError):

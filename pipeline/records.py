@@ -174,6 +174,8 @@ class Rejected:
     message: str
     """One sentence: what is wrong, with which field, and what would be right. Never holds document text."""
     error_class: str = "pipeline.errors.RecordRejected"
+    batch: int = 0
+    """As in Receipt."""
 
     @property
     def position(self) -> Position:
@@ -231,6 +233,22 @@ class EmbeddedPut:
     """Shape (len(chunks), dimension), finite."""
 
 
+class Reached(NamedTuple):
+    """How far a Kafka partition was acknowledged in one assignment of it."""
+
+    offset: int
+    """Every record below it is stored, superseded, deleted or rejected."""
+    assignment: int
+    """Number of the assignment; a position of a former one counts no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPositions:
+    """Positions that the store has acknowledged. They become durable as rows do, by a flush that begins after that."""
+
+    positions: Mapping[KafkaPartition, Reached]
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """These records are finished: durable in Milvus, resolved by a later record, or confirmed in the dead-letter topic.
@@ -239,3 +257,10 @@ class Receipt:
     """
 
     positions: Sequence[Position]
+    batch: int = 0
+    """Number of the batch in which they were read, 0 for none. It finishes no record of a Kafka partition that was
+    assigned again after that batch: the record has been read again since."""
+
+
+Finished: TypeAlias = Receipt | WrittenPositions
+"""What becomes durable: records, and the positions up to which they are remembered."""

@@ -15,7 +15,7 @@ from pipeline.records import Delete, KafkaPartition, Operation, Put, Rejected, S
 from pipeline.store import (
     DEFAULT_PARTITION,
     ENTRY_FIELDS,
-    MARKER_STATE,
+    LEDGER_MARK_STATE,
     Key,
     Ledger,
     MilvusServerApi,
@@ -255,7 +255,7 @@ class StoredReader:
 
 
 def _add_entries(workspace: AuditWorkspace, raw: StoredRows) -> None:
-    entries = (row_entry(row) for row in raw if row["state"] != MARKER_STATE)
+    entries = (row_entry(row) for row in raw if row["state"] != LEDGER_MARK_STATE)
     workspace.add_entries((bytes.fromhex(ledger_id(entry.tenant, entry.doc_id)), entry) for entry in entries)
 
 

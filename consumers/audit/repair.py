@@ -149,6 +149,7 @@ class Repairer:
             else:
                 refused[put.position] = "vector_not_finite"
         applied = self._writer.apply(plan, puts)
+        refused |= {operation.position: "refused_by_milvus" for operation, _ in applied.set_aside}
         return refused | {operation.position: reason for operation, reason, _ in applied.refused}
 
 

@@ -77,6 +77,9 @@ def ingest(
         bool, typer.Option(help="end when everything present at the start is durable and committed")
     ] = False,
     max_records: Annotated[int | None, typer.Option(min=1, help="end after this many records")] = None,
+    accept_gap: Annotated[
+        bool, typer.Option("--accept-gap", help="go on without records that are lost; the log says which")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
@@ -84,7 +87,9 @@ def ingest(
     settings = load(config, sets)
     from consumers.cli import ingest as command
 
-    summary = command.run(settings, stop, until_caught_up=until_caught_up, max_records=max_records)
+    summary = command.run(
+        settings, stop, until_caught_up=until_caught_up, max_records=max_records, accept_gap=accept_gap
+    )
     if json_:
         print_json(summary.as_dict())
 
@@ -163,6 +168,26 @@ def replay(
     summary = command.run(settings, target, from_, to, rate, stop)
     print_json(summary.as_dict()) if json_ else sys.stdout.write(summary.line() + "\n")
     raise typer.Exit(int(must_finish and not summary.finished))
+
+
+@app.command()
+def rekey(
+    to: Annotated[str, typer.Option("--to", metavar="TOPIC", help="the topic that ingest reads instead")],
+    config: ConfigFile = None,
+    sets: Sets = None,
+    json_: Json = False,
+) -> None:
+    """Forward the topics' records to another topic, keyed by document id, exactly once; runs until SIGTERM.
+
+    For topics whose records of one document are in several Kafka partitions. Let ingest read the new topic.
+    """
+    stop = stop_on_signals()
+    settings = load(config, sets)
+    from consumers.cli import rekey as command
+
+    summary = command.run(settings, to, stop)
+    if json_:
+        print_json(summary.as_dict())
 
 
 # --- inspection ----------------------------------------------------------------------------------------------------

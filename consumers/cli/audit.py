@@ -11,6 +11,8 @@ from consumers.wiring import audit as audit_wiring
 from consumers.wiring import connections, documents
 from pipeline.errors import UsageError
 
+_RECOVERING_S = 600.0
+"""How long a read waits for a shard that is not serviceable: some minutes on Milvus 2.6, too short to end an audit."""
 _DOCUMENTS: Mapping[str, str] = {
     "sound": "as the topic asks",
     "problem": "with findings",
@@ -28,7 +30,7 @@ def run(settings: Settings, from_: str | None, to: str | None, *, repair: bool, 
     times = None if from_ is None or to is None else parse_time_range(from_, to)
     with (
         documents.embedder(settings) as model,
-        connections.milvus(settings) as api,
+        connections.milvus(settings, recovering_s=_RECOVERING_S) as api,
         progress_line() as line,
         audit_wiring.audit(settings, times, api, model, repair=repair, limit=limit, on_progress=line) as (
             audit,

@@ -10,8 +10,18 @@ from consumers.wiring.ingest import ingest_metrics, ingest_worker
 from pipeline.telemetry.process_memory import frozen
 
 
-def run(settings: Settings, stop: threading.Event, *, until_caught_up: bool, max_records: int | None) -> Summary:
-    """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error."""
+def run(
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    until_caught_up: bool,
+    max_records: int | None,
+    accept_gap: bool = False,
+) -> Summary:
+    """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error.
+
+    `accept_gap`: go on without records that are lost.
+    """
     metrics = ingest_metrics()
     telemetry = settings.telemetry
     with (
@@ -20,7 +30,13 @@ def run(settings: Settings, stop: threading.Event, *, until_caught_up: bool, max
         documents.embedder(settings) as model,
     ):
         worker = ingest_worker(
-            settings, api, model, until_caught_up=until_caught_up, max_records=max_records, metrics=metrics
+            settings,
+            api,
+            model,
+            until_caught_up=until_caught_up,
+            max_records=max_records,
+            accept_gap=accept_gap,
+            metrics=metrics,
         )
         probes.watch(alive=worker.alive, ready=worker.ready)
         with frozen():

@@ -1,7 +1,7 @@
 """What is in Kafka and Milvus, read for the commands that show it: topics, offsets, collections, rows."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,9 @@ from pipeline.store import (
     in_order,
     interval,
     ledger_name,
+    marks_name,
     read_ledger_of,
+    read_marks_of,
     read_stamp,
 )
 
@@ -50,12 +52,13 @@ class PartitionRows:
 
 @dataclass(frozen=True, slots=True)
 class OwnCollection:
-    """A collection made by milvus-stream, its ledger folded in. At least one of the two is there."""
+    """A collection made by milvus-stream, with its ledger and its marks. At least one of the three is there."""
 
     name: str
     info: CollectionInfo | None
-    """None: only a ledger is left of it."""
+    """None: only ledger or marks are left of it."""
     ledger: str | None
+    marks: str | None
 
     @property
     def model(self) -> Mapping[str, Any] | None:
@@ -64,19 +67,22 @@ class OwnCollection:
 
 
 def own_collections(api: MilvusServerApi) -> list[OwnCollection]:
-    """The collections with our stamp, by name, also those of which only the ledger is left."""
+    """The collections with our stamp, by name, also those of which only ledger or marks are left."""
     stamped: dict[str, CollectionInfo] = {}
     ledgers: dict[str, str] = {}
+    marks: dict[str, str] = {}
     for name in api.collections():
         info = api.describe(name)
         if info is None:
             continue
-        owner = read_ledger_of(info)
-        if owner is not None:
+        if (owner := read_ledger_of(info)) is not None:
             ledgers[owner] = name
+        elif (owner := read_marks_of(info)) is not None:
+            marks[owner] = name
         elif read_stamp(info) is not None:
             stamped[name] = info
-    return [OwnCollection(name, stamped.get(name), ledgers.get(name)) for name in sorted({*stamped, *ledgers})]
+    names = sorted({*stamped, *ledgers, *marks})
+    return [OwnCollection(name, stamped.get(name), ledgers.get(name), marks.get(name)) for name in names]
 
 
 def partition_rows(api: MilvusServerApi, collection: str) -> list[PartitionRows]:
@@ -117,27 +123,33 @@ def live_documents(api: MilvusServerApi, collection: str) -> int | None:
 
 
 def find_collection(api: MilvusServerApi, name: str) -> OwnCollection:
-    """A collection of any maker, with its ledger if there is one.
+    """A collection of any maker, with its ledger and marks if there are any.
 
-    Raises NotFound with similar names of ours, UsageError for an alias or a ledger.
+    Raises NotFound with similar names of ours, UsageError for an alias, a ledger or marks.
     """
     check_collection_name(name)
-    present = api.collections()
-    ledger = ledger_name(name) if ledger_name(name) in present else None
     described = api.describe(name)
     if described is not None and described.name != name:
         raise UsageError(f"{name!r} is an alias: name the collection {described.name!r} itself")
-    owner = None if described is None else read_ledger_of(described)
-    if owner is not None:
-        raise UsageError(f"{name!r} is the ledger of {owner!r}: name that collection, its ledger goes with it")
-    if ledger is not None:
-        described_ledger = api.describe(ledger)
-        ledger = ledger if described_ledger is not None and read_ledger_of(described_ledger) == name else None
-    if described is None and ledger is None:
+    for what, read_owner in (("is the ledger", read_ledger_of), ("holds the marks", read_marks_of)):
+        owner = None if described is None else read_owner(described)
+        if owner is not None:
+            raise UsageError(f"{name!r} {what} of {owner!r}: name that collection, they go with it")
+    ledger = _companion(api, name, ledger_name(name), read_ledger_of)
+    marks = _companion(api, name, marks_name(name), read_marks_of)
+    if described is None and ledger is None and marks is None:
         near = difflib.get_close_matches(name, [own.name for own in own_collections(api)], n=_SIMILAR_NAMES)
         hint = f"did you mean {' or '.join(near)}?" if near else "see `milvus-stream collections list`"
         raise NotFound(f"there is no collection {name!r}; {hint}")
-    return OwnCollection(name, described, ledger)
+    return OwnCollection(name, described, ledger, marks)
+
+
+def _companion(
+    api: MilvusServerApi, owner: str, name: str, read_owner: Callable[[CollectionInfo], str | None]
+) -> str | None:
+    """`name`, if a collection of that name is there and says that it belongs to `owner`."""
+    info = api.describe(name)
+    return name if info is not None and read_owner(info) == owner else None
 
 
 def quick_kafka(settings: Settings) -> KafkaSettings:

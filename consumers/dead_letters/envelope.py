@@ -40,6 +40,11 @@ class OutgoingDeadLetter:
     timestamp_ms: int
     cut: frozenset[str] = frozenset()
     """Which of `value` and `key` were cut while reading; headers give their full size."""
+    batch: int = 0
+    """As in Receipt."""
+    topic_id: str = ""
+    """Kafka's id of the topic in `position`; "" where it is not known."""
+    reason: str = ""
 
     @property
     def size(self) -> int:
@@ -108,7 +113,17 @@ def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> Out
     cut = frozenset(part for part in ("value", "key") if OWN + f"truncated-{part}-size" in own)
     headers += [(name, _utf8(value)) for name, value in about.items() if name not in taken]
     headers += [(name, _utf8(value)) for name, value in own.items() if value or name in taken]
-    return OutgoingDeadLetter(record.position, record.key, record.value, tuple(headers), record.timestamp_ms, cut)
+    return OutgoingDeadLetter(
+        record.position,
+        record.key,
+        record.value,
+        tuple(headers),
+        record.timestamp_ms,
+        cut,
+        rejected.batch,
+        record.topic_id,
+        rejected.reason,
+    )
 
 
 _HEADER_NAMES = OWN + "header-names"

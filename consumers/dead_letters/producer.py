@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import structlog
@@ -21,6 +23,7 @@ from kafka.errors import (
 )
 from typing_extensions import override
 
+from consumers.dead_letters.earlier import EarlierDeadLetters, newest_dead_letters
 from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted, retimed
 from consumers.kafka import KafkaSettings
 from consumers.kafka.admin import message_limit
@@ -54,7 +57,8 @@ class DeadLetterProducer(DeadLetterChannel):
     """A DeadLetterChannel on kafka-python, with a thread of its own.
 
     Every dead letter is confirmed by all in-sync replicas. An outage or a missing right is retried and never skipped,
-    so only the offsets of these records are held back. A retry after an unknown outcome can write a dead letter twice.
+    so only the offsets of these records are held back. A record that is read again is not sent again where the topic
+    has its dead letter; a retry after an unknown outcome can write one twice.
     """
 
     def __init__(
@@ -63,12 +67,17 @@ class DeadLetterProducer(DeadLetterChannel):
         topic: str,
         *,
         on_confirmed: Callable[[Receipt], None],
+        on_sent: Callable[[str], None] = lambda _: None,
         policy: DeadLetterPolicy | None = None,
     ) -> None:
-        """`on_confirmed` is called on the sending thread; headers name `settings.group_id` as the pipeline."""
+        """Headers name `settings.group_id` as the pipeline. Both functions are called on the sending thread.
+
+        `on_sent` gets the reason of each dead letter that was written and confirmed.
+        """
         self._settings = settings
         self._topic = topic
         self._on_confirmed = on_confirmed
+        self._on_sent = on_sent
         self._policy = policy or DeadLetterPolicy()
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
         self._waiting: deque[OutgoingDeadLetter] = deque()
@@ -76,6 +85,7 @@ class DeadLetterProducer(DeadLetterChannel):
         self._changed = threading.Condition()
         self._ending = threading.Event()
         self._closing = False
+        self._assigned = True
         self._problem: str | None = None
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="dead-letters", daemon=True)
@@ -91,6 +101,10 @@ class DeadLetterProducer(DeadLetterChannel):
             self._waiting.append(dead_letter)
             self._waiting_bytes += dead_letter.size
             self._changed.notify_all()
+
+    @override
+    def assigned(self) -> None:
+        self._assigned = True
 
     @property
     @override
@@ -123,9 +137,10 @@ class DeadLetterProducer(DeadLetterChannel):
     def _run(self) -> None:
         try:
             outbox = _Outbox(self._settings, self._topic)
+            earlier = EarlierDeadLetters(partial(newest_dead_letters, self._settings, self._topic))
             try:
                 while window := self._next_window():
-                    self._deliver(outbox, window)
+                    self._deliver(outbox, earlier, window)
             finally:
                 outbox.close()
         except BaseException as error:
@@ -140,21 +155,24 @@ class DeadLetterProducer(DeadLetterChannel):
                 return []
             return [self._waiting[i] for i in range(min(len(self._waiting), self._policy.window))]
 
-    def _deliver(self, outbox: "_Outbox", window: Sequence[OutgoingDeadLetter]) -> None:
+    def _deliver(self, outbox: "_Outbox", earlier: EarlierDeadLetters, window: Sequence[OutgoingDeadLetter]) -> None:
         """Send until every dead letter of the window is confirmed or the delivery ends."""
         failures = 0
         unsent = window
         while unsent and not self._ending.is_set():
-            failpoints.hit("dead_letter_unsent")
+            problem: str | None = None
             try:
+                unsent = self._confirm_earlier(earlier, unsent)
+                failpoints.hit("dead_letter_unsent")
                 confirmed, unsent = outbox.send(unsent)
                 failpoints.hit("dead_letter_sent")
                 problem = outbox.refusal
             except MilvusStreamError as error:
                 confirmed, problem = [], str(error)
-            if confirmed:
-                self._on_confirmed(Receipt([dead_letter.position for dead_letter in confirmed]))
+            for dead_letter in confirmed:
+                self._on_sent(dead_letter.reason)
                 failures = 0
+            self._confirm(confirmed)
             self._set_problem(problem if unsent else None)
             if unsent:
                 failures += 1
@@ -164,6 +182,25 @@ class DeadLetterProducer(DeadLetterChannel):
                 for dead_letter in window:
                     self._waiting.popleft()
                     self._waiting_bytes -= dead_letter.size
+
+    def _confirm_earlier(
+        self, earlier: EarlierDeadLetters, unsent: Sequence[OutgoingDeadLetter]
+    ) -> Sequence[OutgoingDeadLetter]:
+        """Confirm what the topic has already; returns the rest."""
+        if self._assigned:
+            self._assigned = False  # before the topic is read, so that an assignment in between is not missed
+            earlier.assigned()
+        new = []
+        for dead_letter in unsent:
+            if earlier.holds(dead_letter):
+                self._confirm([dead_letter])
+            else:
+                new.append(dead_letter)
+        return new
+
+    def _confirm(self, dead_letters: Sequence[OutgoingDeadLetter]) -> None:
+        for batch, of_batch in groupby(dead_letters, key=lambda dead_letter: dead_letter.batch):
+            self._on_confirmed(Receipt([dead_letter.position for dead_letter in of_batch], batch))
 
     def _set_problem(self, problem: str | None) -> None:
         if problem is not None and self._problem is None:
@@ -199,11 +236,18 @@ class _Outbox:
         confirmed: list[OutgoingDeadLetter] = []
         unsent: list[OutgoingDeadLetter] = []
         # A refused record makes the broker refuse the other records of its batch, too.
-        for batch in (together, *alone):
-            if batch:
+        batches = [batch for batch in (together, *alone) if batch]
+        for number, batch in enumerate(batches):
+            try:
                 batch_confirmed, batch_unsent = self._send_batch(batch)
-                confirmed += batch_confirmed
-                unsent += batch_unsent
+            except MilvusStreamError as error:
+                if not confirmed:
+                    raise
+                self.refusal = str(error)
+                unsent += [dead_letter for remaining in batches[number:] for dead_letter in remaining]
+                break
+            confirmed += batch_confirmed
+            unsent += batch_unsent
         self._refused -= {dead_letter.position for dead_letter in confirmed}
         return confirmed, unsent
 

@@ -5,8 +5,7 @@ expire, and filters retry dead letters in any order.
 """
 
 import json
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,12 +13,10 @@ from typing import Any, Self
 
 from kafka import KafkaProducer
 from kafka.errors import (
-    InvalidProducerEpochError,
     InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
-    ProducerFencedError,
     RecordListTooLargeError,
 )
 
@@ -28,17 +25,15 @@ from consumers.kafka import KafkaSettings, TopicFacts, read_range, stable_ranges
 from consumers.kafka.connection import open_producer
 from consumers.kafka.errors import error_text, kafka_errors, translated
 from consumers.kafka.producing import NullableKey, send_record
+from consumers.kafka.transactions import FENCED, TRANSACTION_S, commit_in_time
 from pipeline import failpoints
-from pipeline.errors import MilvusStreamError, Stopped, Unavailable
+from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.records import KafkaPartition, Position
 
-_TRANSACTION_S = 30
-"""The broker aborts a longer transaction. After a crash, readers of the topics wait for that or for the next run."""
-_COMMIT_S = 60.0
+_COMMIT_UNKNOWN = "Start `dlq retry` again: it finds out whether these records were retried"
 _LARGEST_REQUEST = 64 * 2**20
 """Large, so that the topic decides what is too large, not the client."""
 _REFUSALS = (InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
-_FENCED = (InvalidProducerEpochError, ProducerFencedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +125,7 @@ class RetryProducer:
             positions, refusal = self._attempt(producer, records) if records else ({}, None)
         except KafkaError as error:
             self._close()
-            if isinstance(error, _FENCED):
+            if isinstance(error, FENCED):
                 raise Stopped(
                     "another `dlq retry` has begun with the same dead-letter topic and continues alone; the batch "
                     "that was being sent here was not retried"
@@ -172,7 +167,7 @@ class RetryProducer:
             return {}, refusal
         self._log_entries(producer, records, positions)
         failpoints.hit("retry_logged")
-        _commit_in_time(producer)
+        commit_in_time(producer, _COMMIT_UNKNOWN)
         failpoints.hit("retry_committed")
         for record in records:
             self._log.add(record.record_id, positions[record.record_id], record.origin)
@@ -196,7 +191,7 @@ class RetryProducer:
                 self._settings,
                 key_serializer=NullableKey(),
                 transactional_id=self._topic,
-                transaction_timeout_ms=_TRANSACTION_S * 1000,
+                transaction_timeout_ms=TRANSACTION_S * 1000,
                 enable_idempotence=True,
                 max_request_size=_LARGEST_REQUEST,
                 linger_ms=5,
@@ -236,31 +231,6 @@ def _answers(futures: Mapping[str, Any]) -> tuple[dict[str, Position], str | Non
     if failures:
         raise failures[0]
     return positions, None
-
-
-def _commit_in_time(producer: KafkaProducer) -> None:
-    """Commit the transaction with a time limit, which kafka-python does not have. Raises Unavailable, KafkaError."""
-    outcome: list[BaseException | None] = []
-    commit: Callable[[], None] = producer.commit_transaction
-
-    def run() -> None:
-        try:
-            commit()
-        except BaseException as error:
-            outcome.append(error)
-        else:
-            outcome.append(None)
-
-    thread = threading.Thread(target=run, name="commit-transaction", daemon=True)
-    thread.start()
-    thread.join(_COMMIT_S)
-    if not outcome:
-        raise Unavailable(
-            f"Kafka has not answered the commit of a transaction for {_COMMIT_S:.0f} s; start `dlq retry` again: it "
-            "finds out whether these records were retried"
-        )
-    if outcome[0] is not None:
-        raise outcome[0]
 
 
 def _format_position(position: Position) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP server for probes and metrics of an ingest worker or replay job, on a thread of its own."""
+"""The HTTP server for probes and metrics of an ingest worker, a replay job or a rekey stage, on a thread of its own."""
 
 import threading
 from collections.abc import Mapping
@@ -22,7 +22,9 @@ class ProbeServer:
     Until `watch` is called the process is alive and not ready. Raises UsageError where the address is taken.
     """
 
-    def __init__(self, process: Literal["ingest", "replay"], host: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, process: Literal["ingest", "replay", "rekey"], host: str, port: int, registry: CollectorRegistry
+    ) -> None:
         self._process = process
         self._operations = Operations(registry, alive=dict, ready=_starting)
         listener = listen("telemetry", host, port)

@@ -22,6 +22,8 @@ class Progress:
     """With `until_caught_up`: the end of each Kafka partition when it was first assigned."""
     paused_at: float | None = None
     """Since when Kafka is paused; None while it is read."""
+    paused_until: float = 0.0
+    """Up to when the current pause is counted."""
 
     @classmethod
     def begin(cls, now: float) -> "Progress":

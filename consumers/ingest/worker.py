@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import structlog
 
 from consumers.ingest.progress import Progress, Snapshot, Summary
-from consumers.kafka import OffsetTracker, Source
+from consumers.ingest.settlement import Acknowledged, Settlement
+from consumers.kafka import Source, suspend_clock
 from pipeline import failpoints
-from pipeline.errors import Stopped
-from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow
+from pipeline.errors import Stopped, Unavailable
+from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow, RedoBounds
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
@@ -31,6 +32,8 @@ COMMIT_S = 1.0
 """Seconds between commits: how old the lag is that autoscalers and dashboards see."""
 LAG_S = 5.0
 """Seconds between observations of the lag."""
+LAG_AGE_S = 15.0
+"""A lag whose end offset is older is not shown: a broker that does not answer would leave it at its last value."""
 NO_SHARE_S = 60.0
 """With --until-caught-up: a worker that got no Kafka partition in this time is one too many, and ends. Longer than the
 session of a member that was killed."""
@@ -67,20 +70,24 @@ class IngestWorker:
         governor: FlushGovernor,
         dead_letters: DeadLetterChannel,
         receipts: CommitQueue,
+        acknowledged: Acknowledged | None = None,
         metrics: IngestMetrics,
+        bounds: RedoBounds,
         policy: WorkerPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`acknowledged`: None where the store does not remember positions."""
         self._source = source
         self._flow = flow
         self._governor = governor
         self._dead_letters = dead_letters
-        self._receipts = receipts
+        self._settlement = Settlement(receipts, acknowledged, governor, flow.finished)
         self._metrics = metrics
+        self._bounds = bounds
         self._policy = policy
         self._clock = clock
         self._builder = BatchBuilder(policy.batch)
-        self._tracker = OffsetTracker()
+        self._tracker = self._settlement.tracker
         self._progress = Progress.begin(clock())
 
     # --- the loop ----------------------------------------------------------------------------------------------
@@ -94,9 +101,7 @@ class IngestWorker:
         self._dead_letters.start()
         try:
             self._source.start(self)
-            while not stop.is_set() and not self._finished():
-                self._round()
-            clean = self._drain(stop)
+            clean = self._read_all(stop)
         except Stopped:
             self._check()  # a stage has ended: its own error is the cause
             raise
@@ -107,14 +112,28 @@ class IngestWorker:
             self._source.close(5.0)
         return Summary(progress.consumed, dict(progress.committed), self._clock() - progress.started, clean)
 
+    def _read_all(self, stop: threading.Event) -> bool:
+        """Read until the run is finished, and finish what was read; True if nothing of it is left."""
+        while True:
+            while not stop.is_set() and not self._finished():
+                self._round()
+            clean = self._drain(stop)
+            if not self._settlement.lost or stop.is_set() or self._policy.max_records is not None:
+                return clean
+            self._source.resume()
+            self._settlement.reread_lost(self.reread)
+
     def _round(self) -> None:
         progress = self._progress
         now = progress.last_round = self._clock()
         self._metrics.progress.set(time.time())
         self._check()
         self._balance(now)
+        self._observe_buffered()
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
+        if self._settlement.reread_lost(self.reread):
+            records = []
         if self._policy.max_records is not None:
             records = records[: self._policy.max_records - progress.consumed]
         if records:
@@ -126,11 +145,12 @@ class IngestWorker:
             self._count_consumed(records)
         for batch in self._builder.close_due(self._clock()):
             self._flow.submit(batch)
-        self._settle()
+        self._settlement.settle()
         if now - progress.last_commit >= COMMIT_S:
             self._commit()
         if now - progress.last_lag >= LAG_S:
             self.observe_lag()
+            self._end_redo()
 
     def _check(self) -> None:
         self._flow.check()
@@ -146,24 +166,28 @@ class IngestWorker:
         if progress.paused_at is None:
             if buffered > limit or not has_room:
                 self._source.pause()
-                progress.paused_at = now
+                progress.paused_at = progress.paused_until = now
                 log.info("kafka.paused", buffered_bytes=buffered, unfinished_records=unfinished)
-        elif buffered <= limit / 2 and has_room:
+            return
+        self._metrics.backpressure.inc(now - progress.paused_until)
+        progress.paused_until = now
+        if buffered <= limit / 2 and has_room:
             self._source.resume()
-            self._metrics.backpressure.inc(now - progress.paused_at)
             log.info("kafka.resumed", paused_s=round(now - progress.paused_at, 1))
             progress.paused_at = None
+
+    def _observe_buffered(self) -> None:
+        """Set what is buffered and how old it is, also while nothing moves."""
+        self._metrics.buffered_bytes.set(self._buffered_bytes())
+        oldest_ms = self._flow.oldest_ms
+        self._metrics.oldest_unwritten.set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
 
     def _buffered_bytes(self) -> int:
         return self._flow.buffered_bytes + self._builder.size
 
-    def _settle(self) -> None:
-        for receipt in self._receipts.take():
-            self._tracker.done(receipt.positions)
-
     def _commit(self) -> None:
         self._progress.last_commit = self._clock()
-        offsets = self._tracker.committable()
+        offsets = self._settlement.committable()
         if not offsets:
             return
         failpoints.hit("uncommitted")
@@ -173,6 +197,13 @@ class IngestWorker:
         if ok:
             self._tracker.committed(offsets)
             self._progress.committed.update(offsets)
+            self._bounds.committed(offsets)
+
+    def _end_redo(self) -> None:
+        """Learn how far an earlier owner can have read: at most to the end of the log after the assignment."""
+        if self._bounds.unended:
+            with suppress(Unavailable):
+                self._bounds.ended(self._source.ends(self._bounds.unended))
 
     def _finished(self) -> bool:
         """Whether the run has read what it was started for."""
@@ -194,32 +225,33 @@ class IngestWorker:
     def _drain(self, stop: threading.Event) -> bool:
         """Finish the records taken, make them durable, commit them. True if none is left.
 
-        A run that ends by itself has no deadline; a stop sets the shutdown deadline.
+        A run that ends by itself has no deadline; a stop sets the shutdown deadline. Ends early when Milvus is lost.
         """
         deadline: float | None = None
         self._source.pause()
         for batch in self._builder.close():
             self._flow.submit(batch)
         log.info("worker.draining", unfinished_records=self._tracker.outstanding())
-        flush_requested = False
-        while self._tracker.outstanding() and (deadline is None or self._clock() < deadline):
+        while self._settlement.unfinished and (deadline is None or self._clock() < deadline):
+            if self._settlement.lost:
+                break
             if deadline is None and stop.is_set():
                 deadline = self._clock() + self._policy.shutdown_s
             self._progress.last_round = self._clock()
             self._check()
             self._source.poll(0.05)
-            self._settle()
-            if self._flow.idle and not flush_requested:
+            idle = self._flow.idle
+            self._settlement.settle()  # after `idle`, so that the flush requested covers the positions of all receipts
+            if idle:
                 self._governor.request()
-                flush_requested = True
             if self._clock() - self._progress.last_commit >= COMMIT_S:
                 self._commit()
-        self._settle()
+        self._settlement.settle()
         self._commit()
-        unfinished = self._tracker.outstanding()
-        if unfinished:
+        if self._settlement.unfinished:
+            unfinished = self._tracker.outstanding()
             log.warning("worker.cut_off", unfinished_records=unfinished, what="they are read again by the next start")
-        return unfinished == 0
+        return not self._settlement.unfinished
 
     def _stop_writing(self) -> None:
         """End the flow and wait for the call under way: others begin to write as soon as this member leaves."""
@@ -233,8 +265,11 @@ class IngestWorker:
 
     def on_assigned(self, partitions: Mapping[KafkaPartition, int]) -> None:
         """Track these Kafka partitions from the given positions; what is stored of their keys is read again."""
+        self._builder.discard(partitions)
         self._tracker.assigned(partitions)
+        self._bounds.assigned(partitions)
         self._flow.assign(partitions)
+        self._dead_letters.assigned()
         self._metrics.rebalances.labels("assigned").inc()
         self._metrics.assigned.set(len(self._source.assignment()))
         log.info("kafka.assigned", partitions=_listed(partitions))
@@ -242,14 +277,23 @@ class IngestWorker:
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
         """Drop what is not submitted; True once no record of these Kafka partitions is being written."""
         self._builder.discard(partitions)
-        self._settle()
+        self._settlement.settle()
         return self._flow.unwritten(partitions) == 0
 
     def committable(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         """The offsets of these Kafka partitions that may be committed now."""
-        self._settle()
-        durable = self._tracker.committable()
+        self._settlement.settle()
+        durable = self._settlement.committable()
         return {partition: durable[partition] for partition in partitions if partition in durable}
+
+    def reread(self) -> None:
+        """Read every assigned Kafka partition again from its committed offset, in a new epoch of each; no commit.
+
+        What was read before and is not committed counts no more: its batches write nothing, its receipts finish
+        nothing. Call it on the worker's thread, outside of `poll`.
+        """
+        log.warning("kafka.reread", partitions=_listed(self._source.assignment()))
+        self._source.reread()
 
     def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
         """These Kafka partitions belong to another worker after this call."""
@@ -266,14 +310,20 @@ class IngestWorker:
     def _drop(self, partitions: Collection[KafkaPartition], event: str) -> None:
         self._builder.discard(partitions)
         self._flow.revoke(partitions)
-        self._tracker.dropped(partitions)
+        self._settlement.dropped(partitions)
+        self._bounds.dropped(partitions)
         for partition in partitions:
             self._progress.targets.pop(partition, None)
-            with suppress(KeyError):  # it was never observed
-                self._metrics.lag_records.remove(partition[0], str(partition[1]))
+            self._forget_lag(partition)
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=_listed(partitions))
+
+    # --- Milvus (called by its connection, on any thread) --------------------------------------------------------
+
+    def on_milvus_lost(self) -> None:
+        """The connection to Milvus broke: a server that starts again may not have what is not flushed."""
+        self._settlement.milvus_lost()
 
     # --- for observers -------------------------------------------------------------------------------------------
 
@@ -299,9 +349,7 @@ class IngestWorker:
         return problems | self._kafka_problem()
 
     def _kafka_problem(self) -> dict[str, str]:
-        if not self._source.assignment():
-            return {"kafka": "no partition assigned yet"}
-        silent_s = time.monotonic() - self._source.last_heartbeat()
+        silent_s = suspend_clock() - self._source.last_heartbeat()
         if silent_s <= self._policy.session_s:
             return {}
         if math.isinf(silent_s):
@@ -315,10 +363,17 @@ class IngestWorker:
             self._metrics.consumed_bytes.labels(topic).inc(size)
 
     def observe_lag(self) -> None:
-        """Set the lag metric of every assigned Kafka partition."""
+        """Set the lag metric of every assigned Kafka partition; remove it where the end is not known any more."""
         self._progress.last_lag = self._clock()
-        for (topic, partition), lag in self._source.lag().items():
-            self._metrics.lag_records.labels(topic, partition).set(max(0, lag.end - (lag.committed or 0)))
+        for name, lag in self._source.lag().items():
+            if time.monotonic() - lag.measured_at > LAG_AGE_S:
+                self._forget_lag(name)
+            else:
+                self._metrics.lag_records.labels(*name).set(max(0, lag.end - (lag.committed or 0)))
+
+    def _forget_lag(self, partition: KafkaPartition) -> None:
+        with suppress(KeyError):  # it was never observed
+            self._metrics.lag_records.remove(partition[0], str(partition[1]))
 
 
 def _listed(partitions: Collection[KafkaPartition]) -> list[str]:

@@ -6,24 +6,30 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
+from consumers.kafka.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
+from consumers.kafka.remembered import RememberedPositions
 from consumers.kafka.source import KafkaSource, Lag, Source
 from consumers.kafka.time_range import TimeRange, parse_time_range
 
 __all__ = [
     "BrokerInfo",
     "GroupWatch",
+    "KafkaLookup",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
+    "LeaseClock",
     "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
     "Publisher",
     "RebalanceHandler",
+    "RememberedPositions",
     "Source",
     "TimeRange",
     "TopicFacts",
@@ -37,6 +43,7 @@ __all__ = [
     "read_range",
     "records_at",
     "stable_ranges",
+    "suspend_clock",
     "topic_facts",
     "topic_ranges",
 ]

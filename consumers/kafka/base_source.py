@@ -22,7 +22,8 @@ from kafka.errors import (
 from consumers.kafka.errors import error_text, fenced, translated
 from consumers.kafka.internals import UnreadableBatch, unread_position
 from consumers.kafka.records import source_record
-from pipeline.errors import MilvusStreamError, OffsetsLost
+from consumers.kafka.remembered import truncated
+from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition, SourceRecord
 
 log = structlog.get_logger(__name__)
@@ -102,7 +103,9 @@ class BaseSource(ABC):
                 {(tp.topic, tp.partition): at for tp, at in error.args[0].items()}
             )
         elif isinstance(error, LogTruncationError):
-            failure = OffsetsLost(f"the log was truncated below a position that was read already: {error}")
+            (tp, divergent), *_ = error.divergent_offsets.items()
+            position = self._open_consumer().position(tp, timeout_ms=0) or 0
+            failure = truncated((tp.topic, tp.partition), position, None if divergent is None else divergent.offset)
         elif isinstance(error, UnreadableBatch):
             failure = MilvusStreamError(f"{error}. {self._remedy}")
         elif isinstance(error, CorruptRecordError):

@@ -29,6 +29,12 @@ ASSIGNORS: Mapping[str, Any] = {
     "roundrobin": RoundRobinPartitionAssignor,
 }
 
+STATIC_LEASE_S = 15.0
+"""How long a static member may write after a heartbeat, and how long its replacement waits before it takes over."""
+
+_MOST_STATIC_INTERVAL_MS = 5_000
+"""Longer pauses between heartbeats would leave calls of a static member too little time."""
+
 _RESERVED: Mapping[str, str] = {
     "bootstrap_servers": "kafka.bootstrap_servers",
     "group_id": "kafka.group_id",
@@ -86,11 +92,28 @@ class KafkaSettings:
     def __post_init__(self) -> None:
         start_timestamp_ms(self.start_from)
         object.__setattr__(self, "options", {name: _checked(name, value) for name, value in self.options.items()})
+        interval_ms = self.options.get("heartbeat_interval_ms", 0)
+        if self.is_static and interval_ms > _MOST_STATIC_INTERVAL_MS:
+            raise UsageError(
+                f"kafka.heartbeat_interval_ms is {interval_ms}; with kafka.group_instance_id write at most "
+                f"{_MOST_STATIC_INTERVAL_MS}: a static member may write for {STATIC_LEASE_S:.0f} s after a heartbeat"
+            )
 
     @property
     def max_poll_interval_ms(self) -> int:
         """The longest time between two polls of a member before the group goes on without it."""
         return int(self.options.get("max_poll_interval_ms", KafkaConsumer.DEFAULT_CONFIG["max_poll_interval_ms"]))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether another process can take this member's id, and its Kafka partitions with it, at any time."""
+        return self.options.get("group_instance_id") is not None
+
+    @property
+    def lease_s(self) -> float:
+        """Seconds after an answered heartbeat in which no other worker can own this member's Kafka partitions."""
+        session_s = self.session_timeout_ms / 1000
+        return min(session_s, STATIC_LEASE_S) if self.is_static else session_s
 
 
 def start_timestamp_ms(start_from: str) -> int | None:

@@ -57,7 +57,7 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def fenced(error: Exception) -> MembershipLost:
+def fenced(error: Exception | None = None) -> MembershipLost:
     """Return the error of a static member whose id was taken by another worker."""
     lost = MembershipLost(
         "another worker has joined with the same kafka.group_instance_id: this one was fenced off and must not write. "

@@ -6,18 +6,29 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from kafka.admin import KafkaAdminClient
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    UnstableOffsetCommitError,
+)
 
 from consumers.kafka.admin import existing_topics, log_ranges
 from consumers.kafka.connection import KafkaSettings, open_admin
 from consumers.kafka.errors import kafka_errors
+from consumers.kafka.internals import wait_for_transactions
 from consumers.kafka.retry import RETRY_S, retry_until_deadline
 from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition
 
 _LAG_DEADLINE_S = 15.0
 """A command waits for the coordinator, and somebody waits for the command."""
-COORDINATOR_MOVES = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError)
+COORDINATOR_MOVES = (
+    CoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    NotCoordinatorError,
+    UnstableOffsetCommitError,
+)
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
 _ACTIVE_S = 2.0
@@ -31,6 +42,8 @@ class Commit:
 
     offset: int
     topic_id: str
+    leader_epoch: int = -1
+    """Of the record before the offset; -1: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +72,17 @@ def group_commits(
     retried: type[Exception] | tuple[type[Exception], ...] = COORDINATOR_MOVES,
     deadline_s: float = RETRY_S,
 ) -> dict[KafkaPartition, Commit]:
-    """Read the group's commits; `retried`: errors after which the call is repeated. Raises UsageError, Unavailable."""
+    """Read the group's commits; `retried`: errors after which the call is repeated. Raises UsageError, Unavailable.
+
+    Where `retried` has RetriableError, this waits for open transactions that commit offsets of the group.
+    """
+    wait_for_transactions(admin)
     with kafka_errors(f"the committed offsets of group {group_id}"):
         offsets = retry_until_deadline(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "")
+        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "", commit.leader_epoch)
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }

@@ -1,20 +1,25 @@
 """The internals of kafka-python that this program uses or replaces; with `batches`, the only user of its private names.
 
-Replaced is how fetched batches become records. kafka-python 3.0 unpacks a whole batch before the size of a record is
-known, and stops for ever at a header name that is not UTF-8. Here a batch is unpacked piece by piece, a record too
-large for memory is cut on the way, and a record with such a header name gets a defect, which dead-letters it.
+Replaced is what happens to a member that is refused while it joins, and how fetched batches become records.
+kafka-python 3.0 unpacks a whole batch before the size of a record is known, and stops for ever at a header name that is
+not UTF-8. Here a batch is unpacked piece by piece, a record too large for memory is cut on the way, and a record with
+such a header name gets a defect, which dead-letters it.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import kafka
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.coordinator.heartbeat import Heartbeat
 from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.batches import HEADER_COST, Batches, ReadLimits
+from consumers.kafka.lease_clock import NEVER, Beat, LeaseClock
 from consumers.kafka.unpacking import Unpackable, missing_codecs
 from pipeline.errors import UsageError
 
@@ -59,9 +64,19 @@ def finish_join(consumer: KafkaConsumer) -> None:
         consumer._coordinator.request_rejoin()
 
 
-def is_member(consumer: KafkaConsumer) -> bool:
-    """Whether the coordinator has given this consumer a member id."""
-    return bool(consumer._coordinator._generation.has_member_id())
+def follow_membership(consumer: KafkaConsumer, clock: LeaseClock) -> None:
+    """Make the consumer announce every loss of its membership, and keep the times of its heartbeats on `clock`."""
+    coordinator = consumer._coordinator
+    coordinator.__class__ = _Coordinator
+    heartbeat = coordinator.heartbeat
+    heartbeat.__class__ = _Heartbeat
+    heartbeat.clock = clock
+
+
+def member_id(consumer: KafkaConsumer) -> str:
+    """Return the id under which the consumer is a member; empty while it is none."""
+    generation = consumer._coordinator._generation
+    return str(generation.member_id) if generation.generation_id >= 0 else ""
 
 
 def is_stable(consumer: KafkaConsumer) -> bool:
@@ -69,16 +84,36 @@ def is_stable(consumer: KafkaConsumer) -> bool:
     return bool(consumer._coordinator.stable())
 
 
-def answered_heartbeat(consumer: KafkaConsumer) -> float:
-    """Return the monotonic time at which the last heartbeat was sent; -inf while it is not answered.
+def is_replaced(consumer: KafkaConsumer) -> bool:
+    """Whether another consumer has taken the id of this static member.
+
+    kafka-python reports it nowhere: it sends no heartbeats any more, and goes on reading.
+    """
+    coordinator = consumer._coordinator
+    with coordinator._lock:  # a join that ends sets these fields together
+        return coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled
+
+
+def answered_heartbeat(consumer: KafkaConsumer) -> Beat:
+    """Return when the last heartbeat that was answered left.
 
     The broker's session timer restarts when it receives a heartbeat, so only the time of sending is certain. The
     client's own `last_reset` is not: it also moves when a process that was stopped finds its coordinator again, long
     after the group has replaced it.
     """
-    heartbeat = consumer._coordinator.heartbeat
-    sent: float = heartbeat.last_send  # read before `last_receive`, because the client's thread may send in between
-    return sent if sent <= heartbeat.last_receive else float("-inf")
+    answered: Beat = consumer._coordinator.heartbeat.answered
+    return answered
+
+
+def seek(consumer: KafkaConsumer, partition: TopicPartition, offset: int, leader_epoch: int) -> None:
+    """Read on at an offset; `leader_epoch`: that of the record before it, -1 if it is unknown.
+
+    With an epoch, the next poll first compares it with the leader's log, and raises LogTruncationError where that
+    record is gone. kafka-python's own `seek` takes no epoch.
+    """
+    consumer.seek(partition, offset)
+    if leader_epoch >= 0:
+        consumer._subscription.assignment[partition].seek(OffsetAndMetadata(offset, "", leader_epoch))
 
 
 def unread_position(consumer: KafkaConsumer) -> str:
@@ -95,9 +130,53 @@ async def client_sleep(consumer: KafkaConsumer, seconds: float) -> None:
     await consumer._net.sleep(seconds)
 
 
+def wait_for_transactions(admin: KafkaAdminClient) -> None:
+    """Make the admin's requests for committed offsets fail while a transaction that commits some is open (KIP-447).
+
+    The error is UnstableOffsetCommitError, which is retriable. kafka-python's consumer asks for the same, its admin
+    client cannot.
+    """
+    requests = type(admin)._list_group_offsets_requests
+
+    def stable(group_specs: Any) -> Iterator[Any]:
+        for group_id, request in requests(admin, group_specs):
+            request.require_stable = True
+            yield group_id, request
+
+    admin._list_group_offsets_requests = stable
+
+
 def broker_version(admin: KafkaAdminClient) -> tuple[int, ...]:
     """Return the newest Kafka version whose protocol the broker speaks."""
     return tuple(admin.config["api_version"] or admin._manager.broker_version)
+
+
+class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
+    """A coordinator that calls `on_partitions_lost` also when the membership is lost in the middle of a join.
+
+    kafka-python prepares a join once, and the preparation is what announces a loss. If the broker then refuses the
+    member (it was silent for a session while it joined), the join is repeated as a new member with the old assignment.
+    """
+
+    def reset_generation(self, *arguments: Any, **options: Any) -> None:
+        super().reset_generation(*arguments, **options)
+        self.rejoining = False  # the next attempt is prepared again
+
+
+class _Heartbeat(Heartbeat):  # type: ignore[misc]
+    """Heartbeats, one at a time, with the time at which the last answered one left."""
+
+    clock: LeaseClock
+    sent = NEVER
+    answered = NEVER
+
+    def sent_heartbeat(self) -> None:
+        self.sent = self.clock.beat()
+        super().sent_heartbeat()
+
+    def received_heartbeat(self) -> None:
+        super().received_heartbeat()
+        self.answered = self.sent
 
 
 class _BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]

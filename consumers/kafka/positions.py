@@ -1,9 +1,13 @@
-"""Start positions: the committed offset, or `start_from` if the group has never read the topic."""
+"""Start positions: the committed offset, or `start_from` if the group has never read the topic.
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+Both are compared with what Milvus remembers, so that a loss in Kafka or in Milvus stops the start.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import RetriableError
@@ -13,9 +17,23 @@ from consumers.kafka.admin import LogRange, existing_topics, log_ranges, topic_i
 from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
 from consumers.kafka.groups import Commit, group_commits
+from consumers.kafka.leader_epochs import UNKNOWN, LeaderEpochs
+from consumers.kafka.remembered import (
+    SKIP,
+    UNASKED,
+    AcceptableGap,
+    PositionMemory,
+    Remembered,
+    begin_without_commit,
+    check_commit,
+    truncated,
+)
 from consumers.kafka.retry import retry_until_deadline
-from pipeline.errors import OffsetsLost
+from pipeline.errors import OffsetsLost, Unavailable
 from pipeline.records import KafkaPartition
+from pipeline.store import StoredPosition
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -26,56 +44,80 @@ class StartOffsets:
 
     positions: Mapping[KafkaPartition, int]
     decided: Mapping[KafkaPartition, int]
-    """Positions without a commit: to be committed before the first record is read."""
+    """Positions that are not committed yet: to be committed before the first record is read."""
+    epochs: Mapping[KafkaPartition, int]
+    """The leader epochs of the commits among them."""
 
 
 def begin_at(
-    partition: KafkaPartition, log: LogRange, commit: Commit | None, *, topic_id: str, read_before: bool, first: int
+    partition: KafkaPartition,
+    log: LogRange,
+    commit: Commit | None,
+    *,
+    topic_id: str,
+    read_before: bool,
+    first: int,
+    remembered: Remembered = UNASKED,
 ) -> int:
     """Return the offset to begin at. Raises OffsetsLost, with the size of the gap, if records before it are gone.
+
+    Where reading can go on without them, it is an AcceptableGap.
 
     `first`: the meaning of `start_from` on this Kafka partition. `read_before`: whether the group has committed on any
     Kafka partition of the topic. The first start commits a position on *every* Kafka partition, so:
 
-    1. No commit, not read before: the first start. Begin at `first`.
-    2. No commit, read before, the log begins at 0: a new Kafka partition, or a commit that expired or was deleted.
+    1. The log ends below the position that Milvus remembers: it was truncated. Stop.
+    2. No commit, a remembered position: the commits have expired, or the first start ended before its commit.
+    3. No commit, not read before: the first start. Begin at `first`.
+    4. No commit, read before, the log begins at 0: a new Kafka partition, or a commit that expired or was deleted.
        Begin at 0; to read records again is exact.
-    3. No commit, read before, the log begins later: unread records may be gone, and nobody knows how many. Stop.
-    4. A commit for another topic id: the topic was deleted and recreated. Stop.
-    5. A commit outside the log: records were deleted unread, or the log was truncated. Stop.
-    6. A commit within the log: begin there.
+    5. No commit, read before, the log begins later: unread records may be gone, and nobody knows how many. Stop.
+    6. A commit for another topic id: the topic was deleted and recreated. Stop.
+    7. A commit outside the log: records were deleted unread, or the log was truncated. Stop.
+    8. A commit ahead of the position that Milvus remembers: Milvus has lost documents. Stop.
+    9. A commit within the log: begin there.
     """
     name = f"{partition[0]}/{partition[1]}"
+    position = remembered.position
+    if position is not None and position.offset > log.end:
+        raise truncated(partition, position.offset, log.end)
     if commit is None:
+        if position is not None:
+            return begin_without_commit(partition, log, position)
         if not read_before:
             return first
         if log.start == 0:
             return 0
-        raise OffsetsLost(
+        raise AcceptableGap(
             f"{name}: no committed offset, although this group has read the topic before, and the log begins at "
-            f"{log.start}: up to {log.start} records may be lost. {_REMEDY}"
+            f"{log.start}: up to {log.start} records may be lost. {_REMEDY}",
+            log.start,
         )
     if commit.topic_id and topic_id and commit.topic_id != topic_id:
-        raise OffsetsLost(
+        raise AcceptableGap(
             f"{name}: the topic was deleted and recreated since offset {commit.offset} was committed; "
-            f"the new log holds offsets {log.start} to {log.end}. {_REMEDY}"
+            f"the new log holds offsets {log.start} to {log.end}. {_REMEDY}",
+            log.start,
         )
     if commit.offset < log.start:
-        raise OffsetsLost(
+        raise AcceptableGap(
             f"{name}: the next record to read is {commit.offset}, but the log begins at {log.start}: "
-            f"{log.start - commit.offset} offsets are gone (retention or deletion). {_REMEDY}"
+            f"{log.start - commit.offset} offsets are gone (retention or deletion). {_REMEDY}",
+            log.start,
         )
     if commit.offset > log.end:
         raise OffsetsLost(
             f"{name}: the next record to read is {commit.offset}, but the log ends at {log.end}: it was truncated "
-            f"or recreated, {commit.offset - log.end} offsets are gone. {_REMEDY}"
+            f"or recreated, {commit.offset - log.end} offsets are gone. Nothing was skipped. To go on, fill a new "
+            "collection from the log as it is: set milvus.collection and kafka.group_id to new names"
         )
+    check_commit(partition, commit.offset, remembered)
     return commit.offset
 
 
 _REMEDY = (
-    "Nothing was skipped. To go on, set the group's offsets on purpose "
-    "(kafka-consumer-groups --reset-offsets, worker stopped), or replay the records from elsewhere"
+    "Nothing was skipped. To go on elsewhere, set the group's offsets on purpose (kafka-consumer-groups.sh "
+    f"--reset-offsets, worker stopped), or bring the records back. {SKIP}"
 )
 
 
@@ -89,19 +131,31 @@ def check_topic_ids(admin: KafkaAdminClient, known: Mapping[str, str]) -> None:
 class StartPositions:
     """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Unavailable, UsageError.
 
-    A first start is decided once for all Kafka partitions of a topic and committed before any record is read. After
-    that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty group have expired
-    (`offsets.retention.minutes`, a week), the group looks new. `stored(topic)`, called only then, says whether
-    documents of the topic are stored already; if they are, that start counts as a loss, too.
+    A first start is decided once for all Kafka partitions of a topic, remembered in Milvus, and committed before any
+    record is read. After that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty
+    group have expired (`offsets.retention.minutes`, a week), the group looks new. `memory` knows it. A collection of a
+    former version remembers nothing: `stored(topic)`, called only then, says whether documents of the topic are stored
+    already; if they are, that start counts as a loss, too.
     """
 
     def __init__(
-        self, admin: KafkaAdminClient, settings: KafkaSettings, stored: Callable[[str], bool] | None = None
+        self,
+        admin: KafkaAdminClient,
+        settings: KafkaSettings,
+        stored: Callable[[str], bool] | None = None,
+        *,
+        memory: PositionMemory | None = None,
+        accept_gap: bool = False,
     ) -> None:
+        """`accept_gap`: go on behind a gap of each Kafka partition once, with a line in the log."""
         self._admin = admin
         self._settings = settings
         self._stored = stored
+        self._memory = memory
+        self._accept_gap = accept_gap
+        self._accepted: set[KafkaPartition] = set()
         self.topic_ids: dict[str, str] = {}
+        self.epochs = LeaderEpochs()
 
     def before_joining(self) -> None:
         """Check that the topics exist, and commit the start of those never read while the group is still empty.
@@ -112,6 +166,7 @@ class StartPositions:
         topics = self._describe()
         partitions = [(topic, number) for topic, count in topics.items() for number in range(count)]
         start = self._find(partitions, only_new_topics=True)
+        self._remember(start)
         if start.decided:
             offsets = {TopicPartition(*name): self.metadata(name, at) for name, at in start.decided.items()}
             with kafka_errors(f"the first commit of group {self._settings.group_id}"):
@@ -120,7 +175,24 @@ class StartPositions:
     def find(self, partitions: Collection[KafkaPartition]) -> StartOffsets:
         """Find the start of Kafka partitions that were just assigned."""
         self._describe()
-        return self._find(partitions, only_new_topics=False)
+        start = self._find(partitions, only_new_topics=False)
+        self._remember(start)
+        for name, offset in start.positions.items():
+            self.epochs.begin(name, offset, start.epochs.get(name, UNKNOWN))
+        return start
+
+    def problems(self) -> list[OffsetsLost]:
+        """Find what a start would stop for, on every Kafka partition; changes nothing."""
+        topics = self._describe()
+        names = [(topic, number) for topic, count in topics.items() for number in range(count)]
+        situation = self._situation(names, only_new_topics=False)
+        problems = []
+        for name in names:
+            try:
+                self._begin(name, situation)
+            except OffsetsLost as error:
+                problems.append(error)
+        return problems
 
     def check_topics(self, topics: Collection[str]) -> None:
         """Raise OffsetsLost if one of the topics was deleted and recreated since the last assignment."""
@@ -128,7 +200,7 @@ class StartPositions:
 
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """Return an offset to commit, with the topic's id, which shows later whether the topic was recreated."""
-        return commit_metadata(offset, self.topic_ids.get(partition[0], ""))
+        return commit_metadata(offset, self.topic_ids.get(partition[0], ""), self.epochs.before(partition, offset))
 
     def _describe(self) -> Mapping[str, int]:
         topics = existing_topics(self._admin, self._settings.topics)
@@ -136,33 +208,80 @@ class StartPositions:
         return {topic: info.partitions for topic, info in topics.items()}
 
     def _find(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> StartOffsets:
+        situation = self._situation(partitions, only_new_topics=only_new_topics)
+        commits, positions, decided = situation.commits, {}, {}
+        for name in situation.ranges:
+            try:
+                positions[name] = self._begin(name, situation)
+            except AcceptableGap as gap:
+                if not self._accept_gap or name in self._accepted:
+                    raise
+                self._accepted.add(name)
+                log.warning("offsets.gap_accepted", partition=f"{name[0]}/{name[1]}", at=gap.go_on_at, why=str(gap))
+                positions[name] = decided[name] = gap.go_on_at
+            if name not in commits:
+                decided[name] = positions[name]
+        epochs = {name: commits[name].leader_epoch for name in positions if name in commits and name not in decided}
+        return StartOffsets({name: positions[name] for name in partitions if name in positions}, decided, epochs)
+
+    def _situation(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> "_Situation":
         commits = group_commits(self._admin, self._settings.group_id, retried=RetriableError)
-        new_topics = self._new_topics({topic for topic, _ in partitions}, {topic for topic, _ in commits})
+        stored, filled = self._remembered(commits)
+        committed = {topic for topic, _ in commits}
+        known = committed | {topic for topic, _ in stored or ()}
+        new_topics = {topic for topic, _ in partitions if topic not in known and not self._is_stored(topic)}
         # A member that finds a topic without any commit decides for all of its Kafka partitions, not only its own.
         first_starts = {name for topic in new_topics for name in self._partitions_of(topic)}
         first_starts |= {name for name in partitions if name[0] in new_topics}
         requested = first_starts if only_new_topics else first_starts | set(partitions)
+        unread = {name: commits[name].offset for name in requested if name in commits}
+        if stored is None and self._memory is not None:
+            if len(unread) < len(requested):
+                raise Unavailable("where to begin without a committed offset is remembered in Milvus, which is away")
+            log.warning("positions.unread", what="Milvus is away: they are compared before the next one is written")
+            self._memory.expect(unread)
         ranges = {name: LogRange(*span) for name, span in self._ranges(requested).items()}
-        first = self._first_offsets(first_starts, ranges)
-        positions = {
-            name: begin_at(
-                name,
-                ranges[name],
-                commits.get(name),
-                topic_id=self.topic_ids.get(name[0], ""),
-                read_before=name not in first_starts,
-                first=first.get(name, 0),
-            )
-            for name in requested
-        }
-        decided = {name: at for name, at in positions.items() if name not in commits}
-        return StartOffsets({name: positions[name] for name in partitions if name in positions}, decided)
+        return _Situation(
+            commits=commits,
+            ranges=ranges,
+            first=self._first_offsets(first_starts, ranges),
+            first_starts=first_starts,
+            stored=stored,
+            filled=filled,
+        )
 
-    def _new_topics(self, topics: Iterable[str], committed: Collection[str]) -> set[str]:
-        """Return the topics without a commit of which no document is stored."""
-        return {
-            topic for topic in topics if topic not in committed and (self._stored is None or not self._stored(topic))
-        }
+    def _remembered(
+        self, commits: Mapping[KafkaPartition, Commit]
+    ) -> tuple[Mapping[KafkaPartition, StoredPosition] | None, Mapping[str, bool]]:
+        """Return what Milvus remembers (None: not asked, or away), and whether it holds documents of other topics."""
+        if self._memory is None:
+            return None, {}
+        try:
+            stored = self._memory.read(self.topic_ids)
+            unknown = {name[0] for name in commits if name not in stored and name[0] in self.topic_ids}
+            return stored, {topic: self._memory.filled(topic) for topic in unknown}
+        except Unavailable:
+            return None, {}
+
+    def _begin(self, name: KafkaPartition, situation: "_Situation") -> int:
+        stored = situation.stored
+        return begin_at(
+            name,
+            situation.ranges[name],
+            situation.commits.get(name),
+            topic_id=self.topic_ids.get(name[0], ""),
+            read_before=name not in situation.first_starts,
+            first=situation.first.get(name, 0),
+            remembered=UNASKED if stored is None else Remembered(stored.get(name), situation.filled.get(name[0], True)),
+        )
+
+    def _remember(self, start: StartOffsets) -> None:
+        """Have Milvus remember a start without a commit before Kafka does, so that its memory is never behind."""
+        if self._memory is not None and start.decided:
+            self._memory.begin(start.decided)
+
+    def _is_stored(self, topic: str) -> bool:
+        return self._stored is not None and self._stored(topic)
 
     def _partitions_of(self, topic: str) -> list[KafkaPartition]:
         topics = existing_topics(self._admin, (topic,))
@@ -192,6 +311,20 @@ class StartPositions:
         return retry_until_deadline(call, RetriableError)
 
 
-def commit_metadata(offset: int, topic_id: str) -> OffsetAndMetadata:
-    """Return an offset to commit together with the id of its topic."""
-    return OffsetAndMetadata(offset, topic_id, -1)
+@dataclass(frozen=True, slots=True)
+class _Situation:
+    """What Kafka and Milvus say before a start."""
+
+    commits: Mapping[KafkaPartition, Commit]
+    ranges: Mapping[KafkaPartition, LogRange]
+    """Of the Kafka partitions to be decided."""
+    first: Mapping[KafkaPartition, int]
+    first_starts: Collection[KafkaPartition]
+    stored: Mapping[KafkaPartition, StoredPosition] | None
+    """None: Milvus was not asked, or does not answer."""
+    filled: Mapping[str, bool]
+
+
+def commit_metadata(offset: int, topic_id: str, leader_epoch: int = UNKNOWN) -> OffsetAndMetadata:
+    """Return an offset to commit with the id of its topic and the leader epoch of the record before it."""
+    return OffsetAndMetadata(offset, topic_id, leader_epoch)

@@ -1,7 +1,7 @@
 """The rebalance listener: the steps at each change of the assignment, in an order that loses nothing."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -12,8 +12,8 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 
 from consumers.kafka.base_source import SourceFailure
 from consumers.kafka.errors import error_text, fenced
-from consumers.kafka.internals import client_sleep
-from consumers.kafka.positions import StartPositions
+from consumers.kafka.internals import client_sleep, member_id, seek
+from consumers.kafka.positions import StartOffsets, StartPositions
 from pipeline import failpoints
 from pipeline.records import KafkaPartition
 
@@ -27,7 +27,11 @@ class RebalanceHandler(Protocol):
     """The worker's reaction to a rebalance. Called on another thread while `Source.poll` blocks; it must not block."""
 
     def on_assigned(self, partitions: Mapping[KafkaPartition, int]) -> None:
-        """Take over these Kafka partitions, which are read from the given offsets (the committed ones)."""
+        """Take over these Kafka partitions, which are read from the given offsets (the committed ones).
+
+        Each call begins an epoch of each of them, also where it is owned already: what was read of it before counts
+        no more.
+        """
 
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
         """Stop feeding these Kafka partitions; True when none of their records is in flight. Called repeatedly."""
@@ -50,6 +54,9 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
 
     A synchronous listener that commits would stop the whole group. Blocking calls run on `executor`. The first error
     is kept in `failure`, which poll raises: raised here, the client would only log it.
+
+    Kafka partitions belong to the member id under which they were assigned. Under another id they are lost, whatever
+    the client calls: a member that was refused has been replaced for a session or longer.
     """
 
     def __init__(
@@ -61,13 +68,18 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         failure: SourceFailure,
         *,
         drain_s: float,
+        take_over: Callable[[], float],
     ) -> None:
+        """`take_over`: seconds that a new member still waits before it takes over, called until it is not positive."""
         self._consumer = consumer
         self._handler = handler
         self.positions = positions
         self._executor = executor
         self._drain_s = drain_s
         self._failure = failure
+        self._take_over = take_over
+        self._member = ""
+        """The id under which the Kafka partitions in `committed` were assigned."""
         self.paused = False
         self.closing = False
         self.committed: dict[KafkaPartition, int] = {}
@@ -89,7 +101,10 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         if not partitions or self.closing or self._failure.error is not None:
             return
         try:
-            await self._revoke(partitions)
+            if self.outlived:
+                self._lose(tuple(self.committed))
+            else:
+                await self._revoke(partitions)
         except Exception as error:  # the client would swallow it
             self._failure.error = error
 
@@ -99,25 +114,69 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         if not partitions or self.closing or self._failure.error is not None:
             return
         try:
-            self._forget(partitions)
-            self._handler.on_lost(partitions)
+            self._lose(partitions)
         except Exception as error:  # the client would swallow it
             self._failure.error = error
 
+    @property
+    def outlived(self) -> bool:
+        """Whether Kafka partitions are still owned under an id that is this member's no more."""
+        return bool(self.committed) and self._member != member_id(self._consumer)
+
+    def check_member(self, assigned: Collection[KafkaPartition]) -> bool:
+        """Handle a loss that the client has not announced; True: everything assigned is read again. Blocks.
+
+        For the polling thread, of a member whose group is stable.
+        """
+        if self.outlived:
+            self._lose(tuple(self.committed))
+        if all(name in self.committed for name in assigned):
+            return False
+        self.reread(assigned)
+        return True
+
+    def reread(self, partitions: Collection[KafkaPartition]) -> None:
+        """Begin these Kafka partitions again at their committed offsets. Blocks; for the polling thread."""
+        if not partitions:
+            return
+        self._member = member_id(self._consumer)
+        begin = self.positions.find(partitions)
+        self._seek(begin)
+        self._begin(begin.positions)
+
     async def _assign(self, partitions: Collection[KafkaPartition]) -> None:
+        if self.outlived:
+            self._lose(tuple(self.committed))
+        self._member = member_id(self._consumer)
+        while (wait_s := self._take_over()) > 0:
+            await client_sleep(self._consumer, min(wait_s, _DRAIN_STEP_S))
         search = self._executor.submit(self.positions.find, partitions)
         while not search.done():
             await client_sleep(self._consumer, _ANSWER_STEP_S)
         begin = search.result()
-        for name, offset in begin.positions.items():
-            # Needed even if the client still has a position (eager protocol): the records between it and the committed
-            # offset were dropped when the Kafka partition was revoked, and must be read again.
-            self._consumer.seek(TopicPartition(*name), offset)
+        self._seek(begin)
         if self.paused:
             self._consumer.pause(*(TopicPartition(*name) for name in partitions))
         await self._commit(begin.decided)
-        self.committed.update(begin.positions)
-        self._handler.on_assigned(begin.positions)
+        self._begin(begin.positions)
+
+    def _seek(self, begin: StartOffsets) -> None:
+        """Read on at these offsets, after the client has compared their leader epochs with the log.
+
+        Needed even if the client still has a position (eager protocol): the records between it and the committed offset
+        were dropped when the Kafka partition was revoked, and must be read again.
+        """
+        for name, offset in begin.positions.items():
+            seek(self._consumer, TopicPartition(*name), offset, begin.epochs.get(name, -1))
+
+    def _begin(self, positions: Mapping[KafkaPartition, int]) -> None:
+        self.committed.update(positions)
+        self._handler.on_assigned(positions)
+
+    def _lose(self, partitions: Collection[KafkaPartition]) -> None:
+        """Call the worker before the lease is answered again: `outlived` ends when nothing is owned."""
+        self._handler.on_lost(partitions)
+        self._forget(partitions)
 
     async def _revoke(self, partitions: Collection[KafkaPartition]) -> None:
         deadline = time.monotonic() + self._drain_s

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -22,13 +22,22 @@ from typing_extensions import override
 
 from consumers.kafka.admin import LogRange, log_ranges
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
-from consumers.kafka.connection import KafkaSettings, open_admin, open_consumer
+from consumers.kafka.connection import STATIC_LEASE_S, KafkaSettings, open_admin, open_consumer
 from consumers.kafka.errors import error_text, fenced, kafka_errors, translated
 from consumers.kafka.groups import Commit
-from consumers.kafka.internals import answered_heartbeat, finish_join, is_member, is_stable
+from consumers.kafka.internals import (
+    answered_heartbeat,
+    finish_join,
+    follow_membership,
+    is_replaced,
+    is_stable,
+    member_id,
+)
+from consumers.kafka.lease_clock import NEVER, LeaseClock
 from consumers.kafka.positions import StartPositions, begin_at
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler
-from pipeline.errors import MilvusStreamError, OffsetsLost
+from consumers.kafka.remembered import PositionMemory
+from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost
 from pipeline.records import KafkaPartition, SourceRecord
 
 log = structlog.get_logger(__name__)
@@ -59,6 +68,8 @@ class Lag:
     committed: int | None
     position: int
     """Offset of the next record that poll returns."""
+    measured_at: float
+    """When `end` was read, monotonic seconds."""
 
 
 class Source(Protocol):
@@ -99,8 +110,18 @@ class Source(Protocol):
     def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         """Read the current end offsets. Raises Unavailable."""
 
+    def reread(self) -> None:
+        """Begin every assigned Kafka partition again at its committed offset, without a commit; calls `on_assigned`.
+
+        Call it outside of `poll`, when what was read since the last commit may be lost. Raises as `poll` does.
+        """
+
     def last_heartbeat(self) -> float:
-        """Return the latest monotonic time at which this was certainly a member; -inf while it is none."""
+        """Return the latest time of `suspend_clock` at which this was certainly a member; -inf while it is none.
+
+        Also -inf while Kafka partitions of a former membership are not given up yet, and after a jump of the wall clock
+        until the next answered heartbeat.
+        """
 
     def close(self, timeout_s: float) -> None:
         """Leave the group (a static member stays) without a commit and without calls of the handler."""
@@ -109,25 +130,41 @@ class Source(Protocol):
 class KafkaSource(BaseSource, Source):
     """A Source on kafka-python: classic group protocol, manual commits, no automatic reset of offsets."""
 
-    def __init__(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> None:
-        """`stored(topic)`: whether the store holds documents of the topic, for StartPositions."""
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        stored: Callable[[str], bool] | None = None,
+        memory: PositionMemory | None = None,
+        accept_gap: bool = False,
+        clock: LeaseClock | None = None,
+    ) -> None:
+        """`stored`, `memory` and `accept_gap`: for StartPositions."""
         super().__init__(_REMEDY)
         self._settings = settings
         self._stored = stored
+        self._memory = memory
+        self._accept_gap = accept_gap
         self._listener: GroupListener | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
         self._ends_at = float("-inf")
-        self._heartbeat = float("-inf")
-        self._joining = float("-inf")
+        self._ends_read_at = float("-inf")
+        self._clock = clock or LeaseClock()
+        self._joining = NEVER
+        self._joined: tuple[str, float] | None = None
+        """The member id for which the wait of a static member was begun, and when."""
 
     @override
     def start(self, handler: RebalanceHandler) -> None:
         settings = self._settings
         self._admin = open_admin(settings)
-        positions = StartPositions(self._admin, settings, self._stored)
+        positions = StartPositions(
+            self._admin, settings, self._stored, memory=self._memory, accept_gap=self._accept_gap
+        )
         positions.before_joining()
         self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
+        follow_membership(self._consumer, self._clock)
         self._listener = GroupListener(
             self._consumer,
             handler,
@@ -138,6 +175,7 @@ class KafkaSource(BaseSource, Source):
                 _MAX_POLL_SHARE * settings.max_poll_interval_ms / 1000,
                 _SESSION_SHARE * settings.session_timeout_ms / 1000,
             ),
+            take_over=self._take_over_s,
         )
         self._consumer.subscribe(topics=list(settings.topics), listener=self._listener)
         with kafka_errors("the topics' partitions"):
@@ -150,7 +188,22 @@ class KafkaSource(BaseSource, Source):
         consumer, listener = self._started()
         self._failure.check()
         finish_join(consumer)
-        return source_records(self._fetch(timeout_s), listener.positions.topic_ids)
+        batches = self._fetch(timeout_s)
+        listener.positions.epochs.observe(batches)
+        records = source_records(batches, listener.positions.topic_ids)
+        if is_replaced(consumer):
+            self._failure.error = fenced()
+            self._failure.check()
+        if is_stable(consumer) and listener.check_member(self.assignment()):
+            return []
+        return records
+
+    @override
+    def reread(self) -> None:
+        _, listener = self._started()
+        self._failure.check()
+        if not listener.outlived:  # the next poll handles the loss
+            listener.reread(set(listener.committed) & set(self.assignment()))
 
     @override
     def pause(self) -> None:
@@ -168,7 +221,7 @@ class KafkaSource(BaseSource, Source):
     def commit(self, offsets: Mapping[KafkaPartition, int]) -> bool:
         consumer, listener = self._started()
         assigned = {name: at for name, at in offsets.items() if name in listener.committed}
-        if not assigned:
+        if not assigned or listener.outlived:
             return False
         try:
             consumer.commit(
@@ -176,7 +229,8 @@ class KafkaSource(BaseSource, Source):
                 timeout_ms=COMMIT_TIMEOUT_S * 1000,
             )
         except FencedInstanceIdError as error:
-            raise fenced(error) from error
+            self._failure.error = fenced(error)
+            raise self._failure.error from error
         except _WITHOUT_EFFECT as error:
             log.warning("kafka.commit_dropped", why=error_text(error))
             return False
@@ -184,6 +238,22 @@ class KafkaSource(BaseSource, Source):
             raise translated(error, "a commit") from error
         listener.committed.update(assigned)
         return len(assigned) == len(offsets)
+
+    def transaction_offsets(self, offsets: Mapping[KafkaPartition, int]) -> tuple[Mapping[TopicPartition, Any], Any]:
+        """Return offsets and the group's metadata for a transaction that commits them; see `committed_outside`."""
+        consumer, listener = self._started()
+        metadata = {TopicPartition(*name): listener.positions.metadata(name, at) for name, at in offsets.items()}
+        return metadata, consumer.group_metadata()
+
+    def committed_outside(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Record offsets that a transaction has committed."""
+        _, listener = self._started()
+        listener.committed.update({name: at for name, at in offsets.items() if name in listener.committed})
+
+    @property
+    def session_s(self) -> float:
+        """Seconds without an answered heartbeat after which this is a member no more."""
+        return self._settings.session_timeout_ms / 1000
 
     @override
     def assignment(self) -> Collection[KafkaPartition]:
@@ -202,7 +272,8 @@ class KafkaSource(BaseSource, Source):
         lags = {}
         for name in assigned & self._ends.keys():
             committed, position = listener.committed[name], self._position(name)
-            lags[name] = Lag(self._ends[name], committed, committed if position is None else position)
+            position = committed if position is None else position
+            lags[name] = Lag(self._ends[name], committed, position, self._ends_read_at)
         return lags
 
     @override
@@ -218,19 +289,35 @@ class KafkaSource(BaseSource, Source):
 
     @override
     def last_heartbeat(self) -> float:
-        """Return the latest monotonic time at which this was certainly a member; -inf while it is none.
+        """Return the latest time of `suspend_clock` at which this was certainly a member; -inf while it is none.
 
-        The broker's session timer restarts when it receives a heartbeat or a request to join. Each time is read before
-        the state that makes it valid, because the client's thread goes on in between.
+        The broker's session timer restarts when it receives a heartbeat or a request to join. The times are read before
+        the state that makes them valid, because the client's thread goes on in between; an id is never given twice.
         """
-        if self._consumer is None or not is_member(self._consumer):
+        consumer, listener = self._consumer, self._listener
+        if consumer is None or listener is None or isinstance(self._failure.error, MembershipLost):
             return float("-inf")
-        joining = self._joining
-        self._heartbeat = max(self._heartbeat, answered_heartbeat(self._consumer))
-        return max(self._heartbeat, joining) if is_stable(self._consumer) else self._heartbeat
+        joining, answered = self._joining, answered_heartbeat(consumer)
+        beat = max(joining, answered) if is_stable(consumer) else answered
+        if is_replaced(consumer) or not member_id(consumer) or listener.outlived:
+            return float("-inf")
+        return self._clock.certain(beat)
 
     def _on_join(self) -> None:
-        self._joining = time.monotonic()
+        self._joining = self._clock.beat()
+
+    def _take_over_s(self) -> float:
+        """Seconds until the process whose id this static member has taken can write no more.
+
+        A member that is dynamic gets Kafka partitions only when the session of their former owner is over, or it has
+        given them up. The broker gives those of a static member to whoever joins with its id, at once.
+        """
+        if not self._settings.is_static or self._consumer is None:
+            return 0.0
+        now, member = self._clock.now(), member_id(self._consumer)
+        if self._joined is None or self._joined[0] != member:
+            self._joined = (member, now)
+        return self._joined[1] + STATIC_LEASE_S - now
 
     @override
     def close(self, timeout_s: float) -> None:
@@ -244,6 +331,7 @@ class KafkaSource(BaseSource, Source):
         _, listener = self._started()
         try:
             self._ends = dict(self.ends(partitions))
+            self._ends_read_at = time.monotonic()
             listener.positions.check_topics({topic for topic, _ in partitions})
         except OffsetsLost as error:
             self._failure.error = error

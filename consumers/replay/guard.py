@@ -1,14 +1,25 @@
 """The guard of a replay into the live collection: it never replaces newer data of the ingest workers."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from typing_extensions import override
 
 from pipeline.errors import UsageError
 from pipeline.records import Chunk, EmbeddedPut
-from pipeline.store import Applied, Change, Ledger, Vectors, WritePlan, Writer, compare_entry
+from pipeline.store import (
+    Applied,
+    Change,
+    Earlier,
+    Key,
+    Ledger,
+    Unfinished,
+    Vectors,
+    WritePlan,
+    Writer,
+    compare_entry,
+)
 
 _ATTEMPTS = 5
 
@@ -43,7 +54,7 @@ class GuardedWriter(Writer):
         self._group_is_active = group_is_active
         self._pause_s = pause_s
 
-    def plan(self, operations: Sequence[Change]) -> WritePlan:
+    def plan(self, operations: Sequence[Change], folded: Sequence[Earlier] = ()) -> WritePlan:
         """Plan the writes. Raises UsageError if a live worker may write one of the documents at the same time."""
         plan = WritePlan([])
         for attempt in range(_ATTEMPTS):
@@ -59,7 +70,7 @@ class GuardedWriter(Writer):
                     stale += 1
                 else:
                     remaining.append(operation)
-            plan = self._writer.plan(remaining)
+            plan = self._writer.plan(remaining, folded)
             if not plan.in_flight or not active:
                 return replace(plan, unchanged=plan.unchanged + left_alone, stale=plan.stale + stale)
             # A worker may have begun the document since that read: its row is pending now, or newer.
@@ -71,6 +82,11 @@ class GuardedWriter(Writer):
     @override
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         return self._writer.reusable(plan, chunks)
+
+    @override
+    def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> Mapping[Key, Unfinished]:
+        # A live worker may be at it.
+        return {}
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Write the plan. Raises UsageError if workers have been started since the plan was made."""

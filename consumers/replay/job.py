@@ -114,7 +114,11 @@ class RejectedLog(DeadLetterChannel):
             why=rejected.message,
         )
         self.reasons[rejected.reason] += 1
-        self._on_confirmed(Receipt([rejected.position]))
+        self._on_confirmed(Receipt([rejected.position], rejected.batch))
+
+    @override
+    def assigned(self) -> None:
+        pass
 
     @property
     @override

@@ -9,7 +9,7 @@ from kafka import TopicPartition
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, RetriableError
 from typing_extensions import override
 
-from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, Source
+from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, Source, suspend_clock
 from consumers.kafka.admin import EARLIEST, stable_offsets
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
 from consumers.kafka.connection import open_admin, open_consumer
@@ -43,6 +43,8 @@ class ReplaySource(BaseSource, Source):
         self._next_poll_at = time.monotonic()
         self._span = span
         self._ends = {name: offsets.end for name, offsets in span.to_read.items()}
+        self._handler: RebalanceHandler | None = None
+        self._paused = False
         self._unfinished = set(self._ends)
         self._committed = {name: offsets.position for name, offsets in span.to_read.items()}
         self._topics_checked_at = time.monotonic()
@@ -55,7 +57,19 @@ class ReplaySource(BaseSource, Source):
         consumer.assign([TopicPartition(*name) for name in self._ends])
         for name, position in self._committed.items():
             consumer.seek(TopicPartition(*name), position)
+        self._handler = handler
         handler.on_assigned(dict(self._committed))
+
+    @override
+    def reread(self) -> None:
+        consumer = self._open_consumer()
+        for name, position in self._committed.items():
+            consumer.seek(TopicPartition(*name), position)
+        self._unfinished = set(self._ends)
+        if not self._paused:
+            self.resume()
+        if self._handler is not None:
+            self._handler.on_assigned(dict(self._committed))
 
     @override
     def poll(self, timeout_s: float) -> list[SourceRecord]:
@@ -73,11 +87,13 @@ class ReplaySource(BaseSource, Source):
 
     @override
     def pause(self) -> None:
+        self._paused = True
         self._open_consumer().pause(*(TopicPartition(*name) for name in self._unfinished))
 
     @override
     def resume(self) -> None:
         """Continue reading; a Kafka partition that is read to its end remains paused."""
+        self._paused = False
         self._open_consumer().resume(*(TopicPartition(*name) for name in self._unfinished))
 
     @override
@@ -112,7 +128,8 @@ class ReplaySource(BaseSource, Source):
         for name, end in self._ends.items():
             position = self._position(name) if name in self._unfinished else end
             committed = self._committed[name]
-            lags[name] = Lag(end, committed, committed if position is None else min(position, end))
+            position = committed if position is None else min(position, end)
+            lags[name] = Lag(end, committed, position, time.monotonic())
         return lags
 
     @override
@@ -128,7 +145,7 @@ class ReplaySource(BaseSource, Source):
     @override
     def last_heartbeat(self) -> float:
         """Return the current time: nobody can take a replay's Kafka partitions away."""
-        return time.monotonic()
+        return suspend_clock()
 
     def _pause_finished(self) -> None:
         """Pause Kafka partitions read to their end; by position, as compaction and transactions leave holes there."""

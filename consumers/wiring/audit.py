@@ -16,6 +16,7 @@ from consumers.wiring.collection import fingerprint, new_writer, open_configured
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import log_server_warnings
 from pipeline.embedding import Embedder
 from pipeline.store import MilvusPartitions, MilvusServerApi
 
@@ -32,6 +33,7 @@ def audit(
     on_progress: OnProgress,
 ) -> Iterator[tuple[Audit, Repairer | None]]:
     """An audit, and with `repair` its repairer. Opens the existing collection; raises NotFound where there is none."""
+    log_server_warnings(api)
     name, append = settings.milvus.collection, not mode_of(settings).one_version
     open_configured(settings, api, model, create=False)
     kafka, cutter = kafka_settings(settings), chunker(settings, model)

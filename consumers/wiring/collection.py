@@ -6,7 +6,7 @@ from dataclasses import asdict
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from pipeline.embedding import Embedder
-from pipeline.records import KafkaPartition
+from pipeline.records import KafkaPartition, Position
 from pipeline.store import (
     IndexSettings,
     Ledger,
@@ -18,6 +18,7 @@ from pipeline.store import (
     Writer,
     open_collection,
     open_ledger,
+    open_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -29,7 +30,7 @@ def index_settings(settings: Settings) -> IndexSettings:
 
 
 def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
-    """Open the collection, and its ledger where the mode has one.
+    """Open the collection, its ledger where the mode has one, and with `create` its marks.
 
     Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
     """
@@ -37,6 +38,8 @@ def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *
     open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
     if mode_of(settings).one_version:
         open_ledger(api, name, create=create)
+    if create:  # a reader can do without: a collection filled by a former version has none before its next worker
+        open_marks(api, name)
 
 
 def open_writer(
@@ -46,15 +49,18 @@ def open_writer(
     metrics: IngestMetrics,
     *,
     owned: Callable[[], Collection[KafkaPartition]] | None = None,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
 ) -> Writer:
     """Open the collection for writing; creates what is missing. Raises as `open_configured`.
 
-    `owned`: the Kafka partitions of this worker; None: nobody else writes.
+    `owned`: the Kafka partitions of this worker; None: nobody else writes. `durable` and `verify` as in `WriteTarget`.
     """
     open_configured(settings, api, model, create=True)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
     partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
-    return new_writer(settings, api, model, partitions, Ledger(api, name, WritePolicy(), owned=owned))
+    ledger = Ledger(api, name, WritePolicy(), owned=owned)
+    return new_writer(settings, api, model, partitions, ledger, durable=durable, verify=verify)
 
 
 def new_writer(
@@ -63,10 +69,22 @@ def new_writer(
     model: Embedder,
     partitions: MilvusPartitions,
     ledger: Ledger | None = None,
+    *,
+    durable: Callable[[Position], bool] = lambda _: False,
+    verify: bool = True,
 ) -> Writer:
-    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode."""
+    """A writer into a collection that is open already; `ledger`: one to share, in upsert mode.
+
+    `durable` and `verify` as in `WriteTarget`.
+    """
     target = WriteTarget(
-        api, settings.milvus.collection, partitions, partitioning(settings), fingerprint(settings, model)
+        api,
+        settings.milvus.collection,
+        partitions,
+        partitioning(settings),
+        fingerprint(settings, model),
+        durable=durable,
+        verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)
 

@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -16,16 +18,19 @@ from consumers.dead_letters import (
     DeadLetterProducer,
     ensure_dead_letter_topic,
 )
-from consumers.ingest import IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaSettings, KafkaSource, Source
+from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
+from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.ingest import (
+    REFUSALS,
     RETRY,
+    SET_ASIDE_S,
     WINDOW_TOKENS,
     BatchesInFlight,
     BatchPolicy,
@@ -34,19 +39,25 @@ from pipeline.ingest import (
     FlowPolicy,
     IngestFlow,
     PartitionFence,
+    RecordLookup,
+    RedoBounds,
+    RefusalLimit,
 )
-from pipeline.records import Receipt
+from pipeline.records import Finished
 from pipeline.store import (
     Flusher,
     FlushGovernor,
     FlushMarker,
     FlushPolicy,
+    Marks,
     MilvusServerApi,
+    PositionMarks,
+    PositionStore,
     SweepPolicy,
     TombstoneSweep,
     Writer,
     holds_topic,
-    open_ledger,
+    sweep_ledger_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -74,9 +85,16 @@ class WorkerParts:
     """None: any number of records may be rejected."""
     marker: FlushMarker | None = None
     """Shared by the workers of a group, of which one flushes for all. None: the worker flushes for itself."""
+    positions: PositionStore | None = None
+    """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
     fence: PartitionFence = field(default_factory=lambda: PartitionFence(BatchesInFlight()))
+    lookup: RecordLookup | None = None
+    """Reads records again that restore a document. None: none is restored."""
+    bounds: RedoBounds = field(default_factory=RedoBounds)
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
     wall_clock: Callable[[], float] = time.time
 
 
@@ -92,45 +110,76 @@ def ingest_worker(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `metrics`: those that `api` reports its calls to. Raises UsageError (setting), Unavailable (Kafka or Milvus),
-    Mismatch (collection of another schema or model).
+    `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls to. Raises
+    UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    fence = PartitionFence(BatchesInFlight())
-    writer = open_writer(settings, api, model, metrics, owned=lambda: fence.owned)
-    open_ledger(api, settings.milvus.collection)  # in append mode, too: it holds the flush marker
+    bounds, fence = RedoBounds(), PartitionFence(BatchesInFlight())
+    log_warnings(settings, kafka, api)
+    writer = open_writer(settings, api, model, metrics, owned=lambda: fence.owned, durable=bounds.durable)
+    if mode_of(settings).one_version:
+        sweep_ledger_marks(api, settings.milvus.collection)
+    marks = Marks(api, settings.milvus.collection)
+    memory = position_memory(settings, kafka, api, marks)
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api),
+        source=_source(settings, kafka, api, memory, accept_gap=accept_gap),
         writer=writer,
-        dead_letters=DeadLetterProducer(kafka, settings.kafka.dead_letter_topic, on_confirmed=receipts.put),
+        dead_letters=DeadLetterProducer(
+            kafka,
+            settings.kafka.dead_letter_topic,
+            on_confirmed=receipts.put,
+            on_sent=lambda reason: metrics.dead_letters.labels(reason).inc(),
+        ),
         receipts=receipts,
         metrics=metrics,
         limits=DeadLetterLimiter(DeadLetterLimits(**settings.dead_letters.model_dump())),
-        marker=FlushMarker(api, settings.milvus.collection),
+        marker=FlushMarker(marks),
+        positions=memory,
         tombstones=_tombstones(settings, api),
         fence=fence,
+        lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
+        bounds=bounds,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
 
 
-def _source(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> KafkaSource:
+def position_memory(
+    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, marks: Marks
+) -> RememberedPositions:
+    """What Milvus remembers of the group's offsets."""
+    name = settings.milvus.collection
+    return RememberedPositions(
+        PositionMarks(marks, kafka.group_id), kafka.group_id, filled=lambda topic: holds_topic(api, name, topic)
+    )
+
+
+def _source(
+    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, memory: RememberedPositions, *, accept_gap: bool
+) -> KafkaSource:
     """The member of the consumer group."""
+    return KafkaSource(kafka, stored=stored_topics(settings, api), memory=memory, accept_gap=accept_gap)
+
+
+def stored_topics(settings: Settings, api: MilvusServerApi) -> Callable[[str], bool] | None:
+    """Whether documents of a topic are stored, where a group that looks new to Kafka may not be one.
+
+    Starting anywhere but at the beginning would skip records that it has not read.
+    """
     if settings.kafka.start_from == "earliest":
-        return KafkaSource(kafka)
-    # To Kafka a group whose offsets have all expired is a new one. Starting anywhere but at the beginning would skip
-    # records that it has not read; rows of the topic show that this is not its first start.
-    return KafkaSource(kafka, stored=lambda topic: holds_topic(api, settings.milvus.collection, topic))
+        return None
+    return lambda topic: holds_topic(api, settings.milvus.collection, topic)
 
 
 def join_worker(
@@ -141,7 +190,8 @@ def join_worker(
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
     fence = parts.fence
-    governor = _governor(settings, parts, fence)
+    acknowledged: Acknowledged = deque()
+    governor = _governor(settings, parts, fence, acknowledged)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
     flow = IngestFlow(
         decoder=decoder(settings),
@@ -151,20 +201,23 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         metrics=parts.metrics,
-        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry),
+        policy=FlowPolicy(mode_of(settings).flow, window_tokens, parts.retry, parts.refusals, parts.set_aside_s),
+        other_call=partial(parts.api.partitions, settings.milvus.collection),
         fence=fence,
         limits=parts.limits,
         tombstones=parts.tombstones,
+        lookup=parts.lookup,
+        bounds=parts.bounds,
         wall_clock=parts.wall_clock,
     )
-    session_s = settings.kafka.session_timeout.total_seconds()
+    lease_s = kafka_settings(settings).lease_s
     # No write may end after the group could have given this worker's share to another.
-    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + session_s - time.monotonic())
+    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + lease_s - suspend_clock())
     batch = settings.batch
     policy = WorkerPolicy(
         batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),
         buffer_bytes=batch.buffer_bytes,
-        session_s=session_s,
+        session_s=settings.kafka.session_timeout.total_seconds(),
         shutdown_s=settings.shutdown_timeout.total_seconds(),
         until_caught_up=until_caught_up,
         max_records=max_records,
@@ -175,14 +228,20 @@ def join_worker(
         governor=governor,
         dead_letters=parts.dead_letters,
         receipts=parts.receipts,
+        acknowledged=None if parts.positions is None else acknowledged,
         metrics=parts.metrics,
+        bounds=parts.bounds,
         policy=policy,
     )
+    if settings.milvus.durability == "flush":
+        parts.api.on_lost(worker.on_milvus_lost)
     return worker, flow
 
 
-def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> FlushGovernor:
-    def put_durable(receipts: Sequence[Receipt]) -> None:
+def _governor(
+    settings: Settings, parts: WorkerParts, fence: PartitionFence, acknowledged: Acknowledged
+) -> FlushGovernor:
+    def put_durable(receipts: Sequence[Finished]) -> None:
         parts.metrics.last_durable.set(time.time())
         parts.receipts.put_all(receipts)
 
@@ -198,8 +257,10 @@ def _governor(settings: Settings, parts: WorkerParts, fence: PartitionFence) -> 
         on_durable=put_durable,
         on_flush=parts.metrics.observe_flush,
         marker=parts.marker,
+        positions=parts.positions,
         # The owner of the first Kafka partition flushes for all workers; a replay job, without a marker, for itself.
         leads=lambda: first_partition in fence.owned,
+        on_acked=None if parts.positions is None else lambda receipt, rows: acknowledged.append((receipt, rows)),
     )
     return FlushGovernor(flusher)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from consumers.config import Settings
 from pipeline.ingest import APPEND, UPSERT, WriteMode
+from pipeline.records import Position
 from pipeline.store import (
     AppendWriter,
     Ledger,
@@ -14,6 +15,7 @@ from pipeline.store import (
     UpsertWriter,
     Writer,
     ledger_name,
+    marks_name,
 )
 
 
@@ -27,6 +29,10 @@ class WriteTarget:
     partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
+    durable: Callable[[Position], bool] = lambda _: False
+    """Whether all that the record of this position has changed survives the loss of the machine."""
+    verify: bool = True
+    """Compare rows with the ledger where a record is met again. Not beside live workers, who change them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,8 @@ class Mode:
     """Builds a writer; the ledger may be shared."""
 
     def collections(self, name: str) -> tuple[str, ...]:
-        """The collections that a writer into `name` fills."""
-        return (name, ledger_name(name)) if self.one_version else (name,)
+        """The collections that a writer into `name` fills, and the marks, which are flushed last."""
+        return (name, *((ledger_name(name),) if self.one_version else ()), marks_name(name))
 
 
 def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
@@ -52,6 +58,8 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         target.partitioning,
         fingerprint=target.fingerprint,
         ledger=ledger,
+        durable=target.durable,
+        verify=target.verify,
     )
 
 

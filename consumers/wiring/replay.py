@@ -27,8 +27,9 @@ def replay_process(
     receipts = CommitQueue()
     range_source = ReplaySource(kafka, plan.span, rate=plan.rate)
     rejected = RejectedLog(receipts.put)
-    writer = open_writer(settings, api, model, metrics)
-    if plan.live and mode_of(settings).one_version:
+    live = plan.live and mode_of(settings).one_version
+    writer = open_writer(settings, api, model, metrics, verify=not live)
+    if live:
         name = settings.milvus.collection
 
         def ledger(strong: bool) -> Ledger:

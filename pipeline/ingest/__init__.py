@@ -4,17 +4,21 @@ No Kafka client and no configuration. What finishes a record, and so allows its 
 """
 
 from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
+from pipeline.ingest.circuit_breaker import RefusalLimit
 from pipeline.ingest.commit_queue import CommitQueue
 from pipeline.ingest.embed import WINDOW_TOKENS
-from pipeline.ingest.flow import RETRY, FlowPolicy, IngestFlow
+from pipeline.ingest.flow import REFUSALS, RETRY, SET_ASIDE_S, FlowPolicy, IngestFlow
 from pipeline.ingest.in_flight import BatchesInFlight
 from pipeline.ingest.partition_fencing import PartitionFence
-from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink
+from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink, RecordLookup
+from pipeline.ingest.redo_bounds import RedoBounds
 from pipeline.ingest.write_modes import APPEND, UPSERT, WriteMode
 
 __all__ = [
     "APPEND",
+    "REFUSALS",
     "RETRY",
+    "SET_ASIDE_S",
     "UPSERT",
     "WINDOW_TOKENS",
     "Batch",
@@ -28,5 +32,8 @@ __all__ = [
     "FlowPolicy",
     "IngestFlow",
     "PartitionFence",
+    "RecordLookup",
+    "RedoBounds",
+    "RefusalLimit",
     "WriteMode",
 ]

@@ -1,7 +1,10 @@
 """A bounded, closable queue between two threads of a flow."""
 
+import heapq
 import threading
+import time
 from collections import deque
+from itertools import count
 from typing import Generic, TypeVar
 
 from pipeline.errors import Stopped
@@ -19,6 +22,9 @@ class BoundedQueue(Generic[T]):
     def __init__(self, capacity: int | None = None) -> None:
         """`capacity` None: `put` never blocks."""
         self._items: deque[T] = deque()
+        self._later: list[tuple[float, int, T]] = []
+        """Heap of (monotonic time, number, item)."""
+        self._numbers = count()
         self._capacity = capacity
         self._changed = threading.Condition()
         self._closed = False
@@ -34,11 +40,22 @@ class BoundedQueue(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
+    def put_later(self, item: T, delay_s: float) -> None:
+        """Append the item after this time; at once if the queue is closed before. Raises as `put`; never blocks."""
+        with self._changed:
+            if self._aborted or self._closed:
+                raise Stopped("the flow has ended")
+            heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._numbers), item))
+            self._changed.notify_all()
+
     def get(self) -> T | None:
         """Take the next item; None once the queue is closed and empty. Raises Stopped after `abort`."""
         with self._changed:
-            while not self._items and not self._closed and not self._aborted:
-                self._changed.wait()
+            while True:
+                due_in = self._append_due()
+                if self._items or self._closed or self._aborted:
+                    break
+                self._changed.wait(due_in)
             if self._aborted:
                 raise Stopped("the flow has ended")
             if not self._items:
@@ -57,6 +74,13 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
             return item
 
+    def _append_due(self) -> float | None:
+        """Append the delayed items whose time has come; returns the seconds until the next one, None without one."""
+        now = time.monotonic()
+        while self._later and (self._closed or self._later[0][0] <= now):
+            self._items.append(heapq.heappop(self._later)[2])
+        return self._later[0][0] - now if self._later else None
+
     def close(self) -> None:
         """Accept no more items; those inside can still be taken."""
         with self._changed:
@@ -68,4 +92,5 @@ class BoundedQueue(Generic[T]):
         with self._changed:
             self._aborted = True
             self._items.clear()
+            self._later.clear()
             self._changed.notify_all()

@@ -1,21 +1,39 @@
 """A circuit breaker shared by all stages of a worker.
 
-A Milvus outage says nothing about a record, so calls are repeated until they succeed or the worker stops.
+A Milvus outage says nothing about a record, so calls are repeated until they succeed or the worker stops. Only a call
+that Milvus refuses in words that no table lists, while it answers others, ends the worker: nothing else would end it.
 """
 
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from pipeline.backoff import Backoff
-from pipeline.errors import Stopped, Unavailable
+from pipeline.errors import MilvusStreamError, Stopped, Unavailable, UnlistedAnswer
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalLimit:
+    """When answers in unlisted words end the worker. Longer than a server takes to restart and recover."""
+
+    times: int
+    over_s: float
+
+
+@dataclass(slots=True)
+class _Unlisted:
+    """Answers in unlisted words that one stage got in a row."""
+
+    first_s: float
+    times: int = 0
 
 
 class CircuitBreaker:
@@ -25,10 +43,25 @@ class CircuitBreaker:
     every failed probe makes the next wait longer.
     """
 
-    def __init__(self, backoff: Backoff, on_retry: Callable[[str], None]) -> None:
-        """`on_retry` gets the stage of every call that will be repeated."""
+    def __init__(
+        self,
+        backoff: Backoff,
+        on_retry: Callable[[str], None],
+        *,
+        other_call: Callable[[], object],
+        limit: RefusalLimit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_retry` gets the stage of every call that will be repeated; `other_call` shows whether the server answers.
+
+        It is any cheap read, and raises Unavailable.
+        """
         self._backoff = backoff
         self._on_retry = on_retry
+        self._other_call = other_call
+        self._limit = limit
+        self._clock = clock
+        self._unlisted: dict[str, _Unlisted] = {}
         self._changed = threading.Condition()
         self._failures = 0
         self._retry_at = 0.0
@@ -43,11 +76,14 @@ class CircuitBreaker:
             return dict(self._waiting)
 
     def call(self, stage: str, function: Callable[[], T]) -> T:
-        """Call an idempotent function until it does not raise Unavailable. Raises Stopped after `end`."""
+        """Call an idempotent function until it does not raise Unavailable. Raises Stopped after `end`.
+
+        Raises MilvusStreamError where Milvus refuses the call in unlisted words and answers others (`RefusalLimit`).
+        """
         while True:
             probing = self._admit()
             try:
-                result = function()
+                result = self._attempt(stage, function)
             except Unavailable as error:
                 self._record_failure(stage, error, probing=probing)
             except BaseException:
@@ -57,6 +93,32 @@ class CircuitBreaker:
             else:
                 self._record_success(stage, probing=probing)
                 return result
+
+    def _attempt(self, stage: str, function: Callable[[], T]) -> T:
+        try:
+            result = function()
+        except UnlistedAnswer as error:
+            if self._goes_on(stage):
+                self._other_call()
+                raise MilvusStreamError(
+                    f"stage {stage}: Milvus refuses a call again and again in words that milvus-stream does not know, "
+                    f"and answers others: {error}. Nothing was skipped. See what the words say, and correct it in "
+                    "Milvus or in the settings; a restart repeats the call"
+                ) from error
+            raise
+        except Unavailable:
+            self._unlisted.pop(stage, None)
+            raise
+        self._unlisted.pop(stage, None)
+        return result
+
+    def _goes_on(self, stage: str) -> bool:
+        """Count one more such answer; whether the limit is reached."""
+        with self._changed:
+            now = self._clock()
+            unlisted = self._unlisted.setdefault(stage, _Unlisted(now))
+            unlisted.times += 1
+            return unlisted.times >= self._limit.times and now - unlisted.first_s >= self._limit.over_s
 
     def end(self) -> None:
         """Wake every waiting stage with Stopped."""

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from pipeline.records import Receipt
+from pipeline.records import Finished
 
 
 class CommitQueue:
@@ -18,22 +18,24 @@ class CommitQueue:
     2. It was rejected, and all in-sync replicas of the dead-letter topic have confirmed it. `DeadLetterProducer` puts
        the receipt. A replay sends no dead letters: there the log line finishes the record.
 
+    Positions that are durable come the same way: an offset is committed only up to one of them.
+
     Nothing else makes a receipt. A record that was revoked, cut off or met an error has none, so the next worker reads
     it again. Any thread puts; only the consumer loop takes.
     """
 
     def __init__(self) -> None:
-        self._receipts: deque[Receipt] = deque()
+        self._receipts: deque[Finished] = deque()
 
-    def put(self, receipt: Receipt) -> None:
+    def put(self, receipt: Finished) -> None:
         """The records of this receipt are finished."""
         self._receipts.append(receipt)
 
-    def put_all(self, receipts: Sequence[Receipt]) -> None:
+    def put_all(self, receipts: Sequence[Finished]) -> None:
         """The records of these receipts are finished."""
         self._receipts.extend(receipts)
 
-    def take(self) -> Iterator[Receipt]:
+    def take(self) -> Iterator[Finished]:
         """Remove and yield the receipts that are there; never blocks."""
         while self._receipts:
             yield self._receipts.popleft()

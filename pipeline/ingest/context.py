@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pipeline.ingest.bounded_queue import BoundedQueue
 from pipeline.ingest.circuit_breaker import CircuitBreaker
 from pipeline.ingest.partition_fencing import PartitionFence
+from pipeline.ingest.redo_bounds import RedoBounds
 from pipeline.ingest.rejections import Rejections
 from pipeline.ingest.stages import Barrier, Embedded, Planned, Submitted
 from pipeline.telemetry import IngestMetrics
@@ -38,6 +39,7 @@ class FlowContext:
     fence: PartitionFence
     breaker: CircuitBreaker
     rejections: Rejections
+    bounds: RedoBounds
     metrics: IngestMetrics
     guard: Callable[[Callable[[], None]], None]
     """Runs a thread's work; the first error of any thread ends the flow."""

@@ -79,7 +79,7 @@ class EmbedStage:
             else:
                 message = f"the model gave NaN or infinity for {len(document) - len(rows)} of its chunks"
                 refusals.append((put, "vector_not_finite", message))
-        refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed")
+        refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed", planned.unfinished)
         plan = planned.plan
         if refused:
             deletes = folded_deletes(planned.decoded, refused)

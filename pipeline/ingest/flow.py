@@ -19,7 +19,7 @@ repeats its call. Any other error ends all stages; the first one is raised by `c
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -29,18 +29,20 @@ from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
 from pipeline.ingest.batching import Batch
-from pipeline.ingest.circuit_breaker import CircuitBreaker
+from pipeline.ingest.circuit_breaker import CircuitBreaker, RefusalLimit
 from pipeline.ingest.context import FlowContext, FlowQueues
 from pipeline.ingest.embed import WINDOW_TOKENS, EmbedStage
 from pipeline.ingest.partition_fencing import PartitionFence
-from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink
+from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink, RecordLookup
 from pipeline.ingest.prepare import Preparer
+from pipeline.ingest.redo_bounds import RedoBounds
 from pipeline.ingest.rejections import Rejections
+from pipeline.ingest.restore import DocumentRestorer
 from pipeline.ingest.stages import Barrier, Submitted
 from pipeline.ingest.write import WriteStage
 from pipeline.ingest.write_modes import WriteMode
 from pipeline.intake import Decoder
-from pipeline.records import KafkaPartition
+from pipeline.records import KafkaPartition, Position, Receipt
 from pipeline.store import FlushGovernor, TombstoneSweep, Writer
 from pipeline.telemetry import IngestMetrics
 
@@ -48,6 +50,9 @@ log = structlog.get_logger(__name__)
 
 RETRY = Backoff(first_s=0.5, cap_s=30.0)
 """Waits between calls to a Milvus that cannot be reached."""
+REFUSALS = RefusalLimit(times=10, over_s=120.0)
+SET_ASIDE_S = 15.0
+"""Wait before a document is tried again that Milvus refuses in unlisted words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class FlowPolicy:
     window_tokens: int = WINDOW_TOKENS
     """Tokens of waiting batches that are embedded together."""
     retry: Backoff = RETRY
+    refusals: RefusalLimit = REFUSALS
+    set_aside_s: float = SET_ASIDE_S
 
 
 class IngestFlow:
@@ -78,24 +85,51 @@ class IngestFlow:
         metrics: IngestMetrics,
         policy: FlowPolicy,
         fence: PartitionFence,
+        other_call: Callable[[], object],
         limits: DeadLetterLimit | None = None,
+        lookup: RecordLookup | None = None,
+        bounds: RedoBounds | None = None,
         tombstones: TombstoneSweep | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`limits` None: any number of records may be rejected."""
+        """`other_call`: see `CircuitBreaker`. `limits` None: any number of records may be rejected.
+
+        `lookup` None: no document is restored.
+        """
         self._metrics = metrics
         self._fence = fence
         self._queues = FlowQueues()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._ending = threading.Event()
-        self._breaker = CircuitBreaker(policy.retry, lambda stage: metrics.retries.labels(stage).inc())
-        rejections = Rejections(dead_letters, limits, metrics)
-        context = FlowContext(self._queues, fence, self._breaker, rejections, metrics, self._guarded, wall_clock)
-        prepare = Preparer(context, decoder=decoder, chunker=chunker, writer=writer, mode=policy.mode)
+        self._breaker = CircuitBreaker(
+            policy.retry,
+            lambda stage: metrics.retries.labels(stage).inc(),
+            other_call=other_call,
+            limit=policy.refusals,
+        )
+        rejections = Rejections(dead_letters, limits)
+        bounds = bounds or RedoBounds()
+        context = FlowContext(
+            self._queues, fence, self._breaker, rejections, bounds, metrics, self._guarded, wall_clock
+        )
+        restorer = None
+        if lookup is not None:
+            restorer = DocumentRestorer(
+                decoder=decoder, writer=writer, lookup=lookup, breaker=self._breaker, bounds=bounds, metrics=metrics
+            )
+        prepare = Preparer(
+            context, decoder=decoder, chunker=chunker, writer=writer, mode=policy.mode, restorer=restorer
+        )
         embed = EmbedStage(context, embedder, policy.window_tokens)
         write = WriteStage(
-            context, writer=writer, writers=policy.mode.writers, governor=governor, tombstones=tombstones
+            context,
+            writer=writer,
+            writers=policy.mode.writers,
+            governor=governor,
+            tombstones=tombstones,
+            restorer=restorer,
+            set_aside_s=policy.set_aside_s,
         )
         self._threads = [
             threading.Thread(target=self._guarded, args=(stage,), name=f"ingest-{name}", daemon=True)
@@ -120,10 +154,14 @@ class IngestFlow:
         """These Kafka partitions belong to this worker now.
 
         Others may have written their documents: what is remembered of the store is dropped behind the batches
-        submitted before.
+        submitted before, which write and finish nothing of these any more.
         """
         self._fence.assign(partitions)
         self._queues.incoming.put(Barrier())
+
+    def finished(self, receipt: Receipt) -> Sequence[Position]:
+        """Return the positions of a receipt, except those of Kafka partitions assigned again since its batch."""
+        return self._fence.finished(receipt)
 
     def revoke(self, partitions: Collection[KafkaPartition]) -> None:
         """These Kafka partitions belong to another worker now: no further call writes them. See `writing`."""
@@ -142,6 +180,11 @@ class IngestFlow:
     def buffered_bytes(self) -> int:
         """Bytes of records submitted and not yet acknowledged by Milvus."""
         return self._fence.batches.size
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The earliest Kafka timestamp of the records submitted and not yet acknowledged, epoch milliseconds."""
+        return self._fence.batches.oldest_ms
 
     def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
         """Records of these Kafka partitions submitted and not yet acknowledged."""

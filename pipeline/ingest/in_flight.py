@@ -14,6 +14,8 @@ class _InFlight:
 
     records: Mapping[KafkaPartition, int]
     size: int
+    oldest_ms: int
+    """The earliest Kafka timestamp of the records, epoch milliseconds."""
 
 
 class BatchesInFlight:
@@ -70,6 +72,12 @@ class BatchesInFlight:
         return self._size
 
     @property
+    def oldest_ms(self) -> int | None:
+        """The earliest Kafka timestamp of the records in flight, epoch milliseconds; None without any."""
+        with self._lock:
+            return min((batch.oldest_ms for batch in self._batches.values()), default=None)
+
+    @property
     def idle(self) -> bool:
         """Whether no batch is in flight."""
         return not self._batches
@@ -88,7 +96,8 @@ class BatchesInFlight:
         # `idle` is read without the lock: a batch that remains is replaced in one step and never absent.
         before = self._batches.get(number)
         if records:
-            self._batches[number] = _InFlight(Counter(record.position[:2] for record in records), size)
+            oldest_ms = min(record.timestamp_ms for record in records)
+            self._batches[number] = _InFlight(Counter(record.position[:2] for record in records), size, oldest_ms)
         else:
             self._batches.pop(number, None)
         self._size += size - (0 if before is None else before.size)

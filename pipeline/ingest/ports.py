@@ -1,9 +1,9 @@
-"""The interfaces through which the ingest flow rejects records that can never be stored."""
+"""The interfaces through which the ingest flow rejects records, and reads earlier ones again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from pipeline.records import Rejected, SourceRecord
+from pipeline.records import Position, Rejected, SourceRecord
 
 
 class DeadLetterSink(Protocol):
@@ -21,6 +21,9 @@ class DeadLetterChannel(DeadLetterSink, Protocol):
 
     def start(self) -> None:
         """Begin the delivery."""
+
+    def assigned(self) -> None:
+        """Records that were read and rejected before, by whichever worker, are read again from now on."""
 
     @property
     def has_room(self) -> bool:
@@ -42,3 +45,13 @@ class DeadLetterLimit(Protocol):
 
     def check(self, stage: str, records: Sequence[SourceRecord], rejected: Sequence[Rejected]) -> None:
         """Count the next records of a stage and the rejected ones among them. Raises TooManyRejected."""
+
+
+class RecordLookup(Protocol):
+    """Records of Kafka read once more, at any position."""
+
+    def read(self, topic_ids: Mapping[Position, str]) -> Mapping[Position, SourceRecord]:
+        """The records at these positions that are still there; `topic_ids`: of which topic, "" where it is not known.
+
+        Raises Unavailable.
+        """

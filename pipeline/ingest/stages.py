@@ -6,13 +6,13 @@ Each type has the fields that are known after its stage and no others. A value t
 held by the later type, so its memory is released: chunks that wait for the model end with `Planned`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pipeline.ingest.batching import Batch
 from pipeline.intake import fold
 from pipeline.records import Chunk, Delete, EmbeddedPut, KafkaPartition, Position, Put, Rejected, SourceRecord
-from pipeline.store import Applied, Vectors, WritePlan
+from pipeline.store import Applied, Key, Vectors, WritePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Submitted:
     batch: Batch
     started: float
     """When it was submitted, monotonic seconds."""
+    rejected: Mapping[Position, "Refused"] = field(default_factory=dict)
+    """Records of the batch that were rejected before and wait until their document is whole; see `restore.py`."""
 
     @property
     def offset_ranges(self) -> str:
@@ -59,16 +61,23 @@ class Decoded:
     folded: Sequence[Put | Delete]
     """Operations replaced by the one of the same key in `operations`."""
     rejected: frozenset[Position]
-    """Positions of the records that could not be decoded. The dead letters have them."""
+    """Positions of the records that could not be decoded. The dead letters have them; those in `restoring`, soon."""
+    restoring: Sequence["Refused"] = ()
+    """Rejected records whose documents are restored with this batch; the dead letters get them behind it."""
+    restored: Mapping[Key, KafkaPartition] = field(default_factory=dict)
+    """Documents in `operations` that are restored, and the Kafka partition of the rejected record that needs it."""
+    postponed: Sequence["Refused"] = ()
+    """Rejected records that wait until a batch in flight has written their document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A decoded operation that can never be stored. The dead letters have its record."""
+    """An operation that can never be stored. The dead letters have its record, or get it later."""
 
-    key: tuple[str | None, str]
-    """Tenant and doc_id."""
+    key: Key
     rejected: Rejected
+    waits: bool = False
+    """Its document is between two versions: the record is submitted again, and is rejected when that is restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,8 @@ class Planned:
     """For each document in `plan.to_embed`."""
     reusable: Sequence[Vectors]
     """For each document in `chunks`: stored vectors by the text of the chunk."""
+    unfinished: Collection[Key] = ()
+    """Documents between two versions: if one is refused, its record waits until it is restored."""
 
     @property
     def tokens(self) -> int:
@@ -127,7 +138,7 @@ class Written:
     @property
     def dead_lettered(self) -> frozenset[Position]:
         """Positions of the records that the dead letters have, rejected or refused."""
-        return self.decoded.rejected.union(entry.rejected.position for entry in self.refused)
+        return self.decoded.rejected.union(entry.rejected.position for entry in self.refused if not entry.waits)
 
     @property
     def finished(self) -> Sequence[SourceRecord]:
@@ -150,24 +161,50 @@ class Written:
     def outcomes(self) -> Mapping[str, int]:
         """Records by outcome, as in `ingest_records_total`."""
         return {
-            "written": self.applied.written,
-            "deleted": self.applied.deleted,
+            "written": self.applied.written - self._restored(Put, self.applied.written),
+            "deleted": self.applied.deleted - self._restored(Delete, self.applied.deleted),
             "unchanged": self.plan.unchanged + self.applied.unchanged,
             "stale": self.plan.stale + self.applied.stale,
-            "folded": len(self.decoded.folded) - len(self.redecided) - self._folded_and_applied,
+            "folded": len(self.decoded.folded) - len(self._unfolded) - self._folded_and_applied,
             "dead_lettered": len(self.dead_lettered),
         }
 
+    @property
+    def waiting(self) -> Sequence[Refused]:
+        """Rejected and refused records that are submitted again, because their documents are not whole yet."""
+        return [*self.decoded.postponed, *(entry for entry in self.refused if entry.waits)]
 
-def records_to_redecide(decoded: Decoded, plan: WritePlan, refused: Sequence[Refused]) -> Sequence[SourceRecord]:
-    """Records that were folded into an operation that could not be stored, but for those applied all the same.
+    @property
+    def _unfolded(self) -> Sequence[SourceRecord]:
+        waiting = {entry.rejected.position for entry in self.waiting}
+        waiting |= {operation.position for operation, _ in self.applied.set_aside}
+        return [record for record in self.redecided if record.position not in waiting]
 
-    They count again, as they would have in a batch of their own. If a later batch has written the key by then, the
-    ledger finds them to be older.
+    def _restored(self, kind: type[Put | Delete], limit: int) -> int:
+        """Documents written, or deleted, for which no record of the batch counts as such."""
+        refused = {operation.key for operation, *_ in (*self.plan.refused, *self.applied.refused)}
+        refused |= {operation.key for operation, _ in self.applied.set_aside}
+        restored = self.decoded.restored.keys() - refused
+        return min(limit, sum(isinstance(one, kind) and one.key in restored for one in self.decoded.operations))
+
+
+def records_to_redecide(
+    decoded: Decoded, plan: WritePlan, refused: Sequence[Refused], set_aside: Collection[Put | Delete] = ()
+) -> Sequence[SourceRecord]:
+    """Records that are submitted again.
+
+    1. Records that were folded into an operation that could not be stored, but for those applied all the same. They
+       count again, as they would have in a batch of their own. If a later batch has written the key by then, the
+       ledger finds them to be older.
+    2. Rejected and refused records whose document is not whole yet.
+    3. Records set aside by the writer, and those folded into them.
     """
-    keys = {entry.key for entry in refused}
+    keys = {entry.key for entry in refused}.union(operation.key for operation in set_aside)
     positions = {operation.position for operation in decoded.folded if operation.key in keys}
     positions.difference_update(operation.position for operation in plan.deletes)
+    waiting = [*decoded.postponed, *(entry for entry in refused if entry.waits)]
+    positions.update(entry.rejected.position for entry in waiting)
+    positions.update(operation.position for operation in set_aside)
     if not positions:
         return ()
     return [record for record in decoded.submitted.batch.records if record.position in positions]

@@ -9,9 +9,10 @@ from pipeline import failpoints
 from pipeline.ingest.batching import Batch
 from pipeline.ingest.context import FlowContext
 from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.restore import DocumentRestorer
 from pipeline.ingest.stages import Barrier, Embedded, Submitted, Written, records_to_redecide
 from pipeline.records import Receipt
-from pipeline.store import Applied, FlushGovernor, TombstoneSweep, Writer
+from pipeline.store import Applied, Change, FlushGovernor, TombstoneSweep, Writer
 
 log = structlog.get_logger(__name__)
 
@@ -22,8 +23,10 @@ class WriteStage:
     One way of the data goes backwards. Several operations of one key in a batch are folded into one, and the records
     of the others count as finished with it. If that one then cannot be stored (the model gives no finite vector,
     Milvus refuses a row), the others were given up for nothing: the document would be lost. So they are submitted
-    again under the number of their batch (`_redecide_folded`). Until then they stay in the registry of batches in
-    flight, and no receipt holds them.
+    again under the number of their batch (`_redecide`). Until then they stay in the registry of batches in flight, and
+    no receipt holds them. The same is done with a refused record whose document is left between two versions, see
+    `restore.py`. A record that Milvus refuses in words that no table lists is submitted again after a while, see
+    `UnlistedAnswers`.
     """
 
     def __init__(
@@ -34,12 +37,16 @@ class WriteStage:
         writers: int,
         governor: FlushGovernor,
         tombstones: TombstoneSweep | None,
+        restorer: DocumentRestorer | None,
+        set_aside_s: float,
     ) -> None:
         self._context = context
         self._writer = writer
         self._writers = writers
         self._governor = governor
         self._tombstones = tombstones
+        self._restorer = restorer
+        self._set_aside_s = set_aside_s
 
     def run(self) -> None:
         """Write batches until the queue before this stage is closed."""
@@ -65,28 +72,52 @@ class WriteStage:
         with self._context.fence.write_lock(submitted.number, partitions) as owned:
             if len(owned) == len(partitions):
                 return self._writer.apply(embedded.plan, embedded.puts)
-            plan = embedded.plan.without(lambda operation: operation.position[:2] not in owned)
-            return self._writer.apply(plan, [put for put in embedded.puts if put.put.position[:2] in owned])
+            restored = embedded.decoded.restored
+
+            def lost(operation: Change) -> bool:
+                return restored.get(operation.key, operation.position[:2]) not in owned
+
+            return self._writer.apply(embedded.plan.without(lost), [put for put in embedded.puts if not lost(put.put)])
 
     def _complete(self, embedded: Embedded, result: tuple[Applied, float]) -> None:
         """Acknowledge a batch; runs in the order of submission."""
         applied, write_s = result
         rejections, decoded = self._context.rejections, embedded.decoded
-        refused = [*embedded.refused, *rejections.refuse(decoded.submitted, applied.refused, "write")]
+        unfinished = applied.unfinished if self._restorer is not None else ()
+        refused = [
+            *embedded.refused,
+            *rejections.refuse(decoded.submitted, applied.refused, "write", unfinished),
+        ]
         rejections.check("write", decoded.records, [entry.rejected for entry in refused])
         written = Written(
             decoded,
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(decoded, embedded.plan, refused),
+            redecided=records_to_redecide(
+                decoded, embedded.plan, refused, [operation for operation, _ in applied.set_aside]
+            ),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )
+        self._send_restored(written)
         self._acknowledge(written)
-        self._redecide_folded(written)
+        self._redecide(written)
         _log_written(written)
         self._sweep_tombstones()
+
+    def _send_restored(self, written: Written) -> None:
+        """Send the rejected records whose documents are restored by now: a commit behind them waits for a flush."""
+        decoded, number = written.decoded, written.decoded.submitted.number
+        if not decoded.restoring or self._restorer is None:
+            return
+        records = self._context.fence.still_owned(number, [entry.rejected.record for entry in decoded.restoring])
+        owned = {record.position for record in records}
+        sent = [entry for entry in decoded.restoring if entry.rejected.position in owned]
+        not_written = {operation.key for operation, *_ in written.plan.refused}.union(written.applied.unfinished)
+        for key in {entry.key for entry in sent}:
+            self._restorer.report(key, restored=key not in not_written)
+        self._context.rejections.send([entry.rejected for entry in sent], number)
 
     def _acknowledge(self, written: Written) -> None:
         """Hand the receipt of the records that are finished to the flush governor."""
@@ -100,19 +131,36 @@ class WriteStage:
         for outcome, count in written.outcomes.items():
             context.metrics.outcomes.add(outcome, count)
         failpoints.hit("acked")
-        self._governor.acked(Receipt(positions), written.applied.rows_written + written.applied.rows_deleted)
+        self._governor.acked(Receipt(positions, number), written.applied.rows_written + written.applied.rows_deleted)
         # After the receipt: once nothing is in flight, a worker that ends requests the last flush, and a worker that
         # loses a Kafka partition commits.
         context.fence.batches.acknowledge(number, written.redecided)
-        context.metrics.buffered_bytes.set(context.fence.batches.size)
 
-    def _redecide_folded(self, written: Written) -> None:
-        """Submit the records folded into a refused one again, to the first stage; see the class."""
+    def _redecide(self, written: Written) -> None:
+        """Submit the records that are decided again to the first stage; see the class."""
         if written.redecided:
             submitted = written.decoded.submitted
             size = sum(record.size for record in written.redecided)
             batch = Batch(written.redecided, size, submitted.batch.trigger)
-            self._context.queues.incoming.put(Submitted(submitted.number, batch, submitted.started))
+            rejected = {entry.rejected.position: entry for entry in written.waiting}
+            again = Submitted(submitted.number, batch, submitted.started, rejected)
+            if written.applied.set_aside:
+                self._report_set_aside(written)
+                self._context.queues.incoming.put_later(again, self._set_aside_s)
+            else:
+                self._context.queues.incoming.put(again)
+
+    def _report_set_aside(self, written: Written) -> None:
+        self._context.metrics.retries.labels("write").inc()
+        _, words = written.applied.set_aside[0]
+        log.warning(
+            "milvus.refused_in_unlisted_words",
+            documents=len(written.applied.set_aside),
+            positions=written.decoded.submitted.offset_ranges,
+            why=words,
+            what=f"the others are stored; these are tried again in {self._set_aside_s:.0f} s, and become dead letters "
+            "if that goes on while others are accepted",
+        )
 
     def _sweep_tombstones(self) -> None:
         """Remove old tombstones between batches, when it is time: this thread writes the ledger."""

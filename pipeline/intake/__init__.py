@@ -7,6 +7,6 @@ from pipeline.intake.decoder import Decoder
 from pipeline.intake.fold import Folded, fold
 from pipeline.intake.formats import REGISTRY as FORMATS
 from pipeline.intake.mapping import IntakeLimits, RecordMapping
-from pipeline.intake.reasons import Reason
+from pipeline.intake.reasons import Reason, quoted
 
-__all__ = ["FORMATS", "Decoder", "Folded", "IntakeLimits", "Reason", "RecordMapping", "fold"]
+__all__ = ["FORMATS", "Decoder", "Folded", "IntakeLimits", "Reason", "RecordMapping", "fold", "quoted"]

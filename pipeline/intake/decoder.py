@@ -15,8 +15,11 @@ class Decoder:
         self._mapping = FieldMapping(mapping, limits, append=append)
         self._max_record_bytes = limits.max_record_bytes
 
-    def decode(self, record: SourceRecord, now_ms: int) -> Operation:
-        """The operation of this record; raises nothing, whatever its bytes are."""
+    def decode(self, record: SourceRecord, now_ms: int | None) -> Operation:
+        """The operation of this record; raises nothing, whatever its bytes are.
+
+        `now_ms` None: its event time may be any, because it was accepted before.
+        """
         stage = "decode"
         try:
             if record.defect is not None:
@@ -27,6 +30,20 @@ class Decoder:
             return self._mapping.operation(record, content, now_ms)
         except RecordRejected as error:
             return Rejected(record, stage, error.reason, str(error))
+
+    def identify(self, record: SourceRecord) -> tuple[str | None, str] | None:
+        """Tenant and doc_id of a record that was rejected; None where they cannot be read.
+
+        Of a value that cannot be read the key is taken for the id, as most producers have it.
+        """
+        try:
+            content = self._format.read(record) if record.defect is None else None
+        except RecordRejected:
+            content = None
+        try:
+            return self._mapping.identity(record, content)
+        except RecordRejected:
+            return None
 
     def _check_size(self, record: SourceRecord) -> None:
         if record.size > self._max_record_bytes:

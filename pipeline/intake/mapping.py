@@ -70,7 +70,7 @@ class FieldMapping:
         # Formatted once: for each record it would cost more than reading its fields.
         self._id_field, self._text_field, self._time_field = (f"the field {quoted(name)}" for name in required)
 
-    def operation(self, record: SourceRecord, content: Content, now_ms: int) -> Put | Delete:
+    def operation(self, record: SourceRecord, content: Content, now_ms: int | None) -> Put | Delete:
         """The operation that the record asks for. Raises RecordRejected."""
         if content is None:
             return self._tombstone(record)
@@ -80,7 +80,13 @@ class FieldMapping:
             return self._delete(record, content)
         return self._put(record, content, now_ms)
 
-    def _put(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> Put:
+    def identity(self, record: SourceRecord, content: Content) -> tuple[str | None, str]:
+        """Tenant and doc_id alone, whatever else is wrong. Raises RecordRejected where they are missing or wrong."""
+        if isinstance(content, dict):
+            return self._tenant(content), self._doc_id(record, content)
+        return self._tenant({}), self._doc_id(record, {})
+
+    def _put(self, record: SourceRecord, content: dict[str, Any], now_ms: int | None) -> Put:
         document = Document(
             doc_id=self._doc_id(record, content),
             text=self._text(content),
@@ -148,7 +154,7 @@ class FieldMapping:
             raise RecordRejected(Reason.EMPTY_TEXT, f"{self._text_field} holds no text")
         return text
 
-    def _event_time(self, record: SourceRecord, content: dict[str, Any], now_ms: int) -> int:
+    def _event_time(self, record: SourceRecord, content: dict[str, Any], now_ms: int | None) -> int:
         value = content.get(self._mapping.time_field)
         what = self._time_field
         if value is None:
@@ -161,6 +167,8 @@ class FieldMapping:
                 moment = event_time_ms(value)
             except ValueError as error:
                 raise RecordRejected(Reason.INVALID_EVENT_TIME, f"{what} {error}") from None
+        if now_ms is None:
+            return moment
         if moment > now_ms + self._limits.future_skew_ms:
             ahead = (moment - now_ms) // 1000
             message = f"{what} is {ahead:,} s ahead of now, more than partitioning.future_skew"

@@ -7,12 +7,21 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
-from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger
-from pipeline.store.collection.schema import check_collection_name, ledger_name, read_ledger_of, read_stamp
+from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
+from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger, open_marks
+from pipeline.store.collection.schema import (
+    check_collection_name,
+    ledger_name,
+    marks_name,
+    read_ledger_of,
+    read_marks_of,
+    read_stamp,
+)
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.flushing.shared_marker import MARKER_STATE, FlushMarker
+from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition
+from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
     CollectionInfo,
@@ -23,10 +32,11 @@ from pipeline.store.milvus.api import (
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import literal
+from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
-from pipeline.store.writing.append_writer import AppendWriter, Writer
+from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
 from pipeline.store.writing.ledger import STALENESS_S, Ledger
 from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.protocol import (
@@ -34,6 +44,7 @@ from pipeline.store.writing.protocol import (
     Applied,
     Change,
     Decision,
+    Earlier,
     Entry,
     Footprint,
     Key,
@@ -54,8 +65,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PARTITION",
     "ENTRY_FIELDS",
+    "LEDGER_MARK_STATE",
     "MANY_PARTITIONS",
-    "MARKER_STATE",
     "NOWHERE",
     "STALENESS_S",
     "AppendWriter",
@@ -63,6 +74,7 @@ __all__ = [
     "Change",
     "CollectionInfo",
     "Decision",
+    "Earlier",
     "Entry",
     "FlushGovernor",
     "FlushMarker",
@@ -73,19 +85,26 @@ __all__ = [
     "IndexSettings",
     "Key",
     "Ledger",
+    "Mark",
+    "Marks",
     "MilvusApi",
     "MilvusPartitions",
     "MilvusServerApi",
     "Observer",
     "Partitioning",
+    "PositionMarks",
+    "PositionStore",
     "RowScan",
+    "StoredPosition",
     "StoredRows",
     "SweepPolicy",
     "Tier",
     "TombstoneSweep",
+    "Unfinished",
     "UpsertWriter",
     "VectorSearch",
     "Vectors",
+    "VersionWarning",
     "WritePlan",
     "WritePolicy",
     "Writer",
@@ -109,16 +128,21 @@ __all__ = [
     "ledger_id",
     "ledger_name",
     "literal",
+    "marks_name",
     "open_collection",
     "open_ledger",
+    "open_marks",
     "read_ledger_of",
+    "read_marks_of",
     "read_stamp",
     "reserved_partitions",
     "row_entry",
     "row_hash",
     "row_id",
     "search_params",
+    "sweep_ledger_marks",
     "unobserved",
+    "version_warning",
 ]
 
 

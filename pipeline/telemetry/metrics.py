@@ -76,7 +76,9 @@ class IngestMetrics:
         self.consumed = declare.counter("ingest_records_consumed_total", "Records read from Kafka.", _KAFKA_PARTITION)
         self.consumed_bytes = declare.counter("ingest_consumed_bytes_total", "Bytes of the records read.", ("topic",))
         self.lag_records = declare.gauge(
-            "ingest_consumer_lag_records", "End offset minus committed offset.", _KAFKA_PARTITION
+            "ingest_consumer_lag_records",
+            "End offset minus committed offset; absent while Kafka does not answer.",
+            _KAFKA_PARTITION,
         )
         self.assigned = declare.gauge("ingest_assigned_partitions", "Kafka partitions this worker owns.")
         self.rebalances = declare.counter("ingest_rebalances_total", "Changes of the assignment.", ("event",))
@@ -87,6 +89,10 @@ class IngestMetrics:
             "ingest_backpressure_seconds_total", "Time Kafka was paused by the byte budget."
         )
         self.buffered_bytes = declare.gauge("ingest_buffered_bytes", "Bytes of records read and not yet written.")
+        self.oldest_unwritten = declare.gauge(
+            "ingest_oldest_unwritten_age_seconds",
+            "Age of the oldest record that is read and not yet acknowledged by Milvus; 0 without any.",
+        )
         self.commits = declare.counter("ingest_offset_commits_total", "Offset commits.", ("status",))
 
     def _declare_batches(self, declare: _Declarer) -> None:
@@ -100,11 +106,16 @@ class IngestMetrics:
             "ingest_arrival_decided_total",
             "Records taken for newer because they arrived later: topic re-created, key moved to another partition.",
         )
+        self.restored = declare.counter(
+            "ingest_restored_documents_total",
+            "Documents between two versions whose record was rejected: brought back to the stored version, or not.",
+            ("outcome",),
+        )
         self.outcomes = RecordOutcomes(
             declare.counter("ingest_records_total", "Records finished, by how they ended.", ("outcome",))
         )
         self.dead_letters = declare.counter(
-            "ingest_dlq_records_total", "Records sent to the dead-letter topic.", ("reason",)
+            "ingest_dlq_records_total", "Records written to the dead-letter topic and confirmed.", ("reason",)
         )
         self.retries = declare.counter("ingest_retries_total", "Attempts repeated after an outage.", ("stage",))
         self.freshness = declare.histogram(

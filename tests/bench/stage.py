@@ -138,7 +138,7 @@ class Names:
     def job(self, topic: str, records: int) -> dict[str, Any]:
         """A job for a contender: this topic, with a group and a collection that nobody has used."""
         name = unique("bench")
-        self.collections |= {name, f"{name}__ledger"}
+        self.collections |= {name, f"{name}__ledger", f"{name}__marks"}
         return {"topic": topic, "records": records, "group": name, "collection": name}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,10 @@ def rejected(
     value: bytes | None = b"value",
     headers: tuple[tuple[str, bytes | None], ...] = (),
     message: str = "event_time is not a time",
+    topic_id: str = "",
 ) -> Rejected:
     record = source_record(value, key, at=("documents", 3, offset), timestamp_ms=now_ms() - 60_000, headers=headers)
-    return Rejected(record, "decode", "bad_time", message)
+    return Rejected(replace(record, topic_id=topic_id), "decode", "bad_time", message)
 
 
 def confirmed(receipts: list[Receipt]) -> list[Position]:
@@ -77,6 +79,46 @@ def test_key_value_and_timestamp_are_the_records_own(rig: Rig, key: bytes | None
         eventually(lambda: confirmed(receipts) == [sent.position])
     (found,) = rig.read(topic)
     assert (found.key, found.value, found.timestamp_ms) == (key, value, sent.record.timestamp_ms)
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_record_that_is_read_again_is_confirmed_and_not_sent_again(rig: Rig, restarted: bool) -> None:
+    topic, receipts = rig.topic(), list[Receipt]()
+    sent = [rejected(offset, topic_id="id", value=b"%d" % offset) for offset in range(3)]
+    with outbox(rig, topic, receipts) as channel:
+        for record in sent:
+            channel.send(record)
+        eventually(lambda: len(confirmed(receipts)) == 3)
+        if not restarted:
+            channel.assigned()
+            channel.send(sent[1])
+            eventually(lambda: len(confirmed(receipts)) == 4)
+    if restarted:
+        with outbox(rig, topic, receipts) as channel:
+            channel.send(sent[1])
+            eventually(lambda: len(confirmed(receipts)) == 4)
+    assert confirmed(receipts)[3] == sent[1].position
+    assert [record.value for record in rig.read(topic)] == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("change", ["topic_id", "value", "key", "timestamp_ms", "position"])
+def test_another_record_is_sent_though_most_of_it_is_the_same(rig: Rig, change: str) -> None:
+    """After a topic was created again, or a log has lost its end, another record has the same position."""
+    topic, receipts = rig.topic(), list[Receipt]()
+    first = rejected(topic_id="id")
+    others: dict[str, object] = {
+        "topic_id": "other",
+        "value": b"other",
+        "key": None,
+        "timestamp_ms": first.record.timestamp_ms + 1,
+        "position": first.position._replace(offset=8),
+    }
+    second = replace(first, record=replace(first.record, **{change: others[change]}))  # type: ignore[arg-type]
+    for record in (first, second):
+        with outbox(rig, topic, receipts) as channel:
+            channel.send(record)
+            eventually(lambda: confirmed(receipts)[-1:] == [record.position])  # noqa: B023 - called before it changes
+    assert len(rig.read(topic)) == 2
 
 
 def test_headers_name_place_and_reason_as_kafka_connect_does(rig: Rig) -> None:
@@ -134,6 +176,17 @@ def test_every_dead_letter_is_confirmed_once_and_only_then(rig: Rig) -> None:
         eventually(lambda: len(confirmed(receipts)) >= 1_500)
     assert confirmed(receipts) == [Position("documents", 3, offset) for offset in range(1_500)]
     assert [decode_dead_letter(record).offset for record in rig.read(topic)] == list(range(1_500))
+
+
+def test_a_receipt_is_of_the_batch_that_its_records_were_read_in(rig: Rig) -> None:
+    topic, receipts = rig.topic(), list[Receipt]()
+    batches = [3, 3, 5, 3]
+    with outbox(rig, topic, receipts) as channel:
+        for offset, batch in enumerate(batches):
+            channel.send(replace(rejected(offset), batch=batch))
+        eventually(lambda: len(confirmed(receipts)) == 4)
+    of = {position.offset: receipt.batch for receipt in receipts for position in receipt.positions}
+    assert [of[offset] for offset in range(4)] == batches
 
 
 def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> None:

@@ -1,16 +1,15 @@
 """What the worker relies on from a source, on real Apache Kafka and on the fake."""
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from consumers.kafka import KafkaSettings, Source
+from consumers.kafka import KafkaSettings, Source, suspend_clock
 from consumers.local.kafka import LocalKafka
-from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, UsageError
+from pipeline.errors import MilvusStreamError, OffsetsLost, UsageError
 from pipeline.records import KafkaPartition
 from tests.support.rigs.kafka import Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
@@ -202,12 +201,12 @@ def test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again(rig: R
 @pytest.mark.servers
 def test_finding_the_coordinator_again_is_no_heartbeat(kafka_bootstrap: str) -> None:
     with closing(RealRig(kafka_bootstrap)) as rig:
-        began = time.monotonic()
+        began = suspend_clock()
         slow = rig.settings(rig.topic(), session_timeout_ms=30_000, options={"heartbeat_interval_ms": 9_000})
         with member(rig, slow) as reader:
             reader.joined()
             counted_in = reader.source.last_heartbeat()
-            assert began < counted_in < time.monotonic()
+            assert began < counted_in < suspend_clock()
             rig.find_coordinator_again(reader.source)
             assert reader.source.last_heartbeat() == counted_in
 
@@ -427,23 +426,6 @@ def test_a_record_that_the_client_cannot_read_stops_the_worker_and_is_named(tmp_
                 eventually(reader.poll, within=5)
             with pytest.raises(MilvusStreamError):  # kafka-python would hang here
                 reader.poll()
-
-
-@pytest.mark.servers
-def test_the_commit_of_a_fenced_static_member_is_an_error(kafka_bootstrap: str) -> None:
-    rig = RealRig(kafka_bootstrap)
-    try:
-        topic = rig.topic()
-        settings = rig.settings(topic, options={"group_instance_id": "the-only-one"})
-        fill(rig, topic, 3)
-        with member(rig, settings) as first, rig_member_later(rig, settings) as second_source:
-            first.finish(first.read(3))
-            second = Member(second_source)
-            eventually(lambda: second.poll() or second.source.assignment())
-            with pytest.raises(MembershipLost, match="group_instance_id"):
-                first.commit()
-    finally:
-        rig.close()
 
 
 def test_lag_and_ends(rig: Rig) -> None:

@@ -1,15 +1,21 @@
 """A whole worker on real Apache Kafka, Milvus in memory: unusual records, and what readiness says of the broker."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from consumers.kafka import KafkaSettings, KafkaSource, Source
 from consumers.local.kafka import LocalKafka
+from pipeline.embedding import HashEmbedder
+from pipeline.records import Chunk
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.kafka import RealRig
 from tests.support.rigs.raw_headers import produce_around
 from tests.support.rigs.worker import DEAD_LETTERS, Rig, document, running, soon
@@ -31,7 +37,8 @@ class KafkaRig(Rig):
 
     def _member(self) -> Source:
         assert self.settings is not None
-        return KafkaSource(self.settings)
+        self.member = KafkaSource(self.settings, memory=self.memory)
+        return self.member
 
 
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
@@ -46,6 +53,55 @@ def test_of_a_batch_with_one_bad_header_name_everything_else_is_stored(kafka_boo
             (letter,) = rig.broker.read(DEAD_LETTERS)
             assert letter.value == document("d4")
             assert (r"caf\xe9", b"\x00\xff") in letter.headers
+
+
+class Held(HashEmbedder):
+    """Embeds the texts that begin with "two" only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("hash:8")
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        if any(chunk.text.startswith("two") for chunk in chunks):
+            self.entered.set()
+            self.released.wait(60)
+        return super().embed(chunks)
+
+
+@pytest.mark.timeout(120)
+def test_what_was_in_flight_when_a_member_was_replaced_during_its_join_is_never_written(kafka_bootstrap: str) -> None:
+    with closing(RealRig(kafka_bootstrap)) as kafka:
+        topic = kafka.topic()
+        settings, model, milvus = kafka.settings(topic), Held(), FakeMilvus()
+
+        def publish(text: str) -> None:
+            kafka.produce(topic, document("d", text), key=b"d")
+            kafka.flush()
+
+        def committed() -> int:
+            return kafka.committed(settings.group_id).get((topic, 0), 0)
+
+        old = KafkaRig(milvus=milvus, embedder=model, settings=settings, session_s=3.0)
+        with running(old):
+            publish("one")
+            eventually(lambda: committed() == 1, within=20)
+            publish("two")
+            assert model.entered.wait(20)
+            end_join = kafka.hold_join(old.member)
+            new = KafkaRig(milvus=milvus, settings=settings, session_s=3.0)
+            with running(new):
+                eventually(new.member.assignment, within=20, what="the new owner")
+                publish("three")
+                eventually(lambda: committed() == 3, within=30)
+                assert new.texts() == {"d": ["three"]}
+                model.released.set()  # what was in flight waits to be written from now on
+                soon(lambda: "another worker may own" in str(old.flow.waiting_reasons))
+                end_join()
+                eventually(lambda: old.flow.idle, within=20)
+                assert new.texts() == {"d": ["three"]}
+                assert committed() == 3
+        assert old.metrics.registry.get_sample_value("ingest_rebalances_total", {"event": "lost"}) == 1
 
 
 class _Kafka(LocalKafka):

@@ -211,6 +211,33 @@ def test_doctor_sees_records_without_id_or_key_and_limits(site: ScriptSite) -> N
     assert told == ["problem", "warning", "warning", "ok"], told
 
 
+@pytest.mark.parametrize(
+    ("keys", "seen"),
+    [
+        (((b"1", 0), (b"1", 1)), 'for instance "1" in 0 and 1'),
+        (((b"user", 0), (b"user", 0)), "have another key than the id"),
+        (((b"1", 0), (b"1", 0)), "is in one Kafka partition"),
+    ],
+)
+def test_doctor_sees_documents_in_several_kafka_partitions(
+    site: ScriptSite, keys: tuple[tuple[bytes, int], ...], seen: str
+) -> None:
+    topic = unique("keys")
+    with closing(KafkaAdminClient(bootstrap_servers=site.kafka)) as admin:
+        admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
+        try:
+            producer = Producer({"bootstrap.servers": site.kafka})
+            for key, partition in keys:
+                producer.produce(topic, key=key, value=b'{"id": 1, "text": "a version"}', partition=partition)
+            assert producer.flush(20) == 0
+            found = doctor.examine(site.settings(f"kafka.topics={topic}", f"kafka.group_id={topic}"))
+        finally:
+            admin.delete_topics([topic])
+    (keyed,) = (one for one in found if one.check == "records.keys")
+    assert seen in keyed.seen
+    assert (keyed.level == "ok") == ("rekey" not in (keyed.do or ""))
+
+
 def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: ScriptSite) -> None:
     topic = unique("gone")
     with closing(KafkaAdminClient(bootstrap_servers=site.kafka)) as admin:
@@ -289,7 +316,7 @@ def test_a_dry_run_says_that_the_group_will_not_read_again(
 
 
 @pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
-def test_drop_removes_both_and_nothing_else(server: str, site: ScriptSite, request: pytest.FixtureRequest) -> None:
+def test_drop_removes_all_three_and_nothing_else(server: str, site: ScriptSite, request: pytest.FixtureRequest) -> None:
     uri: str = request.getfixturevalue(server)
     name = unique("drop")
     settings = site.settings(f"milvus.uri={uri}")
@@ -303,7 +330,7 @@ def test_drop_removes_both_and_nothing_else(server: str, site: ScriptSite, reque
             dropping.drop(settings, name, dry_run=False, yes=True)
             present = set(api.collections())
         finally:
-            api.drop_collection(f"{name}__ledger")
-            api.drop_collection(name)
-    assert {name, f"{name}__ledger"}.isdisjoint(present)
+            for left in (name, f"{name}__ledger", f"{name}__marks"):
+                api.drop_collection(left)
+    assert {name, f"{name}__ledger", f"{name}__marks"}.isdisjoint(present)
     assert present.issuperset(others)

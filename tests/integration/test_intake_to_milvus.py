@@ -106,6 +106,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     yield made
     api.drop_collection(made.name)
     api.drop_collection(f"{made.name}__ledger")
+    api.drop_collection(f"{made.name}__marks")
     api.close()
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from pipeline.errors import MilvusStreamError
-from pipeline.store import IndexSettings, MilvusPartitions, connect, open_collection, open_ledger
+from pipeline.store import IndexSettings, MilvusPartitions, connect, open_collection, open_ledger, open_marks
 from pipeline.store.milvus.api import MilvusServerApi
 
 pytestmark = pytest.mark.servers
@@ -26,6 +26,8 @@ def open_all(api: MilvusServerApi, name: str, start: threading.Barrier) -> None:
         start.wait(60)
         open_ledger(api, name)
         start.wait(60)
+        open_marks(api, name)
+        start.wait(60)
         MilvusPartitions(api, name).ensure(dict.fromkeys(NAMES, True))
     except MilvusStreamError:
         start.abort()
@@ -42,14 +44,14 @@ def test_workers_that_start_together_share_one_loaded_collection(
         apis = [stack.enter_context(closing(connect(uri))) for _ in range(WORKERS)]
         for _ in range(rounds):
             name = unique_name("together").replace("-", "_")
-            both = [name, f"{name}__ledger"]
-            for each in both:
+            names = [name, f"{name}__ledger", f"{name}__marks"]
+            for each in names:
                 stack.callback(apis[0].drop_collection, each)
             start = threading.Barrier(WORKERS)
             with ThreadPoolExecutor(WORKERS) as pool:
                 ended = [pool.submit(open_all, api, name, start) for api in apis]
             assert [each.exception() for each in ended] == [None] * WORKERS
-            assert [each for each in apis[0].collections() if each.startswith(name)] == both
+            assert [each for each in apis[0].collections() if each.startswith(name)] == names
             for api in apis:
                 assert api.loaded_partitions(name) == api.partitions(name) == sorted(NAMES)
-                assert [api.count(each) for each in both] == [0, 0]
+                assert [api.count(each) for each in names] == [0, 0, 0]

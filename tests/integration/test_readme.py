@@ -18,7 +18,8 @@ import pytest
 from kafka import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from tests.support.rigs.load import Sent, produce
+from tests.support.rigs.load import Sent
+from tests.support.rigs.publisher import produce
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -111,7 +112,7 @@ def _shell(folder: Path, kafka: str, topic: str, milvus: str, collection: str) -
     finally:
         shell.close()
         with closing(MilvusClient(milvus)) as client:
-            for name in (collection, f"{collection}__ledger"):
+            for name in (collection, f"{collection}__ledger", f"{collection}__marks"):
                 client.drop_collection(name)
 
 

@@ -11,7 +11,7 @@ from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.client import connect
 from pipeline.store.milvus.error_mapping import RetryPolicy
-from pipeline.store.writing.rows import ledger_id
+from pipeline.store.writing.rows import document_rows, ledger_id, row_id
 from tests.support.documents import delete, embed_all, put
 from tests.support.names import unique
 from tests.support.stores import Store, make_store, write
@@ -35,6 +35,7 @@ def empty(api: MilvusApi) -> Iterator[Store]:
     yield made
     api.drop_collection(made.name)
     api.drop_collection(f"{made.name}__ledger")
+    api.drop_collection(f"{made.name}__marks")
 
 
 @pytest.fixture
@@ -95,6 +96,35 @@ def test_another_workers_redo_right_after_changes_nothing(store: Store) -> None:
     assert store.count() == 3000
 
 
+def test_a_redo_finds_rows_that_are_missing_twice_or_back(store: Store, request: pytest.FixtureRequest) -> None:
+    write(store.upsert_writer(), [put("moved", "old", 1), put("gone", "x y", 2), *kept()])
+    write(store.upsert_writer(), [put("moved", "new", 6, day=1), delete("gone", 7)])
+    batch: list[Put | Delete] = [*kept(), put("moved", "new", 6, day=1), delete("gone", 7)]
+    assert store.upsert_writer().plan(batch).unchanged == len(batch)
+
+    store.api.delete(store.name, TODAY, [row_id(None, "missing", 1, TODAY)])
+    old = [put("moved", "old", 1), put("gone", "x y", 2)]
+    back = [row for item in embed_all(old) for row in document_rows(item, TODAY)]
+    store.api.upsert(store.name, TODAY, back)
+    damaged = {"moved", "missing", "gone"}
+    if store.api.server.capabilities.stores_repeated_ids:
+        [twice] = embed_all([put("twice", "s t", 4)])
+        with closing(MilvusClient(request.getfixturevalue("milvus_uri"), dedicated=True)) as other:
+            row = {**document_rows(twice, TODAY)[0]}
+            other.insert(store.name, [row | {"vector": row["vector"].tolist()}], partition_name=TODAY)
+        damaged.add("twice")
+
+    plan = store.upsert_writer().plan(batch)
+    assert {*(one.key[1] for one in plan.to_embed), *(one.key[1] for one in plan.deletes)} == damaged
+    write(store.upsert_writer(), batch)
+    words = {("missing", 0): "a", ("missing", 1): "b", ("twice", 0): "s", ("twice", 1): "t", ("whole", 0): "z"}
+    check(store, {TODAY: words, TOMORROW: {("moved", 0): "new"}})
+
+
+def kept() -> list[Put]:
+    return [put("missing", "a b", 3), put("twice", "s t", 4), put("whole", "z", 5)]
+
+
 def test_a_refused_document_is_found_and_the_others_are_stored(store: Store) -> None:
     # Lite counts characters and has no limit in bytes; both refuse what is longer than the field in characters.
     too_long = "x" * (MAX_TEXT_BYTES + 1)
@@ -134,4 +164,5 @@ def test_a_ledger_released_behind_the_writers_back_is_loaded_again(
     finally:
         api.drop_collection(name)
         api.drop_collection(f"{name}__ledger")
+        api.drop_collection(f"{name}__marks")
         api.close()

@@ -26,6 +26,8 @@ class Mutation:
 
 
 MACHINE = "tests/property/test_writer_machine.py"
+MEMBERSHIP = "tests/contract/test_kafka_membership.py"
+POWER_LOSS = "tests/property/test_power_loss.py"
 
 MUTATIONS = (
     Mutation(
@@ -127,10 +129,10 @@ failpoints.hit("rows_written")
     Mutation(
         "commit what is lost",
         function="consumers.kafka.rebalance.GroupListener.on_partitions_lost",
-        old="self._forget(partitions)",
+        old="self._lose(partitions)",
         new="""
 await self._commit(self._handler.committable(partitions))
-self._forget(partitions)
+self._lose(partitions)
 """,
         tests=(
             "tests/contract/test_kafka_source.py::test_a_member_that_was_expelled_loses_commits_nothing_and_reads_again",
@@ -153,8 +155,8 @@ self._forget(partitions)
     Mutation(
         "null values skipped",
         function="pipeline.ingest.prepare.Preparer._decode",
-        old="[self._decoder.decode(record, now_ms) for record in records]",
-        new="[self._decoder.decode(record, now_ms) for record in records if record.value is not None]",
+        old="[self._decoder.decode(record, now_ms) for record in undecided]",
+        new="[self._decoder.decode(record, now_ms) for record in undecided if record.value is not None]",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
     Mutation(
@@ -192,7 +194,7 @@ if left_s < SHORTEST_S:
     Mutation(
         "intent skipped",
         function="pipeline.store.writing.upsert_writer.UpsertWriter._begin",
-        old="[intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]",
+        old="[self._intent(key, step) for key, step in work.steps.items()]",
         new="[]",
         tests=(MACHINE,),
     ),
@@ -215,7 +217,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "what was known before an assignment is not forgotten",
-        function="pipeline.store.writing.ledger.Ledger.forget",
+        function="pipeline.store.writing.ledger.Ledger.invalidate",
         old="self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}",
         new="pass",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
@@ -258,8 +260,8 @@ written = self._write_rows(work)
     Mutation(
         "a footprint that forgets the old place",
         function="pipeline.store.writing.protocol.intent",
-        old="footprint = dict(before.footprint)",
-        new="footprint: dict[str, int] = {}",
+        old="merged(before.footprint, place, beyond or {})",
+        new="merged(place, beyond or {})",
         tests=(MACHINE,),
     ),
     Mutation(
@@ -268,6 +270,64 @@ written = self._write_rows(work)
         old="frozenset(name for name in partitions if not self.revoked(number, name))",
         new="frozenset(partitions)",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
+    ),
+    Mutation(
+        "a loss during a join that the client keeps to itself",
+        function="consumers.kafka.internals._Coordinator.reset_generation",
+        old="self.rejoining = False",
+        new="pass",
+        tests=(f"{MEMBERSHIP}::test_the_client_announces_a_loss_during_a_join",),
+    ),
+    Mutation(
+        "what was assigned to a former member id is kept",
+        function="consumers.kafka.rebalance.GroupListener.outlived",
+        old="self._member != member_id(self._consumer)",
+        new="False",
+        tests=(f"{MEMBERSHIP}::test_a_loss_that_the_client_does_not_announce_is_noticed_by_the_member_id",),
+    ),
+    Mutation(
+        "a replaced static member reads and writes on",
+        function="consumers.kafka.internals.is_replaced",
+        old="not coordinator._heartbeat_enabled",
+        new="False",
+        tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
+    ),
+    Mutation(
+        "a static member writes beside the one it replaces",
+        function="consumers.kafka.source.KafkaSource._take_over_s",
+        old="self._joined[1] + STATIC_LEASE_S - now",
+        new="self._joined[1] - now",
+        tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
+    ),
+    Mutation(
+        "a receipt of a former assignment finishes what is read again",
+        function="pipeline.ingest.partition_fencing.PartitionFence.finished",
+        old="receipt.batch > self._last_ended",
+        new="True",
+        tests=(
+            "tests/unit/consumers/ingest/test_worker.py::test_a_receipt_of_a_former_assignment_finishes_nothing_that_is_read_again",
+        ),
+    ),
+    Mutation(
+        "a batch of a former assignment is written after a reread",
+        function="pipeline.ingest.partition_fencing.PartitionFence.assign",
+        old="self._end_epochs(partitions)",
+        new="pass",
+        tests=("tests/unit/pipeline/ingest/test_partition_fencing.py", "tests/unit/consumers/ingest/test_worker.py"),
+    ),
+    Mutation(
+        "heartbeats on a clock that stops while the machine is suspended",
+        function="consumers.kafka.internals._Heartbeat.sent_heartbeat",
+        old="self.clock.beat()",
+        new="LeaseClock().beat()",
+        tests=(f"{MEMBERSHIP}::test_the_lease_ends_while_the_machine_is_suspended_and_begins_with_the_next_heartbeat",),
+    ),
+    Mutation(
+        "a lease that a jump of the wall clock does not end",
+        function="consumers.kafka.lease_clock.LeaseClock.certain",
+        old="abs(jump) <= JUMP_S",
+        new="True",
+        tests=(f"{MEMBERSHIP}::test_a_jump_of_the_wall_clock_ends_the_lease_until_the_next_heartbeat",),
     ),
     Mutation(
         "wrong dates take the last Milvus partitions",
@@ -291,10 +351,90 @@ written = self._write_rows(work)
         tests=("tests/unit/pipeline/intake/formats/test_formats.py",),
     ),
     Mutation(
+        "a redo sends its dead letters again",
+        function="consumers.dead_letters.earlier.EarlierDeadLetters.holds",
+        old="(dead_letter.topic_id, dead_letter.position, digest) in self._contents",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
+    ),
+    Mutation(
+        "another record at the position of a dead letter counts as sent",
+        function="consumers.dead_letters.earlier._digest",
+        old="digest.update(b'-' if part is None else b'%d:%b' % (len(part), part))",
+        new="pass",
+        tests=("tests/contract/test_dead_letters.py",),
+    ),
+    Mutation(
+        "a forwarded record keeps a key that is not its document",
+        function="consumers.rekey.stage.RekeyStage._keyed",
+        old="Forwarded(record, key)",
+        new="Forwarded(record, record.key)",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
+        "committed offsets are read while a transaction still commits some",
+        function="consumers.kafka.internals.wait_for_transactions",
+        old="request.require_stable = True",
+        new="pass",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
         "a stored vector under another text",
         function="pipeline.store.writing.vector_reuse.stored_vectors",
         old="vectors[numbers[identifier]][text] = vector",
         new="vectors[numbers[identifier]][chunks[numbers[identifier]][0].text] = vector",
         tests=(MACHINE,),
+    ),
+    Mutation(
+        "a redo believes the ledger",
+        function="pipeline.store.writing.redo_check.RedoCheck._damaged_rows",
+        old="self._check is None or not entries",
+        new="True",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
+    ),
+    Mutation(
+        "rows counted, whatever record wrote them",
+        function="pipeline.store.writing.row_check.RowCheck._compare",
+        old="found.get(expected.identifier) != expected.position",
+        new="(expected.identifier in found) != (expected.position is not None)",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
+    ),
+    Mutation(
+        "places left behind are forgotten at once",
+        function="pipeline.store.writing.protocol.final",
+        old="left_behind(footprint or {}, place)",
+        new="left_behind({}, place)",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
+    ),
+    Mutation(
+        "rows of what is folded away in a redo stay",
+        function="pipeline.ingest.prepare.Preparer._folded",
+        old="bounds.maybe_written(one.position)",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_redo.py",),
+    ),
+    Mutation(
+        "an intent that an outage may have lost is not written again",
+        function="pipeline.store.writing.ledger.Ledger.doubtful",
+        old="self._cached[key].outages != self._outages",
+        new="False",
+        tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py",),
+    ),
+    Mutation(
+        "a rejected record leaves its document half-way",
+        function="pipeline.ingest.prepare.Preparer._decide_rejected",
+        old="self._restorer is None or not rejected",
+        new="True",
+        tests=("tests/recovery/test_crashes_as_data.py",),
+    ),
+    Mutation(
+        "a dead letter before its document is restored",
+        function="pipeline.ingest.restore.DocumentRestorer.decide",
+        old="verdict.restoring += entries",
+        new="""
+verdict.restoring += entries
+verdict.send += [entry.rejected for entry in entries]
+""",
+        tests=("tests/unit/consumers/ingest/test_restore.py",),
     ),
 )

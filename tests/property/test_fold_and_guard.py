@@ -1,6 +1,7 @@
 """Where batches are cut makes no difference to what is stored: versions, records without one, and deletes mixed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -23,8 +24,8 @@ operations = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 4)), m
 def store(entry: Entry | None, batch: Sequence[Put | Delete]) -> Entry | None:
     for operation in fold(batch).operations:
         decision = decide(entry, operation, None, "model")
-        if decision is Decision.ADVANCE and entry is not None:
-            entry = advanced(entry, operation)
+        if decision in (Decision.ADVANCE, Decision.RANK) and entry is not None:
+            entry = replace(advanced(entry, operation), written_at=None)
         elif decision is Decision.WRITE:
             entry = final(operation, None, {}, "model", entry)
     return entry

@@ -93,7 +93,7 @@ class Reader:
     def store(self, batch: Sequence[Put]) -> None:
         for operation in fold(batch).operations:
             decision = decide(self.entry, operation, None, "m")
-            if decision is Decision.ADVANCE and self.entry is not None:
+            if decision in (Decision.ADVANCE, Decision.RANK) and self.entry is not None:
                 self.entry = advanced(self.entry, operation)
             elif decision is Decision.WRITE:
                 self.entry = final(operation, None, {}, "m", self.entry)

@@ -30,7 +30,7 @@ from tests.support.rigs.writer import newest
 
 NAME = "docs"
 LEDGER = "docs__ledger"
-POLICY = WritePolicy(max_rows=3, max_bytes=1 << 20)
+POLICY = WritePolicy(max_rows=3, max_bytes=2000)  # a document of more than three rows is cut
 Operation = Put | Delete
 Fault = Literal["ok", "crash", "lost", "away"]
 Step: TypeAlias = tuple[str, tuple[str, int] | None, int]

@@ -8,9 +8,11 @@ import pytest
 from tests.support.rigs.crash_script import (
     BATCH,
     CRASH,
+    LATER,
     REBALANCE,
     Record,
     Step,
+    aging,
     broken,
     delete,
     long,
@@ -170,6 +172,71 @@ UPSERT: dict[str, tuple[list[Step], list[Record]]] = {
             CRASH("rows_written", 3),
         ],
         [*others(BATCH, "x"), *others(BATCH, "y"), *others(BATCH, "z")],
+    ),
+    # --- what was begun is rejected by the redo ------------------------------------------------------------------
+    "a move is written, its record is too old by the redo": (
+        [put("a", "one"), *FULL, aging("a", "two", days_ago=9), CRASH("rows_written", 2), LATER(30)],
+        [put("a", "one"), *FULL],
+    ),
+    "a new text took the rows of the old one, its record is too old by the redo": (
+        [
+            put("a", long("a"), days_ago=9),
+            *FULL,
+            aging("a", long("b", 90), days_ago=9),
+            CRASH("rows_written", 2),
+            LATER(30),
+        ],
+        [put("a", long("a"), days_ago=9), *FULL],
+    ),
+    "a new document is written, its record is too old by the redo": (
+        [aging("a", "one", days_ago=9), CRASH("rows_written"), LATER(30), put("b")],
+        [put("b")],
+    ),
+    "a deleted document is created again, its record is too old by the redo": (
+        [
+            put("a"),
+            *FULL,
+            delete("a"),
+            *others(BATCH - 1, "more"),
+            aging("a", "two", days_ago=9),
+            CRASH("rows_written", 3),
+            LATER(30),
+        ],
+        [*FULL, *others(BATCH - 1, "more")],
+    ),
+    "an intent is written, its record is too old by the redo": (
+        [put("a", "one"), *FULL, aging("a", "two", days_ago=9), CRASH("intent_written", 2), LATER(30)],
+        [put("a", "one"), *FULL],
+    ),
+    "the redo rejects the record, and another record of the document follows in its batch": (
+        [put("a", "one"), *FULL, aging("a", "two", days_ago=9), CRASH("rows_written", 2), LATER(30), put("a", "three")],
+        [put("a", "three"), *FULL],
+    ),
+    "the redo rejects two records of the document": (
+        [
+            put("a", "one"),
+            *FULL,
+            aging("a", "two", days_ago=9),
+            CRASH("rows_written", 2),
+            aging("a", "three", days_ago=8),
+            CRASH("rows_written"),
+            LATER(60),
+        ],
+        [put("a", "one"), *FULL],
+    ),
+    "a crash in the middle of the restoration": (
+        [
+            put("a", "one"),
+            *FULL,
+            aging("a", "two", days_ago=9),
+            CRASH("rows_written", 2),
+            LATER(30),
+            CRASH("rows_written"),
+            CRASH("surplus_deleted"),
+            CRASH("ledger_final"),
+            CRASH("dead_letter_sent"),
+        ],
+        [put("a", "one"), *FULL],
     ),
     # --- the group changes ---------------------------------------------------------------------------------------
     "a Kafka partition is about to be given up": (

@@ -1,11 +1,11 @@
-"""A collection with its ledger and writers on any Milvus, and what is in it partition by partition."""
+"""A collection with its ledger, marks and writers on any Milvus, and what is in it partition by partition."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.records import Delete, Put
 from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.opening import open_collection, open_ledger
+from pipeline.store.collection.opening import open_collection, open_ledger, open_marks
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
@@ -62,9 +62,10 @@ class Store:
 
 
 def make_store(api: MilvusApi, name: str, *, dimension: int = DIMENSION) -> Store:
-    """Create collection and ledger."""
+    """Create collection, ledger and marks."""
     open_collection(api, name, {"name": "model"}, dimension, IndexSettings("FLAT", "COSINE", {}), create=True)
     open_ledger(api, name)
+    open_marks(api, name)
     return Store(api, name)
 
 

@@ -1,4 +1,4 @@
-"""`milvus-stream collections drop`: remove a collection and its ledger."""
+"""`milvus-stream collections drop`: remove a collection, its ledger and its marks."""
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pipeline.store import MilvusServerApi
 
 
 def drop(settings: Settings, name: str, *, dry_run: bool, yes: bool) -> None:
-    """Remove the collection and its ledger after a question, or say with `dry_run` what would go.
+    """Remove the collection, its ledger and its marks after a question, or say with `dry_run` what would go.
 
     Raises NotFound with similar names, Mismatch for a collection that is not ours, UsageError without `yes` where
     nobody can be asked, Unavailable. Nothing is changed then.
@@ -31,8 +31,9 @@ def drop(settings: Settings, name: str, *, dry_run: bool, yes: bool) -> None:
             sys.stderr.write(_consequence(settings, name))
             return
         _confirm(plan, _consequence(settings, name), yes=yes)
-        # The ledger first: one that outlived its collection would have a worker take every document for stored.
-        for gone in (own.ledger, own.name if own.info is not None else None):
+        # The ledger first: one that outlived its collection would have a worker take every document for stored. The
+        # marks last: as long as they are there, a worker notices that what they speak of is gone.
+        for gone in (own.ledger, own.name if own.info is not None else None, own.marks):
             if gone is not None:
                 api.drop_collection(gone)
                 sys.stdout.write(f"dropped {gone}\n")
@@ -47,6 +48,8 @@ def _plan(settings: Settings, api: MilvusServerApi, own: OwnCollection) -> list[
         lines.append(f"collection {own.name} on {where}: {count} rows in {len(api.partitions(own.name))} partitions")
     if own.ledger is not None:
         lines.append(f"its ledger {own.ledger}")
+    if own.marks is not None:
+        lines.append(f"its marks {own.marks}")
     return lines
 
 

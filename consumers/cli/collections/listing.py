@@ -40,7 +40,9 @@ def info(settings: Settings, name: str) -> dict[str, Any]:
     with connections.milvus(settings) as api:
         own = find_collection(api, name)
         if own.info is None:
-            raise NotFound(f"of collection {name!r} only the ledger {own.ledger} is left; {_leftover(name)}")
+            left = {"the ledger": own.ledger, "the marks": own.marks}
+            names = " and ".join(f"{what} {its_name}" for what, its_name in left.items() if its_name is not None)
+            raise NotFound(f"of collection {name!r} only {names} remain; {_leftover(own)}")
         held = partition_rows(api, name)
         indexes = {}
         for field, index in own.info.indexes.items():
@@ -112,9 +114,14 @@ def _listed(settings: Settings, api: MilvusServerApi, own: OwnCollection) -> dic
         "dimension": model.get("dimension"),
         "partitions": len(api.partitions(own.name)) if own.info is not None else 0,
         "ledger": own.ledger,
-        "note": _leftover(own.name) if own.info is None else None,
+        "note": _leftover(own) if own.info is None else None,
     }
 
 
-def _leftover(name: str) -> str:
-    return f"a worker would take its documents for stored: `milvus-stream collections drop {name}` removes the rest"
+def _leftover(own: OwnCollection) -> str:
+    problem = (
+        "its offsets are remembered without its rows"
+        if own.ledger is None
+        else "a worker would take its documents for stored"
+    )
+    return f"{problem}: `milvus-stream collections drop {own.name}` removes the rest"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
+from consumers.cli.doctor.keys import examine_keys, newest, read_keys
 from consumers.cli.inventory import quick_kafka, waiting_since
 from consumers.cli.output import one_line, span
 from consumers.config import Settings
@@ -19,6 +20,7 @@ from consumers.kafka import (
 )
 from consumers.wiring import documents
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import topic_warnings
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Reason
 from pipeline.records import Rejected, SourceRecord
@@ -53,6 +55,8 @@ def examine_kafka(settings: Settings, findings: Findings, now_ms: int) -> None:
     dead_letter_topic = settings.kafka.dead_letter_topic
     with findings.checking("kafka.topics", "give the user DESCRIBE and READ on the topics"):
         facts = topic_facts(kafka, [*settings.kafka.topics, dead_letter_topic])
+    for warning in topic_warnings(settings, facts):
+        findings.warning(warning.check, warning.seen, warning.do)
     present = {
         name: details
         for name, details in facts.items()
@@ -124,13 +128,6 @@ def _dead_letter_topic(
     if details.compacted:
         do = "set cleanup.policy=delete on it: no worker starts with a compacted one"
         findings.problem(check, f"{topic} is compacted: it keeps one dead letter a key and refuses those without", do)
-    if details.retention_ms not in (None, -1):
-        findings.warning(
-            check,
-            f"{topic} forgets records by age (retention.ms={details.retention_ms}), and a dead letter has its record's "
-            "own timestamp: old ones are deleted at once",
-            "set retention.ms=-1 on it",
-        )
     largest = max((source.max_message_bytes or 0 for source in sources), default=0)
     if details.max_message_bytes is not None and details.max_message_bytes < largest:
         seen = f"{topic} takes {details.max_message_bytes:,} bytes, a source topic {largest:,}: records are cut short"
@@ -171,14 +168,13 @@ def _records(
     settings: Settings, kafka: KafkaSettings, topic: str, details: TopicFacts, *, findings: Findings, now_ms: int
 ) -> None:
     ranges = topic_ranges(kafka, [topic])
-    per_partition = -(-SAMPLE // max(1, len(ranges)))
-    newest = {name: (max(start, end - per_partition), end) for name, (start, end) in ranges.items()}
-    sample = list(read_range(kafka, newest))
+    sample = list(read_range(kafka, newest(ranges, SAMPLE)))
     if not sample:
         findings.ok("records", f"{topic} holds no record yet")
         return
     _decoded(settings, topic, sample, findings, now_ms)
-    _keys(settings, topic, details, sample, findings)
+    if mode_of(settings).one_version and details.partitions > 1:
+        examine_keys(topic, read_keys(settings, kafka, ranges), findings)
     largest, limit = max(record.size for record in sample), settings.kafka.max_record_bytes
     if limit >= largest > _NEAR_LIMIT * limit:
         seen = f"{topic}: the largest of the newest records has {largest:,} bytes, kafka.max_record_bytes is {limit:,}"
@@ -224,22 +220,6 @@ def _decoded(settings: Settings, topic: str, sample: Sequence[SourceRecord], fin
             "records.keys",
             f"{topic}: {without_id} of {total} have neither a field {settings.record.id_field!r} nor a key",
             "give records a key or an id, set record.id_field to the field that holds one, or mode: append",
-        )
-
-
-def _keys(
-    settings: Settings, topic: str, details: TopicFacts, sample: Sequence[SourceRecord], findings: Findings
-) -> None:
-    """Versions of one document must be in one Kafka partition, which only a key ensures."""
-    without_key = sum(record.key is None for record in sample)
-    seen = f"{topic}: {without_key} of the newest {len(sample)} records have no key"
-    if not mode_of(settings).one_version or details.partitions == 1 or not without_key:
-        findings.ok("records.keys", seen)
-    else:
-        findings.warning(
-            "records.keys",
-            f"{seen}: versions of one document can then be in different Kafka partitions, where nothing orders them",
-            "publish with the document's id as the key",
         )
 
 

@@ -10,6 +10,7 @@ from consumers.config import Settings
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import index_settings, partitioning
 from consumers.wiring.modes import mode_of
+from consumers.wiring.start_warnings import server_warnings
 from pipeline.embedding import ModelStamp
 from pipeline.errors import MilvusStreamError, NotFound
 from pipeline.records import VECTOR_FIELD
@@ -28,7 +29,6 @@ from pipeline.store import (
     reserved_partitions,
 )
 
-_TESTED_SINCE = (2, 3, 0)
 _NEARLY_FULL = 0.8
 
 
@@ -77,12 +77,8 @@ def _server(settings: Settings, api: MilvusServerApi, findings: Findings) -> Non
     keywords = "" if server.capabilities.bm25 else ", no keyword search (needs 2.5)"
     seen = f"{settings.milvus.uri.rpartition('@')[2]} answers: {server.version}, {kind}{keywords}"
     findings.ok("milvus.reachable", seen)
-    if server.capabilities.loses_deletes:
-        seen = f"{server.version} can lose deletes while it loads or compacts segments, so that older rows stay"
-        do = "upgrade Milvus; until then a long milvus.flush_interval and `milvus-stream audit --repair` help"
-        if server.number < _TESTED_SINCE:
-            seen, do = f"{server.version} was never tested with this", "upgrade to 2.3 or newer"
-        findings.warning("milvus.version", seen, do)
+    for warning in server_warnings(api):
+        findings.warning(warning.check, warning.seen, warning.do)
     with findings.checking("milvus.index", "correct milvus.index"):
         check_server(index_settings(settings), server)
     with findings.checking("clock.milvus"):

@@ -10,7 +10,7 @@ import structlog
 from pipeline.errors import Mismatch, NotFound
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.collection.indexes import IndexSettings, check_server
-from pipeline.store.collection.schema import documents_spec, ledger_spec, read_stamp, schema_problems
+from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec, read_stamp, schema_problems
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, IndexInfo, MilvusApi
 from pipeline.store.milvus.expressions import literal
 
@@ -45,7 +45,15 @@ def open_collection(
 
 def open_ledger(api: MilvusApi, name: str, *, create: bool = True) -> CollectionInfo:
     """Open the ledger of the collection `name`; raises as `open_collection` does."""
-    spec = ledger_spec(name)
+    return _open_companion(api, ledger_spec(name), create=create)
+
+
+def open_marks(api: MilvusApi, name: str, *, create: bool = True) -> CollectionInfo:
+    """Open the marks of the collection `name`; raises as `open_collection` does."""
+    return _open_companion(api, marks_spec(name), create=create)
+
+
+def _open_companion(api: MilvusApi, spec: CollectionSpec, *, create: bool) -> CollectionInfo:
     return _open(api, spec, lambda info: _check_schema(info, spec), create=create)
 
 

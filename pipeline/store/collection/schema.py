@@ -1,4 +1,4 @@
-"""The schemas of documents and ledger, and the comparison of an existing collection with its schema."""
+"""The schemas of documents, ledger and marks, and the comparison of an existing collection with its schema."""
 
 import json
 import re
@@ -11,12 +11,13 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, IndexInfo
 
 LEDGER_SUFFIX = "__ledger"
-LEDGER_DIMENSION = 2
-"""Milvus requires a vector in every collection; the ledger's is constant and never searched."""
+MARKS_SUFFIX = "__marks"
+UNUSED_DIMENSION = 2
+"""Milvus requires a vector in every collection; that of the ledger and of the marks is constant and never searched."""
 STAMP_FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MAX_NAME = 255 - len(LEDGER_SUFFIX)
+_MAX_NAME = 255 - max(len(LEDGER_SUFFIX), len(MARKS_SUFFIX))
 _ID = FieldInfo("id", "VARCHAR", primary=True, max_length=64)
 _COLUMNS = {
     field.name: field
@@ -46,6 +47,11 @@ def check_collection_name(name: str) -> str:
 def ledger_name(collection: str) -> str:
     """The collection that holds one row per document of `collection`."""
     return collection + LEDGER_SUFFIX
+
+
+def marks_name(collection: str) -> str:
+    """The collection by which the workers that fill `collection` agree: flushes, positions, stamps."""
+    return collection + MARKS_SUFFIX
 
 
 def documents_spec(
@@ -86,11 +92,30 @@ def ledger_spec(name: str) -> CollectionSpec:
         FieldInfo("fingerprint", "VARCHAR", max_length=255),
         FieldInfo("topic_id", "VARCHAR", max_length=64),
         FieldInfo("pending", "BOOL"),
-        FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=LEDGER_DIMENSION),
+        FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=UNUSED_DIMENSION),
     )
-    description = json.dumps({"milvus_stream": STAMP_FORMAT, "ledger_of": check_collection_name(name)})
-    indexes = {VECTOR_FIELD: IndexInfo("FLAT", "L2", {})}
-    return CollectionSpec(ledger_name(name), description, fields, dynamic=False, indexes=indexes)
+    return _companion_spec(name, ledger_name(name), "ledger_of", fields)
+
+
+def marks_spec(name: str) -> CollectionSpec:
+    """The marks of the collection `name`: some hundred rows, each a value of a name that is never changed."""
+    fields = (
+        _ID,
+        FieldInfo("kind", "VARCHAR", max_length=16),
+        FieldInfo("name", "VARCHAR", max_length=512),
+        FieldInfo("writer", "VARCHAR", max_length=64),
+        FieldInfo("count", "INT64"),
+        FieldInfo("payload", "VARCHAR", max_length=65_535),
+        FieldInfo("written_ms", "INT64"),
+        FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=UNUSED_DIMENSION),
+    )
+    return _companion_spec(name, marks_name(name), "marks_of", fields)
+
+
+def _companion_spec(collection: str, name: str, role: str, fields: tuple[FieldInfo, ...]) -> CollectionSpec:
+    """A collection that belongs to another one, which its description names under `role`."""
+    description = json.dumps({"milvus_stream": STAMP_FORMAT, role: check_collection_name(collection)})
+    return CollectionSpec(name, description, fields, dynamic=False, indexes={VECTOR_FIELD: IndexInfo("FLAT", "L2", {})})
 
 
 def write_stamp(stamp: Mapping[str, Any]) -> str:
@@ -106,7 +131,16 @@ def read_stamp(info: CollectionInfo) -> dict[str, Any] | None:
 
 def read_ledger_of(info: CollectionInfo) -> str | None:
     """The collection that this ledger belongs to, as `ledger_spec` wrote it; None if it is no ledger."""
-    name = _read_description(info).get("ledger_of")
+    return _owner(info, "ledger_of")
+
+
+def read_marks_of(info: CollectionInfo) -> str | None:
+    """The collection that these marks belong to, as `marks_spec` wrote it; None if these are no marks."""
+    return _owner(info, "marks_of")
+
+
+def _owner(info: CollectionInfo, role: str) -> str | None:
+    name = _read_description(info).get(role)
     return name if isinstance(name, str) else None
 
 
@@ -123,6 +157,7 @@ def schema_problems(wanted: CollectionSpec, existing: CollectionInfo) -> list[st
     """The reasons why `existing` cannot hold the rows of `wanted`, one clause each; empty if it can.
 
     A missing `sparse` is no reason: a collection created on a server without BM25 works, without keyword search.
+    Nor is a field more that may be null: rows leave it out.
     """
     problems = []
     existing_fields = {field.name: field for field in existing.fields}
@@ -131,7 +166,11 @@ def schema_problems(wanted: CollectionSpec, existing: CollectionInfo) -> list[st
             continue
         problems += _field_problems(field, existing_fields.get(field.name))
     known = {field.name for field in wanted.fields} | {SPARSE_FIELD}
-    problems += [f"field {name!r} is there, which nothing fills" for name in existing_fields if name not in known]
+    problems += [
+        f"field {field.name!r} is there, which nothing fills and which may not be null"
+        for field in existing.fields
+        if field.name not in known and not field.nullable
+    ]
     if wanted.dynamic and not existing.dynamic:
         problems.append("the dynamic field is off, so metadata has no place")
     return problems

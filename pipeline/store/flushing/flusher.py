@@ -3,72 +3,32 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
 from pipeline import failpoints
 from pipeline.errors import Unavailable
-from pipeline.records import Receipt
+from pipeline.records import Finished, KafkaPartition, Reached, Receipt
 from pipeline.store.flushing.policy import FlushNeed, FlushPolicy, flush_spacing_s
-from pipeline.store.flushing.shared_marker import FlushMarker, Marks, PendingOnPeer
+from pipeline.store.flushing.positions import PositionStore, ReachedPositions
+from pipeline.store.flushing.shared_marker import FlushCounts, FlushMarker, PendingOnPeer
+from pipeline.store.flushing.states import (
+    Flushing,
+    Idle,
+    OnAcked,
+    OnDurable,
+    OnFlush,
+    StandingIn,
+    State,
+    Waiting,
+    ignore_flush,
+)
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.telemetry import FlushRole
 
 log = structlog.get_logger(__name__)
-
-OnDurable = Callable[[Sequence[Receipt]], None]
-OnFlush = Callable[[FlushRole, bool], None]
-"""Called at the end of every attempt of a flush with its role, and whether it succeeded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Nothing waits to become durable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Receipts wait: for the next flush of this worker, or for another worker's."""
-
-    since: float
-    """Since when none of this worker's receipts became durable."""
-    announced_at: float
-    """When another worker last announced a flush; not before `since` if there was none."""
-
-
-@dataclass(frozen=True, slots=True)
-class StandingIn:
-    """This worker flushes for all others, because the leader does not, until another one announces a flush."""
-
-    since: float
-    """Since when none of this worker's receipts became durable."""
-
-
-@dataclass(slots=True)
-class Flushing:
-    """A flush is in progress, or has failed half-way and will be continued."""
-
-    before: Idle | Waiting | StandingIn
-    """The state to return to if the flush is given up."""
-    role: FlushRole
-    pending: PendingOnPeer
-    """Receipts that waited for another worker's flush, and become durable by this one."""
-    receipts: list[Receipt]
-    collections: list[str]
-    """The collections not flushed yet."""
-
-    def __len__(self) -> int:
-        return len(self.pending) + len(self.receipts)
-
-
-State: TypeAlias = Idle | Waiting | StandingIn | Flushing
-
-
-def ignore_flush(role: FlushRole, ok: bool) -> None:
-    """The `on_flush` that does nothing."""
 
 
 class Flusher:
@@ -85,6 +45,11 @@ class Flusher:
     4. A worker that was asked to finish flushes itself.
 
     Two workers that flush at the same time do no harm.
+
+    With `positions`, the store also remembers how far each Kafka partition was acknowledged (`reached`): it is written
+    before a flush, or before the marker is read, and becomes durable like rows.
+
+    What is not durable when the connection to the server breaks may be lost, so `drop` forgets it.
     """
 
     def __init__(
@@ -98,8 +63,14 @@ class Flusher:
         marker: FlushMarker | None = None,
         leads: Callable[[], bool] = lambda: True,
         on_flush: OnFlush = ignore_flush,
+        positions: PositionStore | None = None,
+        on_acked: OnAcked | None = None,
     ) -> None:
-        """`leads`: whether this worker is the one that flushes; may change at any time."""
+        """`leads`: whether this worker is the one that flushes; may change at any time.
+
+        `on_acked`: takes the receipts that are not durable by their acknowledgement, and brings them back to
+        `acknowledged` together with the positions that they reach. So one flush is enough for both.
+        """
         self._api = api
         self._collections = tuple(collections)
         self._policy = policy
@@ -108,13 +79,17 @@ class Flusher:
         self._marker = marker
         self._leads = leads
         self._on_flush = on_flush
+        self._positions = ReachedPositions(positions, clock)
+        self._on_acked = on_acked
         self._spacing_s = flush_spacing_s(api.server)
         self._lock = threading.Lock()
         self._need = FlushNeed(last_began=clock())
         self._state: State = Idle()
-        self._receipts: list[Receipt] = []
+        self._receipts: list[Finished] = []
         self._pending = PendingOnPeer()
-        self._marks: Marks = {}
+        self._drops = 0
+        self._drops_announced = 0
+        self._marks: FlushCounts = {}
         self._read_marker_at = clock()
 
     # --- any thread --------------------------------------------------------------------------------------------
@@ -126,22 +101,56 @@ class Flusher:
 
     def acked(self, receipt: Receipt, rows: int) -> None:
         """Record that the server has acknowledged these records, of which `rows` rows were written."""
-        with self._lock:
-            now = self._clock()
-            if self._policy.durability == "flush":
-                self._receipts.append(receipt)
-            if isinstance(self._state, Idle):
-                self._state = Waiting(now, now)
-            elif isinstance(self._state, StandingIn) and not self._need.waiting:
-                self._state = StandingIn(now)
-            self._need = replace(self._need, waiting=True, rows=self._need.rows + rows)
         if self._policy.durability == "ack":
+            with self._lock:
+                self._wait_for_flush(rows)
             self._on_durable([receipt])
+        elif self._on_acked is None:
+            self.acknowledged([receipt], rows, {})
+        else:
+            self._on_acked(receipt, rows)
+
+    def acknowledged(self, receipts: Sequence[Receipt], rows: int, reached: Mapping[KafkaPartition, Reached]) -> bool:
+        """Record receipts, and how far each Kafka partition is acknowledged; whether `due_at` may be earlier now."""
+        with self._lock:
+            self._positions.reached(reached)
+            self._receipts += receipts
+            if not receipts and (self._need.waiting or not self._positions.unwritten):
+                return False
+            if receipts or self._policy.durability == "flush":
+                self._wait_for_flush(rows)
+            return True
+
+    def _wait_for_flush(self, rows: int) -> None:
+        now = self._clock()
+        if isinstance(self._state, Idle):
+            self._state = Waiting(now, now)
+        elif isinstance(self._state, StandingIn) and not self._need.waiting:
+            self._state = StandingIn(now)
+        self._need = replace(self._need, waiting=True, rows=self._need.rows + rows)
+
+    def drop(self) -> None:
+        """Forget what is not durable: the server may have lost it. It must be acknowledged again."""
+        if self._policy.durability == "ack":
+            return
+        with self._lock:
+            self._drops += 1
+            dropped = len(self._receipts) + len(self._pending)
+            self._receipts = []
+            self._pending = PendingOnPeer()
+            self._positions.forget()
+            if isinstance(self._state, Flushing):  # a flush under way makes nothing of it durable
+                dropped += len(self._state)
+                self._state.pending.take()
+                self._state.receipts.clear()
+                self._state = self._state.before
+        log.info("flush.dropped", receipts=dropped)
 
     def request(self) -> None:
         """Flush as soon as the server allows it; nothing to do where all is durable."""
         with self._lock:
             self._need = replace(self._need, requested=self._need.waiting)
+            self._positions.request()
 
     def finish(self) -> None:
         """From now on flush at once whatever waits."""
@@ -157,9 +166,15 @@ class Flusher:
     def due_at(self) -> float | None:
         """When `step` has something to do, possibly in the past; None: not before something is acknowledged."""
         with self._lock:
-            due = self._policy.due_at(self._need, self._spacing_s)
-            reads_marker = self._follows() and not isinstance(self._state, StandingIn)
-            return self._read_marker_at if due is not None and reads_marker else due
+            due = self._flush_due_at()
+            if self._policy.durability == "ack" and self._positions.unwritten:
+                return self._positions.due_at if due is None else min(due, self._positions.due_at)
+            return due
+
+    def _flush_due_at(self) -> float | None:
+        due = self._policy.due_at(self._need, self._spacing_s)
+        reads_marker = self._follows() and not isinstance(self._state, StandingIn)
+        return self._read_marker_at if due is not None and reads_marker else due
 
     # --- the thread that flushes -------------------------------------------------------------------------------
 
@@ -168,6 +183,12 @@ class Flusher:
 
         Raises any other error of the server, and what `on_durable` raises.
         """
+        if self._policy.durability == "ack":
+            if written := self._positions.try_write(self._policy.read_interval_s):
+                self._on_durable(written)
+            due = self._flush_due_at()
+            if due is None or due > self._clock():
+                return
         if self._marker is not None and self._follows():
             self._read_marker(self._marker)
             if not self._takes_over():
@@ -197,15 +218,21 @@ class Flusher:
 
     def _read_marker(self, marker: FlushMarker) -> None:
         """Read the marker and report the receipts that it shows to be durable."""
-        with self._lock:
-            self._read_marker_at = self._clock() + self._policy.read_interval_s
-            acknowledged = len(self._receipts)
+        self._read_marker_at = self._clock() + self._policy.read_interval_s
+        flushes = self._policy.durability == "flush"
+        drops = self._drops
         try:
-            marks = marker.read() if self._policy.durability == "flush" else {}
+            written = self._positions.write() if flushes else []
+            with self._lock:
+                self._receipts += written if drops == self._drops else []
+                acknowledged = len(self._receipts)
+            marks = marker.read() if flushes else {}
         except Unavailable as error:
             log.warning("flush.marker_unread", error_type=type(error).__name__, error=str(error))
             return
         with self._lock:
+            if drops != self._drops:  # the receipts counted are gone, and others may be in their place
+                return
             if any(count > self._marks.get(flusher, 0) for flusher, count in marks.items()):
                 self._flush_announced()
             self._marks = marks
@@ -228,11 +255,11 @@ class Flusher:
         now = self._clock()
         remaining = bool(self._receipts or self._pending)
         if not remaining:
-            self._need = FlushNeed(self._need.last_began, closing=self._need.closing)
+            self._need = FlushNeed(self._need.last_began, waiting=self._positions.unwritten, closing=self._need.closing)
         if isinstance(self._state, StandingIn):
             self._state = StandingIn(now)
         else:
-            self._state = Waiting(now, now) if remaining else Idle()
+            self._state = Waiting(now, now) if remaining or self._need.waiting else Idle()
 
     # --- this worker's flushes ---------------------------------------------------------------------------------
 
@@ -240,9 +267,12 @@ class Flusher:
         began = self._clock()
         flushing = self._begin(began)
         marker = None if flushing.role == "finishing" else self._marker
+        drops = self._drops
         try:
+            if len(flushing.collections) == len(self._collections) and self._policy.durability == "flush":
+                flushing.receipts += self._positions.write()
             if marker is not None:
-                marker.begin()
+                self._begin_count(marker)
             while flushing.collections:
                 self._api.flush(flushing.collections[0])
                 del flushing.collections[0]
@@ -250,7 +280,11 @@ class Flusher:
             self._try_later(flushing, error)
             return
         failpoints.hit("flushed")
-        if durable := flushing.pending.take() + flushing.receipts:
+        with self._lock:
+            durable = flushing.pending.take() + flushing.receipts
+            if drops != self._drops:  # the flush may have begun before the loss, and what came after it is not in it
+                return
+        if durable:
             self._on_durable(durable)
         with self._lock:
             now = self._clock()
@@ -263,6 +297,12 @@ class Flusher:
         log.debug("flush.done", role=flushing.role, collections=self._collections, seconds=self._clock() - began)
         if marker is not None:
             self._announce(marker)
+
+    def _begin_count(self, marker: FlushMarker) -> None:
+        if self._drops_announced != self._drops:
+            self._drops_announced = self._drops
+            marker.restart()
+        marker.begin()
 
     def _begin(self, began: float) -> Flushing:
         """Take over all receipts acknowledged by now; later ones may miss this flush and wait for the next."""

@@ -7,11 +7,11 @@ several workers one flushes for all (`Flusher`).
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from pipeline.records import Receipt
+from pipeline.records import KafkaPartition, Reached, Receipt
 from pipeline.store.flushing.flusher import Flusher
 
 log = structlog.get_logger(__name__)
@@ -20,9 +20,9 @@ log = structlog.get_logger(__name__)
 class FlushGovernor:
     """Runs a flusher on a thread of its own.
 
-    `Unavailable` (a rate-limit answer, no answer, an outage) means later: no receipt is dropped. Any other error ends
-    the thread and is raised by `check`. This thread reports what is durable; with durability `ack` the thread that
-    calls `acked` does.
+    `Unavailable` (a rate-limit answer, no answer) means later, and no receipt is dropped. Any other error ends the
+    thread and is raised by `check`. This thread reports what is durable; with durability `ack` the thread that calls
+    `acked` does.
     """
 
     def __init__(self, flusher: Flusher, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,6 +42,16 @@ class FlushGovernor:
     def acked(self, receipt: Receipt, rows: int) -> None:
         """Record that the server has acknowledged these records, of which `rows` rows were written; never blocks."""
         self._flusher.acked(receipt, rows)
+        self._changed.set()
+
+    def acknowledged(self, receipts: Sequence[Receipt], rows: int, reached: Mapping[KafkaPartition, Reached]) -> None:
+        """Record receipts that `on_acked` took, and how far each Kafka partition is acknowledged by now."""
+        if self._flusher.acknowledged(receipts, rows, reached):
+            self._changed.set()
+
+    def drop(self) -> None:
+        """Forget what is not durable, because the server may have lost it; never blocks."""
+        self._flusher.drop()
         self._changed.set()
 
     def request(self) -> None:

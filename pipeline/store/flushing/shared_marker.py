@@ -1,35 +1,23 @@
-"""Shared flushes: marks in the ledger by which one worker announces its flushes, and what others conclude from them."""
+"""Shared flushes: marks by which one worker announces its flushes, and what others conclude from them."""
 
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any, TypeAlias
-
-import numpy as np
-import structlog
+from typing import TypeAlias
 
 from pipeline.errors import Unavailable
-from pipeline.records import VECTOR_FIELD, Receipt
-from pipeline.store.collection.schema import LEDGER_DIMENSION, ledger_name
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.records import Finished
+from pipeline.store.collection.marks import NO_PAYLOAD, Marks
 
-log = structlog.get_logger(__name__)
-
-MARKER_STATE = "marker"
-"""In the column `state`; rows of documents have `live` or `deleted` there."""
-_KAFKA_PARTITION = -2
-"""The value by which marks are found; Milvus compares numbers much faster than texts."""
 _FORGET_MS = 86_400_000
-_READS = 3
 
-Marks: TypeAlias = Mapping[str, int]
+FlushCounts: TypeAlias = Mapping[str, int]
 """Flusher -> flushes of every collection that it has finished, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FlushMark:
     """The announcement of one flusher: how many flushes it has finished. Every new count has a new flusher id."""
 
     flusher: str
@@ -37,104 +25,50 @@ class Mark:
 
 
 class FlushMarker:
-    """The marks in one collection's ledger, as one worker reads and writes them.
+    """The flush marks of one collection, as one worker reads and writes them."""
 
-    Every mark is a new row that is never changed. One row updated in place would be simpler, but Milvus 2.3.5 can lose
-    the delete of an upsert that arrives while a flushed segment is loaded, and then answers the older row even to a
-    strong read (measured: 8 after 12 was acknowledged).
-    """
-
-    def __init__(self, api: MilvusApi, collection: str, wall_clock: Callable[[], float] = time.time) -> None:
-        self._api = api
-        self._name = ledger_name(collection)
+    def __init__(self, marks: Marks, wall_clock: Callable[[], float] = time.time) -> None:
+        self._marks = marks
         self._wall_clock = wall_clock
         self._own = _new_count()
 
-    def read(self) -> Marks:
-        """The latest mark of every flusher; a strong read. Raises Unavailable."""
-        marks: dict[str, int] = {}
-        for row in self._rows():
-            marks[row["fingerprint"]] = max(row["version"], marks.get(row["fingerprint"], 0))
-        return marks
+    def read(self) -> FlushCounts:
+        """The latest count of every flusher; a strong read. Raises Unavailable."""
+        return {flusher: mark.count for flusher, mark in self._marks.read("flush").items()}
 
     def begin(self) -> None:
         """Prepare for flushes that `advance` will announce; they must begin after this has returned."""
         try:
-            rows = self._rows()
+            marks = self._marks.read("flush")
         except Unavailable:
             self._own = _new_count()
             return
-        stored = max((row["version"] for row in rows if row["fingerprint"] == self._own.flusher), default=0)
+        stored = marks.get(self._own.flusher)
         # A server that lost power may have lost marks. A worker that reads the marks then must not take the rest of an
         # old count for flushes to come: the count continues only from what is stored.
-        if stored != self._own.count:
+        if (0 if stored is None else stored.count) != self._own.count:
             self._own = _new_count()
-        self._forget([row["id"] for row in rows if row["record_time"] < self._now_ms() - _FORGET_MS])
+        before_ms = int(self._wall_clock() * 1000) - _FORGET_MS
+        self._marks.forget("flush", [flusher for flusher, mark in marks.items() if mark.written_ms < before_ms])
 
-    def advance(self) -> Mark:
+    def advance(self) -> FlushMark:
         """Announce that one more flush of every collection has finished, which began after `begin` had returned.
 
         Raises Unavailable; then the next announcement starts a new count, so no mark is ever written twice.
         """
-        before, mark = self._own, Mark(self._own.flusher, self._own.count + 1)
+        flusher = self._own.flusher
         self._own = _new_count()
-        self._api.upsert(self._name, None, [self._row(mark)])
-        self._own = mark
-        self._forget([_id(before)] if before.count else [])
-        return mark
+        self._own = FlushMark(flusher, self._marks.write("flush", {flusher: NO_PAYLOAD})[flusher].count)
+        return self._own
 
-    def _rows(self) -> Sequence[Mapping[str, Any]]:
-        where = f"kafka_partition == {_KAFKA_PARTITION}"
-        for _ in range(_READS):
-            rows = self._api.query(self._name, where, ["id", "fingerprint", "version", "record_time"], strong=True)
-            # Where an id is stored twice, Milvus 2.3.5 leaves other rows out of the answer; a count shows that. It also
-            # differs when a mark was written between the two reads.
-            count = self._api.query(self._name, where, ["count(*)"], strong=True)[0]["count(*)"]
-            if count <= len(rows):
-                return rows
-        raise Unavailable(f"{count} marks in {self._name} and only {len(rows)} answered")
-
-    def _forget(self, ids: Sequence[str]) -> None:
-        """Delete old marks, which only cost space; those that remain are deleted when they are a day old."""
-        if ids:
-            try:
-                self._api.delete(self._name, None, ids)
-            except Unavailable as error:
-                log.debug("flush.marks_kept", marks=len(ids), error_type=type(error).__name__)
-
-    def _row(self, mark: Mark) -> dict[str, Any]:
-        return {
-            "id": _id(mark),
-            "doc_id": "",
-            "tenant": "",
-            "topic": "",
-            "kafka_partition": _KAFKA_PARTITION,
-            "kafka_offset": -1,
-            "record_time": self._now_ms(),
-            "version": mark.count,
-            "versioned": False,
-            "state": MARKER_STATE,
-            "footprint": "{}",
-            "content_hash": "",
-            "row_hash": "",
-            "fingerprint": mark.flusher,
-            "topic_id": "",
-            "pending": False,
-            VECTOR_FIELD: np.ones(LEDGER_DIMENSION, dtype=np.float32),
-        }
-
-    def _now_ms(self) -> int:
-        return int(self._wall_clock() * 1000)
+    def restart(self) -> None:
+        """Start a new count: what this flusher has announced so far proves nothing about flushes to come."""
+        self._own = _new_count()
 
 
-def _new_count() -> Mark:
+def _new_count() -> FlushMark:
     """A count that starts from zero, under a new flusher id."""
-    return Mark(uuid.uuid4().hex, 0)
-
-
-def _id(mark: Mark) -> str:
-    # Differs from the id of every document's ledger row, which is the digest of another prefix.
-    return blake2b(f"flush marker {mark.flusher} {mark.count}".encode(), digest_size=20).hexdigest()
+    return FlushMark(uuid.uuid4().hex, 0)
 
 
 @dataclass(slots=True)
@@ -143,7 +77,7 @@ class _Group:
 
     base: dict[str, int]
     """Flusher -> its count when it was first seen after the acks."""
-    receipts: list[Receipt]
+    receipts: list[Finished]
 
 
 @dataclass(slots=True)
@@ -160,9 +94,9 @@ class PendingOnPeer:
     def __len__(self) -> int:
         return sum(len(group.receipts) for group in self._groups)
 
-    def observe(self, marks: Marks, acked: Sequence[Receipt]) -> list[Receipt]:
+    def observe(self, marks: FlushCounts, acked: Sequence[Finished]) -> list[Finished]:
         """Add `acked`, all acknowledged before `marks` were read; returns the receipts that are durable now."""
-        durable: list[Receipt] = []
+        durable: list[Finished] = []
         waiting: list[_Group] = []
         for group in self._groups:
             if any(marks.get(flusher, 0) >= count + 2 for flusher, count in group.base.items()):
@@ -178,7 +112,7 @@ class PendingOnPeer:
         self._groups = waiting
         return durable
 
-    def take(self) -> list[Receipt]:
+    def take(self) -> list[Finished]:
         """Remove and return all receipts: a flush of this worker makes them durable."""
         taken = [receipt for group in self._groups for receipt in group.receipts]
         self._groups = []

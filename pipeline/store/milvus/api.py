@@ -1,6 +1,7 @@
 """The interface to a Milvus server; `client.py` implements it over pymilvus, the tests have one in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,6 +46,8 @@ class FieldInfo:
     primary: bool = False
     dimension: int | None = None
     max_length: int | None = None
+    nullable: bool = False
+    """A row may leave it out, as with every field added to an existing collection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,16 @@ class MilvusApi(Protocol):
         So a worker that was suspended or cut off from Kafka cannot overwrite the rows of its successor.
         """
 
+    def unfenced(self) -> AbstractContextManager[None]:
+        """Let this thread's writes pass the fence inside the block; for rows that are no document's."""
+
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        """Call `lost` whenever the connection to the server breaks, also while it is idle; on any thread.
+
+        A server that starts again after a loss of power may not have what was not flushed. A request that is refused or
+        gets no answer in time does not count. Until a call is answered again, further failures are the same loss.
+        """
+
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         """Store the rows, replacing those with the same `id` *in this Milvus partition*. No id twice in one call.
 
@@ -194,15 +207,15 @@ class MilvusApi(Protocol):
     def flush(self, collection: str) -> None:
         """Seal and persist what was acknowledged before the call; returns when done. Never call it per batch."""
 
+    def loaded_partitions(self, collection: str) -> list[str]:
+        """The Milvus partitions that searches cover, a subset of `partitions`. Lite: all of them."""
+
     def close(self) -> None:
         """Close the connection; further calls raise `Unavailable`."""
 
 
 class MilvusServerApi(MilvusApi, Protocol):
     """A Milvus server with what operators need too: which partitions are loaded, index progress, the server's clock."""
-
-    def loaded_partitions(self, collection: str) -> list[str]:
-        """The Milvus partitions that searches cover, a subset of `partitions`. Lite: all of them."""
 
     def load_partitions(self, collection: str, partitions: Sequence[str]) -> None:
         """Load them; returns when they can be searched. Lite: nothing to do."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable
+from pipeline.store.milvus.connection_watch import ConnectionWatch
 from pipeline.store.milvus.error_mapping import Call, FailureKind, RetryPolicy, chain, classify, to_error
 from pipeline.store.milvus.write_lease import Lease
 
@@ -47,6 +48,7 @@ class RetryingCaller:
         self._sleep: Callable[[float], object] = sleep or self._closed.wait
         self._seen_loaded: set[str] = set()
         self.lease = Lease()
+        self.watch = ConnectionWatch()
 
     @property
     def longest_s(self) -> float:
@@ -68,6 +70,7 @@ class RetryingCaller:
     def close(self) -> None:
         """Fail every further call, and those that wait for another attempt."""
         self._closed.set()
+        self.watch.close()
 
     def __call__(
         self,
@@ -97,8 +100,11 @@ class RetryingCaller:
                     timeout = self._attempt_timeout(attempt_s, total_s, elapsed)
                     if leased:
                         timeout = self.lease.bounded(timeout)
-                    return function(*arguments, timeout=timeout, retry_on_rate_limit=False, **options)
+                    answer = function(*arguments, timeout=timeout, retry_on_rate_limit=False, **options)
+                    self.watch.answered()
+                    return answer
                 except self._failures as error:
+                    self.watch.failed(error)
                     self._check_open(call)
                     if leased and (expired := _lease_expired(error)):
                         raise expired from error

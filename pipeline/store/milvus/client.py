@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -33,6 +34,7 @@ T = TypeVar("T")
 FAILURES: tuple[type[Exception], ...] = (MilvusException, grpc.RpcError)
 FLUSH_TIMEOUT_S = 120.0
 CONNECT_TIMEOUT_S = 5.0
+_UNWATCH_S = 0.3
 
 
 def connect(
@@ -41,13 +43,15 @@ def connect(
     *,
     timeout_s: float = 10.0,
     retry: RetryPolicy | None = None,
+    recovering_s: float | None = None,
     observe: Observer = unobserved,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
 ) -> "MilvusServer":
     """Open a new connection and read the server's version.
 
-    `timeout_s` bounds each attempt of a data call; `retry` bounds all attempts. Raises `Unavailable` at once where
+    `timeout_s` bounds each attempt of a data call; `retry` bounds all attempts. `recovering_s`, where no `retry` is
+    given: how long a call waits for a shard that is not serviceable. Raises `Unavailable` at once where
     nothing answers (the caller decides whether to wait for a server), `UsageError` for a bad address or token.
     """
     address = server_address(uri)
@@ -78,7 +82,7 @@ def connect(
     run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,
-        retry=retry or RetryPolicy(total_s=1.2 * timeout_s),
+        retry=retry or RetryPolicy(total_s=1.2 * timeout_s, recovering_s=recovering_s),
         observe=observe,
         clock=clock,
         sleep=sleep,
@@ -102,6 +106,16 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     @override
     def fence(self, left_s: LeftS) -> None:
         self._run.lease.bind(left_s)
+
+    @override
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._run.lease.waived()
+
+    @override
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        self._run.watch.on_lost(lost)
+        # pymilvus makes a new channel after a broken connection, and moves the callbacks of its handler to it.
+        self._client._handler.register_state_change_callback(self._run.watch.state_changed)
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -225,6 +239,11 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     def close(self) -> None:
         """Close the connection; further calls, and those that wait for another attempt, raise `Unavailable`."""
         self._run.close()
+        if self._run.watch.watched:
+            self._client._handler.deregister_state_change_callbacks()
+            # gRPC's thread looks five times a second whether it is still needed. A channel closed under it makes it
+            # print a traceback.
+            time.sleep(_UNWATCH_S)
         self._client.close()
 
     def _check_partitions(self, collection: str, partitions: Sequence[str] | None) -> None:

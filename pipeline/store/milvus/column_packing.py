@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import structlog
 from pymilvus import DataType, MilvusClient
+from pymilvus.client.entity_helper import pack_field_value_to_field_data
 from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
 from pipeline.records import METADATA_FIELD
@@ -45,20 +46,37 @@ def upsert_request(
     request = milvus_pb2.UpsertRequest(
         collection_name=collection, partition_name=partition, num_rows=len(rows), schema_timestamp=timestamp
     )
+    if schema.get("struct_fields"):
+        raise TypeError("structs are not packed by column")
     fields = [field for field in schema["fields"] if not field.get("is_function_output")]
     for field in fields:
-        if field.get("nullable") or field.get("default_value"):
-            raise TypeError(f"field {field['name']} may be null")
         data = request.fields_data.add(field_name=field["name"], type=field["type"])
-        _pack(data, DataType(field["type"]), [row[field["name"]] for row in rows])
+        if field.get("nullable") or field.get("default_value"):
+            _pack_nullable(data, field, [row.get(field["name"]) for row in rows])
+        else:
+            _pack(data, DataType(field["type"]), [row[field["name"]] for row in rows])
     names = {field["name"] for field in fields}
     if schema.get("enable_dynamic_field"):
         data = request.fields_data.add(field_name=METADATA_FIELD, is_dynamic=True, type=DataType.JSON)
         extras = ({name: value for name, value in row.items() if name not in names} for row in rows)
         data.scalars.json_data.data.extend([orjson.dumps(extra) for extra in extras])
-    elif any(len(row) != len(names) for row in rows):
+    elif any(not row.keys() <= names for row in rows):
         raise ValueError("a row has an undeclared field")
     return request
+
+
+def _pack_nullable(data: schema_pb2.FieldData, field: Mapping[str, Any], values: list[Any]) -> None:
+    """Pack a column that may be null, such as one added to the collection later: a flag for each row, then its values.
+
+    A value that is missing counts as null, and the server puts the default in its place, if there is one.
+    """
+    packed = [value for value in values if value is not None]
+    data.valid_data.extend([value is not None for value in values])
+    if len(packed) < len(values):
+        # pymilvus's own packing of a null marks the type of the column, and the dimension of a vector.
+        pack_field_value_to_field_data(None, data, field, {})
+    if packed:
+        _pack(data, DataType(field["type"]), packed)
 
 
 def _pack(data: schema_pb2.FieldData, kind: DataType, values: list[Any]) -> None:
@@ -67,8 +85,14 @@ def _pack(data: schema_pb2.FieldData, kind: DataType, values: list[Any]) -> None
             data.scalars.string_data.data.extend(values)
         case DataType.INT64:
             data.scalars.long_data.data.extend(values)
+        case DataType.INT8 | DataType.INT16 | DataType.INT32:
+            data.scalars.int_data.data.extend(values)
         case DataType.BOOL:
             data.scalars.bool_data.data.extend(values)
+        case DataType.FLOAT:
+            data.scalars.float_data.data.extend(values)
+        case DataType.DOUBLE:
+            data.scalars.double_data.data.extend(values)
         case DataType.FLOAT_VECTOR:
             matrix = np.array(values, dtype="<f4")
             if matrix.ndim != 2:
@@ -101,7 +125,7 @@ class _Packer:
         self._original = original
         self._schema_of = schema_of
         self._before_sending = before_sending
-        self._checked: set[str] = set()
+        self._checked: set[tuple[str, int]] = set()
         self._trusted = True
 
     def __call__(
@@ -134,13 +158,14 @@ class _Packer:
         schema, timestamp = self._schema_of(collection_name, timeout=timeout, context=context, **options)
         partition = partition_name if isinstance(partition_name, str) else ""
         try:
-            if collection_name not in self._checked:
+            # With the schema's timestamp: a field added later is checked, too.
+            if (collection_name, timestamp) not in self._checked:
                 sample = upsert_request(collection_name, partition, rows[:2], schema, timestamp)
                 if sample.SerializeToString() != packed_by_row(rows[:2]).SerializeToString():
                     self._trusted = False
                     log.warning("milvus.packing", what="this pymilvus packs rows differently: writing is slower")
                     return packed_by_row(rows)
-                self._checked.add(collection_name)
+                self._checked.add((collection_name, timestamp))
             return upsert_request(collection_name, partition, rows, schema, timestamp)
         except (KeyError, TypeError, ValueError):
             return packed_by_row(rows)  # which fails too, with the message that error_mapping knows

@@ -86,6 +86,7 @@ def _field_info(raw: Mapping[str, Any]) -> FieldInfo:
         primary=bool(raw.get("is_primary")),
         dimension=int(params["dim"]) if "dim" in params else None,
         max_length=int(params["max_length"]) if "max_length" in params else None,
+        nullable=bool(raw.get("nullable")),
     )
 
 

@@ -1,7 +1,8 @@
 """The meaning of errors of pymilvus and gRPC: which call may be repeated, and when.
 
-Codes are Milvus's `merr` table as measured on 2.3.5 and Lite 3.2.2; `MilvusException.retriable` is False for everything
-on both, so the table decides. An error is read by its shape (`code`, `message`), so nothing here imports the SDK.
+Codes are Milvus's `merr` table: as measured on 2.3.5 and Lite 3.2.2, and as the source of 2.4 to 3.0 has it. The table
+decides; for a code that it does not have, the server's own `retriable` (2.4 and later; 2.3.5 and Lite never set it).
+An error is read by its shape (`code`, `message`, `retriable`), so nothing here imports the SDK.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pipeline.errors import (
     RequestTooLarge,
     RowsRefused,
     Unavailable,
+    UnlistedAnswer,
     UsageError,
 )
 
@@ -30,8 +32,9 @@ class FailureKind(Enum):
 
     UNAVAILABLE = "the server cannot serve; the call had no effect"
     RATE_LIMITED = "the server asks for fewer requests; the call had no effect"
-    QUOTA = "the server denies writes (memory, disk or quota); the call had no effect"
+    QUOTA = "the server denies writes (memory, disk, quota or a late time tick); the call had no effect"
     OUTCOME_UNKNOWN = "no answer; the call may have had its effect"
+    RECOVERING = "a shard of the collection is not serviceable; the call had no effect"
     NOT_LOADED = "the collection is not loaded"
     RELEASED = "the Milvus partition is not loaded"
     NOT_FOUND = "the collection or Milvus partition does not exist"
@@ -40,7 +43,7 @@ class FailureKind(Enum):
     TOO_MANY_PARTITIONS = "the collection has as many Milvus partitions as the server allows"
     DENIED = "not authenticated or not permitted"
     UNSUPPORTED = "this server does not know the call"
-    UNEXPECTED = "none of the above"
+    UNEXPECTED = "an answer that is in no table"
 
 
 _BY_CODE = {
@@ -52,25 +55,32 @@ _BY_CODE = {
     8: FailureKind.RATE_LIMITED,
     9: FailureKind.QUOTA,
     10: FailureKind.UNSUPPORTED,
+    11: FailureKind.QUOTA,  # the time tick is late: the server cannot keep up with what was written
     12: FailureKind.UNAVAILABLE,
     100: FailureKind.NOT_FOUND,
     103: FailureKind.UNAVAILABLE,
-    106: FailureKind.UNAVAILABLE,
+    106: FailureKind.RECOVERING,
+    109: FailureKind.UNAVAILABLE,  # the schema was changed, and the SDK's one repetition met the old one again
     200: FailureKind.NOT_FOUND,
     201: FailureKind.RELEASED,
     202: FailureKind.UNAVAILABLE,
     305: FailureKind.UNAVAILABLE,
     503: FailureKind.UNAVAILABLE,
     1002: FailureKind.UNAVAILABLE,
+    1003: FailureKind.UNAVAILABLE,  # the object store is busy
     1100: FailureKind.REFUSED,
     1101: FailureKind.REFUSED,
-    1102: FailureKind.REFUSED,
+    1102: FailureKind.TOO_LARGE,
     1400: FailureKind.DENIED,
     1401: FailureKind.DENIED,
     1501: FailureKind.UNAVAILABLE,
     1502: FailureKind.UNAVAILABLE,
     1503: FailureKind.UNAVAILABLE,
     1504: FailureKind.UNAVAILABLE,
+    1807: FailureKind.RATE_LIMITED,
+    2200: FailureKind.UNAVAILABLE,  # the second query of a search met another state
+    10000: FailureKind.OUTCOME_UNKNOWN,  # cancelled inside the server
+    10001: FailureKind.OUTCOME_UNKNOWN,  # timed out inside the server
 } | dict.fromkeys(range(901, 907), FailureKind.UNAVAILABLE)
 
 _BY_STATUS = {
@@ -89,11 +99,12 @@ _BY_STATUS = {
 }
 
 # Milvus 2.3 answers most failures with 65535, Lite with 1 or 101, pymilvus itself with 1: only the text distinguishes
-# them. A write refused with a text that is not listed counts as a failure of the server, so an outage rejects no row.
+# them. A text that is not listed may be a refusal or an outage; the callers find out which (`UnlistedAnswer`).
 _BY_WORDS = (
     (FailureKind.RATE_LIMITED, ("rate limit exceeded",)),
     (FailureKind.TOO_MANY_PARTITIONS, ("partition number", "exceeds max")),
     (FailureKind.TOO_LARGE, ("message larger than max",)),
+    (FailureKind.TOO_LARGE, ("maxoutputsize",)),
     (FailureKind.NOT_FOUND, ("partition name", "not found")),
     (FailureKind.NOT_FOUND, ("partition not found",)),
     (FailureKind.NOT_FOUND, ("collection not found",)),
@@ -105,7 +116,7 @@ _BY_WORDS = (
     (FailureKind.OUTCOME_UNKNOWN, ("wait for", "timeout")),
     (FailureKind.OUTCOME_UNKNOWN, ("retry timeout",)),
     (FailureKind.UNAVAILABLE, ("channel not available",)),
-    (FailureKind.UNAVAILABLE, ("not serviceable",)),
+    (FailureKind.RECOVERING, ("not serviceable",)),
     (FailureKind.UNAVAILABLE, ("not ready",)),
     (FailureKind.UNAVAILABLE, ("not healthy",)),
     (FailureKind.UNAVAILABLE, ("no available",)),
@@ -150,6 +161,8 @@ def classify(error: BaseException) -> FailureKind:
         kind = next((kind for kind, words in _BY_WORDS if all(word in message for word in words)), rest)
     else:
         kind = _BY_CODE.get(code, FailureKind.UNEXPECTED)
+    if kind is FailureKind.UNEXPECTED and getattr(error, "retriable", False) is True:
+        kind = FailureKind.UNAVAILABLE
     return FailureKind.OUTCOME_UNKNOWN if lost and kind in (FailureKind.UNAVAILABLE, FailureKind.UNEXPECTED) else kind
 
 
@@ -178,6 +191,11 @@ def _status_kind(error: BaseException) -> FailureKind | None:
     if name == "UNAVAILABLE" and any(words in text for words in _NEVER_SENT):
         return FailureKind.UNAVAILABLE
     return _BY_STATUS.get(name, FailureKind.UNEXPECTED)
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether a call failed because its connection broke, or none could be made; not for refusals and deadlines."""
+    return any(_status_name(link) == "UNAVAILABLE" for link in chain(error))
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -217,6 +235,7 @@ def to_error(kind: FailureKind, call: Call, words: str) -> MilvusStreamError:
 _ADVICE = {
     FailureKind.NOT_LOADED: "; load it, or wait while the server recovers",
     FailureKind.RELEASED: "; load it",
+    FailureKind.RECOVERING: "; known of Milvus 2.6 while compaction outruns loading, it then lasts minutes",
     FailureKind.DENIED: "; check milvus.token and the user's privileges",
 }
 # By kind and, where it matters, by what the call changes. Whatever is not here is trouble of the server.
@@ -234,6 +253,8 @@ _ERRORS: dict[tuple[FailureKind, str | None], type[MilvusStreamError]] = {
     (FailureKind.REFUSED, None): UsageError,
     (FailureKind.DENIED, None): UsageError,
     (FailureKind.UNSUPPORTED, None): UsageError,
+    (FailureKind.UNEXPECTED, "rows"): UnlistedAnswer,
+    (FailureKind.UNEXPECTED, "read"): UnlistedAnswer,
     (FailureKind.UNEXPECTED, "schema"): MilvusStreamError,
 }
 
@@ -252,6 +273,8 @@ class RetryPolicy:
     """The shortest wait after a rate-limit answer."""
     not_loaded_s: float = 90.0
     """As `total_s`, for a collection that was loaded before: a restarted Milvus says "not loaded" for up to 60 s."""
+    recovering_s: float | None = None
+    """As `total_s`, while a shard is not serviceable; None: `total_s`. For jobs that would end otherwise."""
 
     def wait(
         self, kind: FailureKind, attempt: int, elapsed_s: float, *, jitter: float, was_loaded: bool = False
@@ -266,11 +289,15 @@ class RetryPolicy:
             FailureKind.RATE_LIMITED,
             FailureKind.OUTCOME_UNKNOWN,
             FailureKind.NOT_LOADED,
+            FailureKind.RECOVERING,
         ):
             return None
         if kind is FailureKind.NOT_LOADED and not was_loaded:
             return None
-        limit = self.not_loaded_s if kind is FailureKind.NOT_LOADED else self.total_s
+        limit = {
+            FailureKind.NOT_LOADED: self.not_loaded_s,
+            FailureKind.RECOVERING: self.total_s if self.recovering_s is None else self.recovering_s,
+        }.get(kind, self.total_s)
         wait = self.backoff.delay_s(attempt, jitter)
         if kind is FailureKind.RATE_LIMITED:
             wait = max(wait, self.rate_limit_s)

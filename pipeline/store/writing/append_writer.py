@@ -1,18 +1,18 @@
 """The writer interface, and the writer for `append` mode, where every record is a separate document."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol
 
 from typing_extensions import override
 
 from pipeline.errors import NotFound
-from pipeline.records import Chunk, Delete, EmbeddedPut, Put
+from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.protocol import Applied, Change, Refusal, WritePlan
+from pipeline.store.writing.protocol import Applied, Change, Earlier, Entry, Key, Refusal, WritePlan
 from pipeline.store.writing.rows import append_rows, row_sizes
-from pipeline.store.writing.upsert_requests import K, RowGroup, Sent, WritePolicy, upsert_groups
+from pipeline.store.writing.upsert_requests import K, RowGroup, Sent, UpsertRequests, WritePolicy
 from pipeline.store.writing.vector_reuse import Vectors
 
 DEFAULT_POLICY = WritePolicy()
@@ -28,11 +28,20 @@ class Writer(Protocol):
     number of times.
     """
 
-    def plan(self, operations: Sequence[Change]) -> WritePlan:
-        """Decide what is to be done with each operation. Raises ValueError for a repeated key in upsert mode."""
+    def plan(self, operations: Sequence[Change], folded: Sequence[Earlier] = ()) -> WritePlan:
+        """Decide what is to be done with each operation. Raises ValueError for a repeated key in upsert mode.
+
+        `folded`: operations of the batch that were folded into these.
+        """
 
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
         """Stored vectors for the texts of these chunks, which are those of each document in `plan.to_embed`."""
+
+    def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> Mapping[Key, "Unfinished"]:
+        """Those of the documents whose rows are not those of one version: a change was begun and not finished.
+
+        Of the `doubted` ones that no plan holds, the rows are compared with the ledger, too.
+        """
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         """Write rows and ledger; when it returns, Milvus has acknowledged. A refused document keeps its stored version.
@@ -44,21 +53,30 @@ class Writer(Protocol):
         """Drop what is cached, because another worker may have written since. No plan may be in flight."""
 
 
-class DocumentRows:
-    """Upserts of rows into their Milvus partitions, shared by both writers."""
+class Unfinished(NamedTuple):
+    """A document between two versions."""
+
+    entry: Entry
+    in_flight: bool
+    """A plan that is not applied yet holds it and may finish it."""
+
+
+class DocumentRows(Generic[K]):
+    """Upserts and deletes of rows in their Milvus partitions, shared by both writers."""
 
     def __init__(self, api: MilvusApi, collection: str, partitions: MilvusPartitions, policy: WritePolicy) -> None:
         self._api = api
         self._collection = collection
         self._partitions = partitions
-        self._policy = policy
+        self._max_ids = policy.max_rows
+        self._requests: UpsertRequests[K] = UpsertRequests(api, collection, policy)
 
     def upsert(self, groups: Mapping[str, Sequence[RowGroup[K]]], touched: set[K]) -> Sent[K]:
-        """Upsert the groups of each Milvus partition as `upsert_groups` does."""
+        """Upsert the groups of each Milvus partition as `UpsertRequests` does."""
         sent: Sent[K] = Sent()
         for partition, partition_groups in groups.items():
             try:
-                self._send(partition, partition_groups, sent, touched)
+                self._requests.send(partition, partition_groups, sent=sent, touched=touched)
             except NotFound:
                 # Retention has dropped the Milvus partition since this worker last read the list.
                 self._partitions.forget()
@@ -66,11 +84,16 @@ class DocumentRows:
                     refusal = too_many(partition)
                     sent.refused.update({group.owner: refusal for group in partition_groups})
                 else:
-                    self._send(partition, partition_groups, sent, touched)
+                    self._requests.send(partition, partition_groups, sent=sent, touched=touched)
         return sent
 
-    def _send(self, partition: str, groups: Sequence[RowGroup[K]], sent: Sent[K], touched: set[K]) -> None:
-        upsert_groups(self._api, self._collection, partition, groups, self._policy, sent=sent, touched=touched)
+    def delete(self, partition: str, ids: Sequence[str]) -> None:
+        """Delete these rows of a Milvus partition."""
+        for start in range(0, len(ids), self._max_ids):
+            try:
+                self._api.delete(self._collection, partition, ids[start : start + self._max_ids])
+            except NotFound:
+                return  # the Milvus partition was dropped, and the rows with it
 
 
 class AppendWriter(Writer):
@@ -87,12 +110,12 @@ class AppendWriter(Writer):
         partitioning: Partitioning,
         policy: WritePolicy = DEFAULT_POLICY,
     ) -> None:
-        self._rows = DocumentRows(api, collection, partitions, policy)
+        self._rows: DocumentRows[Position] = DocumentRows(api, collection, partitions, policy)
         self._partitions = partitions
         self._partitioning = partitioning
 
     @override
-    def plan(self, operations: Sequence[Change]) -> WritePlan:
+    def plan(self, operations: Sequence[Change], folded: Sequence[Earlier] = ()) -> WritePlan:
         puts = [operation for operation in operations if isinstance(operation, Put)]
         deletes = [operation for operation in operations if isinstance(operation, Delete)]
         message = "a delete cannot be applied in append mode, where records are not versions of a document"
@@ -107,14 +130,22 @@ class AppendWriter(Writer):
         return [{}] * len(chunks)
 
     @override
+    def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> Mapping[Key, Unfinished]:
+        # A repetition writes the same rows again, whatever is there.
+        return {}
+
+    @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
-        groups: dict[str, list[RowGroup[int]]] = {}
-        for number, embedded in enumerate(puts):
-            group = RowGroup(number, append_rows(embedded), row_sizes(embedded))
+        groups: dict[str, list[RowGroup[Position]]] = {}
+        by_position = {embedded.put.position: embedded.put for embedded in puts}
+        for embedded in puts:
+            group = RowGroup(embedded.put.position, append_rows(embedded), row_sizes(embedded))
             groups.setdefault(self._place(embedded.put), []).append(group)
         sent = self._rows.upsert(groups, set())
-        refused = [(puts[number].put, *refusal) for number, refusal in sent.refused.items()]
-        return Applied(sent.rows, 0, written=len(puts) - len(refused), refused=refused)
+        refused = [(by_position[position], *refusal) for position, refusal in sent.refused.items()]
+        set_aside = [(by_position[position], words) for position, words in sent.set_aside.items()]
+        written = len(puts) - len(refused) - len(set_aside)
+        return Applied(sent.rows, 0, written=written, refused=refused, set_aside=set_aside)
 
     @override
     def forget(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from pipeline.errors import UnlistedAnswer
 from pipeline.records import KafkaPartition
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi
@@ -15,7 +16,7 @@ from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entr
 from pipeline.store.writing.protocol import NOWHERE, Entry, Key
 from pipeline.store.writing.repeated_rows import repeated_entries
 from pipeline.store.writing.rows import ledger_id
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
+from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0
@@ -37,6 +38,8 @@ class _CachedEntry:
     since: float
     in_flight: int = 0
     """Plans with this key that are not applied yet."""
+    outages: int = 0
+    """Calls of `invalidate` before the entry was read or written."""
 
 
 class Ledger:
@@ -65,7 +68,7 @@ class Ledger:
         """`owned`: the Kafka partitions of this worker; None: nobody else writes while this ledger is in use."""
         self._api = api
         self._name = ledger_name(collection)
-        self._policy = policy
+        self._requests: UpsertRequests[Key] = UpsertRequests(api, self._name, policy)
         self._staleness_s = staleness_s
         self._max_cached = max_cached
         self._owned = owned
@@ -75,6 +78,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._distrusted_until = clock() + staleness_s
         self._distrusts = 0
+        self._outages = 0
         self._since: int | None = None
 
     # --- the planning thread -----------------------------------------------------------------------------------
@@ -112,25 +116,26 @@ class Ledger:
                 cached = self._cached.get(key)
                 if cached is None or (not cached.in_flight and cached.entry != entry):
                     settled = entry is None or not entry.pending
-                    cached = self._cached[key] = _CachedEntry(entry, entry if settled else None, settled, now)
+                    cached = self._cached[key] = _CachedEntry(
+                        entry, entry if settled else None, settled, now, outages=self._outages
+                    )
                 cached.in_flight += 1
 
     def forget(self) -> None:
-        """Drop all keys that are not in flight, because another worker may have written; see `invalidate`."""
-        with self._lock:
-            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}
+        """Drop all keys that are not in flight, because another worker may have written."""
         self.invalidate()
 
     # --- the writing thread ------------------------------------------------------------------------------------
 
     def refresh(self, keys: Iterable[Key]) -> None:
         """Read again those keys in flight whose entry another worker has written, or may have."""
+        outages = self._outages
         foreign = [key for key in keys if self._is_foreign(self._cached[key].entry)]
         stored = self._query_now(foreign)
         with self._lock:
             for key in foreign:
                 cached, entry = self._cached[key], stored[key]
-                cached.entry = entry
+                cached.entry, cached.outages = entry, outages
                 if entry is None or not entry.pending:
                     cached.before, cached.settled = entry, True
 
@@ -143,6 +148,10 @@ class Ledger:
         cached = self._cached[key]
         return cached.before, cached.settled
 
+    def doubtful(self, key: Key) -> bool:
+        """Whether Milvus may have lost the entry of a key in flight: it was out of reach since."""
+        return self._cached[key].outages != self._outages
+
     def write(self, entries: Sequence[Entry]) -> dict[Key, tuple[str, str]]:
         """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
         now_ms = int(self._wall_clock() * 1000)
@@ -153,14 +162,17 @@ class Ledger:
             for entry in entries
         ]
         sent: Sent[Key] = Sent()
+        outages = self._outages
         groups = [RowGroup((entry.tenant, entry.doc_id), (entry_row(entry),), (_ROW_BYTES,)) for entry in entries]
-        upsert_groups(self._api, self._name, None, groups, self._policy, sent=sent, touched=set())
+        self._requests.send(None, groups, sent=sent, touched=set())
+        if sent.set_aside:
+            raise UnlistedAnswer(next(iter(sent.set_aside.values())))
         with self._lock:
             for entry in entries:
                 key = entry.tenant, entry.doc_id
                 if key not in sent.refused:
                     cached = self._cached[key]
-                    cached.entry = entry
+                    cached.entry, cached.outages = entry, outages
                     if not entry.pending:
                         cached.before, cached.settled = entry, True
         return sent.refused
@@ -188,9 +200,21 @@ class Ledger:
     # --- both --------------------------------------------------------------------------------------------------
 
     def invalidate(self) -> None:
-        """Make reads see everything written before now, until they do so by themselves (`staleness_s`)."""
+        """Trust nothing from before an outage or an assignment.
+
+        Keys that are not in flight are dropped: another worker may have written them, or Milvus has lost what it had
+        acknowledged. Reads see everything written before now, until they do so by themselves (`staleness_s`).
+        """
         with self._lock:
+            self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}
+            self._outages += 1
             self._distrust_until(self._clock() + self._staleness_s)
+
+    def consistency(self) -> dict[str, Any]:
+        """The options of a read of rows that must see as much as the reads of this ledger do now."""
+        with self._lock:
+            distrusted = self._clock() < self._distrusted_until
+        return self._consistency() if distrusted else {}
 
     def _distrust_until(self, when: float) -> None:
         self._distrusted_until = max(self._distrusted_until, when)
@@ -235,7 +259,7 @@ class Ledger:
             by_id = {ledger_id(*key): key for key in keys[start : start + KEYS_PER_QUERY]}
             rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
             entries.update({by_id[row["id"]]: row_entry(row) for row in rows})
-            if rows and self._api.server.capabilities.loses_deletes:
+            if rows and self._api.server.capabilities.answers_older_rows:
                 repeated = repeated_entries(self._api, self._name, list(by_id), len(rows), consistency)
                 entries.update({by_id[identifier]: entry for identifier, entry in repeated.items()})
         return entries

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 
 from pipeline.records import VECTOR_FIELD, Position
-from pipeline.store.collection.schema import LEDGER_DIMENSION
+from pipeline.store.collection.schema import UNUSED_DIMENSION
 from pipeline.store.milvus.api import Row
+from pipeline.store.writing.former_places import decode_places, encode_places
 from pipeline.store.writing.protocol import Entry
 from pipeline.store.writing.rows import ledger_id
 
@@ -31,7 +31,7 @@ ENTRY_FIELDS = (
     "pending",
 )
 
-_VECTOR = np.ones(LEDGER_DIMENSION, dtype=np.float32)
+_VECTOR = np.ones(UNUSED_DIMENSION, dtype=np.float32)
 _NO_RANK = (-1, -1, "")
 
 
@@ -57,7 +57,7 @@ def entry_row(entry: Entry) -> Row:
         "version": entry.version,
         "versioned": entry.versioned,
         "state": entry.state,
-        "footprint": orjson.dumps(entry.footprint).decode(),
+        "footprint": encode_places(entry.footprint, entry.former, entry.written_at),
         "content_hash": written or entry.content_hash,
         "row_hash": entry.row_hash + ("" if rank == _NO_RANK else ";{},{},{}".format(*rank)),
         "fingerprint": entry.fingerprint,
@@ -72,6 +72,7 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
     doc_id = row["doc_id"]
     # No tenant is stored as ""; the id distinguishes it from a tenant of that name.
     no_tenant = None if row["id"] == ledger_id(None, doc_id) else ""
+    footprint, former, written_at = decode_places(row["footprint"])
     hashed, _, rank = row["row_hash"].partition(";")
     reset_offset, reset_ms, floor = rank.split(",") if rank else _NO_RANK
     written = row["content_hash"] if row["state"] == "deleted" and row["content_hash"].isdigit() else ""
@@ -83,12 +84,14 @@ def row_entry(row: Mapping[str, Any]) -> Entry:
         version=row["version"],
         versioned=row["versioned"],
         state=row["state"],
-        footprint=orjson.loads(row["footprint"]),
+        footprint=footprint,
         content_hash="" if written else row["content_hash"],
         row_hash=hashed,
         fingerprint=row["fingerprint"],
         topic_id=row["topic_id"],
         pending=row["pending"],
+        former=former,
+        written_at=written_at,
         reset_offset=int(reset_offset),
         reset_ms=int(reset_ms),
         floor=int(floor) if floor else None,

@@ -1,12 +1,13 @@
 """The decisions of the write protocol: what a micro-batch changes, given the ledger. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from pipeline.order import Comparison, compare, rank_of
 from pipeline.records import Delete, Position, Put, Rank
+from pipeline.store.writing.former_places import left_behind, merged
 
 Key: TypeAlias = tuple[str | None, str]
 """Tenant and doc_id: what identifies a document."""
@@ -15,6 +16,15 @@ Refusal: TypeAlias = tuple[Change, str, str]
 """The operation, a stable snake_case reason, and a sentence for people."""
 Footprint: TypeAlias = Mapping[str, int]
 """Milvus partition -> n: the document may have rows for chunks 0 … n-1 there, and no others anywhere."""
+
+
+class Earlier(NamedTuple):
+    """An operation that was folded into a later one of its key."""
+
+    operation: Change
+    chunks: int | None
+    """The number of its chunks, 0 for a delete. None: nobody can have written it before."""
+
 
 NOWHERE = Position("", -1, -1)
 """The position in the intent of a document that was never stored: every record is newer."""
@@ -43,6 +53,10 @@ class Entry:
     """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
     pending: bool
     """A change was begun and possibly not finished, so rows may differ from version and hashes."""
+    former: Footprint = field(default_factory=dict)
+    """Places that the last change has left: should Milvus lose its deletes, rows may be there again."""
+    written_at: Position | None = None
+    """The record that wrote the rows, where it is another one than `position`."""
     reset_offset: int = -1
     """As in `Rank`, and so are the next two; a record without version implies itself."""
     reset_ms: int = -1
@@ -88,7 +102,8 @@ class Decision(Enum):
     """What to do with an operation, given the document's ledger entry."""
 
     WRITE = "rows change"
-    ADVANCE = "the stored content remains, and its rank changes: only the ledger row is written"
+    ADVANCE = "a newer record has the stored content: only the ledger row changes"
+    RANK = "an older record changes what the ledger knows of versions: only the ledger row changes"
     UNCHANGED = "this version is stored"
     STALE = "a newer version is stored"
 
@@ -115,6 +130,12 @@ class WritePlan:
     """Operations that count as newer only because they arrived later: their versions cannot be compared."""
     in_flight: Sequence[Key] = ()
     """Keys whose ledger entries stay in the cache until the plan is applied."""
+    rewrite: Collection[Key] = ()
+    """Keys whose content is stored by the ledger, but not by the rows: they are written again."""
+    earlier: Mapping[Key, Footprint] = field(default_factory=dict)
+    """Places of operations folded away, which an earlier owner may have written without any trace in the ledger."""
+    pending: Collection[Key] = ()
+    """Keys whose ledger entry was pending when the plan was made."""
 
     def without(self, dropped: Callable[[Change], bool]) -> "WritePlan":
         """The plan without the operations for which `dropped` is true: they are neither written nor deleted."""
@@ -142,6 +163,10 @@ class Applied:
     stale: int = 0
     """Operations older than what such a batch has stored."""
     refused: Sequence[Refusal] = ()
+    set_aside: Sequence[tuple[Change, str]] = ()
+    """Operations to be tried again later, and the words in which Milvus refused them; see `UnlistedAnswers`."""
+    unfinished: Collection[Key] = ()
+    """Keys of the plan whose document is neither in its old nor in its new version: its operation was refused."""
 
 
 def decide(entry: Entry | None, operation: Change, hashes: DocumentHashes | None, fingerprint: str) -> Decision:
@@ -154,7 +179,7 @@ def decide(entry: Entry | None, operation: Change, hashes: DocumentHashes | None
         return Decision.WRITE
     order, rank, _ = compare_entry(entry, operation)
     if order < 0:
-        return Decision.STALE if rank == entry.rank else Decision.ADVANCE
+        return Decision.STALE if rank == entry.rank else Decision.RANK
     if entry.pending or not _holds(entry, hashes, fingerprint):
         return Decision.WRITE
     return Decision.ADVANCE if order else Decision.UNCHANGED
@@ -178,12 +203,13 @@ def _holds(entry: Entry, hashes: DocumentHashes | None, fingerprint: str) -> boo
     )
 
 
-def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | None:
+def intent(entry: Entry | None, operation: Change, place: Footprint, beyond: Footprint | None = None) -> Entry | None:
     """The ledger entry to write before rows change: the old version, with a footprint that also covers the new rows.
 
+    `beyond`: further places where rows may be.
     None where none is needed: the stored entry is already like that, or there are no rows before and after.
     """
-    if entry is None and not place:
+    if entry is None and not place and not beyond:
         return None
     before = entry or Entry(
         doc_id=operation.key[1],
@@ -200,12 +226,10 @@ def intent(entry: Entry | None, operation: Change, place: Footprint) -> Entry | 
         topic_id="",
         pending=True,
     )
-    footprint = dict(before.footprint)
-    for partition, chunks in place.items():
-        footprint[partition] = max(chunks, footprint.get(partition, 0))
+    footprint = merged(before.footprint, place, beyond or {})
     if entry is not None and entry.pending and entry.footprint == footprint:
         return None
-    return replace(before, footprint=footprint, pending=True)
+    return replace(before, footprint=footprint, former={}, pending=True)
 
 
 def final(
@@ -234,6 +258,7 @@ def final(
         fingerprint="" if hashes is None else fingerprint,
         topic_id=operation.topic_id,
         pending=False,
+        former=left_behind({} if before is None else before.footprint, place),
     )
     return entry.ranked(rank_of(operation) if before is None else compare_entry(before, operation).rank)
 
@@ -245,7 +270,9 @@ def advanced(entry: Entry, operation: Change) -> Entry:
     newest.
     """
     order, rank, _ = compare_entry(entry, operation)
-    return replace(entry.ranked(rank), written_ms=0 if order > 0 else entry.written_ms)
+    if order <= 0:
+        return entry.ranked(rank)
+    return replace(entry.ranked(rank), written_ms=0, written_at=entry.written_at or entry.position)
 
 
 def surplus(footprint: Footprint, place: Footprint) -> dict[str, range]:

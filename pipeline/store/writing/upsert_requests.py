@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pipeline import failpoints
-from pipeline.errors import RequestTooLarge, RowsRefused
+from pipeline.errors import RequestTooLarge, RowsRefused, UnlistedAnswer
 from pipeline.store.milvus.api import MilvusApi, Row
+from pipeline.store.writing.unlisted_answers import UNLISTED, UnlistedAnswers, UnlistedPolicy, Verdict
 
 K = TypeVar("K", bound=Hashable)
 
@@ -16,7 +17,9 @@ class WritePolicy:
     """Limits of one request. More than some 2,000 rows are no faster; Milvus refuses 64 MiB."""
 
     max_rows: int = 1000
+    """Only a document alone may have more: from Milvus 2.6 on, readers see the rows of one request all at once."""
     max_bytes: int = 16 * 1024 * 1024
+    unlisted: UnlistedPolicy = UNLISTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +39,62 @@ class Sent(Generic[K]):
     rows: int = 0
     refused: dict[K, tuple[str, str]] = field(default_factory=dict)
     """Owner -> (reason, message). Of a group too large for one request, earlier rows may have been stored."""
+    set_aside: dict[K, str] = field(default_factory=dict)
+    """Owner -> the server's words, which may or may not mean that its rows can never be stored: to be tried later."""
 
 
-def upsert_groups(
-    api: MilvusApi,
-    collection: str,
-    partition: str | None,
-    groups: Sequence[RowGroup[K]],
-    policy: WritePolicy,
-    *,
-    sent: Sent[K],
-    touched: set[K],
-) -> None:
-    """Upsert all groups; a refused request is split until the refused groups are alone. Results are added to `sent`.
+class UpsertRequests(Generic[K]):
+    """Upserts into one collection; what Milvus has answered to earlier ones decides about words that no table lists."""
 
-    The owners of stored rows are added to `touched`. Raises the server's other errors; then the same call may be
-    repeated. A request without an answer needs no record: the repetition stores the same rows before any later row of
-    the same owner, or is refused again.
-    """
-    for request in _requests(groups, policy):
-        _upsert(api, collection, partition, request, sent=sent, touched=touched)
+    def __init__(self, api: MilvusApi, collection: str, policy: WritePolicy) -> None:
+        self._api = api
+        self._collection = collection
+        self._policy = policy
+        self._unlisted: UnlistedAnswers[K] = UnlistedAnswers(policy.unlisted)
 
+    def send(self, partition: str | None, groups: Sequence[RowGroup[K]], *, sent: Sent[K], touched: set[K]) -> None:
+        """Upsert all groups; a refused request is split until the refused groups are alone.
 
-def _upsert(
-    api: MilvusApi,
-    collection: str,
-    partition: str | None,
-    groups: Sequence[RowGroup[K]],
-    *,
-    sent: Sent[K],
-    touched: set[K],
-) -> None:
-    groups = [group for group in groups if group.owner not in sent.refused]
-    if not groups:
-        return
-    rows = [row for group in groups for row in group.rows]
-    try:
-        api.upsert(collection, partition, rows)
-    except (RowsRefused, RequestTooLarge) as error:
-        halves = _halves(groups, rows_too=isinstance(error, RequestTooLarge))
-        if not halves:
-            sent.refused[groups[0].owner] = "row_refused", str(error)
+        Results are added to `sent`, the owners of stored rows to `touched`. Raises the server's other errors; then the
+        same call may be repeated. A request without an answer needs no record: the repetition stores the same rows
+        before any later row of the same owner, or is refused again.
+        """
+        for request in _requests(groups, self._policy):
+            self._upsert(partition, request, sent, touched, part=False)
+
+    def _upsert(
+        self, partition: str | None, groups: Sequence[RowGroup[K]], sent: Sent[K], touched: set[K], *, part: bool
+    ) -> None:
+        groups = [group for group in groups if group.owner not in sent.refused and group.owner not in sent.set_aside]
+        if not groups:
+            return
+        owners = [group.owner for group in groups]
+        rows = [row for group in groups for row in group.rows]
+        try:
+            self._api.upsert(self._collection, partition, rows)
+        except (RowsRefused, RequestTooLarge) as error:
+            halves = _halves(groups, rows_too=isinstance(error, RequestTooLarge))
+            if not halves:
+                sent.refused[owners[0]] = "row_refused", str(error)
+        except UnlistedAnswer as error:
+            halves = []
+            match self._unlisted.refused(owners, str(error), part=part):
+                case Verdict.REPEAT:
+                    raise
+                case Verdict.SPLIT:
+                    halves, part = _halves(groups, rows_too=False), True
+                case Verdict.SET_ASIDE:
+                    sent.set_aside[owners[0]] = str(error)
+                case Verdict.REFUSE:
+                    sent.refused[owners[0]] = "refused_by_milvus", str(error)
+        else:
+            failpoints.hit("request_acked")
+            sent.rows += len(rows)
+            touched.update(owners)
+            self._unlisted.accepted(owners)
+            return
         for half in halves:
-            _upsert(api, collection, partition, half, sent=sent, touched=touched)
-    else:
-        failpoints.hit("request_acked")
-        sent.rows += len(rows)
-        touched.update(group.owner for group in groups)
+            self._upsert(partition, half, sent, touched, part=part)
 
 
 def _halves(groups: Sequence[RowGroup[K]], *, rows_too: bool) -> list[Sequence[RowGroup[K]]]:
@@ -101,7 +113,7 @@ def _cut(group: RowGroup[K], start: int, end: int) -> RowGroup[K]:
 
 
 def _requests(groups: Sequence[RowGroup[K]], policy: WritePolicy) -> Iterator[list[RowGroup[K]]]:
-    """Requests within the limits; only a group that alone exceeds them is spread over several."""
+    """Requests within the limits; only a group that alone has too many bytes is spread over several."""
     request: list[RowGroup[K]] = []
     rows = size = 0
     for group in groups:
@@ -118,12 +130,12 @@ def _requests(groups: Sequence[RowGroup[K]], policy: WritePolicy) -> Iterator[li
 
 
 def _parts(group: RowGroup[K], policy: WritePolicy) -> Iterator[RowGroup[K]]:
-    if len(group.rows) <= policy.max_rows and sum(group.sizes) <= policy.max_bytes:
+    if sum(group.sizes) <= policy.max_bytes:
         yield group
         return
     start = size = 0
     for index, row_size in enumerate(group.sizes):
-        if index > start and (index - start >= policy.max_rows or size + row_size > policy.max_bytes):
+        if index > start and size + row_size > policy.max_bytes:
             yield _cut(group, start, index)
             start, size = index, 0
         size += row_size

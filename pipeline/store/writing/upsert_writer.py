@@ -5,26 +5,27 @@ ledger row. So at any time the rows of a document are within its footprint (L1),
 describes exactly the rows that exist (L2).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from typing_extensions import override
 
 from pipeline import failpoints
-from pipeline.errors import NotFound, NotLoaded, RowsRefused, Unavailable
-from pipeline.records import Chunk, Delete, EmbeddedPut, Put
+from pipeline.errors import NotLoaded, RowsRefused, Unavailable
+from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put
 from pipeline.store.collection.opening import open_ledger
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Writer, too_many
+from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Unfinished, Writer, too_many
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import (
     Applied,
     Change,
     Decision,
     DocumentHashes,
+    Earlier,
     Entry,
     Footprint,
     Key,
@@ -37,6 +38,7 @@ from pipeline.store.writing.protocol import (
     intent,
     surplus,
 )
+from pipeline.store.writing.redo_check import RedoCheck
 from pipeline.store.writing.rows import check_storable, content_hash, document_rows, row_hash, row_ids, row_sizes
 from pipeline.store.writing.upsert_requests import RowGroup, WritePolicy
 from pipeline.store.writing.vector_reuse import Vectors, stored_vectors
@@ -51,6 +53,8 @@ class _Step:
     put: EmbeddedPut | None
     place: Footprint
     """Where the rows of the new version are."""
+    beyond: Footprint
+    """Where else rows may be, beyond the footprint in the ledger."""
 
 
 @dataclass(slots=True)
@@ -60,12 +64,16 @@ class _Application:
     steps: dict[Key, _Step] = field(default_factory=dict)
     advanced: list[Entry] = field(default_factory=list)
     refused: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    set_aside: dict[Key, str] = field(default_factory=dict)
+    rewritten: Collection[Key] = ()
+    """Keys whose rows differed from the ledger: their old version is no whole one."""
     unchanged: int = 0
     stale: int = 0
 
     def accepted(self) -> Iterator[tuple[Key, _Step]]:
         """The steps that Milvus has not refused so far."""
-        return ((key, step) for key, step in self.steps.items() if key not in self.refused)
+        left_out = self.refused.keys() | self.set_aside.keys()
+        return ((key, step) for key, step in self.steps.items() if key not in left_out)
 
 
 class UpsertWriter(Writer):
@@ -81,15 +89,18 @@ class UpsertWriter(Writer):
         *,
         fingerprint: str,
         ledger: Ledger | None = None,
+        durable: Callable[[Position], bool] = lambda _: False,
+        verify: bool = True,
     ) -> None:
+        """`durable` and `verify`: see `RedoCheck`."""
         self._api = api
         self._collection = collection
         self._partitions = partitions
         self._partitioning = partitioning
-        self._policy = policy
         self._fingerprint = fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
-        self._rows = DocumentRows(api, collection, partitions, policy)
+        self._redo = RedoCheck(api, collection, self._ledger, partitioning, durable=durable, verify=verify)
+        self._rows: DocumentRows[Key] = DocumentRows(api, collection, partitions, policy)
         # Documents with a row stored by the batch that is being applied, over all its repetitions.
         self._touched: set[Key] = set()
 
@@ -97,17 +108,19 @@ class UpsertWriter(Writer):
     def forget(self) -> None:
         self._ledger.forget()
         self._partitions.forget()
+        self._redo.forget()
 
     # --- plan --------------------------------------------------------------------------------------------------
 
     @override
-    def plan(self, operations: Sequence[Change]) -> WritePlan:
+    def plan(self, operations: Sequence[Change], folded: Sequence[Earlier] = ()) -> WritePlan:
         # Every operation ends in exactly one of these cases:
         #
         # 1. Refused: a value cannot be stored, or its Milvus partition would be one too many.
         # 2. In flight: an earlier plan holds the key, so this one is decided in `apply`; until then it counts as 5.
         # 3. STALE: the ledger has a newer version, so there is nothing to do.
         # 4. UNCHANGED or ADVANCE: the content is stored; for a newer record only the ledger row changes.
+        #    Where this is a redo, the rows are compared with the ledger first; if they differ, this is a 5.
         # 5. WRITE: the rows change. A put is embedded, a delete deletes.
         by_key = {operation.key: operation for operation in operations}
         if len(by_key) != len(operations):
@@ -116,15 +129,17 @@ class UpsertWriter(Writer):
         for operation, *_ in refused:
             del by_key[operation.key]
         with self._distrusting():
-            entries = self._ledger.read(by_key)
+            entries = self._ledger.read([operation.key for operation in operations])
             failpoints.hit("ledger_read")
             decisions = self._classify(by_key, entries, hashes)
+            rewrite = self._redo.damaged(decisions, entries, folded)
+            decisions |= dict.fromkeys(rewrite, Decision.WRITE)
             writes = [by_key[key] for key, decision in decisions.items() if decision is Decision.WRITE]
             without_partition = self._create_partitions(writes, hashes)
         refused += without_partition
         left_out = {operation.key for operation, *_ in without_partition}
         writes = [operation for operation in writes if operation.key not in left_out]
-        advances = [by_key[key] for key, decision in decisions.items() if decision is Decision.ADVANCE]
+        advances = [by_key[key] for key, decision in decisions.items() if decision in (Decision.ADVANCE, Decision.RANK)]
         in_flight = [operation.key for operation in (*writes, *advances)]
         self._ledger.cache({key: entries[key][0] for key in in_flight})
         stored = {key: entry for key, (entry, _) in entries.items() if entry is not None}
@@ -138,9 +153,17 @@ class UpsertWriter(Writer):
             refused=refused,
             hashes=hashes,
             stored={put.key: stored[put.key] for put in writes if isinstance(put, Put) and put.key in stored},
-            by_arrival=sum(_by_arrival(stored[change.key], change) for change in writes if change.key in stored),
+            by_arrival=sum(compare_entry(stored[op.key], op).by_arrival for op in writes if op.key in stored),
             in_flight=in_flight,
+            rewrite=rewrite,
+            earlier=self._redo.places(folded),
+            pending=frozenset(key for key, entry in stored.items() if entry.pending),
         )
+
+    @override
+    def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> Mapping[Key, Unfinished]:
+        with self._distrusting():
+            return self._redo.unfinished(keys, doubted)
 
     @override
     def reusable(self, plan: WritePlan, chunks: Sequence[Sequence[Chunk]]) -> Sequence[Vectors]:
@@ -171,6 +194,7 @@ class UpsertWriter(Writer):
         return {
             key: Decision.WRITE if in_flight else decide(entry, by_key[key], hashes.get(key), self._fingerprint)
             for key, (entry, in_flight) in entries.items()
+            if key in by_key
         }
 
     def _create_partitions(self, writes: Sequence[Change], hashes: Mapping[Key, DocumentHashes]) -> list[Refusal]:
@@ -196,6 +220,7 @@ class UpsertWriter(Writer):
             failpoints.hit("surplus_deleted")
             self._finish(work)
             failpoints.hit("ledger_final")
+            entries = {key: self._ledger.entry(key) for key in plan.in_flight}
         self._touched.difference_update(plan.in_flight)
         self._ledger.release(plan.in_flight)
         done = [step.put is not None for _, step in work.accepted()]
@@ -207,11 +232,13 @@ class UpsertWriter(Writer):
             unchanged=work.unchanged,
             stale=work.stale,
             refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
+            set_aside=[(work.steps[key].operation, words) for key, words in work.set_aside.items()],
+            unfinished=frozenset(key for key, entry in entries.items() if entry is not None and entry.pending),
         )
 
     def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> _Application:
         """Decide again, with the ledger entries that the batches before this one have written."""
-        work = _Application()
+        work = _Application(rewritten=plan.rewrite)
         for operation in plan.advances:
             entry = self._ledger.entry(operation.key)
             if entry is not None:
@@ -222,22 +249,34 @@ class UpsertWriter(Writer):
             key = operation.key
             hashes = plan.hashes[key] if put is not None else None
             entry = self._ledger.entry(key)
-            match decide(entry, operation, hashes, self._fingerprint):
+            decision = decide(entry, operation, hashes, self._fingerprint)
+            if decision not in (Decision.STALE, Decision.RANK) and key in plan.rewrite:
+                decision = Decision.WRITE  # nobody has written the key since: it was in no other plan
+            match decision:
                 case Decision.STALE:
                     work.stale += 1
                 case Decision.UNCHANGED:
                     work.unchanged += 1
-                case Decision.ADVANCE if entry is not None:
+                case Decision.ADVANCE | Decision.RANK if entry is not None:
                     work.unchanged += 1
                     work.advanced.append(advanced(entry, operation))
                 case _:
                     rows = {hashes.milvus_partition: len(put.chunks)} if put is not None and hashes is not None else {}
-                    work.steps[key] = _Step(operation, hashes, put, rows)
+                    work.steps[key] = _Step(
+                        operation, hashes, put, rows, self._redo.beyond(entry, plan.earlier.get(key, {}))
+                    )
         return work
 
     def _begin(self, work: _Application) -> None:
-        intents = [intent(self._ledger.entry(key), step.operation, step.place) for key, step in work.steps.items()]
+        intents = [self._intent(key, step) for key, step in work.steps.items()]
         work.refused.update(self._ledger.write([entry for entry in intents if entry is not None]))
+
+    def _intent(self, key: Key, step: _Step) -> Entry | None:
+        entry = self._ledger.entry(key)
+        needed = intent(entry, step.operation, step.place, step.beyond)
+        if needed is None and entry is not None and entry.pending and self._ledger.doubtful(key):
+            return entry  # the row that says so may be gone
+        return needed
 
     def _write_rows(self, work: _Application) -> int:
         groups: dict[str, list[RowGroup[Key]]] = {}
@@ -248,6 +287,7 @@ class UpsertWriter(Writer):
                 groups.setdefault(partition, []).append(group)
         sent = self._rows.upsert(groups, self._touched)
         work.refused.update(sent.refused)
+        work.set_aside.update(sent.set_aside)
         return sent.rows
 
     def _delete_surplus(self, work: _Application) -> int:
@@ -259,15 +299,8 @@ class UpsertWriter(Writer):
                 for partition, chunks in surplus(entry.footprint, step.place).items():
                     ids.setdefault(partition, []).extend(row_ids(*key, partition, chunks))
         for partition, partition_ids in ids.items():
-            self._delete(partition, partition_ids)
+            self._rows.delete(partition, partition_ids)
         return sum(map(len, ids.values()))
-
-    def _delete(self, partition: str, ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), self._policy.max_rows):
-            try:
-                self._api.delete(self._collection, partition, ids[start : start + self._policy.max_rows])
-            except NotFound:
-                return  # the Milvus partition was dropped, and the rows with it
 
     def _finish(self, work: _Application) -> None:
         entries = list(work.advanced)
@@ -276,7 +309,7 @@ class UpsertWriter(Writer):
             for key, step in work.accepted()
         ]
         never_stored = []
-        for key in self._undoable(work.refused):
+        for key in self._undoable(work):
             before, _ = self._ledger.before(key)
             if before is None:
                 never_stored.append(key)
@@ -288,14 +321,15 @@ class UpsertWriter(Writer):
             reason = next(iter(refused.values()))[1]
             raise RowsRefused(f"Milvus refuses the ledger rows of {len(refused)} stored documents: {reason}")
 
-    def _undoable(self, refused: Collection[Key]) -> Iterator[Key]:
-        """Refused documents with an intent in the ledger, of which no row was changed.
+    def _undoable(self, work: _Application) -> Iterator[Key]:
+        """Keys of refused and set aside documents with an intent in the ledger, of which no row was changed.
 
-        If one was changed, or the document was pending before, the entry stays pending: `audit` reports it.
+        If one was changed, or the document was pending before, the entry stays pending (`Applied.unfinished`).
         """
-        for key in refused:
+        for key in (*work.refused, *work.set_aside):
             entry = self._ledger.entry(key)
-            if entry is not None and entry.pending and key not in self._touched and self._ledger.before(key)[1]:
+            changed = key in self._touched or key in work.rewritten
+            if entry is not None and entry.pending and not changed and self._ledger.before(key)[1]:
                 yield key
 
     @contextmanager
@@ -311,8 +345,3 @@ class UpsertWriter(Writer):
         except Unavailable:
             self._ledger.invalidate()
             raise
-
-
-def _by_arrival(entry: Entry, operation: Change) -> bool:
-    """Whether the operation is newer by arrival only."""
-    return compare_entry(entry, operation).by_arrival

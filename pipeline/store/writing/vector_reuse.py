@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import NotFound, NotLoaded
+from pipeline.errors import NotFound, NotLoaded, RequestTooLarge
 from pipeline.records import VECTOR_FIELD, Chunk
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
@@ -54,8 +54,19 @@ def _rows(
     remaining = iter(ids)
     while page := list(islice(remaining, _IDS_PER_QUERY)):
         try:
-            rows = api.query(collection, ids_expression(page), ["id", "text", VECTOR_FIELD], partitions=[partition])
+            rows = _page(api, collection, partition, page)
         except (NotFound, NotLoaded):
             return  # dropped or released since: the chunks are embedded again
         for row in rows:
             yield row["id"], row["text"], row[VECTOR_FIELD]
+
+
+def _page(api: MilvusApi, collection: str, partition: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Read these rows, in parts where the answer would be too large for the server."""
+    try:
+        return api.query(collection, ids_expression(ids), ["id", "text", VECTOR_FIELD], partitions=[partition])
+    except RequestTooLarge:
+        if len(ids) == 1:
+            return []  # it is embedded again
+    middle = len(ids) // 2
+    return [row for half in (ids[:middle], ids[middle:]) for row in _page(api, collection, partition, half)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
@@ -41,6 +42,9 @@ class FaultyMilvus:
 
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
+
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
 
     def lease_ends(self) -> None:
         """From now on another worker may own what this one does."""

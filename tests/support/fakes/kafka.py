@@ -9,15 +9,18 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted
-from consumers.kafka import KafkaSettings, Lag, RebalanceHandler
+from consumers.dead_letters.earlier import EarlierDeadLetters
+from consumers.dead_letters.envelope import OutgoingDeadLetter, decode_dead_letter, encode_dead_letter, fitted
+from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, suspend_clock
 from consumers.kafka.admin import LogRange
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.groups import Commit
 from consumers.kafka.positions import begin_at
+from consumers.kafka.remembered import AcceptableGap, PositionMemory, Remembered
 from pipeline import failpoints
 from pipeline.errors import OffsetsLost, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
+from pipeline.store import StoredPosition
 
 _STEP_S = 0.002
 
@@ -39,6 +42,8 @@ class _Topic:
 @dataclass
 class _Group:
     members: list[object] = field(default_factory=list)
+    silent: list[object] = field(default_factory=list)
+    """Members whose session ends when another one joins."""
     owners: dict[KafkaPartition, object] = field(default_factory=dict)
     commits: dict[KafkaPartition, Commit] = field(default_factory=dict)
 
@@ -95,6 +100,13 @@ class FakeBroker:
             log.start = before
             log.records = [record for record in log.records if record.position.offset >= before]
 
+    def truncate(self, topic: str, partition: int, end: int) -> None:
+        """The log loses its end, as on a broker without power: offsets from `end` on are used again."""
+        with self.changed:
+            log = self._topics[topic].partitions[partition]
+            log.end = end
+            log.records = [record for record in log.records if record.position.offset < end]
+
     def read(self, topic: str) -> list[SourceRecord]:
         with self.changed:
             return [record for log in self._topics[topic].partitions for record in log.records]
@@ -147,7 +159,15 @@ class FakeBroker:
         with self.changed:
             if member not in self._group(group).members:
                 self._group(group).members.append(member)
+                for silent in self._group(group).silent:
+                    self.leave(group, silent)
+                self._group(group).silent = []
                 self.changed.notify_all()
+
+    def silence(self, group: str, member: object) -> None:
+        """The member sends nothing more; a group that must wait for it goes on without it."""
+        with self.changed:
+            self._group(group).silent.append(member)
 
     def leave(self, group: str, member: object) -> None:
         """The member is gone, by its own will or by the session timeout; what it owned is free."""
@@ -195,11 +215,16 @@ class FakeSource:
         settings: KafkaSettings,
         *,
         stored: Callable[[str], bool] | None = None,
+        memory: PositionMemory | None = None,
+        accept_gap: bool = False,
         drain_s: float = 0.5,
     ) -> None:
         self._broker = broker
         self._settings = settings
         self._stored = stored
+        self._memory = memory
+        self._accept_gap = accept_gap
+        self._accepted: set[KafkaPartition] = set()
         self._drain_s = drain_s
         self._handler: RebalanceHandler | None = None
         self._positions: dict[KafkaPartition, int] = {}
@@ -208,8 +233,11 @@ class FakeSource:
         self._paused = False
         self._failure: Exception | None = None
         self.heartbeats = True
+        self.ends_age_s = 0.0
+        """How long ago the end offsets were read: a broker that is away leaves them old."""
         """False: none is answered from now on, as for a member that is cut off from the broker."""
         self._heartbeat = float("-inf")
+        self._joining = False
 
     def start(self, handler: RebalanceHandler) -> None:
         for topic in self._settings.topics:
@@ -248,17 +276,37 @@ class FakeSource:
         for topic in {name for name, _ in self._positions}:
             if self._broker.describe(topic)[0] != self._topic_ids[topic]:
                 self._failure = OffsetsLost(f"{topic}: the topic was deleted and recreated while it was read")
-        return {name: Lag(ends[name], self._committed[name], at) for name, at in self._positions.items()}
+        return {
+            name: Lag(ends[name], self._committed[name], at, time.monotonic() - self.ends_age_s)
+            for name, at in self._positions.items()
+        }
 
     def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
         return {name: self._broker.describe(name[0])[1][name[1]].end for name in partitions}
 
     def last_heartbeat(self) -> float:
-        if self._handler is None or not self._broker.is_member(self._settings.group_id, self):
+        if self._handler is None or (not self._joining and not self._broker.is_member(self._settings.group_id, self)):
             return float("-inf")
-        if self.heartbeats:
-            self._heartbeat = time.monotonic()
+        if self.heartbeats and not self._joining:
+            self._heartbeat = suspend_clock()
         return self._heartbeat
+
+    def hold_join(self) -> None:
+        """Begin a join that gets no answer: no heartbeat is sent during a join, and nothing is read."""
+        self._joining = True
+        self._broker.silence(self._settings.group_id, self)
+
+    def release_join(self) -> None:
+        """The broker answers: a member whose session has ended is refused, and joins again as a new one."""
+        self._joining = False
+
+    def reread(self) -> None:
+        if self._handler is not None and self._broker.is_member(self._settings.group_id, self):
+            positions = self._begin(sorted(self._positions), only_new_topics=False)
+            self._positions.update(positions)
+            self._committed.update(positions)
+            if positions:
+                self._handler.on_assigned(positions)
 
     def close(self, timeout_s: float) -> None:
         self._handler = None
@@ -267,9 +315,10 @@ class FakeSource:
 
     def _poll(self, deadline: float) -> list[SourceRecord]:
         while True:
-            self._rebalance()
+            if not self._joining:
+                self._rebalance()
             records: list[SourceRecord] = []
-            for name in [] if self._paused else sorted(self._positions):
+            for name in [] if self._paused or self._joining else sorted(self._positions):
                 records += self._fetch(name, self._settings.max_poll_records - len(records))
             left = deadline - time.monotonic()
             if records or left <= 0:
@@ -292,9 +341,9 @@ class FakeSource:
             raise RuntimeError("the source is not started, or closed")
         if not self._broker.is_member(group, self):
             lost = tuple(sorted(self._positions))
-            self._drop(lost)
             if lost:
                 handler.on_lost(lost)
+            self._drop(lost)
             self._broker.join(group, self)
         share = self._broker.share(group, self, self._settings.topics)
         gone = tuple(sorted(self._positions.keys() - share))
@@ -328,25 +377,41 @@ class FakeSource:
 
     def _begin(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> dict[KafkaPartition, int]:
         commits = self._broker.commits(self._settings.group_id)
-        known = {topic for topic, _ in commits}
+        self._topic_ids |= {topic: self._broker.describe(topic)[0] for topic, _ in partitions}
+        remembered = self._remembered()
+        known = {topic for topic, _ in (*commits, *remembered)}
         known |= {topic for topic in self._settings.topics if self._stored is not None and self._stored(topic)}
-        positions = {}
+        positions, decided = {}, {}
         for name in partitions:
             if only_new_topics and name[0] in known:
                 continue
-            topic_id, ranges = self._broker.describe(name[0])
-            self._topic_ids[name[0]] = topic_id
-            positions[name] = begin_at(
-                name,
-                ranges[name[1]],
-                commits.get(name),
-                topic_id=topic_id,
-                read_before=name[0] in known,
-                first=self._first(name, ranges[name[1]]),
-            )
-        decided = {name: at for name, at in positions.items() if name not in commits}
+            log = self._broker.describe(name[0])[1][name[1]]
+            unknown = name in commits and name not in remembered
+            filled = not unknown or self._memory is None or self._memory.filled(name[0])
+            try:
+                positions[name] = begin_at(
+                    name,
+                    log,
+                    commits.get(name),
+                    topic_id=self._topic_ids[name[0]],
+                    read_before=name[0] in known,
+                    first=self._first(name, log),
+                    remembered=Remembered(remembered.get(name), filled),
+                )
+            except AcceptableGap as gap:
+                if not self._accept_gap or name in self._accepted:
+                    raise
+                self._accepted.add(name)
+                positions[name] = decided[name] = gap.go_on_at
+            if name not in commits:
+                decided[name] = positions[name]
+        if self._memory is not None:
+            self._memory.begin(decided)
         self._broker.store(self._settings.group_id, decided, self._topic_ids)
         return positions
+
+    def _remembered(self) -> Mapping[KafkaPartition, StoredPosition]:
+        return {} if self._memory is None else self._memory.read(self._topic_ids)
 
     def _first(self, name: KafkaPartition, log: LogRange) -> int:
         timestamp_ms = start_timestamp_ms(self._settings.start_from)
@@ -364,12 +429,15 @@ class FakeDeadLetters:
         topic: str,
         *,
         on_confirmed: Callable[[Receipt], None],
+        on_sent: Callable[[str], None] = lambda _: None,
         pipeline: str = "milvus-stream",
         room_bytes: int = 16 * 2**20,
     ) -> None:
         self._broker = broker
         self._topic = topic
         self._on_confirmed = on_confirmed
+        self._on_sent = on_sent
+        self._earlier = EarlierDeadLetters(lambda: map(decode_dead_letter, broker.read(topic)))
         self._pipeline = pipeline
         self._room_bytes = room_bytes
         self._waiting: list[OutgoingDeadLetter] = []
@@ -381,6 +449,9 @@ class FakeDeadLetters:
     def send(self, rejected: Rejected) -> None:
         self._waiting.append(encode_dead_letter(rejected, pipeline=self._pipeline, worker="fake-1"))
         self._flush()
+
+    def assigned(self) -> None:
+        self._earlier.assigned()
 
     def out_of_order(self, problem: str | None) -> None:
         """Break the topic with this message, or (None) repair it and send what waits."""
@@ -405,10 +476,32 @@ class FakeDeadLetters:
     def _flush(self) -> None:
         while self._waiting and self._problem is None:
             made = fitted(self._waiting[0], self._broker.message_limit(self._topic))
-            failpoints.hit("dead_letter_unsent")
-            self._broker.produce(
-                self._topic, made.value, key=made.key, headers=made.headers, timestamp_ms=made.timestamp_ms
-            )
-            failpoints.hit("dead_letter_sent")
+            if not self._earlier.holds(self._waiting[0]):
+                failpoints.hit("dead_letter_unsent")
+                self._broker.produce(
+                    self._topic, made.value, key=made.key, headers=made.headers, timestamp_ms=made.timestamp_ms
+                )
+                failpoints.hit("dead_letter_sent")
+                self._on_sent(made.reason)
             self._waiting.pop(0)
-            self._on_confirmed(Receipt([made.position]))
+            self._on_confirmed(Receipt([made.position], made.batch))
+
+
+class FakeLookup:
+    """`RecordLookup` over the broker."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+
+    def read(self, topic_ids: Mapping[Position, str]) -> Mapping[Position, SourceRecord]:
+        records = {}
+        for position, topic_id in topic_ids.items():
+            try:
+                current_id, logs = self._broker.describe(position.topic)
+            except UsageError:
+                continue
+            log = logs[position.partition] if position.partition < len(logs) else LogRange(0, 0)
+            if topic_id in ("", current_id) and log.start <= position.offset < log.end:
+                [record] = self._broker.fetch(position[:2], position.offset, 1)
+                records[position] = record
+        return records

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,6 +52,9 @@ Rows = dict[str, dict[str, Any]]
 Hook = Callable[[str, str, Literal["before", "after"]], None]
 """`(operation, collection, when)`: called around every call's effect; may raise, as a crash does."""
 
+OnWrite = Callable[[str, str, Mapping[str, dict[str, Any] | None]], None]
+"""Collection, Milvus partition, and the rows that a write is about to change as they are: None for no row."""
+
 
 @dataclass(slots=True)
 class _Failure:
@@ -88,7 +91,8 @@ class FakeMilvus:
 
     `staleness_writes`: a read without `strong` misses this many of the collection's last writes, unless they are older
     than `staleness_s` by `clock`.
-    `down`: every call raises `Unavailable`. `gate`: cleared, every call waits until it is set again.
+    `down`: every call raises `Unavailable`; when it becomes True, every connection breaks.
+    `gate`: cleared, every call waits until it is set again. `on_write`: called before each write.
     `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
     """
 
@@ -104,12 +108,14 @@ class FakeMilvus:
         server: ServerInfo | None = None,
     ) -> None:
         self.staleness_writes = staleness_writes
-        self.down = False
+        self._down = False
+        self._lost: list[Callable[[], None]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.hook: Hook | None = None
         self.calls: list[tuple[str, str, int]] = []
         self.flushes = 0
+        self.on_write: list[OnWrite] = []
         self._staleness_s = staleness_s
         self._clock = clock
         self._max_partitions = max_partitions
@@ -122,6 +128,19 @@ class FakeMilvus:
         self._closed = False
         self._writes = 0
         self._lease = Lease()
+
+    @property
+    def down(self) -> bool:
+        return self._down
+
+    @down.setter
+    def down(self, down: bool) -> None:
+        broke, self._down = down and not self._down, down
+        for lost in self._lost if broke else ():
+            lost()
+
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        self._lost.append(lost)
 
     # --- faults and inspection ---------------------------------------------------------------------------------
 
@@ -136,15 +155,24 @@ class FakeMilvus:
         with self._lock:
             return {name: dict(rows) for name, rows in self._get(collection).partitions.items()}
 
+    def put_back(self, collection: str, partition: str, identifier: str, row: dict[str, Any] | None) -> None:
+        """Make a row what it was before, behind the back of every client: None removes it."""
+        with self._lock:
+            rows = self._get(collection).partitions[partition]
+            if row is None:
+                rows.pop(identifier, None)
+            else:
+                rows[identifier] = row
+
     @contextmanager
     def _call(self, operation: str, collection: str = "", size: int = 0) -> Iterator[None]:
         self.gate.wait()
+        if self.hook is not None and not self.down:
+            self.hook(operation, collection, "before")  # without the lock: it may hold one call up, and no other
         with self._lock:
             self.calls.append((operation, collection, size))
             if self.down or self._closed:
                 raise Unavailable(f"{operation}: the server cannot be reached")
-            if self.hook is not None:
-                self.hook(operation, collection, "before")
             failure = next((failure for failure in self._failures if failure.hits(operation, collection)), None)
             if failure is not None:
                 self._failures.remove(failure)
@@ -239,6 +267,9 @@ class FakeMilvus:
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
 
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
+
     def upsert(self, collection: str, partition: str | None, rows: Sequence[Row]) -> None:
         if len({row["id"] for row in rows}) != len(rows):
             raise ValueError("an id occurs twice in one upsert; fold the rows first")
@@ -264,6 +295,8 @@ class FakeMilvus:
     def _write(self, held: _Collection, name: str, there: Rows, changes: Mapping[str, dict[str, Any] | None]) -> None:
         self._writes += 1
         before = {identifier: there.get(identifier) for identifier in changes}
+        for on_write in self.on_write:
+            on_write(held.spec.name, name, before)
         held.undo.append(_Undo(self._writes, self._clock(), name, before))
         while len(held.undo) > self.staleness_writes:
             held.undo.popleft()

@@ -8,7 +8,8 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -25,6 +26,8 @@ from tests.support.waiting import eventually
 KAFKA_PARTITIONS = 2
 BATCH = 10
 """Records of a worker's batch: so many are published before the next one of a key, and the batches differ."""
+MAX_EVENT_AGE = timedelta(days=10)
+"""Older records are rejected."""
 _DAY_MS = 86_400_000
 _WITHIN_S = 15.0
 
@@ -62,7 +65,14 @@ class REBALANCE:
     """A second worker joins while the first one runs."""
 
 
-Step = Record | CRASH | REBALANCE
+@dataclass(frozen=True)
+class LATER:
+    """The workers that start after this in the list start so much later."""
+
+    hours: int
+
+
+Step = Record | CRASH | REBALANCE | LATER
 
 
 def put(doc_id: str, text: str = "", *, days_ago: int = 0) -> Record:
@@ -74,6 +84,11 @@ def put(doc_id: str, text: str = "", *, days_ago: int = 0) -> Record:
 def delete(doc_id: str) -> Record:
     """A tombstone."""
     return Record(doc_id, None)
+
+
+def aging(doc_id: str, text: str, *, days_ago: int) -> Record:
+    """A document that is stored now, and rejected as too old `LATER`."""
+    return replace(put(doc_id, text, days_ago=days_ago), rejected=True)
 
 
 def broken(doc_id: str) -> Record:
@@ -123,6 +138,8 @@ def run(script: Sequence[Step], *, append: bool = False, durability: str = "ack"
                     world.publish(step)
                 case REBALANCE():
                     crowded = True
+                case LATER(hours):
+                    world.now_ms += hours * 3_600_000
                 case CRASH():
                     (world.crash_at_rebalance if crowded else world.crash)(step)
                     crowded = False
@@ -170,6 +187,7 @@ class _World:
         self.broker.create_topic(TOPIC, KAFKA_PARTITIONS)
         self.broker.create_topic(DEAD_LETTERS, 1)
         self.milvus = FakeMilvus()
+        self.now_ms = NOON + 3_600_000
         self._append = append
         self._durability = durability
         self._published: list[tuple[Record, int]] = []
@@ -247,6 +265,8 @@ class _World:
             milvus=_Link(self.milvus, life),  # type: ignore[arg-type]
             append=self._append,
             durability=self._durability,
+            now_ms=self.now_ms,
+            max_event_age=MAX_EVENT_AGE,
             until_caught_up=until_caught_up,
         )
 

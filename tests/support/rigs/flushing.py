@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from pipeline.errors import OutcomeUnknown, Unavailable
-from pipeline.records import Position, Receipt
+from pipeline.records import Finished, Position, Receipt
 from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.schema import documents_spec, ledger_spec
+from pipeline.store.collection.marks import Marks
+from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import FlushMarker
@@ -18,7 +19,7 @@ from pipeline.telemetry import FlushRole
 from tests.support.fakes.milvus import FakeMilvus
 
 INTERVAL_S = 10.0
-COLLECTIONS = ("docs", "docs__ledger")
+COLLECTIONS = ("docs", "docs__ledger", "docs__marks")
 Rows = list[dict[str, Any]]
 
 
@@ -30,6 +31,7 @@ class Cluster:
         index = IndexSettings("FLAT")
         self.milvus.create_collection(documents_spec("docs", dimension=2, index=index, stamp={}, bm25=False))
         self.milvus.create_collection(ledger_spec("docs"))
+        self.milvus.create_collection(marks_spec("docs"))
         self.now = 1000.0
         self.events = 0
         self.finished: dict[str, list[int]] = defaultdict(list)
@@ -43,22 +45,22 @@ class Cluster:
         self.events += 1
         return self.events
 
-    def ledger(self) -> Rows:
-        return list(self.milvus.stored("docs__ledger")["_default"].values())
+    def marks(self) -> Rows:
+        return list(self.milvus.stored("docs__marks")["_default"].values())
 
     def remember(self) -> None:
         """This is a state that the server may go back to."""
-        self._past.append(self.ledger())
+        self._past.append(self.marks())
 
     def lose(self, writes: int) -> None:
-        """Power fails: the ledger is as it was `writes` changes ago, and every call under way fails."""
+        """Power fails: the marks are as they were `writes` changes ago, and every call under way fails."""
         self.crashes += 1
         self.late.clear()
         del self._past[max(1, len(self._past) - writes) :]
-        self.milvus.drop_collection("docs__ledger")
-        self.milvus.create_collection(ledger_spec("docs"))
+        self.milvus.drop_collection("docs__marks")
+        self.milvus.create_collection(marks_spec("docs"))
         if rows := self._past[-1]:
-            self.milvus.upsert("docs__ledger", None, rows)
+            self.milvus.upsert("docs__marks", None, rows)
 
 
 class Connection:
@@ -137,7 +139,7 @@ class Worker:
             FlushPolicy(durability, interval_s=INTERVAL_S),
             self._settle if durability == "flush" else self._settle_at_ack,
             lambda: cluster.now,
-            marker=FlushMarker(api, "docs", lambda: cluster.now),
+            marker=FlushMarker(Marks(api, "docs", lambda: cluster.now), lambda: cluster.now),
             leads=lambda: self.leads,
             on_flush=lambda role, ok: self.rounds.append((role, ok)),
         )
@@ -177,8 +179,9 @@ class Worker:
             self._go.release()
             self._thread.join(0.001)
 
-    def _settle(self, receipts: Sequence[Receipt]) -> None:
+    def _settle(self, receipts: Sequence[Finished]) -> None:
         for receipt in receipts:
+            assert isinstance(receipt, Receipt)
             number = receipt.positions[0].offset
             assert number not in self.durable, "reported twice"
             for collection in COLLECTIONS:
@@ -186,8 +189,9 @@ class Worker:
                 assert began > self.acked[number], f"acknowledged at {self.acked[number]}, {collection} flushed {began}"
             self.durable.add(number)
 
-    def _settle_at_ack(self, receipts: Sequence[Receipt]) -> None:
+    def _settle_at_ack(self, receipts: Sequence[Finished]) -> None:
         (receipt,) = receipts
+        assert isinstance(receipt, Receipt)
         assert receipt.positions[0].offset == len(self.acked) - 1, "not the one acknowledged now"
         self.durable.add(len(self.acked) - 1)
 

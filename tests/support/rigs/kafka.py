@@ -1,5 +1,6 @@
 """One set of levers for real Kafka and for the fake, so that one suite can test both."""
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
@@ -9,12 +10,12 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from consumers.dead_letters import DeadLetterProducer
-from consumers.kafka import KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
+from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
 from consumers.kafka.groups import COORDINATOR_MOVES
 from consumers.kafka.retry import retry_until_deadline
-from pipeline.ingest import DeadLetterChannel
+from pipeline.ingest import DeadLetterChannel, RecordLookup
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.names import unique
 from tests.support.waiting import eventually
 
@@ -40,10 +41,12 @@ class Rig(Protocol):
     def read(self, topic: str) -> list[SourceRecord]: ...
     def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings: ...
     def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source: ...
+    def lookup(self) -> RecordLookup: ...
     def committed(self, group: str) -> Mapping[KafkaPartition, int]: ...
     def forget_commit(self, group: str, partition: KafkaPartition) -> None: ...
     def kill(self, source: Source) -> None: ...
     def expel(self, source: Source) -> None: ...
+    def hold_join(self, source: Source) -> Callable[[], None]: ...
     def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel: ...
 
 
@@ -75,6 +78,9 @@ class FakeRig:
     def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings:
         return KafkaSettings("fake:9092", topics, group or unique("group"), **more)
 
+    def lookup(self) -> RecordLookup:
+        return FakeLookup(self.broker)
+
     def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
         source = FakeSource(self.broker, settings, stored=stored)
         self._groups[id(source)] = settings.group_id
@@ -85,6 +91,11 @@ class FakeRig:
 
     def expel(self, source: Source) -> None:
         self.broker.leave(self._groups[id(source)], source)
+
+    def hold_join(self, source: Source) -> Callable[[], None]:
+        assert isinstance(source, FakeSource)
+        source.hold_join()
+        return source.release_join
 
     def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel:
         return FakeDeadLetters(self.broker, topic, on_confirmed=on_confirmed)
@@ -155,6 +166,9 @@ class RealRig:
         more.setdefault("session_timeout_ms", 3_000)
         return KafkaSettings(self._bootstrap, topics, group, options=options, **more)
 
+    def lookup(self) -> RecordLookup:
+        return KafkaLookup(self.settings("documents"))
+
     def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
         return KafkaSource(settings, stored=stored)
 
@@ -180,6 +194,21 @@ class RealRig:
         metadata = source._consumer.group_metadata()
         self._admin.remove_group_members(metadata.group_id, [MemberToRemove(member_id=metadata.member_id)])
         eventually(lambda: source.last_heartbeat() == float("-inf"), what="the member noticing it")
+
+    def hold_join(self, source: Source) -> Callable[[], None]:
+        """Hold back the member's next request to join, as a link that is down; returns what lets it pass."""
+        assert isinstance(source, KafkaSource)
+        assert source._consumer is not None
+        coordinator = source._consumer._coordinator
+        join, released = coordinator._do_join_and_sync_async, threading.Event()
+
+        async def held() -> object:
+            while not released.is_set():
+                await coordinator._net.sleep(0.02)
+            return await join()
+
+        coordinator._do_join_and_sync_async = held
+        return released.set
 
     def find_coordinator_again(self, source: Source) -> None:
         """As a process does that was stopped for longer than its session."""
@@ -217,6 +246,8 @@ class Member:
         self.drains = 0
         self.commit_requests = 0
         """Calls of `committable`, at a revoke."""
+        self.leases_at_losses: list[float] = []
+        """What `last_heartbeat` answered at each loss."""
         self.last_calls = 0
         """How often `writing` is still to answer True."""
         self.drain_when: Callable[[], bool] = lambda: True
@@ -294,6 +325,7 @@ class Member:
         return self.last_calls >= 0
 
     def on_lost(self, partitions: Collection[KafkaPartition]) -> None:
+        self.leases_at_losses.append(self.source.last_heartbeat())
         self.events.append(("lost", tuple(sorted(partitions))))
         self.tracker.dropped(partitions)
 

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,14 +18,25 @@ from consumers.ingest import Summary
 from consumers.kafka import Source
 from consumers.wiring.collection import open_writer
 from consumers.wiring.connections import kafka_settings
-from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker
+from consumers.wiring.ingest import WorkerParts, ingest_metrics, join_worker, position_memory
 from pipeline.backoff import Backoff
 from pipeline.embedding import HashEmbedder
-from pipeline.ingest import CommitQueue
+from pipeline.ingest import REFUSALS, CommitQueue, RedoBounds, RefusalLimit
 from pipeline.records import Chunk
-from pipeline.store import SweepPolicy, TombstoneSweep, open_ledger
+from pipeline.store import (
+    AppendWriter,
+    Marks,
+    MilvusPartitions,
+    Partitioning,
+    SweepPolicy,
+    TombstoneSweep,
+    UpsertWriter,
+    WritePolicy,
+    Writer,
+)
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from pipeline.store.writing.unlisted_answers import UnlistedPolicy
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
 
@@ -54,6 +65,9 @@ class Connection:
 
     def fence(self, left_s: LeftS) -> None:
         self._lease.bind(left_s)
+
+    def unfenced(self) -> AbstractContextManager[None]:
+        return self._lease.waived()
 
     def upsert(self, *arguments: Any) -> None:
         self._lease.bounded(1.0)
@@ -96,18 +110,34 @@ class Rig:
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
     version_field: str | None = None
+    accept_gap: bool = False
+    now_ms: int = NOON + 3_600_000
+    """The worker's clock, which is at rest."""
+    max_event_age: timedelta | None = None
     append: bool = False
     """Append mode, two batches at a time."""
+    unlisted: UnlistedPolicy | None = None
+    """When answers in unlisted words refuse a document; None: the product's own rule, too slow for a test."""
+    refusals: RefusalLimit = REFUSALS
 
     def __post_init__(self) -> None:
         settings = self._settings()
         self.connection: Any = Connection(self.milvus)
         self.metrics = ingest_metrics()
         self.receipts = CommitQueue()
-        self.dead_letters = FakeDeadLetters(self.broker, DEAD_LETTERS, on_confirmed=self.receipts.put)
-        self.source = FakeSource(self.broker, kafka_settings(settings))
-        writer = open_writer(settings, self.connection, self.embedder, self.metrics)
-        open_ledger(self.connection, COLLECTION)
+        self.dead_letters = FakeDeadLetters(
+            self.broker,
+            DEAD_LETTERS,
+            on_confirmed=self.receipts.put,
+            on_sent=lambda reason: self.metrics.dead_letters.labels(reason).inc(),
+        )
+        kafka, marks = kafka_settings(settings), Marks(self.connection, COLLECTION)
+        self.memory = position_memory(settings, kafka, self.connection, marks)
+        self.source = FakeSource(self.broker, kafka, memory=self.memory, accept_gap=self.accept_gap)
+        self.bounds = RedoBounds()
+        writer = open_writer(settings, self.connection, self.embedder, self.metrics, durable=self.bounds.durable)
+        if self.unlisted is not None:
+            writer = self._quick_writer(self.unlisted)
         parts = WorkerParts(
             api=self.connection,
             model=self.embedder,
@@ -117,13 +147,18 @@ class Rig:
             receipts=self.receipts,
             metrics=self.metrics,
             limits=DeadLetterLimiter(self.limits),
+            positions=self.memory,
             tombstones=None
             if self.sweep is None
             else TombstoneSweep(
                 self.connection, COLLECTION, self.sweep, wall_clock=lambda: max(time.time(), NOON / 1000) + 3600
             ),
             retry=Backoff(self.retry_s, 0.05),
-            wall_clock=lambda: (NOON + 3_600_000) / 1000,
+            lookup=None if self.append else FakeLookup(self.broker),
+            bounds=self.bounds,
+            refusals=self.refusals,
+            set_aside_s=0.05,
+            wall_clock=lambda: self.now_ms / 1000,
         )
         self.worker, self.flow = join_worker(
             settings, parts, until_caught_up=self.until_caught_up, max_records=self.max_records
@@ -132,6 +167,12 @@ class Rig:
         self.summary: Summary | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _quick_writer(self, unlisted: UnlistedPolicy) -> Writer:
+        partitions, policy = MilvusPartitions(self.connection, COLLECTION), WritePolicy(unlisted=unlisted)
+        if self.append:
+            return AppendWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy)
+        return UpsertWriter(self.connection, COLLECTION, partitions, Partitioning("day"), policy, fingerprint="model")
 
     def _member(self) -> Source:
         """The worker's source: the fake one, unless a subclass reads a real broker."""
@@ -155,6 +196,7 @@ class Rig:
                     "flush_interval": timedelta(milliseconds=50),
                     "index": {"type": "FLAT"},
                 },
+                "partitioning": {"max_event_age": self.max_event_age},
                 "chunking": {"max_tokens": 16, "overlap": 4},
                 "batch": {
                     "max_records": 10,
@@ -175,6 +217,11 @@ class Rig:
     def start(self) -> None:
         """Run the worker in the background."""
         self._thread.start()
+
+    def run_to_its_end(self) -> Summary:
+        """Run a worker that ends by itself."""
+        self.start()
+        return self.ended()
 
     def ended(self, within: float = 20.0) -> Summary:
         """Wait for the end; raises what the worker raised."""

@@ -27,7 +27,7 @@ from tests.support.fakes.milvus import FakeMilvus
 
 NAME = "docs"
 LEDGER = "docs__ledger"
-POLICY = WritePolicy(max_rows=3, max_bytes=1 << 20)
+POLICY = WritePolicy(max_rows=3, max_bytes=2000)  # a document of more than three rows is cut
 STALENESS_S = 20
 RETENTION_S = 60
 PARTITIONS = (0, 1)

@@ -13,7 +13,7 @@ from pipeline.timestamps import parse_duration
 
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "docker-compose.yml"
-WORKERS = ("ingest", "ingest-gpu", "query")
+WORKERS = ("ingest", "ingest-gpu", "query", "rekey")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_data_lies_in_named_volumes(compose: dict[str, Any], services: dict[str,
 
 
 def test_only_the_gpu_profile_needs_a_gpu(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
-    assert [name for name, service in services.items() if "profiles" in service] == ["ingest-gpu"]
+    assert [name for name, service in services.items() if service.get("profiles") == ["gpu"]] == ["ingest-gpu"]
     assert [name for name, service in services.items() if "deploy" in service] == ["ingest-gpu"]
     assert services["ingest-gpu"]["environment"] == {"MILVUS_STREAM__EMBEDDING__DEVICE": "cuda"}
 

@@ -103,6 +103,20 @@ def test_a_patch_without_its_resource_is_an_error(tmp_path: Path) -> None:
         render(tmp_path)
 
 
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_the_rekey_component_is_an_ingest_pod_with_another_command(version: str) -> None:
+    stage = yaml.safe_load((ROOT / "k8s/components/rekey/rekey.yaml").read_text(encoding="utf-8"))
+    kubernetes_validate.validate(stage, version, strict=True)
+    ingest = one(overlay("cpu"), "Deployment", "milvus-stream-ingest")
+    pod, other = stage["spec"]["template"]["spec"], ingest["spec"]["template"]["spec"]
+    assert pod["securityContext"] == other["securityContext"]
+    (container,), (ingesting,) = pod["containers"], other["containers"]
+    assert container["args"] == ["rekey", "--to", "documents-by-id", *ingesting["args"][1:]]
+    for key in ("securityContext", "ports", "livenessProbe", "readinessProbe", "volumeMounts", "envFrom"):
+        assert container[key] == ingesting[key], key
+    assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+
+
 def test_the_workers_and_the_replay_are_there(rendered: list[Resource]) -> None:
     names = {(resource["kind"], resource["metadata"]["name"]) for resource in rendered}
 

@@ -1,20 +1,22 @@
-"""docs/operations/deploy.md names the metrics that there are, and all of them."""
+"""The pages of docs/operations name the metrics that there are, and all of them."""
 
 import re
 
 from prometheus_client import CollectorRegistry
 
+from consumers.rekey import RekeyMetrics
 from pipeline.telemetry.metrics import IngestMetrics, QueryMetrics
 from tests.docs.blocks import DOCS
 
-PAGE = (DOCS / "operations" / "deploy.md").read_text()
+PAGE = (DOCS / "operations" / "deploy.md").read_text() + (DOCS / "operations" / "rekey.md").read_text()
 
 
 def declared() -> set[str]:
     registry = CollectorRegistry()
     IngestMetrics(registry)
     QueryMetrics(registry)
-    return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
+    families = [*registry.collect(), *RekeyMetrics().registry.collect()]
+    return {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
 
 
 def test_the_page_explains_every_metric() -> None:
@@ -22,5 +24,5 @@ def test_the_page_explains_every_metric() -> None:
 
 
 def test_every_metric_of_the_page_exists() -> None:
-    named = set(re.findall(r"\b(?:ingest|query)_[a-z_]+\b", PAGE))
+    named = set(re.findall(r"\b(?:ingest|query|rekey)_[a-z_]+\b", PAGE))
     assert sorted(named - declared()) == []

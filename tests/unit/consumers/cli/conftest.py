@@ -13,7 +13,7 @@ from tests.support.fakes.milvus import FakeMilvus
 
 @pytest.fixture
 def milvus(monkeypatch: pytest.MonkeyPatch) -> FakeMilvus:
-    fake = FakeMilvus(server=ServerInfo("v2.4.0", (2, 4, 0), lite=False))
+    fake = FakeMilvus(server=ServerInfo("v2.6.22", (2, 6, 22), lite=False))
 
     @contextmanager
     def connected(_: Settings) -> Iterator[FakeMilvus]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from consumers.dead_letters import DeadLetterLimits, decode_dead_letter
-from consumers.kafka import KafkaSettings
+from consumers.kafka import KafkaSettings, suspend_clock
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
 from pipeline.store import SweepPolicy
 from pipeline.telemetry import OUTCOMES
@@ -168,9 +168,10 @@ def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) ->
 
 def test_an_outage_of_milvus_is_waited_out_without_a_dead_letter(broker: FakeBroker) -> None:
     rig = Rig(broker)
-    rig.milvus.down = True
-    broker.produce(TOPIC, document("a"))
     with running(rig):
+        soon(rig.source.assignment)
+        rig.milvus.down = True
+        broker.produce(TOPIC, document("a"))
         soon(lambda: rig.flow.waiting_reasons)
         assert "milvus" in "".join(rig.worker.ready())
         assert rig.worker.alive() == {}
@@ -202,10 +203,11 @@ def test_at_the_limit_of_milvus_partitions_today_waits_and_a_wrong_date_is_rejec
 
 def test_the_byte_budget_stops_reading_and_goes_on_without_a_loss(broker: FakeBroker) -> None:
     rig = Rig(broker, buffer_bytes=20_000)
-    rig.milvus.gate.clear()
-    for number in range(200):
-        broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
     with running(rig):
+        soon(rig.source.assignment)
+        rig.milvus.gate.clear()
+        for number in range(200):
+            broker.produce(TOPIC, document(f"d{number}", "x " * 200), partition=number % 2)
         soon(lambda: rig.worker.snapshot().paused)
         snapshot = rig.worker.snapshot()
         assert snapshot.consumed < 200
@@ -231,7 +233,12 @@ def test_a_stop_while_milvus_is_away_ends_at_the_deadline_and_commits_nothing(
     broker: FakeBroker, bounded: bool
 ) -> None:
     rig = Rig(broker, shutdown_s=0.3, until_caught_up=bounded)
-    rig.milvus.down = True
+
+    def away(operation: str, collection: str, when: str) -> None:
+        if collection != f"{COLLECTION}__marks":  # else it would not start
+            raise Unavailable("away")
+
+    rig.milvus.hook = away
     broker.produce(TOPIC, document("a"))
     rig.start()
     soon(lambda: rig.flow.waiting_reasons)
@@ -245,7 +252,7 @@ def test_a_bug_is_logged_without_the_documents(broker: FakeBroker, log_text: Log
     written = log_text(style)
     broker.produce(TOPIC, document("a", "what nobody else may read"))
     rig = Rig(broker)
-    rig.milvus.fail_next("upsert", RuntimeError("a bug"))
+    rig.milvus.fail_next("upsert", RuntimeError("a bug"), collection=COLLECTION)
     rig.start()
     with pytest.raises(RuntimeError, match="a bug"):
         rig.ended()
@@ -343,13 +350,87 @@ def test_the_lag_of_a_partition_given_away_is_not_shown_any_more(broker: FakeBro
         assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) is None
 
 
+def test_a_lag_that_is_not_known_any_more_is_not_shown(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    broker.produce(TOPIC, document("a"), partition=0)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == 1)
+        labels = {"topic": TOPIC, "partition": "0"}
+        for age_s, shown in ((0.0, 0.0), (60.0, None), (0.0, 0.0)):
+            rig.source.ends_age_s = age_s
+            rig.worker.observe_lag()
+            assert rig.metrics.registry.get_sample_value("ingest_consumer_lag_records", labels) == shown
+
+
+def test_while_milvus_is_away_the_metrics_show_what_waits_and_for_how_long(broker: FakeBroker) -> None:
+    rig = Rig(broker, buffer_bytes=100)
+
+    def sample(name: str) -> float:
+        return rig.metrics.registry.get_sample_value(name) or 0.0
+
+    with running(rig):
+        soon(rig.source.assignment)
+        rig.milvus.down = True
+        for number in range(5):
+            broker.produce(TOPIC, document(f"d{number}"), timestamp_ms=int(time.time() * 1000) - 60_000)
+        soon(lambda: sample("ingest_buffered_bytes") > 100)
+        soon(lambda: sample("ingest_oldest_unwritten_age_seconds") > 60)
+        soon(lambda: sample("ingest_backpressure_seconds_total") > 0)
+        paused_s = sample("ingest_backpressure_seconds_total")
+        soon(lambda: sample("ingest_backpressure_seconds_total") > paused_s)
+        rig.milvus.down = False
+        soon(lambda: rig.committed().get(0) == 5)
+        soon(lambda: sample("ingest_buffered_bytes") == 0 == sample("ingest_oldest_unwritten_age_seconds"))
+
+
+def test_a_dead_letter_counts_when_it_is_confirmed_and_once(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+
+    def counted() -> float:
+        return rig.metrics.registry.get_sample_value("ingest_dlq_records_total", {"reason": "invalid_json"}) or 0.0
+
+    broker.produce(TOPIC, b"{")
+    rig.dead_letters.out_of_order("no such topic")
+    with running(rig):
+        soon(lambda: "dead letters" in rig.worker.ready())
+        assert counted() == 0
+        rig.dead_letters.out_of_order(None)
+        soon(lambda: rig.committed().get(0) == 1)
+        assert counted() == 1
+
+
+def test_a_redo_sends_no_dead_letter_again(broker: FakeBroker) -> None:
+    def refuse(collection: str) -> None:
+        raise Unavailable(f"{collection}: too many flushes")
+
+    first = Rig(broker, durability="flush", shutdown_s=0.1)
+    first.milvus.flush = refuse  # type: ignore[method-assign]
+    broker.produce(TOPIC, document("a"))
+    for _ in range(3):
+        broker.produce(TOPIC, b"{")
+    with running(first):
+        soon(lambda: len(broker.read(DEAD_LETTERS)) == 3)
+    assert first.committed().get(0, 0) == 0
+    with running(Rig(broker, FakeMilvus())) as second:
+        soon(lambda: second.committed().get(0) == 4)
+    assert len(broker.read(DEAD_LETTERS)) == 3
+
+
+def test_a_member_without_a_kafka_partition_is_ready(broker: FakeBroker) -> None:
+    first = Rig(broker)
+    with running(first), running(Rig(broker, first.milvus)) as second, running(Rig(broker, first.milvus)) as third:
+        rigs = (first, second, third)
+        soon(lambda: sorted(len(rig.source.assignment()) for rig in rigs) == [0, 1, 1])
+        soon(lambda: all(rig.worker.ready() == {} for rig in rigs))
+
+
 def test_a_member_cut_off_from_kafka_writes_nothing_more_until_it_is_heard_again(broker: FakeBroker) -> None:
     rig = Rig(broker, session_s=1.5)
     broker.produce(TOPIC, document("a"))
     with running(rig):
         soon(lambda: rig.committed().get(0) == 1)
         rig.source.heartbeats = False
-        soon(lambda: rig.source.last_heartbeat() + 0.6 < time.monotonic())
+        soon(lambda: rig.source.last_heartbeat() + 0.6 < suspend_clock())
         broker.produce(TOPIC, document("b"))
         soon(lambda: "another worker may own" in str(rig.flow.waiting_reasons))
         assert sorted(rig.texts()) == ["a"]
@@ -545,3 +626,74 @@ def test_old_deletes_are_forgotten_between_batches_and_only_while_the_partition_
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
     assert rig.milvus.stored(ledger)["_default"] == {}
     assert rig.metrics.registry.get_sample_value("ingest_tombstones_swept_total") == 1
+
+
+class Gate:
+    """Holds the calls of one operation on one collection until it is opened."""
+
+    def __init__(self, rig: Rig, *call: str) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+        self._call = call
+        rig.milvus.hook = self._hold
+
+    def _hold(self, operation: str, collection: str, when: str) -> None:
+        if (operation, collection) == self._call and when == "before" and not self._open.is_set():
+            self.entered.set()
+            self._open.wait(10)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_a_receipt_of_a_former_assignment_finishes_nothing_that_is_read_again(broker: FakeBroker) -> None:
+    milvus = FakeMilvus()
+    flush, allowed = milvus.flush, threading.Event()
+
+    def held_flush(collection: str) -> None:
+        allowed.wait(10)
+        flush(collection)
+
+    milvus.flush = held_flush  # type: ignore[method-assign]
+    rig = Rig(broker, milvus, durability="flush", shutdown_s=0.3)
+    broker.produce(TOPIC, document("a"))
+    rig.start()
+    soon(lambda: rig.texts() and rig.flow.idle)
+
+    def refuse(operation: str, collection: str, when: str) -> None:
+        if (operation, collection) == ("query", f"{COLLECTION}__ledger"):
+            raise Unavailable("away")
+
+    milvus.hook = refuse
+    broker.leave(GROUP, rig.source)
+    soon(lambda: "plan" in rig.flow.waiting_reasons)  # it is read again, and not finished
+    allowed.set()
+    soon(lambda: rig.metrics.registry.get_sample_value("ingest_last_durable_timestamp_seconds"))
+    rig.stop.set()
+    assert not rig.ended().clean
+    assert rig.committed() == {}
+
+
+def test_a_reread_writes_and_commits_everything_once_more(broker: FakeBroker) -> None:
+    rig = Rig(broker)
+    for number in range(20):
+        broker.produce(TOPIC, document(f"d{number}"), partition=number % 2)
+    gate = Gate(rig, "upsert", COLLECTION)
+    due = threading.Event()
+
+    def reread() -> None:
+        if due.is_set():
+            due.clear()
+            rig.worker.reread()
+
+    rig.dead_letters.check = reread  # type: ignore[method-assign]  # the loop calls it, on its thread
+    with running(rig):
+        assert gate.entered.wait(10)
+        soon(lambda: rig.worker.snapshot().consumed == 20)
+        due.set()
+        soon(lambda: rig.worker.snapshot().consumed == 40)
+        assert rig.flow.fenced, "the call under way is the last one of its batch"
+        gate.open()
+        soon(lambda: rig.committed() == {0: 10, 1: 10})
+    assert len(rig.texts()) == 20
+    assert rig.metrics.registry.get_sample_value("ingest_rebalances_total", {"event": "assigned"}) == 2

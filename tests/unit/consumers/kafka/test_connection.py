@@ -55,6 +55,13 @@ def test_an_option_that_cannot_be_is_refused_with_what_to_write(option: str, val
         settings(**{option: value})
 
 
+def test_a_static_member_has_a_short_lease_and_heartbeats_that_are_frequent_enough() -> None:
+    assert settings().lease_s == 45.0
+    assert settings(group_instance_id="worker-0", heartbeat_interval_ms="5000").lease_s == 15.0
+    with pytest.raises(UsageError, match=r"heartbeat_interval_ms is 6000; with kafka\.group_instance_id .* 5000"):
+        settings(group_instance_id="worker-0", heartbeat_interval_ms="6000")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

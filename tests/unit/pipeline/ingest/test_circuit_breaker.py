@@ -1,19 +1,34 @@
 """The circuit breaker that all stages of a worker share."""
 
+import itertools
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from pipeline.backoff import Backoff
-from pipeline.errors import Stopped, Unavailable
-from pipeline.ingest.circuit_breaker import CircuitBreaker
+from pipeline.errors import MilvusStreamError, Stopped, Unavailable, UnlistedAnswer
+from pipeline.ingest.circuit_breaker import CircuitBreaker, RefusalLimit
 from tests.support.waiting import eventually
 
 
-def make_breaker(retries: Counter[str] | None = None, *, longest_s: float = 0.02) -> CircuitBreaker:
+def make_breaker(
+    retries: Counter[str] | None = None,
+    *,
+    longest_s: float = 0.02,
+    other_call: Callable[[], object] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> CircuitBreaker:
     counted = Counter[str]() if retries is None else retries
-    return CircuitBreaker(Backoff(0.01, longest_s), lambda stage: counted.update([stage]))
+    return CircuitBreaker(
+        Backoff(0.01, longest_s),
+        lambda stage: counted.update([stage]),
+        other_call=other_call or (lambda: None),
+        limit=RefusalLimit(times=3, over_s=60.0),
+        clock=clock,
+    )
 
 
 def test_a_call_is_repeated_until_it_succeeds() -> None:
@@ -98,3 +113,48 @@ def test_the_end_wakes_whoever_waits() -> None:
     breaker.end()
     thread.join(5)
     assert len(ended) == 1
+
+
+def answering(*answers: Exception | None) -> Callable[[], str]:
+    """A call that raises these one after the other, the last one for ever."""
+    left = list(answers)
+
+    def call() -> str:
+        answer = left[0] if len(left) == 1 else left.pop(0)
+        if answer is not None:
+            raise answer
+        return "done"
+
+    return call
+
+
+UNLISTED = UnlistedAnswer("json key not supported")
+
+
+def test_a_call_refused_in_unlisted_words_while_others_are_answered_ends_with_the_words() -> None:
+    retries: Counter[str] = Counter()
+    breaker = make_breaker(retries, clock=map(float, itertools.count(0, 25)).__next__)
+    with pytest.raises(MilvusStreamError, match=r"stage plan: .*json key not supported") as ended:
+        breaker.call("plan", answering(UNLISTED))
+    assert not isinstance(ended.value, Unavailable)
+    # At 0, 25, 50 and 75 s: three times are not enough before 60 s are over.
+    assert retries == {"plan": 3}
+    assert make_breaker().call("plan", answering(UNLISTED, UNLISTED, UNLISTED, UNLISTED, None)) == "done"
+
+
+def test_in_an_outage_unlisted_words_are_waited_out() -> None:
+    away = 5 * [Unavailable("away")]
+
+    def other_call() -> None:
+        raise away.pop()
+
+    breaker = make_breaker(other_call=other_call, clock=map(float, itertools.count(0, 100)).__next__)
+    assert breaker.call("plan", answering(*7 * [UNLISTED], None)) == "done"
+    assert away == [], "called from the third time on"
+
+
+def test_an_answer_of_another_kind_begins_the_count_again() -> None:
+    breaker = make_breaker(clock=map(float, itertools.count(0, 100)).__next__)
+    away = Unavailable("away")
+    assert breaker.call("plan", answering(UNLISTED, UNLISTED, away, UNLISTED, UNLISTED, None)) == "done"
+    assert breaker.call("plan", answering(UNLISTED, UNLISTED, None)) == "done"

@@ -122,7 +122,7 @@ def test_an_assignment_takes_effect_behind_both(broker: FakeBroker, model: Held,
         soon(rig.source.assignment)
         publish_one_by_one(broker, model, "a", "b")
         listed = len(rig.milvus.calls)
-        rig.flow.assign([(TOPIC, 0)])
+        rig.flow.assign([(TOPIC, 1)])
         model.go("a0")
         soon(lambda: rig.committed().get(0) == BATCH)
         assert ("list_partitions", COLLECTION, 0) not in rig.milvus.calls[listed:]
@@ -152,7 +152,7 @@ def test_a_wait_for_the_batches_before_an_assignment_ends_with_the_flow(
 ) -> None:
     rig.start()
     publish_one_by_one(broker, model, "a")
-    rig.flow.assign([(TOPIC, 0)])
+    rig.flow.assign([(TOPIC, 1)])
     publish(broker, "b")
     soon(lambda: rig.flow.unwritten([(TOPIC, 0)]) == 2 * BATCH)
     model.go("a0", error=ValueError("a bug"))

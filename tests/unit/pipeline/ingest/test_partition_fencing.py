@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.ingest import BatchesInFlight, PartitionFence
-from pipeline.records import Position, SourceRecord
+from pipeline.records import Position, Receipt, SourceRecord
 
 FIRST, SECOND = ("t", 0), ("t", 1)
 
@@ -97,3 +97,36 @@ def test_a_sweep_is_fenced_by_a_revocation_after_its_number(batches: BatchesInFl
         assert owned == {SECOND}
     fence.assign([FIRST])
     assert fence.owned == {FIRST, SECOND}
+
+
+def test_an_assignment_fences_the_batches_before_it_also_where_nothing_was_revoked(
+    batches: BatchesInFlight, fence: PartitionFence
+) -> None:
+    fence.assign([FIRST, SECOND])
+    records = [record(0, 0), record(1, 0)]
+    before = batches.open(records, 10)
+    fenced = []
+    with fence.write_lock(before, [FIRST, SECOND]):
+        fenced.append(fence.fenced)
+        fence.assign([FIRST])
+        fenced.append(fence.fenced)
+    assert fenced == [False, True]
+    after = batches.open(records, 10)
+    assert fence.owned == {FIRST, SECOND}
+    assert fence.still_owned(before, records) == records[1:]
+    assert fence.still_owned(after, records) == records
+
+
+def test_a_receipt_finishes_nothing_of_a_partition_assigned_again_since_its_batch(
+    batches: BatchesInFlight, fence: PartitionFence
+) -> None:
+    fence.assign([FIRST, SECOND])
+    positions = [Position("t", 0, 0), Position("t", 1, 0)]
+    before = batches.open([record(0, 0), record(1, 0)], 10)
+    assert fence.finished(Receipt(positions, before)) == positions
+    fence.revoke([FIRST])
+    fence.assign([FIRST])
+    after = batches.open([record(0, 0)], 5)
+    assert fence.finished(Receipt(positions, before)) == positions[1:]
+    assert fence.finished(Receipt(positions, after)) == positions
+    assert fence.finished(Receipt(positions)) == [], "a receipt of no batch"

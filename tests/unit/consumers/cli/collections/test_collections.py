@@ -10,7 +10,7 @@ from consumers.cli.collections import dropping, listing
 from consumers.cli.inventory import own_collections, partition_rows
 from consumers.config import Settings
 from pipeline.errors import Mismatch, NotFound, UsageError
-from pipeline.store import IndexSettings, open_collection, open_ledger
+from pipeline.store import IndexSettings, open_collection, open_ledger, open_marks
 from pipeline.store.milvus.api import CollectionSpec, FieldInfo, IndexInfo, ServerInfo
 from tests.support.documents import put
 from tests.support.fakes.milvus import FakeMilvus
@@ -132,6 +132,7 @@ def _dropped(settings: Settings, name: str) -> None:
         ("newz", (NotFound, "did you mean news")),
         ("completely_different", (NotFound, "collections list")),
         ("news__ledger", (UsageError, "is the ledger of 'news'")),
+        ("news__marks", (UsageError, "holds the marks of 'news'")),
         ("../../etc", (UsageError, "letters, digits")),
     ],
 )
@@ -145,25 +146,33 @@ def test_a_wrong_name_is_refused_and_nothing_changes(
     _fill(milvus)
     with pytest.raises(refusal[0], match=refusal[1]):
         act(settings, name)
-    assert milvus.collections() == ["news", "news__ledger"]
+    assert milvus.collections() == ["news", "news__ledger", "news__marks"]
 
 
-def test_drop_removes_collection_and_ledger_the_ledger_first(
+def test_drop_removes_ledger_collection_and_marks_in_this_order(
     milvus: FakeMilvus, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _fill(milvus)
     _fill(milvus, "other")
     dropping.drop(settings, "news", dry_run=False, yes=True)
-    assert milvus.collections() == ["other", "other__ledger"]
-    assert [name for call, name, _ in milvus.calls if call == "drop_collection"] == ["news__ledger", "news"]
+    assert milvus.collections() == ["other", "other__ledger", "other__marks"]
+    assert [name for call, name, _ in milvus.calls if call == "drop_collection"] == [
+        "news__ledger",
+        "news",
+        "news__marks",
+    ]
     captured = capsys.readouterr()
-    assert captured.out == "dropped news__ledger\ndropped news\n"
+    assert captured.out == "dropped news__ledger\ndropped news\ndropped news__marks\n"
     assert "could not be asked" in captured.err  # no Kafka here; that must not keep anyone from dropping
 
 
-def test_a_drop_cut_off_half_way_can_be_finished(milvus: FakeMilvus, settings: Settings) -> None:
-    open_ledger(milvus, "news")
-    with pytest.raises(NotFound, match="only the ledger"):
+@pytest.mark.parametrize(("open_rest", "rest"), [(open_ledger, "only the ledger"), (open_marks, "only the marks")])
+def test_a_drop_cut_off_half_way_can_be_finished(
+    milvus: FakeMilvus, settings: Settings, open_rest: Callable[[FakeMilvus, str], object], rest: str
+) -> None:
+    open_rest(milvus, "news")
+    assert [one["name"] for one in listing.list_all(settings)] == ["news"]
+    with pytest.raises(NotFound, match=rest):
         listing.info(settings, "news")
     dropping.drop(settings, "news", dry_run=False, yes=True)
     assert milvus.collections() == []
@@ -178,7 +187,7 @@ def test_a_dry_run_and_a_drop_that_nobody_confirms_change_nothing(
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     with pytest.raises(UsageError, match="--yes"):
         dropping.drop(settings, "news", dry_run=False, yes=False)
-    assert milvus.collections() == ["news", "news__ledger"]
+    assert milvus.collections() == ["news", "news__ledger", "news__marks"]
 
 
 def test_a_collection_of_somebody_else_is_not_dropped(milvus: FakeMilvus, settings: Settings) -> None:

@@ -110,7 +110,10 @@ def test_more_than_128_partitions_and_released_ones_are_reported(milvus: FakeMil
     assert ["get slow" in found[0].seen, "3 of 135" in found[1].seen] == [True, True]
 
 
-@pytest.mark.parametrize(("number", "says"), [((2, 2, 9), "never tested"), ((2, 3, 5), "can lose deletes")])
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [((2, 2, 9), "never tested"), ((2, 3, 5), "compaction loses deletes (#33980)"), ((2, 6, 15), "is below 2.6.16")],
+)
 def test_an_old_server_is_reported(monkeypatch: pytest.MonkeyPatch, number: tuple[int, int, int], says: str) -> None:
     old = FakeMilvus(server=ServerInfo("v" + ".".join(map(str, number)), number, lite=False))
     monkeypatch.setattr(connections, "milvus", lambda _: nullcontext(old))

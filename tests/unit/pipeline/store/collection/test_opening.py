@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -5,11 +6,12 @@ import pytest
 
 from pipeline.errors import Mismatch, NotFound, UsageError
 from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.opening import open_collection, open_ledger
+from pipeline.store.collection.opening import open_collection, open_ledger, open_marks
 from pipeline.store.collection.schema import (
     check_collection_name,
     documents_spec,
     ledger_spec,
+    marks_spec,
     read_stamp,
     schema_problems,
     write_stamp,
@@ -115,16 +117,21 @@ def test_an_index_the_server_cannot_have_is_refused_before_anything_is_created()
     assert api.collections() == []
 
 
-def test_the_ledger_is_created_and_checked() -> None:
+@pytest.mark.parametrize(
+    ("opening", "spec", "name"), [(open_ledger, ledger_spec, "docs__ledger"), (open_marks, marks_spec, "docs__marks")]
+)
+def test_ledger_and_marks_are_created_and_checked(
+    opening: Callable[..., CollectionInfo], spec: Callable[[str], CollectionSpec], name: str
+) -> None:
     api = FakeMilvus()
     with pytest.raises(NotFound):
-        open_ledger(api, "docs", create=False)
-    assert open_ledger(api, "docs").name == "docs__ledger"
-    assert open_ledger(api, "docs", create=False).dynamic is False
-    wrong = ledger_spec("other")
+        opening(api, "docs", create=False)
+    assert opening(api, "docs").name == name
+    assert opening(api, "docs", create=False).dynamic is False
+    wrong = spec("other")
     api.create_collection(replace(wrong, fields=wrong.fields[1:]))
     with pytest.raises(Mismatch, match=r"field 'id' \(VARCHAR\) is missing"):
-        open_ledger(api, "other")
+        opening(api, "other")
 
 
 def test_an_alias_is_refused() -> None:
@@ -162,7 +169,8 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], problem: str) -> No
 
 def test_what_is_larger_fits() -> None:
     sparse = FieldInfo("sparse", "SPARSE_FLOAT_VECTOR")
-    fits = documents(fields=(*changed("kafka_topic", max_length=1000), sparse))
+    added = FieldInfo("team", "VARCHAR", max_length=64, nullable=True)
+    fits = documents(fields=(*changed("kafka_topic", max_length=1000), sparse, added))
     assert schema_problems(documents(), info_of(fits)) == []
 
 

@@ -8,15 +8,21 @@ import pytest
 
 from pipeline.backoff import Backoff
 from pipeline.errors import Unavailable
-from pipeline.records import Position, Receipt
+from pipeline.records import Finished, Position, Receipt
 from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.schema import documents_spec, ledger_spec
+from pipeline.store.collection.marks import Marks
+from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import FlushMarker
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
+
+
+def receipt_of(finished: Finished) -> Receipt:
+    assert isinstance(finished, Receipt)
+    return finished
 
 
 class Connection:
@@ -47,10 +53,10 @@ class Worker:
         self._acked = 0
         flusher = Flusher(
             self.api,
-            ["docs", "docs__ledger"],
+            ["docs", "docs__ledger", "docs__marks"],
             FlushPolicy("flush", interval_s, None, Backoff(first_s=0.01, cap_s=30.0)),
             self._settle,
-            marker=FlushMarker(self.api, "docs"),
+            marker=FlushMarker(Marks(self.api, "docs")),
             leads=lambda: self.leads,
         )
         self.governor = FlushGovernor(flusher)
@@ -60,8 +66,8 @@ class Worker:
         self.governor.acked(Receipt([Position("t", 0, self._acked)]), 1)
         return self._acked
 
-    def _settle(self, receipts: Sequence[Receipt]) -> None:
-        self.durable += [position.offset for one in receipts for position in one.positions]
+    def _settle(self, receipts: Sequence[Finished]) -> None:
+        self.durable += [position.offset for one in receipts for position in receipt_of(one).positions]
 
 
 @contextmanager
@@ -70,6 +76,7 @@ def workers(*leads: bool, interval_s: float = 0.2) -> Iterator[list[Worker]]:
     index = IndexSettings("FLAT")
     milvus.create_collection(documents_spec("docs", dimension=2, index=index, stamp={}, bm25=False))
     milvus.create_collection(ledger_spec("docs"))
+    milvus.create_collection(marks_spec("docs"))
     made = [Worker(milvus, leads=each, interval_s=interval_s) for each in leads]
     for worker in made:
         worker.governor.start()
@@ -98,7 +105,7 @@ def test_who_has_to_finish_flushes_without_the_leader() -> None:
         number = follower.ack()
         follower.governor.request()
         eventually(lambda: number in follower.durable)
-        assert (leader.api.flushes, follower.api.flushes) == (0, 2)
+        assert (leader.api.flushes, follower.api.flushes) == (0, 3)
 
 
 @pytest.mark.parametrize("trouble", ["idle", "refused", "nobody"])
@@ -118,7 +125,7 @@ def test_a_worker_that_becomes_the_leader_flushes_what_it_was_waiting_for() -> N
         eventually(lambda: follower.governor.pending() == 1 and follower.api.flushes == 0)
         leader.leads, follower.leads = False, True
         eventually(lambda: number in follower.durable)
-        assert follower.api.flushes == 2
+        assert follower.api.flushes == 3
 
 
 def test_a_marker_that_cannot_be_read_loses_no_receipt() -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from pipeline.store.flushing.flusher import Idle, StandingIn, Waiting
+from pipeline.store.flushing.states import Idle, StandingIn, Waiting
 from tests.support.rigs.flushing import INTERVAL_S, Cluster, Worker, group
 
 LONG = 3
@@ -108,7 +108,7 @@ def test_a_worker_asked_to_finish_flushes_itself_and_announces_nothing() -> None
         follower.flusher.request()
         follower.finish()
         assert (number in follower.durable, follower.rounds) == (True, [("finishing", True)])
-        assert cluster.ledger() == []
+        assert cluster.marks() == []
 
 
 def test_what_is_durable_does_not_wait_for_the_mark() -> None:
@@ -117,7 +117,7 @@ def test_what_is_durable_does_not_wait_for_the_mark() -> None:
         number = leader.ack()
         run(cluster, [leader], 1.2, acking=[])
         assert (number in leader.durable, leader.rounds) == (True, [("leader", True)])
-        assert cluster.ledger() == []
+        assert cluster.marks() == []
 
 
 def test_a_receipt_is_pending_while_the_marks_are_read() -> None:

@@ -9,12 +9,13 @@ import pytest
 
 from pipeline.backoff import Backoff
 from pipeline.errors import NotFound, OutcomeUnknown, RateLimited, Unavailable
-from pipeline.records import Position, Receipt
+from pipeline.records import Finished, Position, Receipt
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec, ledger_spec
-from pipeline.store.flushing.flusher import Flusher, Flushing
+from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
+from pipeline.store.flushing.states import Flushing
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually
@@ -24,6 +25,11 @@ NEW = ServerInfo("2.6.7", (2, 6, 7), lite=False)
 
 def receipt(offset: int) -> Receipt:
     return Receipt([Position("t", 0, offset)])
+
+
+def receipt_of(finished: Finished) -> Receipt:
+    assert isinstance(finished, Receipt)
+    return finished
 
 
 class Governed:
@@ -46,9 +52,9 @@ class Governed:
         self.flusher = Flusher(self.api, ["docs", "docs__ledger"], policy, self._on_durable)
         self.governor = FlushGovernor(self.flusher)
 
-    def _on_durable(self, receipts: Sequence[Receipt]) -> None:
+    def _on_durable(self, receipts: Sequence[Finished]) -> None:
         self.durable_threads.append(threading.current_thread().name)
-        self.durable += [position.offset for one in receipts for position in one.positions]
+        self.durable += [position.offset for one in receipts for position in receipt_of(one).positions]
 
     def flushed(self) -> list[str]:
         return [collection for operation, collection, _ in self.api.calls if operation == "flush"]
@@ -189,7 +195,7 @@ def test_another_error_stops_the_thread_and_reaches_the_owner() -> None:
 def test_an_error_of_the_callback_reaches_the_owner() -> None:
     governed = Governed()
 
-    def broken(receipts: Sequence[Receipt]) -> None:
+    def broken(receipts: Sequence[Finished]) -> None:
         raise ZeroDivisionError
 
     governor = FlushGovernor(Flusher(governed.api, ["docs"], FlushPolicy(interval_s=3600.0), broken))

@@ -1,17 +1,17 @@
 """The marks by which workers announce their flushes."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from consumers.cli.inventory import live_documents
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.records import Position, Receipt
-from pipeline.store.collection.schema import ledger_spec
-from pipeline.store.flushing.shared_marker import MARKER_STATE, FlushMarker, Mark, PendingOnPeer
+from pipeline.store.collection.marks import Marks
+from pipeline.store.collection.schema import marks_spec
+from pipeline.store.flushing.shared_marker import FlushMark, FlushMarker, PendingOnPeer
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.stores import Store
 
 RECEIPT = Receipt([Position("t", 0, 1)])
 LATER = Receipt([Position("t", 0, 2)])
@@ -25,17 +25,21 @@ class Clock:
 @pytest.fixture
 def milvus() -> FakeMilvus:
     made = FakeMilvus()
-    made.create_collection(ledger_spec("docs"))
+    made.create_collection(marks_spec("docs"))
     return made
 
 
-def flush(marker: FlushMarker) -> Mark:
+def marker_of(milvus: FakeMilvus, wall_clock: Callable[[], float] = time.time) -> FlushMarker:
+    return FlushMarker(Marks(milvus, "docs", wall_clock), wall_clock)
+
+
+def flush(marker: FlushMarker) -> FlushMark:
     marker.begin()
     return marker.advance()
 
 
 def ids(milvus: FakeMilvus) -> set[str]:
-    return set(milvus.stored("docs__ledger")["_default"])
+    return set(milvus.stored("docs__marks")["_default"])
 
 
 # --- what may be concluded -----------------------------------------------------------------------------------------
@@ -80,25 +84,25 @@ def test_a_flush_of_its_own_settles_all_that_waits() -> None:
 
 
 def test_each_flusher_is_counted_by_itself(milvus: FakeMilvus) -> None:
-    first, second, reader = (FlushMarker(milvus, "docs") for _ in range(3))
+    first, second, reader = (marker_of(milvus) for _ in range(3))
     assert reader.read() == {}
     announced = [flush(marker) for marker in (first, second, first)]
     assert [mark.count for mark in announced] == [1, 1, 2]
     assert reader.read() == {announced[0].flusher: 2, announced[1].flusher: 1}
 
 
-def test_no_mark_is_written_twice_and_only_the_last_is_kept(milvus: FakeMilvus) -> None:
-    marker, seen = FlushMarker(milvus, "docs"), set[str]()
+def test_no_mark_is_written_twice_and_only_the_last_two_are_kept(milvus: FakeMilvus) -> None:
+    marker, seen = marker_of(milvus), list[str]()
     for _ in range(4):
         flush(marker)
-        (there,) = ids(milvus)
-        assert there not in seen
-        seen.add(there)
+        (new,) = ids(milvus) - set(seen)
+        seen.append(new)
+        assert ids(milvus) == set(seen[-2:])
 
 
 @pytest.mark.parametrize("applied", [True, False])
 def test_after_an_unknown_outcome_another_flusher_counts(milvus: FakeMilvus, applied: bool) -> None:
-    marker = FlushMarker(milvus, "docs")
+    marker = marker_of(milvus)
     before = flush(marker)
     marker.begin()
     milvus.fail_next("upsert", OutcomeUnknown("no answer"), applied=applied)
@@ -111,16 +115,16 @@ def test_after_an_unknown_outcome_another_flusher_counts(milvus: FakeMilvus, app
 
 @pytest.mark.parametrize("lost", ["the last mark", "all marks", "unknown"])
 def test_the_count_goes_on_only_from_what_the_server_has(milvus: FakeMilvus, lost: str) -> None:
-    marker = FlushMarker(milvus, "docs")
+    marker = marker_of(milvus)
     flush(marker)
-    (older,) = milvus.stored("docs__ledger")["_default"].values()
+    (older,) = milvus.stored("docs__marks")["_default"].values()
     before = flush(marker)
     if lost == "unknown":
         milvus.fail_next("query", Unavailable("away"))
     else:
-        milvus.delete("docs__ledger", None, list(ids(milvus)))
+        milvus.delete("docs__marks", None, list(ids(milvus)))
     if lost == "the last mark":
-        milvus.upsert("docs__ledger", None, [older])
+        milvus.upsert("docs__marks", None, [older])
     after = flush(marker)
     assert after.flusher != before.flusher
     assert after.count == 1
@@ -128,7 +132,7 @@ def test_the_count_goes_on_only_from_what_the_server_has(milvus: FakeMilvus, los
 
 def test_a_mark_that_could_not_be_deleted_goes_after_a_day(milvus: FakeMilvus) -> None:
     clock = Clock()
-    gone, marker = (FlushMarker(milvus, "docs", lambda: clock.now) for _ in range(2))
+    gone, marker = (marker_of(milvus, lambda: clock.now) for _ in range(2))
     flush(gone)
     (old,) = ids(milvus)
     clock.now += DAY_S / 2
@@ -140,7 +144,7 @@ def test_a_mark_that_could_not_be_deleted_goes_after_a_day(milvus: FakeMilvus) -
     assert old in ids(milvus)
     flush(marker)
     assert old not in ids(milvus)
-    assert len(ids(milvus)) == 1
+    assert len(ids(milvus)) == 2
 
 
 class Hiding(FakeMilvus):
@@ -159,8 +163,8 @@ class Hiding(FakeMilvus):
 @pytest.mark.parametrize(("hidden", "readable"), [(1, True), (2, True), (3, False)])
 def test_an_answer_with_less_rows_than_there_are_is_not_believed(hidden: int, readable: bool) -> None:
     milvus = Hiding()
-    milvus.create_collection(ledger_spec("docs"))
-    marker = FlushMarker(milvus, "docs")
+    milvus.create_collection(marks_spec("docs"))
+    marker = marker_of(milvus)
     mark = flush(marker)
     milvus.hidden = hidden
     if readable:
@@ -168,10 +172,3 @@ def test_an_answer_with_less_rows_than_there_are_is_not_believed(hidden: int, re
     else:
         with pytest.raises(Unavailable, match="1 marks"):
             marker.read()
-
-
-def test_a_mark_is_no_document(milvus: FakeMilvus) -> None:
-    flush(FlushMarker(milvus, "docs"))
-    assert [row["state"] for row in milvus.stored("docs__ledger")["_default"].values()] == [MARKER_STATE]
-    assert live_documents(milvus, "docs") == 0
-    assert Store(milvus, "docs").ledger_entries() == []

@@ -22,14 +22,9 @@ def test_a_capability_begins_with_a_version(capability: str, since: Version) -> 
     assert not getattr(server(before).capabilities, capability)
 
 
-def test_deletes_are_lost_up_to_the_version_measured() -> None:
-    assert server((2, 3, 5)).capabilities.loses_deletes
-    assert not server((2, 3, 6)).capabilities.loses_deletes
-
-
 def test_a_server_of_unknown_version_is_treated_with_care() -> None:
     known = UNKNOWN.capabilities
-    assert (known.bm25, known.cagra_index, known.limits_flushes, known.loses_deletes) == (False, False, True, False)
+    assert (known.bm25, known.cagra_index, known.limits_flushes) == (False, False, True)
     assert known.needs_load
 
 

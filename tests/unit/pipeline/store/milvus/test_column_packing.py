@@ -73,6 +73,44 @@ def test_the_ledger_and_a_long_request() -> None:
     assert ours(rows, LEDGER) == theirs(rows, LEDGER)
 
 
+ADDED: dict[str, tuple[DataType, st.SearchStrategy[Any]]] = {
+    "team": (DataType.VARCHAR, st.text(max_size=5)),
+    "price": (DataType.DOUBLE, st.floats(allow_nan=False)),
+    "score": (DataType.FLOAT, st.floats(width=32, allow_nan=False)),
+    "rank": (DataType.INT16, st.integers(-(2**15), 2**15 - 1)),
+    "count": (DataType.INT64, st.integers(-(2**63), 2**63 - 1)),
+    "hidden": (DataType.BOOL, st.booleans()),
+    "image": (DataType.FLOAT_VECTOR, st.just(np.ones(4, dtype=np.float32))),
+    # Of these kinds only nulls are packed; a row with a value is left to pymilvus.
+    "facts": (DataType.JSON, st.none()),
+    "tags": (DataType.ARRAY, st.none()),
+    "small": (DataType.FLOAT16_VECTOR, st.none()),
+    "words": (DataType.SPARSE_FLOAT_VECTOR, st.none()),
+}
+
+
+@examples(5)
+@given(st.data(), st.sets(st.sampled_from(sorted(ADDED)), min_size=1), st.booleans())
+def test_columns_that_an_operator_added(data: st.DataObject, names: set[str], nullable: bool) -> None:
+    fields = [
+        {"name": name, "type": ADDED[name][0], "params": {"dim": 4, "max_length": 64}, "element_type": DataType.INT64}
+        | ({"nullable": True} if nullable else {"default_value": "0"})
+        for name in sorted(names)
+    ]
+    schema = DOCUMENTS | {"fields": [*DOCUMENTS["fields"], *fields]}
+    rows = []
+    for number in range(data.draw(st.integers(1, 4))):
+        row = dict(document_rows(embedded(put(f"d{number}", "text", number, metadata={"k": number})), "d20261122")[0])
+        for name in names:
+            match data.draw(st.sampled_from(["missing", "null", "value"])):
+                case "null":
+                    row[name] = None
+                case "value":
+                    row[name] = data.draw(ADDED[name][1])
+        rows.append(row)
+    assert ours(rows, schema) == theirs(rows, schema)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -94,22 +132,39 @@ def test_what_does_not_fit_is_left_to_pymilvus(change: dict[str, Any]) -> None:
         ours([good, missing], DOCUMENTS)
 
 
+def test_a_value_in_an_added_column_of_another_kind_is_left_to_pymilvus() -> None:
+    added = {"name": "facts", "type": DataType.JSON, "params": {}, "nullable": True}
+    row = dict(document_rows(embedded(put("d", "x", 1)), "p")[0]) | {"facts": {"a": 1}}
+    with pytest.raises(TypeError):
+        ours([row], DOCUMENTS | {"fields": [*DOCUMENTS["fields"], added]})
+    with pytest.raises(TypeError):
+        ours([row], DOCUMENTS | {"struct_fields": [{"name": "chunks"}]})
+
+
 class Handler:
     """The part of pymilvus's handler that packing uses."""
 
     def __init__(self, *, other: bool = False) -> None:
         self.packed_as_always = 0
         self._other = other
+        self.schema = DOCUMENTS
+        self.timestamp = 7
 
     def _get_schema(self, collection: str, **options: Any) -> tuple[dict[str, Any], int]:
-        return DOCUMENTS, 7
+        return self.schema, self.timestamp
 
     def _prepare_row_upsert_request(
         self, collection: str, rows: list[Any], partition: str, timeout: float, context: Any = None, **options: Any
     ) -> Any:
         self.packed_as_always += 1
         request = Prepare.row_upsert_param(
-            collection, rows, partition, DOCUMENTS["fields"], [], enable_dynamic=True, schema_timestamp=7
+            collection,
+            rows,
+            partition,
+            self.schema["fields"],
+            [],
+            enable_dynamic=True,
+            schema_timestamp=self.timestamp,
         )
         if self._other:
             request.schema_timestamp = 8
@@ -136,6 +191,21 @@ def test_the_first_request_decides_whether_packing_is_trusted(other: bool, as_al
         assert handler._prepare_row_upsert_request("c", list(rows), "p", 1.0).num_rows == 3
     assert handler.packed_as_always == as_always
     assert deadlines == [1.0] * 4
+
+
+def test_a_changed_schema_is_checked_again() -> None:
+    handler = Handler()
+    pack_upserts(Client(handler), lambda _: None)
+    rows = list(document_rows(embedded(put("d", "x y z", 1)), "p"))
+    added = {"name": "team", "type": DataType.VARCHAR, "params": {"max_length": 64}, "nullable": True}
+    for timestamp in (7, 7, 8, 8):
+        handler.timestamp = timestamp
+        handler.schema = DOCUMENTS if timestamp == 7 else DOCUMENTS | {"fields": [*DOCUMENTS["fields"], added]}
+        request = handler._prepare_row_upsert_request("c", rows, "p", 1.0)
+        assert [list(data.valid_data) for data in request.fields_data if data.field_name == "team"] == (
+            [] if timestamp == 7 else [[False] * 3]
+        )
+    assert handler.packed_as_always == 2
 
 
 def test_a_pymilvus_without_the_hook_is_left_alone() -> None:

@@ -31,13 +31,17 @@ def test_server_answers_become_plain_values() -> None:
         "collection_name": "c",
         "description": "",
         "properties": {"milvus_stream.description": "in the properties"},
-        "fields": [{"name": "id", "type": 21, "params": {"max_length": "64"}, "is_primary": True}],
+        "fields": [
+            {"name": "id", "type": 21, "params": {"max_length": "64"}, "is_primary": True},
+            {"name": "team", "type": 21, "params": {}, "nullable": True},
+        ],
         "enable_dynamic_field": True,
     }
     index = {"index_type": "HNSW", "metric_type": "COSINE", "field_name": "v", "M": "16", "mmap": "true", "state": "x"}
     info = collection_info(raw, {"v": index})
     assert info.description == "in the properties"
     assert (info.fields[0].type, info.fields[0].max_length, info.fields[0].primary) == ("VARCHAR", 64, True)
+    assert [field.nullable for field in info.fields] == [False, True]
     assert info.indexes["v"].params == {"M": 16, "mmap": "true"}
 
 

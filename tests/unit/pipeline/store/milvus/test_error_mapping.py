@@ -47,7 +47,18 @@ REFUSED_CONNECTION = "failed to connect to all addresses; last error: UNKNOWN: i
         (101, "failed to query: collection not loaded[collection=4706]", FailureKind.NOT_LOADED),
         (101, "Collection 'c' is in state 'released'; call load() before search/get/query", FailureKind.NOT_LOADED),
         (101, "unexpected character '=' at column 5", FailureKind.REFUSED),
-        (106, "collection on recovering", FailureKind.UNAVAILABLE),
+        (106, "collection on recovering", FailureKind.RECOVERING),
+        # As the table of Milvus 2.4 to 3.0 has them.
+        (11, "time tick long delay: quota exceeded", FailureKind.QUOTA),
+        (109, "collection schema mismatch[collection=docs]", FailureKind.UNAVAILABLE),
+        (1003, "IO failed[key=files/delta_log/1]", FailureKind.UNAVAILABLE),
+        (1102, "parameter too large", FailureKind.TOO_LARGE),
+        (1807, "request rate limited", FailureKind.RATE_LIMITED),
+        (2200, "inconsistent requery result", FailureKind.UNAVAILABLE),
+        (10000, "context canceled", FailureKind.OUTCOME_UNKNOWN),
+        (10001, "context deadline exceeded", FailureKind.OUTCOME_UNKNOWN),
+        (65535, "query results exceed the maxOutputSize Limit 104857600", FailureKind.TOO_LARGE),
+        (1702, "field name invalid: dynamic key", FailureKind.UNEXPECTED),
         (200, "partition not found[partition=d20260102]", FailureKind.NOT_FOUND),
         (503, "channel not available", FailureKind.UNAVAILABLE),
         (904, "node not match", FailureKind.UNAVAILABLE),
@@ -71,6 +82,19 @@ REFUSED_CONNECTION = "failed to connect to all addresses; last error: UNKNOWN: i
 )
 def test_codes_and_words_of_milvus(code: int, message: str, kind: FailureKind) -> None:
     assert classify(MilvusException(code=code, message=message)) is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (2099, "a code of some later version", FailureKind.UNAVAILABLE),
+        (65535, "words of some later version", FailureKind.UNAVAILABLE),
+        (1100, "invalid parameter", FailureKind.REFUSED),
+        (200, "partition not found", FailureKind.NOT_FOUND),
+    ],
+)
+def test_the_servers_own_flag_decides_what_no_table_lists(code: int, message: str, kind: FailureKind) -> None:
+    assert classify(MilvusException(code=code, message=message, retriable=True)) is kind
 
 
 @pytest.mark.parametrize(
@@ -141,8 +165,9 @@ def test_a_connection_that_never_was_leaves_nothing_open() -> None:
         (FailureKind.UNSUPPORTED, "read", errors.UsageError),
         (FailureKind.TOO_MANY_PARTITIONS, "schema", errors.RecordRejected),
         # An answer nobody has seen before must not condemn rows, and a failed change of the schema is no outage.
-        (FailureKind.UNEXPECTED, "rows", errors.Unavailable),
-        (FailureKind.UNEXPECTED, "read", errors.Unavailable),
+        (FailureKind.UNEXPECTED, "rows", errors.UnlistedAnswer),
+        (FailureKind.UNEXPECTED, "read", errors.UnlistedAnswer),
+        (FailureKind.RECOVERING, "rows", errors.Unavailable),
         (FailureKind.UNEXPECTED, "schema", errors.MilvusStreamError),
     ],
 )
@@ -173,6 +198,14 @@ def test_no_attempt_begins_after_the_total(kind: FailureKind) -> None:
     assert POLICY.wait(kind, 1, 12.0, jitter=0.0) is None
 
 
+def test_a_shard_that_recovers_is_waited_for_longer_where_the_policy_says_so() -> None:
+    assert POLICY.wait(FailureKind.RECOVERING, 9, 12.0, jitter=0.5) is None
+    long = RetryPolicy(POLICY.backoff, total_s=12.0, recovering_s=600.0)
+    assert long.wait(FailureKind.RECOVERING, 9, 500.0, jitter=0.5) is not None
+    assert long.wait(FailureKind.RECOVERING, 9, 600.0, jitter=0.5) is None
+    assert long.wait(FailureKind.UNAVAILABLE, 9, 13.0, jitter=0.5) is None
+
+
 def test_a_rate_limit_is_waited_out() -> None:
     assert POLICY.wait(FailureKind.RATE_LIMITED, 1, 0.0, jitter=0.0) == 1.0
 
@@ -189,7 +222,13 @@ def test_not_loaded_is_waited_for_only_where_it_was_loaded() -> None:
         kind
         for kind in FailureKind
         if kind
-        not in (FailureKind.UNAVAILABLE, FailureKind.OUTCOME_UNKNOWN, FailureKind.RATE_LIMITED, FailureKind.NOT_LOADED)
+        not in (
+            FailureKind.UNAVAILABLE,
+            FailureKind.OUTCOME_UNKNOWN,
+            FailureKind.RATE_LIMITED,
+            FailureKind.NOT_LOADED,
+            FailureKind.RECOVERING,
+        )
     ],
 )
 def test_what_will_not_get_better_is_not_repeated(kind: FailureKind) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RequestTooLarge, RowsRefused
 from pipeline.store.milvus.api import Row
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, WritePolicy, upsert_groups
+from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 from tests.support.fakes.milvus import FakeMilvus
 
 
@@ -42,7 +42,7 @@ def test_every_good_document_is_stored_once_whole_and_within_the_limits(
 ) -> None:
     groups = [group(f"g{n}_", sizes, bad=0 if bad else None) for n, (sizes, bad) in enumerate(shapes)]
     server, sent, touched = Recorder(), Sent[str](), set[str]()
-    upsert_groups(server, "c", None, groups, WritePolicy(max_rows, max_bytes), sent=sent, touched=touched)
+    UpsertRequests[str](server, "c", WritePolicy(max_rows, max_bytes)).send(None, groups, sent=sent, touched=touched)
     good = [item for item, (_, bad) in zip(groups, shapes, strict=True) if not bad]
     stored = [identifier for request in server.requests for identifier in request]
     assert stored == [row["id"] for item in good for row in item.rows]
@@ -51,14 +51,18 @@ def test_every_good_document_is_stored_once_whole_and_within_the_limits(
     assert touched == {item.owner for item in good}
     sizes = {row["id"]: row["size"] for item in groups for row in item.rows}
     for request in server.requests:
-        assert len(request) <= max_rows
+        assert len(request) <= max_rows or len({identifier.partition("_")[0] for identifier in request}) == 1
         assert sum(sizes[identifier] for identifier in request) <= max_bytes
+    for item in good:
+        if sum(item.sizes) <= max_bytes:
+            ids = {row["id"] for row in item.rows}
+            assert any(ids <= set(request) for request in server.requests), "a document that fits is in one request"
 
 
 def test_a_request_over_the_servers_limit_is_split_down_to_single_rows() -> None:
     server, sent, touched = Recorder(max_bytes=10), Sent[str](), set[str]()
     groups = [group("a", [4, 4, 4]), group("b", [11]), group("c", [6, 6])]
-    upsert_groups(server, "c", None, groups, WritePolicy(), sent=sent, touched=touched)
+    UpsertRequests[str](server, "c", WritePolicy()).send(None, groups, sent=sent, touched=touched)
     assert sorted(identifier for request in server.requests for identifier in request) == ["a0", "a1", "a2", "c0", "c1"]
     assert sent.refused == {"b": ("row_refused", "too large")}
     assert touched == {"a", "c"}
@@ -66,9 +70,8 @@ def test_a_request_over_the_servers_limit_is_split_down_to_single_rows() -> None
 
 def test_a_document_refused_half_way_counts_as_touched() -> None:
     server, sent, touched = Recorder(), Sent[str](), set[str]()
-    upsert_groups(
-        server, "c", None, [group("a", [1, 1, 1], bad=2)], WritePolicy(max_rows=2), sent=sent, touched=touched
-    )
+    requests = UpsertRequests[str](server, "c", WritePolicy(max_bytes=2))
+    requests.send(None, [group("a", [1, 1, 1], bad=2)], sent=sent, touched=touched)
     assert server.requests == [["a0", "a1"]]
     assert touched == {"a"}
     assert sent.refused == {"a": ("row_refused", "bad a2")}

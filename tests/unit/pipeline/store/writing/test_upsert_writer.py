@@ -2,14 +2,17 @@
 
 import pytest
 
-from pipeline.errors import OutcomeUnknown, Unavailable
-from pipeline.records import MAX_TEXT_BYTES
+from pipeline.errors import NotLoaded, OutcomeUnknown, Unavailable
+from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.partition_names import Partitioning, partition_name
 from pipeline.store.writing.ledger import Ledger
+from pipeline.store.writing.protocol import Earlier, Entry
+from pipeline.store.writing.rows import row_id
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import NOON_MS, delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.power_loss import PowerLoss
 from tests.support.stores import Store, write
 
 TODAY, TOMORROW = "d20261122", "d20261123"
@@ -303,3 +306,140 @@ def test_one_instant_serves_every_read_until_others_may_have_written_again(fake:
     for number in range(3):
         writer.plan([put(f"b{number}", "a", number)])
     assert [call for call, *_ in fake.calls].count("clock") == 2
+
+
+# --- a Milvus that has lost what was not flushed -----------------------------------------------------------------
+
+
+def test_an_intent_is_written_again_after_an_outage(fake: FakeMilvus, store: Store) -> None:
+    writer = store.upsert_writer()
+    write(writer, [put("k", "a b", 1)])
+    power = PowerLoss(fake)
+    plan = writer.plan([put("k", "c", 2, day=1)])
+    fake.fail_next("upsert", Unavailable("away"), collection="docs")
+    with pytest.raises(Unavailable):
+        writer.apply(plan, embed_all(plan.to_embed))
+    power.strike(lambda _, states: 0)
+    assert not store.ledger()["k"].pending
+    seen: list[Entry] = []
+    fake.on_write.append(lambda collection, *_: seen.append(store.ledger()["k"]) if collection == "docs" else None)
+    writer.apply(plan, embed_all(plan.to_embed))
+    assert [(entry.pending, dict(entry.footprint)) for entry in seen] == 2 * [(True, {TODAY: 2, TOMORROW: 1})]
+    assert store.rows() == {TOMORROW: {("k", 0): "c"}}
+
+
+def test_what_was_known_before_an_outage_is_read_again(fake: FakeMilvus, store: Store) -> None:
+    writer = store.upsert_writer()
+    power = PowerLoss(fake)
+    write(writer, [put("k", "a b", 1)])
+    fake.down = True
+    with pytest.raises(Unavailable):
+        writer.plan([put("other", "a", 2)])
+    fake.down = False
+    power.strike(lambda _, states: 0)
+    assert len(writer.plan([put("k", "a b", 1)]).to_embed) == 1
+
+
+@pytest.mark.parametrize("lost", [("k", 0), ("k", 2)])
+def test_a_row_that_is_missing_is_written_again_with_the_vectors_of_the_others(
+    fake: FakeMilvus, store: Store, lost: tuple[str, int]
+) -> None:
+    write(store.upsert_writer(), [put("k", "a b c", 1), put("whole", "d", 2)])
+    fake.put_back("docs", TODAY, row_id(None, *lost, TODAY), None)
+    writer = store.upsert_writer()
+    plan = writer.plan([put("k", "a b c", 1), put("whole", "d", 2)])
+    assert [record.key for record in plan.to_embed] == [(None, "k")]
+    [vectors] = writer.reusable(plan, [[chunk for item in embed_all(plan.to_embed) for chunk in item.chunks]])
+    assert len(vectors) == 2
+    writer.apply(plan, embed_all(plan.to_embed))
+    assert store.rows() == {TODAY: {("k", 0): "a", ("k", 1): "b", ("k", 2): "c", ("whole", 0): "d"}}
+    assert not store.ledger()["k"].pending
+
+
+def test_rows_of_an_older_version_do_not_pass_for_the_stored_one(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    power = PowerLoss(fake)
+    write(store.upsert_writer(), [put("k", "c d", 2)])
+    power.strike(lambda place, states: 0 if place[0] == "docs" else states - 1)
+    assert store.rows() == {TODAY: {("k", 0): "a", ("k", 1): "b"}}
+    write(store.upsert_writer(), [put("k", "c d", 2)])
+    assert store.rows() == {TODAY: {("k", 0): "c", ("k", 1): "d"}}
+
+
+@pytest.mark.parametrize(
+    "last", [put("k", "c", 2, day=1), put("k", "a", 2), delete("k", 2)], ids=["move", "shrink", "delete"]
+)
+def test_rows_that_come_back_are_deleted_again(fake: FakeMilvus, store: Store, last: Put | Delete) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    power = PowerLoss(fake)
+    write(store.upsert_writer(), [last])
+    after = store.rows()
+    power.strike(lambda place, states: 0 if place[0] == "docs" and place[1] == TODAY else states - 1)
+    assert store.rows() != after
+    write(store.upsert_writer(), [last])
+    assert store.rows() == after
+
+
+def test_a_newer_record_of_the_same_content_is_not_taken_for_stored_if_the_ledgers_own_is_met_with_it(
+    fake: FakeMilvus, store: Store
+) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    fake.put_back("docs", TODAY, row_id(None, "k", 1, TODAY), None)
+    plan = store.upsert_writer().plan([put("k", "a b", 2)], [Earlier(put("k", "a b", 1), None)])
+    assert len(plan.to_embed) == 1
+
+
+def test_after_a_newer_record_of_the_same_content_the_rows_still_count_as_its_own(store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    write(store.upsert_writer(), [put("k", "a b", 2)])
+    plan = store.upsert_writer().plan([put("k", "a b", 2)])
+    assert (plan.unchanged, list(plan.to_embed)) == (1, [])
+
+
+def test_a_milvus_partition_that_retention_dropped_is_not_filled_again(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    fake.drop_partition("docs", TODAY)
+    assert store.upsert_writer().plan([put("k", "a b", 1)]).unchanged == 1
+
+
+def test_a_milvus_partition_that_an_operator_released_holds_up_no_redo(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1), put("missing", "a", 2, day=1)])
+    fake.release_partitions("docs", [TODAY])
+    fake.put_back("docs", TOMORROW, row_id(None, "missing", 0, TOMORROW), None)
+    plan = store.upsert_writer().plan([put("k", "a b", 1), put("missing", "a", 2, day=1)])
+    assert ([one.key for one in plan.to_embed], plan.unchanged) == ([(None, "missing")], 1)
+
+
+def test_a_server_that_has_loaded_nothing_yet_is_waited_for(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    fake.release_partitions("docs", [TODAY])
+    with pytest.raises(NotLoaded):
+        store.upsert_writer().plan([put("k", "a b", 1)])
+
+
+def test_a_first_read_of_records_asks_for_no_rows(fake: FakeMilvus, store: Store) -> None:
+    writer = store.upsert_writer()
+    write(writer, [put("k", "a b", 1), put("moved", "a", 2), delete("gone", 3)])
+    fake.calls.clear()
+    write(writer, [put("k", "a b", 4), put("moved", "a", 5, day=1), put("gone", "a", 6), put("new", "a", 7)])
+    assert [call[:2] for call in fake.calls if call[0] == "query"] == [("query", "docs__ledger")]
+
+
+def test_places_left_behind_are_forgotten_once_they_are_durable(fake: FakeMilvus, store: Store) -> None:
+    durable: set[int] = set()
+    writer = UpsertWriter(
+        fake,
+        "docs",
+        store.partitions(),
+        Partitioning("day"),
+        fingerprint="model",
+        durable=lambda at: at.offset in durable,
+    )
+    write(writer, [put("k", "a b", 1)])
+    write(writer, [put("k", "a", 2, day=1)])
+    assert store.ledger()["k"].former == {TODAY: 2}
+    write(writer, [put("k", "a", 3, day=2)])
+    assert store.ledger()["k"].former == {TODAY: 2, TOMORROW: 1}
+    durable.add(3)
+    write(writer, [put("k", "a", 4, day=3)])
+    assert store.ledger()["k"].former == {"d20261124": 1}

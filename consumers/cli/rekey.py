@@ -1,0 +1,20 @@
+"""`milvus-stream rekey`: probes first, then the stage."""
+
+import threading
+
+from consumers.config import Settings
+from consumers.http import ProbeServer
+from consumers.rekey import RekeyMetrics, RekeySummary
+from consumers.wiring.rekey import rekey_stage
+from pipeline.telemetry.process_memory import frozen
+
+
+def run(settings: Settings, target: str, stop: threading.Event) -> RekeySummary:
+    """Forward records until `stop` or the stage fails. Raises its first error."""
+    metrics = RekeyMetrics()
+    telemetry = settings.telemetry
+    with ProbeServer("rekey", telemetry.host, telemetry.port, metrics.registry) as probes:
+        stage = rekey_stage(settings, target, metrics)
+        probes.watch(alive=stage.alive, ready=stage.ready)
+        with frozen():
+            return stage.run(stop)

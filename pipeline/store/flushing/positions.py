@@ -1,0 +1,146 @@
+"""Positions: how far each Kafka partition was acknowledged, remembered in the marks of the collection.
+
+Kafka's committed offset is never ahead of the position that Milvus remembers, unless Milvus has lost data.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from pipeline.errors import Unavailable
+from pipeline.records import Finished, KafkaPartition, Reached, WrittenPositions
+from pipeline.store.collection.marks import Mark, Marks
+
+log = structlog.get_logger(__name__)
+
+WRITE_S = 1.0
+"""Seconds between two writes of positions that wait for no flush."""
+
+
+class PositionStore(Protocol):
+    """Where positions are written. May be called by several threads."""
+
+    def write(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Remember these positions; returns when the store has acknowledged them. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """What the collection remembers of one Kafka partition."""
+
+    offset: int
+    """Every record below it was stored, superseded, deleted or rejected when it was written."""
+    group: str
+    """The consumer group that reached it."""
+    first: bool
+    """It is where the group began, and nothing was read yet."""
+
+
+class PositionMarks:
+    """The positions in one collection's marks, by topic id and Kafka partition."""
+
+    def __init__(self, marks: Marks, group: str) -> None:
+        """`group`: the consumer group whose positions are written."""
+        self._marks = marks
+        self._group = group
+
+    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+        """The positions of these topics ("": the id is unknown), of any group. Raises Unavailable."""
+        topics = {topic_id or topic: topic for topic, topic_id in topic_ids.items()}
+        positions: dict[KafkaPartition, StoredPosition] = {}
+        for name, mark in self._marks.read("position").items():
+            log, _, number = name.rpartition("/")
+            if log in topics:
+                positions[topics[log], int(number)] = _stored(mark)
+        return positions
+
+    def write(
+        self,
+        offsets: Mapping[KafkaPartition, int],
+        topic_ids: Mapping[str, str],
+        *,
+        first: bool = False,
+    ) -> None:
+        """Remember these offsets; `first`: reading begins there, before anything is owned. Raises Unavailable."""
+        payloads: dict[str, Mapping[str, Any]] = {}
+        for (topic, number), offset in offsets.items():
+            payload = {"topic": topic, "offset": offset, "group": self._group}
+            payloads[f"{topic_ids.get(topic) or topic}/{number}"] = {**payload, "first": True} if first else payload
+        self._marks.write("position", payloads, fenced=not first)
+
+
+def _stored(mark: Mark) -> StoredPosition:
+    return StoredPosition(mark.payload["offset"], mark.payload["group"], bool(mark.payload.get("first")))
+
+
+class ReachedPositions:
+    """How far each Kafka partition is acknowledged, and which of it is written. May be used by several threads."""
+
+    def __init__(self, store: PositionStore | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`store` None: nothing is remembered."""
+        self._store = store
+        self._clock = clock
+        self._due_at = clock()
+        self._lock = threading.Lock()
+        self._reached: Mapping[KafkaPartition, Reached] = {}
+        self._written: dict[KafkaPartition, Reached] = {}
+        self._forgotten = 0
+
+    def reached(self, reached: Mapping[KafkaPartition, Reached]) -> None:
+        """Replace what is to be written: the Kafka partitions left out are another worker's."""
+        with self._lock:
+            self._reached = reached
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether `write` has something to write."""
+        with self._lock:
+            return bool(self._missing())
+
+    def write(self) -> list[Finished]:
+        """Write what is not written yet; returns it, to become durable as rows acknowledged now. Raises Unavailable."""
+        with self._lock:
+            missing, forgotten = self._missing(), self._forgotten
+        if self._store is None or not missing:
+            return []
+        self._store.write({name: reached.offset for name, reached in missing.items()})
+        with self._lock:
+            if forgotten != self._forgotten:  # the acknowledgement may be older than the loss
+                return []
+            self._written |= missing
+        return [WrittenPositions(missing)]
+
+    def try_write(self, retry_s: float) -> list[Finished]:
+        """`write` by itself, once a second; in an outage nothing is written, and it is due again after `retry_s`."""
+        try:
+            written = self.write()
+        except Unavailable as error:
+            self._due_at = self._clock() + retry_s
+            log.warning("positions.unwritten", error_type=type(error).__name__, error=str(error))
+            return []
+        self._due_at = self._clock() + WRITE_S
+        return written
+
+    @property
+    def due_at(self) -> float:
+        """When `try_write` is due, if something is unwritten."""
+        return self._due_at
+
+    def request(self) -> None:
+        """Make `try_write` due now."""
+        self._due_at = self._clock()
+
+    def forget(self) -> None:
+        """Forget everything: the server may have lost what it has acknowledged."""
+        with self._lock:
+            self._reached, self._written = {}, {}
+            self._forgotten += 1
+
+    def _missing(self) -> dict[KafkaPartition, Reached]:
+        if self._store is None:
+            return {}
+        return {name: reached for name, reached in self._reached.items() if self._written.get(name) != reached}

@@ -1,0 +1,62 @@
+"""The states of a flusher, what waits to become durable and who flushes; and the callbacks by which it reports."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipeline.records import Finished, Receipt
+from pipeline.store.flushing.shared_marker import PendingOnPeer
+from pipeline.telemetry import FlushRole
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing waits to become durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Receipts wait: for the next flush of this worker, or for another worker's."""
+
+    since: float
+    """Since when none of this worker's receipts became durable."""
+    announced_at: float
+    """When another worker last announced a flush; not before `since` if there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingIn:
+    """This worker flushes for all others, because the leader does not, until another one announces a flush."""
+
+    since: float
+    """Since when none of this worker's receipts became durable."""
+
+
+@dataclass(slots=True)
+class Flushing:
+    """A flush is in progress, or has failed half-way and will be continued."""
+
+    before: Idle | Waiting | StandingIn
+    """The state to return to if the flush is given up."""
+    role: FlushRole
+    pending: PendingOnPeer
+    """Receipts that waited for another worker's flush, and become durable by this one."""
+    receipts: list[Finished]
+    collections: list[str]
+    """The collections not flushed yet."""
+
+    def __len__(self) -> int:
+        return len(self.pending) + len(self.receipts)
+
+
+State: TypeAlias = Idle | Waiting | StandingIn | Flushing
+
+OnDurable = Callable[[Sequence[Finished]], None]
+OnAcked = Callable[[Receipt, int], None]
+"""Called with a receipt and its rows."""
+OnFlush = Callable[[FlushRole, bool], None]
+"""Called at the end of every attempt of a flush with its role, and whether it succeeded."""
+
+
+def ignore_flush(role: FlushRole, ok: bool) -> None:
+    """The `on_flush` that does nothing."""

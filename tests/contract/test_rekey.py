@@ -1,0 +1,213 @@
+"""The rekey stage on real Apache Kafka: every record once, keyed by its document, in the order of its partition."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from confluent_kafka import Producer
+
+from consumers.config import Settings, load_settings
+from consumers.kafka import read_range, stable_ranges
+from consumers.rekey import RekeyMetrics, RekeySummary
+from consumers.rekey.forwarding import Forwarder
+from consumers.wiring.rekey import rekey_stage
+from pipeline.errors import MilvusStreamError, Unavailable, UsageError
+from pipeline.records import SourceRecord
+from tests.support.rigs.kafka import RealRig, now_ms
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.servers
+HOUR_AGO_MS = now_ms() - 3_600_000
+
+
+@pytest.fixture
+def kafka(kafka_bootstrap: str) -> Iterator[RealRig]:
+    rig = RealRig(kafka_bootstrap)
+    yield rig
+    rig.close()
+
+
+def configured(rig: RealRig, source: str, *more: str) -> Settings:
+    sets = [f"kafka.bootstrap_servers={rig._bootstrap}", f"kafka.topics={source}", f"kafka.group_id={source}"]
+    return load_settings(None, {}, [*sets, "kafka.session_timeout=6s", *more])
+
+
+@contextmanager
+def running(settings: Settings, target: str, metrics: RekeyMetrics | None = None) -> Iterator[Future[RekeySummary]]:
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(rekey_stage(settings, target, metrics or RekeyMetrics()).run, stop)
+        try:
+            yield run
+        finally:
+            stop.set()
+    run.result()
+
+
+def arrived(rig: RealRig, target: str) -> list[SourceRecord]:
+    """What a reader of committed records sees."""
+    settings = rig.settings(target)
+    return list(read_range(settings, stable_ranges(settings, (target,))))
+
+
+def publish(rig: RealRig, topic: str, count: int, *, first: int = 0, partitions: int = 2) -> list[bytes]:
+    """Versions of ten documents without a key, those of each document in one Kafka partition."""
+    values = []
+    for number in range(first, first + count):
+        values.append(json.dumps({"id": f"d{number % 10}", "text": f"version {number}"}).encode())
+        rig.produce(
+            topic,
+            values[-1],
+            partition=number % partitions,
+            headers=[("n", b"%d" % number)],
+            timestamp_ms=HOUR_AGO_MS + number,
+        )
+    rig.flush()
+    return values
+
+
+def test_every_document_has_one_kafka_partition_and_its_order(kafka: RealRig) -> None:
+    source, target = kafka.topic(2), kafka.topic(3)
+    values = publish(kafka, source, 200)
+    with running(configured(kafka, source), target) as run:
+        eventually(lambda: len(arrived(kafka, target)) == 200, within=30)
+        assert not run.done()
+    records = arrived(kafka, target)
+    assert sorted(record.value or b"" for record in records) == sorted(values)
+    places: dict[bytes, set[int]] = {}
+    orders: dict[bytes, list[int]] = {}
+    for record in records:
+        value = json.loads(record.value or b"")
+        assert record.key == value["id"].encode()
+        number = int(dict(record.headers)["n"] or b"")
+        assert record.timestamp_ms == HOUR_AGO_MS + number
+        key = record.key or b""
+        places.setdefault(key, set()).add(record.position.partition)
+        orders.setdefault(key, []).append(number)
+    assert all(len(partitions) == 1 for partitions in places.values())
+    assert all(numbers == sorted(numbers) for numbers in orders.values())
+
+
+def test_what_names_no_document_is_forwarded_as_it_is(kafka: RealRig) -> None:
+    source, target = kafka.topic(), kafka.topic()
+    sent: list[tuple[bytes | None, bytes | None]] = [
+        (None, b"{broken"),
+        (b"\xff", b"\x00\x01"),
+        (b"k", None),
+        (b"", b""),
+        (b"key", b'{"id": "other", "text": "x", "event_time": "9999-01-01"}'),
+    ]
+    for key, value in sent:
+        kafka.produce(source, value, key=key)
+    kafka.flush()
+    metrics = RekeyMetrics()
+    with running(configured(kafka, source), target, metrics):
+        eventually(lambda: len(arrived(kafka, target)) == len(sent), within=30)
+    records = arrived(kafka, target)
+    assert [(record.key, record.value) for record in records] == [*sent[:4], (b"other", sent[4][1])]
+    counts = {
+        outcome: metrics.registry.get_sample_value("rekey_records_total", {"outcome": outcome})
+        for outcome in ("keyed", "unchanged", "untouched")
+    }
+    assert counts == {"keyed": 1, "unchanged": 1, "untouched": 3}
+
+
+@pytest.mark.parametrize("step", ["rekey_sent", "rekey_offsets_sent", "rekey_committed"])
+def test_a_stage_that_dies_anywhere_forwards_nothing_twice(
+    kafka: RealRig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    source, target = kafka.topic(2), kafka.topic(2)
+    values = publish(kafka, source, 40)
+    settings = configured(kafka, source)
+    passed = threading.Event()
+
+    def die(name: str) -> None:
+        if name == step and not passed.is_set():
+            passed.set()
+            raise SystemExit(1)
+
+    monkeypatch.setattr("consumers.rekey.forwarding.failpoints.hit", die)
+    # Like a process that is killed: nothing is aborted and nobody leaves the group.
+    monkeypatch.setattr(Forwarder, "close", lambda _: None)
+    dying = rekey_stage(settings, target, RekeyMetrics())
+    monkeypatch.setattr(dying._source, "close", lambda _: None)
+    with pytest.raises(SystemExit):
+        dying.run(threading.Event())
+    monkeypatch.undo()
+    kafka.kill(dying._source)
+    with running(settings, target):
+        eventually(lambda: len(arrived(kafka, target)) >= 40, within=60)
+        publish(kafka, source, 10, first=40)
+        eventually(lambda: len(arrived(kafka, target)) >= 50, within=60)
+    found = [record.value for record in arrived(kafka, target)]
+    assert len(found) == 50 == len(set(found))
+    assert set(values) <= set(found)
+
+
+def test_two_stages_share_the_topic_and_a_hand_over_repeats_nothing(kafka: RealRig) -> None:
+    source, target = kafka.topic(2), kafka.topic(2)
+    settings = configured(kafka, source, "batch.max_records=10")
+    with running(settings, target):
+        publish(kafka, source, 100)
+        with running(settings, target):
+            publish(kafka, source, 100, first=100)
+            eventually(lambda: len(arrived(kafka, target)) >= 100, within=60)
+        publish(kafka, source, 100, first=200)
+        eventually(lambda: len(arrived(kafka, target)) >= 300, within=60)
+    assert len(arrived(kafka, target)) == 300 == len({record.value for record in arrived(kafka, target)})
+
+
+def test_after_a_failed_transaction_its_records_are_read_again(kafka: RealRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = kafka.topic(), kafka.topic()
+    publish(kafka, source, 20, partitions=1)
+    failing = [True, True]
+
+    def fail(name: str) -> None:
+        if name == "rekey_sent" and failing:
+            failing.pop()
+            raise Unavailable("the coordinator moves")
+
+    monkeypatch.setattr("consumers.rekey.forwarding.failpoints.hit", fail)
+    metrics = RekeyMetrics()
+    with running(configured(kafka, source), target, metrics):
+        eventually(lambda: len(arrived(kafka, target)) >= 20, within=60)
+    assert len(arrived(kafka, target)) == 20
+    assert metrics.registry.get_sample_value("rekey_transactions_total", {"status": "aborted"}) == 2
+
+
+def test_a_record_that_the_target_refuses_stops_the_stage_with_its_position(kafka: RealRig) -> None:
+    source, target = kafka.topic(), kafka.topic(max_message_bytes=2_000)
+    kafka.produce(source, b"x" * 10_000, key=b"k")
+    kafka.flush()
+    with pytest.raises(MilvusStreamError, match=f"{target} refuses the record at {source}/0/0.*max.message.bytes"):
+        rekey_stage(configured(kafka, source), target, RekeyMetrics()).run(threading.Event())
+    assert arrived(kafka, target) == []
+
+
+def test_a_record_too_large_to_be_read_whole_stops_the_stage(kafka: RealRig) -> None:
+    source, target = kafka.topic(max_message_bytes=2**25), kafka.topic(max_message_bytes=2**25)
+    packed = Producer({"bootstrap.servers": kafka._bootstrap, "compression.type": "zstd", "message.max.bytes": 2**26})
+    packed.produce(source, b"x" * 2**24, key=b"k")
+    assert packed.flush(10) == 0
+    settings = configured(kafka, source, "kafka.max_record_bytes=1MiB", "batch.buffer_bytes=2MiB")
+    with pytest.raises(MilvusStreamError, match=f"{source}/0/0 is too large to be forwarded"):
+        rekey_stage(settings, target, RekeyMetrics()).run(threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (lambda rig, source: source, "is one of kafka.topics"),
+        (lambda rig, source: "documents.dlq", "is kafka.dead_letter_topic"),
+        (lambda rig, source: "missing", "the topic missing does not exist: create it"),
+    ],
+)
+def test_a_wrong_target_is_refused_before_anything_is_read(
+    kafka: RealRig, target: Callable[[RealRig, str], str], problem: str
+) -> None:
+    source = kafka.topic()
+    with pytest.raises(UsageError, match=problem):
+        rekey_stage(configured(kafka, source), target(kafka, source), RekeyMetrics())
