@@ -1,13 +1,13 @@
 """The configured collection, its index and the writers into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
 from consumers.wiring.stamp import own_stamp
 from pipeline.embedding import Embedder
-from pipeline.records import Position
+from pipeline.records import KafkaPartition, Position
 from pipeline.store import (
     AppendIds,
     CollectionStamp,
@@ -18,6 +18,7 @@ from pipeline.store import (
     MilvusServerApi,
     Partitioning,
     Tier,
+    WritePolicy,
     Writer,
     check_filled,
     open_collection,
@@ -69,17 +70,29 @@ def open_writer(
     metrics: IngestMetrics,
     *,
     stamp: CollectionStamp | None = None,
+    owned: Callable[[], Collection[KafkaPartition]] | None = None,
     durable: Callable[[Position], bool] = lambda _: False,
     verify: bool = True,
 ) -> Writer:
     """Open the collection for writing; creates what is missing. Raises as `open_configured`.
 
-    `stamp`: that of the collection, which is open already. `durable` and `verify` as in `WriteTarget`.
+    `stamp`: that of the collection, which is open already. `owned`: the Kafka partitions of this worker; None: nobody
+    else writes. `durable` and `verify` as in `WriteTarget`.
     """
     stamp = stamp or open_configured(settings, api, model)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
     partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
-    return new_writer(settings, api, model, partitions, append_ids=stamp.append_ids, durable=durable, verify=verify)
+    ledger = Ledger(api, name, WritePolicy(), owned=owned)
+    return new_writer(
+        settings,
+        api,
+        model,
+        partitions,
+        append_ids=stamp.append_ids,
+        ledger=ledger,
+        durable=durable,
+        verify=verify,
+    )
 
 
 def new_writer(

@@ -101,6 +101,7 @@ class WorkerParts:
     positions: PositionStore | None = None
     """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
+    fence: PartitionFence = field(default_factory=lambda: PartitionFence(BatchesInFlight()))
     lookup: RecordLookup | None = None
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
@@ -140,9 +141,11 @@ def ingest_worker(
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    bounds = RedoBounds()
+    bounds, fence = RedoBounds(), PartitionFence(BatchesInFlight())
     log_warnings(settings, kafka, api)
-    binding, writer = _bound_writer(settings, kafka, api, model, metrics=metrics, bounds=bounds, adopt=adopt)
+    binding, writer = _bound_writer(
+        settings, kafka, api, model, metrics=metrics, bounds=bounds, fence=fence, adopt=adopt
+    )
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     marks = Marks(api, settings.milvus.collection)
@@ -171,6 +174,7 @@ def ingest_worker(
         marker=FlushMarker(marks),
         positions=memory,
         tombstones=_tombstones(settings, api),
+        fence=fence,
         lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
         bounds=bounds,
     )
@@ -186,6 +190,7 @@ def _bound_writer(
     *,
     metrics: IngestMetrics,
     bounds: RedoBounds,
+    fence: PartitionFence,
     adopt: bool,
 ) -> tuple[CollectionBinding, Writer]:
     """The writer into the collection that the group fills, and what binds the group to it."""
@@ -201,7 +206,8 @@ def _bound_writer(
         check_commits(kafka, binding(stamp))
 
     stamp = open_configured(settings, api, model, adopt=has_members if adopt else None, admit=admit)
-    return binding(stamp), open_writer(settings, api, model, metrics, stamp=stamp, durable=bounds.durable)
+    writer = open_writer(settings, api, model, metrics, stamp=stamp, owned=lambda: fence.owned, durable=bounds.durable)
+    return binding(stamp), writer
 
 
 def position_memory(
@@ -231,7 +237,7 @@ def join_worker(
 
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
-    fence = PartitionFence(BatchesInFlight())
+    fence = parts.fence
     acknowledged: Acknowledged = deque()
     governor = _governor(settings, parts, fence, acknowledged)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)

@@ -45,7 +45,8 @@ from pipeline.store.partition_names import Partitioning, Tier, granularity, in_o
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
-from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
+from pipeline.store.writing.ledger import STALENESS_S, Ledger
+from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.protocol import (
     NOWHERE,
     Applied,
@@ -56,7 +57,7 @@ from pipeline.store.writing.protocol import (
     Footprint,
     Key,
     WritePlan,
-    comparable,
+    compare_entry,
     decide,
     final,
 )
@@ -125,8 +126,8 @@ __all__ = [
     "check_model",
     "check_server",
     "check_storable",
-    "comparable",
     "compare",
+    "compare_entry",
     "connect",
     "content_hash",
     "decide",

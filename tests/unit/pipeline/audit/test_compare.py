@@ -82,7 +82,7 @@ def test_a_version_beyond_what_was_read_cannot_be_checked() -> None:
     before = replace(entry(GONE), version=9, versioned=True)
     older = put("a", "four", 50, version=3)
     assert summary(compare_document(state(older), before, rows(GONE), SCOPE)) == ("unverifiable", [])
-    other_topic = replace(entry(GONE), position=Position("elsewhere", 0, 3))
+    other_topic = replace(entry(GONE), position=Position("elsewhere", 0, 3), record_time=DOCUMENT.timestamp_ms + 1)
     assert summary(compare_document(state(DOCUMENT), other_topic, rows(GONE), SCOPE)) == ("unverifiable", [])
 
 
