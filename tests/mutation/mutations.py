@@ -593,9 +593,9 @@ verdict.send += [entry.rejected for entry in entries]
     ),
     Mutation(
         "a group whose offsets have expired passes for a new one",
-        function="consumers.kafka.positions.StartPositions._situation",
-        old="committed | {topic for topic, _ in stored or ()}",
-        new="committed",
+        function="consumers.kafka.remembered.begin_without_commit",
+        old="not gap and (position.first or position.offset == held.start)",
+        new="True",
         tests=("tests/unit/consumers/kafka/test_start_positions.py",),
     ),
     Mutation(
