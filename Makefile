@@ -55,7 +55,7 @@ bench-embed: install ## the embedding engine against its targets, about 30 minut
 bench-overload: install ## both workers under ten times the load and over 8 minutes; ARGS="--only burst", "--minutes 2"
 	$(BIN)/python -m tests.bench.overload $(ARGS)
 
-chaos: install ## three workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED=1
+chaos: install ## workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED="1 2"
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(ARGS)
 
 mutants: install ## break the code in known ways, one at a time; fails where no test notices, about 10 minutes

@@ -21,7 +21,7 @@ class KafkaLookup:
 
         Raises Unavailable, UsageError (this user may not read the topic).
         """
-        held = self._held(topic_ids)
+        held = self._held(topic_ids) if topic_ids else ()
         if not held:
             return {}
         return {record.position: record for record in records_at(self._settings, held)}

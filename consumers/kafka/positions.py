@@ -14,6 +14,7 @@ from kafka.errors import RetriableError
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.admin import LogRange, compacted_topics, existing_topics, log_ranges, topic_ids
+from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.compaction import CompactionWatch
 from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
@@ -51,6 +52,8 @@ class StartOffsets:
     read_to_ms: Mapping[KafkaPartition, int | None]
     """Of the commits among them, see `Commit`."""
     ends: Mapping[KafkaPartition, int]
+    rebound: Mapping[KafkaPartition, int]
+    """Commits that name no collection: to be committed again, before the first record is read."""
 
 
 def begin_at(
@@ -133,13 +136,15 @@ def check_topic_ids(admin: KafkaAdminClient, known: Mapping[str, str]) -> None:
 
 
 class StartPositions:
-    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Unavailable, UsageError.
+    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Mismatch, Unavailable, UsageError.
 
     A first start is decided once for all Kafka partitions of a topic, remembered in Milvus, and committed before any
     record is read. After that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty
     group have expired (`offsets.retention.minutes`, a week), the group looks new. `memory` knows it. A collection of a
     former version remembers nothing: `stored(topic)`, called only then, says whether documents of the topic are stored
     already; if they are, that start counts as a loss, too.
+
+    A commit names the collection that holds what was read before it. One that names another collection is refused.
     """
 
     def __init__(
@@ -147,6 +152,7 @@ class StartPositions:
         admin: KafkaAdminClient,
         settings: KafkaSettings,
         stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
         *,
         memory: PositionMemory | None = None,
         accept_gap: bool = False,
@@ -155,6 +161,7 @@ class StartPositions:
         self._admin = admin
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self._memory = memory
         self._accept_gap = accept_gap
         self._accepted: set[KafkaPartition] = set()
@@ -207,7 +214,8 @@ class StartPositions:
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """Return an offset to commit, with the topic's id, which shows later whether the topic was recreated."""
         topic_id, read_to_ms = self.topic_ids.get(partition[0], ""), self.compaction.read_to_ms(partition, offset)
-        return commit_metadata(offset, topic_id, self.epochs.before(partition, offset), read_to_ms)
+        epoch = self.epochs.before(partition, offset)
+        return commit_metadata(offset, topic_id, epoch, self._binding.collection_id, read_to_ms)
 
     def _describe(self) -> Mapping[str, int]:
         topics = existing_topics(self._admin, self._settings.topics)
@@ -219,6 +227,10 @@ class StartPositions:
         situation = self._situation(partitions, only_new_topics=only_new_topics)
         commits, positions, decided = situation.commits, {}, {}
         for name in situation.ranges:
+            if name in commits and self._binding.adopts(commits[name]):
+                # What was read before is not in here, or another process has written it: nothing to compare with.
+                positions[name] = decided[name] = commits[name].offset
+                continue
             try:
                 positions[name] = self._begin(name, situation)
             except AcceptableGap as gap:
@@ -236,10 +248,14 @@ class StartPositions:
             {name: commit.leader_epoch for name, commit in kept.items()},
             {name: commit.read_to_ms for name, commit in kept.items()},
             {name: log.end for name, log in situation.ranges.items()},
+            self._binding.unnamed(kept),
         )
 
     def _situation(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> "_Situation":
         commits = group_commits(self._admin, self._settings.group_id, retried=RetriableError)
+        for name in partitions:
+            if name in commits:
+                self._binding.check(name, commits[name])
         stored, filled = self._remembered(commits)
         committed = {topic for topic, _ in commits}
         known = committed | {topic for topic, _ in stored or ()}
@@ -267,7 +283,7 @@ class StartPositions:
     def _remembered(
         self, commits: Mapping[KafkaPartition, Commit]
     ) -> tuple[Mapping[KafkaPartition, StoredPosition] | None, Mapping[str, bool]]:
-        """Return what Milvus remembers (None if it is not asked or away), and whether it holds the topics it forgot."""
+        """Return what Milvus remembers (None: not asked, or away), and whether it holds documents of other topics."""
         if self._memory is None:
             return None, {}
         try:
@@ -343,7 +359,7 @@ class _Situation:
 
 
 def commit_metadata(
-    offset: int, topic_id: str, leader_epoch: int = UNKNOWN, read_to_ms: int | None = None
+    offset: int, topic_id: str, leader_epoch: int = UNKNOWN, collection_id: str = "", read_to_ms: int | None = None
 ) -> OffsetAndMetadata:
-    """Return an offset to commit with the id of its topic and the leader epoch of the record before it."""
-    return OffsetAndMetadata(offset, commit_text(topic_id, read_to_ms), leader_epoch)
+    """Return an offset to commit with the ids of its topic and collection, and the leader epoch before it."""
+    return OffsetAndMetadata(offset, commit_text(topic_id, collection_id, read_to_ms), leader_epoch)

@@ -4,46 +4,41 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pymilvus import MilvusClient
 
-from tests.chaos.stage import COLLECTION, TOPIC
-from tests.support.oracle.expected import Expected, Version, expected
-from tests.support.oracle.observed import read_all, stored_documents, stored_ledger
-from tests.support.oracle.stored import Verdict
+from tests.support.oracle.contract import Scope
+from tests.support.oracle.expected import Expected, History, Version
+from tests.support.oracle.observed import Place, stored_documents, stored_ledger
+from tests.support.oracle.stored import read_scope
+from tests.support.oracle.verdict import Verdict
 
 _SHOWN = 40
 """Documents; more of them tell nothing new."""
-_POSITIONS = re.compile(rf"{re.escape(TOPIC)}/(\d+)/(\d+)-(\d+)")
+_POSITIONS = re.compile(r"([\w.]+)/(\d+)/(\d+)-(\d+)")
 
 
-def prove(verdict: Verdict, bootstrap: str, client: MilvusClient, logs: Path) -> str:
+def prove(verdict: Verdict, scopes: Sequence[Scope], client: MilvusClient, logs: Path) -> str:
     """Everything known of the harmed documents; while the servers still run."""
-    wanted = expected(read_all(bootstrap, TOPIC))
-    stored, ledger = stored_documents(client, COLLECTION), stored_ledger(client, COLLECTION)
-    batches = list(_batches(logs))
     parts = [repr(verdict), *(f"{kind}: {one}" for kind, some in verdict.found.items() for one in some)]
-    for doc_id in _harmed(verdict, wanted)[:_SHOWN]:
-        versions = wanted.versions.get(doc_id, [])
-        parts.append(f"\n=== {doc_id}")
-        parts += [
-            f"record {each.partition}/{each.offset}: "
-            + (
-                "delete"
-                if each.document is None
-                else f"{each.document.event_time}, {len(each.document.text)} characters"
-            )
-            for each in versions
-        ]
-        parts.append(f"ledger: {ledger.get(doc_id)}")
-        parts += [
-            f"{partition}: chunk {row['chunk']} of {row['kafka_partition']}/{row['kafka_offset']}, id {row['id']}"
-            for partition, row in stored.documents.get(doc_id, [])
-        ]
-        parts += _of(batches, {(each.partition, each.offset) for each in versions})
+    batches = list(_batches(logs))
+    for scope in scopes:
+        wanted = read_scope(scope)
+        stored = stored_documents(client, scope.collection, append=scope.contract.append)
+        ledger = {} if scope.contract.append else stored_ledger(client, scope.collection)
+        for name in _harmed(verdict, wanted)[:_SHOWN]:
+            versions = wanted.versions.get(name, History())
+            parts.append(f"\n=== {scope.collection}: {name}")
+            parts += [_described(each) for each in versions]
+            parts.append(f"ledger: {ledger.get(name)}")
+            parts += [
+                f"{partition}: chunk {row['chunk']} of {row['kafka_partition']}/{row['kafka_offset']}, id {row['id']}"
+                for partition, row in stored.documents.get(name, [])
+            ]
+            parts += _of(batches, {each.place for each in versions})
     return "\n".join(parts) + "\n"
 
 
@@ -59,9 +54,10 @@ def keep(folder: Path, seed: int, proof: str) -> Path:
     return kept
 
 
-def _told(version: Version) -> str:
-    document = version.document
-    return "delete" if document is None else f"event time {document.event_time}, {len(document.text)} characters"
+def _described(version: Version) -> str:
+    document, number = version.document, "" if version.number is None else f", version {version.number}"
+    what = "delete" if document is None else f"event time {document.event_time}, {len(document.text)} characters"
+    return f"record {'/'.join(map(str, version.place))}: {what}{number}"
 
 
 def _harmed(verdict: Verdict, wanted: Expected) -> list[str]:
@@ -89,15 +85,16 @@ def _batches(logs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from sorted(found, key=lambda each: str(each[1].get("timestamp")))
 
 
-def _of(batches: Iterable[tuple[str, dict[str, Any]]], positions: set[tuple[int, int]]) -> Iterator[str]:
+def _of(batches: Iterable[tuple[str, dict[str, Any]]], places: set[Place]) -> Iterator[str]:
     """Those in which one of the records was."""
     for worker, line in batches:
-        spans = [tuple(map(int, each)) for each in _POSITIONS.findall(str(line.get("positions")))]
+        found = _POSITIONS.findall(str(line.get("positions")))
+        spans = [(topic, int(number), int(first), int(last)) for topic, number, first, last in found]
         hit = sorted(
-            (partition, offset)
-            for partition, first, last in spans
-            for number, offset in positions
-            if number == partition and first <= offset <= last
+            (topic, partition, offset)
+            for topic, partition, first, last in spans
+            for log_topic, number, offset in places
+            if (log_topic, number) == (topic, partition) and first <= offset <= last
         )
         if hit:
-            yield f"batch with {', '.join(f'{p}/{o}' for p, o in hit)}: {worker} {json.dumps(line)}"
+            yield f"batch with {', '.join('/'.join(map(str, each)) for each in hit)}: {worker} {json.dumps(line)}"

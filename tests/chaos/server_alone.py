@@ -1,7 +1,7 @@
 """`python -m tests.chaos.server_alone`: does Milvus by itself keep every delete? One client, no fault, no code of ours.
 
 Upserts and deletes go on while the collection is flushed every few seconds; then each Milvus partition is compared with
-what was asked for, as it is and after the collection was loaded anew.
+what was written, as it is and after the collection was loaded again.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from typing import Any
 from pymilvus import DataType, MilvusClient
 
 from consumers.local import LocalMilvusStandalone
+from consumers.local.milvus import STANDALONE_VERSION
 
 PARTITIONS = ("d1", "d2", "d3", "d4")
 NAME = "alone"
 DIMENSION = 32
+_SECONDS, _FLUSH_EVERY_S = 90.0, 2.0
+"""Long and often enough to show on most runs what a run of chaos meets now and then."""
 
 
 class Compacting(LocalMilvusStandalone):
@@ -37,17 +41,36 @@ def main() -> int:
     parser.add_argument("--flush-every", type=float, default=3.0, help="seconds")
     parser.add_argument("--without-compaction", action="store_true")
     chosen = parser.parse_args()
-    kind = LocalMilvusStandalone if chosen.without_compaction else Compacting
-    with tempfile.TemporaryDirectory(prefix="alone-") as folder, kind(Path(folder)) as uri:
+    with tempfile.TemporaryDirectory(prefix="alone-") as folder:
+        found = measure(Path(folder), chosen.seconds, chosen.flush_every, compacts=not chosen.without_compaction)
+    sys.stdout.write(
+        json.dumps({"milvus": STANDALONE_VERSION, "compaction": not chosen.without_compaction, **found}) + "\n"
+    )
+    return 1 if any(any(each.values()) for each in found.values()) else 0
+
+
+def measure(folder: Path, seconds: float, flush_every_s: float, *, compacts: bool) -> dict[str, dict[str, int]]:
+    """Differences as the server shows them after the writes, and after the collection was loaded again."""
+    kind = Compacting if compacts else LocalMilvusStandalone
+    with kind(folder) as uri:
         client = MilvusClient(uri, dedicated=True)
         _create(client)
-        asked = _write(client, uri, chosen.seconds, chosen.flush_every)
-        first = _differences(client, asked)
+        written = _write(client, uri, seconds, flush_every_s)
+        first = _differences(client, written)
         client.release_collection(NAME)
         client.load_collection(NAME)
-        found = {"as_it_is": first, "loaded_anew": _differences(client, asked)}
-    sys.stdout.write(json.dumps({"milvus": "2.3.5", "compaction": not chosen.without_compaction, **found}) + "\n")
-    return 1 if any(any(each.values()) for each in found.values()) else 0
+        return {"as_it_is": first, "loaded_again": _differences(client, written)}
+
+
+def unexplained(kinds: Collection[str], folder: Path) -> list[str]:
+    """Those kinds of differences, shown until a reload, that this build of the server does not show by itself.
+
+    It shows by itself what it has deleted or replaced: a document's older rows, and so a ledger that differs from the
+    rows. Rows that are missing it has to lose by itself, too.
+    """
+    shown = measure(folder, _SECONDS, _FLUSH_EVERY_S, compacts=False)["as_it_is"]
+    extra = shown["deleted_and_there"] + shown["older"] + shown["copies"]
+    return sorted(kind for kind in kinds if not (shown["missing"] if kind == "lost" else extra))
 
 
 def _create(client: MilvusClient) -> None:
@@ -73,7 +96,7 @@ def _write(client: MilvusClient, uri: str, seconds: float, flush_every: float) -
 
     threading.Thread(target=flush, daemon=True).start()
     rng = random.Random(1)
-    asked: dict[str, dict[str, int]] = {partition: {} for partition in PARTITIONS}
+    written: dict[str, dict[str, int]] = {partition: {} for partition in PARTITIONS}
     version, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
         for partition in PARTITIONS:
@@ -81,14 +104,14 @@ def _write(client: MilvusClient, uri: str, seconds: float, flush_every: float) -
             rows = [_row(rng, partition, version) for _ in range(20)]
             unique = {row["id"]: row for row in rows}
             client.upsert(NAME, list(unique.values()), partition_name=partition, timeout=20)
-            asked[partition].update(dict.fromkeys(unique, version))
-            gone = rng.sample(list(asked[partition]), 3)
+            written[partition].update(dict.fromkeys(unique, version))
+            gone = rng.sample(list(written[partition]), 3)
             client.delete(NAME, filter='id in ["' + '","'.join(gone) + '"]', partition_name=partition, timeout=20)
             for each in gone:
-                del asked[partition][each]
+                del written[partition][each]
     ending.set()
     client.flush(NAME, timeout=60)
-    return asked
+    return written
 
 
 def _row(rng: random.Random, partition: str, version: int) -> dict[str, Any]:
@@ -97,10 +120,10 @@ def _row(rng: random.Random, partition: str, version: int) -> dict[str, Any]:
     return {"id": identifier, "version": version, "vector": [rng.random() for _ in range(DIMENSION)]}
 
 
-def _differences(client: MilvusClient, asked: dict[str, dict[str, int]]) -> dict[str, int]:
+def _differences(client: MilvusClient, written: dict[str, dict[str, int]]) -> dict[str, int]:
     """Rows that are missing, deleted and there, of an older version; and copies that only the server's count shows."""
     total = {"missing": 0, "deleted_and_there": 0, "older": 0, "copies": 0}
-    for partition, wanted in asked.items():
+    for partition, wanted in written.items():
         found: dict[str, int] = {}
         for digit in "0123456789abcdef":
             rows = client.query(

@@ -1,10 +1,10 @@
-"""Servers of our own, topics, proxies and places for workers."""
+"""Servers of a run's own, topics, proxies and places for workers."""
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -12,22 +12,21 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourceType,
 )
 from pymilvus import MilvusClient
 
-from pipeline.embedding import HashEmbedder
+from tests.chaos.injection import Switches
+from tests.chaos.isolation import disk
+from tests.chaos.jobs import Jobs
+from tests.chaos.profile import Profile, Topic
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.report import say
 from tests.chaos.servers import Killable, make_kafka, make_milvus
 from tests.chaos.workers import Slot, Workers
-
-TOPIC, LETTERS, GROUP, COLLECTION = "documents", "documents.dlq", "chaos", "chaos"
-KAFKA_PARTITIONS = 6
-SLOTS, WORKERS = 4, 3
-SESSION_S = 10.0
-MODEL = "hash:32"
+from tests.support.rigs.shaped_load import ShapedLoad
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,21 @@ class Stage:
     """What a run plays on."""
 
     folder: Path
+    profile: Profile
     bootstrap: str
     """Of the broker itself, past the proxies."""
     uri: str
     broker: Killable
     milvus: Killable
     workers: Workers
+    jobs: Jobs
+    loads: dict[str, ShapedLoad] = field(default_factory=dict)
+    """By topic."""
+
+    @property
+    def disks(self) -> bool:
+        """Whether the servers' disks can be full."""
+        return self.broker.disk is not None
 
     @contextmanager
     def client(self) -> Iterator[MilvusClient]:
@@ -48,68 +56,94 @@ class Stage:
         with closing(MilvusClient(self.uri, dedicated=True)) as client:
             yield client
 
-    def refuse_letters(self, *, yes: bool) -> bool:
+    def await_servers(self) -> None:
+        """Wait until both servers answer."""
+        for server in (self.broker, self.milvus):
+            server.launch()
+            server.await_ready()
+
+    def refuse_dead_letters(self, *, yes: bool) -> bool:
         """One broker cannot give two in-sync replicas, so it refuses what must be confirmed by all.
 
-        False if the broker could not be told; it may be down at this moment.
+        False if the broker does not answer; it may be down at this moment.
         """
         entry = ConfigEntry("min.insync.replicas", "2" if yes else "1", incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, LETTERS, incremental_configs=[entry])
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        resources = [
+            ConfigResource(ResourceType.TOPIC, group.dead_letter_topic, incremental_configs=[entry])
+            for group in self.profile.groups
+        ]
+        admin = self.admin()
         try:
-            for each in admin.incremental_alter_configs([resource], request_timeout=5).values():
+            for each in admin.incremental_alter_configs(resources, request_timeout=5).values():
                 each.result(10)
         except (KafkaException, TimeoutError):
             return False
         return True
 
+    def add_partitions(self) -> bool:
+        """One more Kafka partition for the first topic, into which new documents go. False as above."""
+        load = self.loads[self.profile.topics[0].name]
+        admin = self.admin()
+        try:
+            wanted = [NewPartitions(self.profile.topics[0].name, load.partitions + 1)]
+            for each in admin.create_partitions(wanted, request_timeout=5).values():
+                each.result(10)
+        except (KafkaException, TimeoutError):
+            return False
+        load.partitions += 1
+        return True
+
+    def admin(self) -> AdminClient:
+        """A client for the broker's settings; it must outlive its answers."""
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+
 
 @contextmanager
-def set_stage(folder: Path, seed: int) -> Iterator[Stage]:
+def set_stage(folder: Path, seed: int, profile: Profile) -> Iterator[Stage]:
     """Kafka and Milvus up, no worker yet; at the end nothing of it runs any more."""
     with ExitStack() as stack:
-        say("starting Apache Kafka and Milvus")
-        broker, milvus = make_kafka(folder / "kafka", SLOTS), make_milvus(folder / "milvus")
+        say(f"starting Apache Kafka and Milvus; profile {profile.name}")
+        disks = [stack.enter_context(disk(folder / name)) for name in ("kafka", "milvus")]
+        places = [(group, number) for group in profile.groups for number in range(group.slots)]
+        broker, milvus = make_kafka(folder / "kafka", len(places)), make_milvus(folder / "milvus")
         kafka_proxies = [FaultProxy(port, seed + n) for n, port in enumerate(broker.listeners)]
         broker.advertise([proxy.port for proxy in kafka_proxies])
         for server in (broker, milvus):
             stack.callback(server.stop)
             server.launch()
         bootstrap, uri = broker.await_ready(), milvus.await_ready()
-        milvus_port = int(uri.rpartition(":")[2])
+        kafka_port, milvus_port = (int(address.rpartition(":")[2]) for address in (bootstrap, uri))
+        skews = random.Random(seed)
         slots = [
-            Slot(number, proxy, FaultProxy(milvus_port, seed + 100 + number))
-            for number, proxy in enumerate(kafka_proxies)
+            Slot(number, group, proxy, FaultProxy(milvus_port, seed + 100 + number), skew_s=skews.uniform(-300, 300))
+            for number, ((group, _), proxy) in enumerate(zip(places, kafka_proxies, strict=True))
         ]
-        workers = Workers(slots, folder, _settings(), folder / "refuse-flushes")
+        (folder / "switches").mkdir()
+        workers = Workers(slots, folder, Switches(folder / "switches"))
+        for slot in slots:
+            workers.switches.shift_clock(slot.place, slot.skew_s)
         stack.callback(workers.end)
-        _create_topics(bootstrap)
-        yield Stage(folder, bootstrap, uri, Killable(broker), Killable(milvus), workers)
+        jobs = Jobs(workers, kafka_port, milvus_port)
+        stack.callback(jobs.kill)
+        loads = {each.name: ShapedLoad(seed, each.partitions, each.shape, each.name) for each in profile.topics}
+        stage = Stage(
+            folder,
+            profile,
+            bootstrap,
+            uri,
+            Killable(broker, disks[0]),
+            Killable(milvus, disks[1]),
+            workers,
+            jobs,
+            loads,
+        )
+        _create_topics(stage, profile.topics)
+        yield stage
 
 
-def _create_topics(bootstrap: str) -> None:
-    admin = AdminClient({"bootstrap.servers": bootstrap})  # it must outlive its answers
-    made = admin.create_topics([NewTopic(TOPIC, KAFKA_PARTITIONS, 1), NewTopic(LETTERS, 2, 1)])
-    for each in made.values():
+def _create_topics(stage: Stage, topics: tuple[Topic, ...]) -> None:
+    admin = stage.admin()
+    new = [NewTopic(topic.name, topic.partitions, 1) for topic in topics]
+    new += [NewTopic(group.dead_letter_topic, 2, 1) for group in stage.profile.groups]
+    for each in admin.create_topics(new).values():
         each.result(30)
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "kafka": {
-            "topics": [TOPIC],
-            "group_id": GROUP,
-            "dead_letter_topic": LETTERS,
-            "session_timeout": f"{SESSION_S:.0f}s",
-        },
-        "milvus": {"collection": COLLECTION, "timeout": "2s"},
-        "embedding": {"model": MODEL},
-        "chunking": {"max_tokens": 24, "overlap": 4},
-        "batch": {"max_records": 200, "max_wait": "200ms"},
-        "telemetry": {"port": 0, "log_format": "json"},
-    }
-
-
-def vector_of(text: str) -> Any:
-    """What the workers must store beside a text."""
-    return HashEmbedder(MODEL).embed_queries([text])[0]

@@ -262,7 +262,7 @@ def test_rows_of_others_are_reported_and_never_deleted(live: AuditSite) -> None:
 def test_a_range_compares_the_documents_whose_newest_record_is_in_it(live: AuditSite) -> None:
     numbers = {at: number for number, at in enumerate(sent_positions(live))}
     versions = expected(read_all(live.kafka, live.name)).versions
-    newest = [numbers[some[-1].partition, some[-1].offset] for some in versions.values()]
+    newest = [numbers[history.newest.place[1:]] for history in versions.values()]
     inside = [number for number in newest if 100 <= number < 200]
     report = live.audit(*span(100, 200))
     assert report["documents"] == {"sound": len(inside), "problem": 0}

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from pymilvus import MilvusClient
 
-from pipeline.embedding import HashEmbedder
 from tests.support.oracle.observed import committed_and_end, stored_documents
-from tests.support.oracle.stored import judge
+from tests.support.oracle.stored import Contract, Scope, judge
 from tests.support.processes import Running, running
-from tests.support.rigs.load import Load, produce
+from tests.support.rigs.load import Load
+from tests.support.rigs.publisher import produce
 from tests.support.rigs.site import write_config
 from tests.support.waiting import eventually
 
@@ -72,7 +72,8 @@ def test_a_mixed_load_with_a_kill_and_a_restart_ends_in_the_exact_state(
     collection = topic.replace("-", "_")
     with closing(MilvusClient(uri)) as client:
         try:
-            verdict = judge(kafka_bootstrap, topic, topic, f"{topic}.dlq", client, collection, vector_of=_vector)
+            contract = Contract(dimension=32)
+            verdict = judge(Scope(kafka_bootstrap, (topic,), topic, f"{topic}.dlq", collection, contract), client)
             assert verdict.harms == 0, verdict
             stored = stored_documents(client, collection).documents
             _expect_searchable(
@@ -81,10 +82,6 @@ def test_a_mixed_load_with_a_kill_and_a_restart_ends_in_the_exact_state(
         finally:
             for name in (collection, f"{collection}__ledger", f"{collection}__marks"):
                 client.drop_collection(name)
-
-
-def _vector(text: str) -> Any:
-    return HashEmbedder("hash:32").embed_queries([text])[0]
 
 
 def _expect_searchable(config: Path, folder: Path, single: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ import pytest
 from kafka import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from tests.support.rigs.load import Sent, produce
+from tests.support.rigs.load import Sent
+from tests.support.rigs.publisher import produce
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers

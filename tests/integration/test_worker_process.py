@@ -18,7 +18,8 @@ from kafka.admin import KafkaAdminClient
 from consumers.local import LocalMilvusLite
 from tests.support.oracle.observed import committed_and_end, read_all
 from tests.support.processes import Running, running
-from tests.support.rigs.load import Sent, produce
+from tests.support.rigs.load import Sent
+from tests.support.rigs.publisher import produce
 from tests.support.rigs.site import write_config
 from tests.support.waiting import eventually
 

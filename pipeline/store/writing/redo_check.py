@@ -94,6 +94,11 @@ class RedoCheck:
             return earlier
         return merged(entry.former, earlier)
 
+    def forget(self) -> None:
+        """Drop what is known of Milvus partitions."""
+        if self._check is not None:
+            self._check.forget()
+
     def _damaged_rows(self, entries: Mapping[Key, Entry]) -> set[Key]:
         if self._check is None or not entries:
             return set()

@@ -35,6 +35,8 @@ class RowCheck:
     def __init__(self, api: MilvusApi, collection: str) -> None:
         self._api = api
         self._collection = collection
+        # A client waits a minute before it takes a Milvus partition for one that stays out of memory: once is enough.
+        self._unreadable: set[str] = set()
 
     def damaged(self, entries: Mapping[Key, Entry], **consistency: Any) -> set[Key]:
         """Keys whose rows are not exactly those of their entry, none of which is pending.
@@ -49,9 +51,13 @@ class RowCheck:
         # A read may be older than the ledger row: the two collections advance on their own.
         return self._differing({key: entries[key] for key in suspects}, {"strong": True}) if suspects else set()
 
+    def forget(self) -> None:
+        """Drop what is known of Milvus partitions."""
+        self._unreadable = set()
+
     def _differing(self, entries: Mapping[Key, Entry], consistency: Mapping[str, Any]) -> set[Key]:
         damaged: set[Key] = set()
-        remaining = iter(_expectations(entries))
+        remaining = (one for one in _expectations(entries) if one.partition not in self._unreadable)
         while page := list(islice(remaining, _IDS_PER_QUERY)):
             damaged |= self._damaged_page(page, consistency)
         return damaged
@@ -64,13 +70,20 @@ class RowCheck:
             if len(partitions) > 1:
                 pages = ([one for one in page if one.partition == name] for name in partitions)
                 return {key for part in pages for key in self._damaged_page(part, consistency)}
-            if self._is_readable(*partitions):
+            if not self._is_unreadable(*partitions):
                 raise
+            self._unreadable |= partitions
             return set()
 
-    def _is_readable(self, partition: str) -> bool:
-        """False for a Milvus partition that was dropped, or that an operator has released."""
-        return partition == DEFAULT_PARTITION or partition in self._api.loaded_partitions(self._collection)
+    def _is_unreadable(self, partition: str) -> bool:
+        """Whether the Milvus partition was dropped, or released by an operator.
+
+        A server that has been restarted has none loaded at first; the client's call has waited for that.
+        """
+        if partition not in self._api.partitions(self._collection):
+            return partition != DEFAULT_PARTITION
+        loaded = self._api.loaded_partitions(self._collection)
+        return bool(loaded) and partition not in loaded
 
     def _compare(
         self, page: Sequence[_Expected], partitions: Collection[str], consistency: Mapping[str, Any]

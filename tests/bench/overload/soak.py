@@ -11,7 +11,8 @@ import httpx
 from tests.bench.overload.workers import Figures, Workers, request
 from tests.bench.report import Target, say
 from tests.bench.stage import KAFKA_PARTITIONS
-from tests.support.rigs.load import Load, publisher
+from tests.support.rigs.load import Load
+from tests.support.rigs.publisher import publisher
 
 RECORDS_PER_S = 100
 SEARCHES_PER_S = 8

@@ -18,7 +18,8 @@ from consumers.kafka import KafkaSettings, create_topic
 from tests.bench.report import say
 from tests.bench.stage import KAFKA_PARTITIONS, Stage
 from tests.support.processes import Running, running
-from tests.support.rigs.load import Load, publisher
+from tests.support.rigs.load import Load
+from tests.support.rigs.publisher import publisher
 from tests.support.waiting import eventually
 
 DOCUMENTS = 2000

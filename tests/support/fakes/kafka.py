@@ -18,7 +18,7 @@ from consumers.kafka.groups import Commit
 from consumers.kafka.positions import begin_at
 from consumers.kafka.remembered import AcceptableGap, PositionMemory, Remembered
 from pipeline import failpoints
-from pipeline.errors import OffsetsLost, Unavailable, UsageError
+from pipeline.errors import OffsetsLost, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
 from pipeline.store import StoredPosition
 
@@ -385,10 +385,9 @@ class FakeSource:
         for name in partitions:
             if only_new_topics and name[0] in known:
                 continue
-            log, filled = (
-                self._broker.describe(name[0])[1][name[1]],
-                self._memory is None or self._memory.filled(name[0]),
-            )
+            log = self._broker.describe(name[0])[1][name[1]]
+            unknown = name in commits and name not in remembered
+            filled = not unknown or self._memory is None or self._memory.filled(name[0])
             try:
                 positions[name] = begin_at(
                     name,
@@ -412,10 +411,7 @@ class FakeSource:
         return positions
 
     def _remembered(self) -> Mapping[KafkaPartition, StoredPosition]:
-        stored = {} if self._memory is None else self._memory.read(self._topic_ids)
-        if stored is None:
-            raise Unavailable("Milvus does not answer")
-        return stored
+        return {} if self._memory is None else self._memory.read(self._topic_ids)
 
     def _first(self, name: KafkaPartition, log: LogRange) -> int:
         timestamp_ms = start_timestamp_ms(self._settings.start_from)
@@ -504,7 +500,7 @@ class FakeLookup:
                 current_id, logs = self._broker.describe(position.topic)
             except UsageError:
                 continue
-            log = logs[position.partition]
+            log = logs[position.partition] if position.partition < len(logs) else LogRange(0, 0)
             if topic_id in ("", current_id) and log.start <= position.offset < log.end:
                 [record] = self._broker.fetch(position[:2], position.offset, 1)
                 records[position] = record

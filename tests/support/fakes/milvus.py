@@ -167,12 +167,12 @@ class FakeMilvus:
     @contextmanager
     def _call(self, operation: str, collection: str = "", size: int = 0) -> Iterator[None]:
         self.gate.wait()
+        if self.hook is not None and not self.down:
+            self.hook(operation, collection, "before")  # without the lock: it may hold one call up, and no other
         with self._lock:
             self.calls.append((operation, collection, size))
             if self.down or self._closed:
                 raise Unavailable(f"{operation}: the server cannot be reached")
-            if self.hook is not None:
-                self.hook(operation, collection, "before")
             failure = next((failure for failure in self._failures if failure.hits(operation, collection)), None)
             if failure is not None:
                 self._failures.remove(failure)

@@ -1,25 +1,23 @@
-"""What must be stored, recomputed from the raw topic, and whether rows are exactly that."""
+"""What must be stored, recomputed from the raw topics, and whether rows are exactly that."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from confluent_kafka import Message
-from numpy.typing import ArrayLike
 
-from tests.support.oracle.observed import Row, headers_of
+from tests.support.oracle.contract import Contract, hash_vector, name_of
+from tests.support.oracle.observed import Log, Place, Row, headers_of
 from tests.support.rigs.load import POISON_HEADER
 
-VectorOf = Callable[[str], ArrayLike]
-
-_OWN = {"id", "doc_id", "chunk", "text", "vector", "sparse", "event_time"}
-_OWN |= {"kafka_topic", "kafka_partition", "kafka_offset"}
-_RESERVED = _OWN | {"tenant", "$meta"}
-_PARTITION_NAMES = {"h": "h%Y%m%d%H", "d": "d%Y%m%d", "w": "w%GW%V", "m": "m%Y%m"}
+_COLUMNS = {"id", "doc_id", "chunk", "text", "vector", "sparse", "event_time"}
+_COLUMNS |= {"kafka_topic", "kafka_partition", "kafka_offset"}
+_RESERVED = _COLUMNS | {"tenant", "$meta"}
+_PARTITION_NAMES = {"h": "h{0:%Y%m%d%H}", "d": "d{0:%Y%m%d}", "w": "w{0:%GW%V}", "m": "m{0:%Y%m}", "y": "y{0:%Y}"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,79 +28,173 @@ class Wanted:
     text: str
     event_time: int
     metadata: dict[str, Any]
+    """With the tenant, which a row has among its metadata."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Version:
     """What one accepted record made of its document; None: deleted."""
 
-    partition: int
-    offset: int
+    place: Place
     document: Wanted | None
+    number: int | None = None
+    """Of the version field."""
+
+    @property
+    def offset(self) -> int:
+        return self.place[2]
+
+    @property
+    def log(self) -> Log:
+        return self.place[:2]
+
+
+class History(list[Version]):
+    """Every accepted record of one document, each Kafka partition in its order.
+
+    1. All in one Kafka partition: they are processed in turn. A smaller version number than the document's loses;
+       without a number on one side the later record wins.
+    2. In several: only where each has a number, and then the greatest one wins in whatever order they arrive.
+    """
+
+    @property
+    def newest(self) -> Version:
+        """What the document is in the end."""
+        return self._stages()[-1]
+
+    def since(self, committed: Mapping[Log, int]) -> tuple[list[Version], bool]:
+        """What the document may be while more than everything below these offsets is processed, in that order.
+
+        And whether it must be one of them: False where no record of it is below.
+        """
+        stages = self._stages()
+        below = [each for each in self if each.offset < committed.get(each.log, 0)]
+        if not below:
+            return list(dict.fromkeys(stages)), False
+        if self._in_one_log:
+            return list(dict.fromkeys(stages[len(below) - 1 :])), True
+        least = max(_number(each) for each in below)
+        return [each for each in stages if _number(each) >= least], True
+
+    @property
+    def _in_one_log(self) -> bool:
+        return len({each.log for each in self}) == 1
+
+    def _stages(self) -> list[Version]:
+        if not self._in_one_log:
+            assert all(each.number is not None for each in self), f"{self[0]}: in two Kafka partitions"
+            return sorted(self, key=_number)
+        stages: list[Version] = []
+        for each in self:
+            before = stages[-1] if stages else None
+            loses = before is not None and before.number is not None and each.number is not None
+            stages.append(before if before and loses and _number(each) < _number(before) else each)
+        return stages
+
+
+def _number(version: Version) -> int:
+    assert version.number is not None
+    return version.number
 
 
 @dataclass
 class Expected:
     """What must be there once everything has been processed."""
 
-    documents: dict[str, Wanted] = field(default_factory=dict)
-    versions: dict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
-    """Every accepted record by doc_id, oldest first."""
-    poison: dict[tuple[int, int], Message] = field(default_factory=dict)
-    """By Kafka partition and offset."""
+    versions: dict[str, History] = field(default_factory=dict)
+    """By the document's name."""
+    poison: dict[Place, Message] = field(default_factory=dict)
+    """The records that must be dead-lettered."""
+
+    @property
+    def documents(self) -> dict[str, Wanted]:
+        """The documents that are not deleted."""
+        newest = ((name, history.newest.document) for name, history in self.versions.items())
+        return {name: document for name, document in newest if document is not None}
 
 
-def expected(records: Sequence[Message]) -> Expected:
-    """Recompute from the raw topic: the last write of a document wins. All records of one must be in one Kafka
-    partition."""
+def expected(records: Sequence[Message], contract: Contract = Contract()) -> Expected:  # noqa: B008 - frozen
+    """Recompute from the raw topics, given in the order of each Kafka partition."""
     result = Expected()
     for message in records:
-        position = (message.partition() or 0, message.offset() or 0)
+        place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
         if POISON_HEADER in headers_of(message):
-            result.poison[position] = message
+            result.poison[place] = message
             continue
-        doc_id, document = _read(message)
-        versions = result.versions[doc_id]
-        assert all(each.partition == position[0] for each in versions[-1:]), f"{doc_id} is in two Kafka partitions"
-        versions.append(Version(*position, document))
-        if document is None:
-            result.documents.pop(doc_id, None)
+        name, version = _read(message, place, contract)
+        if _is_refused(message, version, contract):
+            result.poison[place] = message
         else:
-            result.documents[doc_id] = document
+            result.versions.setdefault(name, History()).append(version)
     return result
 
 
-def _read(message: Message) -> tuple[str, Wanted | None]:
+def _is_refused(message: Message, version: Version, contract: Contract) -> bool:
+    """Whether a record that is good elsewhere deletes where it cannot."""
+    if version.document is not None:
+        return False
+    return contract.append or (message.value() is None and contract.tenant_field is not None)
+
+
+def _read(message: Message, place: Place, contract: Contract) -> tuple[str, Version]:
     key, value = message.key() or b"", message.value()
     if value is None:
-        return key.decode(), None
+        return key.decode(), Version(place, None)
+    time = message.timestamp()[1]
+    if not value.lstrip().startswith(b"{"):
+        document = Wanted(key.decode(), value.decode(), time, {})
+        return _named(document, None, place, contract), Version(place, document)
     body = json.loads(value)
-    doc_id = str(body.pop("id"))
-    text, time = body.pop("text"), body.pop("event_time", None)
-    event_time = message.timestamp()[1] if time is None else int(datetime.fromisoformat(time).timestamp() * 1000)
-    metadata = {f"meta_{name}" if name in _RESERVED else name: value for name, value in body.items()}
-    return doc_id, Wanted(doc_id, text, event_time, metadata)
+    doc_id = str(body.get(contract.id_field, key.decode()))
+    tenant = None if contract.tenant_field is None else str(body[contract.tenant_field])
+    number = None if contract.version_field is None else int(body[contract.version_field])
+    if contract.delete_field is not None and body.get(contract.delete_field):
+        return name_of(tenant, doc_id), Version(place, None, number)
+    time = _milliseconds(body.get(contract.time_field, time))
+    metadata = {name: value for name, value in body.items() if name not in contract.consumed}
+    metadata = {f"meta_{name}" if name in _RESERVED else name: value for name, value in metadata.items()}
+    if tenant is not None:
+        metadata["tenant"] = tenant
+    document = Wanted(doc_id, body[contract.text_field], time, metadata)
+    return _named(document, tenant, place, contract), Version(place, document, number)
 
 
-def mismatch(document: Wanted, rows: Sequence[Row], vector_of: VectorOf | None = None) -> str:
+def _named(document: Wanted, tenant: str | None, place: Place, contract: Contract) -> str:
+    return "/".join(map(str, place)) if contract.append else name_of(tenant, document.doc_id)
+
+
+def _milliseconds(time: Any) -> int:
+    if isinstance(time, str):
+        moment = datetime.fromisoformat(time)
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+        return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+    return int(time) if time >= 10**11 else round(time * 1_000_000) // 1000
+
+
+def mismatch(document: Wanted, rows: Sequence[Row], dimension: int | None = None) -> str:
     """In what the rows are not exactly this version of the document; empty if in nothing."""
     rows = sorted(rows, key=lambda row: row["chunk"])
     if [row["chunk"] for row in rows] != list(range(len(rows))) or not rows:
         return f"chunks {[row['chunk'] for row in rows]}"
     for row in rows:
-        metadata = {name: value for name, value in row.items() if name not in _OWN}
+        metadata = {name: value for name, value in row.items() if name not in _COLUMNS}
         if metadata != document.metadata:
             names = sorted(metadata.keys() | document.metadata.keys())
             there = {name: metadata.get(name) for name in names if metadata.get(name) != document.metadata.get(name)}
             return f"chunk {row['chunk']} (of {row['kafka_offset']}) has {there}"
+        if row["doc_id"] != document.doc_id:
+            return f"chunk {row['chunk']} is of {row['doc_id']}"
         if row["event_time"] != document.event_time:
             return f"event time of chunk {row['chunk']}: {row['event_time']}, not {document.event_time}"
     if left := uncovered(document.text, [row["text"] for row in rows]):
         return f"the chunks do not cover {left!r}"
+    return next(_wrong_vectors(rows, dimension), "") if dimension is not None else ""
+
+
+def _wrong_vectors(rows: Sequence[Row], dimension: int) -> Iterator[str]:
     for row in rows:
-        if vector_of is not None and not np.allclose(row["vector"], vector_of(row["text"]), atol=1e-3):
-            return f"the vector of chunk {row['chunk']} is not that of its text"
-    return ""
+        if not np.allclose(row["vector"], hash_vector(row["text"], dimension), atol=1e-5):
+            yield f"the vector of chunk {row['chunk']} is not that of its text"
 
 
 def uncovered(text: str, chunks: Sequence[str]) -> str:
@@ -117,7 +209,11 @@ def uncovered(text: str, chunks: Sequence[str]) -> str:
 
 
 def belongs(partition: str, event_time: int) -> bool:
+    """Whether a Milvus partition is one in which an event time may be."""
     if partition == "_default":
         return True  # partitioning.by: none; otherwise nothing is ever stored there
-    name = _PARTITION_NAMES[partition[0]]
-    return datetime.fromtimestamp(event_time / 1000, UTC).strftime(name) == partition
+    moment = _EPOCH + timedelta(milliseconds=event_time)
+    # strftime writes the year 1 as "1", in the name it has four digits.
+    name = _PARTITION_NAMES[partition[0]].format(moment)
+    digits = len(str(moment.year))
+    return f"{partition[0]}{'0' * (4 - digits)}{name[1:]}" == partition

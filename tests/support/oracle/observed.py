@@ -13,7 +13,13 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from pymilvus import MilvusClient
 
+from tests.support.oracle.contract import name_of
+
 Row = dict[str, Any]
+Log = tuple[str, int]
+"""Topic and Kafka partition."""
+Place = tuple[str, int, int]
+"""Topic, Kafka partition and offset of a record."""
 
 CONNECT = "__connect.errors."
 _ANSWER_ROWS = 4_000
@@ -69,13 +75,13 @@ def headers_of(message: Message) -> dict[str, bytes]:
     return dict(headers)
 
 
-def dead_letter_origins(topic: str, letters: Sequence[Message]) -> dict[tuple[int, int], Message]:
-    """Dead letters of one topic by where the record stands; a redo may have sent one twice."""
+def dead_letter_origins(letters: Sequence[Message]) -> dict[Place, Message]:
+    """Dead letters by where the record is; a redo may have sent one twice."""
     found = {}
     for letter in letters:
         headers = headers_of(letter)
-        if headers[f"{CONNECT}topic"] == topic.encode():
-            found[int(headers[f"{CONNECT}partition"]), int(headers[f"{CONNECT}offset"])] = letter
+        topic = headers[f"{CONNECT}topic"].decode()
+        found[topic, int(headers[f"{CONNECT}partition"]), int(headers[f"{CONNECT}offset"])] = letter
     return found
 
 
@@ -85,15 +91,15 @@ class Observation:
 
     at: float
     """time.monotonic()"""
-    offsets: dict[int, int]
+    offsets: dict[Log, int]
 
 
 class OffsetWatch:
-    """Looks at the committed offsets of a group from outside, five times a second, for the length of a block."""
+    """Reads the committed offsets of a group from outside, five times a second, for the length of a block."""
 
-    def __init__(self, bootstrap: str, topic: str, group: str, *, every_s: float = 0.2) -> None:
+    def __init__(self, bootstrap: str, topics: Sequence[str], group: str, *, every_s: float = 0.2) -> None:
         self._settings: dict[str, Any] = {"bootstrap.servers": bootstrap, "group.id": group, "log_level": 2}
-        self._topic = topic
+        self._topics = topics
         self._every_s = every_s
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -109,12 +115,12 @@ class OffsetWatch:
 
     def check(self) -> list[str]:
         """Every time that a committed offset went back, or was gone."""
-        problems, last = [], dict[int, int]()
+        problems, last = [], dict[Log, int]()
         for seen in self.observations:
             problems += [
-                f"{self._topic}/{partition}: {offset}, then {seen.offsets.get(partition)}"
-                for partition, offset in last.items()
-                if seen.offsets.get(partition, -1) < offset
+                f"{log[0]}/{log[1]}: {offset} was committed, then {seen.offsets.get(log)}"
+                for log, offset in last.items()
+                if seen.offsets.get(log, -1) < offset
             ]
             last = seen.offsets
         return problems
@@ -129,10 +135,11 @@ class OffsetWatch:
             consumer.close()
 
     def _observe(self, consumer: Consumer) -> None:
-        numbers = consumer.list_topics(self._topic, timeout=2).topics[self._topic].partitions
-        found = consumer.committed([TopicPartition(self._topic, number) for number in numbers], timeout=2)
-        offsets = {each.partition: each.offset for each in found if each.error is None and each.offset >= 0}
-        if len(found) == len(numbers) and not any(each.error for each in found):
+        topics = consumer.list_topics(timeout=2).topics
+        logs = [TopicPartition(topic, number) for topic in self._topics for number in topics[topic].partitions]
+        found = consumer.committed(logs, timeout=2)
+        offsets = {(each.topic, each.partition): each.offset for each in found if not each.error and each.offset >= 0}
+        if len(found) == len(logs) and not any(each.error for each in found):
             self.observations.append(Observation(time.monotonic(), offsets))
 
 
@@ -144,7 +151,7 @@ class Stored:
     """The rows of a collection as the server shows them."""
 
     documents: dict[str, list[tuple[str, Row]]] = field(default_factory=lambda: defaultdict(list))
-    """By doc_id: Milvus partition and row."""
+    """By the document's name: Milvus partition and row."""
     counted: int = 0
     """Rows by the server's own count, which shows copies that a query hides."""
 
@@ -154,28 +161,33 @@ class Stored:
         return sum(len(rows) for rows in self.documents.values())
 
 
-def stored_documents(client: MilvusClient, collection: str) -> Stored:
+def stored_documents(client: MilvusClient, collection: str, *, append: bool = False) -> Stored:
     """Every row, read Milvus partition by Milvus partition; nothing if there is no such collection."""
     stored = Stored()
     if client.has_collection(collection):
         for partition in client.list_partitions(collection):
             for row in _rows(client, collection, ["*"], partition):
-                stored.documents[row["doc_id"]].append((partition, row))
+                place = f"{row['kafka_topic']}/{row['kafka_partition']}/{row['kafka_offset']}"
+                name = place if append else name_of(row.get("tenant"), row["doc_id"])
+                stored.documents[name].append((partition, row))
         answer = client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=60)
         stored.counted = answer[0]["count(*)"]
     return stored
 
 
 def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
-    """The ledger's rows by doc_id."""
+    """The ledger's rows by the document's name."""
     name = f"{collection}__ledger"
     if not client.has_collection(name):
         return {}
-    wanted = ["id", "doc_id", "topic", "kafka_partition", "kafka_offset", "state", "footprint", "pending"]
+    wanted = ["id", "doc_id", "tenant", "topic", "kafka_partition", "kafka_offset", "state", "footprint", "pending"]
     found: dict[str, Row] = {}
     for row in _rows(client, name, wanted, None):
-        assert row["doc_id"] not in found, f"two ledger rows of {row['doc_id']}"
-        found[row["doc_id"]] = {**row, "footprint": json.loads(row["footprint"])}
+        name = name_of(row["tenant"] or None, row["doc_id"])
+        assert name not in found, f"two ledger rows of {name}"
+        # Negative numbers are no places of rows, but where rows were deleted, and which record wrote the rows.
+        places = {place: chunks for place, chunks in json.loads(row["footprint"]).items() if chunks >= 0}
+        found[name] = {**row, "footprint": places}
     return found
 
 

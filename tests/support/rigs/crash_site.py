@@ -4,21 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from pipeline.embedding import HashEmbedder
 from pipeline.failpoints import EXIT_CODE
 from tests.support.names import unique
 from tests.support.oracle.observed import committed_and_end
-from tests.support.oracle.stored import Verdict, judge, judge_prefix
-from tests.support.rigs.load import Publisher, Sent, publisher
+from tests.support.oracle.prefix import judge_prefix
+from tests.support.oracle.stored import Contract, Scope, Verdict, judge
+from tests.support.rigs.load import Sent
+from tests.support.rigs.publisher import Publisher, publisher
 from tests.support.rigs.site import Site, expel, topics, write_config
 
-_MODEL = "hash:8"
-_EMBEDDER = HashEmbedder(_MODEL)
+_DIMENSION = 8
 
 
 @dataclass(frozen=True)
@@ -74,30 +73,24 @@ class CrashSite(Site):
         """The problem, and what to set to see it again."""
         return f"RECOVERY_SEED={self.seed}, {self.name}: {problem[-6000:]}"
 
-    def _judged(self, by: Callable[..., Verdict], group: str, collection: str) -> Verdict:
+    def _judged(self, by: Callable[[Scope, MilvusClient], Verdict], group: str, collection: str) -> Verdict:
         """What is stored, where it is not what it must be read again after a reload.
 
         Milvus 2.3.5 misses deletes while it loads a segment, and forgets them in memory only (docs/guarantees.md).
         """
+        scope = Scope(
+            self.kafka, (self.name,), group, self.dead_letter_topic, collection, Contract(dimension=_DIMENSION)
+        )
         # A client for each time: idle between two of them, Milvus Lite would throw it out for its keep-alives.
         with closing(MilvusClient(self.milvus, dedicated=True)) as client:
-            verdict = self._read(by, group, client, collection)
+            verdict = by(scope, client)
             if verdict.harms:
                 print(f"{self.name}: {verdict}; loading the collection again")  # noqa: T201
                 for name in (collection, f"{collection}__ledger"):
                     client.release_collection(name)
                     client.load_collection(name, timeout=120)
-                verdict = self._read(by, group, client, collection)
+                verdict = by(scope, client)
             return verdict
-
-    def _read(self, by: Callable[..., Verdict], group: str, client: MilvusClient, collection: str) -> Verdict:
-        letters = self.dead_letter_topic
-        return by(self.kafka, self.name, group, letters, client, collection, vector_of=vector_of)
-
-
-def vector_of(text: str) -> Any:
-    """What the workers of a crash site must store beside a text."""
-    return _EMBEDDER.embed_queries([text])[0]
 
 
 @contextmanager
@@ -112,7 +105,7 @@ def crash_site(folder: Path, kafka: str, milvus: str, seed: int, *, partitions: 
         {
             "milvus": {"timeout": "2s"},
             "chunking": {"max_tokens": 12, "overlap": 3},
-            "embedding": {"model": _MODEL},
+            "embedding": {"model": f"hash:{_DIMENSION}"},
             "batch": {"max_records": 20, "max_wait": "100ms", "buffer_bytes": "16KiB"},
             "telemetry": {"log_format": "json"},
         },

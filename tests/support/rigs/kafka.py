@@ -10,12 +10,12 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from consumers.dead_letters import DeadLetterProducer
-from consumers.kafka import KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
+from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
 from consumers.kafka.groups import COORDINATOR_MOVES
 from consumers.kafka.retry import retry_until_deadline
-from pipeline.ingest import DeadLetterChannel
+from pipeline.ingest import DeadLetterChannel, RecordLookup
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
-from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
+from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.names import unique
 from tests.support.waiting import eventually
 
@@ -41,6 +41,7 @@ class Rig(Protocol):
     def read(self, topic: str) -> list[SourceRecord]: ...
     def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings: ...
     def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source: ...
+    def lookup(self) -> RecordLookup: ...
     def committed(self, group: str) -> Mapping[KafkaPartition, int]: ...
     def forget_commit(self, group: str, partition: KafkaPartition) -> None: ...
     def kill(self, source: Source) -> None: ...
@@ -76,6 +77,9 @@ class FakeRig:
 
     def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings:
         return KafkaSettings("fake:9092", topics, group or unique("group"), **more)
+
+    def lookup(self) -> RecordLookup:
+        return FakeLookup(self.broker)
 
     def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
         source = FakeSource(self.broker, settings, stored=stored)
@@ -161,6 +165,9 @@ class RealRig:
         options = {"metadata_max_age_ms": 500, "heartbeat_interval_ms": 200, **more.pop("options", {})}
         more.setdefault("session_timeout_ms", 3_000)
         return KafkaSettings(self._bootstrap, topics, group, options=options, **more)
+
+    def lookup(self) -> RecordLookup:
+        return KafkaLookup(self.settings("documents"))
 
     def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
         return KafkaSource(settings, stored=stored)

@@ -3,14 +3,11 @@
 import json
 import random
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
-
-from confluent_kafka import Producer
 
 POISON_HEADER = "poison"
 """Marks a record that must become a dead letter: who checks need not decode it to know."""
@@ -32,8 +29,7 @@ POISON: tuple[bytes, ...] = (
 )
 _WORDS = ("harbour", "lantern", "copper", "violet", "ridge", "meadow", "signal", "anchor", "ember", "quartz", "Öl")
 _LENGTHS = (3, 8, 20, 45, 90)
-_FIRST_DAY = datetime(2024, 5, 1, tzinfo=UTC)
-_DAYS = 4
+DAYS = 4
 _WEIGHTS = {
     "new": 28,
     "rewrite": 10,
@@ -58,6 +54,10 @@ class Sent:
     value: bytes | None
     poison: bool = False
     kind: str = ""
+    partition: int | None = None
+    """None: the producer's own choice by the key."""
+    timestamp_ms: int | None = None
+    """None: the time at which it is sent."""
 
     @property
     def headers(self) -> list[tuple[str, str | bytes | None]]:
@@ -72,6 +72,9 @@ class Load:
     the same again; a delete; one created anew after it; several records of one key in a row; one hot key for each Kafka
     partition; and poison, some of it under the key of a good document.
     """
+
+    first_day = datetime(2024, 5, 1, tzinfo=UTC)
+    """Of the four days on which the documents' event times are."""
 
     def __init__(self, seed: int, partitions: int) -> None:
         self._random = random.Random(seed)
@@ -132,7 +135,7 @@ class Load:
                 del self._current[doc_id]
                 self._ids.remove(doc_id)
                 self._deleted.append(doc_id)
-            return Sent(doc_id.encode(), None, kind=kind)
+            return self._delete(doc_id, before)
         if before is None:
             body = self._new_body(doc_id)
             self._ids.append(doc_id)
@@ -141,7 +144,13 @@ class Load:
         else:
             body = self._changed(before, kind)
         self._current[doc_id] = body
-        return Sent(doc_id.encode(), _encoded(body), kind=kind)
+        return self._put(doc_id, body, kind)
+
+    def _put(self, doc_id: str, body: dict[str, Any], kind: str) -> Sent:
+        return Sent(doc_id.encode(), encoded(body), kind=kind)
+
+    def _delete(self, doc_id: str, before: dict[str, Any] | None) -> Sent:
+        return Sent(doc_id.encode(), None, kind="delete")
 
     def _new_body(self, doc_id: str) -> dict[str, Any]:
         body: dict[str, Any] = {"id": int(doc_id) if doc_id.isdecimal() else doc_id}
@@ -181,7 +190,7 @@ class Load:
         return text.replace("quartz ember", "quartz.\n\nEmber")
 
     def _moment(self) -> str:
-        return (_FIRST_DAY + timedelta(seconds=self._random.randrange(_DAYS * 86_400))).isoformat()
+        return (self.first_day + timedelta(seconds=self._random.randrange(DAYS * 86_400))).isoformat()
 
     def _poison(self) -> Sent:
         kind = self._random.randrange(4)
@@ -195,73 +204,5 @@ class Load:
         return Sent(f"poison-{self._number}".encode(), self._random.choice(POISON), poison=True, kind="poison")
 
 
-def produce(bootstrap: str, topic: str, records: Sequence[Sent]) -> None:
-    """Send everything and wait until all of it is confirmed."""
-    with publisher(bootstrap, topic) as sender:
-        sender.publish(records)
-        sender.flush(60)
-
-
-class Publisher:
-    """One producer that stays open: in order and exactly once, over restarts of the broker too."""
-
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        self._topic = topic
-        self._failures: list[Any] = []
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "linger.ms": 5,
-                "enable.idempotence": True,
-                "acks": "all",
-                "message.timeout.ms": 0,  # for as long as it takes
-                "reconnect.backoff.max.ms": 500,
-                "log_level": 2,  # a broker that is away is no news here
-            }
-        )
-        self.delivered = 0
-        """Records confirmed so far, as known by the last call."""
-
-    def publish(self, records: Sequence[Sent]) -> None:
-        """Take charge of the records; returns before they are delivered, but waits while its queue is full."""
-        for record in records:
-            while True:
-                try:
-                    self._producer.produce(
-                        self._topic, record.value, record.key, headers=record.headers, on_delivery=self._confirm
-                    )
-                    break
-                except BufferError:
-                    self._producer.poll(0.2)
-        self._producer.poll(0)
-
-    def flush(self, within: float) -> None:
-        """Wait until everything is confirmed."""
-        left = self._producer.flush(within)
-        assert not self._failures, self._failures[:3]
-        assert left == 0, f"{left} records of {self._topic} are not confirmed after {within} s"
-
-    def close(self) -> None:
-        """Give up what is not confirmed."""
-        self._producer.purge()
-        self._producer.flush(5)
-
-    def _confirm(self, error: Any, _: Any) -> None:
-        if error is None:
-            self.delivered += 1
-        else:
-            self._failures.append(error)
-
-
-@contextmanager
-def publisher(bootstrap: str, topic: str) -> Iterator[Publisher]:
-    """A Publisher for the length of the block."""
-    opened = Publisher(bootstrap, topic)
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
+def encoded(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()

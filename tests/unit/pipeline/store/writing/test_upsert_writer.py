@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import OutcomeUnknown, Unavailable
+from pipeline.errors import NotLoaded, OutcomeUnknown, Unavailable
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.partition_names import Partitioning, partition_name
 from pipeline.store.writing.ledger import Ledger
@@ -408,6 +408,13 @@ def test_a_milvus_partition_that_an_operator_released_holds_up_no_redo(fake: Fak
     fake.put_back("docs", TOMORROW, row_id(None, "missing", 0, TOMORROW), None)
     plan = store.upsert_writer().plan([put("k", "a b", 1), put("missing", "a", 2, day=1)])
     assert ([one.key for one in plan.to_embed], plan.unchanged) == ([(None, "missing")], 1)
+
+
+def test_a_server_that_has_loaded_nothing_yet_is_waited_for(fake: FakeMilvus, store: Store) -> None:
+    write(store.upsert_writer(), [put("k", "a b", 1)])
+    fake.release_partitions("docs", [TODAY])
+    with pytest.raises(NotLoaded):
+        store.upsert_writer().plan([put("k", "a b", 1)])
 
 
 def test_a_first_read_of_records_asks_for_no_rows(fake: FakeMilvus, store: Store) -> None:

@@ -1,0 +1,57 @@
+"""Everything in which what is stored differs from what must be, by kind."""
+
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(repr=False)
+class Verdict:
+    """Everything that is wrong, by kind."""
+
+    expected_documents: int = 0
+    stored_rows: int = 0
+    expected_dead_letters: int = 0
+    dead_letters_sent: int = 0
+    """With those that a redo has sent again."""
+    lost: list[str] = field(default_factory=list)
+    """Wanted and not there."""
+    stale: list[str] = field(default_factory=list)
+    """Not the newest version, or not all of it: text, metadata, chunks, vectors."""
+    duplicates: list[str] = field(default_factory=list)
+    """A chunk or an id that is there twice."""
+    misplaced: list[str] = field(default_factory=list)
+    """Not in the Milvus partition of its event time."""
+    resurrected: list[str] = field(default_factory=list)
+    """There, and deleted or never produced."""
+    dead_letters_missing: list[str] = field(default_factory=list)
+    dead_letters_wrong: list[str] = field(default_factory=list)
+    """Of a good record, or not what the record was."""
+    offsets_behind: list[str] = field(default_factory=list)
+    """The group is not at the end."""
+    ledger_wrong: list[str] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    """Committed and neither stored nor dead-lettered; or gone before what replaces it was there."""
+
+    @property
+    def found(self) -> dict[str, list[str]]:
+        """What is wrong, by kind; nothing for kinds of which there is none."""
+        kinds = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in kinds.items() if isinstance(value, list) and value}
+
+    @property
+    def harms(self) -> int:
+        """How many there are."""
+        return sum(len(some) for some in self.found.values())
+
+    def add(self, other: "Verdict") -> None:
+        """Add what another group's collection, or another moment, has shown."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{self.harms} harms; {self.expected_documents} documents and {self.expected_dead_letters} dead letters "
+            f"wanted, {self.stored_rows} rows stored"
+        ]
+        for name, some in self.found.items():
+            lines += [f"  {name}: {len(some)}", *(f"    {each}" for each in some[:5])]
+        return "\n".join(lines)
