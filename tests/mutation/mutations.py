@@ -482,7 +482,7 @@ verdict.send += [entry.rejected for entry in entries]
     Mutation(
         "a compacted topic's deletes vanish unread",
         function="consumers.kafka.compaction.CompactionWatch.observe",
-        old="end > reached.end",
+        old="end > log.passed.end",
         new="False",
         tests=("tests/property/test_compaction.py",),
     ),
