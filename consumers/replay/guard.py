@@ -25,8 +25,8 @@ from pipeline.store import (
 
 _ATTEMPTS = 5
 _UNKNOWN = (
-    "for some time Kafka did not say that no ingest workers run, so they may have changed the documents of the batches "
-    "that are planned. Nothing of those was written after that: start this replay again, and it goes on where it stopped"
+    "for some time Kafka did not say that no ingest workers run, so they may have changed documents of the batches that "
+    "are planned. Nothing of those was written after that: start this replay again, and it goes on where it stopped"
 )
 
 

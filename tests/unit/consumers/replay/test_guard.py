@@ -167,7 +167,7 @@ def test_workers_that_started_and_ended_while_a_batch_was_embedded_keep_what_the
     clock.seconds += QUIET_S + 1  # they wait so long before they begin, and nothing was asked in between
     group.work(put("a", "two", 2))
     group.active = False
-    with pytest.raises(MilvusStreamError, match="they may have changed the documents") as ended:
+    with pytest.raises(MilvusStreamError, match="they may have changed documents") as ended:
         guarded.apply(plan, embed_all([older]))
     assert ended.value.exit_code == 1, "a Kubernetes Job starts it again"
     with pytest.raises(MilvusStreamError, match="start this replay again"):
