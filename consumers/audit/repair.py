@@ -74,7 +74,7 @@ class Repairer:
         """The absence of workers in which the documents of the batch were read the last time."""
         self._append = append
         self._flush = flush
-        self._ledger = None if append else StoredReader(api, collection, append=append).ledger()
+        self._ledger = None if append else StoredReader(api, collection).ledger()
         self._writer = writer(self._ledger)
 
     def check(self) -> None:
@@ -111,7 +111,7 @@ class Repairer:
         chosen: list[Chosen] = []
         for document, position, plan in repairable:
             if position in operations:
-                chosen.append((document, operations[position], plan))
+                chosen.append((document, _ranked(operations[position], plan), plan))
             else:
                 refused[document.key] = "record_gone"
         vectors = self._embed([operation for _, operation, _ in chosen if isinstance(operation, Put)])
@@ -197,3 +197,8 @@ class Repairer:
                     self._api.delete(self._collection, partition, ids[start : start + 1000])
                 except NotFound:
                     break  # the Milvus partition was dropped with its rows
+
+
+def _ranked(operation: Put | Delete, plan: RepairPlan) -> Put | Delete:
+    rank = None if plan.rank is None else replace(plan.rank, topic_id=operation.topic_id)
+    return replace(operation, rank=rank)

@@ -4,6 +4,7 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 """
 
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
+from consumers.kafka.binding import CollectionBinding, check_commits
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
 from consumers.kafka.job_membership import JobMembership, job_group
@@ -20,6 +21,7 @@ from consumers.kafka.time_range import TimeRange, parse_time_range
 
 __all__ = [
     "BrokerInfo",
+    "CollectionBinding",
     "GroupWatch",
     "JobMembership",
     "KafkaLookup",
@@ -38,6 +40,7 @@ __all__ = [
     "TimeRange",
     "TopicFacts",
     "broker_info",
+    "check_commits",
     "create_topic",
     "forget_group",
     "group_lag",

@@ -1,7 +1,6 @@
 """Consumer groups seen from outside: commits, lag, whether a group has members, and its deletion."""
 
 import threading
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -40,14 +39,38 @@ _INACTIVE = ("Empty", "Dead")
 _DELETED = ("OK", "NoError", "GroupIdNotFoundError")
 
 
+_TEXT_VERSION = "v2"
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A committed offset and the id of the topic it was made for ("" if another tool committed)."""
+    """A committed offset, and what it was made for; "" where another tool committed."""
 
     offset: int
     topic_id: str
     leader_epoch: int = -1
     """Of the record before the offset; -1: unknown."""
+    collection_id: str = ""
+    """The collection that holds what was read before the offset; "" in commits of former versions, too."""
+    read_to_ms: int | None = None
+    """All that was appended before this time (epoch milliseconds) lies before the offset. Of compacted topics only."""
+
+
+def commit_text(topic_id: str, collection_id: str, read_to_ms: int | None = None) -> str:
+    """The metadata of a commit: `v2;<topic id>;<collection id>`, of a compacted topic with `;<read to>` behind it."""
+    read_to = () if read_to_ms is None else (str(read_to_ms),)
+    return ";".join((_TEXT_VERSION, topic_id, collection_id, *read_to))
+
+
+def read_commit(offset: int, metadata: str, leader_epoch: int = -1) -> Commit:
+    """The commit with this metadata; former versions wrote only the topic's id."""
+    version, *texts = metadata.split(";")
+    if not texts:
+        return Commit(offset, metadata, leader_epoch)
+    if version != _TEXT_VERSION:
+        return Commit(offset, "", leader_epoch)
+    topic_id, collection_id, read_to, *_ = (*texts, "", "", "")
+    return Commit(offset, topic_id, leader_epoch, collection_id, int(read_to) if read_to.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +85,8 @@ class PartitionLag:
     """Offset of the next record to be produced."""
     committed: int | None
     """None: the group has never committed here."""
+    collection_id: str = ""
+    """The collection that the commit was made for; "": it does not say."""
 
     @property
     def lag(self) -> int:
@@ -86,7 +111,7 @@ def group_commits(
             lambda: admin.list_group_offsets({group_id: None}), retried, deadline_s=deadline_s
         ).get(group_id, {})
     return {
-        (tp.topic, tp.partition): Commit(commit.offset, commit.metadata or "", commit.leader_epoch)
+        (tp.topic, tp.partition): read_commit(commit.offset, commit.metadata or "", commit.leader_epoch)
         for tp, commit in offsets.items()
         if commit.offset >= 0
     }
@@ -103,8 +128,16 @@ def group_lag(settings: KafkaSettings) -> list[PartitionLag]:
         with kafka_errors("the first and last offsets of the topics"):
             ranges = log_ranges(admin, partitions)
         commits = group_commits(admin, settings.group_id, deadline_s=_LAG_DEADLINE_S)
-    offsets: Mapping[KafkaPartition, int] = {name: commit.offset for name, commit in commits.items()}
-    return [PartitionLag(*name, *ranges[name], offsets.get(name)) for name in partitions]
+    none = Commit(-1, "")
+    return [
+        PartitionLag(
+            *name,
+            *ranges[name],
+            commits[name].offset if name in commits else None,
+            commits.get(name, none).collection_id,
+        )
+        for name in partitions
+    ]
 
 
 def forget_group(settings: KafkaSettings, group_id: str) -> None:

@@ -163,7 +163,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         self._seek(begin)
         if self.paused:
             self._consumer.pause(*(TopicPartition(*name) for name in partitions))
-        await self._commit(begin.decided)
+        await self._commit({**begin.rebound, **begin.decided})
         self._begin(begin.positions)
 
     def _find_start(self, partitions: Collection[KafkaPartition]) -> StartOffsets:

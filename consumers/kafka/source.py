@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from consumers.kafka.admin import LogRange, log_ranges
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
+from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.connection import STATIC_LEASE_S, KafkaSettings, open_admin, open_consumer
 from consumers.kafka.errors import error_text, fenced, kafka_errors, translated
 from consumers.kafka.groups import Commit, GroupWatch
@@ -138,18 +139,20 @@ class KafkaSource(BaseSource, Source):
         settings: KafkaSettings,
         *,
         stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
         memory: PositionMemory | None = None,
         accept_gap: bool = False,
         jobs: str | None = None,
         clock: LeaseClock | None = None,
     ) -> None:
-        """`stored`, `memory` and `accept_gap`: for StartPositions.
+        """`stored`, `binding`, `memory` and `accept_gap`: for StartPositions.
 
         `jobs`: the group that jobs join which write the same documents.
         """
         super().__init__(_REMEDY)
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self._memory = memory
         self._accept_gap = accept_gap
         self._jobs = jobs
@@ -169,7 +172,7 @@ class KafkaSource(BaseSource, Source):
         settings = self._settings
         self._admin = open_admin(settings)
         positions = StartPositions(
-            self._admin, settings, self._stored, memory=self._memory, accept_gap=self._accept_gap
+            self._admin, settings, self._stored, self._binding, memory=self._memory, accept_gap=self._accept_gap
         )
         positions.before_joining()
         self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
@@ -342,9 +345,13 @@ class KafkaSource(BaseSource, Source):
         """Read the ends again, and notice a recreated topic: its offsets count from 0 again."""
         _, listener = self._started()
         try:
+            watch = listener.positions.compaction
+            now_ms = watch.now_ms()
             self._ends = dict(self.ends(partitions))
             self._ends_read_at = time.monotonic()
             listener.positions.check_topics({topic for topic, _ in partitions})
+            if outdated := watch.observe(self._ends, listener.committed, self._position, now_ms):
+                self.commit(outdated)
         except OffsetsLost as error:
             self._failure.error = error
         except MilvusStreamError as error:

@@ -13,20 +13,19 @@ from pipeline.store import (
     Applied,
     Change,
     Earlier,
-    Entry,
     Key,
     Ledger,
     Unfinished,
     Vectors,
     WritePlan,
     Writer,
-    comparable,
+    compare_entry,
 )
 
 _ATTEMPTS = 5
 _UNKNOWN = (
-    "for some time Kafka did not say that no ingest workers run, so they may have changed documents of the batches that "
-    "are planned. Nothing of those was written after that: start this replay again, and it goes on where it stopped"
+    "for some time Kafka did not say that no ingest workers run, so they may have changed documents of the batches "
+    "that are planned. Nothing of those was written since: start this replay again, and it goes on where it stopped"
 )
 
 
@@ -37,8 +36,8 @@ class GuardedWriter(Writer):
     document:
 
     1. The group has members and the ledger row is pending: a worker is writing the document, or will. It is left alone.
-    2. The versions of record and row cannot be compared (the key changed its Kafka partition): the later Kafka
-       timestamp is newer. Ingest goes by arrival, but in a replay the old records arrive last.
+    2. Only the arrival would make the record newer (the key changed its Kafka partition, and the timestamps are equal):
+       the row stays. In a replay the old records arrive last.
     3. The document would change (other chunking or mapping, a record rejected before) and the group has members, or may
        have had some since the first batch that changes anything was planned: the replay ends.
     4. Otherwise it is written as by ingest.
@@ -72,7 +71,7 @@ class GuardedWriter(Writer):
                 entry, _ = entries[operation.key]
                 if entry is not None and entry.pending and not absent:
                     left_alone += 1
-                elif entry is not None and _incomparable(entry, operation) and _older(entry, operation):
+                elif entry is not None and compare_entry(entry, operation).by_arrival:
                     stale += 1
                 else:
                     remaining.append(operation)
@@ -122,16 +121,6 @@ class GuardedWriter(Writer):
             self._writer.forget()  # what it has read may have been changed by workers
             self._absence = self._live.absence
         return True
-
-
-def _incomparable(entry: Entry, operation: Change) -> bool:
-    if entry.versioned or operation.version is not None:
-        return False
-    return entry.position.offset >= 0 and not comparable(entry, operation)
-
-
-def _older(entry: Entry, operation: Change) -> bool:
-    return operation.timestamp_ms <= entry.record_time
 
 
 def _raced(plan: WritePlan) -> UsageError:

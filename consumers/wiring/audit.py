@@ -12,13 +12,13 @@ from consumers.audit.workspace import open_workspace
 from consumers.config import Settings
 from consumers.dead_letters import rejected_positions
 from consumers.kafka import GroupWatch, JobMembership, LiveGroup, TimeRange, records_at
-from consumers.wiring.collection import fingerprint, new_writer, open_configured, partitioning
+from consumers.wiring.collection import fingerprint, new_writer, open_existing, partitioning
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
 from consumers.wiring.start_warnings import log_server_warnings
 from pipeline.embedding import Embedder
-from pipeline.store import MilvusPartitions, MilvusServerApi
+from pipeline.store import Marks, MilvusPartitions, MilvusServerApi, topic_ids_seen
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def audit(
     """
     log_server_warnings(api)
     name, append = settings.milvus.collection, not mode_of(settings).one_version
-    open_configured(settings, api, model, create=False)
+    stamp = open_existing(settings, api, model)
     kafka, cutter = kafka_settings(settings), chunker(settings, model)
     now_ms = time.time_ns() // 1_000_000
     skew_ms = round(settings.partitioning.future_skew.total_seconds() * 1000)
@@ -51,7 +51,8 @@ def audit(
         collection=name,
         partitioning=partitioning(settings),
         fingerprint=fingerprint(settings, model),
-        append=append,
+        append_ids=stamp.append_ids if append else None,
+        former_topic_ids=topic_ids_seen(Marks(api, name)) if append and stamp.collection_id else {},
         deletes_kept_from_ms=0 if retention is None else now_ms - round(retention.total_seconds() * 1000),
         limit=limit,
     )
@@ -70,7 +71,9 @@ def audit(
                 decision=decision,
                 chunker=cutter,
                 model=model,
-                writer=lambda ledger: new_writer(settings, api, model, MilvusPartitions(api, name), ledger),
+                writer=lambda ledger: new_writer(
+                    settings, api, model, MilvusPartitions(api, name), append_ids=stamp.append_ids, ledger=ledger
+                ),
                 live=live,
                 check_member=member.check,
                 append=append,

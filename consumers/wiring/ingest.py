@@ -4,7 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -20,15 +21,18 @@ from consumers.dead_letters import (
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
 from consumers.kafka import (
+    CollectionBinding,
+    GroupWatch,
     KafkaLookup,
     KafkaSettings,
     KafkaSource,
     RememberedPositions,
     Source,
+    check_commits,
     job_group,
     suspend_clock,
 )
-from consumers.wiring.collection import open_writer
+from consumers.wiring.collection import open_configured, open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
@@ -53,6 +57,7 @@ from pipeline.ingest import (
 )
 from pipeline.records import Finished
 from pipeline.store import (
+    CollectionStamp,
     Flusher,
     FlushGovernor,
     FlushMarker,
@@ -96,6 +101,7 @@ class WorkerParts:
     positions: PositionStore | None = None
     """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
+    fence: PartitionFence = field(default_factory=lambda: PartitionFence(BatchesInFlight()))
     lookup: RecordLookup | None = None
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
@@ -119,22 +125,27 @@ def ingest_worker(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    adopt: bool = False,
     accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls to. Raises
-    UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
+    `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
+    another collection. `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls
+    to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema, model or
+    stamp, or of another group).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    bounds = RedoBounds()
+    bounds, fence = RedoBounds(), PartitionFence(BatchesInFlight())
     log_warnings(settings, kafka, api)
-    writer = open_writer(settings, api, model, metrics, durable=bounds.durable)
+    binding, writer = _bound_writer(
+        settings, kafka, api, model, metrics=metrics, bounds=bounds, fence=fence, adopt=adopt
+    )
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     marks = Marks(api, settings.milvus.collection)
@@ -142,7 +153,14 @@ def ingest_worker(
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api, memory, accept_gap=accept_gap),
+        source=KafkaSource(
+            kafka,
+            stored=stored_topics(settings, api),
+            binding=binding,
+            memory=memory,
+            accept_gap=accept_gap,
+            jobs=job_group(kafka.group_id, settings.milvus.collection),
+        ),
         writer=writer,
         dead_letters=DeadLetterProducer(
             kafka,
@@ -156,11 +174,40 @@ def ingest_worker(
         marker=FlushMarker(marks),
         positions=memory,
         tombstones=_tombstones(settings, api),
+        fence=fence,
         lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
         bounds=bounds,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
+
+
+def _bound_writer(
+    settings: Settings,
+    kafka: KafkaSettings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    metrics: IngestMetrics,
+    bounds: RedoBounds,
+    fence: PartitionFence,
+    adopt: bool,
+) -> tuple[CollectionBinding, Writer]:
+    """The writer into the collection that the group fills, and what binds the group to it."""
+
+    def binding(stamp: CollectionStamp) -> CollectionBinding:
+        return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
+
+    def has_members(group: str) -> bool:
+        with closing(GroupWatch(replace(kafka, group_id=group))) as watch:
+            return watch.active()
+
+    def admit(stamp: CollectionStamp) -> None:
+        check_commits(kafka, binding(stamp))
+
+    stamp = open_configured(settings, api, model, adopt=has_members if adopt else None, admit=admit)
+    writer = open_writer(settings, api, model, metrics, stamp=stamp, owned=lambda: fence.owned, durable=bounds.durable)
+    return binding(stamp), writer
 
 
 def position_memory(
@@ -170,19 +217,6 @@ def position_memory(
     name = settings.milvus.collection
     return RememberedPositions(
         PositionMarks(marks, kafka.group_id), kafka.group_id, filled=lambda topic: holds_topic(api, name, topic)
-    )
-
-
-def _source(
-    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, memory: RememberedPositions, *, accept_gap: bool
-) -> KafkaSource:
-    """The member of the consumer group."""
-    return KafkaSource(
-        kafka,
-        stored=stored_topics(settings, api),
-        memory=memory,
-        accept_gap=accept_gap,
-        jobs=job_group(kafka.group_id, settings.milvus.collection),
     )
 
 
@@ -203,7 +237,7 @@ def join_worker(
 
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
-    fence = PartitionFence(BatchesInFlight())
+    fence = parts.fence
     acknowledged: Acknowledged = deque()
     governor = _governor(settings, parts, fence, acknowledged)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)

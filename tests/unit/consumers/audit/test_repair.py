@@ -86,10 +86,10 @@ class Case:
 
     def repair(self) -> list[str]:
         """Repair the document; or why it was not."""
-        reader = StoredReader(self.milvus, "docs", append=False)
+        reader = StoredReader(self.milvus, "docs")
         operation = self._operation(RECORDS[Position("documents", 0, 0)])
         expected = ExpectedWrite.of(operation, certain=True, chunks=(text_digest("one"),))
-        (document,) = reader.again([StoredDocument(document_digest(operation, append=False), [expected])])
+        (document,) = reader.again([StoredDocument(document_digest(operation, None), [expected])])
         scope = AuditScope(
             partitioning=Partitioning("day"),
             fingerprint="model",

@@ -1,6 +1,7 @@
 """The guard of the live collection, on a Milvus in memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -218,6 +219,32 @@ def test_of_two_kafka_partitions_the_later_timestamp_is_newer(store: Store) -> N
     assert guarded.plan([put("moved", "older", 3, partition=0)]).stale == 1
     plan = guarded.plan([put("moved", "newest", 6, partition=0)])
     assert (plan.stale, len(plan.to_embed)) == (0, 1)
+
+
+def test_a_null_value_from_before_the_stored_version_deletes_nothing(store: Store) -> None:
+    write(store.upsert_writer(), [delete("d", 10)])
+    write(store.upsert_writer(), [put("d", "version seven", 20, version=7)])
+    before, ledger = store.rows(), store.ledger()
+    assert _guarded(store, lambda: False).plan([delete("d", 10)]).stale == 1
+    assert _guarded(store, lambda: False).plan([put("d", "version nine", 5, version=9)]).stale == 1
+    write(_guarded(store, lambda: False), [put("d", "version nine", 5, version=9), put("e", "x", 21)])
+    assert (store.rows()["d20261122"]["d", 0], store.ledger()["d"]) == (before["d20261122"]["d", 0], ledger["d"])
+
+
+def test_a_record_that_has_a_version_by_now_does_not_replace_a_later_one_without(store: Store) -> None:
+    write(store.upsert_writer(), [put("d", "old text", 5)])
+    write(store.upsert_writer(), [put("d", "new text", 20)])
+    assert _guarded(store, lambda: True).plan([put("d", "old text", 5, version=1)]).stale == 1
+    write(_guarded(store, lambda: False), [put("d", "old text", 5, version=1)])
+    assert store.rows() == {"d20261122": {("d", 0): "new", ("d", 1): "text"}}
+
+
+def test_of_equal_timestamps_in_two_kafka_partitions_the_stored_one_stays(store: Store) -> None:
+    stored = put("d", "stored", 5, partition=1)
+    write(store.upsert_writer(), [stored])
+    again = replace(put("d", "read again", 3), timestamp_ms=stored.timestamp_ms)
+    assert _guarded(store, lambda: False).plan([again]).stale == 1
+    assert store.upsert_writer().plan([again]).by_arrival == 1
 
 
 def test_an_outage_while_reading_is_an_outage(fake: FakeMilvus, store: Store) -> None:
