@@ -438,6 +438,61 @@ verdict.send += [entry.rejected for entry in entries]
         tests=("tests/unit/consumers/ingest/test_restore.py",),
     ),
     Mutation(
+        "what a job has read is trusted after workers came and went",
+        function="consumers.kafka.live_group.LiveGroup.left_s",
+        old="not absent or self.absence != absence",
+        new="not absent",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a worker does not wait for the last request of a job",
+        function="consumers.kafka.live_group.await_jobs",
+        old="now() + QUIET_S + _MARGIN_S",
+        new="now()",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a question counts from its answer",
+        function="consumers.kafka.live_group.LiveGroup.absent",
+        old="""
+asked = self._clock.beat()
+active = self._active()
+""",
+        new="""
+active = self._active()
+asked = self._clock.beat()
+""",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a replay writes what it planned before workers came and went",
+        function="consumers.replay.guard.GuardedWriter._absent",
+        old="self._live.absence != self._absence",
+        new="False",
+        tests=("tests/unit/consumers/replay/test_guard.py",),
+    ),
+    Mutation(
+        "a replay without a lease",
+        function="consumers.replay.source.ReplaySource.last_heartbeat",
+        old="self._member.last_heartbeat()",
+        new="time.monotonic()",
+        tests=("tests/unit/consumers/replay/test_job.py",),
+    ),
+    Mutation(
+        "a repair trusts the ledger that it read before embedding",
+        function="consumers.audit.repair.Repairer._unchanged",
+        old="stored[document.name][0] == document.entry",
+        new="True",
+        tests=("tests/unit/consumers/audit/test_repair.py",),
+    ),
+    Mutation(
+        "every job takes itself for the one that runs",
+        function="consumers.kafka.job_membership.JobMembership._on_assigned",
+        old='identity["token"] != self._token',
+        new="False",
+        tests=("tests/contract/test_job_membership.py",),
+    ),
+    Mutation(
         "refusals in an outage count against a document",
         function="pipeline.store.writing.unlisted_answers.UnlistedAnswers._alone",
         old="not suspect.alone or self._accepted > suspect.accepted",
