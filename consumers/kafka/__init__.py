@@ -4,9 +4,12 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 """
 
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
+from consumers.kafka.binding import CollectionBinding, check_commits
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
+from consumers.kafka.job_membership import JobMembership, job_group
 from consumers.kafka.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.live_group import LiveGroup
 from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
 from consumers.kafka.publisher import Publisher
@@ -18,12 +21,15 @@ from consumers.kafka.time_range import TimeRange, parse_time_range
 
 __all__ = [
     "BrokerInfo",
+    "CollectionBinding",
     "GroupWatch",
+    "JobMembership",
     "KafkaLookup",
     "KafkaSettings",
     "KafkaSource",
     "Lag",
     "LeaseClock",
+    "LiveGroup",
     "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
@@ -34,9 +40,11 @@ __all__ = [
     "TimeRange",
     "TopicFacts",
     "broker_info",
+    "check_commits",
     "create_topic",
     "forget_group",
     "group_lag",
+    "job_group",
     "newest",
     "offsets_at",
     "parse_time_range",

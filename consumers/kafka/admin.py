@@ -26,7 +26,13 @@ EARLIEST, LATEST = OffsetSpec.EARLIEST, OffsetSpec.LATEST
 DEFAULT_MESSAGE_BYTES = 1_048_588
 """`max.message.bytes` of a topic that does not set it (Apache Kafka 4.1, documentation/configuration/topic)."""
 _SIMILAR_NAMES = 3
-_CONFIGS = ("cleanup.policy", "max.message.bytes", "message.timestamp.type", "retention.ms")
+_CONFIGS = (
+    "cleanup.policy",
+    "delete.retention.ms",
+    "max.message.bytes",
+    "message.timestamp.type",
+    "retention.ms",
+)
 _UNKNOWN_TOPIC = 3
 _NOT_AUTHORIZED = 29
 
@@ -227,6 +233,17 @@ def _create(admin: KafkaAdminClient, name: str, partitions: int, configs: Mappin
         raise UsageError(
             f"the topic {name} cannot be created with the broker's default.replication.factor: {error}"
         ) from error
+
+
+def compacted_topics(admin: KafkaAdminClient, names: Collection[str]) -> dict[str, int]:
+    """Read `delete.retention.ms` of the topics that are compacted, where this user may see it."""
+    retentions = {}
+    for name in names:
+        configs = topic_configs(admin, name)
+        retention_ms = configs.get("delete.retention.ms")
+        if "compact" in (configs.get("cleanup.policy") or "") and retention_ms:
+            retentions[name] = int(retention_ms)
+    return retentions
 
 
 def message_limit(admin: KafkaAdminClient, topic: str) -> int:

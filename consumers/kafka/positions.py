@@ -13,10 +13,12 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import RetriableError
 from kafka.structs import OffsetAndMetadata
 
-from consumers.kafka.admin import LogRange, existing_topics, log_ranges, topic_ids
+from consumers.kafka.admin import LogRange, compacted_topics, existing_topics, log_ranges, topic_ids
+from consumers.kafka.binding import UNBOUND, CollectionBinding
+from consumers.kafka.compaction import CompactionWatch
 from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
-from consumers.kafka.groups import Commit, group_commits
+from consumers.kafka.groups import Commit, commit_text, group_commits
 from consumers.kafka.leader_epochs import UNKNOWN, LeaderEpochs
 from consumers.kafka.remembered import (
     SKIP,
@@ -47,6 +49,11 @@ class StartOffsets:
     """Positions that are not committed yet: to be committed before the first record is read."""
     epochs: Mapping[KafkaPartition, int]
     """The leader epochs of the commits among them."""
+    read_to_ms: Mapping[KafkaPartition, int | None]
+    """Of the commits among them, see `Commit`."""
+    ends: Mapping[KafkaPartition, int]
+    rebound: Mapping[KafkaPartition, int]
+    """Commits that name no collection: to be committed again, before the first record is read."""
 
 
 def begin_at(
@@ -129,13 +136,15 @@ def check_topic_ids(admin: KafkaAdminClient, known: Mapping[str, str]) -> None:
 
 
 class StartPositions:
-    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Unavailable, UsageError.
+    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Mismatch, Unavailable, UsageError.
 
     A first start is decided once for all Kafka partitions of a topic, remembered in Milvus, and committed before any
     record is read. After that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty
     group have expired (`offsets.retention.minutes`, a week), the group looks new. `memory` knows it. A collection of a
     former version remembers nothing: `stored(topic)`, called only then, says whether documents of the topic are stored
     already; if they are, that start counts as a loss, too.
+
+    A commit names the collection that holds what was read before it. One that names another collection is refused.
     """
 
     def __init__(
@@ -143,6 +152,7 @@ class StartPositions:
         admin: KafkaAdminClient,
         settings: KafkaSettings,
         stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
         *,
         memory: PositionMemory | None = None,
         accept_gap: bool = False,
@@ -151,11 +161,13 @@ class StartPositions:
         self._admin = admin
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self._memory = memory
         self._accept_gap = accept_gap
         self._accepted: set[KafkaPartition] = set()
         self.topic_ids: dict[str, str] = {}
         self.epochs = LeaderEpochs()
+        self.compaction = CompactionWatch()
 
     def before_joining(self) -> None:
         """Check that the topics exist, and commit the start of those never read while the group is still empty.
@@ -179,6 +191,7 @@ class StartPositions:
         self._remember(start)
         for name, offset in start.positions.items():
             self.epochs.begin(name, offset, start.epochs.get(name, UNKNOWN))
+            self.compaction.begin(name, offset, start.read_to_ms.get(name), start.ends[name])
         return start
 
     def problems(self) -> list[OffsetsLost]:
@@ -200,17 +213,24 @@ class StartPositions:
 
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """Return an offset to commit, with the topic's id, which shows later whether the topic was recreated."""
-        return commit_metadata(offset, self.topic_ids.get(partition[0], ""), self.epochs.before(partition, offset))
+        topic_id, read_to_ms = self.topic_ids.get(partition[0], ""), self.compaction.read_to_ms(partition, offset)
+        epoch = self.epochs.before(partition, offset)
+        return commit_metadata(offset, topic_id, epoch, self._binding.collection_id, read_to_ms)
 
     def _describe(self) -> Mapping[str, int]:
         topics = existing_topics(self._admin, self._settings.topics)
         self.topic_ids = {topic: info.topic_id for topic, info in topics.items()}
+        self.compaction.configure(compacted_topics(self._admin, topics))
         return {topic: info.partitions for topic, info in topics.items()}
 
     def _find(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> StartOffsets:
         situation = self._situation(partitions, only_new_topics=only_new_topics)
         commits, positions, decided = situation.commits, {}, {}
         for name in situation.ranges:
+            if name in commits and self._binding.adopts(commits[name]):
+                # What was read before is not in here, or another process has written it: nothing to compare with.
+                positions[name] = decided[name] = commits[name].offset
+                continue
             try:
                 positions[name] = self._begin(name, situation)
             except AcceptableGap as gap:
@@ -221,11 +241,21 @@ class StartPositions:
                 positions[name] = decided[name] = gap.go_on_at
             if name not in commits:
                 decided[name] = positions[name]
-        epochs = {name: commits[name].leader_epoch for name in positions if name in commits and name not in decided}
-        return StartOffsets({name: positions[name] for name in partitions if name in positions}, decided, epochs)
+        kept = {name: commits[name] for name in positions if name in commits and name not in decided}
+        return StartOffsets(
+            {name: positions[name] for name in partitions if name in positions},
+            decided,
+            {name: commit.leader_epoch for name, commit in kept.items()},
+            {name: commit.read_to_ms for name, commit in kept.items()},
+            {name: log.end for name, log in situation.ranges.items()},
+            self._binding.unnamed(kept),
+        )
 
     def _situation(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> "_Situation":
         commits = group_commits(self._admin, self._settings.group_id, retried=RetriableError)
+        for name in partitions:
+            if name in commits:
+                self._binding.check(name, commits[name])
         stored, filled = self._remembered(commits)
         committed = {topic for topic, _ in commits}
         known = committed | {topic for topic, _ in stored or ()}
@@ -264,16 +294,19 @@ class StartPositions:
             return None, {}
 
     def _begin(self, name: KafkaPartition, situation: "_Situation") -> int:
-        stored = situation.stored
-        return begin_at(
+        stored, commit, log = situation.stored, situation.commits.get(name), situation.ranges[name]
+        offset = begin_at(
             name,
-            situation.ranges[name],
-            situation.commits.get(name),
+            log,
+            commit,
             topic_id=self.topic_ids.get(name[0], ""),
             read_before=name not in situation.first_starts,
             first=situation.first.get(name, 0),
             remembered=UNASKED if stored is None else Remembered(stored.get(name), situation.filled.get(name[0], True)),
         )
+        if commit is not None:
+            self.compaction.check_commit(name, offset, commit.read_to_ms, log.end)
+        return offset
 
     def _remember(self, start: StartOffsets) -> None:
         """Have Milvus remember a start without a commit before Kafka does, so that its memory is never behind."""
@@ -325,6 +358,8 @@ class _Situation:
     filled: Mapping[str, bool]
 
 
-def commit_metadata(offset: int, topic_id: str, leader_epoch: int = UNKNOWN) -> OffsetAndMetadata:
-    """Return an offset to commit with the id of its topic and the leader epoch of the record before it."""
-    return OffsetAndMetadata(offset, topic_id, leader_epoch)
+def commit_metadata(
+    offset: int, topic_id: str, leader_epoch: int = UNKNOWN, collection_id: str = "", read_to_ms: int | None = None
+) -> OffsetAndMetadata:
+    """Return an offset to commit with the ids of its topic and collection, and the leader epoch before it."""
+    return OffsetAndMetadata(offset, commit_text(topic_id, collection_id, read_to_ms), leader_epoch)

@@ -43,7 +43,7 @@ class ReplaySpan:
     """The ranges of a replay on every Kafka partition of its topics."""
 
     group_id: str
-    """The replay's own group, which only keeps its position; it has no members."""
+    """The group that keeps the position of this range; it has no members, see `job_group`."""
     ranges: Mapping[KafkaPartition, ReplayRange]
     topic_ids: Mapping[str, str]
 

@@ -233,7 +233,7 @@ class Chaos:
                 for name in (scope.collection, f"{scope.collection}__ledger"):
                     if client.has_collection(name):
                         client.release_collection(name)
-                        client.load_collection(name, timeout=120)
+                        client.load_collection(name, timeout=600)
                 shown, found = found, by(scope, client)
                 self.report.shown_until_reload += _gone(shown, found)
             total.add(found)

@@ -49,16 +49,16 @@ class Machine(Killable):
     def __init__(self, server: LocalServer) -> None:
         super().__init__(server)
         self.address = server.start()
-        self._data, self._copy = server.directory, server.directory.with_name("copy")
+        self._disk, self._copy = server.directory, server.directory.with_name("copy")
 
     def keep(self) -> None:
         """Copy the disk of a server that does not run."""
-        shutil.copytree(self._data, self._copy, symlinks=True)
+        shutil.copytree(self._disk, self._copy, symlinks=True)
 
-    def restore(self) -> None:
+    def put_back(self) -> None:
         """Put the disk back to what it was."""
-        shutil.rmtree(self._data)
-        shutil.copytree(self._copy, self._data, symlinks=True)
+        shutil.rmtree(self._disk)
+        shutil.copytree(self._copy, self._disk, symlinks=True)
 
 
 @pytest.fixture(params=[LocalMilvusStandalone, LocalMilvusLite])
@@ -106,7 +106,7 @@ def test_what_a_server_lost_is_written_again_by_the_worker_that_lived_on(machine
                 broker.produce(TOPIC, document(f"d{number}"))
             eventually(lambda: rig.flow.idle and holds(uri, 40), within=RESTART_S)
             machine.kill()
-            machine.restore()
+            machine.put_back()
             machine.launch()
             connection.held = False
             eventually(lambda: rig.committed().get(0) == 40, within=RESTART_S)

@@ -26,8 +26,8 @@ def examine(settings: Settings, now_ms: int | None = None) -> list[Finding]:
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     findings = Findings()
     examine_kafka(settings, findings, now_ms)
-    stamp = examine_model(settings, findings)
-    examine_milvus(settings, stamp, findings, now_ms)
+    own = examine_model(settings, findings)
+    examine_milvus(settings, own, findings, now_ms)
     return findings
 
 

@@ -201,8 +201,7 @@ class UpsertWriter(Writer):
         """Create missing Milvus partitions; returns the puts whose partition would be one too many."""
         puts = [operation for operation in writes if isinstance(operation, Put)]
         full = self._partitions.ensure(self._partitioning.needed(puts))
-        places = [(put, hashes[put.key].milvus_partition) for put in puts]
-        return [(put, *too_many(place)) for put, place in places if place in full]
+        return [(put, *too_many(place)) for put in puts if (place := hashes[put.key].milvus_partition) in full]
 
     # --- apply -------------------------------------------------------------------------------------------------
 

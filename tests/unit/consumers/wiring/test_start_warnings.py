@@ -1,10 +1,12 @@
 """What a worker and `doctor` warn of at their start."""
 
+import pytest
 from structlog.testing import capture_logs
 
 from consumers.config import load_settings
-from consumers.kafka import MissingTopic, TopicFacts
-from consumers.wiring.start_warnings import log_server_warnings, server_warnings, topic_warnings
+from consumers.kafka import KafkaSettings, MissingTopic, TopicFacts
+from consumers.wiring import start_warnings
+from consumers.wiring.start_warnings import log_server_warnings, log_warnings, server_warnings, topic_warnings
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 
@@ -62,3 +64,13 @@ def test_a_server_below_the_floor_is_reported_and_logged() -> None:
     (line,) = lines
     assert (line["event"], line["log_level"]) == ("milvus.version", "warning")
     assert "below 2.5.27" in line["seen"]
+
+
+def test_a_worker_logs_what_doctor_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_warnings, "topic_facts", lambda _, names: dict.fromkeys(names, facts(retention_ms=1000)))
+    settings = load_settings(None, {}, ["kafka.topics=[docs]", "kafka.dead_letter_topic=dead"])
+    server = FakeMilvus(server=ServerInfo("v2.3.5", (2, 3, 5), lite=False))
+    with capture_logs() as lines:
+        log_warnings(settings, KafkaSettings("fake:9092", ("docs",), "group"), server)
+    assert [line["event"] for line in lines] == ["milvus.version", "kafka.dead_letters"]
+    assert "set retention.ms=-1" in lines[1]["do"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.audit import (
+    AppendedIds,
     AuditScope,
     ExpectedState,
     ExpectedWrite,
@@ -164,8 +165,8 @@ def test_a_place_of_another_granularity_is_as_good(place: str, fits: bool) -> No
 
 
 def test_append_mode_asks_for_exactly_the_rows_of_every_record() -> None:
-    view = replace(SCOPE, append=True)
-    stored = [stored_row(row, HOME) for row in append_rows(embedded(DOCUMENT))]
+    view = replace(SCOPE, appended=AppendedIds("topic-id", {"documents": "id"}))
+    stored = [stored_row(row, HOME) for row in append_rows(embedded(DOCUMENT), "id")]
     assert summary(compare_document(state(DOCUMENT), None, stored, view)) == ("sound", [])
     assert summary(compare_document(state(DOCUMENT), None, [], view)) == ("problem", ["missing"])
     assert summary(compare_document(state(DOCUMENT), None, stored[1:], view)) == ("problem", ["incomplete"])
