@@ -52,6 +52,31 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rank:
+    """What decides which of two records of a document is newer; the rule is in `pipeline.order`."""
+
+    position: Position
+    topic_id: str
+    time_ms: int
+    """Kafka's timestamp; the greatest of the records of one log and version up to this one. Negative: none."""
+    version: int | None
+    """From `record.version_field`; None: the record has none."""
+    reset_offset: int = -1
+    """Offset of the newest record without version in the same log, this one included; -1: none is known."""
+    reset_ms: int = -1
+    """Greatest timestamp of a record without version that is known, this one included; -1: none is known."""
+    floor: int | None = None
+    """The highest version that such a record has replaced."""
+
+    @property
+    def highest_version(self) -> int | None:
+        """The version that records of other logs must exceed."""
+        if self.version is None or self.floor is None:
+            return self.floor if self.version is None else self.version
+        return max(self.version, self.floor)
+
+
+@dataclass(frozen=True, slots=True)
 class Defect:
     """Why a record is not, or not wholly, what is in Kafka: it can only be dead-lettered."""
 
@@ -109,8 +134,8 @@ class Put:
     """From `record.version_field`; None: the Kafka position is the version."""
     topic_id: str = ""
     """As in SourceRecord: offsets of topics with different ids cannot be compared."""
-    by_arrival: bool = False
-    """Newer than whatever arrived before it, by version or not: a record folded into it had no comparable version."""
+    rank: Rank | None = None
+    """With what is known of the records folded into it; None: there are none."""
 
     @property
     def key(self) -> tuple[str | None, str]:
@@ -128,7 +153,8 @@ class Delete:
     tenant: str | None = None
     version: int | None = None
     topic_id: str = ""
-    by_arrival: bool = False
+    rank: Rank | None = None
+    """As in Put."""
 
     @property
     def key(self) -> tuple[str | None, str]:

@@ -6,7 +6,7 @@ with problems are compared a second time some seconds later, and left out if a w
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,10 +17,10 @@ from consumers.audit.repair import Repairer
 from consumers.audit.scope import AuditSpan, audit_span, dead_letters
 from consumers.audit.workspace import AuditWorkspace, StoredDocument
 from consumers.kafka import KafkaSettings, TimeRange, topic_ranges
-from pipeline.audit import KINDS, AuditScope, ExpectedState, Finding, compare_document
+from pipeline.audit import KINDS, AppendedIds, AuditScope, ExpectedState, Finding, compare_document
 from pipeline.chunking import Chunker
 from pipeline.records import Position
-from pipeline.store import NOWHERE, Key, MilvusServerApi, Partitioning
+from pipeline.store import NOWHERE, AppendIds, Key, MilvusServerApi, Partitioning
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,10 @@ class AuditSettings:
     collection: str
     partitioning: Partitioning
     fingerprint: str
-    append: bool
+    append_ids: AppendIds | None
+    """As the collection's stamp says; None in upsert mode."""
+    former_topic_ids: Mapping[str, Collection[str]]
+    """As in `AppendedIds`."""
     deletes_kept_from_ms: int
     """As in `AuditScope`."""
     limit: int
@@ -124,14 +127,17 @@ class Audit:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings = settings
-        self._append = settings.append
+        self._append = settings.append_ids is not None
         self._decision = decision
         self._chunker = chunker
         self._workspace = workspace
         self._steps = _Steps(on_progress)
         self._sleep = sleep
         self._span: AuditSpan = audit_span(settings.kafka, times)
-        self._reader = StoredReader(api, settings.collection, append=settings.append)
+        self._appended = None
+        if settings.append_ids is not None:
+            self._appended = AppendedIds(settings.append_ids, self._span.topic_ids, settings.former_topic_ids)
+        self._reader = StoredReader(api, settings.collection, self._appended)
         self._scope = AuditScope(
             partitioning=settings.partitioning,
             fingerprint=settings.fingerprint,
@@ -141,7 +147,7 @@ class Audit:
             compacted=self._span.compacted,
             topic_ids=self._span.topic_ids,
             deletes_kept_from_ms=settings.deletes_kept_from_ms,
-            append=settings.append,
+            appended=self._appended,
         )
         self._began = time.monotonic()
         self.report = AuditReport(
@@ -190,7 +196,7 @@ class Audit:
             self._decision,
             self._chunker,
             self._workspace,
-            append=self._append,
+            appended=self._appended,
             on_read=steps.advance,
         )
         if not self._append:
@@ -222,9 +228,11 @@ class Audit:
         if self._span.times is None and not self._append:
             return True
         positions = [operation.position for operation in document.operations]
-        if self._append and not positions:
+        if self._appended is not None and not positions:
             positions = [row.position for row in document.rows]
             if any(self._scope.where(position) != "here" for position in positions):
+                return False
+            if any(self._appended.of_former_topic(row) for row in document.rows):
                 return False
         ends = self._span.compared
         return bool(positions) and all(position.offset < ends.get(position[:2], 0) for position in positions)
@@ -258,7 +266,9 @@ class Audit:
         ends = topic_ranges(self._settings.kafka, self._settings.kafka.topics)
         ahead = {name: (end, max(end, ends[name][1])) for name, (_, end) in self._span.read.items() if name in ends}
         self._steps.begin("records behind the end", sum(end - start for start, end in ahead.values()))
-        for keys in keys_in_flight(self._settings.kafka, ahead, self._decision, self._workspace, append=self._append):
+        for keys in keys_in_flight(
+            self._settings.kafka, ahead, self._decision, self._workspace, appended=self._appended
+        ):
             self._workspace.clear(keys)
             self._count("changing", len(keys))
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from consumers.audit.workspace import AuditWorkspace, StoredDocument
 from consumers.kafka import KafkaSettings, read_range
-from pipeline.audit import STORED_FIELDS, ExpectedWrite, StoredRow, stored_row, supersedes, text_digest
+from pipeline.audit import STORED_FIELDS, AppendedIds, ExpectedWrite, StoredRow, stored_row, supersedes, text_digest
 from pipeline.chunking import Chunker
 from pipeline.intake import Decoder, Reason
 from pipeline.records import Delete, KafkaPartition, Operation, Put, Rejected, SourceRecord
@@ -24,7 +24,6 @@ from pipeline.store import (
     StoredRows,
     WritePolicy,
     all_partitions,
-    append_row_id,
     check_storable,
     ledger_id,
     ledger_name,
@@ -126,15 +125,14 @@ def in_parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
         yield part
 
 
-def document_digest(operation: Put | Delete, *, append: bool) -> bytes:
-    """The key of an operation's document in the workspace."""
-    identifier = append_row_id(operation.position, 0) if append else ledger_id(*operation.key)
-    return bytes.fromhex(identifier)
+def document_digest(operation: Put | Delete, appended: AppendedIds | None) -> bytes:
+    """The key of an operation's document in the workspace; `appended`: None in upsert mode."""
+    return bytes.fromhex(ledger_id(*operation.key) if appended is None else appended.of(operation.position))
 
 
-def row_digest(row: StoredRow, *, append: bool) -> bytes:
+def row_digest(row: StoredRow, appended: AppendedIds | None) -> bytes:
     """The key of a row's document in the workspace."""
-    return bytes.fromhex(append_row_id(row.position, 0) if append else ledger_id(*row.key))
+    return bytes.fromhex(ledger_id(*row.key) if appended is None else appended.document(row))
 
 
 def read_operations(
@@ -144,7 +142,7 @@ def read_operations(
     chunker: Chunker,
     workspace: AuditWorkspace,
     *,
-    append: bool,
+    appended: AppendedIds | None,
     on_read: OnRead,
 ) -> tuple[int, int]:
     """Read the records' operations; returns how many records there were, and how many of them are rejected."""
@@ -158,7 +156,7 @@ def read_operations(
         if isinstance(operation, Rejected):
             rejected += 1
             continue
-        key = document_digest(operation, append=append)
+        key = document_digest(operation, appended)
         text = operation.document.text if isinstance(operation, Put) else ""
         buffer.add(key, ExpectedWrite.of(operation, certain=certain), text)
         if buffer.full:
@@ -170,10 +168,11 @@ def read_operations(
 class StoredReader:
     """Strong reads of rows and ledger rows, one Milvus partition at a time."""
 
-    def __init__(self, api: MilvusServerApi, collection: str, *, append: bool) -> None:
+    def __init__(self, api: MilvusServerApi, collection: str, appended: AppendedIds | None = None) -> None:
+        """`appended`: None in upsert mode."""
         self._api = api
         self._collection = collection
-        self._append = append
+        self._appended = appended
         self.partitions = all_partitions(api, collection)
         loaded = {DEFAULT_PARTITION, *api.loaded_partitions(collection)}
         self.unloaded = frozenset(self.partitions) - loaded
@@ -197,7 +196,7 @@ class StoredReader:
 
     def _add(self, workspace: AuditWorkspace, name: str, raw: StoredRows, copies: Mapping[str, int]) -> None:
         rows = (stored_row(row, name, copies.get(row["id"], 1)) for row in raw)
-        workspace.add_rows((row_digest(row, append=self._append), row) for row in rows)
+        workspace.add_rows((row_digest(row, self._appended), row) for row in rows)
 
     def all_entries(self, workspace: AuditWorkspace, on_read: OnRead) -> int:
         """Read every ledger row; returns how many there are."""
@@ -218,10 +217,10 @@ class StoredReader:
         fresh = {document.key: replace(document, entry=None, rows=[]) for document in documents}
         for part in in_parts(documents, _KEYS_PER_QUERY):
             for row in self._rows_of(part):
-                key = row_digest(row, append=self._append)
+                key = row_digest(row, self._appended)
                 if key in fresh:
                     fresh[key].rows.append(row)
-        if not self._append:
+        if self._appended is None:
             keys: dict[Key, bytes] = {document.name: document.key for document in documents}
             for name, (entry, _) in self.ledger().read(keys).items():
                 fresh[keys[name]].entry = entry
@@ -241,7 +240,7 @@ class StoredReader:
                         yield stored_row(row, name, copies.get(row["id"], 1))
 
     def _expression(self, documents: Sequence[StoredDocument]) -> str:
-        if not self._append:
+        if self._appended is None:
             return f"doc_id in [{', '.join(literal(document.name[1]) for document in documents)}]"
         offsets: dict[KafkaPartition, set[int]] = {}
         for document in documents:
@@ -265,10 +264,10 @@ def keys_in_flight(
     decision: ReplayedDecision,
     workspace: AuditWorkspace,
     *,
-    append: bool,
+    appended: AppendedIds | None,
 ) -> Iterator[set[bytes]]:
     """Marked documents with records in these ranges, which the group had not committed when the audit began."""
     operations = (decision.operation(record)[0] for record in read_range(kafka, ranges))
-    keys = (document_digest(op, append=append) for op in operations if not isinstance(op, Rejected))
+    keys = (document_digest(op, appended) for op in operations if not isinstance(op, Rejected))
     for part in in_parts(keys, 500):
         yield workspace.suspected(part)

@@ -77,6 +77,12 @@ def ingest(
         bool, typer.Option(help="end when everything present at the start is durable and committed")
     ] = False,
     max_records: Annotated[int | None, typer.Option(min=1, help="end after this many records")] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="let this group fill a collection that another group fills, or go on in another collection"
+        ),
+    ] = False,
     accept_gap: Annotated[
         bool, typer.Option("--accept-gap", help="go on without records that are lost; the log says which")
     ] = False,
@@ -88,7 +94,12 @@ def ingest(
     from consumers.cli import ingest as command
 
     summary = command.run(
-        settings, stop, until_caught_up=until_caught_up, max_records=max_records, accept_gap=accept_gap
+        settings,
+        stop,
+        until_caught_up=until_caught_up,
+        max_records=max_records,
+        adopt=adopt,
+        accept_gap=accept_gap,
     )
     if json_:
         print_json(summary.as_dict())

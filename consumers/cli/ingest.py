@@ -16,11 +16,12 @@ def run(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    adopt: bool = False,
     accept_gap: bool = False,
 ) -> Summary:
     """Run an ingest worker until `stop`, it has caught up or it fails. Raises its first error.
 
-    `accept_gap`: go on without records that are lost.
+    `adopt` and `accept_gap` as in `ingest_worker`.
     """
     metrics = ingest_metrics()
     telemetry = settings.telemetry
@@ -35,6 +36,7 @@ def run(
             model,
             until_caught_up=until_caught_up,
             max_records=max_records,
+            adopt=adopt,
             accept_gap=accept_gap,
             metrics=metrics,
         )

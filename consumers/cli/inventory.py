@@ -15,12 +15,15 @@ from pipeline.records import KafkaPartition
 from pipeline.store import (
     DEFAULT_PARTITION,
     CollectionInfo,
+    CollectionStamp,
     MilvusServerApi,
     check_collection_name,
+    described_stamp,
     in_order,
     interval,
     ledger_name,
     marks_name,
+    mode_by_data,
     read_ledger_of,
     read_marks_of,
     read_stamp,
@@ -59,18 +62,20 @@ class OwnCollection:
     """None: only ledger or marks are left of it."""
     ledger: str | None
     marks: str | None
+    stamp: CollectionStamp | None = None
+    """Without the groups that fill it; None: there is no collection, or not one made by milvus-stream."""
 
     @property
     def model(self) -> Mapping[str, Any] | None:
-        """The stamp of the model its vectors are of."""
-        return None if self.info is None else read_stamp(self.info)
+        """The model its vectors are of."""
+        return None if self.stamp is None else self.stamp.model
 
 
 def own_collections(api: MilvusServerApi) -> list[OwnCollection]:
     """The collections with our stamp, by name, also those of which only ledger or marks are left."""
     stamped: dict[str, CollectionInfo] = {}
     ledgers: dict[str, str] = {}
-    marks: dict[str, str] = {}
+    marks: dict[str, CollectionInfo] = {}
     for name in api.collections():
         info = api.describe(name)
         if info is None:
@@ -78,11 +83,23 @@ def own_collections(api: MilvusServerApi) -> list[OwnCollection]:
         if (owner := read_ledger_of(info)) is not None:
             ledgers[owner] = name
         elif (owner := read_marks_of(info)) is not None:
-            marks[owner] = name
+            marks[owner] = info
         elif read_stamp(info) is not None:
             stamped[name] = info
     names = sorted({*stamped, *ledgers, *marks})
-    return [OwnCollection(name, stamped.get(name), ledgers.get(name), marks.get(name)) for name in names]
+    return [_own(name, stamped.get(name), ledgers.get(name), marks.get(name)) for name in names]
+
+
+def _own(name: str, info: CollectionInfo | None, ledger: str | None, marks: CollectionInfo | None) -> OwnCollection:
+    stamp = None if info is None else described_stamp(info, marks)
+    return OwnCollection(name, info, ledger, None if marks is None else marks.name, stamp)
+
+
+def filled_mode(api: MilvusServerApi, own: OwnCollection) -> str | None:
+    """The mode in which a collection is filled, by its stamp, else by what is in it; None: not known."""
+    if own.stamp is None:
+        return None
+    return own.stamp.mode or mode_by_data(api, own.name)
 
 
 def partition_rows(api: MilvusServerApi, collection: str) -> list[PartitionRows]:
@@ -135,21 +152,22 @@ def find_collection(api: MilvusServerApi, name: str) -> OwnCollection:
         owner = None if described is None else read_owner(described)
         if owner is not None:
             raise UsageError(f"{name!r} {what} of {owner!r}: name that collection, they go with it")
-    ledger = _companion(api, name, ledger_name(name), read_ledger_of)
+    ledger_info = _companion(api, name, ledger_name(name), read_ledger_of)
+    ledger = None if ledger_info is None else ledger_info.name
     marks = _companion(api, name, marks_name(name), read_marks_of)
     if described is None and ledger is None and marks is None:
         near = difflib.get_close_matches(name, [own.name for own in own_collections(api)], n=_SIMILAR_NAMES)
         hint = f"did you mean {' or '.join(near)}?" if near else "see `milvus-stream collections list`"
         raise NotFound(f"there is no collection {name!r}; {hint}")
-    return OwnCollection(name, described, ledger, marks)
+    return _own(name, described, ledger, marks)
 
 
 def _companion(
     api: MilvusServerApi, owner: str, name: str, read_owner: Callable[[CollectionInfo], str | None]
-) -> str | None:
-    """`name`, if a collection of that name is there and says that it belongs to `owner`."""
+) -> CollectionInfo | None:
+    """The collection `name`, if it is there and says that it belongs to `owner`."""
     info = api.describe(name)
-    return name if info is not None and read_owner(info) == owner else None
+    return info if info is not None and read_owner(info) == owner else None
 
 
 def quick_kafka(settings: Settings) -> KafkaSettings:

@@ -2,14 +2,15 @@
 
 import threading
 import time
+from contextlib import closing
 
 from rich.console import Console
 
 from consumers.cli.output import progress_line, stderr, stdout, table
 from consumers.config import Settings
 from consumers.http import ProbeServer
-from consumers.kafka import TimeRange, parse_time_range
-from consumers.replay import Estimate, ReplayPlan, ReplaySummary, empty_summary, finish_replay, plan_replay
+from consumers.kafka import JobMembership, TimeRange, parse_time_range
+from consumers.replay import Estimate, ReplayPlan, ReplaySummary, empty_summary, finish_replay, group_name, plan_replay
 from consumers.wiring import connections, documents
 from consumers.wiring.ingest import ingest_metrics
 from consumers.wiring.replay import replay_process
@@ -26,23 +27,36 @@ def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: f
 def run(
     settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: threading.Event
 ) -> ReplaySummary:
-    """Plan, show the plan on stderr, and replay until the end of the range or `stop`."""
+    """Plan, show the plan on stderr, and replay until the end of the range or `stop`.
+
+    Raises MilvusStreamError while another job writes the collection, MembershipLost if that may have begun.
+    """
     times = parse_time_range(from_, to)
     metrics = ingest_metrics()
     telemetry = target.telemetry
+    kafka, collection = connections.kafka_settings(settings), target.milvus.collection
     with (
         ProbeServer("replay", telemetry.host, telemetry.port, metrics.registry) as probes,  # before the model is loaded
-        documents.embedder(target) as model,
+        closing(JobMembership(kafka, collection, "replay")) as member,
     ):
-        plan = _plan(settings, target, times, model, rate)
-        show_plan(plan, stderr())
-        if not plan.records:
-            finish_replay(connections.kafka_settings(target), plan)
-            return empty_summary(plan)
-        with connections.milvus(target, metrics.observe_sink) as api:
-            process = replay_process(target, plan, api, model, metrics)
-            probes.watch(alive=process.worker.alive, ready=process.worker.ready)
-            with progress_line() as progress:
+        with progress_line() as progress:
+            joined = member.join(stop, progress)
+        if not joined:
+            return empty_summary(
+                collection, group_name(kafka.group_id, collection, kafka.topics, times), finished=False
+            )
+        with documents.embedder(target) as model:
+            plan = _plan(settings, target, times, model, rate)
+            show_plan(plan, stderr())
+            if not plan.records:
+                finish_replay(kafka, plan)
+                return empty_summary(collection, plan.span.group_id, finished=True)
+            with (
+                connections.milvus(target, metrics.observe_sink) as api,
+                replay_process(target, plan, api, model, metrics=metrics, member=member) as process,
+                progress_line() as progress,
+            ):
+                probes.watch(alive=process.worker.alive, ready=process.worker.ready)
                 return process.run(stop, progress)
 
 

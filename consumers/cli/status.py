@@ -15,9 +15,9 @@ from consumers.cli.output import one_line, span, stdout, table
 from consumers.config import Settings
 from consumers.kafka import KafkaSettings, MissingTopic, group_lag, topic_facts, topic_ranges
 from consumers.wiring import connections
-from consumers.wiring.modes import mode_of
+from consumers.wiring.modes import mode_named
 from pipeline.errors import MilvusStreamError, Unavailable
-from pipeline.store import read_stamp
+from pipeline.store import described_stamp, marks_name, mode_by_data
 
 _SHOWN_PARTITIONS = 20
 
@@ -29,8 +29,8 @@ def collect(settings: Settings, now_ms: int | None = None) -> dict[str, Any]:
     `kafka` {`error`, `bootstrap_servers`, `group`, `lag`, `partitions`: [{`topic`, `partition`, `start`, `end`,
     `committed` (null: never), `lag`, `age_s` (of the first record not committed; null: none, or unknown)}]},
     `dead_letters` {`error`, `topic`, `exists`, `count`},
-    `milvus` {`error`, `address`, `version`, `collection`, `exists`, `rows`, `documents`, `partitions`: [{`name`,
-    `from`, `to`, `rows` (null: not loaded), `loaded`}]}.
+    `milvus` {`error`, `address`, `version`, `collection`, `exists`, `mode` (of its documents; null: unknown), `rows`,
+    `documents`, `partitions`: [{`name`, `from`, `to`, `rows` (null: not loaded), `loaded`}]}.
     `error` is null or {`message`, `exit_code`}; what could not be found out is then null or empty.
     """
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
@@ -117,6 +117,7 @@ def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
         "version": None,
         "collection": name,
         "exists": None,
+        "mode": None,
         "rows": None,
         "documents": None,
         "partitions": [],
@@ -127,11 +128,14 @@ def _milvus(settings: Settings) -> tuple[dict[str, Any], dict[str, Any] | None]:
         part["exists"] = info is not None
         if info is None:
             return part, None
-        stamp = read_stamp(info)
+        found = described_stamp(info, api.describe(marks_name(name)))
+        if found is not None:
+            stamp = dict(found.model)
+            part["mode"] = found.mode or mode_by_data(api, name)
         held = partition_rows(api, name)
         part["partitions"] = [partition.as_dict() for partition in held]
         part["rows"] = sum(partition.rows or 0 for partition in held)
-        if mode_of(settings).one_version:
+        if mode_named(part["mode"] or settings.mode).one_version:
             part["documents"] = live_documents(api, name)
     return part, stamp
 
@@ -152,6 +156,12 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["milvus"]["exists"] and stored is None and report["milvus"]["error"] is None:
         yield f"collection {report['milvus']['collection']} was not made by milvus-stream: workers will refuse it"
+    mode = report["milvus"]["mode"]
+    if mode is not None and mode != report["mode"]:
+        yield (
+            f"collection {report['milvus']['collection']} is filled in mode {mode}, configured is {report['mode']}: "
+            "workers will refuse it"
+        )
     for partition in report["kafka"]["partitions"]:
         at = partition["committed"]
         if at is not None and not partition["start"] <= at <= partition["end"]:

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from consumers.dead_letters.envelope import RETRIES, DeadLetter
 from pipeline.errors import UsageError
 from pipeline.intake import Decoder
 from pipeline.records import Delete, Position, Put, Rejected, SourceRecord
-from pipeline.store import Entry
+from pipeline.store import NOWHERE, Entry, compare_entry
 
 _FILTERS = ("reason", "stage", "topic")
 
@@ -143,20 +143,14 @@ def superseded(operation: Delete, entries: Iterable[Entry], moved: Mapping[Posit
     `moved`: positions of retried records -> their first positions, which count here. For an entry:
 
     1. Nothing is stored yet: it is older.
-    2. Both have different versions: the higher version is newer.
-    3. Both are in one Kafka partition of one topic: the higher offset is newer.
-    4. Else the later Kafka timestamp is newer. Ingest would go by arrival, but a retried record always arrives last.
+    2. Else `pipeline.order` decides, as in ingest. Where that leaves it to the arrival, the entry is newer: a retried
+       record always arrives last.
     """
     return any(_is_as_new(entry, moved.get(entry.position, entry.position), operation) for entry in entries)
 
 
-def _is_as_new(entry: Entry, position: Position, operation: Delete) -> bool:
-    if position.offset < 0:
+def _is_as_new(entry: Entry, first_position: Position, operation: Delete) -> bool:
+    if entry.position == NOWHERE:
         return False
-    versioned = operation.version is not None
-    if entry.versioned and operation.version is not None and entry.version != operation.version:
-        return entry.version > operation.version
-    same_topic = entry.topic_id == operation.topic_id or not entry.topic_id or not operation.topic_id
-    if entry.versioned == versioned and position[:2] == operation.position[:2] and same_topic:
-        return position.offset >= operation.position.offset
-    return entry.record_time >= operation.timestamp_ms
+    comparison = compare_entry(replace(entry, position=first_position), operation)
+    return comparison.order <= 0 or comparison.by_arrival

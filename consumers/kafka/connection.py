@@ -131,10 +131,17 @@ def start_timestamp_ms(start_from: str) -> int | None:
     return milliseconds
 
 
-def open_consumer(settings: KafkaSettings, *, group: bool, on_join: Callable[[], None] = lambda: None) -> KafkaConsumer:
+def open_consumer(
+    settings: KafkaSettings,
+    *,
+    group: bool,
+    assignor: type[Any] | None = None,
+    on_join: Callable[[], None] = lambda: None,
+) -> KafkaConsumer:
     """Open a consumer that never commits or resets by itself; `group` False: without a group.
 
-    `on_join` is called on the client's IO thread immediately before each request to join. Raises Unavailable if no
+    `assignor`: instead of the configured one. `on_join` is called on the client's IO thread immediately before each
+    request to join. Raises Unavailable if no
     broker answers, UsageError if the broker or the client refuses an option or the package of a codec is missing.
     """
     check_client()
@@ -152,7 +159,7 @@ def open_consumer(settings: KafkaSettings, *, group: bool, on_join: Callable[[],
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "allow_auto_create_topics": False,
-        "partition_assignment_strategy": [_recording(ASSIGNORS[settings.assignor], on_join)],
+        "partition_assignment_strategy": [_recording(assignor or ASSIGNORS[settings.assignor], on_join)],
         "group_id": settings.group_id if group else None,
     }
     if not group:

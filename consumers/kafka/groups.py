@@ -1,7 +1,6 @@
 """Consumer groups seen from outside: commits, lag, whether a group has members, and its deletion."""
 
-import time
-from collections.abc import Mapping
+import threading
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -9,6 +8,9 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
+    GroupIdNotFoundError,
+    KafkaError,
     NotCoordinatorError,
     UnstableOffsetCommitError,
 )
@@ -31,35 +33,44 @@ COORDINATOR_MOVES = (
 )
 """Errors while a group has no coordinator. The first request for any group makes a new Kafka create its offsets topic;
 until that exists no broker coordinates a group."""
-_TEXT_VERSION, _PARTS = "v2", 3
-_ACTIVE_S = 2.0
+_ANSWER_S = 2.0
+"""The answer is for a request that waits to be sent."""
 _INACTIVE = ("Empty", "Dead")
 _DELETED = ("OK", "NoError", "GroupIdNotFoundError")
 
 
+_TEXT_VERSION = "v2"
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A committed offset and the id of the topic it was made for ("" if another tool committed)."""
+    """A committed offset, and what it was made for; "" where another tool committed."""
 
     offset: int
     topic_id: str
     leader_epoch: int = -1
     """Of the record before the offset; -1: unknown."""
+    collection_id: str = ""
+    """The collection that holds what was read before the offset; "" in commits of former versions, too."""
     read_to_ms: int | None = None
     """All that was appended before this time (epoch milliseconds) lies before the offset. Of compacted topics only."""
 
 
-def commit_text(topic_id: str, read_to_ms: int | None) -> str:
-    """The metadata of a commit: the topic's id alone, or `v2;<topic id>;;<read to>`."""
-    return topic_id if read_to_ms is None else f"{_TEXT_VERSION};{topic_id};;{read_to_ms}"
+def commit_text(topic_id: str, collection_id: str, read_to_ms: int | None = None) -> str:
+    """The metadata of a commit: `v2;<topic id>;<collection id>`, of a compacted topic with `;<read to>` behind it."""
+    read_to = () if read_to_ms is None else (str(read_to_ms),)
+    return ";".join((_TEXT_VERSION, topic_id, collection_id, *read_to))
 
 
-def read_commit(offset: int, metadata: str, leader_epoch: int) -> Commit:
-    """The commit with this metadata."""
-    version, *parts = metadata.split(";")
-    if version != _TEXT_VERSION or len(parts) < _PARTS:
+def read_commit(offset: int, metadata: str, leader_epoch: int = -1) -> Commit:
+    """The commit with this metadata; former versions wrote only the topic's id."""
+    version, *texts = metadata.split(";")
+    if not texts:
         return Commit(offset, metadata, leader_epoch)
-    return Commit(offset, parts[0], leader_epoch, int(parts[2]) if parts[2].isdecimal() else None)
+    if version != _TEXT_VERSION:
+        return Commit(offset, "", leader_epoch)
+    topic_id, collection_id, read_to, *_ = (*texts, "", "", "")
+    return Commit(offset, topic_id, leader_epoch, collection_id, int(read_to) if read_to.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,8 @@ class PartitionLag:
     """Offset of the next record to be produced."""
     committed: int | None
     """None: the group has never committed here."""
+    collection_id: str = ""
+    """The collection that the commit was made for; "": it does not say."""
 
     @property
     def lag(self) -> int:
@@ -115,8 +128,16 @@ def group_lag(settings: KafkaSettings) -> list[PartitionLag]:
         with kafka_errors("the first and last offsets of the topics"):
             ranges = log_ranges(admin, partitions)
         commits = group_commits(admin, settings.group_id, deadline_s=_LAG_DEADLINE_S)
-    offsets: Mapping[KafkaPartition, int] = {name: commit.offset for name, commit in commits.items()}
-    return [PartitionLag(*name, *ranges[name], offsets.get(name)) for name in partitions]
+    none = Commit(-1, "")
+    return [
+        PartitionLag(
+            *name,
+            *ranges[name],
+            commits[name].offset if name in commits else None,
+            commits.get(name, none).collection_id,
+        )
+        for name in partitions
+    ]
 
 
 def forget_group(settings: KafkaSettings, group_id: str) -> None:
@@ -128,19 +149,45 @@ def forget_group(settings: KafkaSettings, group_id: str) -> None:
 
 
 class GroupWatch:
-    """The answer to whether a consumer group has members, at most `_ACTIVE_S` seconds old."""
+    """The question whether a consumer group has members, for any thread."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, group_id: str | None = None) -> None:
+        """`group_id`: another group than that of the settings."""
         self._settings = settings
-        self._active = True
-        self._read_at = float("-inf")
+        self._group_id = group_id or settings.group_id
+        self._admin: KafkaAdminClient | None = None
+        self._lock = threading.Lock()
 
     def active(self) -> bool:
-        """Blocking. Also True if the broker does not report it (before Kafka 2.6). Raises Unavailable, UsageError."""
-        if time.monotonic() - self._read_at >= _ACTIVE_S:
-            group_id = self._settings.group_id
-            with closing(open_admin(self._settings)) as admin, kafka_errors(f"the state of group {group_id}"):
-                groups = {group["group_id"]: group for group in admin.list_groups()}
-            self._active = group_id in groups and groups[group_id].get("group_state") not in _INACTIVE
-            self._read_at = time.monotonic()
-        return self._active
+        """Ask the group's coordinator. Raises Unavailable, and UsageError without the right to Describe."""
+        with self._lock:
+            try:
+                with kafka_errors(f"the state of group {self._group_id}"):
+                    return retry_until_deadline(self._ask, COORDINATOR_MOVES, deadline_s=_ANSWER_S)
+            except MilvusStreamError:
+                self._drop()
+                raise
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        with self._lock:
+            self._drop()
+
+    def _ask(self) -> bool:
+        if self._admin is None:
+            self._admin = open_admin(self._settings)
+        answer = self._admin.describe_groups([self._group_id])[self._group_id]
+        error = answer["error"]
+        if error is None or GroupIdNotFoundError.__name__ in error:
+            return error is None and answer["group_state"] not in _INACTIVE
+        if any(moved.__name__ in error for moved in COORDINATOR_MOVES):
+            self._drop()  # the client keeps the coordinator it has found once
+            raise CoordinatorNotAvailableError(error)
+        if GroupAuthorizationFailedError.__name__ in error:
+            raise GroupAuthorizationFailedError(self._group_id)
+        raise KafkaError(error)
+
+    def _drop(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()

@@ -105,6 +105,17 @@ def answered_heartbeat(consumer: KafkaConsumer) -> Beat:
     return answered
 
 
+def last_beat(consumer: KafkaConsumer, joining: Beat) -> Beat:
+    """Return when the last request left that certainly restarted this member's session; `joining`: the last join.
+
+    The times are read before the state that makes them valid, because the client's thread goes on in between; an id is
+    never given twice.
+    """
+    answered = answered_heartbeat(consumer)
+    beat = max(joining, answered) if is_stable(consumer) else answered
+    return NEVER if is_replaced(consumer) or not member_id(consumer) else beat
+
+
 def seek(consumer: KafkaConsumer, partition: TopicPartition, offset: int, leader_epoch: int) -> None:
     """Read on at an offset; `leader_epoch`: that of the record before it, -1 if it is unknown.
 

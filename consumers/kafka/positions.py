@@ -4,6 +4,7 @@ Both are compared with what Milvus remembers, so that a loss in Kafka or in Milv
 """
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,21 +15,14 @@ from kafka.errors import RetriableError
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.admin import LogRange, compacted_topics, existing_topics, log_ranges, topic_ids
+from consumers.kafka.begin import REMEDY, begin_at
+from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.compaction import CompactionWatch
-from consumers.kafka.connection import KafkaSettings, start_timestamp_ms
+from consumers.kafka.connection import KafkaSettings, open_admin, start_timestamp_ms
 from consumers.kafka.errors import kafka_errors
 from consumers.kafka.groups import Commit, commit_text, group_commits
 from consumers.kafka.leader_epochs import UNKNOWN, LeaderEpochs
-from consumers.kafka.remembered import (
-    SKIP,
-    UNASKED,
-    AcceptableGap,
-    PositionMemory,
-    Remembered,
-    begin_without_commit,
-    check_commit,
-    truncated,
-)
+from consumers.kafka.remembered import UNASKED, AcceptableGap, PositionMemory, Remembered
 from consumers.kafka.retry import retry_until_deadline
 from pipeline.errors import OffsetsLost, Unavailable
 from pipeline.records import KafkaPartition
@@ -51,95 +45,27 @@ class StartOffsets:
     read_to_ms: Mapping[KafkaPartition, int | None]
     """Of the commits among them, see `Commit`."""
     ends: Mapping[KafkaPartition, int]
-
-
-def begin_at(
-    partition: KafkaPartition,
-    log: LogRange,
-    commit: Commit | None,
-    *,
-    topic_id: str,
-    read_before: bool,
-    first: int,
-    remembered: Remembered = UNASKED,
-) -> int:
-    """Return the offset to begin at. Raises OffsetsLost, with the size of the gap, if records before it are gone.
-
-    Where reading can go on without them, it is an AcceptableGap.
-
-    `first`: the meaning of `start_from` on this Kafka partition. `read_before`: whether the group has committed on any
-    Kafka partition of the topic. The first start commits a position on *every* Kafka partition, so:
-
-    1. The log ends below the position that Milvus remembers: it was truncated. Stop.
-    2. No commit, a remembered position: the commits have expired, or the first start ended before its commit.
-    3. No commit, not read before: the first start. Begin at `first`.
-    4. No commit, read before, the log begins at 0: a new Kafka partition, or a commit that expired or was deleted.
-       Begin at 0; to read records again is exact.
-    5. No commit, read before, the log begins later: unread records may be gone, and nobody knows how many. Stop.
-    6. A commit for another topic id: the topic was deleted and recreated. Stop.
-    7. A commit outside the log: records were deleted unread, or the log was truncated. Stop.
-    8. A commit ahead of the position that Milvus remembers: Milvus has lost documents. Stop.
-    9. A commit within the log: begin there.
-    """
-    name = f"{partition[0]}/{partition[1]}"
-    position = remembered.position
-    if position is not None and position.offset > log.end:
-        raise truncated(partition, position.offset, log.end)
-    if commit is None:
-        if position is not None:
-            return begin_without_commit(partition, log, position)
-        if not read_before:
-            return first
-        if log.start == 0:
-            return 0
-        raise AcceptableGap(
-            f"{name}: no committed offset, although this group has read the topic before, and the log begins at "
-            f"{log.start}: up to {log.start} records may be lost. {_REMEDY}",
-            log.start,
-        )
-    if commit.topic_id and topic_id and commit.topic_id != topic_id:
-        raise AcceptableGap(
-            f"{name}: the topic was deleted and recreated since offset {commit.offset} was committed; "
-            f"the new log holds offsets {log.start} to {log.end}. {_REMEDY}",
-            log.start,
-        )
-    if commit.offset < log.start:
-        raise AcceptableGap(
-            f"{name}: the next record to read is {commit.offset}, but the log begins at {log.start}: "
-            f"{log.start - commit.offset} offsets are gone (retention or deletion). {_REMEDY}",
-            log.start,
-        )
-    if commit.offset > log.end:
-        raise OffsetsLost(
-            f"{name}: the next record to read is {commit.offset}, but the log ends at {log.end}: it was truncated "
-            f"or recreated, {commit.offset - log.end} offsets are gone. Nothing was skipped. To go on, fill a new "
-            "collection from the log as it is: set milvus.collection and kafka.group_id to new names"
-        )
-    check_commit(partition, commit.offset, remembered)
-    return commit.offset
-
-
-_REMEDY = (
-    "Nothing was skipped. To go on elsewhere, set the group's offsets on purpose (kafka-consumer-groups.sh "
-    f"--reset-offsets, worker stopped), or bring the records back. {SKIP}"
-)
+    rebound: Mapping[KafkaPartition, int]
+    """Commits that name no collection: to be committed again, before the first record is read."""
 
 
 def check_topic_ids(admin: KafkaAdminClient, known: Mapping[str, str]) -> None:
     """Raise OffsetsLost if a topic has another id than the known one ("": unknown); also Unavailable, UsageError."""
     for topic, topic_id in topic_ids(admin, known).items():
         if topic_id and topic_id != (known[topic] or topic_id):
-            raise OffsetsLost(f"{topic}: the topic was deleted and recreated while it was read. {_REMEDY}")
+            raise OffsetsLost(f"{topic}: the topic was deleted and recreated while it was read. {REMEDY}")
 
 
 class StartPositions:
-    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Unavailable, UsageError.
+    """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Mismatch, Unavailable, UsageError.
 
     A first start is decided once for all Kafka partitions of a topic, remembered in Milvus, and committed before any
     record is read. After that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty
     group have expired (`offsets.retention.minutes`, a week), the group looks new. `memory` knows it. A collection of a
     former version remembers nothing: `stored(topic)`, called only then, says whether documents of the topic are stored
     already; if they are, that start counts as a loss, too.
+
+    A commit names the collection that holds what was read before it. One that names another collection is refused.
     """
 
     def __init__(
@@ -147,6 +73,7 @@ class StartPositions:
         admin: KafkaAdminClient,
         settings: KafkaSettings,
         stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
         *,
         memory: PositionMemory | None = None,
         accept_gap: bool = False,
@@ -155,6 +82,7 @@ class StartPositions:
         self._admin = admin
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self._memory = memory
         self._accept_gap = accept_gap
         self._accepted: set[KafkaPartition] = set()
@@ -207,7 +135,8 @@ class StartPositions:
     def metadata(self, partition: KafkaPartition, offset: int) -> OffsetAndMetadata:
         """Return an offset to commit, with the topic's id, which shows later whether the topic was recreated."""
         topic_id, read_to_ms = self.topic_ids.get(partition[0], ""), self.compaction.read_to_ms(partition, offset)
-        return commit_metadata(offset, topic_id, self.epochs.before(partition, offset), read_to_ms)
+        epoch = self.epochs.before(partition, offset)
+        return commit_metadata(offset, topic_id, epoch, self._binding.collection_id, read_to_ms)
 
     def _describe(self) -> Mapping[str, int]:
         topics = existing_topics(self._admin, self._settings.topics)
@@ -219,6 +148,10 @@ class StartPositions:
         situation = self._situation(partitions, only_new_topics=only_new_topics)
         commits, positions, decided = situation.commits, {}, {}
         for name in situation.ranges:
+            if name in commits and self._binding.adopts(commits[name]):
+                # What was read before is not in here, or another process has written it: nothing to compare with.
+                positions[name] = decided[name] = commits[name].offset
+                continue
             try:
                 positions[name] = self._begin(name, situation)
             except AcceptableGap as gap:
@@ -236,10 +169,14 @@ class StartPositions:
             {name: commit.leader_epoch for name, commit in kept.items()},
             {name: commit.read_to_ms for name, commit in kept.items()},
             {name: log.end for name, log in situation.ranges.items()},
+            self._binding.unnamed(kept),
         )
 
     def _situation(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> "_Situation":
         commits = group_commits(self._admin, self._settings.group_id, retried=RetriableError)
+        for name in partitions:
+            if name in commits:
+                self._binding.check(name, commits[name])
         stored, filled = self._remembered(commits)
         committed = {topic for topic, _ in commits}
         known = committed | {topic for topic, _ in stored or ()}
@@ -328,6 +265,14 @@ class StartPositions:
         return retry_until_deadline(call, RetriableError)
 
 
+def start_problems(
+    settings: KafkaSettings, *, stored: Callable[[str], bool] | None, memory: PositionMemory | None
+) -> list[OffsetsLost]:
+    """Find what a start would stop for, without joining the group; changes nothing. Raises UsageError, Unavailable."""
+    with closing(open_admin(settings)) as admin:
+        return StartPositions(admin, settings, stored, memory=memory).problems()
+
+
 @dataclass(frozen=True, slots=True)
 class _Situation:
     """What Kafka and Milvus say before a start."""
@@ -343,7 +288,7 @@ class _Situation:
 
 
 def commit_metadata(
-    offset: int, topic_id: str, leader_epoch: int = UNKNOWN, read_to_ms: int | None = None
+    offset: int, topic_id: str, leader_epoch: int = UNKNOWN, collection_id: str = "", read_to_ms: int | None = None
 ) -> OffsetAndMetadata:
-    """Return an offset to commit with the id of its topic and the leader epoch of the record before it."""
-    return OffsetAndMetadata(offset, commit_text(topic_id, read_to_ms), leader_epoch)
+    """Return an offset to commit with the ids of its topic and collection, and the leader epoch before it."""
+    return OffsetAndMetadata(offset, commit_text(topic_id, collection_id, read_to_ms), leader_epoch)

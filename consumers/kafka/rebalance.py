@@ -69,8 +69,12 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         *,
         drain_s: float,
         take_over: Callable[[], float],
+        await_jobs: Callable[[], None] = lambda: None,
     ) -> None:
-        """`take_over`: seconds that a new member still waits before it takes over, called until it is not positive."""
+        """`take_over`: seconds that a new member still waits before it takes over, called until it is not positive.
+
+        `await_jobs` blocks until no job can be writing documents of this group.
+        """
         self._consumer = consumer
         self._handler = handler
         self.positions = positions
@@ -78,6 +82,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         self._drain_s = drain_s
         self._failure = failure
         self._take_over = take_over
+        self._await_jobs = await_jobs
         self._member = ""
         """The id under which the Kafka partitions in `committed` were assigned."""
         self.paused = False
@@ -132,6 +137,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
             self._lose(tuple(self.committed))
         if all(name in self.committed for name in assigned):
             return False
+        self._await_jobs()
         self.reread(assigned)
         return True
 
@@ -150,15 +156,19 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         self._member = member_id(self._consumer)
         while (wait_s := self._take_over()) > 0:
             await client_sleep(self._consumer, min(wait_s, _DRAIN_STEP_S))
-        search = self._executor.submit(self.positions.find, partitions)
+        search = self._executor.submit(self._find_start, partitions)
         while not search.done():
             await client_sleep(self._consumer, _ANSWER_STEP_S)
         begin = search.result()
         self._seek(begin)
         if self.paused:
             self._consumer.pause(*(TopicPartition(*name) for name in partitions))
-        await self._commit(begin.decided)
+        await self._commit({**begin.rebound, **begin.decided})
         self._begin(begin.positions)
+
+    def _find_start(self, partitions: Collection[KafkaPartition]) -> StartOffsets:
+        self._await_jobs()
+        return self.positions.find(partitions)
 
     def _seek(self, begin: StartOffsets) -> None:
         """Read on at these offsets, after the client has compared their leader epochs with the log.

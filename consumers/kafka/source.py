@@ -1,10 +1,11 @@
 """The member of a consumer group: reads records and commits offsets."""
 
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import closing
+from typing import Any
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -22,19 +23,23 @@ from typing_extensions import override
 
 from consumers.kafka.admin import LogRange, log_ranges
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
+from consumers.kafka.begin import begin_at
+from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.connection import STATIC_LEASE_S, KafkaSettings, open_admin, open_consumer
 from consumers.kafka.errors import error_text, fenced, kafka_errors, translated
-from consumers.kafka.groups import Commit
+from consumers.kafka.groups import Commit, GroupWatch
 from consumers.kafka.internals import (
-    answered_heartbeat,
     finish_join,
     follow_membership,
     is_replaced,
     is_stable,
+    last_beat,
     member_id,
 )
 from consumers.kafka.lease_clock import NEVER, LeaseClock
-from consumers.kafka.positions import StartPositions, begin_at
+from consumers.kafka.live_group import await_jobs
+from consumers.kafka.ports import Lag, Source
+from consumers.kafka.positions import StartPositions
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler
 from consumers.kafka.remembered import PositionMemory
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost
@@ -59,74 +64,6 @@ _WITHOUT_EFFECT = (
 """Errors after which a commit has, or may have had, no effect; the records are read again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """The progress of reading on one Kafka partition."""
-
-    end: int
-    """Offset of the next record to be produced (to be committed, in a transaction)."""
-    committed: int | None
-    position: int
-    """Offset of the next record that poll returns."""
-    measured_at: float
-    """When `end` was read, monotonic seconds."""
-
-
-class Source(Protocol):
-    """A member of a consumer group, owned by one thread. In an outage of the broker poll returns no records."""
-
-    def start(self, handler: RebalanceHandler) -> None:
-        """Connect and subscribe. Raises UsageError (topic, option, right), Unavailable, OffsetsLost."""
-
-    def poll(self, timeout_s: float) -> list[SourceRecord]:
-        """Read the next records, in the order of each Kafka partition; calls the handler during a rebalance.
-
-        It must be called at least every `max_poll_interval_ms`, also while paused. A rebalance can block it until the
-        drain's deadline. Raises OffsetsLost (with the size of the gap), MembershipLost, UsageError; after any of these
-        the source can only be closed.
-        """
-
-    def pause(self) -> None:
-        """Stop reading on all Kafka partitions, also on those assigned later."""
-
-    def resume(self) -> None:
-        """Continue reading where `pause` stopped it."""
-
-    def commit(self, offsets: Mapping[KafkaPartition, int]) -> bool:
-        """Commit; False if it had no effect or no answer came (a rebalance, an outage): the records are read again.
-
-        Raises MembershipLost when fenced, UsageError without the right to commit.
-        """
-
-    def assignment(self) -> Collection[KafkaPartition]:
-        """Return the Kafka partitions that this member reads."""
-
-    def lag(self) -> Mapping[KafkaPartition, Lag]:
-        """Measure the lag of each assigned Kafka partition; ends are up to a second old, older in an outage.
-
-        Call it regularly: it also notices a topic that was deleted and recreated, which the next poll raises.
-        """
-
-    def ends(self, partitions: Collection[KafkaPartition]) -> Mapping[KafkaPartition, int]:
-        """Read the current end offsets. Raises Unavailable."""
-
-    def reread(self) -> None:
-        """Begin every assigned Kafka partition again at its committed offset, without a commit; calls `on_assigned`.
-
-        Call it outside of `poll`, when what was read since the last commit may be lost. Raises as `poll` does.
-        """
-
-    def last_heartbeat(self) -> float:
-        """Return the latest time of `suspend_clock` at which this was certainly a member; -inf while it is none.
-
-        Also -inf while Kafka partitions of a former membership are not given up yet, and after a jump of the wall clock
-        until the next answered heartbeat.
-        """
-
-    def close(self, timeout_s: float) -> None:
-        """Leave the group (a static member stays) without a commit and without calls of the handler."""
-
-
 class KafkaSource(BaseSource, Source):
     """A Source on kafka-python: classic group protocol, manual commits, no automatic reset of offsets."""
 
@@ -135,16 +72,24 @@ class KafkaSource(BaseSource, Source):
         settings: KafkaSettings,
         *,
         stored: Callable[[str], bool] | None = None,
+        binding: CollectionBinding = UNBOUND,
         memory: PositionMemory | None = None,
         accept_gap: bool = False,
+        jobs: str | None = None,
         clock: LeaseClock | None = None,
     ) -> None:
-        """`stored`, `memory` and `accept_gap`: for StartPositions."""
+        """`stored`, `binding`, `memory` and `accept_gap`: for StartPositions.
+
+        `jobs`: the group that jobs join which write the same documents.
+        """
         super().__init__(_REMEDY)
         self._settings = settings
         self._stored = stored
+        self._binding = binding
         self._memory = memory
         self._accept_gap = accept_gap
+        self._jobs = jobs
+        self._closing = threading.Event()
         self._listener: GroupListener | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-positions")
         self._ends: dict[KafkaPartition, int] = {}
@@ -160,7 +105,7 @@ class KafkaSource(BaseSource, Source):
         settings = self._settings
         self._admin = open_admin(settings)
         positions = StartPositions(
-            self._admin, settings, self._stored, memory=self._memory, accept_gap=self._accept_gap
+            self._admin, settings, self._stored, self._binding, memory=self._memory, accept_gap=self._accept_gap
         )
         positions.before_joining()
         self._consumer = open_consumer(settings, group=True, on_join=self._on_join)
@@ -176,6 +121,7 @@ class KafkaSource(BaseSource, Source):
                 _SESSION_SHARE * settings.session_timeout_ms / 1000,
             ),
             take_over=self._take_over_s,
+            await_jobs=self._await_jobs,
         )
         self._consumer.subscribe(topics=list(settings.topics), listener=self._listener)
         with kafka_errors("the topics' partitions"):
@@ -291,17 +237,13 @@ class KafkaSource(BaseSource, Source):
     def last_heartbeat(self) -> float:
         """Return the latest time of `suspend_clock` at which this was certainly a member; -inf while it is none.
 
-        The broker's session timer restarts when it receives a heartbeat or a request to join. The times are read before
-        the state that makes them valid, because the client's thread goes on in between; an id is never given twice.
+        The broker's session timer restarts when it receives a heartbeat or a request to join.
         """
         consumer, listener = self._consumer, self._listener
         if consumer is None or listener is None or isinstance(self._failure.error, MembershipLost):
             return float("-inf")
-        joining, answered = self._joining, answered_heartbeat(consumer)
-        beat = max(joining, answered) if is_stable(consumer) else answered
-        if is_replaced(consumer) or not member_id(consumer) or listener.outlived:
-            return float("-inf")
-        return self._clock.certain(beat)
+        beat = last_beat(consumer, self._joining)  # before `outlived`, which makes it valid
+        return float("-inf") if listener.outlived else self._clock.certain(beat)
 
     def _on_join(self) -> None:
         self._joining = self._clock.beat()
@@ -319,8 +261,14 @@ class KafkaSource(BaseSource, Source):
             self._joined = (member, now)
         return self._joined[1] + STATIC_LEASE_S - now
 
+    def _await_jobs(self) -> None:
+        if self._jobs is not None:
+            with closing(GroupWatch(self._settings, self._jobs)) as jobs:
+                await_jobs(jobs.active, self._closing)
+
     @override
     def close(self, timeout_s: float) -> None:
+        self._closing.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._listener is not None:
             self._listener.closing = True

@@ -5,7 +5,7 @@ The wiring joins a ReplaySource, a RejectedLog and, for the live collection, a G
 
 from consumers.replay.guard import GuardedWriter
 from consumers.replay.job import RejectedLog, ReplayProcess, ReplaySummary, empty_summary, finish_replay
-from consumers.replay.plan import Estimate, ReplayPlan, plan_replay
+from consumers.replay.plan import Estimate, ReplayPlan, group_name, plan_replay
 from consumers.replay.source import ReplaySource
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "ReplaySummary",
     "empty_summary",
     "finish_replay",
+    "group_name",
     "plan_replay",
 ]

@@ -195,6 +195,6 @@ def finish_replay(kafka: KafkaSettings, plan: ReplayPlan) -> None:
         )
 
 
-def empty_summary(plan: ReplayPlan) -> ReplaySummary:
-    """Return the summary of a range that has nothing to read."""
-    return ReplaySummary(plan.collection, plan.span.group_id, 0, 0, 0, 0, 0, 0, 0, {}, 0.0, finished=True)
+def empty_summary(collection: str, group_id: str, *, finished: bool) -> ReplaySummary:
+    """Return the summary of a run that had nothing to read, or was stopped before it began."""
+    return ReplaySummary(collection, group_id, 0, 0, 0, 0, 0, 0, 0, {}, 0.0, finished=finished)

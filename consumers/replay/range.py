@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from consumers.kafka import KafkaSettings
 from consumers.kafka.admin import EARLIEST, LATEST, LogRange, existing_topics, stable_offsets
+from consumers.kafka.begin import begin_at
 from consumers.kafka.connection import open_admin
 from consumers.kafka.errors import kafka_errors
 from consumers.kafka.groups import group_commits
-from consumers.kafka.positions import begin_at
 from pipeline.records import KafkaPartition
 
 
@@ -43,7 +43,7 @@ class ReplaySpan:
     """The ranges of a replay on every Kafka partition of its topics."""
 
     group_id: str
-    """The replay's own group, which only keeps its position; it has no members."""
+    """The group that keeps the position of this range; it has no members, see `job_group`."""
     ranges: Mapping[KafkaPartition, ReplayRange]
     topic_ids: Mapping[str, str]
 

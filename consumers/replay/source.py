@@ -1,4 +1,4 @@
-"""The Source of a replay: fixed Kafka partitions with an end, without group membership."""
+"""The Source of a replay: fixed Kafka partitions with an end, read by the job that holds the collection."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from kafka import TopicPartition
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, RetriableError
 from typing_extensions import override
 
-from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, Source, suspend_clock
+from consumers.kafka import JobMembership, KafkaSettings, Lag, RebalanceHandler, Source
 from consumers.kafka.admin import EARLIEST, stable_offsets
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
 from consumers.kafka.connection import open_admin, open_consumer
@@ -28,17 +28,23 @@ _TOPIC_CHECK_S = 5.0
 class ReplaySource(BaseSource, Source):
     """A Source that reads the same Kafka partitions from start to end, and never a record behind the end.
 
-    It joins no group, so it does not disturb the live one; `commit` keeps the position under the replay's group id.
+    It does not join the live group, so it does not disturb it; `commit` keeps the position under the replay's group id.
     """
 
-    def __init__(self, settings: KafkaSettings, span: ReplaySpan, *, rate: float | None = None) -> None:
-        """`settings`: those of the live group; `span`: not empty; `rate`: most records a second."""
+    def __init__(
+        self, settings: KafkaSettings, span: ReplaySpan, member: JobMembership, *, rate: float | None = None
+    ) -> None:
+        """`settings`: those of the live group; `span`: not empty; `rate`: most records a second.
+
+        `member`: this job's own, which the caller joins and closes.
+        """
         super().__init__(
             f"To skip it, replay the ranges before and after it, or commit the next offset to the group {span.group_id}"
         )
         options = {name: value for name, value in settings.options.items() if name != "group_instance_id"}
         most = settings.max_poll_records if rate is None else min(settings.max_poll_records, max(1, round(rate / 5)))
         self._settings = replace(settings, group_id=span.group_id, options=options, max_poll_records=most)
+        self._member = member
         self._rate = rate
         self._next_poll_at = time.monotonic()
         self._span = span
@@ -75,6 +81,7 @@ class ReplaySource(BaseSource, Source):
     def poll(self, timeout_s: float) -> list[SourceRecord]:
         self._open_consumer()
         self._failure.check()
+        self._member.check()
         if (wait := self._next_poll_at - time.monotonic()) > 0:
             time.sleep(min(wait, timeout_s))
             if wait > timeout_s:
@@ -98,7 +105,10 @@ class ReplaySource(BaseSource, Source):
 
     @override
     def commit(self, offsets: Mapping[KafkaPartition, int]) -> bool:
-        """Commit the position of the replay, not of the live group."""
+        """Commit the position of the replay, not of the live group; only while no other job can go on from it."""
+        if self._member.left_s() <= 0:
+            log.warning("kafka.commit_dropped", why="Kafka has not answered this job's heartbeats")
+            return False
         commits = {
             TopicPartition(*name): commit_metadata(at, self._span.topic_ids.get(name[0], ""))
             for name, at in offsets.items()
@@ -144,8 +154,8 @@ class ReplaySource(BaseSource, Source):
 
     @override
     def last_heartbeat(self) -> float:
-        """Return the current time: nobody can take a replay's Kafka partitions away."""
-        return suspend_clock()
+        """Return the latest time of `suspend_clock` at which no other job could write the collection."""
+        return self._member.last_heartbeat()
 
     def _pause_finished(self) -> None:
         """Pause Kafka partitions read to their end; by position, as compaction and transactions leave holes there."""

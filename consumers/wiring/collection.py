@@ -1,23 +1,29 @@
 """The configured collection, its index and the writers into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
+from consumers.wiring.stamp import own_stamp
 from pipeline.embedding import Embedder
-from pipeline.records import Position
+from pipeline.records import KafkaPartition, Position
 from pipeline.store import (
+    AppendIds,
+    CollectionStamp,
+    HasMembers,
     IndexSettings,
     Ledger,
     MilvusPartitions,
     MilvusServerApi,
     Partitioning,
     Tier,
+    WritePolicy,
     Writer,
+    check_filled,
     open_collection,
+    open_for_filling,
     open_ledger,
-    open_marks,
 )
 from pipeline.telemetry import IngestMetrics
 
@@ -28,17 +34,33 @@ def index_settings(settings: Settings) -> IndexSettings:
     return IndexSettings(section.type, section.metric, section.params)
 
 
-def open_configured(settings: Settings, api: MilvusServerApi, model: Embedder, *, create: bool) -> None:
-    """Open the collection, its ledger where the mode has one, and with `create` its marks.
+def open_existing(settings: Settings, api: MilvusServerApi, model: Embedder) -> CollectionStamp:
+    """Open the collection, and its ledger where the mode has one; returns its stamp. Changes nothing.
 
-    Raises Mismatch (schema or model), NotFound where it is missing and `create` is false, UsageError (index).
+    Raises Mismatch (schema, model, stamp), NotFound where it is missing, UsageError (index).
     """
     name = settings.milvus.collection
-    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=create)
+    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=False)
+    stamp = check_filled(api, name, own_stamp(settings, model))
     if mode_of(settings).one_version:
-        open_ledger(api, name, create=create)
-    if create:  # a reader can do without: a collection filled by a former version has none before its next worker
-        open_marks(api, name)
+        open_ledger(api, name, create=False)
+    return stamp
+
+
+def open_configured(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    adopt: HasMembers | None = None,
+    admit: Callable[[CollectionStamp], None] | None = None,
+) -> CollectionStamp:
+    """Open the collection for writing; creates what is missing, and returns the collection's stamp.
+
+    Raises Mismatch (schema, model, stamp), UsageError (index). `adopt` and `admit` as in `open_for_filling`.
+    """
+    name, own = settings.milvus.collection, own_stamp(settings, model)
+    return open_for_filling(api, name, own, index_settings(settings), adopt=adopt, admit=admit)
 
 
 def open_writer(
@@ -47,17 +69,30 @@ def open_writer(
     model: Embedder,
     metrics: IngestMetrics,
     *,
+    stamp: CollectionStamp | None = None,
+    owned: Callable[[], Collection[KafkaPartition]] | None = None,
     durable: Callable[[Position], bool] = lambda _: False,
     verify: bool = True,
 ) -> Writer:
     """Open the collection for writing; creates what is missing. Raises as `open_configured`.
 
-    `durable` and `verify` as in `WriteTarget`.
+    `stamp`: that of the collection, which is open already. `owned`: the Kafka partitions of this worker; None: nobody
+    else writes. `durable` and `verify` as in `WriteTarget`.
     """
-    open_configured(settings, api, model, create=True)
+    stamp = stamp or open_configured(settings, api, model)
     name, limit = settings.milvus.collection, settings.partitioning.max_partitions
     partitions = MilvusPartitions(api, name, limit, on_count=metrics.milvus_partitions.set)
-    return new_writer(settings, api, model, partitions, durable=durable, verify=verify)
+    ledger = Ledger(api, name, WritePolicy(), owned=owned)
+    return new_writer(
+        settings,
+        api,
+        model,
+        partitions,
+        append_ids=stamp.append_ids,
+        ledger=ledger,
+        durable=durable,
+        verify=verify,
+    )
 
 
 def new_writer(
@@ -65,14 +100,15 @@ def new_writer(
     api: MilvusServerApi,
     model: Embedder,
     partitions: MilvusPartitions,
-    ledger: Ledger | None = None,
     *,
+    append_ids: AppendIds,
+    ledger: Ledger | None = None,
     durable: Callable[[Position], bool] = lambda _: False,
     verify: bool = True,
 ) -> Writer:
     """A writer into a collection that is open already; `ledger`: one to share, in upsert mode.
 
-    `durable` and `verify` as in `WriteTarget`.
+    `append_ids`, `durable` and `verify` as in `WriteTarget`.
     """
     target = WriteTarget(
         api,
@@ -80,6 +116,7 @@ def new_writer(
         partitions,
         partitioning(settings),
         fingerprint(settings, model),
+        append_ids,
         durable=durable,
         verify=verify,
     )

@@ -4,7 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -19,8 +20,19 @@ from consumers.dead_letters import (
     ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
-from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, RememberedPositions, Source, suspend_clock
-from consumers.wiring.collection import open_writer
+from consumers.kafka import (
+    CollectionBinding,
+    GroupWatch,
+    KafkaLookup,
+    KafkaSettings,
+    KafkaSource,
+    RememberedPositions,
+    Source,
+    check_commits,
+    job_group,
+    suspend_clock,
+)
+from consumers.wiring.collection import open_configured, open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
@@ -45,6 +57,7 @@ from pipeline.ingest import (
 )
 from pipeline.records import Finished
 from pipeline.store import (
+    CollectionStamp,
     Flusher,
     FlushGovernor,
     FlushMarker,
@@ -88,9 +101,12 @@ class WorkerParts:
     positions: PositionStore | None = None
     """Remembers how far each Kafka partition was acknowledged. None: nothing does."""
     tombstones: TombstoneSweep | None = None
+    fence: PartitionFence = field(default_factory=lambda: PartitionFence(BatchesInFlight()))
     lookup: RecordLookup | None = None
     """Reads records again that restore a document. None: none is restored."""
     bounds: RedoBounds = field(default_factory=RedoBounds)
+    left_s: Callable[[], float] = lambda: math.inf
+    """Seconds in which a request may change rows, besides the lease of the source; called before each."""
     retry: Backoff = RETRY
     refusals: RefusalLimit = REFUSALS
     set_aside_s: float = SET_ASIDE_S
@@ -109,22 +125,27 @@ def ingest_worker(
     *,
     until_caught_up: bool,
     max_records: int | None,
+    adopt: bool = False,
     accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
-    `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls to. Raises
-    UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema or model).
+    `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
+    another collection. `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls
+    to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema, model or
+    stamp, or of another group).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
-    bounds = RedoBounds()
+    bounds, fence = RedoBounds(), PartitionFence(BatchesInFlight())
     log_warnings(settings, kafka, api)
-    writer = open_writer(settings, api, model, metrics, durable=bounds.durable)
+    binding, writer = _bound_writer(
+        settings, kafka, api, model, metrics=metrics, bounds=bounds, fence=fence, adopt=adopt
+    )
     if mode_of(settings).one_version:
         sweep_ledger_marks(api, settings.milvus.collection)
     marks = Marks(api, settings.milvus.collection)
@@ -132,7 +153,14 @@ def ingest_worker(
     parts = WorkerParts(
         api=api,
         model=model,
-        source=_source(settings, kafka, api, memory, accept_gap=accept_gap),
+        source=KafkaSource(
+            kafka,
+            stored=stored_topics(settings, api),
+            binding=binding,
+            memory=memory,
+            accept_gap=accept_gap,
+            jobs=job_group(kafka.group_id, settings.milvus.collection),
+        ),
         writer=writer,
         dead_letters=DeadLetterProducer(
             kafka,
@@ -146,11 +174,40 @@ def ingest_worker(
         marker=FlushMarker(marks),
         positions=memory,
         tombstones=_tombstones(settings, api),
+        fence=fence,
         lookup=KafkaLookup(kafka) if mode_of(settings).one_version else None,
         bounds=bounds,
     )
     worker, _ = join_worker(settings, parts, until_caught_up=until_caught_up, max_records=max_records)
     return worker
+
+
+def _bound_writer(
+    settings: Settings,
+    kafka: KafkaSettings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    metrics: IngestMetrics,
+    bounds: RedoBounds,
+    fence: PartitionFence,
+    adopt: bool,
+) -> tuple[CollectionBinding, Writer]:
+    """The writer into the collection that the group fills, and what binds the group to it."""
+
+    def binding(stamp: CollectionStamp) -> CollectionBinding:
+        return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
+
+    def has_members(group: str) -> bool:
+        with closing(GroupWatch(replace(kafka, group_id=group))) as watch:
+            return watch.active()
+
+    def admit(stamp: CollectionStamp) -> None:
+        check_commits(kafka, binding(stamp))
+
+    stamp = open_configured(settings, api, model, adopt=has_members if adopt else None, admit=admit)
+    writer = open_writer(settings, api, model, metrics, stamp=stamp, owned=lambda: fence.owned, durable=bounds.durable)
+    return binding(stamp), writer
 
 
 def position_memory(
@@ -161,13 +218,6 @@ def position_memory(
     return RememberedPositions(
         PositionMarks(marks, kafka.group_id), kafka.group_id, filled=lambda topic: holds_topic(api, name, topic)
     )
-
-
-def _source(
-    settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, memory: RememberedPositions, *, accept_gap: bool
-) -> KafkaSource:
-    """The member of the consumer group."""
-    return KafkaSource(kafka, stored=stored_topics(settings, api), memory=memory, accept_gap=accept_gap)
 
 
 def stored_topics(settings: Settings, api: MilvusServerApi) -> Callable[[str], bool] | None:
@@ -187,7 +237,7 @@ def join_worker(
 
     The caller makes the connections; nothing is sent to Kafka or Milvus here.
     """
-    fence = PartitionFence(BatchesInFlight())
+    fence = parts.fence
     acknowledged: Acknowledged = deque()
     governor = _governor(settings, parts, fence, acknowledged)
     window_tokens = max(WINDOW_TOKENS, PASSES * parts.model.execution.token_budget)
@@ -209,8 +259,15 @@ def join_worker(
         wall_clock=parts.wall_clock,
     )
     lease_s = kafka_settings(settings).lease_s
-    # No write may end after the group could have given this worker's share to another.
-    parts.api.fence(lambda: -math.inf if fence.fenced else parts.source.last_heartbeat() + lease_s - suspend_clock())
+
+    def left_s() -> float:
+        """No write may end after the group could have given this worker's share to another."""
+        if fence.fenced:
+            return -math.inf
+        left_s = parts.left_s()
+        return min(left_s, parts.source.last_heartbeat() + lease_s - suspend_clock())
+
+    parts.api.fence(left_s)
     batch = settings.batch
     policy = WorkerPolicy(
         batch=BatchPolicy(batch.max_records, batch.max_bytes, batch.max_wait.total_seconds()),

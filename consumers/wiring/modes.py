@@ -7,6 +7,7 @@ from consumers.config import Settings
 from pipeline.ingest import APPEND, UPSERT, WriteMode
 from pipeline.records import Position
 from pipeline.store import (
+    AppendIds,
     AppendWriter,
     Ledger,
     MilvusApi,
@@ -29,6 +30,8 @@ class WriteTarget:
     partitioning: Partitioning
     fingerprint: str
     """Identifies model and chunking: after a change of either, a record that is read again is written again."""
+    append_ids: AppendIds
+    """As the collection's stamp says."""
     durable: Callable[[Position], bool] = lambda _: False
     """Whether all that the record of this position has changed survives the loss of the machine."""
     verify: bool = True
@@ -64,7 +67,9 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
-    return AppendWriter(target.api, target.collection, target.partitions, target.partitioning)
+    return AppendWriter(
+        target.api, target.collection, target.partitions, target.partitioning, append_ids=target.append_ids
+    )
 
 
 _MODES: Mapping[str, Mode] = {
@@ -75,4 +80,9 @@ _MODES: Mapping[str, Mode] = {
 
 def mode_of(settings: Settings) -> Mode:
     """The configured mode."""
-    return _MODES[settings.mode]
+    return mode_named(settings.mode)
+
+
+def mode_named(name: str) -> Mode:
+    """The mode of this name."""
+    return _MODES[name]

@@ -5,6 +5,7 @@ from pipeline.audit.expected_state import ExpectedState, ExpectedWrite, supersed
 from pipeline.audit.findings import (
     KINDS,
     STORED_FIELDS,
+    AppendedIds,
     AuditScope,
     Finding,
     Problem,
@@ -17,6 +18,7 @@ from pipeline.audit.repair_plan import RepairPlan, plan_repair
 __all__ = [
     "KINDS",
     "STORED_FIELDS",
+    "AppendedIds",
     "AuditScope",
     "ExpectedState",
     "ExpectedWrite",

@@ -19,7 +19,7 @@ from pipeline.audit.compare_rows import check_put
 from pipeline.audit.expected_state import ExpectedState, ExpectedWrite
 from pipeline.audit.findings import AuditScope, Finding, StoredRow, Where
 from pipeline.records import Position
-from pipeline.store import NOWHERE, Decision, Entry, comparable, decide
+from pipeline.store import NOWHERE, Entry, compare_entry
 
 
 def compare_document(
@@ -64,8 +64,8 @@ def _choose_by_ledger(case: DocumentCase, state: ExpectedState, entry: Entry) ->
         named = [write for write in state.candidates if names_record(entry, write) and same_content(entry, write)]
     if named or entry.position == NOWHERE:
         return next(iter(named), None)
-    # 3. It may name the last record of some cut into batches: only rows and ledger can be compared.
-    if state.by_batches and not entry.pending and case.scope.where(entry.position) == "here":
+    # 3. It may name the last record of some order of reading the logs: only rows and ledger can be compared.
+    if state.by_reading and not entry.pending and case.scope.where(entry.position) == "here":
         stored = footprint_of(case.rows)
         if stored != dict(entry.footprint):
             sentence = f"rows and ledger row disagree ({footprint_text(stored)}; {footprint_text(entry.footprint)})"
@@ -81,10 +81,10 @@ def _names_other_record(case: DocumentCase, newest: ExpectedWrite, entry: Entry)
     # 1. A record behind the range: a worker is writing the document.
     if where == "later":
         return Finding("changing")
-    operation = newest.as_delete()
-    entry_is_newer = decide(entry, operation, None, case.scope.fingerprint) is Decision.STALE
-    # 2. A newer record that has left the topic, or one whose version cannot be compared.
-    if where == "gone" and (entry_is_newer or not comparable(entry, operation)):
+    order, _, by_arrival = compare_entry(entry, newest.as_delete())
+    entry_is_newer = order < 0
+    # 2. A newer record that has left the topic, or one that only the arrival makes newer or older.
+    if where == "gone" and (entry_is_newer or by_arrival):
         _check_pending(case)
         return case.finding("unverifiable", newest)
     # 3. An older record.

@@ -2,17 +2,21 @@
 
 Usually there is exactly one. There are several if the topic does not determine the order or the outcome:
 
-1. The key was in more than one Kafka partition.
-2. A null value lies between versioned records: a batch that holds both may fold any of them away.
+1. The key was in several logs, and versions and timestamps are equal, so the arrival decided.
+2. It was in several logs with and without versions, where the order of reading them can matter (docs/guarantees.md).
 3. It is unknown whether a record was accepted.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, permutations
 
-from pipeline.records import MIN_INT64, Delete, Position, Put
+from pipeline.order import compare, own_rank
+from pipeline.records import MIN_INT64, Delete, Position, Put, Rank
 from pipeline.store import Key, content_hash, row_hash
+
+_MOST_LOGS = 3
+"""Of so many logs every order of reading is tried; of more, each log as the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class ExpectedWrite:
     row_hash: str = ""
     chunks: tuple[bytes, ...] = ()
     """The `text_digest` of each chunk."""
+    rank: Rank | None = None
+    """With what is known of the document's other records; None: of this record alone."""
 
     @classmethod
     def of(cls, operation: Put | Delete, *, certain: bool, chunks: tuple[bytes, ...] = ()) -> "ExpectedWrite":
@@ -52,7 +58,7 @@ class ExpectedWrite:
     def as_delete(self) -> Delete:
         """A delete of the same version, for comparisons with a ledger entry that ignore the content."""
         tenant, doc_id = self.key
-        return Delete(self.position, self.timestamp_ms, doc_id, tenant, self.version)
+        return Delete(self.position, self.timestamp_ms, doc_id, tenant, self.version, rank=self.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,64 +69,65 @@ class ExpectedState:
     """The possible last writes, the most probable first."""
     maybe_nothing: bool
     """Nothing stored is correct, too, because no operation is certain to have been accepted."""
-    by_batches: bool = False
-    """The batches may have decided (case 2 above)."""
+    by_reading: bool = False
+    """How the logs were read may have decided (case 2 above)."""
 
     @classmethod
     def of(cls, operations: Iterable[ExpectedWrite]) -> "ExpectedState":
-        """The possible final states, by the rules of `fold` and of the ledger's guard."""
+        """The possible final states, by the order that ingest applies, too."""
         ordered = sorted(operations, key=lambda operation: operation.position)
-        last_writes: set[ExpectedWrite] = set()
+        last_writes: dict[Position, ExpectedWrite] = {}
         maybe_nothing = bool(ordered)
-        partitions = 0
-        for _, of_partition in groupby(ordered, key=lambda operation: operation.position[:2]):
-            writes, maybe_none = _of_one_partition(list(of_partition))
-            last_writes |= writes
-            maybe_nothing = maybe_nothing and maybe_none
-            partitions += 1
-        versioned = {operation.version is not None for operation in ordered}
-        if versioned == {True}:
-            newest = max((write.version or 0 for write in last_writes if write.certain), default=MIN_INT64)
-            last_writes = {write for write in last_writes if (write.version or 0) >= newest}
-        elif partitions > 1 and len(versioned) > 1:
-            # A null value in one Kafka partition lets an older version of another one pass the guard.
-            last_writes = set(ordered)
-        by_batches = len(versioned) > 1 and (partitions > 1 or ordered[-1].version is not None)
-        return cls(tuple(sorted(last_writes, key=_probability, reverse=True)), maybe_nothing, by_batches)
+        for sequence in _readings(ordered):
+            states = _applied(sequence)
+            maybe_nothing = maybe_nothing and None in states
+            for state in states:
+                if state is not None:
+                    last_writes.setdefault(state.position, state)
+        logs = {operation.position[:2] for operation in ordered}
+        mixed = len({operation.version is not None for operation in ordered}) > 1
+        candidates = sorted(last_writes.values(), key=_probability, reverse=True)
+        return cls(tuple(candidates), maybe_nothing, by_reading=mixed and len(logs) > 1)
 
 
 def supersedes(later: ExpectedWrite, earlier: ExpectedWrite) -> bool:
-    """Whether `later` replaces `earlier` however the batches were cut; it must be the next operation of the document.
-
-    Both must be of one Kafka partition. A null value and a versioned record never replace each other here: the batches
-    decide which of them remains.
-    """
+    """Whether `earlier` makes no difference behind `later`, which must be the document's next operation of its log."""
     if not later.certain or later.position[:2] != earlier.position[:2]:
         return False
-    if later.version is None or earlier.version is None:
-        return later.version is None and earlier.version is None
-    return later.version >= earlier.version
+    if (later.version is None) != (earlier.version is None):
+        return False
+    versions = later.version or 0, earlier.version or 0
+    return versions[0] > versions[1] or (versions[0] == versions[1] and later.timestamp_ms >= earlier.timestamp_ms)
 
 
-def _of_one_partition(operations: Sequence[ExpectedWrite]) -> tuple[set[ExpectedWrite], bool]:
-    """The last writes that are possible, however the operations were cut into batches, and whether none is."""
+def _readings(operations: Sequence[ExpectedWrite]) -> Iterator[Sequence[ExpectedWrite]]:
+    """Orders in which the operations may have been read, each log in its own order."""
+    logs = [list(of_log) for _, of_log in groupby(operations, key=lambda operation: operation.position[:2])]
+    if len(logs) <= 1:
+        yield operations
+        return
+    orders = (
+        permutations(logs) if len(logs) <= _MOST_LOGS else ([*logs[n + 1 :], *logs[: n + 1]] for n in range(len(logs)))
+    )
+    for order in orders:
+        yield [operation for of_log in order for operation in of_log]
+
+
+def _applied(operations: Sequence[ExpectedWrite]) -> set[ExpectedWrite | None]:
+    """The possible states after these operations in turn."""
     states: set[ExpectedWrite | None] = {None}
-    folded: set[ExpectedWrite | None] = set()
     for operation in operations:
-        before = states | folded
-        after: set[ExpectedWrite | None] = {_newer(state, operation) for state in before}
-        # A null value followed by another record of its key in the same batch is folded away.
-        folded = set()
-        if operation.version is None:
-            folded.update(state for state in before if state is not None and state.version is not None)
-        states = after if operation.certain else after | states
-    return {state for state in states if state is not None}, None in states
+        kept: set[ExpectedWrite | None] = set() if operation.certain else states
+        states = kept | {_newer(state, operation) for state in states}
+    return states
 
 
 def _newer(state: ExpectedWrite | None, operation: ExpectedWrite) -> ExpectedWrite:
-    if state is None or state.version is None or operation.version is None or operation.version >= state.version:
-        return operation
-    return state
+    own = own_rank(operation.position, "", operation.timestamp_ms, operation.version)
+    if state is None or state.rank is None:
+        return replace(operation, rank=own)
+    order, rank, _ = compare(state.rank, own)
+    return replace(state if order < 0 else operation, rank=rank)
 
 
 def _probability(write: ExpectedWrite) -> tuple[bool, int, int, Position]:

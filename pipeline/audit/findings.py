@@ -15,7 +15,7 @@ from pipeline.records import (
     KafkaPartition,
     Position,
 )
-from pipeline.store import DEFAULT_PARTITION, Entry, Key, Partitioning, append_row_id, row_hash, row_id
+from pipeline.store import DEFAULT_PARTITION, AppendIds, Entry, Key, Partitioning, append_row_id, row_hash, row_id
 
 FindingKind = Literal["missing", "extra", "stale", "misplaced", "duplicated", "incomplete", "pending", "ledger"]
 KINDS: tuple[FindingKind, ...] = (
@@ -57,12 +57,49 @@ class StoredRow:
         """The Milvus partition that the row's id was computed for; None: milvus-stream never makes this id."""
         if not 0 <= self.chunk < _MOST_CHUNKS:
             return None
-        if scope.append:
-            return self.milvus_partition if self.id == append_row_id(self.position, self.chunk) else None
+        if scope.appended is not None:
+            return self.milvus_partition if scope.appended.maker(self) is not None else None
         for name in (self.milvus_partition, DEFAULT_PARTITION, *scope.milvus_partitions):
             if self.id == row_id(*self.key, self.chunk, name):
                 return name
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedIds:
+    """The ids of rows in append mode."""
+
+    ids: AppendIds
+    """As the collection's stamp says."""
+    topic_ids: Mapping[str, str]
+    """Kafka's present id of each topic; "" where it is not known."""
+    former: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The ids that a topic has had while it was read into the collection."""
+
+    def of(self, position: Position, topic_id: str | None = None) -> str:
+        """The id of the first row of the record at a position, by default one of the topic as it exists now."""
+        present = self.topic_ids.get(position.topic, "") if topic_id is None else topic_id
+        return append_row_id(position, present if self.ids == "topic-id" else None, 0)
+
+    def maker(self, row: StoredRow) -> str | None:
+        """The id of the topic whose record wrote the row; None: milvus-stream never makes this row's id."""
+        if not 0 <= row.chunk < _MOST_CHUNKS:
+            return None
+        present, topic = self.topic_ids.get(row.position.topic, ""), row.position.topic
+        if self.ids == "topic-name":
+            return present if row.id == append_row_id(row.position, None, row.chunk) else None
+        for topic_id in (present, *self.former.get(topic, ())):
+            if row.id == append_row_id(row.position, topic_id, row.chunk):
+                return topic_id
+        return None
+
+    def of_former_topic(self, row: StoredRow) -> bool:
+        """Whether the row is of a topic of the same name that was deleted."""
+        return self.maker(row) not in {None, self.topic_ids.get(row.position.topic, "")}
+
+    def document(self, row: StoredRow) -> str:
+        """The id of the first row of the document that the row belongs to."""
+        return self.of(row.position, self.maker(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +120,13 @@ class AuditScope:
     """Kafka's ids: an entry with another one names a record of a topic that was deleted and created again."""
     deletes_kept_from_ms: int = 0
     """Deletes by records with an earlier Kafka timestamp (epoch milliseconds) have left the ledger."""
-    append: bool = False
+    appended: "AppendedIds | None" = None
+    """Append mode; None: upsert mode."""
+
+    @property
+    def append(self) -> bool:
+        """Whether every record is a document of its own."""
+        return self.appended is not None
 
     def of_this_log(self, entry: Entry) -> bool:
         """Whether the record that the ledger names is of the topic as it exists now."""

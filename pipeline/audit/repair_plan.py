@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import AuditScope, StoredRow
-from pipeline.store import NOWHERE, Decision, Entry, decide, final
+from pipeline.records import Rank
+from pipeline.store import NOWHERE, Entry, compare_entry, final
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class RepairPlan:
     """A pending ledger entry that covers every row found, so that the writer deletes exactly the surplus."""
     strays: Mapping[str, Sequence[str]]
     """Milvus partition -> row ids that no footprint can cover, because they were computed for another partition."""
+    rank: Rank | None = None
+    """Of the last operation, with what is known of the document's other records."""
 
 
 def plan_repair(
@@ -33,10 +36,10 @@ def plan_repair(
         else:
             footprint[made_for] = max(row.chunk + 1, footprint.get(made_for, 0))
     operation = expected.as_delete()
-    if entry is None or decide(entry, operation, None, scope.fingerprint) is Decision.STALE:
+    if entry is None or compare_entry(entry, operation).order < 0:
         # Otherwise the guard would take the record for older than what a wrong ledger row says.
         entry = replace(final(operation, None, {}, ""), position=NOWHERE, version=0, versioned=False)
-    return RepairPlan(replace(entry, footprint=footprint, pending=True), strays)
+    return RepairPlan(replace(entry, footprint=footprint, pending=True), strays, expected.rank)
 
 
 def _is_stray_in_append_mode(row: StoredRow, expected: ExpectedWrite, scope: AuditScope) -> bool:

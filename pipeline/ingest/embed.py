@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline import failpoints
 from pipeline.embedding import Embedder
 from pipeline.ingest.context import FlowContext
 from pipeline.ingest.ordered_executor import OrderedExecutor
-from pipeline.ingest.stages import Barrier, Embedded, Planned
+from pipeline.ingest.stages import Barrier, Embedded, Planned, folded_deletes
 from pipeline.records import Chunk, EmbeddedPut
 
 WINDOW_TOKENS = 65_536
@@ -79,7 +80,11 @@ class EmbedStage:
                 message = f"the model gave NaN or infinity for {len(document) - len(rows)} of its chunks"
                 refusals.append((put, "vector_not_finite", message))
         refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed", planned.unfinished)
-        return Embedded(planned.decoded, planned.plan, [*planned.refused, *refused], puts, seconds)
+        plan = planned.plan
+        if refused:
+            deletes = folded_deletes(planned.decoded, refused)
+            plan = replace(plan, deletes=[*plan.deletes, *deletes])
+        return Embedded(planned.decoded, plan, [*planned.refused, *refused], puts, seconds)
 
     def _embed_chunks(self, window: Sequence[Planned]) -> tuple[Mapping[str, NDArray[np.float32]], float]:
         """Finite vectors by text, and the seconds taken. Each text is embedded once, a stored one not at all."""

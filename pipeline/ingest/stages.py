@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.ingest.batching import Batch
+from pipeline.intake import fold
 from pipeline.records import Chunk, Delete, EmbeddedPut, KafkaPartition, Position, Put, Rejected, SourceRecord
 from pipeline.store import Applied, Key, Vectors, WritePlan
 
@@ -149,6 +150,14 @@ class Written:
         return [record for record in self.decoded.submitted.batch.records if record.position not in left_out]
 
     @property
+    def _folded_and_applied(self) -> int:
+        """See `folded_deletes`."""
+        if not self.refused:
+            return 0
+        folded = {operation.position for operation in self.decoded.folded}
+        return sum(operation.position in folded for operation in self.plan.deletes)
+
+    @property
     def outcomes(self) -> Mapping[str, int]:
         """Records by outcome, as in `ingest_records_total`."""
         return {
@@ -156,7 +165,7 @@ class Written:
             "deleted": self.applied.deleted - self._restored(Delete, self.applied.deleted),
             "unchanged": self.plan.unchanged + self.applied.unchanged,
             "stale": self.plan.stale + self.applied.stale,
-            "folded": len(self.decoded.folded) - len(self._unfolded),
+            "folded": len(self.decoded.folded) - len(self._unfolded) - self._folded_and_applied,
             "dead_lettered": len(self.dead_lettered),
         }
 
@@ -180,20 +189,37 @@ class Written:
 
 
 def records_to_redecide(
-    decoded: Decoded, refused: Sequence[Refused], set_aside: Collection[Put | Delete] = ()
+    decoded: Decoded, plan: WritePlan, refused: Sequence[Refused], set_aside: Collection[Put | Delete] = ()
 ) -> Sequence[SourceRecord]:
     """Records that are submitted again.
 
-    1. Records that were folded into an operation that could not be stored. They count again, as they would have in a
-       batch of their own. If a later batch has written the key by then, the ledger finds them to be older.
+    1. Records that were folded into an operation that could not be stored, but for those applied all the same. They
+       count again, as they would have in a batch of their own. If a later batch has written the key by then, the
+       ledger finds them to be older.
     2. Rejected and refused records whose document is not whole yet.
     3. Records set aside by the writer, and those folded into them.
     """
     keys = {entry.key for entry in refused}.union(operation.key for operation in set_aside)
     positions = {operation.position for operation in decoded.folded if operation.key in keys}
+    positions.difference_update(operation.position for operation in plan.deletes)
     waiting = [*decoded.postponed, *(entry for entry in refused if entry.waits)]
     positions.update(entry.rejected.position for entry in waiting)
     positions.update(operation.position for operation in set_aside)
     if not positions:
         return ()
     return [record for record in decoded.submitted.batch.records if record.position in positions]
+
+
+def folded_deletes(decoded: Decoded, refused: Sequence[Refused]) -> Sequence[Delete]:
+    """Deletes without version that were folded into an operation that could not be stored, the newest of each key.
+
+    They are applied with their batch. If they waited to be decided again, a later batch would compare the versions
+    from before and after them, and drop a record that counts.
+    """
+    keys = {entry.key for entry in refused}
+    deletes = [
+        operation
+        for operation in decoded.folded
+        if isinstance(operation, Delete) and operation.version is None and operation.key in keys
+    ]
+    return [operation for operation in fold(deletes).operations if isinstance(operation, Delete)]

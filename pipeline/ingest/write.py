@@ -94,7 +94,9 @@ class WriteStage:
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(decoded, refused, [operation for operation, _ in applied.set_aside]),
+            redecided=records_to_redecide(
+                decoded, embedded.plan, refused, [operation for operation, _ in applied.set_aside]
+            ),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.order import compare, rank_of
 from pipeline.records import Delete, Position, Put
 
 
@@ -17,13 +18,10 @@ class Folded:
 
 
 def fold(operations: Sequence[Put | Delete]) -> Folded:
-    """Keep one operation a key; applying it gives the same result as applying all of them in turn.
+    """Keep the newest operation of each key; applying it gives the same result as applying all of them in turn.
 
-    Of two operations on a key:
-    1. Both have a version and the later arrival has the older one: the earlier arrival is kept.
-    2. Exactly one has a version: the later arrival is kept and marked `by_arrival`, because it replaces whatever was
-       stored before, by version or not.
-    3. Otherwise the later arrival is kept, and the mark of the earlier one passes to it.
+    It carries the rank of all of them (see `pipeline.order`): a record without version that was folded away still
+    separates the versions before and after it.
     """
     by_key: dict[tuple[str | None, str], Put | Delete] = {}
     resolved: list[Position] = []
@@ -32,11 +30,11 @@ def fold(operations: Sequence[Put | Delete]) -> Folded:
         before = by_key.get(key)
         if before is None:
             by_key[key] = operation
-        elif before.version is not None and operation.version is not None and operation.version < before.version:
-            resolved.append(operation.position)
-        else:
-            resolved.append(before.position)
+            continue
+        order, rank, _ = compare(rank_of(before), rank_of(operation))
+        newer, older = (before, operation) if order < 0 else (operation, before)
+        resolved.append(older.position)
+        if order >= 0:
             del by_key[key]  # moves the key to the end: operations are in order of arrival
-            incomparable = (before.version is None) != (operation.version is None)
-            by_key[key] = replace(operation, by_arrival=True) if before.by_arrival or incomparable else operation
+        by_key[key] = newer if rank == rank_of(newer) else replace(newer, rank=rank)
     return Folded(tuple(by_key.values()), tuple(resolved))

@@ -6,6 +6,14 @@ Other packages import from here only. `connect` is loaded on first use: it impor
 import os
 from typing import TYPE_CHECKING, Any
 
+from pipeline.store.collection.filling import (
+    HasMembers,
+    check_filled,
+    mode_by_data,
+    open_for_filling,
+    stored_stamp,
+    unstamped_problems,
+)
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
 from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger, open_marks
@@ -15,12 +23,12 @@ from pipeline.store.collection.schema import (
     marks_name,
     read_ledger_of,
     read_marks_of,
-    read_stamp,
 )
+from pipeline.store.collection.stamp import AppendIds, CollectionStamp, compare, described_stamp, read_stamp
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition
+from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition, topic_ids_seen
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
@@ -37,7 +45,8 @@ from pipeline.store.partition_names import Partitioning, Tier, granularity, in_o
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
-from pipeline.store.writing.ledger import ENTRY_FIELDS, STALENESS_S, Ledger, entry_row, row_entry
+from pipeline.store.writing.ledger import STALENESS_S, Ledger
+from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.protocol import (
     NOWHERE,
     Applied,
@@ -48,7 +57,7 @@ from pipeline.store.writing.protocol import (
     Footprint,
     Key,
     WritePlan,
-    comparable,
+    compare_entry,
     decide,
     final,
 )
@@ -68,10 +77,12 @@ __all__ = [
     "MANY_PARTITIONS",
     "NOWHERE",
     "STALENESS_S",
+    "AppendIds",
     "AppendWriter",
     "Applied",
     "Change",
     "CollectionInfo",
+    "CollectionStamp",
     "Decision",
     "Earlier",
     "Entry",
@@ -80,6 +91,7 @@ __all__ = [
     "FlushPolicy",
     "Flusher",
     "Footprint",
+    "HasMembers",
     "Hit",
     "IndexSettings",
     "Key",
@@ -110,13 +122,16 @@ __all__ = [
     "all_partitions",
     "append_row_id",
     "check_collection_name",
+    "check_filled",
     "check_model",
     "check_server",
     "check_storable",
-    "comparable",
+    "compare",
+    "compare_entry",
     "connect",
     "content_hash",
     "decide",
+    "described_stamp",
     "entry_row",
     "final",
     "granularity",
@@ -128,7 +143,9 @@ __all__ = [
     "ledger_name",
     "literal",
     "marks_name",
+    "mode_by_data",
     "open_collection",
+    "open_for_filling",
     "open_ledger",
     "open_marks",
     "read_ledger_of",
@@ -139,8 +156,11 @@ __all__ = [
     "row_hash",
     "row_id",
     "search_params",
+    "stored_stamp",
     "sweep_ledger_marks",
+    "topic_ids_seen",
     "unobserved",
+    "unstamped_problems",
     "version_warning",
 ]
 

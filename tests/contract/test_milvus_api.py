@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline.errors import LeaseExpired, NotFound, NotLoaded, RequestTooLarge, RowsRefused, Unavailable, UsageError
 from pipeline.records import SPARSE_FIELD
 from pipeline.store.collection.indexes import IndexSettings, search_params
-from pipeline.store.collection.schema import documents_spec, read_stamp
+from pipeline.store.collection.schema import documents_spec
+from pipeline.store.collection.stamp import read_stamp
 from pipeline.store.milvus.api import CollectionSpec, MilvusServerApi, ServerInfo, VectorSearch
 from pipeline.store.milvus.client import connect
 from tests.support.fakes.milvus import FakeMilvus

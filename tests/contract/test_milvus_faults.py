@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.schema import documents_spec, read_stamp
+from pipeline.store.collection.schema import documents_spec
+from pipeline.store.collection.stamp import read_stamp
 from pipeline.store.milvus.api import VectorSearch
 from pipeline.store.milvus.client import MilvusServer, connect
 from pipeline.store.milvus.error_mapping import RetryPolicy

@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from consumers.dead_letters import DeadLetterProducer, decode_dead_letter
 from consumers.dead_letters.selection import rejected_record, retry_headers
-from consumers.kafka import KafkaSettings, KafkaSource, Source, read_range, topic_ranges
+from consumers.kafka import JobMembership, KafkaSettings, KafkaSource, Source, read_range, topic_ranges
 from consumers.kafka.records import source_record
 from consumers.replay import ReplaySource
 from consumers.replay.range import ReplayRange, ReplaySpan
@@ -142,8 +142,10 @@ def test_a_replay_reads_past_a_header_name_that_is_not_utf8(rig: RealRig, kafka_
     produce_around(kafka_bootstrap, topic, NAME, [b"%d" % n for n in range(5)])
     settings = rig.settings(topic)
     span = ReplaySpan(f"{settings.group_id}.replay", {(topic, 0): ReplayRange(0, 0, 5, 0)}, {})
-    with member(ReplaySource(settings, span)) as reader:
-        found = reader.read(5)
+    with closing(JobMembership(settings, "docs", "replay")) as job:
+        job.join()
+        with member(ReplaySource(settings, span, job)) as reader:
+            found = reader.read(5)
     assert [record.value for record in found] == [b"0", b"1", b"2", b"3", b"4"]
     assert [record.defect is not None for record in found] == [False, False, True, False, False]
 
@@ -156,7 +158,7 @@ def test_a_foreign_dead_letter_with_such_a_header_is_shown(rig: RealRig, kafka_b
 
 READING = """
 import json, resource, sys
-from consumers.kafka import KafkaSettings, read_range, topic_ranges
+from consumers.kafka import JobMembership, KafkaSettings, read_range, topic_ranges
 settings = KafkaSettings(sys.argv[1], (sys.argv[2],), "bomb", options={"metadata_max_age_ms": 500})
 warm = KafkaSettings(sys.argv[1], (sys.argv[3],), "bomb")
 small = list(read_range(warm, topic_ranges(warm, warm.topics)))

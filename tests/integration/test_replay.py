@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
-from consumers.kafka import GroupWatch, KafkaSettings, forget_group
+from consumers.kafka import GroupWatch, JobMembership, KafkaSettings, forget_group
 from consumers.replay import ReplaySource
 from consumers.replay.range import ReplaySpan, replay_span
 from pipeline.errors import OffsetsLost
@@ -233,6 +233,52 @@ def test_a_killed_replay_and_a_stopped_one_resume_and_end_exact(
         assert made.name not in groups(made.kafka, made.name), "nobody joined or committed for the live group"
 
 
+@contextmanager
+def _slow_replay(made: ReplaySite, folder: Path, *options: str) -> Iterator[Running]:
+    """A replay that has read something and is far from its end."""
+    with running(made.arguments("replay", *options, "--rate", "3"), folder / "slow.log") as slow:
+        eventually(lambda: "batch.written" in slow.errors(), within=90, what="the first batch")
+        yield slow
+
+
+def test_one_replay_at_a_time_writes_a_collection_and_a_killed_one_is_followed_by_the_next(
+    kafka_bootstrap: str, milvus_uri: str, tmp_path: Path
+) -> None:
+    with site(tmp_path, kafka_bootstrap, milvus_uri, RECORDS, batch={"max_records": 5}) as made:
+        options = [*span(0, RECORDS), "--into", f"{made.name}_again", "--json"]
+        with _slow_replay(made, tmp_path, *options) as slow:
+            refused = made.command("replay", *options, code=1)
+            assert f"holds the collection {made.name}_again" in refused.stderr
+            assert f"the replay of process {slow.process.pid} on" in refused.stderr
+            assert refused.stdout == ""
+            other = made.command("replay", *options, "--dry-run")
+            assert json.loads(other.stdout)["records"] > 0, "a dry run joins nothing"
+            assert slow.process.poll() is None
+            slow.end(signal.SIGKILL)
+        done = json.loads(made.command("replay", *options).stdout)
+        assert done["finished"] is True
+        assert made.differences(f"{made.name}_again", made.messages()) == {}
+        assert groups(made.kafka, made.name) == set()
+
+
+def test_a_replay_that_was_stopped_for_longer_than_its_session_writes_nothing_more(
+    kafka_bootstrap: str, milvus_uri: str, tmp_path: Path
+) -> None:
+    with site(tmp_path, kafka_bootstrap, milvus_uri, RECORDS, batch={"max_records": 5}) as made:
+        options = [*span(0, RECORDS), "--into", f"{made.name}_again", "--json"]
+        with _slow_replay(made, tmp_path, *options) as slow:
+            slow.process.send_signal(signal.SIGSTOP)
+            done = json.loads(made.command("replay", *options).stdout)
+            assert done["finished"] is True
+            before = len(slow.errors())
+            stored = [made.rows(f"{made.name}_again"), made.rows(f"{made.name}_again__ledger")]
+            slow.process.send_signal(signal.SIGCONT)
+            assert slow.process.wait(60) == 1
+            assert "another job may write the collection" in slow.errors()[before:]
+            assert [made.rows(f"{made.name}_again"), made.rows(f"{made.name}_again__ledger")] == stored
+        assert made.differences(f"{made.name}_again", made.messages()) == {}
+
+
 @pytest.mark.parametrize(
     ("times", "problem"),
     [
@@ -277,11 +323,13 @@ def _span(settings: KafkaSettings, first: int, last: int, *, behind: bool = Fals
 def _reading(
     settings: KafkaSettings, found: ReplaySpan, rate: float | None = None
 ) -> Iterator[tuple[Member, ReplaySource]]:
-    source = ReplaySource(settings, found, rate=rate)
-    try:
-        yield Member(source), source
-    finally:
-        source.close(5)
+    with closing(JobMembership(settings, "docs", "replay")) as job:
+        job.join()
+        source = ReplaySource(settings, found, job, rate=rate)
+        try:
+            yield Member(source), source
+        finally:
+            source.close(5)
 
 
 def _read_out(member: Member, source: ReplaySource) -> list[tuple[int, int]]:

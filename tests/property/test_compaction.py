@@ -57,7 +57,7 @@ class Log:
             self.commit(self.committed)
 
     def commit(self, offset: int) -> None:
-        self.metadata = commit_text("topic id", self.watch.read_to_ms(NAME, offset))
+        self.metadata = commit_text("topic id", "", self.watch.read_to_ms(NAME, offset))
         self.committed = offset
 
     def _look(self) -> None:
@@ -101,13 +101,24 @@ def run(log: Log, steps: Sequence[tuple[str, int]]) -> bool:
     return False
 
 
-@examples(20)
+@examples(40)
 @given(STEPS)
 def test_no_reader_goes_on_after_a_delete_it_may_have_missed(steps: list[tuple[str, int]]) -> None:
     log = Log()
     log.observe()
     stopped = run(log, steps)
     assert stopped or not log.late
+
+
+def test_what_was_late_is_noticed_though_it_is_read_by_now() -> None:
+    log = Log()
+    log.append(1)
+    log.now_ms += HOUR_MS
+    log.observe()
+    log.now_ms += 30 * HOUR_MS
+    log.read(1)
+    with pytest.raises(AcceptableGap):
+        log.observe()
 
 
 @examples(10)
@@ -175,9 +186,9 @@ def test_a_first_start_has_as_long_as_kafka_keeps_deletes() -> None:
 def test_commits_of_a_former_version_and_of_other_topics_are_understood() -> None:
     assert read_commit(7, "an id", 3).topic_id == "an id"
     assert read_commit(7, "", -1).read_to_ms is None
-    assert read_commit(7, commit_text("an id", None), -1) == read_commit(7, "an id", -1)
-    assert read_commit(7, commit_text("an id", 12), 3).read_to_ms == 12
-    assert read_commit(7, commit_text("an id", 12), 3).topic_id == "an id"
+    assert read_commit(7, commit_text("an id", "", None), -1) == read_commit(7, "an id", -1)
+    assert read_commit(7, commit_text("an id", "", 12), 3).read_to_ms == 12
+    assert read_commit(7, commit_text("an id", "", 12), 3).topic_id == "an id"
     assert read_commit(7, "v2;an id;collection;x", 3).read_to_ms is None
     watch = CompactionWatch(lambda: 0)
     watch.begin(NAME, 0, None, 5)

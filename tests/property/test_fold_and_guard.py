@@ -1,6 +1,7 @@
 """Where batches are cut makes no difference to what is stored: versions, records without one, and deletes mixed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
-from pipeline.store.writing.protocol import Decision, Entry, decide, final
+from pipeline.store.writing.protocol import Decision, Entry, advanced, decide, final
 from tests.support.documents import delete, put
 from tests.support.examples import examples
 
@@ -22,8 +23,11 @@ operations = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 4)), m
 
 def store(entry: Entry | None, batch: Sequence[Put | Delete]) -> Entry | None:
     for operation in fold(batch).operations:
-        if decide(entry, operation, None, "model") in (Decision.WRITE, Decision.ADVANCE):
-            entry = final(operation, None, {}, "model")
+        decision = decide(entry, operation, None, "model")
+        if decision in (Decision.ADVANCE, Decision.RANK) and entry is not None:
+            entry = replace(advanced(entry, operation), written_at=None)
+        elif decision is Decision.WRITE:
+            entry = final(operation, None, {}, "model", entry)
     return entry
 
 

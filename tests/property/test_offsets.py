@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from consumers.kafka import OffsetTracker
-from pipeline.records import Position
+from pipeline.records import Position, Reached
 from tests.support.counting import lines_run
 from tests.support.examples import examples
 
 NAMES = [("a", 0), ("a", 1), ("b", 0)]
+P = NAMES[0]
 # Holes: none, small (compaction), and so large that a byte for each offset would fill the memory.
 HOLES = st.sampled_from([0, 0, 0, 1, 7, 1_023, 1_024, 1_025, 5_000, 2**40])
 
@@ -77,6 +78,73 @@ class TrackerMachine(RuleBasedStateMachine):
             assert self.tracker.outstanding(name) == len(self.open.get(name, ()))
 
 
+class RememberedMachine(RuleBasedStateMachine):
+    """Offsets are acknowledged, finished and remembered in any order; commits follow only all three."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.tracker = OffsetTracker(remembered=True)
+        self.tracker.assigned({P: 0})
+        self.next = self.secured = self.committed = 0
+        self.unacked: set[int] = set()
+        self.open: set[int] = set()
+        self.former: list[Reached] = []
+
+    @rule(holes=st.lists(HOLES, max_size=12))
+    def take(self, holes: list[int]) -> None:
+        for hole in holes:
+            self.tracker.taken([Position(*P, self.next + hole)])
+            self.unacked.add(self.next + hole)
+            self.open.add(self.next + hole)
+            self.next += hole + 1
+
+    @rule(data=st.data(), durable=st.booleans())
+    def finish(self, data: st.DataObject, durable: bool) -> None:
+        some = data.draw(st.lists(st.sampled_from(sorted(self.open)), max_size=8)) if self.open else []
+        positions = [Position(*P, offset) for offset in some]
+        if durable:
+            self.tracker.done(positions)
+            self.open -= set(some)
+        else:
+            self.tracker.acked(positions)
+        self.unacked -= set(some)
+
+    @rule()
+    def remember(self) -> None:
+        reached = self.tracker.reached()
+        self.tracker.secured(reached)
+        if P in reached:
+            self.secured = reached[P].offset
+            self.former.append(reached[P])
+
+    @rule()
+    def commit(self) -> None:
+        offsets = self.tracker.committable()
+        self.tracker.committed(offsets)
+        self.committed = offsets.get(P, self.committed)
+
+    @rule()
+    def assign_again(self) -> None:
+        """What was remembered before says nothing of what is read from now on."""
+        self.tracker.assigned({P: self.committed})
+        self.next = self.secured = self.committed
+        self.unacked, self.open = set(), set()
+        for reached in self.former:
+            self.tracker.secured({P: reached})
+
+    @invariant()
+    def commits_reach_what_is_finished_and_remembered(self) -> None:
+        lowest = min(self.open, default=self.next)
+        expected = min(lowest, self.secured)
+        assert self.tracker.committable() == ({P: expected} if expected > self.committed else {})
+        assert self.tracker.unremembered() == (lowest > self.secured)
+        reached = self.tracker.reached()
+        acked = min(self.unacked, default=self.next)
+        assert {name: at.offset for name, at in reached.items()} == ({P: acked} if acked > self.committed else {})
+
+
+RememberedMachine.TestCase.settings = examples(0.6, stateful_step_count=30)
+TestRemembered = RememberedMachine.TestCase
 TrackerMachine.TestCase.settings = examples(0.6, stateful_step_count=30)
 TestTracker = TrackerMachine.TestCase
 

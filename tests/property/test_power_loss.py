@@ -17,7 +17,8 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.ledger import Ledger, row_entry
+from pipeline.store.writing.ledger import Ledger
+from pipeline.store.writing.ledger_rows import row_entry
 from pipeline.store.writing.protocol import Earlier
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter

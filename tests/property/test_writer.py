@@ -16,7 +16,8 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partition_names import Partitioning, partition_name
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.ledger import Ledger, row_entry
+from pipeline.store.writing.ledger import Ledger
+from pipeline.store.writing.ledger_rows import row_entry
 from pipeline.store.writing.protocol import Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.upsert_requests import WritePolicy

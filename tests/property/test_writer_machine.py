@@ -11,10 +11,11 @@ from typing import TypeAlias
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pipeline.records import Delete
 from tests.support.documents import delete, put
 from tests.support.examples import examples
 from tests.support.fakes.faulty_milvus import Fault
-from tests.support.rigs.writer import PARTITIONS, STALENESS_S, WORKERS, World, newest, rows_of
+from tests.support.rigs.writer import PARTITIONS, RETENTION_S, STALENESS_S, WORKERS, World, newest, rows_of
 
 # A text, the day that decides the Milvus partition, and metadata. Few, so that documents come back to what they were.
 CONTENTS = (None, ("a", 0, "x"), ("b c d e", 0, "x"), ("b c d e", 0, "y"), ("a", 1, "x"), ("b c", 2, "y"))
@@ -40,7 +41,7 @@ class Machine(RuleBasedStateMachine):
     )
     def begin(self, *, versioned: bool, seed: int, logs: Sequence[Sequence[Record]]) -> None:
         self.versioned = versioned
-        self.world = World(seed=seed)
+        self.world = World(seed=seed, versioned=versioned)
         for partition, some in zip(PARTITIONS, logs, strict=True):
             self.produce(partition, some)
             self.world.take(0, partition)
@@ -119,6 +120,17 @@ class Machine(RuleBasedStateMachine):
         self.world.replay(number, partition, first, first + count)
         self.attempt(number, None)
 
+    @precondition(lambda self: self.who(self.world.is_member))
+    @rule(choice=choices, fault=faults, seconds=st.sampled_from([0, RETENTION_S + 1]))
+    def sweep(self, choice: int, fault: tuple[int, Fault] | None, seconds: int) -> None:
+        """Old tombstones are removed, with whatever is in flight."""
+        self.world.now_s += seconds
+        number = self.one(self.world.is_member, choice)
+        api = self.world.working(number).api
+        api.fail_at(*(fault or (0, None)))
+        self.world.sweep(number)
+        api.fail_at(0, None)
+
     @rule(seconds=st.sampled_from([1, STALENESS_S]), unseen=st.integers(0, 8))
     def pass_time(self, seconds: int, unseen: int) -> None:
         """And from now on a read that is not strong misses so many of the last writes."""
@@ -145,13 +157,17 @@ class Machine(RuleBasedStateMachine):
             world.commit(number)
         assert world.committed == {partition: len(log) for partition, log in world.log.items()}
         expected = {key: operation for log in world.log.values() for key, operation in newest(log).items()}
-        stored = world.rows()
-        assert {key: stored.get(key, {}) for key in stored.keys() | expected.keys()} == {
-            key: rows_of(operation) for key, operation in expected.items()
-        }
-        assert {key: (entry.pending, entry.position, entry.version) for key, entry in world.entries().items()} == {
-            key: (False, operation.position, operation.version or 0) for key, operation in expected.items()
-        }
+        stored, entries = world.rows(), world.entries()
+        certain = {key for key in stored.keys() | expected.keys() if not world.uncertain(key)}
+        assert {key: stored.get(key, {}) for key in certain} == {key: rows_of(expected[key]) for key in certain}
+        for key in certain:
+            operation, entry = expected[key], entries.get(key)
+            if entry is None:
+                assert key in world.forgotten
+                assert isinstance(operation, Delete)
+            else:
+                assert (entry.pending, entry.position) == (False, operation.position)
+                assert entry.version == (operation.version or 0)
 
     def who(self, able: Callable[[int], bool]) -> list[int]:
         return [number for number in WORKERS if able(number)]

@@ -36,10 +36,11 @@ def put(
     tenant: str | None = None,
     topic: str = "documents",
     partition: int = 0,
+    topic_id: str = "",
 ) -> Put:
     """A put record; `day` counts from 2026-11-22."""
     document = Document(doc_id, text, NOON_MS + day * DAY_MS, metadata or {}, tenant)
-    return Put(Position(topic, partition, offset), NOON_MS + offset, document, version)
+    return Put(Position(topic, partition, offset), NOON_MS + offset, document, version, topic_id)
 
 
 def delete(

@@ -7,6 +7,7 @@ from typing import Any
 from consumers.cli.inventory import (
     OwnCollection,
     count_rows,
+    filled_mode,
     find_collection,
     live_documents,
     own_collections,
@@ -16,14 +17,15 @@ from consumers.cli.output import one_line, stdout, table
 from consumers.config import Settings
 from consumers.wiring import connections
 from pipeline.errors import NotFound
-from pipeline.store import MilvusServerApi
+from pipeline.store import MilvusServerApi, stored_stamp
 
 
 def list_all(settings: Settings) -> list[dict[str, Any]]:
     """Our collections by name. Keys of each, stable for `--json`:
 
-    `name`, `configured` (it is milvus.collection), `rows` (null: not loaded, or gone), `model`, `dimension`,
-    `partitions`, `ledger` (its name or null), `note` (null, or what is wrong with it). Raises Unavailable, UsageError.
+    `name`, `configured` (it is milvus.collection), `mode` (upsert, append; null: unknown), `rows` (null: not loaded, or
+    gone), `model`, `dimension`, `partitions`, `ledger` (its name or null), `note` (null, or what is wrong with it).
+    Raises Unavailable, UsageError.
     """
     with connections.milvus(settings) as api:
         return [_listed(settings, api, own) for own in own_collections(api)]
@@ -32,7 +34,9 @@ def list_all(settings: Settings) -> list[dict[str, Any]]:
 def info(settings: Settings, name: str) -> dict[str, Any]:
     """One collection. Keys, stable for `--json`:
 
-    `name`, `model` (stamp; null: not made by milvus-stream), `fields` [{`name`, `type`, `primary`, `dimension`,
+    `name`, `mode` (upsert, append; null: unknown), `rules` (settings that decide which rows a document has; null:
+    made by a former version and not opened by a worker since), `groups` {consumer group: its topics}, `id` (null: none
+    yet), `model` (stamp; null: not made by milvus-stream), `fields` [{`name`, `type`, `primary`, `dimension`,
     `max_length`}], `dynamic`, `indexes` {field: {`type`, `metric`, `params`, `indexed_rows`, `pending_rows`}}, `rows`,
     `documents` (null: no ledger), `ledger`, `partitions` [{`name`, `from`, `to`, `rows`, `loaded`}].
     Raises NotFound with similar names, Unavailable, UsageError.
@@ -49,8 +53,13 @@ def info(settings: Settings, name: str) -> dict[str, Any]:
             indexed, pending = api.index_progress(name, field)
             progress = {"indexed_rows": indexed, "pending_rows": pending}
             indexes[field] = {"type": index.type, "metric": index.metric, "params": dict(index.params), **progress}
+        stamp = stored_stamp(api, name)
         return {
             "name": name,
+            "mode": filled_mode(api, own),
+            "rules": None if stamp is None or stamp.rules is None else dict(stamp.rules),
+            "groups": {} if stamp is None else {group: sorted(topics) for group, topics in stamp.fillers.items()},
+            "id": None if stamp is None else stamp.collection_id or None,
             "model": own.model,
             "fields": [
                 {name: getattr(field, name) for name in ("name", "type", "primary", "dimension", "max_length")}
@@ -70,7 +79,7 @@ def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         sys.stderr.write("there is no collection made by milvus-stream\n")
         return
-    columns = ("name", "configured", "rows", "partitions", "model", "dimension", "ledger", "note")
+    columns = ("name", "configured", "mode", "rows", "partitions", "model", "dimension", "ledger", "note")
     cells = ([row[column] if row[column] is not None else "" for column in columns] for row in rows)
     stdout().print(table(columns, cells))
 
@@ -84,7 +93,12 @@ def show_info(details: Mapping[str, Any]) -> None:
     )
     documents = "" if details["documents"] is None else f", {details['documents']:,} documents"
     console.print(f"{details['name']}: {details['rows']:,} rows{documents}, ledger {details['ledger'] or '-'}")
-    console.print(f"model: {one_line(model_text)}\n")
+    console.print(f"model: {one_line(model_text)}")
+    console.print(f"mode: {details['mode'] or 'unknown'}")
+    groups = "; ".join(f"{group} from {', '.join(topics)}" for group, topics in sorted(details["groups"].items()))
+    console.print(f"filled by: {one_line(groups) or '-'}")
+    rules = ", ".join(f"{name}: {value}" for name, value in (details["rules"] or {}).items())
+    console.print(f"fixed: {one_line(rules) or '-'}\n")
     columns = ("field", "type", "primary", "dimension", "max bytes")
     fields = (
         [field[key] for key in ("name", "type", "primary", "dimension", "max_length")] for field in details["fields"]
@@ -109,6 +123,7 @@ def _listed(settings: Settings, api: MilvusServerApi, own: OwnCollection) -> dic
     return {
         "name": own.name,
         "configured": own.name == settings.milvus.collection,
+        "mode": filled_mode(api, own),
         "rows": count_rows(api, own.name) if own.info is not None else None,
         "model": model.get("name"),
         "dimension": model.get("dimension"),

@@ -1,42 +1,47 @@
 """The model and Milvus checks of `doctor`: server, collection, index, Milvus partitions, clock."""
 
 import time
-from contextlib import ExitStack
-from dataclasses import asdict
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
+from consumers.cli.inventory import quick_kafka
 from consumers.cli.output import span
 from consumers.config import Settings
+from consumers.kafka import group_lag
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import index_settings, partitioning
-from consumers.wiring.modes import mode_of
+from consumers.wiring.modes import mode_named, mode_of
+from consumers.wiring.stamp import own_stamp
 from consumers.wiring.start_warnings import server_warnings
-from pipeline.embedding import ModelStamp
 from pipeline.errors import MilvusStreamError, NotFound
 from pipeline.records import VECTOR_FIELD
 from pipeline.store import (
     MANY_PARTITIONS,
     CollectionInfo,
+    CollectionStamp,
     MilvusServerApi,
+    check_filled,
     check_server,
     granularity,
     index_problem,
     interval,
     ledger_name,
+    mode_by_data,
     open_collection,
     open_ledger,
-    read_stamp,
     reserved_partitions,
+    stored_stamp,
 )
 
 _NEARLY_FULL = 0.8
 
 
-def examine_model(settings: Settings, findings: Findings) -> ModelStamp | None:
-    """Load the model as a worker would; its stamp, or None if it cannot be loaded."""
-    stamp: ModelStamp | None = None
+def examine_model(settings: Settings, findings: Findings) -> CollectionStamp | None:
+    """Load the model as a worker would; the worker's stamp, or None if it cannot be loaded."""
+    own: CollectionStamp | None = None
     with findings.checking("model", "a worker does not start without its model"), documents.embedder(settings) as model:
-        stamp = model.stamp
+        own, stamp = own_stamp(settings, model), model.stamp
         seen = f"{stamp.name}: {stamp.dimension} dimensions, {model.dtype} on {model.device}"
         if stamp.name.startswith("hash:"):
             do = "set embedding.model to a real model for anything but tests"
@@ -45,11 +50,11 @@ def examine_model(settings: Settings, findings: Findings) -> ModelStamp | None:
             )
         else:
             findings.ok("model", seen)
-    return stamp
+    return own
 
 
-def examine_milvus(settings: Settings, stamp: ModelStamp | None, findings: Findings, now_ms: int) -> None:
-    """Add the findings about Milvus; without a `stamp` the collection's model is not compared."""
+def examine_milvus(settings: Settings, own: CollectionStamp | None, findings: Findings, now_ms: int) -> None:
+    """Add the findings about Milvus; without the `own` stamp of a worker the collection's is not compared."""
     with ExitStack() as stack:
         try:
             api = stack.enter_context(connections.milvus(settings))
@@ -63,7 +68,7 @@ def examine_milvus(settings: Settings, stamp: ModelStamp | None, findings: Findi
             if info is None:
                 _no_collection(settings, api, findings)
             else:
-                _collection(settings, api, stamp, info, findings)
+                _collection(settings, api, own, info, findings)
         if info is not None:
             with findings.checking("milvus.index"):
                 _index(settings, api, info, findings)
@@ -108,35 +113,67 @@ def _no_collection(settings: Settings, api: MilvusServerApi, findings: Findings)
 
 
 def _collection(
-    settings: Settings, api: MilvusServerApi, stamp: ModelStamp | None, info: CollectionInfo, findings: Findings
+    settings: Settings, api: MilvusServerApi, own: CollectionStamp | None, info: CollectionInfo, findings: Findings
 ) -> None:
-    name, stored = settings.milvus.collection, read_stamp(info)
-    if stamp is not None:
+    name, stored = settings.milvus.collection, stored_stamp(api, settings.milvus.collection)
+    if own is not None:
         with findings.checking("milvus.collection", "see the message: a worker refuses to start"):
-            index = index_settings(settings)
-            open_collection(api, name, asdict(stamp), stamp.dimension, index, create=False)
-            findings.ok("milvus.collection", f"{name} fits schema and model ({stamp.name})")
+            index, dimension = index_settings(settings), own.model["dimension"]
+            open_collection(api, name, own.model, dimension, index, create=False)
+            findings.ok("milvus.collection", f"{name} fits schema and model ({own.model['name']})")
     elif stored is None:
         do = "set milvus.collection to another name"
         findings.problem("milvus.collection", f"{name} was not made by milvus-stream: a worker refuses it", do)
     else:
         do = "repair the model first, then run doctor again"
-        seen = f"{name} holds vectors of {stored.get('name')}; whether they fit is unknown without the model"
+        seen = f"{name} holds vectors of {stored.model.get('name')}; whether they fit is unknown without the model"
         findings.warning("milvus.collection", seen, do)
-    check = "milvus.ledger"
-    if not mode_of(settings).one_version:
-        if api.describe(ledger_name(name)) is not None:
-            do = "set mode: upsert again, or milvus.collection to a new name"
-            findings.warning(check, f"{name} has a ledger, so it was filled in mode upsert; configured is append", do)
+    if stored is None:
         return
+    _stamp(settings, api, own, stored, findings)
+    mode = stored.mode or mode_by_data(api, name) or settings.mode
+    if not mode_named(mode).one_version:
+        return
+    check = "milvus.ledger"
     with findings.checking(check, "see the message: a worker refuses to start"):
         try:
             open_ledger(api, name, create=False)
         except NotFound:
-            do = "set mode: append if it was filled so, else drop the collection and replay its topics"
+            do = "drop the collection and replay its topics"
             findings.problem(check, f"{name} has no ledger: nobody knows which rows in it are of which version", do)
         else:
             findings.ok(check, f"{ledger_name(name)} is there")
+
+
+def _stamp(
+    settings: Settings,
+    api: MilvusServerApi,
+    own: CollectionStamp | None,
+    stored: CollectionStamp,
+    findings: Findings,
+) -> None:
+    """What decides which rows a document has, as the collection says it; and whether the group's offsets are for it."""
+    name, check = settings.milvus.collection, "milvus.stamp"
+    with findings.checking(check, "see the message: a worker refuses to start"):
+        if own is not None:
+            check_filled(api, name, replace(own, model=stored.model))  # the model has a finding of its own
+        if stored.rules is None:
+            findings.ok(check, f"{name} was made by a former version; the next worker writes down how it is filled")
+            return
+        groups = "; ".join(f"{group} from {', '.join(sorted(topics))}" for group, topics in stored.fillers.items())
+        findings.ok(check, f"{name} is filled in mode {stored.mode} by {groups or 'no group yet'}")
+    with suppress(MilvusStreamError):  # what is wrong with Kafka is found by its own checks
+        for lag in group_lag(quick_kafka(settings)):
+            if lag.collection_id not in {"", stored.collection_id}:
+                findings.problem(
+                    "kafka.collection",
+                    f"{lag.topic}/{lag.partition}: group {settings.kafka.group_id} has committed offset "
+                    f"{lag.committed} for another collection than {name}: what it read before is not in here, and a "
+                    "worker stops",
+                    "configure the former milvus.collection again, or a new kafka.group_id, which reads everything; "
+                    "or, if this one holds what was read, run `milvus-stream ingest --adopt` once",
+                )
+                break
 
 
 def _index(settings: Settings, api: MilvusServerApi, info: CollectionInfo, findings: Findings) -> None:

@@ -1,6 +1,5 @@
 """Opening of collections: creates a missing one, refuses one with another schema, metric or model."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,27 +9,35 @@ import structlog
 from pipeline.errors import Mismatch, NotFound
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.collection.indexes import IndexSettings, check_server
-from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec, read_stamp, schema_problems
+from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec, schema_problems
+from pipeline.store.collection.stamp import CollectionStamp, model_problems, read_stamp
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, IndexInfo, MilvusApi
 from pipeline.store.milvus.expressions import literal
 
 log = structlog.get_logger(__name__)
 
-# Shown in messages only: a folder and a hub id may name the same model.
-_MODEL_NAME = "name"
-
 
 def open_collection(
-    api: MilvusApi, name: str, stamp: Mapping[str, Any], dimension: int, index: IndexSettings, *, create: bool
+    api: MilvusApi,
+    name: str,
+    stamp: Mapping[str, Any],
+    dimension: int,
+    index: IndexSettings,
+    *,
+    create: bool,
+    more: Mapping[str, Any] | None = None,
 ) -> CollectionInfo:
     """Open the collection of documents for vectors of the model that `stamp` describes.
+
+    `more`: what the description of a new one says beside the model.
 
     With `create`, a missing collection is created and loaded, also by several workers at once; otherwise it raises
     `NotFound`. Raises `Mismatch` for another schema, dimension, metric or model, and `UsageError` for a name or an
     index that the server cannot have. Another index type or other parameters are only logged.
     """
     check_server(index, api.server)
-    spec = documents_spec(name, dimension=dimension, index=index, stamp=stamp, bm25=api.server.capabilities.bm25)
+    bm25 = api.server.capabilities.bm25
+    spec = documents_spec(name, dimension=dimension, index=index, stamp=stamp, bm25=bm25, more=more or {})
 
     def check(info: CollectionInfo) -> None:
         _check_own_name(info, spec)
@@ -48,9 +55,11 @@ def open_ledger(api: MilvusApi, name: str, *, create: bool = True) -> Collection
     return _open_companion(api, ledger_spec(name), create=create)
 
 
-def open_marks(api: MilvusApi, name: str, *, create: bool = True) -> CollectionInfo:
-    """Open the marks of the collection `name`; raises as `open_collection` does."""
-    return _open_companion(api, marks_spec(name), create=create)
+def open_marks(
+    api: MilvusApi, name: str, stamp: CollectionStamp | None = None, *, create: bool = True
+) -> CollectionInfo:
+    """Open the marks of the collection `name`, new ones with its stamp; raises as `open_collection` does."""
+    return _open_companion(api, marks_spec(name, stamp), create=create)
 
 
 def _open_companion(api: MilvusApi, spec: CollectionSpec, *, create: bool) -> CollectionInfo:
@@ -110,22 +119,18 @@ def _check_schema(info: CollectionInfo, spec: CollectionSpec) -> None:
         )
 
 
-def check_model(info: CollectionInfo, stamp: Mapping[str, Any]) -> None:
-    """Raise Mismatch unless the collection holds vectors of the model that `stamp` describes."""
+def check_model(info: CollectionInfo, model: Mapping[str, Any]) -> None:
+    """Raise Mismatch unless the collection holds vectors of this model."""
     stored = read_stamp(info)
     if stored is None:
         raise Mismatch(
             f"collection {info.name!r} does not say which model its vectors are of, so it was not made by "
             "milvus-stream. Set milvus.collection to another name"
         )
-    own = json.loads(json.dumps(dict(stamp)))
-    differing = sorted(key for key in (stored.keys() | own.keys()) - {_MODEL_NAME} if stored.get(key) != own.get(key))
-    if differing:
-        sides = "; ".join(f"{key} is {stored.get(key)!r} there and {own.get(key)!r} here" for key in differing)
+    if problems := model_problems(stored, model):
         raise Mismatch(
-            f"collection {info.name!r} holds vectors of another model ({stored.get(_MODEL_NAME)!r} there, "
-            f"{own.get(_MODEL_NAME)!r} here): {sides}. Configure that model again, or set milvus.collection to a new "
-            "name and replay the topic into it"
+            f"collection {info.name!r} is not of this model: {'; '.join(problems)}. Configure that model again, or set "
+            "milvus.collection to a new name and replay the topic into it"
         )
 
 

@@ -3,19 +3,21 @@
 import json
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.records import MAX_DOC_ID_BYTES, MAX_TEXT_BYTES, ROW_FIELDS, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.stamp import STAMP_FORMAT, CollectionStamp, read_description, stamp_fields
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, IndexInfo
 
 LEDGER_SUFFIX = "__ledger"
 MARKS_SUFFIX = "__marks"
 UNUSED_DIMENSION = 2
 """Milvus requires a vector in every collection; that of the ledger and of the marks is constant and never searched."""
-STAMP_FORMAT = 1
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME = 255 - max(len(LEDGER_SUFFIX), len(MARKS_SUFFIX))
 _ID = FieldInfo("id", "VARCHAR", primary=True, max_length=64)
@@ -55,10 +57,17 @@ def marks_name(collection: str) -> str:
 
 
 def documents_spec(
-    name: str, *, dimension: int, index: IndexSettings, stamp: Mapping[str, Any], bm25: bool
+    name: str,
+    *,
+    dimension: int,
+    index: IndexSettings,
+    stamp: Mapping[str, Any],
+    bm25: bool,
+    more: Mapping[str, Any] = _NOTHING,
 ) -> CollectionSpec:
     """The collection of documents: one row a chunk, metadata in the dynamic field.
 
+    `stamp` is the model, `more` what the description says beside it.
     `bm25` adds the field `sparse`, which the server fills from `text`. Only for a server with that capability:
     Milvus 2.3 crashes when such a collection is created.
     """
@@ -69,7 +78,7 @@ def documents_spec(
         fields.append(FieldInfo(SPARSE_FIELD, "SPARSE_FLOAT_VECTOR"))
         indexes[SPARSE_FIELD] = IndexInfo("SPARSE_INVERTED_INDEX", "BM25", {})
     return CollectionSpec(
-        check_collection_name(name), write_stamp(stamp), tuple(fields), dynamic=True, indexes=indexes, bm25=bm25
+        check_collection_name(name), write_stamp(stamp, more), tuple(fields), dynamic=True, indexes=indexes, bm25=bm25
     )
 
 
@@ -97,8 +106,11 @@ def ledger_spec(name: str) -> CollectionSpec:
     return _companion_spec(name, ledger_name(name), "ledger_of", fields)
 
 
-def marks_spec(name: str) -> CollectionSpec:
-    """The marks of the collection `name`: some hundred rows, each a value of a name that is never changed."""
+def marks_spec(name: str, stamp: CollectionStamp | None = None) -> CollectionSpec:
+    """The marks of the collection `name`: some hundred rows, each a value of a name that is never changed.
+
+    They carry its stamp, too: a collection that a former version made has none, and its description cannot be changed.
+    """
     fields = (
         _ID,
         FieldInfo("kind", "VARCHAR", max_length=16),
@@ -109,24 +121,20 @@ def marks_spec(name: str) -> CollectionSpec:
         FieldInfo("written_ms", "INT64"),
         FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=UNUSED_DIMENSION),
     )
-    return _companion_spec(name, marks_name(name), "marks_of", fields)
+    return _companion_spec(name, marks_name(name), "marks_of", fields, {} if stamp is None else stamp_fields(stamp))
 
 
-def _companion_spec(collection: str, name: str, role: str, fields: tuple[FieldInfo, ...]) -> CollectionSpec:
+def _companion_spec(
+    collection: str, name: str, role: str, fields: tuple[FieldInfo, ...], more: Mapping[str, Any] = _NOTHING
+) -> CollectionSpec:
     """A collection that belongs to another one, which its description names under `role`."""
-    description = json.dumps({"milvus_stream": STAMP_FORMAT, role: check_collection_name(collection)})
+    description = json.dumps({"milvus_stream": STAMP_FORMAT, role: check_collection_name(collection), **more})
     return CollectionSpec(name, description, fields, dynamic=False, indexes={VECTOR_FIELD: IndexInfo("FLAT", "L2", {})})
 
 
-def write_stamp(stamp: Mapping[str, Any]) -> str:
-    """A collection's description that names the model of its vectors."""
-    return json.dumps({"milvus_stream": STAMP_FORMAT, "model": dict(stamp)}, sort_keys=True)
-
-
-def read_stamp(info: CollectionInfo) -> dict[str, Any] | None:
-    """The model of a collection's vectors, as `write_stamp` wrote it; None without such a description."""
-    model = _read_description(info).get("model")
-    return model if isinstance(model, dict) else None
+def write_stamp(model: Mapping[str, Any], more: Mapping[str, Any] = _NOTHING) -> str:
+    """A collection's description that names the model of its vectors, and `more`."""
+    return json.dumps({"milvus_stream": STAMP_FORMAT, "model": dict(model), **more}, sort_keys=True)
 
 
 def read_ledger_of(info: CollectionInfo) -> str | None:
@@ -140,17 +148,8 @@ def read_marks_of(info: CollectionInfo) -> str | None:
 
 
 def _owner(info: CollectionInfo, role: str) -> str | None:
-    name = _read_description(info).get(role)
+    name = read_description(info).get(role)
     return name if isinstance(name, str) else None
-
-
-def _read_description(info: CollectionInfo) -> dict[str, Any]:
-    """A description written by milvus-stream; empty for any other text."""
-    try:
-        description = json.loads(info.description)
-    except json.JSONDecodeError:
-        return {}
-    return description if isinstance(description, dict) and "milvus_stream" in description else {}
 
 
 def schema_problems(wanted: CollectionSpec, existing: CollectionInfo) -> list[str]:

@@ -73,6 +73,15 @@ class PositionMarks:
         self._marks.write("position", payloads, fenced=not first)
 
 
+def topic_ids_seen(marks: Marks) -> Mapping[str, frozenset[str]]:
+    """The ids under which each topic was read into the collection, those of deleted ones included; a strong read."""
+    seen: dict[str, frozenset[str]] = {}
+    for name, mark in marks.read("position").items():
+        topic, log_name = str(mark.payload["topic"]), name.rpartition("/")[0]
+        seen[topic] = seen.get(topic, frozenset()) | {"" if log_name == topic else log_name}
+    return seen
+
+
 def _stored(mark: Mark) -> StoredPosition:
     return StoredPosition(mark.payload["offset"], mark.payload["group"], bool(mark.payload.get("first")))
 

@@ -38,6 +38,8 @@ class Capabilities:
     """Insert replaces a row by id, and upsert keeps what only the old row had. Elsewhere insert adds a second row."""
     stores_repeated_ids: bool
     """An id can be stored twice in a Milvus partition; 2.3.5 then leaves other rows out of an answer."""
+    answers_older_rows: bool
+    """An upsert can lose its delete while a segment is loaded, and then a query answers any of the two rows."""
     counts_by_partition: bool
     """`count(*)` obeys the Milvus partitions that are named."""
     refuses_missing_names: bool
@@ -63,6 +65,7 @@ def capabilities_of(version: Version, *, lite: bool) -> Capabilities:
         builds_indexes_later=not lite,
         insert_replaces_rows=lite,
         stores_repeated_ids=not lite,
+        answers_older_rows=not lite and UNKNOWN < version < (2, 4, 0),
         counts_by_partition=not lite,
         refuses_missing_names=not lite,
         has_clock=not lite,

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from pipeline.errors import NotFound
 from pipeline.records import Chunk, Delete, EmbeddedPut, Position, Put
+from pipeline.store.collection.stamp import AppendIds
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
@@ -97,7 +98,7 @@ class DocumentRows(Generic[K]):
 
 
 class AppendWriter(Writer):
-    """The `Writer` that stores every record under ids made of its Kafka position.
+    """The `Writer` that stores every record under ids made of its topic's id and its Kafka position.
 
     A repetition writes the same rows again, so no ledger is needed.
     """
@@ -109,7 +110,11 @@ class AppendWriter(Writer):
         partitions: MilvusPartitions,
         partitioning: Partitioning,
         policy: WritePolicy = DEFAULT_POLICY,
+        *,
+        append_ids: AppendIds = "topic-id",
     ) -> None:
+        """`append_ids`: as the collection's stamp says."""
+        self._with_topic_id = append_ids == "topic-id"
         self._rows: DocumentRows[Position] = DocumentRows(api, collection, partitions, policy)
         self._partitions = partitions
         self._partitioning = partitioning
@@ -139,7 +144,8 @@ class AppendWriter(Writer):
         groups: dict[str, list[RowGroup[Position]]] = {}
         by_position = {embedded.put.position: embedded.put for embedded in puts}
         for embedded in puts:
-            group = RowGroup(embedded.put.position, append_rows(embedded), row_sizes(embedded))
+            topic_id = embedded.put.topic_id if self._with_topic_id else None
+            group = RowGroup(embedded.put.position, append_rows(embedded, topic_id), row_sizes(embedded))
             groups.setdefault(self._place(embedded.put), []).append(group)
         sent = self._rows.upsert(groups, set())
         refused = [(by_position[position], *refusal) for position, refusal in sent.refused.items()]

@@ -2,96 +2,28 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import UnlistedAnswer
-from pipeline.records import VECTOR_FIELD, Position
-from pipeline.store.collection.schema import UNUSED_DIMENSION, ledger_name
-from pipeline.store.milvus.api import MilvusApi, Row
+from pipeline.records import KafkaPartition
+from pipeline.store.collection.schema import ledger_name
+from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.former_places import decode_places, encode_places
-from pipeline.store.writing.protocol import Entry, Key
+from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
+from pipeline.store.writing.protocol import NOWHERE, Entry, Key
+from pipeline.store.writing.repeated_rows import repeated_entries
 from pipeline.store.writing.rows import ledger_id
 from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 
-ENTRY_FIELDS = (
-    "id",
-    "doc_id",
-    "tenant",
-    "topic",
-    "kafka_partition",
-    "kafka_offset",
-    "record_time",
-    "version",
-    "versioned",
-    "state",
-    "footprint",
-    "content_hash",
-    "row_hash",
-    "fingerprint",
-    "topic_id",
-    "pending",
-)
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0
 """Any read sees every write older than this. Milvus promises 5 s (`common.gracefulTime`: the server answers only after
 that time); four times that leaves room for another setting."""
 
-_VECTOR = np.ones(UNUSED_DIMENSION, dtype=np.float32)
 _ROW_BYTES = 1024
-
-
-def entry_row(entry: Entry) -> Row:
-    """An entry as a row of the ledger."""
-    return {
-        "id": ledger_id(entry.tenant, entry.doc_id),
-        "doc_id": entry.doc_id,
-        "tenant": entry.tenant or "",
-        "topic": entry.position.topic,
-        "kafka_partition": entry.position.partition,
-        "kafka_offset": entry.position.offset,
-        "record_time": entry.record_time,
-        "version": entry.version,
-        "versioned": entry.versioned,
-        "state": entry.state,
-        "footprint": encode_places(entry.footprint, entry.former, entry.written_at),
-        "content_hash": entry.content_hash,
-        "row_hash": entry.row_hash,
-        "fingerprint": entry.fingerprint,
-        "topic_id": entry.topic_id,
-        "pending": entry.pending,
-        VECTOR_FIELD: _VECTOR,
-    }
-
-
-def row_entry(row: Mapping[str, Any]) -> Entry:
-    """The entry in a ledger row that was read with `ENTRY_FIELDS`."""
-    doc_id = row["doc_id"]
-    # No tenant is stored as ""; the id distinguishes it from a tenant of that name.
-    no_tenant = None if row["id"] == ledger_id(None, doc_id) else ""
-    footprint, former, written_at = decode_places(row["footprint"])
-    return Entry(
-        doc_id=doc_id,
-        tenant=row["tenant"] or no_tenant,
-        position=Position(row["topic"], row["kafka_partition"], row["kafka_offset"]),
-        record_time=row["record_time"],
-        version=row["version"],
-        versioned=row["versioned"],
-        state=row["state"],
-        footprint=footprint,
-        content_hash=row["content_hash"],
-        row_hash=row["row_hash"],
-        fingerprint=row["fingerprint"],
-        topic_id=row["topic_id"],
-        pending=row["pending"],
-        former=former,
-        written_at=written_at,
-    )
 
 
 @dataclass(slots=True)
@@ -114,8 +46,11 @@ class Ledger:
     """Reads and writes of ledger entries, with a cache of this worker's own writes while a read may miss them.
 
     One thread plans (`read`, `cache`, `forget`), one writes (`entry`, `write`, `remove`, `release`). A key in flight
-    is answered from the cache, with what the writing thread has stored last. Only the worker that owns a document's
-    Kafka partition may write its entry: all records of a document must be in one Kafka partition.
+    is answered from the cache, with what the writing thread has stored last.
+
+    Usually all records of a document are in one Kafka partition, and so one worker writes its entry. Where they are
+    not, entries of other workers are recognized by their position. Such an entry is read again as of the server's
+    present moment, when a plan is made and again before it is applied, and is never answered from the cache.
     """
 
     def __init__(
@@ -126,14 +61,19 @@ class Ledger:
         *,
         staleness_s: float = STALENESS_S,
         max_cached: int = 200_000,
+        owned: Callable[[], Collection[KafkaPartition]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`owned`: the Kafka partitions of this worker; None: nobody else writes while this ledger is in use."""
         self._api = api
         self._name = ledger_name(collection)
         self._requests: UpsertRequests[Key] = UpsertRequests(api, self._name, policy)
         self._staleness_s = staleness_s
         self._max_cached = max_cached
+        self._owned = owned
         self._clock = clock
+        self._wall_clock = wall_clock
         self._cached: dict[Key, _CachedEntry] = {}
         self._lock = threading.Lock()
         self._distrusted_until = clock() + staleness_s
@@ -146,21 +86,26 @@ class Ledger:
     def read(self, keys: Iterable[Key]) -> dict[Key, tuple[Entry | None, bool]]:
         """Each key's entry, and whether the key is in flight: then the entry may change before the plan is applied."""
         entries: dict[Key, tuple[Entry | None, bool]] = {}
+        own: dict[Key, Entry | None] = {}
         with self._lock:
             now = self._clock()
             self._evict(now)
-            missing = []
+            unread = []
             for key in keys:
                 cached = self._cached.get(key)
-                if cached is None:
-                    missing.append(key)
-                else:
+                if cached is not None and (cached.in_flight or self._owned is None):
                     entries[key] = cached.entry, cached.in_flight > 0
+                    continue
+                unread.append(key)
+                if cached is not None:
+                    own[key] = cached.entry
             distrusted = now < self._distrusted_until
-        remaining = iter(missing)
-        while page := list(islice(remaining, KEYS_PER_QUERY)):
-            stored = self._query(page, **(self._consistency() if distrusted else {}))
-            entries.update({key: (stored.get(key), False) for key in page})
+        stored = self._query(unread, **(self._consistency() if distrusted else {}))
+        foreign = [key for key in unread if self._is_foreign(stored.get(key)) or self._is_foreign(own.get(key))]
+        # A row of this worker may be older than what it has written since.
+        stored |= {key: entry for key, entry in own.items() if key not in foreign}
+        stored |= self._query_now(foreign)
+        entries.update({key: (stored.get(key), False) for key in unread})
         return entries
 
     def cache(self, entries: Mapping[Key, Entry | None]) -> None:
@@ -169,7 +114,7 @@ class Ledger:
             now = self._clock()
             for key, entry in entries.items():
                 cached = self._cached.get(key)
-                if cached is None:
+                if cached is None or (not cached.in_flight and cached.entry != entry):
                     settled = entry is None or not entry.pending
                     cached = self._cached[key] = _CachedEntry(
                         entry, entry if settled else None, settled, now, outages=self._outages
@@ -181,6 +126,18 @@ class Ledger:
         self.invalidate()
 
     # --- the writing thread ------------------------------------------------------------------------------------
+
+    def refresh(self, keys: Iterable[Key]) -> None:
+        """Read again those keys in flight whose entry another worker has written, or may have."""
+        outages = self._outages
+        foreign = [key for key in keys if self._is_foreign(self._cached[key].entry)]
+        stored = self._query_now(foreign)
+        with self._lock:
+            for key in foreign:
+                cached, entry = self._cached[key], stored[key]
+                cached.entry, cached.outages = entry, outages
+                if entry is None or not entry.pending:
+                    cached.before, cached.settled = entry, True
 
     def entry(self, key: Key) -> Entry | None:
         """The stored entry of a key in flight."""
@@ -197,6 +154,13 @@ class Ledger:
 
     def write(self, entries: Sequence[Entry]) -> dict[Key, tuple[str, str]]:
         """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
+        now_ms = int(self._wall_clock() * 1000)
+        entries = [
+            replace(entry, written_ms=now_ms)
+            if entry.state == "deleted" and not (entry.pending or entry.written_ms)
+            else entry
+            for entry in entries
+        ]
         sent: Sent[Key] = Sent()
         outages = self._outages
         groups = [RowGroup((entry.tenant, entry.doc_id), (entry_row(entry),), (_ROW_BYTES,)) for entry in entries]
@@ -272,10 +236,33 @@ class Ledger:
                     self._since = since
         return {"strong": True} if since is None else {"since": since}
 
-    def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry]:
-        by_id = {ledger_id(*key): key for key in keys}
-        rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
-        return {by_id[row["id"]]: row_entry(row) for row in rows}
+    def _is_foreign(self, entry: Entry | None) -> bool:
+        """Whether another worker may be writing the document: the entry is of a Kafka partition that it owns."""
+        if self._owned is None or entry is None:
+            return False
+        if entry.position == NOWHERE:
+            return entry.pending
+        return entry.position[:2] not in self._owned()
+
+    def _query_now(self, keys: Sequence[Key]) -> dict[Key, Entry | None]:
+        """Entries as of this moment on the server's clock."""
+        if not keys:
+            return {}
+        since = self._api.instant()
+        stored = self._query(keys, **({"strong": True} if since is None else {"since": since}))
+        return {key: stored.get(key) for key in keys}
+
+    def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry | None]:
+        """The stored entries; keys without one are left out."""
+        entries: dict[Key, Entry | None] = {}
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            by_id = {ledger_id(*key): key for key in keys[start : start + KEYS_PER_QUERY]}
+            rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
+            entries.update({by_id[row["id"]]: row_entry(row) for row in rows})
+            if rows and self._api.server.capabilities.answers_older_rows:
+                repeated = repeated_entries(self._api, self._name, list(by_id), len(rows), consistency)
+                entries.update({by_id[identifier]: entry for identifier, entry in repeated.items()})
+        return entries
 
     def _evict(self, now: float) -> None:
         """Drop expired keys and, over the limit, the oldest; until those would expire, reads must see their writes."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal, NamedTuple, TypeAlias
 
-from pipeline.records import Delete, Position, Put
+from pipeline.order import Comparison, compare, rank_of
+from pipeline.records import Delete, Position, Put, Rank
 from pipeline.store.writing.former_places import left_behind, merged
 
 Key: TypeAlias = tuple[str | None, str]
@@ -38,7 +39,7 @@ class Entry:
     position: Position
     """The newest record with this content. Rows keep the position of the record that wrote them, which may be older."""
     record_time: int
-    """Kafka's timestamp of that record, epoch milliseconds."""
+    """Kafka's timestamp of that record, epoch milliseconds; of several records of one log and version the greatest."""
     version: int
     """Of the record's version field; 0 without one."""
     versioned: bool
@@ -56,6 +57,36 @@ class Entry:
     """Places that the last change has left: should Milvus lose its deletes, rows may be there again."""
     written_at: Position | None = None
     """The record that wrote the rows, where it is another one than `position`."""
+    reset_offset: int = -1
+    """As in `Rank`, and so are the next two; a record without version implies itself."""
+    reset_ms: int = -1
+    floor: int | None = None
+    written_ms: int = 0
+    """When a delete was written, epoch milliseconds of the writer's clock; 0: unknown, or the document is live."""
+
+    @property
+    def rank(self) -> Rank:
+        """What decides whether a record is newer."""
+        version, offset, time_ms = self.version if self.versioned else None, self.position.offset, self.record_time
+        reset_offset, reset_ms = self.reset_offset, self.reset_ms
+        if not self.versioned:
+            reset_offset, reset_ms = max(offset, reset_offset), max(time_ms, reset_ms)
+        return Rank(self.position, self.topic_id, time_ms, version, reset_offset, reset_ms, self.floor)
+
+    def ranked(self, rank: Rank) -> "Entry":
+        """The entry with this rank."""
+        implied = rank.version is None
+        return replace(
+            self,
+            position=rank.position,
+            record_time=rank.time_ms,
+            version=rank.version or 0,
+            versioned=rank.version is not None,
+            topic_id=rank.topic_id,
+            reset_offset=-1 if implied and rank.reset_offset == rank.position.offset else rank.reset_offset,
+            reset_ms=-1 if implied and rank.reset_ms == rank.time_ms else rank.reset_ms,
+            floor=rank.floor,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +103,7 @@ class Decision(Enum):
 
     WRITE = "rows change"
     ADVANCE = "a newer record has the stored content: only the ledger row changes"
+    RANK = "an older record changes what the ledger knows of versions: only the ledger row changes"
     UNCHANGED = "this version is stored"
     STALE = "a newer version is stored"
 
@@ -145,42 +177,18 @@ def decide(entry: Entry | None, operation: Change, hashes: DocumentHashes | None
     """
     if entry is None:
         return Decision.WRITE
-    order = _order(entry, operation)
+    order, rank, _ = compare_entry(entry, operation)
     if order < 0:
-        return Decision.STALE
+        return Decision.STALE if rank == entry.rank else Decision.RANK
     if entry.pending or not _holds(entry, hashes, fingerprint):
         return Decision.WRITE
     return Decision.ADVANCE if order else Decision.UNCHANGED
 
 
-def comparable(entry: Entry, operation: Change) -> bool:
-    """Whether the versions decide which is newer: both are from the version field, or both are offsets of one log.
-
-    They do not after a topic was created again, or when a key changed its Kafka partition: then arrival decides.
-    """
-    if operation.by_arrival:
-        return _same_log(entry, operation)
-    if entry.versioned or operation.version is not None:
-        return entry.versioned and operation.version is not None
-    return _same_log(entry, operation)
-
-
-def _same_log(entry: Entry, operation: Change) -> bool:
-    if operation.position[:2] != entry.position[:2]:
-        return False
-    return operation.topic_id == entry.topic_id or not operation.topic_id or not entry.topic_id
-
-
-def _order(entry: Entry, operation: Change) -> int:
-    """-1: older than the entry, 0: the same version, 1: newer, or not comparable (then arrival decides)."""
-    if not comparable(entry, operation):
-        return 1
-    if operation.version is not None and operation.version != entry.version and not operation.by_arrival:
-        return 1 if operation.version > entry.version else -1
-    if _same_log(entry, operation):
-        offset, stored = operation.position.offset, entry.position.offset
-        return (offset > stored) - (offset < stored)
-    return 0
+def compare_entry(entry: Entry, operation: Change) -> Comparison:
+    """Compare an operation with the stored version; every record is newer than a document that was never stored."""
+    record = rank_of(operation)
+    return Comparison(1, record) if entry.position == NOWHERE else compare(entry.rank, record)
 
 
 def _holds(entry: Entry, hashes: DocumentHashes | None, fingerprint: str) -> bool:
@@ -229,20 +237,20 @@ def final(
     hashes: DocumentHashes | None,
     place: Footprint,
     fingerprint: str,
-    footprint: Footprint | None = None,
+    before: Entry | None = None,
 ) -> Entry:
-    """The ledger entry when the rows are exactly those of the operation; `footprint`: of its intent.
+    """The ledger entry when the rows are exactly those of the operation; `before`: the entry that it replaces.
 
     A delete has one, too, even of an unknown key: otherwise an older record, read again, would bring the document back.
     """
     tenant, doc_id = operation.key
-    return Entry(
+    entry = Entry(
         doc_id=doc_id,
         tenant=tenant,
         position=operation.position,
         record_time=operation.timestamp_ms,
-        version=operation.version or 0,
-        versioned=operation.version is not None,
+        version=0,
+        versioned=False,
         state="deleted" if hashes is None else "live",
         footprint=place,
         content_hash="" if hashes is None else hashes.content_hash,
@@ -250,24 +258,21 @@ def final(
         fingerprint="" if hashes is None else fingerprint,
         topic_id=operation.topic_id,
         pending=False,
-        former=left_behind(footprint or {}, place),
+        former=left_behind({} if before is None else before.footprint, place),
     )
+    return entry.ranked(rank_of(operation) if before is None else compare_entry(before, operation).rank)
 
 
 def advanced(entry: Entry, operation: Change) -> Entry:
-    """The ledger entry after a newer record with the same content.
+    """The ledger entry after a record that changes only the rank of the stored content.
 
-    Without it, a replay of a range that ends between the two records would take the older one for the newest.
+    Without it, a replay of a range that ends between two records of one content would take the older one for the
+    newest.
     """
-    return replace(
-        entry,
-        position=operation.position,
-        record_time=operation.timestamp_ms,
-        version=operation.version or 0,
-        versioned=operation.version is not None,
-        topic_id=operation.topic_id,
-        written_at=entry.written_at or entry.position,
-    )
+    order, rank, _ = compare_entry(entry, operation)
+    if order <= 0:
+        return entry.ranked(rank)
+    return replace(entry.ranked(rank), written_ms=0, written_at=entry.written_at or entry.position)
 
 
 def surplus(footprint: Footprint, place: Footprint) -> dict[str, range]:

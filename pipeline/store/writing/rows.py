@@ -40,14 +40,20 @@ def row_ids(tenant: str | None, doc_id: str, milvus_partition: str, chunks: Iter
     return _numbered(b"row" + _encoded(tenant) + _encoded(doc_id) + _encoded(milvus_partition), chunks)
 
 
-def append_row_id(position: Position, chunk: int) -> str:
-    """The primary key of one chunk's row in append mode, 40 hex digits; the same whenever the record is written."""
-    return append_row_ids(position, (chunk,))[0]
+def append_row_id(position: Position, topic_id: str | None, chunk: int) -> str:
+    """The primary key of one chunk's row in append mode, 40 hex digits; the same whenever the record is written.
+
+    `topic_id`: Kafka's id of the topic, so that the records of a recreated topic have other ids. "" where the broker
+    has none (before 2.8): then they have the same, and replace what is stored. None in a collection of a former
+    version, whose ids have no such part.
+    """
+    return append_row_ids(position, topic_id, (chunk,))[0]
 
 
-def append_row_ids(position: Position, chunks: Iterable[int]) -> list[str]:
+def append_row_ids(position: Position, topic_id: str | None, chunks: Iterable[int]) -> list[str]:
     """`append_row_id` of several chunks of one record."""
-    return _numbered(b"append" + _encoded(position.topic) + b"%d/%d/" % (position.partition, position.offset), chunks)
+    kind = b"append" if topic_id is None else b"append-of" + _encoded(topic_id)
+    return _numbered(kind + _encoded(position.topic) + b"%d/%d/" % (position.partition, position.offset), chunks)
 
 
 def ledger_id(tenant: str | None, doc_id: str) -> str:
@@ -94,9 +100,9 @@ def document_rows(embedded: EmbeddedPut, milvus_partition: str) -> list[Row]:
     return _rows(embedded, row_ids(document.tenant, document.doc_id, milvus_partition, range(len(embedded.chunks))))
 
 
-def append_rows(embedded: EmbeddedPut) -> list[Row]:
-    """The rows, one a chunk, of a record that is a separate document."""
-    return _rows(embedded, append_row_ids(embedded.put.position, range(len(embedded.chunks))))
+def append_rows(embedded: EmbeddedPut, topic_id: str | None) -> list[Row]:
+    """The rows, one a chunk, of a record that is a separate document; `topic_id` as in `append_row_id`."""
+    return _rows(embedded, append_row_ids(embedded.put.position, topic_id, range(len(embedded.chunks))))
 
 
 def row_sizes(embedded: EmbeddedPut) -> list[int]:

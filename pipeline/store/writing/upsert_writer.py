@@ -21,7 +21,6 @@ from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Unfinished, Writer, too_many
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import (
-    NOWHERE,
     Applied,
     Change,
     Decision,
@@ -33,7 +32,7 @@ from pipeline.store.writing.protocol import (
     Refusal,
     WritePlan,
     advanced,
-    comparable,
+    compare_entry,
     decide,
     final,
     intent,
@@ -140,7 +139,7 @@ class UpsertWriter(Writer):
         refused += without_partition
         left_out = {operation.key for operation, *_ in without_partition}
         writes = [operation for operation in writes if operation.key not in left_out]
-        advances = [by_key[key] for key, decision in decisions.items() if decision is Decision.ADVANCE]
+        advances = [by_key[key] for key, decision in decisions.items() if decision in (Decision.ADVANCE, Decision.RANK)]
         in_flight = [operation.key for operation in (*writes, *advances)]
         self._ledger.cache({key: entries[key][0] for key in in_flight})
         stored = {key: entry for key, (entry, _) in entries.items() if entry is not None}
@@ -154,7 +153,7 @@ class UpsertWriter(Writer):
             refused=refused,
             hashes=hashes,
             stored={put.key: stored[put.key] for put in writes if isinstance(put, Put) and put.key in stored},
-            by_arrival=sum(_by_arrival(stored[change.key], change) for change in writes if change.key in stored),
+            by_arrival=sum(compare_entry(stored[op.key], op).by_arrival for op in writes if op.key in stored),
             in_flight=in_flight,
             rewrite=rewrite,
             earlier=self._redo.places(folded),
@@ -209,6 +208,7 @@ class UpsertWriter(Writer):
     @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         with self._distrusting():
+            self._ledger.refresh(plan.in_flight)
             work = self._steps(plan, puts)
             failpoints.hit("intent_unwritten")
             self._begin(work)
@@ -249,14 +249,14 @@ class UpsertWriter(Writer):
             hashes = plan.hashes[key] if put is not None else None
             entry = self._ledger.entry(key)
             decision = decide(entry, operation, hashes, self._fingerprint)
-            if decision is not Decision.STALE and key in plan.rewrite:
+            if decision not in (Decision.STALE, Decision.RANK) and key in plan.rewrite:
                 decision = Decision.WRITE  # nobody has written the key since: it was in no other plan
             match decision:
                 case Decision.STALE:
                     work.stale += 1
                 case Decision.UNCHANGED:
                     work.unchanged += 1
-                case Decision.ADVANCE if entry is not None:
+                case Decision.ADVANCE | Decision.RANK if entry is not None:
                     work.unchanged += 1
                     work.advanced.append(advanced(entry, operation))
                 case _:
@@ -303,9 +303,10 @@ class UpsertWriter(Writer):
 
     def _finish(self, work: _Application) -> None:
         entries = list(work.advanced)
-        for key, step in work.accepted():
-            footprint = begun.footprint if (begun := self._ledger.entry(key)) else None
-            entries.append(final(step.operation, step.hashes, step.place, self._fingerprint, footprint))
+        entries += [
+            final(step.operation, step.hashes, step.place, self._fingerprint, self._ledger.entry(key))
+            for key, step in work.accepted()
+        ]
         never_stored = []
         for key in self._undoable(work):
             before, _ = self._ledger.before(key)
@@ -343,8 +344,3 @@ class UpsertWriter(Writer):
         except Unavailable:
             self._ledger.invalidate()
             raise
-
-
-def _by_arrival(entry: Entry, operation: Change) -> bool:
-    """Whether the operation is newer by arrival only; an entry without any stored version does not count."""
-    return entry.position != NOWHERE and not comparable(entry, operation)

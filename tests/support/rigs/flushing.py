@@ -1,13 +1,15 @@
 """Several workers' flushers over one Milvus, on a clock of the test, interleaved call by call."""
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from pipeline.errors import OutcomeUnknown, Unavailable
-from pipeline.records import Finished, Position, Receipt
+from pipeline.records import Finished, KafkaPartition, Position, Reached, Receipt, WrittenPositions
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.marks import Marks
 from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec
@@ -121,17 +123,37 @@ class Connection:
         return trouble
 
 
+def marks_row(offset: int) -> dict[str, Any]:
+    """A position of the only Kafka partition."""
+    row = {"kind": "position", "name": "t/0", "writer": "w", "count": offset, "payload": "{}", "written_ms": 0}
+    return {"id": f"{offset:040x}", **row, "vector": np.ones(2, dtype=np.float32)}
+
+
 class Worker:
     """A flusher whose steps are taken apart at every call to Milvus."""
 
-    def __init__(self, cluster: Cluster, *, leads: bool = False, durability: Literal["flush", "ack"] = "flush") -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        leads: bool = False,
+        durability: Literal["flush", "ack"] = "flush",
+        positions: bool = False,
+    ) -> None:
         self._cluster = cluster
         self.api: Any = Connection(cluster, self._pause)
         self.leads = leads
         self.acked: dict[int, int] = {}
         """Receipt -> the event at which it was acknowledged."""
         self.durable: set[int] = set()
+        self.assignment = 1
         self.rounds: list[tuple[FlushRole, bool]] = []
+        self.positions: list[int] = []
+        """The positions that are durable, in order."""
+        self.written: dict[int, int] = {}
+        """Position -> the event at which it was acknowledged."""
+        self._acknowledged: deque[tuple[Receipt, int]] = deque()
+        self._reached: dict[KafkaPartition, Reached] = {}
         api = cast(MilvusApi, self.api)
         self.flusher = Flusher(
             api,
@@ -142,6 +164,8 @@ class Worker:
             marker=FlushMarker(Marks(api, "docs", lambda: cluster.now), lambda: cluster.now),
             leads=lambda: self.leads,
             on_flush=lambda role, ok: self.rounds.append((role, ok)),
+            positions=self if positions else None,
+            on_acked=(lambda receipt, rows: self._acknowledged.append((receipt, rows))) if positions else None,
         )
         self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._busy = False
@@ -154,7 +178,29 @@ class Worker:
         number = len(self.acked)
         self.acked[number] = self._cluster.event()
         self.flusher.acked(Receipt([Position("t", 0, number)]), 1)
+        self.hand_over()
         return number
+
+    def hand_over(self) -> None:
+        """What the thread that reads Kafka does: receipts go to the flush with the position that they reach."""
+        receipts = [receipt for receipt, _ in self._acknowledged]
+        self._acknowledged.clear()
+        self._reached = {("t", 0): Reached(len(self.acked), self.assignment)}
+        self.flusher.acknowledged(receipts, len(receipts), self._reached)
+
+    def write(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Have Milvus remember a position; as `PositionStore`."""
+        self.api.upsert("docs__marks", None, [marks_row(offset) for offset in offsets.values()])
+        self.written[offsets["t", 0]] = self._cluster.event()
+
+    def lose_connection(self) -> None:
+        """What was not durable is read again from the last durable position, in a new assignment."""
+        self.flusher.drop()
+        self.assignment += 1
+        kept = self.positions[-1] if self.positions else 0
+        self.acked = {number: event for number, event in self.acked.items() if number < kept}
+        self.durable &= set(self.acked)
+        self.written.clear()
 
     def go(self) -> bool:
         """Go on to the next call to Milvus; False if there is nothing to do."""
@@ -181,6 +227,9 @@ class Worker:
 
     def _settle(self, receipts: Sequence[Finished]) -> None:
         for receipt in receipts:
+            if isinstance(receipt, WrittenPositions):
+                self._settle_position(receipt.positions["t", 0])
+                continue
             assert isinstance(receipt, Receipt)
             number = receipt.positions[0].offset
             assert number not in self.durable, "reported twice"
@@ -189,9 +238,19 @@ class Worker:
                 assert began > self.acked[number], f"acknowledged at {self.acked[number]}, {collection} flushed {began}"
             self.durable.add(number)
 
+    def _settle_position(self, reached: Reached) -> None:
+        if reached.assignment != self.assignment:
+            return
+        for collection in COLLECTIONS:
+            began = max(self._cluster.finished[collection], default=0)
+            assert began > self.written[reached.offset], f"{reached} is called durable before its flush"
+        assert set(range(reached.offset)) <= self.acked.keys()
+        self.positions.append(reached.offset)
+
     def _settle_at_ack(self, receipts: Sequence[Finished]) -> None:
         (receipt,) = receipts
-        assert isinstance(receipt, Receipt)
+        if isinstance(receipt, WrittenPositions):
+            return
         assert receipt.positions[0].offset == len(self.acked) - 1, "not the one acknowledged now"
         self.durable.add(len(self.acked) - 1)
 
@@ -214,10 +273,12 @@ class Worker:
 
 
 @contextmanager
-def group(*leads: bool, durability: Literal["flush", "ack"] = "flush") -> Iterator[tuple[Cluster, list[Worker]]]:
+def group(
+    *leads: bool, durability: Literal["flush", "ack"] = "flush", positions: bool = False
+) -> Iterator[tuple[Cluster, list[Worker]]]:
     """So many workers over one Milvus, those that lead marked."""
     cluster = Cluster()
-    workers = [Worker(cluster, leads=each, durability=durability) for each in leads]
+    workers = [Worker(cluster, leads=each, durability=durability, positions=positions) for each in leads]
     try:
         yield cluster, workers
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Rig:
     session_s: float = 5.0
     limits: DeadLetterLimits = field(default_factory=DeadLetterLimits)
     sweep: SweepPolicy | None = None
+    version_field: str | None = None
     accept_gap: bool = False
     now_ms: int = NOON + 3_600_000
     """The worker's clock, which is at rest."""
@@ -148,7 +150,9 @@ class Rig:
             positions=self.memory,
             tombstones=None
             if self.sweep is None
-            else TombstoneSweep(self.connection, COLLECTION, self.sweep, wall_clock=lambda: NOON / 1000),
+            else TombstoneSweep(
+                self.connection, COLLECTION, self.sweep, wall_clock=lambda: max(time.time(), NOON / 1000) + 3600
+            ),
             retry=Backoff(self.retry_s, 0.05),
             lookup=None if self.append else FakeLookup(self.broker),
             bounds=self.bounds,
@@ -178,6 +182,7 @@ class Rig:
         return Settings.model_validate(
             {
                 "mode": "append" if self.append else "upsert",
+                "record": {"version_field": self.version_field},
                 "kafka": {
                     "bootstrap_servers": "fake:9092",
                     "topics": TOPIC,

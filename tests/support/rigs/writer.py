@@ -14,12 +14,14 @@ from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partition_names import Partitioning, partition_name
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.ledger import Ledger, row_entry
-from pipeline.store.writing.protocol import Entry, WritePlan
+from pipeline.store.writing.ledger import Ledger
+from pipeline.store.writing.ledger_rows import row_entry
+from pipeline.store.writing.protocol import NOWHERE, Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
+from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
-from tests.support.documents import DIMENSION, embed_all
+from tests.support.documents import DIMENSION, NOON_MS, embed_all
 from tests.support.fakes.faulty_milvus import Crash, FaultyMilvus
 from tests.support.fakes.milvus import FakeMilvus
 
@@ -27,6 +29,7 @@ NAME = "docs"
 LEDGER = "docs__ledger"
 POLICY = WritePolicy(max_rows=3, max_bytes=2000)  # a document of more than three rows is cut
 STALENESS_S = 20
+RETENTION_S = 60
 PARTITIONS = (0, 1)
 WORKERS = (0, 1, 2)
 Operation: TypeAlias = Put | Delete
@@ -70,7 +73,8 @@ class Worker:
 class World:
     """Kafka as the model, Milvus in memory, and the workers between them."""
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, versioned: bool = False) -> None:
+        self.versioned = versioned
         self.now_s = 0.0
         self.log: dict[int, list[Operation]] = {partition: [] for partition in PARTITIONS}
         self.committed = dict.fromkeys(PARTITIONS, 0)
@@ -81,14 +85,30 @@ class World:
         self.workers: dict[int, Worker | None] = {number: self.started() for number in WORKERS}
         self.gone: dict[int, FaultyMilvus] = {}
         """Connections of workers that have crashed: requests of theirs may be on the way."""
+        self.forgotten: set[str] = set()
+        """Documents of which a tombstone was removed."""
+        self.replayed: set[int] = set()
+        """Kafka partitions of which an old range was read again, and nothing after it."""
 
     def started(self) -> Worker:
         api = FaultyMilvus(self.milvus, self._call, self.check)
-        ledger = Ledger(api, NAME, POLICY, staleness_s=STALENESS_S, max_cached=2, clock=lambda: self.now_s)
-        partitions = MilvusPartitions(api, NAME)
-        return Worker(
-            api, UpsertWriter(api, NAME, partitions, Partitioning("day"), POLICY, fingerprint="m", ledger=ledger)
+        ledger = Ledger(
+            api,
+            NAME,
+            POLICY,
+            staleness_s=STALENESS_S,
+            max_cached=2,
+            owned=lambda: [("documents", partition) for partition in worker.next],
+            clock=lambda: self.now_s,
+            wall_clock=self.wall_clock,
         )
+        partitions = MilvusPartitions(api, NAME)
+        writer = UpsertWriter(api, NAME, partitions, Partitioning("day"), POLICY, fingerprint="m", ledger=ledger)
+        worker = Worker(api, writer)
+        return worker
+
+    def wall_clock(self) -> float:
+        return NOON_MS / 1000 + self.now_s
 
     def _call(self) -> None:
         self.now_s += 0.25
@@ -166,6 +186,25 @@ class World:
             if partition not in gone:
                 worker.done[partition] = end
 
+    def sweep(self, number: int) -> None:
+        """Remove old tombstones of the worker's own Kafka partitions, between two batches."""
+        worker = self.working(number)
+        policy = SweepPolicy(RETENTION_S, rows=2)
+        sweep = TombstoneSweep(worker.api, NAME, policy, clock=lambda: self.now_s, wall_clock=self.wall_clock)
+        before = self.entries()
+        try:
+            sweep.step([("documents", partition) for partition in worker.next])
+        except Crash:
+            self.workers[number] = None
+            self.gone[number] = worker.api
+            # Its delete may take effect later.
+            self.forgotten.update(doc_id for doc_id, entry in before.items() if entry.state == "deleted")
+        self.forgotten.update(before.keys() - self.entries().keys())
+
+    def uncertain(self, doc_id: str) -> bool:
+        """Whether an older record may have brought the document back, because its delete was forgotten."""
+        return doc_id in self.forgotten and (self.versioned or int(doc_id[0]) in self.replayed)
+
     def take(self, number: int, partition: int) -> None:
         """The group gives a Kafka partition to this worker, with what that means for the one before."""
         before = self.owner.get(partition)
@@ -217,6 +256,7 @@ class World:
 
     def replay(self, number: int, partition: int, first: int, end: int) -> None:
         worker = self.working(number)
+        self.replayed.add(partition)
         self._submit(worker, self.log[partition][first : min(end, worker.next.get(partition, 0))], {})
 
     def _submit(self, worker: Worker, operations: Sequence[Operation], ends: dict[int, int]) -> None:
@@ -269,6 +309,10 @@ class World:
         for partition in PARTITIONS:
             for doc_id, operation in newest(self.log[partition][: self.committed[partition]]).items():
                 entry = entries.get(doc_id)
+                # By a delete that is committed, or by one behind it.
+                deleted = doc_id in self.forgotten and (entry is None or entry.position == NOWHERE)
+                if deleted or self.uncertain(doc_id):
+                    continue
                 assert entry is not None, f"L3: {doc_id} is committed and not stored"
                 at = entry.version, entry.position.offset
                 assert at >= (operation.version or 0, operation.position.offset), f"L3: {doc_id}: {entry}, {operation}"

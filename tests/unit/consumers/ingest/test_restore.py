@@ -7,7 +7,7 @@ import pytest
 from consumers.dead_letters import decode_dead_letter
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import RowsRefused
-from pipeline.store.writing.ledger import row_entry
+from pipeline.store.writing.ledger_rows import row_entry
 from pipeline.store.writing.protocol import Entry
 from pipeline.telemetry import OUTCOMES
 from tests.support.fakes.kafka import FakeBroker

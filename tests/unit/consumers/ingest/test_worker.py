@@ -98,6 +98,56 @@ def test_what_was_folded_into_a_refused_record_is_stored_all_the_same(broker: Fa
     assert sum(rig.outcome(name) for name in outcomes) == summary.consumed
 
 
+def test_what_was_folded_into_a_refused_record_does_not_come_back_over_a_later_delete(broker: FakeBroker) -> None:
+    broker.produce(TOPIC, document("k", "good", v=3))
+    broker.produce(TOPIC, document("k", "NAN", v=4))
+    _end_the_batch(broker)
+    broker.produce(TOPIC, None, key=b"k")
+    rig = _held_at_the_first_write(broker)
+    assert "k" not in rig.texts()
+    assert len(broker.read(DEAD_LETTERS)) == 1
+
+
+def test_a_delete_folded_into_a_refused_record_ends_the_versions_before_it_for_the_next_batch(
+    broker: FakeBroker,
+) -> None:
+    for number in range(10):
+        broker.produce(TOPIC, document("k" if not number else f"y{number}", "highest", v=9))
+    broker.produce(TOPIC, None, key=b"k")
+    broker.produce(TOPIC, document("k", "NAN", v=3))
+    _end_the_batch(broker)
+    broker.produce(TOPIC, document("k", "again", v=2))
+    rig = _held_at_the_first_write(broker)
+    assert rig.texts()["k"] == ["again"]
+    assert len(broker.read(DEAD_LETTERS)) == 1
+
+
+def _end_the_batch(broker: FakeBroker) -> None:
+    for number in range(8):
+        broker.produce(TOPIC, document(f"x{number}", v=1))
+
+
+def _held_at_the_first_write(broker: FakeBroker) -> Rig:
+    """A worker that has read everything when its first batch is written, at the end of its run."""
+    milvus, held = FakeMilvus(), threading.Event()
+    rig = Rig(broker, milvus, embedder=MarkedNan("hash:8"), version_field="v")
+    waiting = threading.Event()
+
+    def hold(operation: str, collection: str, when: str) -> None:
+        if (operation, collection, when) == ("upsert", COLLECTION, "before") and not held.is_set():
+            waiting.set()
+            assert held.wait(10)
+
+    milvus.hook = hold
+    records = len(broker.read(TOPIC))
+    with running(rig):
+        assert waiting.wait(10)
+        soon(lambda: rig.flow.unwritten([(TOPIC, 0), (TOPIC, 1)]) == records)
+        held.set()
+        soon(lambda: sum(rig.committed().values()) == records)
+    return rig
+
+
 def test_nothing_is_committed_before_a_flush_has_finished(broker: FakeBroker) -> None:
     milvus = FakeMilvus()
     flush, allowed = milvus.flush, threading.Event()
@@ -502,21 +552,25 @@ def test_outcomes_add_up_when_deletes_are_settled_already(broker: FakeBroker) ->
     assert rig.texts() == {}
 
 
-def test_after_a_topic_was_deleted_and_created_again_its_records_are_newer(broker: FakeBroker) -> None:
+def test_after_a_topic_was_deleted_and_created_again_the_later_timestamp_is_newer_and_then_the_arrival(
+    broker: FakeBroker,
+) -> None:
     milvus = FakeMilvus()
     for number in range(3):
-        broker.produce(TOPIC, document("a", f"old {number}"))
+        broker.produce(TOPIC, document("a", f"old {number}"), timestamp_ms=NOON)
+    broker.produce(TOPIC, document("b", "new"), timestamp_ms=NOON)
     first = Rig(broker, milvus, until_caught_up=True)
     first.start()
     first.ended()
     again = FakeBroker()  # other ids for topics of the same names
     again.create_topic(TOPIC, 1)
     again.create_topic(DEAD_LETTERS, 1)
-    again.produce(TOPIC, document("a", "new"))
+    again.produce(TOPIC, document("a", "new"), timestamp_ms=NOON)
+    again.produce(TOPIC, document("b", "old"), timestamp_ms=NOON - 1)
     second = Rig(again, milvus, until_caught_up=True)
     second.start()
     second.ended()
-    assert second.texts() == {"a": ["new"]}
+    assert second.texts() == {"a": ["new"], "b": ["new"]}
     assert second.metrics.registry.get_sample_value("ingest_arrival_decided_total") == 1
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumers.kafka import KafkaSettings, TimeRange
+from consumers.kafka import JobMembership, KafkaSettings, TimeRange
 from consumers.replay import RejectedLog, ReplayPlan, ReplayProcess, ReplaySource, ReplaySummary, empty_summary
 from consumers.replay.range import ReplayRange, ReplaySpan
 from pipeline.records import Receipt, Rejected
@@ -19,7 +19,12 @@ PLAN = ReplayPlan("documents", True, TimeRange(1, 2), ReplaySpan("g.replay.1", {
 
 def test_the_summary_says_what_became_of_rejected_records_and_of_an_unfinished_range() -> None:
     summary = replace(
-        empty_summary(PLAN), records=9, written=7, rejected=2, rejected_by_reason={"invalid_json": 2}, finished=False
+        empty_summary("documents", PLAN.span.group_id, finished=True),
+        records=9,
+        written=7,
+        rejected=2,
+        rejected_by_reason={"invalid_json": 2},
+        finished=False,
     )
     line = summary.line()
     assert "9 records in 0.0 s into documents, 7 written, 2 rejected (invalid_json 2; " in line
@@ -68,7 +73,9 @@ def test_a_run_reports_its_progress_and_sums_up_the_outcomes() -> None:
     outcomes = IngestMetrics(CollectorRegistry()).outcomes
     rejected = RejectedLog(lambda _: None)
     rejected.reasons["invalid_json"] = 2
-    process = ReplayProcess(kafka, plan, ReplaySource(kafka, plan.span), StoppedWorker(outcomes), rejected, outcomes)
+    source = ReplaySource(kafka, plan.span, JobMembership(kafka, "docs", "replay"))
+    process = ReplayProcess(kafka, plan, source, StoppedWorker(outcomes), rejected, outcomes)
+    assert source.last_heartbeat() == float("-inf"), "it has no lease before its job has joined"
     steps: list[tuple[str, int, int]] = []
     summary = process.run(threading.Event(), lambda *step: steps.append(step))
     assert steps == [("replaying", 3, 9), ("replaying", 5, 9)]

@@ -24,5 +24,7 @@ def test_a_mode_names_its_collections_and_builds_its_writer(
     assert mode.flow is flow
     assert mode.one_version == ("news__ledger" in collections)
     milvus = FakeMilvus()
-    target = WriteTarget(milvus, "news", MilvusPartitions(milvus, "news"), Partitioning("day"), "fingerprint")
+    target = WriteTarget(
+        milvus, "news", MilvusPartitions(milvus, "news"), Partitioning("day"), "fingerprint", "topic-id"
+    )
     assert type(mode.new_writer(target, None)) is writer

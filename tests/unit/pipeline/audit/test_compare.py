@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.audit import (
+    AppendedIds,
     AuditScope,
     ExpectedState,
     ExpectedWrite,
@@ -81,7 +82,7 @@ def test_a_version_beyond_what_was_read_cannot_be_checked() -> None:
     before = replace(entry(GONE), version=9, versioned=True)
     older = put("a", "four", 50, version=3)
     assert summary(compare_document(state(older), before, rows(GONE), SCOPE)) == ("unverifiable", [])
-    other_topic = replace(entry(GONE), position=Position("elsewhere", 0, 3))
+    other_topic = replace(entry(GONE), position=Position("elsewhere", 0, 3), record_time=DOCUMENT.timestamp_ms + 1)
     assert summary(compare_document(state(DOCUMENT), other_topic, rows(GONE), SCOPE)) == ("unverifiable", [])
 
 
@@ -164,8 +165,8 @@ def test_a_place_of_another_granularity_is_as_good(place: str, fits: bool) -> No
 
 
 def test_append_mode_asks_for_exactly_the_rows_of_every_record() -> None:
-    view = replace(SCOPE, append=True)
-    stored = [stored_row(row, HOME) for row in append_rows(embedded(DOCUMENT))]
+    view = replace(SCOPE, appended=AppendedIds("topic-id", {"documents": "id"}))
+    stored = [stored_row(row, HOME) for row in append_rows(embedded(DOCUMENT), "id")]
     assert summary(compare_document(state(DOCUMENT), None, stored, view)) == ("sound", [])
     assert summary(compare_document(state(DOCUMENT), None, [], view)) == ("problem", ["missing"])
     assert summary(compare_document(state(DOCUMENT), None, stored[1:], view)) == ("problem", ["incomplete"])

@@ -23,10 +23,15 @@ def test_the_last_record_counts_and_the_highest_version_before_it() -> None:
     assert candidates(put("a", "x", 1, version=5), elsewhere) == [9]
 
 
-def test_where_arrival_decides_every_order_is_possible() -> None:
-    assert sorted(candidates(put("a", "x", 1), put("a", "y", 2), put("a", "z", 9, partition=1))) == [2, 9]
-    # Folded in one batch, the null value never came to delete version 5.
-    assert sorted(candidates(put("a", "x", 1, version=5), delete("a", 2), put("a", "y", 3, version=4))) == [1, 3]
+def test_between_kafka_partitions_the_later_timestamp_counts_and_of_equal_ones_any() -> None:
+    first, second, elsewhere = put("a", "x", 1), put("a", "y", 2), put("a", "z", 9, partition=1)
+    assert candidates(first, second, elsewhere) == [9]
+    assert candidates(first, second, replace(elsewhere, timestamp_ms=first.timestamp_ms)) == [2]
+    assert sorted(candidates(first, second, replace(elsewhere, timestamp_ms=second.timestamp_ms))) == [2, 9]
+
+
+def test_a_null_value_separates_the_versions_before_and_after_it() -> None:
+    assert candidates(put("a", "x", 1, version=5), delete("a", 2), put("a", "y", 3, version=4)) == [3]
     assert candidates(put("a", "x", 1, version=5), delete("a", 2)) == [2]
 
 

@@ -1,7 +1,10 @@
 """What the frozen stage values derive from one another."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from pipeline.ingest.batching import Batch
-from pipeline.ingest.stages import Decoded, Refused, Submitted, Written, records_to_redecide
+from pipeline.ingest.stages import Decoded, Refused, Submitted, Written, folded_deletes, records_to_redecide
 from pipeline.records import Delete, Position, Rejected, SourceRecord
 from pipeline.store import Applied, WritePlan
 
@@ -17,9 +20,9 @@ DECODED = Decoded(
 REFUSED = Refused((None, "a"), Rejected(RECORDS[2], "write", "too_big", "it is too big"))
 
 
-def written(*refused: Refused) -> Written:
-    again = records_to_redecide(DECODED, refused)
-    plan, applied = WritePlan([], unchanged=1, stale=2), Applied(0, 1, deleted=1, unchanged=3)
+def written(*refused: Refused, deletes: Sequence[Delete] = ()) -> Written:
+    plan, applied = WritePlan([], deletes, unchanged=1, stale=2), Applied(0, 1, deleted=1, unchanged=3)
+    again = records_to_redecide(DECODED, plan, refused)
     return Written(DECODED, plan, applied, refused, again, embed_s=0.0, write_s=0.0)
 
 
@@ -41,3 +44,13 @@ def test_records_folded_into_a_refused_one_are_decided_again_and_not_finished() 
     assert written(REFUSED).finished == [RECORDS[1], RECORDS[3]]
     assert written(REFUSED).outcomes["folded"] == 1
     assert written(REFUSED).outcomes["dead_lettered"] == 2
+
+
+def test_a_delete_folded_into_a_refused_record_is_applied_with_the_batch_and_finished() -> None:
+    (delete,) = folded_deletes(DECODED, [REFUSED])
+    assert delete.position == RECORDS[0].position
+    assert written(REFUSED, deletes=[delete]).redecided == ()
+    assert written(REFUSED, deletes=[delete]).finished == [RECORDS[0], RECORDS[1], RECORDS[3]]
+    assert written(REFUSED, deletes=[delete]).outcomes["folded"] == 1
+    with_version = replace(DECODED, folded=[replace(FOLDED[0], version=1)])
+    assert folded_deletes(with_version, [REFUSED]) == []

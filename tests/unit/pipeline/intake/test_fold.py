@@ -1,8 +1,7 @@
 """One operation a key."""
 
-from dataclasses import replace
-
 from pipeline.intake import Folded, fold
+from pipeline.order import compare, rank_of
 from pipeline.records import Delete, Put
 from tests.support.documents import delete, put
 
@@ -19,11 +18,18 @@ def test_an_older_version_arriving_later_does_not_win() -> None:
     assert fold([new, late]) == Folded((new,), (late.position,))
 
 
-def test_of_equal_versions_and_where_one_has_none_the_later_arrival_wins() -> None:
+def test_of_equal_versions_and_where_one_has_none_the_higher_offset_wins() -> None:
     for before, after in [(5, 5), (5, None), (None, 5), (None, None)]:
         first, second = put("a", "x", 0, version=before), delete("a", 1, version=after)
-        kept = replace(second, by_arrival=(before is None) != (after is None))
-        assert fold([first, second]) == Folded((kept,), (first.position,))
+        assert [operation.position for operation in fold([first, second]).operations] == [second.position]
+        assert fold([first, second]).resolved == (first.position,)
+
+
+def test_a_record_without_version_separates_the_versions_before_and_after_it_although_it_is_folded_away() -> None:
+    (folded,) = fold([delete("a", 1), put("a", "again", 2, version=3)]).operations
+    before = rank_of(put("a", "old", 0, version=9))
+    assert compare(before, rank_of(put("a", "again", 2, version=3))).order < 0
+    assert compare(before, rank_of(folded)).order > 0
 
 
 def test_tenants_have_documents_of_their_own() -> None:

@@ -46,6 +46,7 @@ def test_collections_are_listed_with_their_ledger_folded_in(milvus: FakeMilvus, 
     assert rows["news"] == {
         "name": "news",
         "configured": True,
+        "mode": "upsert",
         "rows": 5,
         "model": "model",
         "dimension": None,

@@ -8,14 +8,17 @@ from consumers.cli.doctor.milvus import examine_milvus
 from consumers.cli.doctor.run import examine, exit_code, show
 from consumers.config import Settings, load_settings
 from consumers.wiring import connections
+from consumers.wiring.collection import open_configured
+from consumers.wiring.stamp import own_stamp
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import Unavailable, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger
 from pipeline.store.milvus.api import ServerInfo
-from tests.support.documents import NOON_MS
+from tests.support.documents import NOON_MS, put
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.stores import Store, write
 
-STAMP = load_embedder(EmbeddingSettings("hash:8")).stamp
+MODEL = load_embedder(EmbeddingSettings("hash:8"))
 CROWDED, MIXED = [f"d2026100{day}" for day in range(1, 10)], [f"h202611220{hour}" for hour in range(3)]
 INDEX = IndexSettings("HNSW", "COSINE", {"M": 16, "efConstruction": 200})
 
@@ -36,7 +39,7 @@ def _make(milvus: FakeMilvus, *days: str, model: str = "hash:8", index: IndexSet
 
 def _found(settings: Settings) -> Findings:
     found = Findings()
-    examine_milvus(settings, STAMP, found, NOON_MS)
+    examine_milvus(settings, own_stamp(settings, MODEL), found, NOON_MS)
     return found
 
 
@@ -52,6 +55,7 @@ def test_a_sound_collection_has_no_finding(milvus: FakeMilvus) -> None:
         "milvus.reachable",
         "clock.milvus",
         "milvus.collection",
+        "milvus.stamp",
         "milvus.ledger",
         "milvus.index",
         "milvus.partitions",
@@ -75,9 +79,34 @@ def test_a_collection_without_its_ledger_is_a_problem(milvus: FakeMilvus) -> Non
     assert _bad(_found(_settings("mode=append"))) == []
 
 
-def test_the_mode_must_be_the_one_the_collection_was_filled_in(milvus: FakeMilvus) -> None:
+@pytest.mark.parametrize(("filled", "configured"), [("upsert", "append"), ("append", "upsert")])
+def test_the_mode_must_be_the_one_the_collection_is_filled_in(milvus: FakeMilvus, filled: str, configured: str) -> None:
+    settings = _settings(f"mode={filled}")
+    open_configured(settings, milvus, MODEL)
+    assert _bad(_found(settings)) == []
+    found = _found(_settings(f"mode={configured}"))
+    assert ("milvus.stamp", "problem") in _bad(found)
+    assert f"mode is '{filled}' there and '{configured}' here" in " ".join(one.seen for one in found)
+
+
+def test_the_mode_of_a_collection_of_a_former_version_is_seen_in_its_data(milvus: FakeMilvus) -> None:
     _make(milvus)
-    assert _bad(_found(_settings("mode=append"))) == [("milvus.ledger", "warning")]
+    write(Store(milvus, "news").upsert_writer(), [put("a", "one", 0)])
+    assert _bad(_found(_settings())) == []
+    assert _bad(_found(_settings("mode=append"))) == [("milvus.stamp", "problem")]
+
+
+def test_an_append_collection_has_no_finding_about_a_ledger(milvus: FakeMilvus) -> None:
+    """A worker of mode upsert may have left an empty one."""
+    settings = _settings("mode=append")
+    open_configured(settings, milvus, MODEL)
+    open_ledger(milvus, "news")
+    assert "milvus.ledger" not in {one.check for one in _found(settings)}
+
+
+def test_another_group_is_a_problem(milvus: FakeMilvus) -> None:
+    open_configured(_settings(), milvus, MODEL)
+    assert _bad(_found(_settings("kafka.group_id=other"))) == [("milvus.stamp", "problem")]
 
 
 def test_another_model_is_a_problem(milvus: FakeMilvus) -> None:

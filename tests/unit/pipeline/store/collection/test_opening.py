@@ -12,10 +12,10 @@ from pipeline.store.collection.schema import (
     documents_spec,
     ledger_spec,
     marks_spec,
-    read_stamp,
     schema_problems,
     write_stamp,
 )
+from pipeline.store.collection.stamp import read_stamp
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.records import Position
-from pipeline.store.writing.ledger import entry_row, row_entry
+from pipeline.store.writing.ledger_rows import entry_row, row_entry
 from pipeline.store.writing.protocol import Decision, DocumentHashes, Entry, decide, final, intent, surplus
-from tests.support.documents import delete, put
+from tests.support.documents import NOON_MS, delete, put
 
 FACTS = DocumentHashes("content", "row", "d1")
 STORED = final(put("k", "text", 10), FACTS, {"d1": 2}, "model")
@@ -29,16 +29,21 @@ DELETED = final(delete("k", 10), None, {}, "model")
         (replace(STORED, pending=True), 10, None, {}, Decision.WRITE),
         (replace(STORED, pending=True), 9, None, {}, Decision.STALE),
         (replace(STORED, footprint={"d1": 2, "d2": 1}), 10, None, {}, Decision.WRITE),
-        (replace(STORED, position=Position("documents", 1, 10)), 9, None, {}, Decision.ADVANCE),
-        (replace(STORED, position=Position("other", 0, 10)), 9, None, {"row_hash": "x"}, Decision.WRITE),
+        (replace(STORED, position=Position("documents", 1, 99)), 9, None, {}, Decision.STALE),
+        (replace(STORED, position=Position("documents", 1, 99)), 10, None, {}, Decision.ADVANCE),
+        (replace(STORED, position=Position("other", 0, 99)), 11, None, {"row_hash": "x"}, Decision.WRITE),
         (VERSIONED, 99, 4, {"content_hash": "other"}, Decision.STALE),
         (VERSIONED, 1, 6, {}, Decision.ADVANCE),
         (VERSIONED, 10, 5, {}, Decision.UNCHANGED),
         (VERSIONED, 9, 5, {"content_hash": "other"}, Decision.STALE),
         (VERSIONED, 11, 5, {"content_hash": "other"}, Decision.WRITE),
-        (replace(VERSIONED, position=Position("documents", 1, 99)), 10, 5, {}, Decision.UNCHANGED),
-        (VERSIONED, 9, None, {"content_hash": "other"}, Decision.WRITE),
-        (STORED, 9, 1, {"content_hash": "other"}, Decision.WRITE),
+        (replace(VERSIONED, position=Position("documents", 1, 99)), 9, 5, {"row_hash": "x"}, Decision.STALE),
+        (replace(VERSIONED, position=Position("documents", 1, 99)), 11, 4, {"row_hash": "x"}, Decision.STALE),
+        (replace(VERSIONED, position=Position("documents", 1, 99)), 9, 6, {"row_hash": "x"}, Decision.WRITE),
+        (VERSIONED, 9, None, {"content_hash": "other"}, Decision.STALE),
+        (VERSIONED, 11, None, {"content_hash": "other"}, Decision.WRITE),
+        (STORED, 9, 1, {"content_hash": "other"}, Decision.STALE),
+        (STORED, 11, 1, {"content_hash": "other"}, Decision.WRITE),
         (DELETED, 9, None, {}, Decision.STALE),
         (DELETED, 11, None, {}, Decision.WRITE),
     ],
@@ -95,7 +100,15 @@ def test_surplus_is_the_footprint_less_the_new_place() -> None:
 @pytest.mark.parametrize("tenant", [None, "", "acme"])
 def test_an_entry_survives_its_row(tenant: str | None) -> None:
     entry = replace(VERSIONED, tenant=tenant, footprint={"d1": 2, "d2": 7}, pending=True, doc_id='k"é')
-    assert row_entry({name: value for name, value in entry_row(entry).items() if name != "vector"}) == entry
+    smallest, greatest = -(2**63), 2**63 - 1
+    for each in (
+        entry,
+        replace(entry, reset_offset=greatest, reset_ms=greatest, floor=smallest),
+        replace(DELETED, tenant=tenant, written_ms=NOON_MS, floor=0),
+    ):
+        row = entry_row(each)
+        assert max(len(row["content_hash"]), len(row["row_hash"])) <= 128
+        assert row_entry({name: value for name, value in row.items() if name != "vector"}) == each
 
 
 @pytest.mark.parametrize(
@@ -105,7 +118,7 @@ def test_an_entry_survives_its_row(tenant: str | None) -> None:
 )
 def test_offsets_of_a_topic_created_again_are_not_compared(stored_id: str, new_id: str, expected: Decision) -> None:
     entry = replace(STORED, topic_id=stored_id)
-    operation = replace(put("k", "other", 3), topic_id=new_id)
+    operation = replace(put("k", "other", 3), topic_id=new_id, timestamp_ms=NOON_MS + 11)
     assert decide(entry, operation, DocumentHashes("other", "row", "d1"), "model") is expected
     versioned = replace(VERSIONED, topic_id=stored_id)
     older = replace(put("k", "other", 99, version=4), topic_id=new_id)

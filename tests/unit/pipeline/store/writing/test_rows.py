@@ -36,15 +36,24 @@ def test_different_chunks_never_share_an_id(
 
 def test_ids_are_short_lower_case_hex_whatever_the_key_is() -> None:
     evil = "'] or id != '" * 100
-    for identifier in (row_id(None, evil, 0, "d20261122"), ledger_id(evil, ""), append_row_id(Position(evil, 0, 0), 1)):
+    for identifier in (
+        row_id(None, evil, 0, "d20261122"),
+        ledger_id(evil, ""),
+        append_row_id(Position(evil, 0, 0), evil, 1),
+    ):
         assert len(identifier) == 40
         assert set(identifier) <= set("0123456789abcdef")
 
 
-def test_ids_by_position_differ_by_topic_partition_offset_and_chunk() -> None:
+def test_ids_by_position_differ_by_topic_id_topic_partition_offset_and_chunk() -> None:
     positions = [Position(*parts) for parts in product(("t", "t1"), (1, 11), (1, 11))]
-    ids = {append_row_id(position, chunk) for position in positions for chunk in (1, 11)}
-    assert len(ids) == 16
+    topic_ids = (None, "", "id", "id1")
+    ids = {append_row_id(position, name, chunk) for position in positions for name in topic_ids for chunk in (1, 11)}
+    assert len(ids) == 64
+
+
+def test_ids_of_a_collection_of_a_former_version_are_those_of_that_version() -> None:
+    assert append_row_id(Position("documents", 3, 17), None, 2) == "897398918ffa26b0262106482aff6646a855dbde"
 
 
 def test_a_row_has_the_contracts_columns_and_flat_metadata() -> None:
@@ -66,7 +75,7 @@ def test_a_row_has_the_contracts_columns_and_flat_metadata() -> None:
     assert first["vector"].tolist() == item.vectors[0].tolist()
     assert (second["chunk"], second["text"]) == (1, "second")
     assert "tenant" not in document_rows(embedded(put("d", "first", 7)), "p")[0]
-    assert append_rows(item)[1]["id"] == append_row_id(item.put.position, 1)
+    assert append_rows(item, "id")[1]["id"] == append_row_id(item.put.position, "id", 1)
     assert [row["id"] for row in document_rows(item, "p")] == row_ids("acme", "d", "p", range(2))
 
 

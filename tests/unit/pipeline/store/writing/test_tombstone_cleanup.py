@@ -1,5 +1,6 @@
 """The sweep of old deletes: bounded, only of what a worker owns, never of anything else."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from pipeline.errors import Unavailable
 from pipeline.records import Position
 from pipeline.store.collection.schema import ledger_spec
-from pipeline.store.writing.ledger import entry_row
+from pipeline.store.writing.ledger_rows import entry_row
 from pipeline.store.writing.protocol import Entry, final
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
-from tests.support.documents import NOON_MS, delete
+from tests.support.documents import DAY_MS, NOON_MS, delete, put
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.stores import Store, make_store, write
 
 DAY_S = 86_400.0
 OWNED = [("documents", 0), ("documents", 2)]
@@ -40,7 +42,7 @@ class Swept:
 def deleted(doc_id: str, *, days_ago: float, topic: str = "documents", partition: int = 0) -> Entry:
     entry = final(delete(doc_id, 5), None, {}, "model")
     record_time = int(NOON_MS - days_ago * DAY_S * 1000)
-    return replace(entry, record_time=record_time, position=Position(topic, partition, 5))
+    return replace(entry, record_time=record_time, written_ms=record_time, position=Position(topic, partition, 5))
 
 
 def test_what_was_deleted_longer_ago_goes_and_nothing_else() -> None:
@@ -85,3 +87,51 @@ def test_who_owns_nothing_sweeps_nothing() -> None:
     swept = Swept(deleted("old", days_ago=9))
     assert swept.sweep.step([]) == 0
     assert swept.left() == {"old"}
+
+
+def sweep_of(store: Store, now_ms: int = NOON_MS) -> TombstoneSweep:
+    return TombstoneSweep(store.api, "docs", SweepPolicy(retention_s=7 * DAY_S), wall_clock=lambda: now_ms / 1000)
+
+
+def test_a_delete_from_an_old_topic_is_kept_from_when_it_was_written_on() -> None:
+    store = make_store(FakeMilvus(), "docs")
+    old = replace(delete("d", 5, version=10), timestamp_ms=NOON_MS - 8 * DAY_MS)
+    write(store.upsert_writer(), [put("d", "v8", 4, version=8)])
+    write(store.upsert_writer(), [old])
+    assert sweep_of(store, int(time.time() * 1000)).step(OWNED) == 0
+    assert store.upsert_writer().plan([put("d", "v9", 6, version=9)]).stale == 1
+    assert store.rows() == {}
+    assert sweep_of(store, int(time.time() * 1000) + 8 * DAY_MS).step(OWNED) == 1
+
+
+def test_a_delete_of_an_earlier_version_without_a_time_is_kept_from_the_first_sweep_on() -> None:
+    swept = Swept(replace(deleted("d", days_ago=300), written_ms=0))
+    assert swept.sweep.step(OWNED) == 0
+    assert swept.left() == {"d"}
+    later = TombstoneSweep(
+        swept.milvus, "docs", SweepPolicy(7 * DAY_S), wall_clock=lambda: NOON_MS / 1000 + 7 * DAY_S + 1
+    )
+    assert later.step(OWNED) == 1
+
+
+@pytest.mark.parametrize("read", [1, 2])
+def test_a_document_that_another_worker_stores_during_the_sweep_keeps_its_ledger_row(read: int) -> None:
+    fake = FakeMilvus()
+    store = make_store(fake, "docs")
+    long_ago = replace(deleted("d", days_ago=8), written_ms=NOON_MS - 8 * DAY_MS)
+    fake.upsert("docs__ledger", None, [entry_row(long_ago)])
+    reads = 0
+
+    def hook(operation: str, collection: str, when: str) -> None:
+        nonlocal reads
+        if (operation, collection, when) == ("query", "docs__ledger", "before"):
+            reads += 1
+            if reads == read:
+                fake.hook = None
+                write(store.upsert_writer(), [put("d", "back again", 1, partition=1)])
+
+    fake.hook = hook
+    assert sweep_of(store).step(OWNED) == 0
+    assert reads == read
+    write(store.upsert_writer(), [put("d", "moved", 2, partition=1, day=1)])
+    assert store.rows() == {"d20261123": {("d", 0): "moved"}}

@@ -1,0 +1,49 @@
+"""The stamp that a process is configured with: the settings that decide which rows a document has."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from consumers.config import Settings
+from consumers.wiring.modes import mode_of
+from pipeline.embedding import Embedder
+from pipeline.store import CollectionStamp
+from pipeline.timestamps import format_duration
+
+_UNITS = ("hour", "day", "week", "month", "year", "none")
+
+
+def own_stamp(settings: Settings, model: Embedder) -> CollectionStamp:
+    """The stamp of a process with these settings, which fills a collection for the group of these settings."""
+    return CollectionStamp(
+        asdict(model.stamp), _rules(settings, model), {settings.kafka.group_id: frozenset(settings.kafka.topics)}
+    )
+
+
+def _rules(settings: Settings, model: Embedder) -> Mapping[str, Any]:
+    """The settings by name, each as it acts: equal values have equal rows.
+
+    In upsert mode chunking, partitioning and the fields of text and time may change: a new version replaces all rows
+    of the old one, wherever they are. In append mode nothing would remove what a record read again leaves behind.
+    """
+    record, chunking, partitioning = settings.record, settings.chunking, settings.partitioning
+    rules: dict[str, Any] = {
+        "mode": settings.mode,
+        # Of a text the key is the id; all other formats take the fields that are named here.
+        "record.format": "text" if record.format == "text" else "not text",
+        "record.id_field": record.id_field,
+        "record.tenant_field": record.tenant_field,
+        "record.version_field": record.version_field,
+    }
+    if mode_of(settings).one_version:
+        return rules
+    coarser = _UNITS[_UNITS.index(partitioning.by) + 1 :]
+    tiers = [f"{format_duration(tier.older_than)} by {tier.by}" for tier in partitioning.tiers if tier.by in coarser]
+    return rules | {
+        "record.text_field": record.text_field,
+        "record.time_field": record.time_field,
+        "chunking.max_tokens": chunking.max_tokens or model.tokenizer.max_tokens,
+        "chunking.overlap": chunking.overlap,
+        "partitioning.by": partitioning.by,
+        "partitioning.tiers": tiers,
+    }
