@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from consumers.kafka.admin import LogRange, log_ranges
 from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
+from consumers.kafka.begin import begin_at
 from consumers.kafka.binding import UNBOUND, CollectionBinding
 from consumers.kafka.connection import STATIC_LEASE_S, KafkaSettings, open_admin, open_consumer
 from consumers.kafka.errors import error_text, fenced, kafka_errors, translated
@@ -38,7 +39,7 @@ from consumers.kafka.internals import (
 )
 from consumers.kafka.lease_clock import NEVER, LeaseClock
 from consumers.kafka.live_group import await_jobs
-from consumers.kafka.positions import StartPositions, begin_at
+from consumers.kafka.positions import StartPositions
 from consumers.kafka.rebalance import GroupListener, RebalanceHandler
 from consumers.kafka.remembered import PositionMemory
 from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost
