@@ -170,7 +170,7 @@ self._lose(partitions)
     ),
     Mutation(
         "begin at the end",
-        function="consumers.kafka.positions.begin_at",
+        function="consumers.kafka.begin.begin_at",
         old="""
 if log.start == 0:
     return 0
@@ -438,6 +438,61 @@ verdict.send += [entry.rejected for entry in entries]
         tests=("tests/unit/consumers/ingest/test_restore.py",),
     ),
     Mutation(
+        "what a job has read is trusted after workers came and went",
+        function="consumers.kafka.live_group.LiveGroup.left_s",
+        old="not absent or self.absence != absence",
+        new="not absent",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a worker does not wait for the last request of a job",
+        function="consumers.kafka.live_group.await_jobs",
+        old="now() + QUIET_S + _MARGIN_S",
+        new="now()",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a question counts from its answer",
+        function="consumers.kafka.live_group.LiveGroup.absent",
+        old="""
+asked = self._clock.beat()
+active = self._active()
+""",
+        new="""
+active = self._active()
+asked = self._clock.beat()
+""",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a replay writes what it planned before workers came and went",
+        function="consumers.replay.guard.GuardedWriter._absent",
+        old="self._live.absence != self._absence",
+        new="False",
+        tests=("tests/unit/consumers/replay/test_guard.py",),
+    ),
+    Mutation(
+        "a replay without a lease",
+        function="consumers.replay.source.ReplaySource.last_heartbeat",
+        old="self._member.last_heartbeat()",
+        new="time.monotonic()",
+        tests=("tests/unit/consumers/replay/test_job.py",),
+    ),
+    Mutation(
+        "a repair trusts the ledger that it read before embedding",
+        function="consumers.audit.repair.Repairer._unchanged",
+        old="stored[document.name][0] == document.entry",
+        new="True",
+        tests=("tests/unit/consumers/audit/test_repair.py",),
+    ),
+    Mutation(
+        "every job takes itself for the one that runs",
+        function="consumers.kafka.job_membership.JobMembership._on_assigned",
+        old='identity["token"] != self._token',
+        new="False",
+        tests=("tests/contract/test_job_membership.py",),
+    ),
+    Mutation(
         "refusals in an outage count against a document",
         function="pipeline.store.writing.unlisted_answers.UnlistedAnswers._alone",
         old="not suspect.alone or self._accepted > suspect.accepted",
@@ -482,7 +537,7 @@ verdict.send += [entry.rejected for entry in entries]
     Mutation(
         "a compacted topic's deletes vanish unread",
         function="consumers.kafka.compaction.CompactionWatch.observe",
-        old="end > reached.end",
+        old="end > log.passed.end",
         new="False",
         tests=("tests/property/test_compaction.py",),
     ),
@@ -541,6 +596,83 @@ verdict.send += [entry.rejected for entry in entries]
         old="not self._is_other(commit) or self.adopt",
         new="True",
         tests=("tests/unit/consumers/kafka/test_binding.py",),
+    ),
+    Mutation(
+        "what Milvus lost with its power is not read again",
+        function="consumers.ingest.settlement.Settlement.reread_lost",
+        old="self._must_reread or self.unfinished",
+        new="self._must_reread",
+        tests=("tests/unit/consumers/ingest/test_power_loss.py",),
+    ),
+    Mutation(
+        "a flush after a loss of power makes durable what came before it",
+        function="pipeline.store.flushing.flusher.Flusher.drop",
+        old="self._receipts = []",
+        new="pass",
+        tests=("tests/property/test_flush_together.py",),
+    ),
+    Mutation(
+        "a connection that breaks while it is idle is not noticed",
+        function="pipeline.store.milvus.connection_watch.ConnectionWatch.state_changed",
+        old="ready and not self._ready",
+        new="False",
+        tests=("tests/unit/pipeline/store/milvus/test_connection_watch.py",),
+    ),
+    Mutation(
+        "commit beyond what Milvus remembers",
+        function="consumers.kafka.offsets.OffsetTracker.committable",
+        old="min(log.lowest(), log.secured)",
+        new="log.lowest()",
+        tests=("tests/property/test_offsets.py", "tests/unit/consumers/ingest/test_power_loss.py"),
+    ),
+    Mutation(
+        "a position of a former assignment counts",
+        function="consumers.kafka.offsets.OffsetTracker.secured",
+        old="log is not None and log.assignment == reached.assignment",
+        new="log is not None",
+        tests=("tests/property/test_offsets.py",),
+    ),
+    Mutation(
+        "go on over a collection that was dropped",
+        function="consumers.kafka.remembered.check_commit",
+        old="commit > 0 and not remembered.filled",
+        new="False",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+    ),
+    Mutation(
+        "go on over a collection that was restored",
+        function="consumers.kafka.remembered.check_commit",
+        old="commit > position.offset",
+        new="False",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+    ),
+    Mutation(
+        "a group whose offsets have expired passes for a new one",
+        function="consumers.kafka.remembered.begin_without_commit",
+        old="not gap and (position.first or position.offset == held.start)",
+        new="True",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+    ),
+    Mutation(
+        "a log that was cut below what is stored is read on",
+        function="consumers.kafka.begin.begin_at",
+        old="position is not None and position.offset > log.end",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_power_loss.py",),
+    ),
+    Mutation(
+        "offsets are committed without the leader epoch",
+        function="consumers.kafka.positions.StartPositions.metadata",
+        old="self.epochs.before(partition, offset)",
+        new="UNKNOWN",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py", "tests/integration/test_truncated_log.py"),
+    ),
+    Mutation(
+        "a count of a mark is used twice",
+        function="pipeline.store.collection.marks.Marks._remember",
+        old="max(highest, self._counts.get((kind, name), 0))",
+        new="highest",
+        tests=("tests/unit/pipeline/store/collection/test_marks.py",),
     ),
     Mutation(
         "of two Kafka partitions any version is newer",
