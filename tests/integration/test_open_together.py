@@ -8,13 +8,25 @@ from contextlib import ExitStack, closing
 import pytest
 
 from pipeline.errors import MilvusStreamError
-from pipeline.store import IndexSettings, MilvusPartitions, connect, open_collection, open_ledger, open_marks
+from pipeline.store import (
+    CollectionStamp,
+    IndexSettings,
+    MilvusPartitions,
+    connect,
+    open_collection,
+    open_for_filling,
+    open_ledger,
+    open_marks,
+    stored_stamp,
+)
 from pipeline.store.milvus.api import MilvusServerApi
 
 pytestmark = pytest.mark.servers
 
 WORKERS = 4
 STAMP = {"name": "model", "fingerprint": "f"}
+OWN = CollectionStamp(STAMP | {"dimension": 8}, {"mode": "upsert"}, {"group": frozenset({"topic"})})
+INDEX = IndexSettings("HNSW", "COSINE", {})
 NAMES = ("d20261121", "d20261122", "d20261123")
 
 
@@ -22,7 +34,7 @@ def open_all(api: MilvusServerApi, name: str, start: threading.Barrier) -> None:
     """What a worker does at its start and with its first batch, each step at the same time as the others."""
     try:
         start.wait(60)
-        open_collection(api, name, STAMP, 8, IndexSettings("HNSW", "COSINE", {}), create=True)
+        open_collection(api, name, STAMP, 8, INDEX, create=True)
         start.wait(60)
         open_ledger(api, name)
         start.wait(60)
@@ -55,3 +67,30 @@ def test_workers_that_start_together_share_one_loaded_collection(
             for api in apis:
                 assert api.loaded_partitions(name) == api.partitions(name) == sorted(NAMES)
                 assert [api.count(each) for each in names] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("former", [False, True], ids=["new", "of a former version"])
+@pytest.mark.parametrize("server", ["milvus_uri", "milvus_lite_uri"])
+def test_workers_that_start_together_agree_on_the_stamp(
+    server: str, former: bool, request: pytest.FixtureRequest, unique_name: Callable[..., str]
+) -> None:
+    uri = request.getfixturevalue(server)
+    with ExitStack() as stack:
+        apis = [stack.enter_context(closing(connect(uri))) for _ in range(WORKERS)]
+        name = unique_name("stamp").replace("-", "_")
+        for each in (name, f"{name}__ledger", f"{name}__marks"):
+            stack.callback(apis[0].drop_collection, each)
+        if former:
+            open_collection(apis[0], name, OWN.model, 8, INDEX, create=True)
+        start = threading.Barrier(WORKERS)
+
+        def opened(api: MilvusServerApi) -> CollectionStamp:
+            start.wait(60)
+            return open_for_filling(api, name, OWN, INDEX)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            stamps = list(pool.map(opened, apis))
+        stored = stored_stamp(apis[0], name)
+        assert stored is not None
+        assert stamps == [stored] * WORKERS
+        assert (stored.fillers, stored.append_ids) == (OWN.fillers, "topic-name" if former else "topic-id")
