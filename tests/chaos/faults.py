@@ -17,9 +17,7 @@ _REMOVED_S = 45.0
 """Within this time a worker that is asked to leave has left, or is killed."""
 _GROUPS: tuple[frozenset[Kind], ...] = (BROKER, MILVUS, FLUSHES)
 """Of each at most one is on at a time."""
-_GREAT: frozenset[Kind] = frozenset(
-    {"kill broker", "kill milvus", "power loss of milvus", "disk full: kafka", "disk full: milvus"}
-)
+_GREAT: frozenset[Kind] = frozenset({"kill broker", "kill milvus", "power loss of milvus", "disk full: kafka"})
 """They end a lesser one of their group."""
 
 

@@ -29,12 +29,11 @@ Kind = Literal[
     "kill milvus",
     "power loss of milvus",
     "disk full: kafka",
-    "disk full: milvus",
     "kill everything",
     "repair",
 ]
 BROKER: frozenset[Kind] = frozenset({"kill broker", "freeze broker", "disk full: kafka"})
-MILVUS: frozenset[Kind] = frozenset({"kill milvus", "freeze milvus", "power loss of milvus", "disk full: milvus"})
+MILVUS: frozenset[Kind] = frozenset({"kill milvus", "freeze milvus", "power loss of milvus"})
 FLUSHES: frozenset[Kind] = frozenset({"flush refused", "flush hangs", "power loss of milvus"})
 WHOLE_SYSTEM: frozenset[Kind] = BROKER | MILVUS | FLUSHES | {"kill everything", "repair", "writes limited"}
 """While one of these is on, nothing can be committed by anybody."""
@@ -86,7 +85,7 @@ class Event:
 def plan(seed: int, seconds: float, slots: int, session_s: float, *, disks: bool) -> list[Event]:
     """The faults of a run, in order: one every few seconds, whatever else is on, and the great ones at their places.
 
-    `disks`: the servers' disks can be full.
+    `disks`: the broker's disk can be full. Milvus 2.3.5 loses flushed deletes by itself then: that is a scenario.
     """
     rng = random.Random(seed)
     great = _great(rng, seconds, disks=disks)
@@ -133,14 +132,14 @@ def _great(rng: random.Random, seconds: float, *, disks: bool) -> list[Event]:
     if seconds < _LONG_S:
         return [event("kill broker", 0.2, rng.uniform(2.0, 8.0)), event("kill everything", 0.5, 1.0)]
     found = [event("kill broker", 0.1, rng.uniform(2.0, 8.0)), event("repair", 0.85, rng.uniform(1.0, 12.0))]
-    ends: list[Kind] = ["kill milvus", "power loss of milvus", *(("disk full: milvus",) if disks else ())]
+    ends: list[Kind] = ["kill milvus", "power loss of milvus"]
     if seconds < _LONGER_S:
         return [
             *found,
             event(rng.choice(ends), 0.2, MILVUS_AWAY_S),
             event("kill everything", 0.7, 1.0),
         ]
-    first, second = rng.sample(ends, 2)
+    first, second = rng.sample(ends, len(ends))
     found += [
         event(first, 0.17, MILVUS_AWAY_S),
         event("kill everything", 0.45, 1.0),

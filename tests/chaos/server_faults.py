@@ -5,7 +5,6 @@ import time
 from tests.chaos.injection import HOLD_FLUSHES
 from tests.chaos.report import say
 from tests.chaos.schedule import Event
-from tests.chaos.servers import Killable
 from tests.chaos.stage import Stage
 
 _LOST_S = 8.0
@@ -35,11 +34,7 @@ class ServerFaults:
             case "power loss of milvus":
                 self._lose_power(1.0 + (_LOST_S - 1.0) * event.number)
             case "disk full: kafka":
-                _fill(self._broker)
-            case "disk full: milvus":
-                _fill(self._milvus)
-                time.sleep(2.0 + 6.0 * event.number)
-                self._give_room(self._milvus)
+                self._broker.fill_disk()
 
     def undo(self, event: Event) -> None:
         """End the fault."""
@@ -51,7 +46,7 @@ class ServerFaults:
             case "kill broker":
                 self._broker.launch()
             case "disk full: kafka":
-                self._give_room(self._broker)
+                self._broker.free_disk()
 
     def _lose_power(self, seconds: float) -> None:
         """Take Milvus back to what it had `seconds` ago, and with it only what no flush has made durable.
@@ -71,15 +66,3 @@ class ServerFaults:
         finally:
             switches.turn(HOLD_FLUSHES, on=False)
         say(f"  Milvus has lost what it acknowledged in {seconds:.1f} s")
-
-    def _give_room(self, server: Killable) -> None:
-        """A server that met a full disk ends, or has to be ended: it is not known to recover in place."""
-        assert server.disk is not None
-        server.disk.free()
-        server.kill()
-        server.launch()
-
-
-def _fill(server: Killable) -> None:
-    assert server.disk is not None
-    server.disk.fill()

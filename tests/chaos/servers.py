@@ -103,6 +103,18 @@ class Killable:
             else:
                 return
 
+    def fill_disk(self) -> None:
+        """Leave no room for its data."""
+        assert self.disk is not None, "a disk of its own needs root and namespaces"
+        self.disk.fill()
+
+    def free_disk(self) -> None:
+        """Give the room back, and start it again: a server that met a full disk is not known to recover in place."""
+        assert self.disk is not None
+        self.disk.free()
+        self.kill()
+        self.launch()
+
     def snapshot(self, folder: Path) -> None:
         """Copy its data as they are at one instant; it is stopped for that time."""
         self.freeze()

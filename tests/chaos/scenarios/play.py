@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.chaos.isolation import disk
 from tests.chaos.report import say
 from tests.chaos.scenarios.scene import Scene, Servers, set_scene
 from tests.chaos.scenarios.scripts import SCENARIOS
@@ -47,8 +48,9 @@ def _play(scene: Scene, name: str) -> list[str]:
 
 def _start(folder: Path, stack: ExitStack) -> Servers:
     say("starting Apache Kafka and Milvus")
+    room = stack.enter_context(disk(folder / "milvus"))
     kafka, milvus = make_kafka(folder / "kafka", 0), make_milvus(folder / "milvus")
     for server in (kafka, milvus):
         stack.callback(server.stop)
         server.launch()
-    return Servers(folder, Killable(kafka), Killable(milvus), kafka.await_ready(), milvus.await_ready())
+    return Servers(folder, Killable(kafka), Killable(milvus, room), kafka.await_ready(), milvus.await_ready())

@@ -1,6 +1,7 @@
 """The scenarios themselves."""
 
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 
 from tests.chaos.isolation import disk
@@ -8,6 +9,8 @@ from tests.chaos.scenarios.scene import LOST, Scene, worker_process
 from tests.support.oracle.stored import judge
 from tests.support.waiting import eventually
 
+_FULL_S = 6.0
+_RECOVERY_S = 300
 _STOP_S = 60
 """Within this time a running worker notices that its topic is another one."""
 
@@ -110,6 +113,32 @@ def collection_restored(scene: Scene) -> None:
     _expect_stop(scene, {number: (at,) for number, at in scene.committed().items()})
 
 
+def disk_full_for_milvus(scene: Scene) -> None:
+    """Milvus has no room for some seconds: the worker waits, loses nothing, and a repair finds what Milvus lost."""
+    scene.ingested(300)
+    worker = worker_process(scene)
+    try:
+        scene.publish(200)
+        scene.servers.milvus.fill_disk()
+        scene.publish(200)
+        time.sleep(_FULL_S)
+        scene.servers.milvus.free_disk()
+        scene.servers.milvus.await_ready()
+        scene.publish(100)
+        eventually(lambda: sum(scene.committed().values()) == 800, within=_RECOVERY_S, what="everything committed")
+        worker.terminate()
+        scene.check(_done(worker, worker.wait(60)), 0, "after the disk had been full")
+    finally:
+        worker.kill()
+    repaired = scene.site.run("audit", "--repair", "--json")
+    scene.check(repaired, 0, "of a repair")
+    with scene.client() as client:
+        client.release_collection(scene.collection)
+        client.load_collection(scene.collection, timeout=120)
+        if (verdict := judge(scene.scope, client)).harms:
+            scene.problems.append(f"after the repair: {verdict}")
+
+
 def disk_full_for_an_audit(scene: Scene) -> None:
     """The audit's temporary files find no room: it says so and changes nothing, and the workers need none."""
     scene.ingested(800)
@@ -148,6 +177,7 @@ SCENARIOS: Mapping[str, Callable[[Scene], None]] = {
     "retention overtakes": retention_overtakes,
     "offsets expired": offsets_expired,
     "collection dropped": collection_dropped,
+    "disk full for milvus": disk_full_for_milvus,
     "disk full for an audit": disk_full_for_an_audit,
     "collection restored": collection_restored,
 }
