@@ -12,11 +12,13 @@ from consumers.kafka.lease_clock import LeaseClock, suspend_clock
 from consumers.kafka.live_group import LiveGroup
 from consumers.kafka.lookup import KafkaLookup
 from consumers.kafka.offsets import OffsetTracker
+from consumers.kafka.ports import Lag, Source
+from consumers.kafka.positions import start_problems
 from consumers.kafka.publisher import Publisher
 from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
 from consumers.kafka.rebalance import RebalanceHandler
-from consumers.kafka.remembered import RememberedPositions
-from consumers.kafka.source import KafkaSource, Lag, Source
+from consumers.kafka.remembered import PositionMemory, RememberedPositions
+from consumers.kafka.source import KafkaSource
 from consumers.kafka.time_range import TimeRange, parse_time_range
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "MissingTopic",
     "OffsetTracker",
     "PartitionLag",
+    "PositionMemory",
     "Publisher",
     "RebalanceHandler",
     "RememberedPositions",
@@ -51,6 +54,7 @@ __all__ = [
     "read_range",
     "records_at",
     "stable_ranges",
+    "start_problems",
     "suspend_clock",
     "topic_facts",
     "topic_ranges",

@@ -33,11 +33,13 @@ class _Sample:
 class _Log:
     """The samples of one Kafka partition, the first of which the committed offset has reached."""
 
-    __slots__ = ("committed_ms", "retention_ms", "samples")
+    __slots__ = ("committed_ms", "passed", "retention_ms", "samples")
 
     def __init__(self, retention_ms: int, first: _Sample, committed_ms: int | None) -> None:
         self.retention_ms = retention_ms
         self.samples = [first]
+        self.passed = first
+        """The sample reached when the reader was observed last: what it has read since was appended later."""
         self.committed_ms = committed_ms
 
     def reached(self, offset: int) -> _Sample:
@@ -94,6 +96,7 @@ class CompactionWatch:
                 first = _Sample(now_ms if read_to_ms is None else read_to_ms, offset)
                 log = self._logs[name] = _Log(retention_ms, first, read_to_ms)
                 log.add(_Sample(now_ms, end))
+                log.passed = log.reached(offset)
 
     def observe(
         self,
@@ -113,10 +116,10 @@ class CompactionWatch:
             if log is None or name not in committed or (at := position(name)) is None:
                 continue
             with self._lock:
-                reached = log.reached(at)
-                if end > reached.end:
-                    _check(name, log.retention_ms, reached.at_ms, read_at_ms, go_on_at=committed[name])
+                if end > log.passed.end:
+                    _check(name, log.retention_ms, log.passed.at_ms, read_at_ms, go_on_at=committed[name])
                 log.add(_Sample(read_at_ms, end))
+                log.passed = log.reached(at)
                 log.trim(committed[name])
                 if log.is_outdated():
                     outdated[name] = committed[name]
@@ -131,10 +134,9 @@ class CompactionWatch:
             log = self._logs.get(name)
             if log is None:
                 return None
-            reached = log.reached(offset)
-            if offset > reached.end:
-                _check(name, log.retention_ms, reached.at_ms, self.now_ms(), go_on_at=offset)
-            log.committed_ms = reached.at_ms
+            if offset > log.passed.end:
+                _check(name, log.retention_ms, log.passed.at_ms, self.now_ms(), go_on_at=offset)
+            log.committed_ms = log.reached(offset).at_ms
             return log.committed_ms
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing_extensions import override
 
 from consumers.kafka import LiveGroup
-from pipeline.errors import UsageError
+from pipeline.errors import MilvusStreamError, UsageError
 from pipeline.records import Chunk, EmbeddedPut
 from pipeline.store import (
     Applied,
@@ -23,6 +23,10 @@ from pipeline.store import (
 )
 
 _ATTEMPTS = 5
+_UNKNOWN = (
+    "for some time Kafka did not say that no ingest workers run, so they may have changed documents of the batches "
+    "that are planned. Nothing of those was written since: start this replay again, and it goes on where it stopped"
+)
 
 
 class GuardedWriter(Writer):
@@ -34,8 +38,8 @@ class GuardedWriter(Writer):
     1. The group has members and the ledger row is pending: a worker is writing the document, or will. It is left alone.
     2. Only the arrival would make the record newer (the key changed its Kafka partition, and the timestamps are equal):
        the row stays. In a replay the old records arrive last.
-    3. The document would change (other chunking or mapping, a record rejected before) and the group has members, or has
-       had some since the first batch that changes anything was planned: the replay ends with UsageError.
+    3. The document would change (other chunking or mapping, a record rejected before) and the group has members, or may
+       have had some since the first batch that changes anything was planned: the replay ends.
     4. Otherwise it is written as by ingest.
     """
 
@@ -91,8 +95,8 @@ class GuardedWriter(Writer):
         return {}
 
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
-        """Write the plan. Raises UsageError if workers have been started since the plan was made."""
-        if plan.in_flight and not (self._live.absent() and self._live.absence == self._absence):
+        """Write the plan. Raises UsageError if workers run, MilvusStreamError if some have since the plan was made."""
+        if plan.in_flight and not self._absent():
             raise _raced(plan)
         return self._writer.apply(plan, puts)
 
@@ -105,10 +109,15 @@ class GuardedWriter(Writer):
         self._writer.forget()
 
     def _absent(self) -> bool:
-        """Whether the group has no members, and had none since the batches were planned that are not written yet."""
-        if not self._live.absent() or (self._changes and self._live.absence != self._absence):
+        """Whether the group has no members.
+
+        Raises MilvusStreamError if it may have had some since changes were planned.
+        """
+        if not self._live.absent():
             return False
         if self._live.absence != self._absence:
+            if self._changes:
+                raise MilvusStreamError(_UNKNOWN)
             self._writer.forget()  # what it has read may have been changed by workers
             self._absence = self._live.absence
         return True
@@ -120,6 +129,6 @@ def _raced(plan: WritePlan) -> UsageError:
     return UsageError(
         f"{len(plan.in_flight)} documents of a batch would change in the live collection (the first by "
         f"{topic}/{partition}/{offset}: another chunking or mapping, or a record rejected before), while ingest "
-        "workers write it, or may have since the batch was read: a newer version could be undone. Stop the workers and "
-        "start this replay again (it goes on where it stopped), or replay --into another collection"
+        "workers write it: a newer version could be undone. Stop the workers and start this replay again (it goes on "
+        "where it stopped), or replay --into another collection"
     )

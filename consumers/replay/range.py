@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from consumers.kafka import KafkaSettings
 from consumers.kafka.admin import EARLIEST, LATEST, LogRange, existing_topics, stable_offsets
+from consumers.kafka.begin import begin_at
 from consumers.kafka.connection import open_admin
 from consumers.kafka.errors import kafka_errors
 from consumers.kafka.groups import group_commits
-from consumers.kafka.positions import begin_at
 from pipeline.errors import Mismatch
 from pipeline.records import KafkaPartition
 

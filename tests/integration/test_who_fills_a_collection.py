@@ -123,7 +123,7 @@ def test_commits_of_a_former_version_are_understood_and_bound(full: Site) -> Non
 
 
 @pytest.mark.parametrize("server", ["full", "lite"])
-def test_append_and_upsert_are_told_apart(server: str, request: pytest.FixtureRequest) -> None:
+def test_append_and_upsert_are_reported_apart(server: str, request: pytest.FixtureRequest) -> None:
     site: Site = request.getfixturevalue(server)
     append, upsert = ("--set", "mode=append"), ("--set", "mode=upsert")
     site.command(*ONCE, *append)

@@ -170,7 +170,7 @@ self._lose(partitions)
     ),
     Mutation(
         "begin at the end",
-        function="consumers.kafka.positions.begin_at",
+        function="consumers.kafka.begin.begin_at",
         old="""
 if log.start == 0:
     return 0
@@ -402,7 +402,7 @@ written = self._write_rows(work)
     Mutation(
         "places left behind are forgotten at once",
         function="pipeline.store.writing.protocol.final",
-        old="left_behind(footprint or {}, place)",
+        old="left_behind({} if before is None else before.footprint, place)",
         new="left_behind({}, place)",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
     ),
@@ -436,6 +436,61 @@ verdict.restoring += entries
 verdict.send += [entry.rejected for entry in entries]
 """,
         tests=("tests/unit/consumers/ingest/test_restore.py",),
+    ),
+    Mutation(
+        "what a job has read is trusted after workers came and went",
+        function="consumers.kafka.live_group.LiveGroup.left_s",
+        old="not absent or self.absence != absence",
+        new="not absent",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a worker does not wait for the last request of a job",
+        function="consumers.kafka.live_group.await_jobs",
+        old="now() + QUIET_S + _MARGIN_S",
+        new="now()",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a question counts from its answer",
+        function="consumers.kafka.live_group.LiveGroup.absent",
+        old="""
+asked = self._clock.beat()
+active = self._active()
+""",
+        new="""
+active = self._active()
+asked = self._clock.beat()
+""",
+        tests=("tests/property/test_job_exclusion.py",),
+    ),
+    Mutation(
+        "a replay writes what it planned before workers came and went",
+        function="consumers.replay.guard.GuardedWriter._absent",
+        old="self._live.absence != self._absence",
+        new="False",
+        tests=("tests/unit/consumers/replay/test_guard.py",),
+    ),
+    Mutation(
+        "a replay without a lease",
+        function="consumers.replay.source.ReplaySource.last_heartbeat",
+        old="self._member.last_heartbeat()",
+        new="time.monotonic()",
+        tests=("tests/unit/consumers/replay/test_job.py",),
+    ),
+    Mutation(
+        "a repair trusts the ledger that it read before embedding",
+        function="consumers.audit.repair.Repairer._unchanged",
+        old="stored[document.name][0] == document.entry",
+        new="True",
+        tests=("tests/unit/consumers/audit/test_repair.py",),
+    ),
+    Mutation(
+        "every job takes itself for the one that runs",
+        function="consumers.kafka.job_membership.JobMembership._on_assigned",
+        old='identity["token"] != self._token',
+        new="False",
+        tests=("tests/contract/test_job_membership.py",),
     ),
     Mutation(
         "refusals in an outage count against a document",
@@ -482,7 +537,7 @@ verdict.send += [entry.rejected for entry in entries]
     Mutation(
         "a compacted topic's deletes vanish unread",
         function="consumers.kafka.compaction.CompactionWatch.observe",
-        old="end > reached.end",
+        old="end > log.passed.end",
         new="False",
         tests=("tests/property/test_compaction.py",),
     ),
@@ -541,5 +596,165 @@ verdict.send += [entry.rejected for entry in entries]
         old="not self._is_other(commit) or self.adopt",
         new="True",
         tests=("tests/unit/consumers/kafka/test_binding.py",),
+    ),
+    Mutation(
+        "what Milvus lost with its power is not read again",
+        function="consumers.ingest.settlement.Settlement.reread_lost",
+        old="self._must_reread or self.unfinished",
+        new="self._must_reread",
+        tests=("tests/unit/consumers/ingest/test_power_loss.py",),
+    ),
+    Mutation(
+        "a flush after a loss of power makes durable what came before it",
+        function="pipeline.store.flushing.flusher.Flusher.drop",
+        old="self._receipts = []",
+        new="pass",
+        tests=("tests/property/test_flush_together.py",),
+    ),
+    Mutation(
+        "a connection that breaks while it is idle is not noticed",
+        function="pipeline.store.milvus.connection_watch.ConnectionWatch.state_changed",
+        old="ready and not self._ready",
+        new="False",
+        tests=("tests/unit/pipeline/store/milvus/test_connection_watch.py",),
+    ),
+    Mutation(
+        "commit beyond what Milvus remembers",
+        function="consumers.kafka.offsets.OffsetTracker.committable",
+        old="min(log.lowest(), log.secured)",
+        new="log.lowest()",
+        tests=("tests/property/test_offsets.py", "tests/unit/consumers/ingest/test_power_loss.py"),
+    ),
+    Mutation(
+        "a position of a former assignment counts",
+        function="consumers.kafka.offsets.OffsetTracker.secured",
+        old="log is not None and log.assignment == reached.assignment",
+        new="log is not None",
+        tests=("tests/property/test_offsets.py",),
+    ),
+    Mutation(
+        "go on over a collection that was dropped",
+        function="consumers.kafka.remembered.check_commit",
+        old="commit > 0 and not remembered.filled",
+        new="False",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+    ),
+    Mutation(
+        "go on over a collection that was restored",
+        function="consumers.kafka.remembered.check_commit",
+        old="commit > position.offset",
+        new="False",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+    ),
+    Mutation(
+        "a group whose offsets have expired passes for a new one",
+        function="consumers.kafka.remembered.begin_without_commit",
+        old="not gap and (position.first or position.offset == held.start)",
+        new="True",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+    ),
+    Mutation(
+        "a log that was cut below what is stored is read on",
+        function="consumers.kafka.begin.begin_at",
+        old="position is not None and position.offset > log.end",
+        new="False",
+        tests=("tests/unit/consumers/ingest/test_power_loss.py",),
+    ),
+    Mutation(
+        "offsets are committed without the leader epoch",
+        function="consumers.kafka.positions.StartPositions.metadata",
+        old="self.epochs.before(partition, offset)",
+        new="UNKNOWN",
+        tests=("tests/unit/consumers/kafka/test_start_positions.py", "tests/integration/test_truncated_log.py"),
+    ),
+    Mutation(
+        "a count of a mark is used twice",
+        function="pipeline.store.collection.marks.Marks._remember",
+        old="max(highest, self._counts.get((kind, name), 0))",
+        new="highest",
+        tests=("tests/unit/pipeline/store/collection/test_marks.py",),
+    ),
+    Mutation(
+        "of two Kafka partitions any version is newer",
+        function="pipeline.order._versions_across_logs",
+        old="1 if ours > theirs else -1",
+        new="1",
+        tests=("tests/property/test_order.py",),
+    ),
+    Mutation(
+        "versions compared across a null value",
+        function="pipeline.order._in_log",
+        old="offset < stored.reset_offset",
+        new="False",
+        tests=(
+            "tests/property/test_order.py",
+            "tests/unit/consumers/replay/test_guard.py",
+        ),
+    ),
+    Mutation(
+        "a null value and a version of one log compared by arrival",
+        function="pipeline.order._in_log",
+        old="stored.version is not None and record.version is not None",
+        new="stored.version is None or record.version is None",
+        tests=(
+            "tests/property/test_order.py",
+            "tests/unit/consumers/replay/test_guard.py",
+        ),
+    ),
+    Mutation(
+        "timestamps of two Kafka partitions not compared",
+        function="pipeline.order._across_logs",
+        old="timed and record.time_ms != stored.time_ms",
+        new="False",
+        tests=("tests/property/test_order.py",),
+    ),
+    Mutation(
+        "a null value that is folded away is forgotten",
+        function="pipeline.intake.fold.fold",
+        old="newer if rank == rank_of(newer) else replace(newer, rank=rank)",
+        new="newer",
+        tests=("tests/property/test_order.py",),
+    ),
+    Mutation(
+        "another worker's document answered from memory",
+        function="pipeline.store.writing.ledger.Ledger._is_foreign",
+        old="entry.position[:2] not in self._owned()",
+        new="False",
+        tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
+    ),
+    Mutation(
+        "another worker's document not read again before the write",
+        function="pipeline.store.writing.upsert_writer.UpsertWriter.apply",
+        old="self._ledger.refresh(plan.in_flight)",
+        new="None",
+        tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
+    ),
+    Mutation(
+        "a delete folded into a refused record waits for later batches",
+        function="pipeline.ingest.embed.EmbedStage._join",
+        old="folded_deletes(planned.decoded, refused)",
+        new="[]",
+        tests=("tests/unit/consumers/ingest/test_worker.py",),
+    ),
+    Mutation(
+        "tombstones age by the record's time",
+        function="pipeline.store.writing.ledger.Ledger.write",
+        old="replace(entry, written_ms=now_ms)",
+        new="replace(entry, written_ms=entry.record_time)",
+        tests=("tests/unit/pipeline/store/writing/test_tombstone_cleanup.py",),
+    ),
+    Mutation(
+        "a tombstone removed without a second read",
+        function="pipeline.store.writing.tombstone_cleanup.TombstoneSweep._sweep",
+        old='row_entry(row) == found[row["id"]]',
+        new="True",
+        tests=("tests/unit/pipeline/store/writing/test_tombstone_cleanup.py",),
+    ),
+    Mutation(
+        "a ledger row that is there twice is believed",
+        function="pipeline.store.writing.repeated_rows.repeated_entries",
+        old="_count(api, ledger, ids, consistency) <= distinct",
+        new="True",
+        tests=("tests/unit/pipeline/store/writing/test_repeated_rows.py",),
     ),
 )

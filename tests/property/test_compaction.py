@@ -101,13 +101,24 @@ def run(log: Log, steps: Sequence[tuple[str, int]]) -> bool:
     return False
 
 
-@examples(20)
+@examples(40)
 @given(STEPS)
 def test_no_reader_goes_on_after_a_delete_it_may_have_missed(steps: list[tuple[str, int]]) -> None:
     log = Log()
     log.observe()
     stopped = run(log, steps)
     assert stopped or not log.late
+
+
+def test_what_was_late_is_noticed_though_it_is_read_by_now() -> None:
+    log = Log()
+    log.append(1)
+    log.now_ms += HOUR_MS
+    log.observe()
+    log.now_ms += 30 * HOUR_MS
+    log.read(1)
+    with pytest.raises(AcceptableGap):
+        log.observe()
 
 
 @examples(10)

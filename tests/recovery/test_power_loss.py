@@ -4,7 +4,6 @@ kill -9 alone loses nothing on a Milvus, whose log is on its disk. So the server
 a file system is after a loss of power.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -43,29 +42,20 @@ class Held:
         return getattr(self._api, name)
 
 
-class Machine(Killable):
-    """A Milvus and its disk."""
+class Lite(Killable):
+    """A Milvus Lite: its folder is its data."""
 
-    def __init__(self, server: LocalServer) -> None:
-        super().__init__(server)
-        self.address = server.start()
-        self._disk, self._copy = server.directory, server.directory.with_name("copy")
-
-    def keep(self) -> None:
-        """Copy the disk of a server that does not run."""
-        shutil.copytree(self._disk, self._copy, symlinks=True)
-
-    def put_back(self) -> None:
-        """Put the disk back to what it was."""
-        shutil.rmtree(self._disk)
-        shutil.copytree(self._copy, self._disk, symlinks=True)
+    @property
+    def _data(self) -> Path:
+        return self.server.directory
 
 
 @pytest.fixture(params=[LocalMilvusStandalone, LocalMilvusLite])
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    server = request.param(tmp_path / "milvus", free_ports(1)[0])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killable]:
+    server: LocalServer = request.param(tmp_path / "milvus", free_ports(1)[0])
+    server.start()
     try:
-        yield Machine(server)
+        yield Lite(server) if isinstance(server, LocalMilvusLite) else Killable(server)
     finally:
         server.stop()
 
@@ -86,8 +76,8 @@ def holds(uri: str, documents: int) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_what_a_server_lost_is_written_again_by_the_worker_that_lived_on(machine: Machine) -> None:
-    uri = machine.address
+def test_what_a_server_lost_is_written_again_by_the_worker_that_lived_on(machine: Killable, tmp_path: Path) -> None:
+    uri = machine.server.address
     broker = FakeBroker()
     broker.create_topic(TOPIC)
     broker.create_topic(DEAD_LETTERS)
@@ -99,14 +89,12 @@ def test_what_a_server_lost_is_written_again_by_the_worker_that_lived_on(machine
         with running(rig):
             eventually(lambda: rig.committed().get(0) == 20, within=60)
             connection.held = True
-            machine.kill()
-            machine.keep()
-            machine.launch()
+            machine.snapshot(tmp_path / "disk")
             for number in range(20, 40):
                 broker.produce(TOPIC, document(f"d{number}"))
             eventually(lambda: rig.flow.idle and holds(uri, 40), within=RESTART_S)
             machine.kill()
-            machine.put_back()
+            machine.restore(tmp_path / "disk")
             machine.launch()
             connection.held = False
             eventually(lambda: rig.committed().get(0) == 40, within=RESTART_S)

@@ -142,14 +142,6 @@ def _group(kafka: KafkaSettings, facts: Mapping[str, TopicFacts], findings: Find
     if all(lag.committed is None for lag in lags):
         findings.ok("kafka.group", f"{group} has never committed: it will begin at {kafka.start_from}")
         return
-    lost = [lag for lag in lags if lag.committed is not None and not lag.start <= lag.committed <= lag.end]
-    for lag in lost:
-        findings.problem(
-            "kafka.offsets",
-            f"{lag.topic}/{lag.partition}: {group} is at {lag.committed}, the log holds {lag.start} to {lag.end}: "
-            "records are gone, and a worker stops here rather than skip them",
-            "restore the records, or accept the loss and reset the group's offset there",
-        )
     findings.ok(
         "kafka.group", f"{group} lags {sum(lag.lag for lag in lags):,} records behind on {len(lags)} partitions"
     )

@@ -8,6 +8,7 @@ from rich.text import Text
 from consumers.cli.doctor.findings import Finding, Findings, exit_code
 from consumers.cli.doctor.kafka import examine_kafka
 from consumers.cli.doctor.milvus import examine_milvus, examine_model
+from consumers.cli.doctor.positions import examine_positions
 from consumers.cli.output import one_line, stdout
 from consumers.config import Settings
 from consumers.wiring.validation import check_settings
@@ -28,6 +29,7 @@ def examine(settings: Settings, now_ms: int | None = None) -> list[Finding]:
     examine_kafka(settings, findings, now_ms)
     own = examine_model(settings, findings)
     examine_milvus(settings, own, findings, now_ms)
+    examine_positions(settings, findings)
     return findings
 
 

@@ -24,6 +24,7 @@ from pipeline.store.flushing.states import (
     State,
     Waiting,
     ignore_flush,
+    takes_over,
 )
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.telemetry import FlushRole
@@ -204,15 +205,7 @@ class Flusher:
 
     def _takes_over(self) -> bool:
         now, due = self._clock(), self._policy.due_at(self._need, self._spacing_s)
-        if due is None or due > now:
-            return False
-        match self._state:
-            case StandingIn():
-                return True
-            case Waiting(since, announced_at):
-                return self._policy.must_take_over(since, announced_at, now, self._spacing_s)
-            case _:
-                return False
+        return due is not None and due <= now and takes_over(self._state, self._policy, now, self._spacing_s)
 
     # --- another worker's flushes ------------------------------------------------------------------------------
 
@@ -253,8 +246,7 @@ class Flusher:
     def _wait_or_rest(self) -> None:
         """Some receipts became durable: what remains waits from now on."""
         now = self._clock()
-        remaining = bool(self._receipts or self._pending)
-        if not remaining:
+        if not (remaining := bool(self._receipts or self._pending)):
             self._need = FlushNeed(self._need.last_began, waiting=self._positions.unwritten, closing=self._need.closing)
         if isinstance(self._state, StandingIn):
             self._state = StandingIn(now)
@@ -272,7 +264,10 @@ class Flusher:
             if len(flushing.collections) == len(self._collections) and self._policy.durability == "flush":
                 flushing.receipts += self._positions.write()
             if marker is not None:
-                self._begin_count(marker)
+                if self._drops_announced != drops:
+                    self._drops_announced = drops
+                    marker.restart()
+                marker.begin()
             while flushing.collections:
                 self._api.flush(flushing.collections[0])
                 del flushing.collections[0]
@@ -297,12 +292,6 @@ class Flusher:
         log.debug("flush.done", role=flushing.role, collections=self._collections, seconds=self._clock() - began)
         if marker is not None:
             self._announce(marker)
-
-    def _begin_count(self, marker: FlushMarker) -> None:
-        if self._drops_announced != self._drops:
-            self._drops_announced = self._drops
-            marker.restart()
-        marker.begin()
 
     def _begin(self, began: float) -> Flushing:
         """Take over all receipts acknowledged by now; later ones may miss this flush and wait for the next."""

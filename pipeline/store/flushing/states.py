@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipeline.records import Finished, Receipt
+from pipeline.store.flushing.policy import FlushPolicy
 from pipeline.store.flushing.shared_marker import PendingOnPeer
 from pipeline.telemetry import FlushRole
 
@@ -50,6 +51,18 @@ class Flushing:
 
 
 State: TypeAlias = Idle | Waiting | StandingIn | Flushing
+
+
+def takes_over(state: State, policy: FlushPolicy, now: float, spacing_s: float) -> bool:
+    """Whether a worker in this state, with a flush due, flushes although another one leads."""
+    match state:
+        case StandingIn():
+            return True
+        case Waiting(since, announced_at):
+            return policy.must_take_over(since, announced_at, now, spacing_s)
+        case _:
+            return False
+
 
 OnDurable = Callable[[Sequence[Finished]], None]
 OnAcked = Callable[[Receipt, int], None]

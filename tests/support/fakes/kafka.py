@@ -13,9 +13,9 @@ from consumers.dead_letters.earlier import EarlierDeadLetters
 from consumers.dead_letters.envelope import OutgoingDeadLetter, decode_dead_letter, encode_dead_letter, fitted
 from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, suspend_clock
 from consumers.kafka.admin import LogRange
+from consumers.kafka.begin import begin_at
 from consumers.kafka.connection import start_timestamp_ms
 from consumers.kafka.groups import Commit
-from consumers.kafka.positions import begin_at
 from consumers.kafka.remembered import AcceptableGap, PositionMemory, Remembered
 from pipeline import failpoints
 from pipeline.errors import OffsetsLost, UsageError

@@ -46,8 +46,10 @@ class CrashSite(Site):
         self.expel()
 
     def expel(self) -> None:
-        """Take the dead out of the group, so that who comes next need not wait for the end of their session."""
-        expel(self.admin, self.name)
+        """Take the dead out of their groups, so that who comes next need not wait for the end of their session."""
+        for group in self.admin.list_groups():
+            if group["group_id"].startswith(self.name):
+                expel(self.admin, group["group_id"])
 
     def finish(self) -> None:
         """Run a worker to the end of the topic, in larger batches."""

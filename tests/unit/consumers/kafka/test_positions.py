@@ -3,8 +3,8 @@
 import pytest
 
 from consumers.kafka.admin import LogRange
+from consumers.kafka.begin import begin_at
 from consumers.kafka.groups import Commit
-from consumers.kafka.positions import begin_at
 from pipeline.errors import OffsetsLost
 
 P = ("t", 0)

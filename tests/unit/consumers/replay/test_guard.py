@@ -9,7 +9,7 @@ import pytest
 from consumers.kafka import LeaseClock, LiveGroup
 from consumers.kafka.live_group import QUIET_S
 from consumers.replay import GuardedWriter
-from pipeline.errors import LeaseExpired, Unavailable, UsageError
+from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable, UsageError
 from pipeline.store import Change, WritePolicy
 from pipeline.store.writing.ledger import Ledger
 from pipeline.store.writing.protocol import intent
@@ -168,8 +168,11 @@ def test_workers_that_started_and_ended_while_a_batch_was_embedded_keep_what_the
     clock.seconds += QUIET_S + 1  # they wait so long before they begin, and nothing was asked in between
     group.work(put("a", "two", 2))
     group.active = False
-    with pytest.raises(UsageError, match="or may have since the batch was read"):
+    with pytest.raises(MilvusStreamError, match="they may have changed documents") as ended:
         guarded.apply(plan, embed_all([older]))
+    assert ended.value.exit_code == 1, "a Kubernetes Job starts it again"
+    with pytest.raises(MilvusStreamError, match="start this replay again"):
+        guarded.plan([put("b", "three", 3)])
     assert store.rows() == {"d20261122": {("a", 0): "two"}}
 
 

@@ -75,6 +75,7 @@ def test_a_run_reports_its_progress_and_sums_up_the_outcomes() -> None:
     rejected.reasons["invalid_json"] = 2
     source = ReplaySource(kafka, plan.span, JobMembership(kafka, "docs", "replay"))
     process = ReplayProcess(kafka, plan, source, StoppedWorker(outcomes), rejected, outcomes)
+    assert source.last_heartbeat() == float("-inf"), "it has no lease before its job has joined"
     steps: list[tuple[str, int, int]] = []
     summary = process.run(threading.Event(), lambda *step: steps.append(step))
     assert steps == [("replaying", 3, 9), ("replaying", 5, 9)]
