@@ -49,7 +49,7 @@ class UncommittedTail:
                 # A retried record is behind newer ones.
                 first = replace(operation, position=moved.get(operation.position, operation.position))
                 if before is None or not superseded(first, [before], moved):
-                    entries[record.position[:2]] = final(operation, None, {}, "")
+                    entries[record.position[:2]] = final(operation, None, {}, "", before)
         self._next = {name: end for name, (_, end) in unread.items()}
 
     def entries(self, key: Key) -> Iterable[Entry]:

@@ -104,7 +104,7 @@ class IngestMetrics:
         )
         self.by_arrival = declare.counter(
             "ingest_arrival_decided_total",
-            "Records taken for newer because they arrived later: topic re-created, key moved to another partition.",
+            "Records taken for newer because they arrived later: several Kafka partitions, equal timestamps.",
         )
         self.restored = declare.counter(
             "ingest_restored_documents_total",

@@ -241,6 +241,16 @@ def _slow_replay(made: ReplaySite, folder: Path, *options: str) -> Iterator[Runn
         yield slow
 
 
+def test_a_replay_into_a_collection_that_other_workers_fill_is_refused(live: ReplaySite) -> None:
+    before = live.rows(live.name)
+    elsewhere = ["--set", f"milvus.collection={live.name}_x", "--into", live.name]
+    refused = live.replay(0, RECORDS, *elsewhere, code=2)
+    assert f"the workers of group {live.name} fill '{live.name}'" in refused["stderr"]
+    refused = live.replay(0, RECORDS, *elsewhere, "--set", f"kafka.group_id={live.name}-x", code=4)
+    assert f"group {live.name}-x does not fill it, other groups do: {live.name}" in refused["stderr"]
+    assert live.rows(live.name) == before
+
+
 def test_one_replay_at_a_time_writes_a_collection_and_a_killed_one_is_followed_by_the_next(
     kafka_bootstrap: str, milvus_uri: str, tmp_path: Path
 ) -> None:
@@ -253,6 +263,8 @@ def test_one_replay_at_a_time_writes_a_collection_and_a_killed_one_is_followed_b
             assert refused.stdout == ""
             other = made.command("replay", *options, "--dry-run")
             assert json.loads(other.stdout)["records"] > 0, "a dry run joins nothing"
+            adopted = ["--adopt", "--set", f"milvus.collection={made.name}_again"]
+            assert "start with --adopt when it has ended" in made.command("ingest", *adopted, code=2).stderr
             assert slow.process.poll() is None
             slow.end(signal.SIGKILL)
         done = json.loads(made.command("replay", *options).stdout)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from pymilvus import MilvusClient
@@ -11,8 +12,10 @@ from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.client import connect
 from pipeline.store.milvus.error_mapping import RetryPolicy
+from pipeline.store.writing.ledger_rows import entry_row
 from pipeline.store.writing.rows import document_rows, ledger_id, row_id
-from tests.support.documents import delete, embed_all, put
+from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from tests.support.documents import DAY_MS, NOON_MS, delete, embed_all, put
 from tests.support.names import unique
 from tests.support.stores import Store, make_store, write
 
@@ -166,3 +169,43 @@ def test_a_ledger_released_behind_the_writers_back_is_loaded_again(
         api.drop_collection(f"{name}__ledger")
         api.drop_collection(f"{name}__marks")
         api.close()
+
+
+def test_a_sweep_removes_old_tombstones_and_dates_those_of_earlier_versions(store: Store) -> None:
+    ledger = f"{store.name}__ledger"
+    write(
+        store.upsert_writer(), [put("live", "a", 1), put("young", "b", 2), put("old", "c", 3), put("undated", "d", 4)]
+    )
+    write(store.upsert_writer(), [delete(doc_id, 5) for doc_id in ("young", "old", "undated")])
+    before = store.ledger()
+    now_ms = max(NOON_MS + DAY_MS, before["young"].written_ms)
+    changed = [replace(before["old"], written_ms=now_ms - 2 * DAY_MS), replace(before["undated"], written_ms=0)]
+    store.api.upsert(ledger, None, [entry_row(entry) for entry in changed])
+    sweep = TombstoneSweep(store.api, store.name, SweepPolicy(DAY_MS / 1000), wall_clock=lambda: now_ms / 1000 + 1)
+    assert sweep.step([("documents", 0)]) == 1
+    after = store.ledger()
+    assert after.keys() == {"live", "young", "undated"}
+    assert after["undated"].written_ms == now_ms + 1000
+    assert (after["live"], after["young"]) == (before["live"], before["young"])
+
+
+def test_a_ledger_row_that_is_there_twice_hides_no_rows(store: Store, request: pytest.FixtureRequest) -> None:
+    if not store.api.server.capabilities.answers_older_rows:
+        pytest.skip("an upsert of this server replaces its row")
+    names = ("older first", "newer first")
+    write(store.upsert_writer(), [*(put(name, "one", 1) for name in names), put("other", "x", 2)])
+    older = store.ledger()
+    write(store.upsert_writer(), [put(name, "two", 3, day=1) for name in names])
+    newer = store.ledger()
+    ledger = f"{store.name}__ledger"
+    with closing(MilvusClient(request.getfixturevalue("milvus_uri"), dedicated=True)) as other:
+        # An insert replaces nothing: as if the delete of an upsert had been lost.
+        store.api.delete(ledger, None, [ledger_id(None, name) for name in names])
+        for first, second, name in ((older, newer, names[0]), (newer, older, names[1])):
+            for entry in (first[name], second[name]):
+                other.insert(ledger, [{**entry_row(entry), "vector": [1.0, 1.0]}])
+    answered = store.ledger()
+    assert any(answered[name] == older[name] for name in names), "this server answers the newer of two rows"
+    write(store.upsert_writer(), [*(put(name, "three", 4, day=2) for name in names), put("other", "x", 2)])
+    check(store, {TODAY: {("other", 0): "x"}, "d20261124": {(name, 0): "three" for name in names}})
+    assert not any(entry.pending for entry in store.ledger().values())

@@ -68,6 +68,15 @@ def test_a_record_that_is_retried_is_newer_in_some_way_than_all_entries(operatio
     )
 
 
+def test_a_record_from_before_a_null_value_is_left_out_whatever_its_version() -> None:
+    rejected = Delete(Position("t", 0, 1), 1, "d", version=5)
+    null = Delete(Position("t", 0, 2), 2, "d")
+    again = Delete(Position("t", 0, 3), 3, "d", version=3)
+    entry = final(again, None, {}, "", final(null, None, {}, ""))
+    assert superseded(rejected, [entry], {})
+    assert not superseded(replace(rejected, position=Position("t", 0, 4)), [entry], {})
+
+
 @given(OPERATIONS)
 def test_the_record_itself_is_as_new_as_it_is(operation: Delete) -> None:
     assert superseded(operation, [final(operation, None, {}, "")], {})
