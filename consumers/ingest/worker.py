@@ -316,10 +316,8 @@ class IngestWorker:
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
         log.info(f"kafka.{event}", partitions=listed(partitions))
 
-    # --- Milvus (called by its connection, on any thread) --------------------------------------------------------
-
     def on_milvus_lost(self) -> None:
-        """The connection to Milvus broke: a server that starts again may not have what is not flushed."""
+        """The connection to Milvus broke, which may have lost what is not flushed; called by any thread."""
         self._settlement.milvus_lost()
 
     # --- for observers -------------------------------------------------------------------------------------------
