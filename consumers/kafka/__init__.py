@@ -4,7 +4,7 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 """
 
 from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
-from consumers.kafka.binding import CollectionBinding, check_commits
+from consumers.kafka.binding import CollectionBinding, check_commits, fills
 from consumers.kafka.connection import KafkaSettings
 from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
 from consumers.kafka.job_membership import JobMembership, job_group
@@ -45,6 +45,7 @@ __all__ = [
     "broker_info",
     "check_commits",
     "create_topic",
+    "fills",
     "forget_group",
     "group_lag",
     "job_group",

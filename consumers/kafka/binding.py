@@ -51,6 +51,13 @@ class CollectionBinding:
 UNBOUND = CollectionBinding("", "")
 
 
+def fills(settings: KafkaSettings, collection_id: str) -> bool:
+    """Whether the group has committed offsets for this collection. Raises Unavailable, UsageError."""
+    with closing(open_admin(settings)) as admin:
+        commits = group_commits(admin, settings.group_id)
+    return any(commit.collection_id == collection_id for commit in commits.values())
+
+
 def check_commits(settings: KafkaSettings, binding: CollectionBinding) -> None:
     """Raise Mismatch if the group has committed for another collection; also Unavailable, UsageError.
 

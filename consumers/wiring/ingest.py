@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 
@@ -39,6 +39,7 @@ from consumers.wiring.modes import mode_of
 from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
+from pipeline.errors import UsageError
 from pipeline.ingest import (
     REFUSALS,
     RETRY,
@@ -198,12 +199,21 @@ def _bound_writer(
     def binding(stamp: CollectionStamp) -> CollectionBinding:
         return CollectionBinding(settings.milvus.collection, stamp.collection_id, adopt)
 
-    def has_members(group: str) -> bool:
-        with closing(GroupWatch(replace(kafka, group_id=group))) as watch:
+    def active(group: str) -> bool:
+        with closing(GroupWatch(kafka, group)) as watch:
             return watch.active()
+
+    def has_members(group: str) -> bool:
+        return active(group) or active(job_group(group, settings.milvus.collection))
 
     def admit(stamp: CollectionStamp) -> None:
         check_commits(kafka, binding(stamp))
+        jobs = job_group(kafka.group_id, settings.milvus.collection)
+        if adopt and active(jobs):  # a replay into a collection that was not its group's does not look for workers
+            raise UsageError(
+                f"a replay or repair writes {settings.milvus.collection!r} (the Kafka group {jobs} has members): "
+                "start with --adopt when it has ended"
+            )
 
     stamp = open_configured(settings, api, model, adopt=has_members if adopt else None, admit=admit)
     writer = open_writer(settings, api, model, metrics, stamp=stamp, owned=lambda: fence.owned, durable=bounds.durable)

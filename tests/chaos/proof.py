@@ -46,9 +46,8 @@ def keep(folder: Path, seed: int, proof: str) -> Path:
     """Copy the logs to where they outlast the run, the proof beside them; returns that place."""
     kept = Path.cwd() / ".data" / f"chaos-{seed}-{os.getpid()}"
     kept.mkdir(parents=True, exist_ok=True)
-    for each in (*folder.glob("*.log"), *folder.glob("*/server.log")):
-        name = each.name if each.parent == folder else f"{each.parent.name}.log"
-        shutil.copy(each, kept / name)
+    for each in folder.glob("*.log"):
+        shutil.copy(each, kept / each.name)
     if proof:
         (kept / "harms.txt").write_text(proof)
     return kept

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pymilvus import MilvusClient
+from pymilvus import MilvusClient, MilvusException
 
 from tests.chaos.faults import Faults, describe
 from tests.chaos.profile import SESSION_S, Group
@@ -24,6 +24,7 @@ from tests.support.rigs.publisher import publisher
 HEAL_S = 400.0
 """Everything healed: within this time the groups have caught up, or do not."""
 _FIRST_RECORDS = 200
+_LOAD_S = 600.0
 _TICK_S = 0.05
 _Judge = Callable[[Scope, MilvusClient], Verdict]
 
@@ -230,14 +231,24 @@ class Chaos:
             found = by(scope, client)
             if found.harms:
                 say(f"{group.name}: {found.harms} differences; loading the collection again")
-                for name in (scope.collection, f"{scope.collection}__ledger"):
-                    if client.has_collection(name):
-                        client.release_collection(name)
-                        client.load_collection(name, timeout=600)
-                shown, found = found, by(scope, client)
-                self.report.shown_until_reload += _gone(shown, found)
+                if _loaded_again(client, scope.collection):
+                    shown, found = found, by(scope, client)
+                    self.report.shown_until_reload += _gone(shown, found)
             total.add(found)
         return total
+
+
+def _loaded_again(client: MilvusClient, collection: str) -> bool:
+    """Whether the server could load the collections again; a busy one needs minutes."""
+    try:
+        for name in (collection, f"{collection}__ledger"):
+            if client.has_collection(name):
+                client.release_collection(name)
+                client.load_collection(name, timeout=_LOAD_S)
+    except MilvusException as error:
+        say(f"it cannot be loaded again: {error}")
+        return False
+    return True
 
 
 def _gone(shown: Verdict, found: Verdict) -> Counter[str]:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,11 @@ def unexplained(kinds: Collection[str], folder: Path) -> list[str]:
     It shows by itself what it has deleted or replaced: a document's older rows, and so a ledger that differs from the
     rows. Rows that are missing it has to lose by itself, too.
     """
-    shown = measure(folder, _SECONDS, _FLUSH_EVERY_S, compacts=False)["as_it_is"]
+    return not_shown(kinds, measure(folder, _SECONDS, _FLUSH_EVERY_S, compacts=False)["as_it_is"])
+
+
+def not_shown(kinds: Collection[str], shown: Mapping[str, int]) -> list[str]:
+    """Those kinds of a verdict for which the server alone has shown nothing that explains them."""
     extra = shown["deleted_and_there"] + shown["older"] + shown["copies"]
     return sorted(kind for kind in kinds if not (shown["missing"] if kind == "lost" else extra))
 

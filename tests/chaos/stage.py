@@ -1,6 +1,7 @@
 """Servers of a run's own, topics, proxies and places for workers."""
 
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ def set_stage(folder: Path, seed: int, profile: Profile) -> Iterator[Stage]:
     with ExitStack() as stack:
         say(f"starting Apache Kafka and Milvus; profile {profile.name}")
         disks = [stack.enter_context(disk(folder / name)) for name in ("kafka", "milvus")]
+        stack.callback(_keep_logs, folder)
         places = [(group, number) for group in profile.groups for number in range(group.slots)]
         broker, milvus = make_kafka(folder / "kafka", len(places)), make_milvus(folder / "milvus")
         kafka_proxies = [FaultProxy(port, seed + n) for n, port in enumerate(broker.listeners)]
@@ -139,6 +141,12 @@ def set_stage(folder: Path, seed: int, profile: Profile) -> Iterator[Stage]:
         )
         _create_topics(stage, profile.topics)
         yield stage
+
+
+def _keep_logs(folder: Path) -> None:
+    """Copy the servers' logs to where they outlast their file systems."""
+    for log in folder.glob("*/server.log"):
+        shutil.copy(log, folder / f"{log.parent.name}.log")
 
 
 def _create_topics(stage: Stage, topics: tuple[Topic, ...]) -> None:

@@ -241,6 +241,16 @@ def _slow_replay(made: ReplaySite, folder: Path, *options: str) -> Iterator[Runn
         yield slow
 
 
+def test_a_replay_into_a_collection_that_other_workers_fill_is_refused(live: ReplaySite) -> None:
+    before = live.rows(live.name)
+    elsewhere = ["--set", f"milvus.collection={live.name}_x", "--into", live.name]
+    refused = live.replay(0, RECORDS, *elsewhere, code=2)
+    assert f"the workers of group {live.name} fill '{live.name}'" in refused["stderr"]
+    refused = live.replay(0, RECORDS, *elsewhere, "--set", f"kafka.group_id={live.name}-x", code=4)
+    assert f"group {live.name}-x does not fill it, other groups do: {live.name}" in refused["stderr"]
+    assert live.rows(live.name) == before
+
+
 def test_one_replay_at_a_time_writes_a_collection_and_a_killed_one_is_followed_by_the_next(
     kafka_bootstrap: str, milvus_uri: str, tmp_path: Path
 ) -> None:
@@ -253,6 +263,8 @@ def test_one_replay_at_a_time_writes_a_collection_and_a_killed_one_is_followed_b
             assert refused.stdout == ""
             other = made.command("replay", *options, "--dry-run")
             assert json.loads(other.stdout)["records"] > 0, "a dry run joins nothing"
+            adopted = ["--adopt", "--set", f"milvus.collection={made.name}_again"]
+            assert "start with --adopt when it has ended" in made.command("ingest", *adopted, code=2).stderr
             assert slow.process.poll() is None
             slow.end(signal.SIGKILL)
         done = json.loads(made.command("replay", *options).stdout)
@@ -461,3 +473,24 @@ def test_a_recreated_topic_stops_the_replay(rig: RealRig) -> None:
         _fill(rig, topic, 0, 30)
         with pytest.raises(OffsetsLost, match="recreated"):
             eventually(lambda: source.lag() and member.poll(0.1), within=15)
+
+
+def test_a_replay_does_not_go_on_in_a_collection_that_was_dropped(
+    kafka_bootstrap: str, milvus_uri: str, tmp_path: Path
+) -> None:
+    with site(tmp_path, kafka_bootstrap, milvus_uri, RECORDS, batch={"max_records": 5}) as made:
+        options = [*span(0, RECORDS), "--into", f"{made.name}_again", "--json", "--set", "milvus.durability=ack"]
+        group = json.loads(made.command("replay", *options, "--dry-run").stdout)["group"]
+
+        def read() -> bool:
+            return any(at > 0 for at, _ in committed_and_end(made.kafka, group, made.name).values())
+
+        with _slow_replay(made, tmp_path, *options) as slow:
+            eventually(read, within=60, what="the first commit")
+            slow.end(signal.SIGKILL)
+        made.command("collections drop", f"{made.name}_again", "--yes")
+        refused = made.command("replay", *options, code=4)
+        assert f"--delete --group {group}" in refused.stderr
+        forget_group(KafkaSettings(made.kafka, (made.name,), made.name), group)
+        assert json.loads(made.command("replay", *options).stdout)["finished"] is True
+        assert made.differences(f"{made.name}_again", made.messages()) == {}

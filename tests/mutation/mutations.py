@@ -530,8 +530,19 @@ asked = self._clock.beat()
     Mutation(
         "one document in two requests",
         function="pipeline.store.writing.upsert_requests._parts",
-        old="sum(group.sizes) <= policy.max_bytes",
-        new="len(group.rows) <= policy.max_rows and sum(group.sizes) <= policy.max_bytes",
+        old="""
+if sum(group.sizes) <= policy.max_bytes:
+    yield group
+    return
+""",
+        new="""
+if len(group.rows) > policy.max_rows:
+    yield _cut(group, 0, policy.max_rows)
+    group = _cut(group, policy.max_rows, len(group.rows))
+if sum(group.sizes) <= policy.max_bytes:
+    yield group
+    return
+""",
         tests=("tests/unit/pipeline/store/writing/test_upsert_requests.py",),
     ),
     Mutation(

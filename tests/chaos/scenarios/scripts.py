@@ -19,12 +19,9 @@ def log_tail_cut(scene: Scene) -> None:
     scene.ingested(200)
     committed = scene.committed()
     scene.cut_log(copy)
-    ends = {number: end for number, (_, end) in scene.log().items()}
-    _expect_stop(scene, {number: (committed[number], end) for number, end in ends.items()})
-    scene.continue_as_documented()
+    _expect_stop(scene, {number: (committed[number], end) for number, (_, end) in scene.log().items()})
     scene.publish(300)
-    scene.check(scene.ingest(), 0, "with records after the cut")
-    scene.check_left(ends)
+    scene.continue_elsewhere()
 
 
 def log_tail_cut_and_refilled(scene: Scene) -> None:
@@ -33,12 +30,9 @@ def log_tail_cut_and_refilled(scene: Scene) -> None:
     copy = scene.copy_log()
     scene.ingested(200)
     scene.cut_log(copy)
-    ends = {number: end for number, (_, end) in scene.log().items()}
     scene.publish(500)
     _expect_stop(scene, {})
-    scene.continue_as_documented()
-    scene.check(scene.ingest(), 0, "with records after the cut")
-    scene.check_left(ends)
+    scene.continue_elsewhere()
 
 
 def topic_created_again(scene: Scene) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from pymilvus import MilvusClient
+from pymilvus import MilvusClient, MilvusException
 
 from tests.support.oracle.contract import name_of
 
@@ -23,6 +23,7 @@ Place = tuple[str, int, int]
 
 CONNECT = "__connect.errors."
 _ANSWER_ROWS = 4_000
+_READS = 30
 _HEX = "0123456789abcdef"
 
 
@@ -166,13 +167,25 @@ def stored_documents(client: MilvusClient, collection: str, *, append: bool = Fa
     stored = Stored()
     if client.has_collection(collection):
         for partition in client.list_partitions(collection):
-            for row in _rows(client, collection, ["*"], partition):
+            for row in _partition(client, collection, partition):
                 place = f"{row['kafka_topic']}/{row['kafka_partition']}/{row['kafka_offset']}"
                 name = place if append else name_of(row.get("tenant"), row["doc_id"])
                 stored.documents[name].append((partition, row))
         answer = client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=60)
         stored.counted = answer[0]["count(*)"]
     return stored
+
+
+def _partition(client: MilvusClient, collection: str, partition: str) -> list[Row]:
+    """The rows of a Milvus partition. A server that was set back does not find one for some seconds that it lists."""
+    for left in range(_READS, 0, -1):
+        try:
+            return list(_rows(client, collection, ["*"], partition))
+        except MilvusException as error:
+            if left == 1 or "not found" not in str(error):
+                raise
+            time.sleep(1.0)
+    raise AssertionError
 
 
 def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:

@@ -43,6 +43,16 @@ def broker() -> FakeBroker:
     return broker
 
 
+def publish_until_rejected(rig: Rig) -> None:
+    """Publish documents, one after the other is stored, until there is a dead letter."""
+    for number in range(200):
+        if rig.broker.read(DEAD_LETTERS):
+            return
+        rig.broker.produce(TOPIC, document(f"c{number}", "text"), partition=1)
+        soon(lambda: f"c{number}" in rig.texts())  # noqa: B023 - called at once
+    raise AssertionError("200 documents were stored, and none was rejected")
+
+
 @pytest.mark.parametrize("append", [False, True])
 def test_one_such_row_holds_up_nothing_and_ends_as_a_dead_letter_with_the_words(
     broker: FakeBroker, append: bool
@@ -56,11 +66,7 @@ def test_one_such_row_holds_up_nothing_and_ends_as_a_dead_letter_with_the_words(
         soon(lambda: len(rig.texts()) == 60)
         soon(lambda: rig.committed().get(1) == 30)
         # While it is unknown what the words mean, its offset waits.
-        number = 0
-        while not broker.read(DEAD_LETTERS):
-            broker.produce(TOPIC, document(f"c{number}", "text"), partition=1)
-            number += 1
-            soon(lambda: len(rig.texts()) == 60 + number)  # noqa: B023 - called at once
+        publish_until_rejected(rig)
         soon(lambda: rig.committed().get(0) == 31)
     (dead_letter,) = broker.read(DEAD_LETTERS)
     headers = {name: value.decode() for name, value in dead_letter.headers if value is not None}
@@ -75,11 +81,7 @@ def test_the_stored_version_of_a_refused_document_stays(broker: FakeBroker) -> N
         broker.produce(TOPIC, document("k", "first"), partition=0)
         soon(lambda: rig.texts().get("k") == ["first"])
         broker.produce(TOPIC, document("k", "UNLISTED"), partition=0)
-        number = 0
-        while not broker.read(DEAD_LETTERS):
-            broker.produce(TOPIC, document(f"c{number}", "text"), partition=1)
-            number += 1
-            soon(lambda: f"c{number - 1}" in rig.texts())  # noqa: B023 - called at once
+        publish_until_rejected(rig)
         soon(lambda: rig.committed().get(0) == 2)
     assert rig.texts()["k"] == ["first"]
     (entry,) = [row for row in rig.milvus.stored(f"{COLLECTION}__ledger")["_default"].values() if row["doc_id"] == "k"]

@@ -135,7 +135,7 @@ def test_a_call_refused_in_unlisted_words_while_others_are_answered_ends_with_th
     retries: Counter[str] = Counter()
     breaker = make_breaker(retries, clock=map(float, itertools.count(0, 25)).__next__)
     with pytest.raises(MilvusStreamError, match=r"stage plan: .*json key not supported") as ended:
-        breaker.call("plan", answering(UNLISTED))
+        breaker.call("plan", answering(*9 * [UNLISTED], None))
     assert not isinstance(ended.value, Unavailable)
     # At 0, 25, 50 and 75 s: three times are not enough before 60 s are over.
     assert retries == {"plan": 3}
