@@ -117,8 +117,10 @@ def _replaced(stored: Rank, record: Rank, *, of_one_log: bool) -> Rank:
             # two records and newer than the second.
             time_ms = max(time_ms, stored.time_ms)
     reset_ms = max(record.reset_ms, stored.reset_ms)
-    return replace(record, time_ms=time_ms, reset_offset=reset_offset, reset_ms=reset_ms, floor=floor)
+    return Rank(record.position, record.topic_id, time_ms, record.version, reset_offset, reset_ms, floor)
 
 
 def _highest(one: int | None, other: int | None) -> int | None:
-    return max((version for version in (one, other) if version is not None), default=None)
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)

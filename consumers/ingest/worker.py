@@ -4,23 +4,22 @@ Its loop runs on the thread that owns the Kafka consumer and never waits for a b
 flow, takes receipts from the commit queue and commits the offsets that they allow.
 """
 
-import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
+from consumers.ingest.observed import count_consumed, forget_lag, kafka_problem, listed, show_lag
 from consumers.ingest.progress import Progress, Snapshot, Summary
 from consumers.ingest.settlement import Acknowledged, Settlement
-from consumers.kafka import Source, suspend_clock
+from consumers.kafka import Source
 from pipeline import failpoints
 from pipeline.errors import Stopped, Unavailable
 from pipeline.ingest import BatchBuilder, BatchPolicy, CommitQueue, DeadLetterChannel, IngestFlow, RedoBounds
-from pipeline.records import KafkaPartition, SourceRecord
+from pipeline.records import KafkaPartition
 from pipeline.store import FlushGovernor
 from pipeline.telemetry import IngestMetrics
 
@@ -32,8 +31,6 @@ COMMIT_S = 1.0
 """Seconds between commits: how old the lag is that autoscalers and dashboards see."""
 LAG_S = 5.0
 """Seconds between observations of the lag."""
-LAG_AGE_S = 15.0
-"""A lag whose end offset is older is not shown: a broker that does not answer would leave it at its last value."""
 NO_SHARE_S = 60.0
 """With --until-caught-up: a worker that got no Kafka partition in this time is one too many, and ends. Longer than the
 session of a member that was killed."""
@@ -142,7 +139,7 @@ class IngestWorker:
             self._tracker.taken([record.position for record in records])
             for batch in self._builder.add(records, self._clock()):
                 self._flow.submit(batch)
-            self._count_consumed(records)
+            count_consumed(self._metrics, records)
         for batch in self._builder.close_due(self._clock()):
             self._flow.submit(batch)
         self._settlement.settle()
@@ -272,7 +269,7 @@ class IngestWorker:
         self._dead_letters.assigned()
         self._metrics.rebalances.labels("assigned").inc()
         self._metrics.assigned.set(len(self._source.assignment()))
-        log.info("kafka.assigned", partitions=_listed(partitions))
+        log.info("kafka.assigned", partitions=listed(partitions))
 
     def drain(self, partitions: Collection[KafkaPartition]) -> bool:
         """Drop what is not submitted; True once no record of these Kafka partitions is being written."""
@@ -292,7 +289,7 @@ class IngestWorker:
         What was read before and is not committed counts no more: its batches write nothing, its receipts finish
         nothing. Call it on the worker's thread, outside of `poll`.
         """
-        log.warning("kafka.reread", partitions=_listed(self._source.assignment()))
+        log.warning("kafka.reread", partitions=listed(self._source.assignment()))
         self._source.reread()
 
     def on_revoked(self, partitions: Collection[KafkaPartition]) -> None:
@@ -314,15 +311,13 @@ class IngestWorker:
         self._bounds.dropped(partitions)
         for partition in partitions:
             self._progress.targets.pop(partition, None)
-            self._forget_lag(partition)
+            forget_lag(self._metrics, partition)
         self._metrics.rebalances.labels(event).inc()
         self._metrics.assigned.set(len(set(self._source.assignment()) - set(partitions)))
-        log.info(f"kafka.{event}", partitions=_listed(partitions))
-
-    # --- Milvus (called by its connection, on any thread) --------------------------------------------------------
+        log.info(f"kafka.{event}", partitions=listed(partitions))
 
     def on_milvus_lost(self) -> None:
-        """The connection to Milvus broke: a server that starts again may not have what is not flushed."""
+        """The connection to Milvus broke, which may have lost what is not flushed; called by any thread."""
         self._settlement.milvus_lost()
 
     # --- for observers -------------------------------------------------------------------------------------------
@@ -346,35 +341,9 @@ class IngestWorker:
         """Problems for the readiness probe: what cannot be used at the moment."""
         problems = {f"milvus ({stage})": why for stage, why in self._flow.waiting_reasons.items()}
         problems |= {} if self._dead_letters.problem is None else {"dead letters": self._dead_letters.problem}
-        return problems | self._kafka_problem()
-
-    def _kafka_problem(self) -> dict[str, str]:
-        silent_s = suspend_clock() - self._source.last_heartbeat()
-        if silent_s <= self._policy.session_s:
-            return {}
-        if math.isinf(silent_s):
-            return {"kafka": "this worker is no member of its group at the moment"}
-        return {"kafka": f"no heartbeat answered for {silent_s:.0f} s (kafka.session_timeout): the broker is away"}
-
-    def _count_consumed(self, records: Sequence[SourceRecord]) -> None:
-        for (topic, partition), count in Counter(record.position[:2] for record in records).items():
-            self._metrics.consumed.labels(topic, partition).inc(count)
-            size = sum(record.size for record in records if record.position[:2] == (topic, partition))
-            self._metrics.consumed_bytes.labels(topic).inc(size)
+        return problems | kafka_problem(self._source, self._policy.session_s)
 
     def observe_lag(self) -> None:
-        """Set the lag metric of every assigned Kafka partition; remove it where the end is not known any more."""
+        """Set the lag metric of every assigned Kafka partition."""
         self._progress.last_lag = self._clock()
-        for name, lag in self._source.lag().items():
-            if time.monotonic() - lag.measured_at > LAG_AGE_S:
-                self._forget_lag(name)
-            else:
-                self._metrics.lag_records.labels(*name).set(max(0, lag.end - (lag.committed or 0)))
-
-    def _forget_lag(self, partition: KafkaPartition) -> None:
-        with suppress(KeyError):  # it was never observed
-            self._metrics.lag_records.remove(partition[0], str(partition[1]))
-
-
-def _listed(partitions: Collection[KafkaPartition]) -> list[str]:
-    return sorted(f"{topic}/{number}" for topic, number in partitions)
+        show_lag(self._metrics, self._source.lag())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consumers.kafka import KafkaSettings
 from consumers.kafka.admin import EARLIEST, LATEST, LogRange, existing_topics, stable_offsets
@@ -10,6 +10,7 @@ from consumers.kafka.begin import begin_at
 from consumers.kafka.connection import open_admin
 from consumers.kafka.errors import kafka_errors
 from consumers.kafka.groups import group_commits
+from pipeline.errors import Mismatch
 from pipeline.records import KafkaPartition
 
 
@@ -46,6 +47,18 @@ class ReplaySpan:
     """The group that keeps the position of this range; it has no members, see `job_group`."""
     ranges: Mapping[KafkaPartition, ReplayRange]
     topic_ids: Mapping[str, str]
+    collection_id: str = ""
+    """The collection into which the part was written that an earlier run has read; "": it does not say."""
+
+    def into(self, collection: str, collection_id: str) -> "ReplaySpan":
+        """Return the span for a collection. Raises Mismatch if an earlier run has written its part into another one."""
+        if self.resumed and self.collection_id not in {"", collection_id}:
+            raise Mismatch(
+                f"an earlier run of this replay has written what it read into another collection {collection!r}, which "
+                f"was dropped since; going on would leave that out. To begin again: `kafka-consumer-groups.sh --delete "
+                f"--group {self.group_id}`, then the same command"
+            )
+        return replace(self, collection_id=collection_id)
 
     @property
     def to_read(self) -> Mapping[KafkaPartition, ReplayRange]:
@@ -87,4 +100,5 @@ def replay_span(settings: KafkaSettings, from_ms: int, to_ms: int, group_id: str
             held, topic_id = LogRange(first[name], ends[name]), topics[name[0]].topic_id
             position = begin_at(name, held, own[name], topic_id=topic_id, read_before=True, first=start)
         ranges[name] = ReplayRange(first[name], start, end, position, range_end - end)
-    return ReplaySpan(group_id, ranges, {topic: info.topic_id for topic, info in topics.items()})
+    collection_id = next((commit.collection_id for commit in own.values() if commit.collection_id), "")
+    return ReplaySpan(group_id, ranges, {topic: info.topic_id for topic, info in topics.items()}, collection_id)

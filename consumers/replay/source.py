@@ -110,7 +110,9 @@ class ReplaySource(BaseSource, Source):
             log.warning("kafka.commit_dropped", why="Kafka has not answered this job's heartbeats")
             return False
         commits = {
-            TopicPartition(*name): commit_metadata(at, self._span.topic_ids.get(name[0], ""))
+            TopicPartition(*name): commit_metadata(
+                at, self._span.topic_ids.get(name[0], ""), collection_id=self._span.collection_id
+            )
             for name, at in offsets.items()
         }
         try:

@@ -36,10 +36,11 @@ def replay_process(
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
-    range_source = ReplaySource(kafka, plan.span, member, rate=plan.rate)
+    stamp = open_configured(settings, api, model)
+    span = plan.span.into(settings.milvus.collection, stamp.collection_id)
+    range_source = ReplaySource(kafka, span, member, rate=plan.rate)
     rejected = RejectedLog(receipts.put)
     live = plan.live and mode_of(settings).one_version
-    stamp = open_configured(settings, api, model)
     if not plan.live and stamp.collection_id and fills(kafka, stamp.collection_id):
         raise UsageError(
             f"the workers of group {kafka.group_id} fill {plan.collection!r}, not the configured collection: set "

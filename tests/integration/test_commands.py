@@ -246,12 +246,13 @@ def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: ScriptSite) -> 
             _publish(site.kafka, topic, range(0, 10, 2), [])
             admin.alter_group_offsets(topic, {TopicPartition(topic, 0): OffsetAndMetadata(2, "", -1)})
             admin.delete_records({TopicPartition(topic, 0): 4})
-            settings = site.settings(f"kafka.topics={topic}", f"kafka.group_id={topic}")
+            names = (f"kafka.topics={topic}", f"kafka.group_id={topic}", f"milvus.collection={topic}")
+            settings = site.settings(*names)
             found, report = doctor.examine(settings), status.collect(settings)
         finally:
             admin.delete_topics([topic])
             admin.delete_groups([topic])
-    assert [one.check for one in found if one.level == "problem"] == ["kafka.offsets"]
+    assert [one.check for one in found if one.level == "problem"] == ["milvus.stamp", "kafka.offsets"]
     assert any("is at offset 2, but the topic holds 4 to 5" in warning for warning in report["warnings"])
     assert report["kafka"]["lag"] == 1
 

@@ -473,3 +473,24 @@ def test_a_recreated_topic_stops_the_replay(rig: RealRig) -> None:
         _fill(rig, topic, 0, 30)
         with pytest.raises(OffsetsLost, match="recreated"):
             eventually(lambda: source.lag() and member.poll(0.1), within=15)
+
+
+def test_a_replay_does_not_go_on_in_a_collection_that_was_dropped(
+    kafka_bootstrap: str, milvus_uri: str, tmp_path: Path
+) -> None:
+    with site(tmp_path, kafka_bootstrap, milvus_uri, RECORDS, batch={"max_records": 5}) as made:
+        options = [*span(0, RECORDS), "--into", f"{made.name}_again", "--json", "--set", "milvus.durability=ack"]
+        group = json.loads(made.command("replay", *options, "--dry-run").stdout)["group"]
+
+        def read() -> bool:
+            return any(at > 0 for at, _ in committed_and_end(made.kafka, group, made.name).values())
+
+        with _slow_replay(made, tmp_path, *options) as slow:
+            eventually(read, within=60, what="the first commit")
+            slow.end(signal.SIGKILL)
+        made.command("collections drop", f"{made.name}_again", "--yes")
+        refused = made.command("replay", *options, code=4)
+        assert f"--delete --group {group}" in refused.stderr
+        forget_group(KafkaSettings(made.kafka, (made.name,), made.name), group)
+        assert json.loads(made.command("replay", *options).stdout)["finished"] is True
+        assert made.differences(f"{made.name}_again", made.messages()) == {}

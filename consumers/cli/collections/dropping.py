@@ -65,9 +65,9 @@ def _consequence(settings: Settings, name: str) -> str:
     if not read:
         return ""
     return (
-        f"note: group {kafka.group_id} has committed offsets on {', '.join(read)}, so its workers go on from there and "
-        "do not read again what is dropped now. To fill a new collection from the beginning, set kafka.group_id to a "
-        "new name; or stop the workers and reset the group: kafka-consumer-groups.sh --bootstrap-server "
+        f"note: group {kafka.group_id} has committed offsets on {', '.join(read)}, so its workers stop rather than "
+        "go on in a new collection without what is dropped now. To fill one from the beginning, set kafka.group_id to "
+        "a new name; or stop the workers and reset the group: kafka-consumer-groups.sh --bootstrap-server "
         f"{kafka.bootstrap_servers} --group {kafka.group_id} {' '.join(f'--topic {topic}' for topic in read)} "
         "--reset-offsets --to-earliest --execute\n"
     )

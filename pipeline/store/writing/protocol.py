@@ -75,7 +75,7 @@ class Entry:
 
     def ranked(self, rank: Rank) -> "Entry":
         """The entry with this rank."""
-        implied = rank.version is None
+        reset_offset, reset_ms = _stored_reset(rank)
         return replace(
             self,
             position=rank.position,
@@ -83,10 +83,18 @@ class Entry:
             version=rank.version or 0,
             versioned=rank.version is not None,
             topic_id=rank.topic_id,
-            reset_offset=-1 if implied and rank.reset_offset == rank.position.offset else rank.reset_offset,
-            reset_ms=-1 if implied and rank.reset_ms == rank.time_ms else rank.reset_ms,
+            reset_offset=reset_offset,
+            reset_ms=reset_ms,
             floor=rank.floor,
         )
+
+
+def _stored_reset(rank: Rank) -> tuple[int, int]:
+    """Offset and time of the reset as they are stored: what a record without version implies is left out."""
+    if rank.version is not None:
+        return rank.reset_offset, rank.reset_ms
+    offset = -1 if rank.reset_offset == rank.position.offset else rank.reset_offset
+    return offset, -1 if rank.reset_ms == rank.time_ms else rank.reset_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,24 +251,28 @@ def final(
 
     A delete has one, too, even of an unknown key: otherwise an older record, read again, would bring the document back.
     """
+    rank = rank_of(operation) if before is None else compare_entry(before, operation).rank
     tenant, doc_id = operation.key
-    entry = Entry(
+    reset_offset, reset_ms = _stored_reset(rank)
+    return Entry(
         doc_id=doc_id,
         tenant=tenant,
-        position=operation.position,
-        record_time=operation.timestamp_ms,
-        version=0,
-        versioned=False,
+        position=rank.position,
+        record_time=rank.time_ms,
+        version=rank.version or 0,
+        versioned=rank.version is not None,
         state="deleted" if hashes is None else "live",
         footprint=place,
         content_hash="" if hashes is None else hashes.content_hash,
         row_hash="" if hashes is None else hashes.row_hash,
         fingerprint="" if hashes is None else fingerprint,
-        topic_id=operation.topic_id,
+        topic_id=rank.topic_id,
         pending=False,
         former=left_behind({} if before is None else before.footprint, place),
+        reset_offset=reset_offset,
+        reset_ms=reset_ms,
+        floor=rank.floor,
     )
-    return entry.ranked(rank_of(operation) if before is None else compare_entry(before, operation).rank)
 
 
 def advanced(entry: Entry, operation: Change) -> Entry:
