@@ -1,7 +1,8 @@
 """One set of levers for real Kafka and for the fake, so that one suite can test both."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from confluent_kafka import Producer
@@ -17,6 +18,17 @@ from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeSource
 from tests.support.names import unique
 from tests.support.waiting import eventually
+
+
+@contextmanager
+def delivering(channel: DeadLetterChannel) -> Iterator[DeadLetterChannel]:
+    """A channel that delivers within the block; an error that ended its delivery fails the test."""
+    channel.start()
+    try:
+        yield channel
+    finally:
+        channel.close(5)
+        channel.check()
 
 
 class Rig(Protocol):
