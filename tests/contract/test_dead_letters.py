@@ -1,8 +1,7 @@
 """The delivery of dead letters that the worker relies on, on real Apache Kafka and on the fake."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,19 +27,12 @@ from pipeline.records import Position, Receipt, Rejected
 from tests.support.documents import source_record
 from tests.support.fakes.kafka import FakeDeadLetters
 from tests.support.names import unique
-from tests.support.rigs.kafka import FakeRig, RealRig, Rig, now_ms
+from tests.support.rigs.kafka import FakeRig, RealRig, Rig, delivering, now_ms
 from tests.support.waiting import eventually
 
 
-@contextmanager
-def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> Iterator[DeadLetterChannel]:
-    channel = rig.dead_letters(topic, receipts.append)
-    channel.start()
-    try:
-        yield channel
-    finally:
-        channel.close(5)
-        channel.check()
+def outbox(rig: Rig, topic: str, receipts: list[Receipt]) -> AbstractContextManager[DeadLetterChannel]:
+    return delivering(rig.dead_letters(topic, receipts.append))
 
 
 def rejected(

@@ -1,17 +1,17 @@
 """Dead letters that their topic refuses unchanged, on real Apache Kafka."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from consumers.dead_letters import DeadLetterProducer, decode_dead_letter, ensure_dead_letter_topic
+from consumers.dead_letters import decode_dead_letter, ensure_dead_letter_topic
 from pipeline.ingest import DeadLetterChannel
 from pipeline.records import Position, Receipt, Rejected, SourceRecord
 from tests.support.names import unique
-from tests.support.rigs.kafka import RealRig, now_ms
+from tests.support.rigs.kafka import RealRig, delivering, now_ms
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -24,18 +24,14 @@ def rig(kafka_bootstrap: str) -> Iterator[RealRig]:
         yield real
 
 
-@contextmanager
-def outbox(rig: RealRig, topic: str, receipts: list[Receipt], *waiting: Rejected) -> Iterator[DeadLetterChannel]:
+def outbox(
+    rig: RealRig, topic: str, receipts: list[Receipt], *waiting: Rejected
+) -> AbstractContextManager[DeadLetterChannel]:
     """Sends what waits in one window."""
-    channel = DeadLetterProducer(rig.settings(), topic, on_confirmed=receipts.append)
+    channel = rig.dead_letters(topic, receipts.append)
     for item in waiting:
         channel.send(item)
-    channel.start()
-    try:
-        yield channel
-    finally:
-        channel.close(5)
-        channel.check()
+    return delivering(channel)
 
 
 def rejected(offset: int, timestamp_ms: int | None = None, key: bytes | None = b"key") -> Rejected:

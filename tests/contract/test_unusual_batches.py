@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from confluent_kafka import Producer
 
-from consumers.dead_letters import DeadLetterProducer, decode_dead_letter
+from consumers.dead_letters import decode_dead_letter
 from consumers.dead_letters.selection import rejected_record, retry_headers
 from consumers.kafka import JobMembership, KafkaSettings, KafkaSource, Source, read_range, topic_ranges
 from consumers.kafka.records import source_record
@@ -20,7 +20,7 @@ from consumers.replay.range import ReplayRange, ReplaySpan
 from pipeline.errors import MilvusStreamError
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 from pipeline.records import Receipt, Rejected, SourceRecord
-from tests.support.rigs.kafka import Member, RealRig
+from tests.support.rigs.kafka import Member, RealRig, delivering
 from tests.support.rigs.raw_headers import produce_around
 from tests.support.waiting import eventually
 
@@ -58,11 +58,9 @@ def by_reader(settings: KafkaSettings, count: int) -> list[SourceRecord]:
 def dead_lettered(rig: RealRig, topic: str, rejected: Rejected) -> SourceRecord:
     """The one record of the dead-letter topic, once the rejected record is confirmed there."""
     receipts: list[Receipt] = []
-    box = DeadLetterProducer(rig.settings(), topic, on_confirmed=receipts.append)
-    box.start()
-    box.send(rejected)
-    eventually(lambda: receipts)
-    box.close(5)
+    with delivering(rig.dead_letters(topic, receipts.append)) as channel:
+        channel.send(rejected)
+        eventually(lambda: receipts)
     (found,) = rig.read(topic)
     return found
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from confluent_kafka import Producer
@@ -18,6 +19,17 @@ from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.names import unique
 from tests.support.waiting import eventually
+
+
+@contextmanager
+def delivering(channel: DeadLetterChannel) -> Iterator[DeadLetterChannel]:
+    """A channel that delivers within the block; an error that ended its delivery fails the test."""
+    channel.start()
+    try:
+        yield channel
+    finally:
+        channel.close(5)
+        channel.check()
 
 
 class Rig(Protocol):
