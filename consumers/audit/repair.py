@@ -183,8 +183,7 @@ class Repairer:
         """Write the pending entries first: after a crash, the next audit finds these documents and repairs them."""
         if self._ledger is not None:
             intents = {document.name: plan.intent for document, _, plan in chosen}
-            stored = self._ledger.read(intents)
-            self._ledger.cache({key: entry for key, (entry, _) in stored.items()})
+            self._ledger.cache(self._ledger.read(intents))
             self._ledger.write(list(intents.values()))
             self._ledger.release(intents)
         strays: dict[str, list[str]] = {}

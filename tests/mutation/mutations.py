@@ -734,6 +734,27 @@ if sum(group.sizes) <= policy.max_bytes:
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
     ),
     Mutation(
+        "what a batch has written while the next one was planned is forgotten",
+        function="pipeline.store.writing.ledger.Ledger.cache",
+        old="was_in_flight or cached.in_flight or cached.entry == entry",
+        new="cached.in_flight or cached.entry == entry",
+        tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
+    ),
+    Mutation(
+        "an entry dropped while it was planned is taken for what was read",
+        function="pipeline.store.writing.ledger.Ledger.cache",
+        old="outdated=was_in_flight",
+        new="outdated=False",
+        tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
+    ),
+    Mutation(
+        "shared documents that nobody has stored are not read again before the write",
+        function="pipeline.store.writing.ledger.Ledger.refresh",
+        old="self._shared or self._is_doubted(self._cached[key])",
+        new="self._is_doubted(self._cached[key])",
+        tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
+    ),
+    Mutation(
         "another worker's document not read again before the write",
         function="pipeline.store.writing.upsert_writer.UpsertWriter.apply",
         old="self._ledger.refresh(plan.in_flight)",

@@ -130,7 +130,7 @@ class Site:
         for key, finding in self.findings().items():
             if finding.problems and finding.expected is not None:
                 plan = plan_repair(finding.expected, entries.get(key), rows.get(key, []), scope)
-                ledger.cache({each: entry for each, (entry, _) in ledger.read([key]).items()})
+                ledger.cache(ledger.read([key]))
                 ledger.write([plan.intent])
                 ledger.release([key])
                 for partition, ids in plan.strays.items():

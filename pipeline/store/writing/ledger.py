@@ -40,6 +40,8 @@ class _CachedEntry:
     """Plans with this key that are not applied yet."""
     outages: int = 0
     """Calls of `invalidate` before the entry was read or written."""
+    outdated: bool = False
+    """Whether a batch may have written another entry since this one was read."""
 
 
 class Ledger:
@@ -50,7 +52,8 @@ class Ledger:
 
     Usually all records of a document are in one Kafka partition, and so one worker writes its entry. Where they are
     not, entries of other workers are recognized by their position. Such an entry is read again as of the server's
-    present moment, when a plan is made and again before it is applied, and is never answered from the cache.
+    present moment, when a plan is made and again before it is applied, and is never answered from the cache. Once one
+    was seen, every entry is read again before a plan is applied: another worker may have made it its own.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Ledger:
         self._distrusts = 0
         self._outages = 0
         self._since: int | None = None
+        self._shared = False
 
     # --- the planning thread -----------------------------------------------------------------------------------
 
@@ -102,40 +106,44 @@ class Ledger:
             distrusted = now < self._distrusted_until
         stored = self._query(unread, **(self._consistency() if distrusted else {}))
         foreign = [key for key in unread if self._is_foreign(stored.get(key)) or self._is_foreign(own.get(key))]
+        self._shared = self._shared or bool(foreign)
         # A row of this worker may be older than what it has written since.
         stored |= {key: entry for key, entry in own.items() if key not in foreign}
         stored |= self._query_now(foreign)
         entries.update({key: (stored.get(key), False) for key in unread})
         return entries
 
-    def cache(self, entries: Mapping[Key, Entry | None]) -> None:
-        """Put keys in flight, with the entries that `read` answered; they stay in the cache until `release`."""
+    def cache(self, entries: Mapping[Key, tuple[Entry | None, bool]]) -> None:
+        """Put keys in flight, with what `read` has answered; they stay in the cache until `release`."""
         with self._lock:
             now = self._clock()
-            for key, entry in entries.items():
+            for key, (entry, was_in_flight) in entries.items():
                 cached = self._cached.get(key)
-                if cached is None or (not cached.in_flight and cached.entry != entry):
+                # A key that was in flight when it was read may have been written since: what is cached is as new or
+                # newer, and where nothing is cached any more, nobody knows.
+                if cached is None or not (was_in_flight or cached.in_flight or cached.entry == entry):
                     settled = entry is None or not entry.pending
                     cached = self._cached[key] = _CachedEntry(
-                        entry, entry if settled else None, settled, now, outages=self._outages
+                        entry, entry if settled else None, settled, now, outages=self._outages, outdated=was_in_flight
                     )
                 cached.in_flight += 1
 
     def forget(self) -> None:
         """Drop all keys that are not in flight, because another worker may have written."""
+        self._shared = False
         self.invalidate()
 
     # --- the writing thread ------------------------------------------------------------------------------------
 
     def refresh(self, keys: Iterable[Key]) -> None:
-        """Read again those keys in flight whose entry another worker has written, or may have."""
+        """Read again those keys in flight whose entry may have been written since it was read."""
         outages = self._outages
-        foreign = [key for key in keys if self._is_foreign(self._cached[key].entry)]
-        stored = self._query_now(foreign)
+        doubted = [key for key in keys if self._shared or self._is_doubted(self._cached[key])]
+        stored = self._query_now(doubted)
         with self._lock:
-            for key in foreign:
+            for key in doubted:
                 cached, entry = self._cached[key], stored[key]
-                cached.entry, cached.outages = entry, outages
+                cached.entry, cached.outages, cached.outdated = entry, outages, False
                 if entry is None or not entry.pending:
                     cached.before, cached.settled = entry, True
 
@@ -172,7 +180,7 @@ class Ledger:
                 key = entry.tenant, entry.doc_id
                 if key not in sent.refused:
                     cached = self._cached[key]
-                    cached.entry, cached.outages = entry, outages
+                    cached.entry, cached.outages, cached.outdated = entry, outages, False
                     if not entry.pending:
                         cached.before, cached.settled = entry, True
         return sent.refused
@@ -235,6 +243,9 @@ class Ledger:
                 if distrusts == self._distrusts:
                     self._since = since
         return {"strong": True} if since is None else {"since": since}
+
+    def _is_doubted(self, cached: _CachedEntry) -> bool:
+        return cached.outdated or self._is_foreign(cached.entry)
 
     def _is_foreign(self, entry: Entry | None) -> bool:
         """Whether another worker may be writing the document: the entry is of a Kafka partition that it owns."""

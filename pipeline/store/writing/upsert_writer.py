@@ -141,7 +141,7 @@ class UpsertWriter(Writer):
         writes = [operation for operation in writes if operation.key not in left_out]
         advances = [by_key[key] for key, decision in decisions.items() if decision in (Decision.ADVANCE, Decision.RANK)]
         in_flight = [operation.key for operation in (*writes, *advances)]
-        self._ledger.cache({key: entries[key][0] for key in in_flight})
+        self._ledger.cache({key: entries[key] for key in in_flight})
         stored = {key: entry for key, (entry, _) in entries.items() if entry is not None}
         outcomes = list(decisions.values())
         return WritePlan(

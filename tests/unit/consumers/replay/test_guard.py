@@ -62,7 +62,7 @@ def _set_pending(store: Store, doc_id: str) -> None:
     ledger = _ledger(store)
     key = (None, doc_id)
     entry = ledger.read([key])[key][0]
-    ledger.cache({key: entry})
+    ledger.cache({key: (entry, False)})
     begun = intent(entry, put(doc_id, "newer text", 9), {"d20261122": 2})
     assert begun is not None
     ledger.write([begun])
@@ -126,7 +126,7 @@ def test_a_document_that_a_worker_begins_between_the_read_and_the_plan_is_left_t
         ledger = _ledger(store)
         if reads == 1:
             ledger.read([(None, "a")])
-            ledger.cache({(None, "a"): ledger.read([(None, "a")])[None, "a"][0]})  # answers from memory from now on
+            ledger.cache(ledger.read([(None, "a")]))  # answers from memory from now on
             _set_pending(store, "a")
         return ledger
 

@@ -69,3 +69,13 @@ def test_documents_of_one_worker_are_read_once(store: Store) -> None:
     fake.calls.clear()
     write(own, [put("d", "two", 2)])
     assert [operation for operation, *_ in fake.calls].count("clock") == 0
+
+
+def test_once_documents_are_shared_what_the_other_worker_begins_between_plan_and_write_counts(store: Store) -> None:
+    first, second = worker(store, 0), worker(store, 1)
+    write(first, [put("d", "one", 1, version=1)])
+    write(second, [put("d", "two", 1, version=2, partition=1)])
+    plan = first.plan([put("d", "three", 2, version=3), put("new", "one", 3, version=1)])
+    write(second, [put("new", "nine", 2, version=9, partition=1)])
+    assert first.apply(plan, embed_all(plan.to_embed)).stale == 1
+    assert store.rows() == {"d20261122": {("d", 0): "three", ("new", 0): "nine"}}
