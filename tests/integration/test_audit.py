@@ -274,7 +274,7 @@ def test_a_range_compares_the_documents_whose_newest_record_is_in_it(live: Audit
     [
         (("--from", "2026-11-22", "--to", "2026-11-22"), 2, "is empty"),
         (("--from", "2026-11-22"), 2, "--from and --to belong together"),
-        (("--set", "kafka.group_id=nobody"), 2, "group nobody has committed nothing"),
+        (("--set", "kafka.group_id=nobody"), 4, "group nobody does not fill it"),
         (("--set", "milvus.uri=http://127.0.0.1:9"), 3, "does not answer"),
         (("--set", "embedding.model=hash:8"), 4, "holds vectors of another model"),
     ],

@@ -107,7 +107,8 @@ def test_the_script_answers_on_stdout_and_by_its_exit_code(site: ScriptSite) -> 
     assert "60 rows of 60 documents in 3 Milvus partitions" in people.out
     assert "model.loaded" not in people.err
     noted = {one["check"] for one in examined.json if one["level"] != "ok"}
-    assert noted - {"milvus.version"} == {"records.decode", "model"}  # the version is told where it loses deletes
+    noted -= {"milvus.version"}  # a warning about servers that lose deletes
+    assert noted == {"records.decode", "records.keys", "model"}  # one bad record has an id, and another key
     assert [one["position"] for one in letters.json] == ["0/2", "0/1"]
     assert (undecided.code, undecided.out) == (2, "")
     assert "--yes" in undecided.err
@@ -207,8 +208,8 @@ def test_doctor_sees_records_without_id_or_key_and_limits(site: ScriptSite) -> N
     assert ("records.keys", "warning") in levels  # two Kafka partitions and no keys: nothing orders versions
     assert ("kafka.message_size", "warning") in levels
     assert ("clock.kafka", "warning") in levels
-    told = [one.level for one in found if one.check == "kafka.dead_letters"]
-    assert told == ["problem", "warning", "warning", "ok"], told
+    levels_of_topic = [one.level for one in found if one.check == "kafka.dead_letters"]
+    assert sorted(levels_of_topic) == ["ok", "problem", "warning", "warning"]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ def test_offsets_that_are_gone_are_a_problem_and_a_warning(site: ScriptSite) -> 
         finally:
             admin.delete_topics([topic])
             admin.delete_groups([topic])
-    assert [one.check for one in found if one.level == "problem"] == ["milvus.stamp", "kafka.offsets"]
+    assert [one.check for one in found if one.level == "problem"] == ["kafka.offsets"]
     assert any("is at offset 2, but the topic holds 4 to 5" in warning for warning in report["warnings"])
     assert report["kafka"]["lag"] == 1
 

@@ -23,8 +23,9 @@ from tests.support.rigs.crash_script import (
 )
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"retry_sent", "retry_logged", "retry_committed"}
-"""Points inside a transaction of Kafka, which the broker in memory lacks: tests/integration/test_dlq_retry.py."""
+ELSEWHERE = {"retry_sent", "retry_logged", "retry_committed", "rekey_sent", "rekey_offsets_sent", "rekey_committed"}
+"""Points inside a transaction of Kafka, which the broker in memory lacks: tests/integration/test_dlq_retry.py and
+tests/integration/test_rekey.py."""
 
 FULL = others(BATCH - 1)
 """With one more record they are a batch of their own, so that what comes after is decided by a later one."""

@@ -1,6 +1,9 @@
 """The checks of `doctor` on the offsets: what Kafka has committed against the log and against Milvus's memory."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+
+from typing_extensions import override
 
 from consumers.cli.doctor.findings import Findings
 from consumers.cli.inventory import quick_kafka
@@ -9,7 +12,8 @@ from consumers.kafka import PositionMemory, start_problems
 from consumers.wiring import connections
 from consumers.wiring.ingest import position_memory, stored_topics
 from pipeline.errors import MilvusStreamError
-from pipeline.store import Marks, MilvusServerApi, marks_name
+from pipeline.records import KafkaPartition
+from pipeline.store import Marks, MilvusServerApi, StoredPosition, marks_name
 
 CHECK = "kafka.offsets"
 _BEFORE = ("kafka.reachable", "kafka.topics", "kafka.group")
@@ -37,6 +41,26 @@ def examine_positions(settings: Settings, findings: Findings) -> None:
             findings.ok(CHECK, seen)
 
 
+class _NoCollection(PositionMemory):
+    """The memory of a collection that does not exist: it is empty, so whatever Kafka has committed is ahead of it."""
+
+    @override
+    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+        return {}
+
+    @override
+    def filled(self, topic: str) -> bool:
+        return False
+
+    @override
+    def expect(self, commits: Mapping[KafkaPartition, int]) -> None:
+        """Nothing is written that could be compared."""
+
+    @override
+    def begin(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """The first worker remembers it."""
+
+
 def _is_there(settings: Settings, api: MilvusServerApi) -> bool:
     return api.describe(settings.milvus.collection) is not None
 
@@ -44,6 +68,6 @@ def _is_there(settings: Settings, api: MilvusServerApi) -> bool:
 def _memory(settings: Settings, api: MilvusServerApi) -> PositionMemory | None:
     """What Milvus remembers; None: a collection of a former version, whose next worker begins to remember."""
     name = settings.milvus.collection
-    if api.describe(marks_name(name)) is None and _is_there(settings, api):
-        return None
+    if api.describe(marks_name(name)) is None:
+        return None if _is_there(settings, api) else _NoCollection()
     return position_memory(settings, quick_kafka(settings), api, Marks(api, name))

@@ -73,10 +73,10 @@ class Load:
     partition; and poison, some of it under the key of a good document.
     """
 
-    first_day = datetime(2024, 5, 1, tzinfo=UTC)
-    """Of the four days on which the documents' event times are."""
-
     def __init__(self, seed: int, partitions: int) -> None:
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self.first_day = today - timedelta(days=DAYS)
+        """Of the four days on which the documents' event times are: so near that each has a Milvus partition."""
         self._random = random.Random(seed)
         self._seed = seed
         self._number = 0
