@@ -20,6 +20,7 @@ from pymilvus import DataType, MilvusClient
 
 from consumers.local import LocalMilvusStandalone
 from consumers.local.milvus import STANDALONE_VERSION
+from tests.support.milvus import milvus_client
 
 PARTITIONS = ("d1", "d2", "d3", "d4")
 NAME = "alone"
@@ -53,7 +54,7 @@ def measure(folder: Path, seconds: float, flush_every_s: float, *, compacts: boo
     """Differences as the server shows them after the writes, and after the collection was loaded again."""
     kind = Compacting if compacts else LocalMilvusStandalone
     with kind(folder) as uri:
-        client = MilvusClient(uri, dedicated=True)
+        client = milvus_client(uri)
         _create(client)
         written = _write(client, uri, seconds, flush_every_s)
         first = _differences(client, written)
@@ -94,7 +95,7 @@ def _write(client: MilvusClient, uri: str, seconds: float, flush_every: float) -
     ending = threading.Event()
 
     def flush() -> None:
-        flusher = MilvusClient(uri, dedicated=True)
+        flusher = milvus_client(uri)
         while not ending.wait(flush_every):
             flusher.flush(NAME, timeout=60)
 

@@ -27,6 +27,7 @@ from tests.chaos.proxy import FaultProxy
 from tests.chaos.report import say
 from tests.chaos.servers import Killable, make_kafka, make_milvus
 from tests.chaos.workers import Slot, Workers
+from tests.support.milvus import milvus_client
 from tests.support.rigs.shaped_load import ShapedLoad
 
 
@@ -54,7 +55,7 @@ class Stage:
     @contextmanager
     def client(self) -> Iterator[MilvusClient]:
         """Of the server itself, past the proxies."""
-        with closing(MilvusClient(self.uri, dedicated=True)) as client:
+        with closing(milvus_client(self.uri)) as client:
             yield client
 
     def await_servers(self) -> None:

@@ -151,11 +151,12 @@ def test_a_job_without_its_link_to_kafka_changes_nothing_after_its_lease(tmp_pat
 
             def write_on() -> None:
                 while not ended.wait(0.01):
+                    begun_at = suspend_clock()  # this thread may lose the processor before the next line but one
                     try:
                         store.api.upsert("docs", None, [])
                     except LeaseExpired:
                         continue
-                    writes.append(suspend_clock())
+                    writes.append(begun_at)
 
             writer = threading.Thread(target=write_on)
             writer.start()

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.errors import OutcomeUnknown, Unavailable
@@ -66,6 +67,9 @@ class LiteProcess:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
+        if number == signal.SIGSTOP:  # its threads may still be in the middle of a step
+            process = psutil.Process(self._process.pid)
+            eventually(lambda: process.status() == psutil.STATUS_STOPPED, what="the stop of Milvus Lite")
 
     def kill(self) -> None:
         if self._process is not None:

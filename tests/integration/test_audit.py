@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from pymilvus import MilvusClient
 
 from consumers.cli import audit as command
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.oracle.observed import read_all, stored_documents
 from tests.support.oracle.stored import Verdict, expected, judge_documents
@@ -105,7 +106,7 @@ def site(
             **sections,
         },
     )
-    with closing(MilvusClient(milvus)) as client:
+    with closing(milvus_client(milvus)) as client:
         made = AuditSite(name, config, kafka, milvus, client, sent)
         with topics(made, PARTITIONS):
             produce(made, sent)

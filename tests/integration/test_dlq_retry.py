@@ -15,7 +15,6 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import CoordinatorNotAvailableError
 from kafka.structs import OffsetAndMetadata
-from pymilvus import MilvusClient
 
 from consumers.cli.dlq import retry as dlq_retry
 from consumers.dead_letters import RetryReport
@@ -25,6 +24,7 @@ from consumers.kafka import KafkaSettings, read_range, stable_ranges
 from pipeline.errors import Unavailable, UsageError
 from pipeline.failpoints import EXIT_CODE
 from pipeline.records import Rejected, SourceRecord
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.oracle.observed import stored_documents
 from tests.support.rigs.site import Site, topics, write_config
@@ -100,7 +100,7 @@ class RetrySite(Site):
         return dlq_retry.run(settings, filters, limit, threading.Event(), dry_run=dry_run, force=force)
 
     def texts(self) -> dict[str, set[str]]:
-        with closing(MilvusClient(self.milvus)) as client:
+        with closing(milvus_client(self.milvus)) as client:
             found = stored_documents(client, self.name).documents
         return {doc_id: {row["text"] for _, row in rows} for doc_id, rows in found.items()}
 

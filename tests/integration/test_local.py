@@ -17,13 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 from kafka.admin import KafkaAdminClient
-from pymilvus import MilvusClient
 
 from consumers.local.guard import __file__ as guard_script
 from consumers.local.kafka import LocalKafka
 from consumers.local.milvus import LocalMilvusLite, LocalMilvusStandalone, is_milvus_ready
 from consumers.local.server import UseLock, free_ports, is_free
 from pipeline.errors import Unavailable, UsageError
+from tests.support.milvus import milvus_client
 from tests.support.processes import Running, expect_gone, running
 from tests.support.waiting import eventually
 
@@ -43,7 +43,7 @@ def topics(bootstrap: str) -> list[str]:
 
 
 def collections(uri: str) -> list[str]:
-    with closing(MilvusClient(uri)) as client:
+    with closing(milvus_client(uri)) as client:
         return list(client.list_collections())
 
 
@@ -52,7 +52,7 @@ def test_data_survives_kill_9_of_the_command_and_no_process_does(tmp_path: Path)
         addresses = up.json_line(within=60)
         with closing(KafkaAdminClient(bootstrap_servers=addresses["kafka"])) as admin:
             admin.create_topics({"kept": {"num_partitions": 2, "replication_factor": 1}})
-        with closing(MilvusClient(addresses["milvus"])) as client:
+        with closing(milvus_client(addresses["milvus"])) as client:
             client.create_collection("kept", dimension=4)
         started = up.descendants()
         assert {"java"} < {process.name() for process in started}
@@ -252,10 +252,10 @@ STANDALONE_TWICE = """
     from consumers.local import LocalMilvusStandalone
 
     with LocalMilvusStandalone(Path(sys.argv[1])) as uri:
-        MilvusClient(uri).create_collection("kept", dimension=4)
+        milvus_client(uri).create_collection("kept", dimension=4)
     with LocalMilvusStandalone(Path(sys.argv[1])) as again:
         assert again == uri, (again, uri)
-        assert MilvusClient(uri).list_collections() == ["kept"]
+        assert milvus_client(uri).list_collections() == ["kept"]
     print("same data on the same port")
 """
 

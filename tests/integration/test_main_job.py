@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from pymilvus import MilvusClient
 
+from tests.support.milvus import milvus_client
 from tests.support.oracle.observed import committed_and_end, stored_documents
 from tests.support.oracle.stored import Contract, Scope, judge
 from tests.support.processes import Running, running
@@ -70,7 +70,7 @@ def test_a_mixed_load_with_a_kill_and_a_restart_ends_in_the_exact_state(
         assert worker.process.wait(120) == 0, worker.errors()[-2000:]
 
     collection = topic.replace("-", "_")
-    with closing(MilvusClient(uri)) as client:
+    with closing(milvus_client(uri)) as client:
         try:
             contract = Contract(dimension=32)
             verdict = judge(Scope(kafka_bootstrap, (topic,), topic, f"{topic}.dlq", collection, contract), client)

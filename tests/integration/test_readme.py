@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
-from pymilvus import MilvusClient
 
+from tests.support.milvus import milvus_client
 from tests.support.rigs.load import Sent
 from tests.support.rigs.publisher import produce
 from tests.support.waiting import eventually
@@ -111,7 +111,7 @@ def _shell(folder: Path, kafka: str, topic: str, milvus: str, collection: str) -
         yield shell
     finally:
         shell.close()
-        with closing(MilvusClient(milvus)) as client:
+        with closing(milvus_client(milvus)) as client:
             for name in (collection, f"{collection}__ledger", f"{collection}__marks"):
                 client.drop_collection(name)
 

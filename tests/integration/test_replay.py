@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from kafka.admin import KafkaAdminClient
-from pymilvus import MilvusClient
 
 from consumers.kafka import GroupWatch, JobMembership, KafkaSettings, forget_group
 from consumers.replay import ReplaySource
 from consumers.replay.range import ReplaySpan, replay_span
 from pipeline.errors import OffsetsLost
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.oracle.observed import committed_and_end, read_all, stored_documents
 from tests.support.oracle.stored import Verdict, expected, judge_documents
@@ -61,14 +61,14 @@ class ReplaySite(Site):
 
     def rows(self, collection: str) -> list[str]:
         """Every row of a collection with all its fields, in an order of its own."""
-        with closing(MilvusClient(self.milvus)) as client:
+        with closing(milvus_client(self.milvus)) as client:
             found = client.query(
                 collection, filter='id != ""', output_fields=["*"], consistency_level="Strong", limit=16_000
             )
             return sorted(json.dumps(row, sort_keys=True, default=str) for row in found)
 
     def differences(self, collection: str, messages: list[Any]) -> dict[str, list[str]]:
-        with closing(MilvusClient(self.milvus)) as client:
+        with closing(milvus_client(self.milvus)) as client:
             stored = stored_documents(client, collection)
         verdict = Verdict()
         judge_documents(expected(messages), stored, verdict)
@@ -136,7 +136,7 @@ def test_a_dry_run_reports_exactly_what_is_there_and_changes_nothing(live: Repla
         [],
     )
     assert (live.rows(live.name), live.live_offsets(), groups(live.kafka, live.name)) == before
-    with closing(MilvusClient(live.milvus)) as client:
+    with closing(milvus_client(live.milvus)) as client:
         assert not client.has_collection(f"{live.name}_dry")
     shown = live.command("replay", *span(100, 200), "--dry-run").stdout
     assert f"{live.name}/0" in shown

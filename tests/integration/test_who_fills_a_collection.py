@@ -11,10 +11,10 @@ from confluent_kafka import Producer
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata
-from pymilvus import MilvusClient
 
 from consumers.kafka import forget_group
 from consumers.wiring.connections import kafka_settings
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.rigs.site import Site, topics, write_config
 
@@ -54,7 +54,7 @@ def collection(site: Site) -> str:
 
 
 def ids(site: Site, name: str) -> list[str]:
-    with closing(MilvusClient(site.milvus)) as client:
+    with closing(milvus_client(site.milvus)) as client:
         rows = client.query(name, filter='id != ""', output_fields=["doc_id"], consistency_level="Strong", limit=1000)
     return sorted(row["doc_id"] for row in rows)
 

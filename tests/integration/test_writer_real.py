@@ -5,7 +5,6 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from pymilvus import MilvusClient
 
 from pipeline.errors import NotLoaded
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
@@ -16,6 +15,7 @@ from pipeline.store.writing.ledger_rows import entry_row
 from pipeline.store.writing.rows import document_rows, ledger_id, row_id
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from tests.support.documents import DAY_MS, NOON_MS, delete, embed_all, put
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.stores import Store, make_store, write
 
@@ -112,7 +112,7 @@ def test_a_redo_finds_rows_that_are_missing_twice_or_back(store: Store, request:
     damaged = {"moved", "missing", "gone"}
     if store.api.server.capabilities.stores_repeated_ids:
         [twice] = embed_all([put("twice", "s t", 4)])
-        with closing(MilvusClient(request.getfixturevalue("milvus_uri"), dedicated=True)) as other:
+        with closing(milvus_client(request.getfixturevalue("milvus_uri"))) as other:
             row = {**document_rows(twice, TODAY)[0]}
             other.insert(store.name, [row | {"vector": row["vector"].tolist()}], partition_name=TODAY)
         damaged.add("twice")
@@ -158,7 +158,7 @@ def test_a_ledger_released_behind_the_writers_back_is_loaded_again(
         store = make_store(api, name)
         writer = store.upsert_writer()
         write(writer, [put("k", "one two", 1)])
-        with closing(MilvusClient(milvus_uri, dedicated=True)) as other:
+        with closing(milvus_client(milvus_uri)) as other:
             other.release_collection(f"{name}__ledger")
         with pytest.raises(NotLoaded):
             writer.plan([put("other", "x", 2)])
@@ -198,7 +198,7 @@ def test_a_ledger_row_that_is_there_twice_hides_no_rows(store: Store, request: p
     write(store.upsert_writer(), [put(name, "two", 3, day=1) for name in names])
     newer = store.ledger()
     ledger = f"{store.name}__ledger"
-    with closing(MilvusClient(request.getfixturevalue("milvus_uri"), dedicated=True)) as other:
+    with closing(milvus_client(request.getfixturevalue("milvus_uri"))) as other:
         # An insert replaces nothing: as if the delete of an upsert had been lost.
         store.api.delete(ledger, None, [ledger_id(None, name) for name in names])
         for first, second, name in ((older, newer, names[0]), (newer, older, names[1])):

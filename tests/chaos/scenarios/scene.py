@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from pymilvus import MilvusClient
 
 from tests.chaos.servers import Killable
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.oracle.contract import Contract, Scope
 from tests.support.oracle.observed import committed_and_end, read_all, stored_documents
@@ -172,7 +173,7 @@ class Scene:
 
     @contextmanager
     def client(self) -> Iterator[MilvusClient]:
-        with closing(MilvusClient(self.servers.uri, dedicated=True)) as client:
+        with closing(milvus_client(self.servers.uri)) as client:
             yield client
 
     def admin(self) -> AdminClient:

@@ -9,6 +9,7 @@ from kafka.admin import KafkaAdminClient
 from pymilvus import MilvusClient
 
 from pipeline.failpoints import EXIT_CODE
+from tests.support.milvus import milvus_client
 from tests.support.names import unique
 from tests.support.oracle.observed import committed_and_end
 from tests.support.oracle.prefix import judge_prefix
@@ -84,7 +85,7 @@ class CrashSite(Site):
             self.kafka, (self.name,), group, self.dead_letter_topic, collection, Contract(dimension=_DIMENSION)
         )
         # A client for each time: idle between two of them, Milvus Lite would throw it out for its keep-alives.
-        with closing(MilvusClient(self.milvus, dedicated=True)) as client:
+        with closing(milvus_client(self.milvus)) as client:
             verdict = by(scope, client)
             if verdict.harms:
                 print(f"{self.name}: {verdict}; loading the collection again")  # noqa: T201

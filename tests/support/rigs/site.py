@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kafka.admin import KafkaAdminClient, MemberToRemove
-from pymilvus import MilvusClient
 
 from consumers.config import Settings, load_settings
+from tests.support.milvus import milvus_client
 
 Sections = Mapping[str, Any]
 
@@ -113,7 +113,7 @@ def _remove(admin: KafkaAdminClient, site: Site) -> None:
         expel(admin, group)
     admin.delete_groups(groups)
     admin.delete_topics([topic for topic in admin.list_topics() if topic.startswith(site.name)])
-    with closing(MilvusClient(site.milvus)) as client:
+    with closing(milvus_client(site.milvus)) as client:
         for collection in client.list_collections():
             if collection.startswith(site.name.replace("-", "_")):
                 client.drop_collection(collection)
