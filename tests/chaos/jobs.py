@@ -1,5 +1,6 @@
 """Commands that run beside the workers: replays, audits and repairs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import yaml
 
@@ -54,6 +56,14 @@ class Jobs:
         """Compare, and write what is wrong."""
         self._start("repair", group, "audit", "--repair", "--json")
 
+    def report(self, group: Group, *options: str) -> dict[str, Any]:
+        """Wait for an audit of what no worker writes any more; its report."""
+        arguments = self._command("audit", group, "audit", "--json", "--limit", "100000", *options)
+        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 5):
+            raise RuntimeError(f"audit ended with exit code {done.returncode}: {done.stderr[-400:]}")
+        return dict(json.loads(done.stdout))
+
     def reap(self) -> None:
         """See which have ended, and how."""
         for job in self._running.copy():
@@ -83,20 +93,23 @@ class Jobs:
         self.reap()
 
     def _start(self, kind: str, group: Group, *arguments: str) -> None:
-        self._started += 1
+        command = self._command(kind, group, *arguments)
         name = f"{kind}-{self._started}"
-        folder = self._workers.folder
-        config = folder / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(self._workers.settings(group, *self._ports)))
-        with (folder / f"{name}.log").open("wb") as log:
+        with (self._workers.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                self._workers.command(kind, *arguments, "-c", str(config)),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         self._running.append(_Job(kind, name, process))
+
+    def _command(self, kind: str, group: Group, *arguments: str) -> list[str]:
+        self._started += 1
+        config = self._workers.folder / f"{kind}-{self._started}.yaml"
+        config.write_text(yaml.safe_dump(self._workers.settings(group, *self._ports)))
+        return self._workers.command(kind, *arguments, "-c", str(config))
 
     def _last_words(self, job: _Job) -> str:
         return (self._workers.folder / f"{job.name}.log").read_text(errors="replace").strip()[-400:]

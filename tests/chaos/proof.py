@@ -14,7 +14,7 @@ from tests.support.oracle.contract import Scope
 from tests.support.oracle.expected import Expected, History, Version
 from tests.support.oracle.observed import Place, stored_documents, stored_ledger
 from tests.support.oracle.stored import read_scope
-from tests.support.oracle.verdict import Verdict
+from tests.support.oracle.verdict import Verdict, is_about
 
 _SHOWN = 40
 """Documents; more of them tell nothing new."""
@@ -63,12 +63,8 @@ def _harmed(verdict: Verdict, wanted: Expected) -> list[str]:
     """The documents named in the verdict; each of its lines begins with one."""
     lines = [one for some in verdict.found.values() for one in some]
     by_length = sorted(wanted.versions, key=len, reverse=True)
-    named = (next((doc_id for doc_id in by_length if _begins(line, doc_id)), None) for line in lines)
+    named = (next((doc_id for doc_id in by_length if is_about(line, doc_id)), None) for line in lines)
     return list(dict.fromkeys(doc_id for doc_id in named if doc_id is not None))
-
-
-def _begins(line: str, doc_id: str) -> bool:
-    return line.startswith(doc_id) and line[len(doc_id) :][:1] in ("", ":", ",", " ")
 
 
 def _batches(logs: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -79,6 +79,8 @@ class Report:
             "ledger_wrong": len(found.ledger_wrong),
             "offsets_ahead": len(found.ahead),
             "offsets_behind": len(found.offsets_behind),
+            "shared": len(found.shared),
+            "shared_and_unnoticed": len(found.unnoticed),
             "shown_until_reload": sum(self.shown_until_reload.values()),
             "shown_and_not_explained": self.unexplained,
             "harms": self.harms,

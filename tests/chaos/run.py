@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pymilvus import MilvusClient, MilvusException
@@ -14,11 +14,11 @@ from tests.chaos.proof import prove
 from tests.chaos.report import Report, say
 from tests.chaos.schedule import plan
 from tests.chaos.stage import Stage
-from tests.support.oracle.contract import Scope
+from tests.support.oracle.contract import Scope, name_of
 from tests.support.oracle.observed import OffsetWatch, committed_and_end
 from tests.support.oracle.prefix import judge_prefix
-from tests.support.oracle.stored import judge
-from tests.support.oracle.verdict import Verdict
+from tests.support.oracle.stored import judge, read_scope
+from tests.support.oracle.verdict import Verdict, is_about
 from tests.support.rigs.publisher import publisher
 
 HEAL_S = 400.0
@@ -208,6 +208,8 @@ class Chaos:
         with self._stage.client() as client:
             found = self._judged(judge, client)
             report.verdict.add(found)
+            if found.shared:
+                report.verdict.unnoticed += self._unnoticed(found.shared, client)
             if report.verdict.harms:
                 scopes = [group.scope(self._stage.bootstrap) for group in self._groups]
                 self.proof = prove(report.verdict, scopes, client, self._stage.folder)
@@ -218,6 +220,18 @@ class Chaos:
         report.jobs = self._stage.jobs.ended
         report.peak_rss_mib = self._workers.peak_rss / 2**20
         report.proxied_faults = sum(slot.kafka.refused + slot.milvus.refused for slot in self._workers.slots)
+
+    def _unnoticed(self, shared: Sequence[str], client: MilvusClient) -> Iterator[str]:
+        """What `audit` does not find of these differences, and what is still there after `audit --repair`."""
+        lines = [line.partition(": ")[2] for line in shared]
+        for group in (group for group in self._groups if not group.contract.append):
+            scope = group.scope(self._stage.bootstrap)
+            names = {name for name in read_scope(scope).shared if any(is_about(line, name) for line in lines)}
+            say(f"{group.name}: {len(names)} documents in several Kafka partitions differ; auditing")
+            findings = self._stage.jobs.report(group, "--repair")["findings"]
+            yield from sorted(names - {name_of(each["tenant"], each["doc_id"]) for each in findings})
+            after = judge(scope, client)
+            yield from [f"after the repair: {line}" for lines in after.found.values() for line in lines]
 
     def _judged(self, by: _Judge, client: MilvusClient) -> Verdict:
         """The verdict on every group; of one that has differences after its collection was loaded again.

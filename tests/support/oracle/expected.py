@@ -39,6 +39,8 @@ class Version:
     document: Wanted | None
     number: int | None = None
     """Of the version field."""
+    time_ms: int = 0
+    """Kafka's timestamp."""
 
     @property
     def offset(self) -> int:
@@ -54,13 +56,20 @@ class History(list[Version]):
 
     1. All in one Kafka partition: they are processed in turn. A smaller version number than the document's loses;
        without a number on one side the later record wins.
-    2. In several: only where each has a number, and then the greatest one wins in whatever order they arrive.
+    2. In several: only where each has a number, and then the greatest one wins in whatever order they arrive; of
+       equal ones the one with the later timestamp.
     """
 
     @property
     def newest(self) -> Version:
         """What the document is in the end."""
         return self._stages()[-1]
+
+    @property
+    def last(self) -> list[Version]:
+        """The newest one, and those of other Kafka partitions that only their arrival distinguishes from it."""
+        newest = self.newest
+        return [each for each in self if self.shared and _order(each) == _order(newest)] or [newest]
 
     def since(self, committed: Mapping[Log, int]) -> tuple[list[Version], bool]:
         """What the document may be while more than everything below these offsets is processed, in that order.
@@ -71,19 +80,20 @@ class History(list[Version]):
         below = [each for each in self if each.offset < committed.get(each.log, 0)]
         if not below:
             return list(dict.fromkeys(stages)), False
-        if self._in_one_log:
+        if not self.shared:
             return list(dict.fromkeys(stages[len(below) - 1 :])), True
-        least = max(_number(each) for each in below)
-        return [each for each in stages if _number(each) >= least], True
+        least = max(map(_order, below))
+        return [each for each in stages if _order(each) >= least], True
 
     @property
-    def _in_one_log(self) -> bool:
-        return len({each.log for each in self}) == 1
+    def shared(self) -> bool:
+        """Whether its records are in several Kafka partitions."""
+        return len({each.log for each in self}) > 1
 
     def _stages(self) -> list[Version]:
-        if not self._in_one_log:
+        if self.shared:
             assert all(each.number is not None for each in self), f"{self[0]}: in two Kafka partitions"
-            return sorted(self, key=_number)
+            return sorted(self, key=_order)
         stages: list[Version] = []
         for each in self:
             before = stages[-1] if stages else None
@@ -95,6 +105,11 @@ class History(list[Version]):
 def _number(version: Version) -> int:
     assert version.number is not None
     return version.number
+
+
+def _order(version: Version) -> tuple[int, int]:
+    """Of a version among those of several Kafka partitions: of equal numbers the later timestamp."""
+    return _number(version), version.time_ms
 
 
 @dataclass
@@ -111,6 +126,11 @@ class Expected:
         """The documents that are not deleted."""
         newest = ((name, history.newest.document) for name, history in self.versions.items())
         return {name: document for name, document in newest if document is not None}
+
+    @property
+    def shared(self) -> set[str]:
+        """Names of the documents with records in several Kafka partitions."""
+        return {name for name, history in self.versions.items() if history.shared}
 
 
 def expected(records: Sequence[Message], contract: Contract = Contract()) -> Expected:  # noqa: B008 - frozen
@@ -138,25 +158,25 @@ def _is_refused(message: Message, version: Version, contract: Contract) -> bool:
 
 def _read(message: Message, place: Place, contract: Contract) -> tuple[str, Version]:
     key, value = message.key() or b"", message.value()
+    sent_ms = time = message.timestamp()[1]
     if value is None:
-        return key.decode(), Version(place, None)
-    time = message.timestamp()[1]
+        return key.decode(), Version(place, None, time_ms=sent_ms)
     if not value.lstrip().startswith(b"{"):
         document = Wanted(key.decode(), value.decode(), time, {})
-        return _named(document, None, place, contract), Version(place, document)
+        return _named(document, None, place, contract), Version(place, document, time_ms=sent_ms)
     body = json.loads(value)
     doc_id = str(body.get(contract.id_field, key.decode()))
     tenant = None if contract.tenant_field is None else str(body[contract.tenant_field])
     number = None if contract.version_field is None else int(body[contract.version_field])
     if contract.delete_field is not None and body.get(contract.delete_field):
-        return name_of(tenant, doc_id), Version(place, None, number)
+        return name_of(tenant, doc_id), Version(place, None, number, sent_ms)
     time = _milliseconds(body.get(contract.time_field, time))
     metadata = {name: value for name, value in body.items() if name not in contract.consumed}
     metadata = {f"meta_{name}" if name in _RESERVED else name: value for name, value in metadata.items()}
     if tenant is not None:
         metadata["tenant"] = tenant
     document = Wanted(doc_id, body[contract.text_field], time, metadata)
-    return _named(document, tenant, place, contract), Version(place, document, number)
+    return _named(document, tenant, place, contract), Version(place, document, number, sent_ms)
 
 
 def _named(document: Wanted, tenant: str | None, place: Place, contract: Contract) -> str:

@@ -204,6 +204,11 @@ def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
     return found
 
 
+def place_of(row: Row) -> Place:
+    """Where the record of a row is."""
+    return row["topic"], row["kafka_partition"], row["kafka_offset"]
+
+
 def _rows(
     client: MilvusClient, collection: str, output: list[str], partition: str | None, prefix: str = ""
 ) -> Iterator[Row]:

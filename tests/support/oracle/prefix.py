@@ -16,6 +16,7 @@ from tests.support.oracle.observed import (
     Stored,
     committed_and_end,
     dead_letter_origins,
+    place_of,
     read_all,
     stored_documents,
     stored_ledger,
@@ -42,6 +43,7 @@ def judge_prefix(scope: Scope, client: MilvusClient) -> Verdict:
     for topic, partition, offset in wanted.poison.keys() - letters.keys():
         if offset < (until := committed.get((topic, partition), 0)):
             verdict.ahead.append(f"dead letter of {topic}/{partition}/{offset} (committed {until})")
+    verdict.set_apart(wanted.shared)
     return verdict
 
 
@@ -100,7 +102,7 @@ class _Document:
         """Of the record that the ledger names; None where it names none, as for a document never stored."""
         if self.entry is None or self.entry["kafka_offset"] < 0:
             return None
-        return self.entry["topic"], self.entry["kafka_partition"], self.entry["kafka_offset"]
+        return place_of(self.entry)
 
     def ledger_lies(self) -> str:
         """How L1 or L2 is broken."""

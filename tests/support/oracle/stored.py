@@ -19,6 +19,7 @@ from tests.support.oracle.observed import (
     committed_and_end,
     dead_letter_origins,
     headers_of,
+    place_of,
     read_all,
     stored_documents,
     stored_ledger,
@@ -47,6 +48,7 @@ def judge(scope: Scope, client: MilvusClient) -> Verdict:
         for number, (committed, end) in committed_and_end(scope.bootstrap, scope.group, topic).items():
             if max(committed, 0) != end:
                 verdict.offsets_behind.append(f"{topic}/{number}: committed {committed}, end {end}")
+    verdict.set_apart(wanted.shared)
     return verdict
 
 
@@ -86,17 +88,14 @@ def _judge_ledger(wanted: Expected, stored: Stored, ledger: Mapping[str, Row], v
             if row is not None and (row["state"] != "deleted" or row["pending"] or row["footprint"]):
                 verdict.ledger_wrong.append(f"{name}, deleted at {_at(history)}: {row}")
             continue
-        topic, kafka_partition, kafka_offset = newest.place
         should = {
-            "topic": topic,
-            "kafka_partition": kafka_partition,
-            "kafka_offset": kafka_offset,
             "state": "live",
             "footprint": dict(Counter(partition for partition, _ in stored.documents.get(name, ()))),
             "pending": False,
         }
-        if row is None or {column: row[column] for column in should} != should:
-            verdict.ledger_wrong.append(f"{name}: {row}, not {should}")
+        places = [each.place for each in history.last]
+        if row is None or {column: row[column] for column in should} != should or place_of(row) not in places:
+            verdict.ledger_wrong.append(f"{name}: {row}, not {should} of {places}")
     verdict.ledger_wrong += [f"never produced: {ledger[name]}" for name in ledger.keys() - wanted.versions.keys()]
 
 

@@ -1,6 +1,7 @@
 """The oracle itself: which version wins, what may be there at which offsets, and the vectors of `hash:N`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pipeline.embedding import HashEmbedder
 from tests.support.oracle.contract import hash_vector
 from tests.support.oracle.expected import History, Version, Wanted, belongs, mismatch
 from tests.support.oracle.observed import Row
+from tests.support.oracle.verdict import Verdict
 
 LOG, OTHER = ("documents", 0), ("documents", 1)
 
@@ -94,3 +96,18 @@ def test_every_difference_is_found(rows: list[Row], problem: str) -> None:
 )
 def test_the_name_of_a_milvus_partition_is_that_of_the_event_time(partition: str, event_time: int, right: bool) -> None:
     assert belongs(partition, event_time) is right
+
+
+def test_of_equal_versions_in_two_kafka_partitions_the_later_timestamp_wins_and_equal_ones_are_open() -> None:
+    early, late = (Version((*log, 1), None, 10, time_ms) for log, time_ms in ((LOG, 5), (OTHER, 4)))
+    assert History([early, late]).last == [early]
+    as_late = replace(late, time_ms=5)
+    assert History([early, as_late]).last == [early, as_late]
+
+
+def test_differences_of_shared_documents_are_set_apart() -> None:
+    verdict = Verdict(lost=["a", "ab"], stale=["a (newest at 1): text"], duplicates=["b: chunk 1 2 times"])
+    verdict.set_apart({"a"})
+    assert (verdict.lost, verdict.stale, verdict.duplicates) == (["ab"], [], ["b: chunk 1 2 times"])
+    assert verdict.shared == ["lost: a", "stale: a (newest at 1): text"]
+    assert verdict.harms == 2

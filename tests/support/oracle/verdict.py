@@ -1,5 +1,6 @@
 """Everything in which what is stored differs from what must be, by kind."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
 
@@ -30,6 +31,11 @@ class Verdict:
     ledger_wrong: list[str] = field(default_factory=list)
     ahead: list[str] = field(default_factory=list)
     """Committed and neither stored nor dead-lettered; or gone before what replaces it was there."""
+    shared: list[str] = field(default_factory=list)
+    """No harm where `audit` finds and repairs it: of documents in several Kafka partitions, which two workers may write
+    at one instant."""
+    unnoticed: list[str] = field(default_factory=list)
+    """Shared and not found by `audit`, or not repaired."""
 
     @property
     def found(self) -> dict[str, list[str]]:
@@ -39,8 +45,16 @@ class Verdict:
 
     @property
     def harms(self) -> int:
-        """How many there are."""
-        return sum(len(some) for some in self.found.values())
+        """How many there are; without the shared ones."""
+        return sum(len(some) for some in self.found.values()) - len(self.shared)
+
+    def set_apart(self, shared: Collection[str]) -> None:
+        """Move what is wrong with these documents to `shared`."""
+        for kind, lines in self.found.items():
+            if lines is not self.shared:
+                apart = [line for line in lines if any(is_about(line, name) for name in shared)]
+                setattr(self, kind, [line for line in lines if line not in apart])
+                self.shared += [f"{kind}: {line}" for line in apart]
 
     def add(self, other: "Verdict") -> None:
         """Add what another group's collection, or another moment, has shown."""
@@ -55,3 +69,8 @@ class Verdict:
         for name, some in self.found.items():
             lines += [f"  {name}: {len(some)}", *(f"    {each}" for each in some[:5])]
         return "\n".join(lines)
+
+
+def is_about(line: str, name: str) -> bool:
+    """Whether a line of a verdict is about the document of that name: it begins with it."""
+    return line.startswith(name) and line[len(name) :][:1] in ("", ":", ",", " ")
