@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from consumers.kafka import LeaseClock, LiveGroup
-from consumers.kafka.live_group import QUIET_S
+from consumers.kafka.groups.live_group import QUIET_S
 from consumers.replay import GuardedWriter
 from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable, UsageError
 from pipeline.store import Change, WritePolicy
