@@ -86,7 +86,7 @@ return max([lowest, *(run.first + i + 1 for run, i in done)])
     ),
     Mutation(
         "upsert without moving",
-        function="pipeline.store.writing.protocol.surplus",
+        function="pipeline.store.writing.protocol.decisions.surplus",
         old="{partition: range(place.get(partition, 0), chunks) for partition, chunks in footprint.items()}",
         new="""
 {
@@ -114,17 +114,17 @@ failpoints.hit("rows_written")
     ),
     Mutation(
         "Milvus partition left out of the id",
-        function="pipeline.store.writing.rows.row_ids",
+        function="pipeline.store.writing.protocol.rows.row_ids",
         old='b"row" + _encoded(tenant) + _encoded(doc_id) + _encoded(milvus_partition)',
         new='b"row" + _encoded(tenant) + _encoded(doc_id)',
         tests=(MACHINE,),
     ),
     Mutation(
         "guard with <=",
-        function="pipeline.store.writing.protocol.decide",
+        function="pipeline.store.writing.protocol.decisions.decide",
         old="order < 0",
         new="order <= 0",
-        tests=("tests/unit/pipeline/store/writing/test_protocol.py",),
+        tests=("tests/unit/pipeline/store/writing/protocol/test_decisions.py",),
     ),
     Mutation(
         "commit what is lost",
@@ -210,35 +210,35 @@ written = self._write_rows(work)
     ),
     Mutation(
         "stale ids from the new count only",
-        function="pipeline.store.writing.protocol.surplus",
+        function="pipeline.store.writing.protocol.decisions.surplus",
         old="range(place.get(partition, 0), chunks)",
         new="range(place.get(partition, 0), place.get(partition, chunks))",
         tests=(MACHINE,),
     ),
     Mutation(
         "what was known before an assignment is not forgotten",
-        function="pipeline.store.writing.ledger.Ledger.invalidate",
+        function="pipeline.store.writing.ledger.ledger.Ledger.invalidate",
         old="self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}",
         new="pass",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
     ),
     Mutation(
         "stale reads after an assignment",
-        function="pipeline.store.writing.ledger.Ledger.invalidate",
+        function="pipeline.store.writing.ledger.ledger.Ledger.invalidate",
         old="self._distrust_until(self._clock() + self._staleness_s)",
         new="pass",
         tests=(MACHINE,),
     ),
     Mutation(
         "an instant from before the assignment",
-        function="pipeline.store.writing.ledger.Ledger._distrust_until",
+        function="pipeline.store.writing.ledger.ledger.Ledger._distrust_until",
         old="self._since = None",
         new="pass",
         tests=(MACHINE,),
     ),
     Mutation(
         "own writes forgotten while reads may miss them",
-        function="pipeline.store.writing.ledger.Ledger._evict",
+        function="pipeline.store.writing.ledger.ledger.Ledger._evict",
         old="self._distrust_until(expires)",
         new="pass",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
@@ -252,14 +252,14 @@ written = self._write_rows(work)
     ),
     Mutation(
         "a pending document is taken for stored",
-        function="pipeline.store.writing.protocol.decide",
+        function="pipeline.store.writing.protocol.decisions.decide",
         old="entry.pending or not _holds(entry, hashes, fingerprint)",
         new="not _holds(entry, hashes, fingerprint)",
         tests=("tests/property/test_writer.py", MACHINE),
     ),
     Mutation(
         "a footprint that forgets the old place",
-        function="pipeline.store.writing.protocol.intent",
+        function="pipeline.store.writing.protocol.decisions.intent",
         old="merged(before.footprint, place, beyond or {})",
         new="merged(place, beyond or {})",
         tests=(MACHINE,),
@@ -401,7 +401,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "places left behind are forgotten at once",
-        function="pipeline.store.writing.protocol.final",
+        function="pipeline.store.writing.protocol.decisions.final",
         old="left_behind({} if before is None else before.footprint, place)",
         new="left_behind({}, place)",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
@@ -415,7 +415,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "an intent that an outage may have lost is not written again",
-        function="pipeline.store.writing.ledger.Ledger.doubtful",
+        function="pipeline.store.writing.ledger.ledger.Ledger.doubtful",
         old="self._cached[key].outages != self._outages",
         new="False",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py",),
@@ -494,14 +494,14 @@ asked = self._clock.beat()
     ),
     Mutation(
         "refusals in an outage count against a document",
-        function="pipeline.store.writing.unlisted_answers.UnlistedAnswers._alone",
+        function="pipeline.store.writing.requests.unlisted_answers.UnlistedAnswers._alone",
         old="not suspect.alone or self._accepted > suspect.accepted",
         new="True",
-        tests=("tests/unit/pipeline/store/writing/test_unlisted_answers.py",),
+        tests=("tests/unit/pipeline/store/writing/requests/test_unlisted_answers.py",),
     ),
     Mutation(
         "a refusal in unlisted words holds up its batch for ever",
-        function="pipeline.store.writing.unlisted_answers.UnlistedAnswers._may_split",
+        function="pipeline.store.writing.requests.unlisted_answers.UnlistedAnswers._may_split",
         old="self._fruitless.add(first)",
         new="return False",
         tests=("tests/unit/consumers/ingest/test_unlisted_answers.py",),
@@ -529,7 +529,7 @@ asked = self._clock.beat()
     ),
     Mutation(
         "one document in two requests",
-        function="pipeline.store.writing.upsert_requests._parts",
+        function="pipeline.store.writing.requests.upsert_requests._parts",
         old="""
 if sum(group.sizes) <= policy.max_bytes:
     yield group
@@ -543,7 +543,7 @@ if sum(group.sizes) <= policy.max_bytes:
     yield group
     return
 """,
-        tests=("tests/unit/pipeline/store/writing/test_upsert_requests.py",),
+        tests=("tests/unit/pipeline/store/writing/requests/test_upsert_requests.py",),
     ),
     Mutation(
         "a compacted topic's deletes vanish unread",
@@ -731,28 +731,28 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "another worker's document answered from memory",
-        function="pipeline.store.writing.ledger.Ledger._is_foreign",
+        function="pipeline.store.writing.ledger.ledger.Ledger._is_foreign",
         old="entry.position[:2] not in self._owned()",
         new="False",
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
     ),
     Mutation(
         "what a batch has written while the next one was planned is forgotten",
-        function="pipeline.store.writing.ledger.Ledger.cache",
+        function="pipeline.store.writing.ledger.ledger.Ledger.cache",
         old="was_in_flight or cached.in_flight or cached.entry == entry",
         new="cached.in_flight or cached.entry == entry",
-        tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_ledger.py",),
     ),
     Mutation(
         "an entry dropped while it was planned is taken for what was read",
-        function="pipeline.store.writing.ledger.Ledger.cache",
+        function="pipeline.store.writing.ledger.ledger.Ledger.cache",
         old="outdated=was_in_flight",
         new="outdated=False",
-        tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_ledger.py",),
     ),
     Mutation(
         "shared documents that nobody has stored are not read again before the write",
-        function="pipeline.store.writing.ledger.Ledger.refresh",
+        function="pipeline.store.writing.ledger.ledger.Ledger.refresh",
         old="self._shared or self._is_doubted(self._cached[key])",
         new="self._is_doubted(self._cached[key])",
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
@@ -773,23 +773,23 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "tombstones age by the record's time",
-        function="pipeline.store.writing.ledger.Ledger.write",
+        function="pipeline.store.writing.ledger.ledger.Ledger.write",
         old="replace(entry, written_ms=now_ms)",
         new="replace(entry, written_ms=entry.record_time)",
-        tests=("tests/unit/pipeline/store/writing/test_tombstone_cleanup.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_tombstone_cleanup.py",),
     ),
     Mutation(
         "a tombstone removed without a second read",
-        function="pipeline.store.writing.tombstone_cleanup.TombstoneSweep._sweep",
+        function="pipeline.store.writing.ledger.tombstone_cleanup.TombstoneSweep._sweep",
         old='row_entry(row) == found[row["id"]]',
         new="True",
-        tests=("tests/unit/pipeline/store/writing/test_tombstone_cleanup.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_tombstone_cleanup.py",),
     ),
     Mutation(
         "a ledger row that is there twice is believed",
-        function="pipeline.store.writing.repeated_rows.repeated_entries",
+        function="pipeline.store.writing.ledger.repeated_rows.repeated_entries",
         old="_count(api, ledger, ids, consistency) <= distinct",
         new="True",
-        tests=("tests/unit/pipeline/store/writing/test_repeated_rows.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_repeated_rows.py",),
     ),
 )

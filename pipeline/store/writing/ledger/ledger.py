@@ -12,11 +12,11 @@ from pipeline.records import KafkaPartition
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
-from pipeline.store.writing.protocol import NOWHERE, Entry, Key
-from pipeline.store.writing.repeated_rows import repeated_entries
-from pipeline.store.writing.rows import ledger_id
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
+from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
+from pipeline.store.writing.ledger.repeated_rows import repeated_entries
+from pipeline.store.writing.protocol.decisions import NOWHERE, Entry, Key
+from pipeline.store.writing.protocol.rows import ledger_id
+from pipeline.store.writing.requests.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0

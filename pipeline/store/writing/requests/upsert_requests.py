@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from pipeline import failpoints
 from pipeline.errors import RequestTooLarge, RowsRefused, UnlistedAnswer
 from pipeline.store.milvus.api import MilvusApi, Row
-from pipeline.store.writing.unlisted_answers import UNLISTED, UnlistedAnswers, UnlistedPolicy, Verdict
+from pipeline.store.writing.requests.unlisted_answers import UNLISTED, UnlistedAnswers, UnlistedPolicy, Verdict
 
 K = TypeVar("K", bound=Hashable)
 

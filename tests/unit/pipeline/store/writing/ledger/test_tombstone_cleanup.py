@@ -8,9 +8,9 @@ import pytest
 from pipeline.errors import Unavailable
 from pipeline.records import Position
 from pipeline.store.collection.schema import ledger_spec
-from pipeline.store.writing.ledger_rows import entry_row
-from pipeline.store.writing.protocol import Entry, final
-from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from pipeline.store.writing.ledger.ledger_rows import entry_row
+from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from pipeline.store.writing.protocol.decisions import Entry, final
 from tests.support.documents import DAY_MS, NOON_MS, delete, put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, make_store, write

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.records import Position
-from pipeline.store.writing.ledger_rows import entry_row, row_entry
-from pipeline.store.writing.protocol import Decision, DocumentHashes, Entry, decide, final, intent, surplus
+from pipeline.store.writing.ledger.ledger_rows import entry_row, row_entry
+from pipeline.store.writing.protocol.decisions import Decision, DocumentHashes, Entry, decide, final, intent, surplus
 from tests.support.documents import NOON_MS, delete, put
 
 FACTS = DocumentHashes("content", "row", "d1")

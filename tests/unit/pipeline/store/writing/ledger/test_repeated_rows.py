@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.writing.ledger_rows import entry_row
+from pipeline.store.writing.ledger.ledger_rows import entry_row
 from tests.support.documents import put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.milvus_expressions import parse

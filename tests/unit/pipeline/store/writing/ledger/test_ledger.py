@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.protocol import final, intent
-from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.protocol.decisions import final, intent
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from tests.support.documents import put
 from tests.support.stores import Store
 

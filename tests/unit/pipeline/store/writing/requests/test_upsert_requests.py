@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RequestTooLarge, RowsRefused
 from pipeline.store.milvus.api import Row
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
+from pipeline.store.writing.requests.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 from tests.support.fakes.milvus import FakeMilvus
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from pipeline.order import Comparison, compare, rank_of
 from pipeline.records import Delete, Position, Put, Rank
-from pipeline.store.writing.former_places import left_behind, merged
+from pipeline.store.writing.protocol.former_places import left_behind, merged
 
 Key: TypeAlias = tuple[str | None, str]
 """Tenant and doc_id: what identifies a document."""

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.order import compare
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, row_entry
-from pipeline.store.writing.protocol import NOWHERE, Entry
+from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, row_entry
+from pipeline.store.writing.protocol.decisions import NOWHERE, Entry
 
 _MOST_COPIES = 8
 

@@ -11,8 +11,8 @@ from pipeline.errors import Unavailable
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression, literal
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry, written_before
-from pipeline.store.writing.protocol import Entry
+from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry, written_before
+from pipeline.store.writing.protocol.decisions import Entry
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UnlistedAnswer
 from pipeline.store.milvus.api import Row
-from pipeline.store.writing.unlisted_answers import UnlistedAnswers, UnlistedPolicy, Verdict
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
+from pipeline.store.writing.requests.unlisted_answers import UnlistedAnswers, UnlistedPolicy, Verdict
+from pipeline.store.writing.requests.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 from tests.support.examples import examples
 from tests.support.fakes.milvus import FakeMilvus
 
