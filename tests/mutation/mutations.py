@@ -746,8 +746,12 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "an entry dropped while it was planned is taken for what was read",
         function="pipeline.store.writing.ledger.ledger.Ledger.cache",
-        old="outdated=was_in_flight",
-        new="outdated=False",
+        old="""
+_CachedEntry(
+    entry, entry if settled else None, settled, now, outages=self._outages, outdated=was_in_flight
+)
+""",
+        new="_CachedEntry(entry, entry if settled else None, settled, now, outages=self._outages)",
         tests=("tests/unit/pipeline/store/writing/ledger/test_ledger.py",),
     ),
     Mutation(
