@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from consumers.cli.output import one_line, progress_line, span, stdout, table, utc
+from consumers.cli.common.output import one_line, progress_line, span, stdout, table, utc
 from pipeline.telemetry import printable
 
 

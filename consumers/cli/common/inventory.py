@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from consumers.cli.output import utc
+from consumers.cli.common.output import utc
 from consumers.config import Settings
 from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, read_range, topic_facts
 from consumers.wiring.connections import kafka_settings

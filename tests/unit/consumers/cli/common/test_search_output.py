@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from consumers.cli import output
-from consumers.cli.output import one_line, show_results
+from consumers.cli.common import output
+from consumers.cli.common.output import one_line, show_results
 
 HOSTILE = [
     "[/]", "[/INST]", "[INST] hi [/INST]", "[/red]", "[bold]x[/italic]", "[red]x[/red]", "[on red]   [/]",
