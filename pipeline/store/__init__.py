@@ -62,15 +62,8 @@ from pipeline.store.writing.protocol.decisions import (
     decide,
     final,
 )
-from pipeline.store.writing.protocol.rows import (
-    append_row_id,
-    check_storable,
-    content_hash,
-    ledger_id,
-    row_hash,
-    row_id,
-)
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
+from pipeline.store.writing.rows import append_row_id, check_storable, content_hash, ledger_id, row_hash, row_id
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from pipeline.store.writing.vector_reuse import Vectors
 

@@ -218,7 +218,7 @@ class Damage:
 
 
 def own_id(doc_id: str, chunk: int, partition: str) -> str:
-    from pipeline.store.writing.protocol.rows import row_id
+    from pipeline.store.writing.rows import row_id
 
     return row_id(None, doc_id, chunk, partition)
 

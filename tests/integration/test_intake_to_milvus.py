@@ -25,7 +25,7 @@ from pipeline.records import (
 )
 from pipeline.store import VectorSearch, connect
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.writing.protocol.rows import ledger_id
+from pipeline.store.writing.rows import ledger_id
 from tests.support.documents import DIMENSION, NOON_MS, source_record
 from tests.support.examples import examples
 from tests.support.names import unique

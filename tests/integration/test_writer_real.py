@@ -14,7 +14,7 @@ from pipeline.store.milvus.client import connect
 from pipeline.store.milvus.error_mapping import RetryPolicy
 from pipeline.store.writing.ledger.ledger_rows import entry_row
 from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
-from pipeline.store.writing.protocol.rows import document_rows, ledger_id, row_id
+from pipeline.store.writing.rows import document_rows, ledger_id, row_id
 from tests.support.documents import DAY_MS, NOON_MS, delete, embed_all, put
 from tests.support.names import unique
 from tests.support.stores import Store, make_store, write

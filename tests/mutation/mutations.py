@@ -114,7 +114,7 @@ failpoints.hit("rows_written")
     ),
     Mutation(
         "Milvus partition left out of the id",
-        function="pipeline.store.writing.protocol.rows.row_ids",
+        function="pipeline.store.writing.rows.row_ids",
         old='b"row" + _encoded(tenant) + _encoded(doc_id) + _encoded(milvus_partition)',
         new='b"row" + _encoded(tenant) + _encoded(doc_id)',
         tests=(MACHINE,),

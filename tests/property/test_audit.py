@@ -29,8 +29,8 @@ from pipeline.store.scan import RowScan, all_partitions
 from pipeline.store.writing.ledger.ledger import Ledger
 from pipeline.store.writing.ledger.ledger_rows import entry_row
 from pipeline.store.writing.protocol.decisions import Entry
-from pipeline.store.writing.protocol.rows import row_id
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
+from pipeline.store.writing.rows import row_id
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, put
 from tests.support.examples import examples

@@ -13,7 +13,7 @@ from pipeline.records import Position
 from pipeline.store.milvus.api import DEFAULT_PARTITION, MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.protocol.decisions import Entry, Key
-from pipeline.store.writing.protocol.rows import row_ids
+from pipeline.store.writing.rows import row_ids
 
 _IDS_PER_QUERY = 1000
 _FIELDS = ("id", "kafka_topic", "kafka_partition", "kafka_offset")

@@ -38,16 +38,9 @@ from pipeline.store.writing.protocol.decisions import (
     intent,
     surplus,
 )
-from pipeline.store.writing.protocol.rows import (
-    check_storable,
-    content_hash,
-    document_rows,
-    row_hash,
-    row_ids,
-    row_sizes,
-)
 from pipeline.store.writing.redo_check import RedoCheck
 from pipeline.store.writing.requests.upsert_requests import RowGroup, WritePolicy
+from pipeline.store.writing.rows import check_storable, content_hash, document_rows, row_hash, row_ids, row_sizes
 from pipeline.store.writing.vector_reuse import Vectors, stored_vectors
 
 

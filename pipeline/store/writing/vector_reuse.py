@@ -12,7 +12,7 @@ from pipeline.records import VECTOR_FIELD, Chunk
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.protocol.decisions import DocumentHashes, Entry, WritePlan
-from pipeline.store.writing.protocol.rows import row_ids
+from pipeline.store.writing.rows import row_ids
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]
 """Text of a chunk -> its vector, float32 of shape (dimension,)."""

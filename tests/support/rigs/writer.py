@@ -18,8 +18,8 @@ from pipeline.store.writing.ledger.ledger import Ledger
 from pipeline.store.writing.ledger.ledger_rows import row_entry
 from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.protocol.decisions import NOWHERE, Entry, WritePlan
-from pipeline.store.writing.protocol.rows import row_ids
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
+from pipeline.store.writing.rows import row_ids
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, NOON_MS, embed_all
 from tests.support.fakes.faulty_milvus import Crash, FaultyMilvus

@@ -15,8 +15,8 @@ from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.ledger.repeated_rows import repeated_entries
 from pipeline.store.writing.protocol.decisions import NOWHERE, Entry, Key
-from pipeline.store.writing.protocol.rows import ledger_id
 from pipeline.store.writing.requests.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
+from pipeline.store.writing.rows import ledger_id
 
 KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0

@@ -10,7 +10,7 @@ from pipeline.store.collection.schema import UNUSED_DIMENSION
 from pipeline.store.milvus.api import Row
 from pipeline.store.writing.protocol.decisions import Entry
 from pipeline.store.writing.protocol.former_places import decode_places, encode_places
-from pipeline.store.writing.protocol.rows import ledger_id
+from pipeline.store.writing.rows import ledger_id
 
 ENTRY_FIELDS = (
     "id",

@@ -1,4 +1,4 @@
-"""The write protocol: what a micro-batch changes, given the ledger; the rows and places of a document.
+"""The write protocol: what a micro-batch changes, given the ledger and the places of former rows.
 
 Pure: it calls neither Milvus nor a clock.
 """

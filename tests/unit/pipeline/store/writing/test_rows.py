@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import JsonValue, Position, Put
-from pipeline.store.writing.protocol.rows import (
+from pipeline.store.writing.rows import (
     append_row_id,
     append_rows,
     check_storable,
