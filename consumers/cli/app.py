@@ -14,9 +14,7 @@ import typer
 from consumers.cli import config as config_group
 from consumers.cli import local as local_group
 from consumers.cli.collections.app import app as collections_app
-from consumers.cli.dlq.app import app as dlq_app
-from consumers.cli.embed.app import bench_app, embed
-from consumers.cli.options import (
+from consumers.cli.common.options import (
     ConfigFile,
     Json,
     Sets,
@@ -26,6 +24,8 @@ from consumers.cli.options import (
     print_json,
     stop_on_signals,
 )
+from consumers.cli.dlq.app import app as dlq_app
+from consumers.cli.embed.app import bench_app, embed
 from consumers.config import load_settings
 from pipeline.errors import MilvusStreamError
 from pipeline.telemetry import printable
@@ -141,7 +141,7 @@ def search(
     if json_:
         print_json(result)
     else:
-        from consumers.cli.output import show_results, stdout
+        from consumers.cli.common.output import show_results, stdout
 
         show_results(result, stdout())
 

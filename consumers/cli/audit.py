@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from consumers.audit.job import AuditReport
-from consumers.cli.options import FOUND_PROBLEMS
-from consumers.cli.output import one_line, progress_line, stderr, stdout, table
+from consumers.cli.common.options import FOUND_PROBLEMS
+from consumers.cli.common.output import one_line, progress_line, stderr, stdout, table
 from consumers.config import Settings
 from consumers.kafka import parse_time_range
 from consumers.wiring import audit as audit_wiring

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from consumers.cli.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
 from consumers.config import Settings, masked_values
 
 app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True)

@@ -6,7 +6,7 @@ from contextlib import closing
 
 from rich.console import Console
 
-from consumers.cli.output import progress_line, stderr, stdout, table
+from consumers.cli.common.output import progress_line, stderr, stdout, table
 from consumers.config import Settings
 from consumers.http import ProbeServer
 from consumers.kafka import JobMembership, TimeRange, parse_time_range

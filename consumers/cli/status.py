@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.text import Text
 
-from consumers.cli.inventory import live_documents, partition_rows, quick_kafka, waiting_since
-from consumers.cli.output import one_line, span, stdout, table
+from consumers.cli.common.inventory import live_documents, partition_rows, quick_kafka, waiting_since
+from consumers.cli.common.output import one_line, span, stdout, table
 from consumers.config import Settings
 from consumers.kafka import KafkaSettings, MissingTopic, group_lag, topic_facts, topic_ranges
 from consumers.wiring import connections

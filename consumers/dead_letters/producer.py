@@ -26,10 +26,10 @@ from typing_extensions import override
 from consumers.dead_letters.earlier import EarlierDeadLetters, newest_dead_letters
 from consumers.dead_letters.envelope import OutgoingDeadLetter, encode_dead_letter, fitted, retimed
 from consumers.kafka import KafkaSettings
-from consumers.kafka.admin import message_limit
-from consumers.kafka.connection import open_admin, open_producer
-from consumers.kafka.errors import error_text, kafka_errors, translated
-from consumers.kafka.producing import NullableKey, send_record
+from consumers.kafka.client.connection import open_admin, open_producer
+from consumers.kafka.client.errors import error_text, kafka_errors, translated
+from consumers.kafka.producing.sending import NullableKey, send_record
+from consumers.kafka.topics.admin import message_limit
 from pipeline import failpoints
 from pipeline.backoff import Backoff
 from pipeline.errors import MilvusStreamError, Stopped

@@ -22,10 +22,10 @@ from kafka.errors import (
 
 from consumers.dead_letters.topics import retry_log_topic
 from consumers.kafka import KafkaSettings, TopicFacts, read_range, stable_ranges, topic_facts
-from consumers.kafka.connection import open_producer
-from consumers.kafka.errors import error_text, kafka_errors, translated
-from consumers.kafka.producing import NullableKey, send_record
-from consumers.kafka.transactions import FENCED, TRANSACTION_S, commit_in_time
+from consumers.kafka.client.connection import open_producer
+from consumers.kafka.client.errors import error_text, kafka_errors, translated
+from consumers.kafka.producing.sending import NullableKey, send_record
+from consumers.kafka.producing.transactions import FENCED, TRANSACTION_S, commit_in_time
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError, Stopped
 from pipeline.records import KafkaPartition, Position

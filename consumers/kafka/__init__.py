@@ -3,23 +3,24 @@
 Callers get the values of `pipeline.records` and the errors of `pipeline.errors`, never objects of kafka-python.
 """
 
-from consumers.kafka.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
-from consumers.kafka.binding import CollectionBinding, check_commits, fills
-from consumers.kafka.connection import KafkaSettings
-from consumers.kafka.groups import GroupWatch, PartitionLag, forget_group, group_lag
-from consumers.kafka.job_membership import JobMembership, job_group
-from consumers.kafka.lease_clock import LeaseClock, suspend_clock
-from consumers.kafka.live_group import LiveGroup
-from consumers.kafka.lookup import KafkaLookup
-from consumers.kafka.offsets import OffsetTracker
-from consumers.kafka.ports import Lag, Source
-from consumers.kafka.positions import start_problems
-from consumers.kafka.publisher import Publisher
-from consumers.kafka.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
-from consumers.kafka.rebalance import RebalanceHandler
-from consumers.kafka.remembered import PositionMemory, RememberedPositions
-from consumers.kafka.source import KafkaSource
-from consumers.kafka.time_range import TimeRange, parse_time_range
+from consumers.kafka.client.connection import KafkaSettings
+from consumers.kafka.client.lease_clock import LeaseClock, suspend_clock
+from consumers.kafka.groups.binding import CollectionBinding, check_commits, fills
+from consumers.kafka.groups.commits import PartitionLag, group_lag
+from consumers.kafka.groups.group_watch import GroupWatch, forget_group
+from consumers.kafka.groups.job_membership import JobMembership, job_group
+from consumers.kafka.groups.live_group import LiveGroup
+from consumers.kafka.positions.offset_tracker import OffsetTracker
+from consumers.kafka.positions.remembered import PositionMemory, RememberedPositions
+from consumers.kafka.positions.start_positions import start_problems
+from consumers.kafka.producing.publisher import Publisher
+from consumers.kafka.source.group_source import KafkaSource
+from consumers.kafka.source.ports import Lag, Source
+from consumers.kafka.source.rebalance import RebalanceHandler
+from consumers.kafka.topics.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
+from consumers.kafka.topics.lookup import KafkaLookup
+from consumers.kafka.topics.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
+from consumers.kafka.topics.time_range import TimeRange, parse_time_range
 
 __all__ = [
     "BrokerInfo",

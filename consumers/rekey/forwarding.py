@@ -16,10 +16,10 @@ from kafka.errors import (
 )
 
 from consumers.kafka import KafkaSettings, KafkaSource
-from consumers.kafka.connection import open_producer
-from consumers.kafka.errors import error_text, kafka_errors, translated
-from consumers.kafka.producing import NullableKey, send_record
-from consumers.kafka.transactions import commit_in_time
+from consumers.kafka.client.connection import open_producer
+from consumers.kafka.client.errors import error_text, kafka_errors, translated
+from consumers.kafka.producing.sending import NullableKey, send_record
+from consumers.kafka.producing.transactions import commit_in_time
 from pipeline import failpoints
 from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition, SourceRecord

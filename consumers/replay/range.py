@@ -5,11 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from consumers.kafka import KafkaSettings
-from consumers.kafka.admin import EARLIEST, LATEST, LogRange, existing_topics, stable_offsets
-from consumers.kafka.begin import begin_at
-from consumers.kafka.connection import open_admin
-from consumers.kafka.errors import kafka_errors
-from consumers.kafka.groups import group_commits
+from consumers.kafka.client.connection import open_admin
+from consumers.kafka.client.errors import kafka_errors
+from consumers.kafka.groups.commits import group_commits
+from consumers.kafka.positions.begin import begin_at
+from consumers.kafka.topics.admin import EARLIEST, LATEST, LogRange, existing_topics, stable_offsets
 from pipeline.errors import Mismatch
 from pipeline.records import KafkaPartition
 

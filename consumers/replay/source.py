@@ -10,11 +10,11 @@ from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, Retr
 from typing_extensions import override
 
 from consumers.kafka import JobMembership, KafkaSettings, Lag, RebalanceHandler, Source
-from consumers.kafka.admin import EARLIEST, stable_offsets
-from consumers.kafka.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
-from consumers.kafka.connection import open_admin, open_consumer
-from consumers.kafka.errors import error_text, kafka_errors, translated
-from consumers.kafka.positions import check_topic_ids, commit_metadata
+from consumers.kafka.client.connection import open_admin, open_consumer
+from consumers.kafka.client.errors import error_text, kafka_errors, translated
+from consumers.kafka.positions.start_positions import check_topic_ids, commit_metadata
+from consumers.kafka.source.base_source import COMMIT_TIMEOUT_S, BaseSource, source_records
+from consumers.kafka.topics.admin import EARLIEST, stable_offsets
 from consumers.replay.range import ReplaySpan
 from pipeline.errors import MilvusStreamError, OffsetsLost
 from pipeline.records import KafkaPartition, SourceRecord

@@ -45,9 +45,10 @@ from pipeline.store.partition_names import Partitioning, Tier, granularity, in_o
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
-from pipeline.store.writing.ledger import STALENESS_S, Ledger
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
-from pipeline.store.writing.protocol import (
+from pipeline.store.writing.ledger.ledger import STALENESS_S, Ledger
+from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
+from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from pipeline.store.writing.protocol.decisions import (
     NOWHERE,
     Applied,
     Change,
@@ -61,9 +62,8 @@ from pipeline.store.writing.protocol import (
     decide,
     final,
 )
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from pipeline.store.writing.rows import append_row_id, check_storable, content_hash, ledger_id, row_hash, row_id
-from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
-from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from pipeline.store.writing.vector_reuse import Vectors
 

@@ -186,7 +186,7 @@ def _lost(job: JobMembership) -> bool:
 def test_a_worker_begins_when_the_last_request_that_a_job_may_have_sent_is_over(
     rig: RealRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.kafka.live_group.QUIET_S", 4.0)
+    monkeypatch.setattr("consumers.kafka.groups.live_group.QUIET_S", 4.0)
     topic = rig.topic()
     settings = rig.settings(topic)
     rig.produce(topic, b"value")

@@ -9,9 +9,10 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 from kafka.coordinator.consumer import ConsumerCoordinator
 
-from consumers.kafka import KafkaSettings, KafkaSource, LeaseClock, Source, internals, suspend_clock
-from consumers.kafka.connection import STATIC_LEASE_S
-from consumers.kafka.rebalance import GroupListener
+from consumers.kafka import KafkaSettings, KafkaSource, LeaseClock, Source, suspend_clock
+from consumers.kafka.client import internals
+from consumers.kafka.client.connection import STATIC_LEASE_S
+from consumers.kafka.source.rebalance import GroupListener
 from pipeline.errors import MembershipLost
 from tests.support.rigs.kafka import Member, RealRig, Rig
 from tests.support.waiting import eventually

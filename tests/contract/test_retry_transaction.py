@@ -8,7 +8,7 @@ from kafka.admin import KafkaAdminClient
 from consumers.dead_letters.retry_transaction import RetryLog, RetryProducer, RetryRecord
 from consumers.dead_letters.topics import ensure_retry_log, retry_log_topic
 from consumers.kafka import KafkaSettings, read_range, stable_ranges
-from consumers.kafka.producing import send_record
+from consumers.kafka.producing.sending import send_record
 from pipeline.errors import Stopped, UsageError
 from pipeline.records import Position
 from tests.support.names import unique

@@ -3,9 +3,9 @@
 from pipeline.errors import UnlistedAnswer
 from pipeline.store import IndexSettings, connect
 from pipeline.store.collection.schema import documents_spec
+from pipeline.store.writing.requests.unlisted_answers import UnlistedPolicy
+from pipeline.store.writing.requests.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 from pipeline.store.writing.rows import document_rows
-from pipeline.store.writing.unlisted_answers import UnlistedPolicy
-from pipeline.store.writing.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 from tests.support.documents import embedded, put
 from tests.support.names import unique
 

@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from consumers.dead_letters import decode_dead_letter
 from consumers.dead_letters.selection import rejected_record, retry_headers
 from consumers.kafka import JobMembership, KafkaSettings, KafkaSource, Source, read_range, topic_ranges
-from consumers.kafka.records import source_record
+from consumers.kafka.records.source_record import source_record
 from consumers.replay import ReplaySource
 from consumers.replay.range import ReplayRange, ReplaySpan
 from pipeline.errors import MilvusStreamError

@@ -10,7 +10,7 @@ from pipeline.errors import Unavailable
 from pipeline.records import Delete, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.client import connect
-from pipeline.store.writing.ledger_rows import entry_row
+from pipeline.store.writing.ledger.ledger_rows import entry_row
 from tests.chaos.servers import Killable, make_milvus
 from tests.support.documents import delete, put
 from tests.support.stores import Store, make_store, write

@@ -10,7 +10,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from consumers.kafka import KafkaSettings, KafkaSource
-from consumers.kafka.groups import group_commits
+from consumers.kafka.groups.commits import group_commits
 from pipeline.errors import OffsetsLost
 from tests.chaos.servers import Killable, make_kafka
 from tests.support.rigs.kafka import Member

@@ -11,9 +11,9 @@ from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.client import connect
 from pipeline.store.milvus.error_mapping import RetryPolicy
-from pipeline.store.writing.ledger_rows import entry_row
+from pipeline.store.writing.ledger.ledger_rows import entry_row
+from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.rows import document_rows, ledger_id, row_id
-from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from tests.support.documents import DAY_MS, NOON_MS, delete, embed_all, put
 from tests.support.milvus import milvus_client
 from tests.support.names import unique

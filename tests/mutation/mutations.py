@@ -32,7 +32,7 @@ POWER_LOSS = "tests/property/test_power_loss.py"
 MUTATIONS = (
     Mutation(
         "commit the highest offset",
-        function="consumers.kafka.offsets._Log.lowest",
+        function="consumers.kafka.positions.offset_tracker._Log.lowest",
         old="return self.next if lowest is None else lowest",
         new="""
 if lowest is None:
@@ -86,7 +86,7 @@ return max([lowest, *(run.first + i + 1 for run, i in done)])
     ),
     Mutation(
         "upsert without moving",
-        function="pipeline.store.writing.protocol.surplus",
+        function="pipeline.store.writing.protocol.decisions.surplus",
         old="{partition: range(place.get(partition, 0), chunks) for partition, chunks in footprint.items()}",
         new="""
 {
@@ -121,14 +121,14 @@ failpoints.hit("rows_written")
     ),
     Mutation(
         "guard with <=",
-        function="pipeline.store.writing.protocol.decide",
+        function="pipeline.store.writing.protocol.decisions.decide",
         old="order < 0",
         new="order <= 0",
-        tests=("tests/unit/pipeline/store/writing/test_protocol.py",),
+        tests=("tests/unit/pipeline/store/writing/protocol/test_decisions.py",),
     ),
     Mutation(
         "commit what is lost",
-        function="consumers.kafka.rebalance.GroupListener.on_partitions_lost",
+        function="consumers.kafka.source.rebalance.GroupListener.on_partitions_lost",
         old="self._lose(partitions)",
         new="""
 await self._commit(self._handler.committable(partitions))
@@ -161,7 +161,7 @@ self._lose(partitions)
     ),
     Mutation(
         "reset to latest",
-        function="consumers.kafka.connection.open_consumer",
+        function="consumers.kafka.client.connection.open_consumer",
         old='"none"',
         new='"latest"',
         tests=(
@@ -170,7 +170,7 @@ self._lose(partitions)
     ),
     Mutation(
         "begin at the end",
-        function="consumers.kafka.begin.begin_at",
+        function="consumers.kafka.positions.begin.begin_at",
         old="""
 if log.start == 0:
     return 0
@@ -179,7 +179,7 @@ if log.start == 0:
 if log.start == 0:
     return log.end
 """,
-        tests=("tests/unit/consumers/kafka/test_positions.py",),
+        tests=("tests/unit/consumers/kafka/positions/test_begin.py",),
     ),
     Mutation(
         "no lease check",
@@ -210,35 +210,35 @@ written = self._write_rows(work)
     ),
     Mutation(
         "stale ids from the new count only",
-        function="pipeline.store.writing.protocol.surplus",
+        function="pipeline.store.writing.protocol.decisions.surplus",
         old="range(place.get(partition, 0), chunks)",
         new="range(place.get(partition, 0), place.get(partition, chunks))",
         tests=(MACHINE,),
     ),
     Mutation(
         "what was known before an assignment is not forgotten",
-        function="pipeline.store.writing.ledger.Ledger.invalidate",
+        function="pipeline.store.writing.ledger.ledger.Ledger.invalidate",
         old="self._cached = {key: cached for key, cached in self._cached.items() if cached.in_flight}",
         new="pass",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
     ),
     Mutation(
         "stale reads after an assignment",
-        function="pipeline.store.writing.ledger.Ledger.invalidate",
+        function="pipeline.store.writing.ledger.ledger.Ledger.invalidate",
         old="self._distrust_until(self._clock() + self._staleness_s)",
         new="pass",
         tests=(MACHINE,),
     ),
     Mutation(
         "an instant from before the assignment",
-        function="pipeline.store.writing.ledger.Ledger._distrust_until",
+        function="pipeline.store.writing.ledger.ledger.Ledger._distrust_until",
         old="self._since = None",
         new="pass",
         tests=(MACHINE,),
     ),
     Mutation(
         "own writes forgotten while reads may miss them",
-        function="pipeline.store.writing.ledger.Ledger._evict",
+        function="pipeline.store.writing.ledger.ledger.Ledger._evict",
         old="self._distrust_until(expires)",
         new="pass",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", MACHINE),
@@ -252,14 +252,14 @@ written = self._write_rows(work)
     ),
     Mutation(
         "a pending document is taken for stored",
-        function="pipeline.store.writing.protocol.decide",
+        function="pipeline.store.writing.protocol.decisions.decide",
         old="entry.pending or not _holds(entry, hashes, fingerprint)",
         new="not _holds(entry, hashes, fingerprint)",
         tests=("tests/property/test_writer.py", MACHINE),
     ),
     Mutation(
         "a footprint that forgets the old place",
-        function="pipeline.store.writing.protocol.intent",
+        function="pipeline.store.writing.protocol.decisions.intent",
         old="merged(before.footprint, place, beyond or {})",
         new="merged(place, beyond or {})",
         tests=(MACHINE,),
@@ -273,28 +273,28 @@ written = self._write_rows(work)
     ),
     Mutation(
         "a loss during a join that the client keeps to itself",
-        function="consumers.kafka.internals._Coordinator.reset_generation",
+        function="consumers.kafka.client.internals._Coordinator.reset_generation",
         old="self.rejoining = False",
         new="pass",
         tests=(f"{MEMBERSHIP}::test_the_client_announces_a_loss_during_a_join",),
     ),
     Mutation(
         "what was assigned to a former member id is kept",
-        function="consumers.kafka.rebalance.GroupListener.outlived",
+        function="consumers.kafka.source.rebalance.GroupListener.outlived",
         old="self._member != member_id(self._consumer)",
         new="False",
         tests=(f"{MEMBERSHIP}::test_a_loss_that_the_client_does_not_announce_is_noticed_by_the_member_id",),
     ),
     Mutation(
         "a replaced static member reads and writes on",
-        function="consumers.kafka.internals.is_replaced",
+        function="consumers.kafka.client.internals.is_replaced",
         old="not coordinator._heartbeat_enabled",
         new="False",
         tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
     ),
     Mutation(
         "a static member writes beside the one it replaces",
-        function="consumers.kafka.source.KafkaSource._take_over_s",
+        function="consumers.kafka.source.group_source.KafkaSource._take_over_s",
         old="self._joined[1] + STATIC_LEASE_S - now",
         new="self._joined[1] - now",
         tests=(f"{MEMBERSHIP}::test_a_static_member_takes_over_when_the_lease_of_the_one_it_replaces_is_over",),
@@ -317,14 +317,14 @@ written = self._write_rows(work)
     ),
     Mutation(
         "heartbeats on a clock that stops while the machine is suspended",
-        function="consumers.kafka.internals._Heartbeat.sent_heartbeat",
+        function="consumers.kafka.client.internals._Heartbeat.sent_heartbeat",
         old="self.clock.beat()",
         new="LeaseClock().beat()",
         tests=(f"{MEMBERSHIP}::test_the_lease_ends_while_the_machine_is_suspended_and_begins_with_the_next_heartbeat",),
     ),
     Mutation(
         "a lease that a jump of the wall clock does not end",
-        function="consumers.kafka.lease_clock.LeaseClock.certain",
+        function="consumers.kafka.client.lease_clock.LeaseClock.certain",
         old="abs(jump) <= JUMP_S",
         new="True",
         tests=(f"{MEMBERSHIP}::test_a_jump_of_the_wall_clock_ends_the_lease_until_the_next_heartbeat",),
@@ -373,7 +373,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "committed offsets are read while a transaction still commits some",
-        function="consumers.kafka.internals.wait_for_transactions",
+        function="consumers.kafka.client.internals.wait_for_transactions",
         old="request.require_stable = True",
         new="pass",
         tests=("tests/contract/test_rekey.py",),
@@ -401,7 +401,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "places left behind are forgotten at once",
-        function="pipeline.store.writing.protocol.final",
+        function="pipeline.store.writing.protocol.decisions.final",
         old="left_behind({} if before is None else before.footprint, place)",
         new="left_behind({}, place)",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py", POWER_LOSS),
@@ -415,7 +415,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "an intent that an outage may have lost is not written again",
-        function="pipeline.store.writing.ledger.Ledger.doubtful",
+        function="pipeline.store.writing.ledger.ledger.Ledger.doubtful",
         old="self._cached[key].outages != self._outages",
         new="False",
         tests=("tests/unit/pipeline/store/writing/test_upsert_writer.py",),
@@ -439,21 +439,21 @@ verdict.send += [entry.rejected for entry in entries]
     ),
     Mutation(
         "what a job has read is trusted after workers came and went",
-        function="consumers.kafka.live_group.LiveGroup.left_s",
+        function="consumers.kafka.groups.live_group.LiveGroup.left_s",
         old="not absent or self.absence != absence",
         new="not absent",
         tests=("tests/property/test_job_exclusion.py",),
     ),
     Mutation(
         "a worker does not wait for the last request of a job",
-        function="consumers.kafka.live_group.await_jobs",
+        function="consumers.kafka.groups.live_group.await_jobs",
         old="now() + QUIET_S + _MARGIN_S",
         new="now()",
         tests=("tests/property/test_job_exclusion.py",),
     ),
     Mutation(
         "a question counts from its answer",
-        function="consumers.kafka.live_group.LiveGroup.absent",
+        function="consumers.kafka.groups.live_group.LiveGroup.absent",
         old="""
 asked = self._clock.beat()
 active = self._active()
@@ -487,21 +487,21 @@ asked = self._clock.beat()
     ),
     Mutation(
         "every job takes itself for the one that runs",
-        function="consumers.kafka.job_membership.JobMembership._on_assigned",
+        function="consumers.kafka.groups.job_membership.JobMembership._on_assigned",
         old='identity["token"] != self._token',
         new="False",
         tests=("tests/contract/test_job_membership.py",),
     ),
     Mutation(
         "refusals in an outage count against a document",
-        function="pipeline.store.writing.unlisted_answers.UnlistedAnswers._alone",
+        function="pipeline.store.writing.requests.unlisted_answers.UnlistedAnswers._alone",
         old="not suspect.alone or self._accepted > suspect.accepted",
         new="True",
-        tests=("tests/unit/pipeline/store/writing/test_unlisted_answers.py",),
+        tests=("tests/unit/pipeline/store/writing/requests/test_unlisted_answers.py",),
     ),
     Mutation(
         "a refusal in unlisted words holds up its batch for ever",
-        function="pipeline.store.writing.unlisted_answers.UnlistedAnswers._may_split",
+        function="pipeline.store.writing.requests.unlisted_answers.UnlistedAnswers._may_split",
         old="self._fruitless.add(first)",
         new="return False",
         tests=("tests/unit/consumers/ingest/test_unlisted_answers.py",),
@@ -529,7 +529,7 @@ asked = self._clock.beat()
     ),
     Mutation(
         "one document in two requests",
-        function="pipeline.store.writing.upsert_requests._parts",
+        function="pipeline.store.writing.requests.upsert_requests._parts",
         old="""
 if sum(group.sizes) <= policy.max_bytes:
     yield group
@@ -543,18 +543,18 @@ if sum(group.sizes) <= policy.max_bytes:
     yield group
     return
 """,
-        tests=("tests/unit/pipeline/store/writing/test_upsert_requests.py",),
+        tests=("tests/unit/pipeline/store/writing/requests/test_upsert_requests.py",),
     ),
     Mutation(
         "a compacted topic's deletes vanish unread",
-        function="consumers.kafka.compaction.CompactionWatch.observe",
+        function="consumers.kafka.positions.compaction.CompactionWatch.observe",
         old="end > log.passed.end",
         new="False",
         tests=("tests/property/test_compaction.py",),
     ),
     Mutation(
         "a restart forgets how far back it has read",
-        function="consumers.kafka.compaction.CompactionWatch.check_commit",
+        function="consumers.kafka.positions.compaction.CompactionWatch.check_commit",
         old="retention_ms is not None and read_to_ms is not None and end > offset",
         new="False",
         tests=("tests/property/test_compaction.py",),
@@ -603,10 +603,10 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "a group goes on in another collection",
-        function="consumers.kafka.binding.CollectionBinding.check",
+        function="consumers.kafka.groups.binding.CollectionBinding.check",
         old="not self._is_other(commit) or self.adopt",
         new="True",
-        tests=("tests/unit/consumers/kafka/test_binding.py",),
+        tests=("tests/unit/consumers/kafka/groups/test_binding.py",),
     ),
     Mutation(
         "what Milvus lost with its power is not read again",
@@ -631,52 +631,55 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "commit beyond what Milvus remembers",
-        function="consumers.kafka.offsets.OffsetTracker.committable",
+        function="consumers.kafka.positions.offset_tracker.OffsetTracker.committable",
         old="min(log.lowest(), log.secured)",
         new="log.lowest()",
         tests=("tests/property/test_offsets.py", "tests/unit/consumers/ingest/test_power_loss.py"),
     ),
     Mutation(
         "a position of a former assignment counts",
-        function="consumers.kafka.offsets.OffsetTracker.secured",
+        function="consumers.kafka.positions.offset_tracker.OffsetTracker.secured",
         old="log is not None and log.assignment == reached.assignment",
         new="log is not None",
         tests=("tests/property/test_offsets.py",),
     ),
     Mutation(
         "go on over a collection that was dropped",
-        function="consumers.kafka.remembered.check_commit",
+        function="consumers.kafka.positions.remembered.check_commit",
         old="commit > 0 and not remembered.filled",
         new="False",
-        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+        tests=("tests/unit/consumers/kafka/positions/test_start_positions.py",),
     ),
     Mutation(
         "go on over a collection that was restored",
-        function="consumers.kafka.remembered.check_commit",
+        function="consumers.kafka.positions.remembered.check_commit",
         old="commit > position.offset",
         new="False",
-        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+        tests=("tests/unit/consumers/kafka/positions/test_start_positions.py",),
     ),
     Mutation(
         "a group whose offsets have expired passes for a new one",
-        function="consumers.kafka.remembered.begin_without_commit",
+        function="consumers.kafka.positions.remembered.begin_without_commit",
         old="not gap and (position.first or position.offset == held.start)",
         new="True",
-        tests=("tests/unit/consumers/kafka/test_start_positions.py",),
+        tests=("tests/unit/consumers/kafka/positions/test_start_positions.py",),
     ),
     Mutation(
         "a log that was cut below what is stored is read on",
-        function="consumers.kafka.begin.begin_at",
+        function="consumers.kafka.positions.begin.begin_at",
         old="position is not None and position.offset > log.end",
         new="False",
         tests=("tests/unit/consumers/ingest/test_power_loss.py",),
     ),
     Mutation(
         "offsets are committed without the leader epoch",
-        function="consumers.kafka.positions.StartPositions.metadata",
+        function="consumers.kafka.positions.start_positions.StartPositions.metadata",
         old="self.epochs.before(partition, offset)",
         new="UNKNOWN",
-        tests=("tests/unit/consumers/kafka/test_start_positions.py", "tests/integration/test_truncated_log.py"),
+        tests=(
+            "tests/unit/consumers/kafka/positions/test_start_positions.py",
+            "tests/integration/test_truncated_log.py",
+        ),
     ),
     Mutation(
         "a count of a mark is used twice",
@@ -728,28 +731,32 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "another worker's document answered from memory",
-        function="pipeline.store.writing.ledger.Ledger._is_foreign",
+        function="pipeline.store.writing.ledger.ledger.Ledger._is_foreign",
         old="entry.position[:2] not in self._owned()",
         new="False",
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
     ),
     Mutation(
         "what a batch has written while the next one was planned is forgotten",
-        function="pipeline.store.writing.ledger.Ledger.cache",
+        function="pipeline.store.writing.ledger.ledger.Ledger.cache",
         old="was_in_flight or cached.in_flight or cached.entry == entry",
         new="cached.in_flight or cached.entry == entry",
-        tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_ledger.py",),
     ),
     Mutation(
         "an entry dropped while it was planned is taken for what was read",
-        function="pipeline.store.writing.ledger.Ledger.cache",
-        old="outdated=was_in_flight",
-        new="outdated=False",
-        tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
+        function="pipeline.store.writing.ledger.ledger.Ledger.cache",
+        old="""
+_CachedEntry(
+    entry, entry if settled else None, settled, now, outages=self._outages, outdated=was_in_flight
+)
+""",
+        new="_CachedEntry(entry, entry if settled else None, settled, now, outages=self._outages)",
+        tests=("tests/unit/pipeline/store/writing/ledger/test_ledger.py",),
     ),
     Mutation(
         "shared documents that nobody has stored are not read again before the write",
-        function="pipeline.store.writing.ledger.Ledger.refresh",
+        function="pipeline.store.writing.ledger.ledger.Ledger.refresh",
         old="self._shared or self._is_doubted(self._cached[key])",
         new="self._is_doubted(self._cached[key])",
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
@@ -770,23 +777,23 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "tombstones age by the record's time",
-        function="pipeline.store.writing.ledger.Ledger.write",
+        function="pipeline.store.writing.ledger.ledger.Ledger.write",
         old="replace(entry, written_ms=now_ms)",
         new="replace(entry, written_ms=entry.record_time)",
-        tests=("tests/unit/pipeline/store/writing/test_tombstone_cleanup.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_tombstone_cleanup.py",),
     ),
     Mutation(
         "a tombstone removed without a second read",
-        function="pipeline.store.writing.tombstone_cleanup.TombstoneSweep._sweep",
+        function="pipeline.store.writing.ledger.tombstone_cleanup.TombstoneSweep._sweep",
         old='row_entry(row) == found[row["id"]]',
         new="True",
-        tests=("tests/unit/pipeline/store/writing/test_tombstone_cleanup.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_tombstone_cleanup.py",),
     ),
     Mutation(
         "a ledger row that is there twice is believed",
-        function="pipeline.store.writing.repeated_rows.repeated_entries",
+        function="pipeline.store.writing.ledger.repeated_rows.repeated_entries",
         old="_count(api, ledger, ids, consistency) <= distinct",
         new="True",
-        tests=("tests/unit/pipeline/store/writing/test_repeated_rows.py",),
+        tests=("tests/unit/pipeline/store/writing/ledger/test_repeated_rows.py",),
     ),
 )

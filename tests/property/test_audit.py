@@ -26,11 +26,11 @@ from pipeline.records import Delete, Put
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.scan import RowScan, all_partitions
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.ledger_rows import entry_row
-from pipeline.store.writing.protocol import Entry
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.ledger.ledger_rows import entry_row
+from pipeline.store.writing.protocol.decisions import Entry
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from pipeline.store.writing.rows import row_id
-from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, put
 from tests.support.examples import examples

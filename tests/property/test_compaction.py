@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.kafka.compaction import CompactionWatch
-from consumers.kafka.groups import commit_text, read_commit
-from consumers.kafka.remembered import AcceptableGap
+from consumers.kafka.groups.commits import commit_text, read_commit
+from consumers.kafka.positions.compaction import CompactionWatch
+from consumers.kafka.positions.remembered import AcceptableGap
 from tests.support.examples import examples
 
 NAME = ("docs", 0)

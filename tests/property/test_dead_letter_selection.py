@@ -18,7 +18,7 @@ from consumers.dead_letters.selection import (
 )
 from pipeline.errors import UsageError
 from pipeline.records import Delete, Position, Rejected, SourceRecord
-from pipeline.store.writing.protocol import NOWHERE, Decision, decide, final
+from pipeline.store.writing.protocol.decisions import NOWHERE, Decision, decide, final
 from tests.support.documents import source_record
 
 TOPIC_IDS = st.sampled_from(["", "one", "two"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.intake import fold
 from pipeline.records import Delete, Put
-from pipeline.store.writing.protocol import Decision, Entry, advanced, decide, final
+from pipeline.store.writing.protocol.decisions import Decision, Entry, advanced, decide, final
 from tests.support.documents import delete, put
 from tests.support.examples import examples
 

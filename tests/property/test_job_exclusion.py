@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.kafka import LeaseClock, LiveGroup
-from consumers.kafka.live_group import QUIET_S, await_jobs
+from consumers.kafka.groups.live_group import QUIET_S, await_jobs
 from pipeline.errors import LeaseExpired, Unavailable, UsageError
 
 seconds = st.floats(0, 3 * QUIET_S)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pipeline.audit import ExpectedState, ExpectedWrite, supersedes
 from pipeline.intake import fold
 from pipeline.records import Position, Put
-from pipeline.store.writing.ledger_rows import entry_row, row_entry
-from pipeline.store.writing.protocol import Decision, Entry, advanced, decide, final
+from pipeline.store.writing.ledger.ledger_rows import entry_row, row_entry
+from pipeline.store.writing.protocol.decisions import Decision, Entry, advanced, decide, final
 from tests.support.documents import NOON_MS, put
 from tests.support.examples import examples
 

@@ -10,9 +10,9 @@ from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, row_entry
-from pipeline.store.writing.protocol import Applied, Entry
-from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, row_entry
+from pipeline.store.writing.protocol.decisions import Applied, Entry
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, embed_all
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from consumers.cli.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
 
 app = typer.Typer(help="The collections in Milvus.", no_args_is_help=True)
 

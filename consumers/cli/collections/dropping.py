@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from consumers.cli.inventory import OwnCollection, count_rows, find_collection, quick_kafka
+from consumers.cli.common.inventory import OwnCollection, count_rows, find_collection, quick_kafka
 from consumers.config import Settings
 from consumers.kafka import group_lag
 from consumers.wiring import connections

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consumers.cli.inventory import (
+from consumers.cli.common.inventory import (
     OwnCollection,
     count_rows,
     filled_mode,
@@ -13,7 +13,7 @@ from consumers.cli.inventory import (
     own_collections,
     partition_rows,
 )
-from consumers.cli.output import one_line, stdout, table
+from consumers.cli.common.output import one_line, stdout, table
 from consumers.config import Settings
 from consumers.wiring import connections
 from pipeline.errors import NotFound

@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from consumers.cli.output import progress_line, show_results, stderr, stdout
+from consumers.cli.common.output import progress_line, show_results, stderr, stdout
 from consumers.kafka import KafkaSettings, Publisher, create_topic
 from consumers.local import LocalKafka, LocalMilvusLite, SampleDocument, stdlib_documents
 from consumers.local.server import LOOPBACK, Command, LocalServer

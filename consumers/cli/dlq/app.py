@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from consumers.cli.options import ConfigFile, Json, Sets, load, print_json, stop_on_signals
+from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json, stop_on_signals
 
 app = typer.Typer(help="The dead-letter topic.", no_args_is_help=True)
 

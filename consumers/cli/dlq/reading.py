@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consumers.cli.inventory import dead_letter_topic
-from consumers.cli.output import one_line, progress_line, stdout, table, utc
+from consumers.cli.common.inventory import dead_letter_topic
+from consumers.cli.common.output import one_line, progress_line, stdout, table, utc
 from consumers.config import Settings
 from consumers.dead_letters import DeadLetter, decode_dead_letter
 from consumers.kafka import newest as newest_records

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from consumers.cli.inventory import dead_letter_topic
-from consumers.cli.output import one_line, progress_line, stdout, table
+from consumers.cli.common.inventory import dead_letter_topic
+from consumers.cli.common.output import one_line, progress_line, stdout, table
 from consumers.config import Settings
 from consumers.dead_letters import (
     Committed,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from consumers.cli.options import FOUND_PROBLEMS
+from consumers.cli.common.options import FOUND_PROBLEMS
 from pipeline.errors import MilvusStreamError, Unavailable
 
 Level = Literal["ok", "warning", "problem"]

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from consumers.cli.common.inventory import quick_kafka, waiting_since
+from consumers.cli.common.output import one_line, span
 from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
 from consumers.cli.doctor.keys import examine_keys, newest, read_keys
-from consumers.cli.inventory import quick_kafka, waiting_since
-from consumers.cli.output import one_line, span
 from consumers.config import Settings
 from consumers.kafka import (
     KafkaSettings,

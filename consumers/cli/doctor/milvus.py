@@ -4,9 +4,9 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
+from consumers.cli.common.inventory import quick_kafka
+from consumers.cli.common.output import span
 from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
-from consumers.cli.inventory import quick_kafka
-from consumers.cli.output import span
 from consumers.config import Settings
 from consumers.kafka import group_lag
 from consumers.wiring import connections, documents

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 from typing_extensions import override
 
+from consumers.cli.common.inventory import quick_kafka
 from consumers.cli.doctor.findings import Findings
-from consumers.cli.inventory import quick_kafka
 from consumers.config import Settings
 from consumers.kafka import PositionMemory, start_problems
 from consumers.wiring import connections

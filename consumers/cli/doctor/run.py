@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from consumers.cli.common.output import one_line, stdout
 from consumers.cli.doctor.findings import Finding, Findings, exit_code
 from consumers.cli.doctor.kafka import examine_kafka
 from consumers.cli.doctor.milvus import examine_milvus, examine_model
 from consumers.cli.doctor.positions import examine_positions
-from consumers.cli.output import one_line, stdout
 from consumers.config import Settings
 from consumers.wiring.validation import check_settings
 

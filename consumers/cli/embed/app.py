@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consumers.cli.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
 
 bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 

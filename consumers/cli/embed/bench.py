@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from consumers.cli.output import stdout, table
+from consumers.cli.common.output import stdout, table
 from consumers.config import Settings
 from consumers.local import stdlib_documents
 from consumers.wiring import documents

@@ -11,9 +11,9 @@ from pipeline.store.collection.stamp import AppendIds
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.protocol import Applied, Change, Earlier, Entry, Key, Refusal, WritePlan
+from pipeline.store.writing.protocol.decisions import Applied, Change, Earlier, Entry, Key, Refusal, WritePlan
+from pipeline.store.writing.requests.upsert_requests import K, RowGroup, Sent, UpsertRequests, WritePolicy
 from pipeline.store.writing.rows import append_rows, row_sizes
-from pipeline.store.writing.upsert_requests import K, RowGroup, Sent, UpsertRequests, WritePolicy
 from pipeline.store.writing.vector_reuse import Vectors
 
 DEFAULT_POLICY = WritePolicy()

@@ -12,9 +12,9 @@ from pipeline.records import Position, Put
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.writing.append_writer import Unfinished
-from pipeline.store.writing.former_places import merged
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.protocol import Decision, Earlier, Entry, Footprint, Key
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.protocol.decisions import Decision, Earlier, Entry, Footprint, Key
+from pipeline.store.writing.protocol.former_places import merged
 from pipeline.store.writing.row_check import RowCheck
 
 

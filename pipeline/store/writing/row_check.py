@@ -12,7 +12,7 @@ from pipeline.errors import NotFound, NotLoaded
 from pipeline.records import Position
 from pipeline.store.milvus.api import DEFAULT_PARTITION, MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.protocol import Entry, Key
+from pipeline.store.writing.protocol.decisions import Entry, Key
 from pipeline.store.writing.rows import row_ids
 
 _IDS_PER_QUERY = 1000

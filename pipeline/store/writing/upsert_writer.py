@@ -19,8 +19,8 @@ from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Unfinished, Writer, too_many
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.protocol import (
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.protocol.decisions import (
     Applied,
     Change,
     Decision,
@@ -39,8 +39,8 @@ from pipeline.store.writing.protocol import (
     surplus,
 )
 from pipeline.store.writing.redo_check import RedoCheck
+from pipeline.store.writing.requests.upsert_requests import RowGroup, WritePolicy
 from pipeline.store.writing.rows import check_storable, content_hash, document_rows, row_hash, row_ids, row_sizes
-from pipeline.store.writing.upsert_requests import RowGroup, WritePolicy
 from pipeline.store.writing.vector_reuse import Vectors, stored_vectors
 
 

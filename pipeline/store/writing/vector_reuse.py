@@ -11,7 +11,7 @@ from pipeline.errors import NotFound, NotLoaded, RequestTooLarge
 from pipeline.records import VECTOR_FIELD, Chunk
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.protocol import DocumentHashes, Entry, WritePlan
+from pipeline.store.writing.protocol.decisions import DocumentHashes, Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 
 Vectors: TypeAlias = Mapping[str, NDArray[np.float32]]

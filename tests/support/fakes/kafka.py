@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from consumers.dead_letters.earlier import EarlierDeadLetters
 from consumers.dead_letters.envelope import OutgoingDeadLetter, decode_dead_letter, encode_dead_letter, fitted
 from consumers.kafka import KafkaSettings, Lag, RebalanceHandler, suspend_clock
-from consumers.kafka.admin import LogRange
-from consumers.kafka.begin import begin_at
-from consumers.kafka.connection import start_timestamp_ms
-from consumers.kafka.groups import Commit
-from consumers.kafka.remembered import AcceptableGap, PositionMemory, Remembered
+from consumers.kafka.client.connection import start_timestamp_ms
+from consumers.kafka.groups.commits import Commit
+from consumers.kafka.positions.begin import begin_at
+from consumers.kafka.positions.remembered import AcceptableGap, PositionMemory, Remembered
+from consumers.kafka.topics.admin import LogRange
 from pipeline import failpoints
 from pipeline.errors import OffsetsLost, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord

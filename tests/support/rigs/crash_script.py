@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from pipeline import failpoints
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
-from pipeline.store.writing.ledger_rows import row_entry
+from pipeline.store.writing.ledger.ledger_rows import row_entry
 from tests.support.fakes.kafka import FakeBroker
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, GROUP, NOON, TOPIC, Rig, document

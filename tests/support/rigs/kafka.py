@@ -12,8 +12,8 @@ from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from consumers.dead_letters import DeadLetterProducer
 from consumers.kafka import KafkaLookup, KafkaSettings, KafkaSource, OffsetTracker, Source, read_range, topic_ranges
-from consumers.kafka.groups import COORDINATOR_MOVES
-from consumers.kafka.retry import retry_until_deadline
+from consumers.kafka.client.retry import retry_until_deadline
+from consumers.kafka.groups.commits import COORDINATOR_MOVES
 from pipeline.ingest import DeadLetterChannel, RecordLookup
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource

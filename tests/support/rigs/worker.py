@@ -35,7 +35,7 @@ from pipeline.store import (
     Writer,
 )
 from pipeline.store.milvus.write_lease import Lease, LeftS
-from pipeline.store.writing.unlisted_answers import UnlistedPolicy
+from pipeline.store.writing.requests.unlisted_answers import UnlistedPolicy
 from tests.support.fakes.kafka import FakeBroker, FakeDeadLetters, FakeLookup, FakeSource
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.waiting import eventually

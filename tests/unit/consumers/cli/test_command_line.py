@@ -36,7 +36,7 @@ def test_missing_streams_are_opened_in_their_own_places() -> None:
         import os, sys
         os.closerange(0, 3)
         sys.stdin = sys.stdout = sys.stderr = None
-        from consumers.cli.options import open_standard_streams
+        from consumers.cli.common.options import open_standard_streams
         open_standard_streams()
         print("nobody reads this", file=sys.stderr)
         sys.stdout.write("nor this")
@@ -91,7 +91,7 @@ def test_a_stopped_audit_leaves_nothing_behind(tmp_path: Path) -> None:
     code = """
         import os, signal
         from consumers.audit.workspace import open_workspace
-        from consumers.cli.options import exit_on_sigterm
+        from consumers.cli.common.options import exit_on_sigterm
         exit_on_sigterm()
         with open_workspace():
             (folder,) = os.listdir(os.environ["TMPDIR"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from consumers.cli.options import print_json
+from consumers.cli.common.options import print_json
 from tests.support.rigs.hostile import HOSTILE
 
 

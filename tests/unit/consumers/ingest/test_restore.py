@@ -7,8 +7,8 @@ import pytest
 from consumers.dead_letters import decode_dead_letter
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import RowsRefused
-from pipeline.store.writing.ledger_rows import row_entry
-from pipeline.store.writing.protocol import Entry
+from pipeline.store.writing.ledger.ledger_rows import row_entry
+from pipeline.store.writing.protocol.decisions import Entry
 from pipeline.telemetry import OUTCOMES
 from tests.support.fakes.kafka import FakeBroker
 from tests.support.fakes.milvus import FakeMilvus

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import MilvusStreamError, Unavailable, UnlistedAnswer
 from pipeline.ingest import RefusalLimit
-from pipeline.store.writing.unlisted_answers import UnlistedPolicy
+from pipeline.store.writing.requests.unlisted_answers import UnlistedPolicy
 from tests.support.fakes.kafka import FakeBroker
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, TOPIC, Rig, document, running, soon

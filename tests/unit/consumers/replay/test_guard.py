@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from consumers.kafka import LeaseClock, LiveGroup
-from consumers.kafka.live_group import QUIET_S
+from consumers.kafka.groups.live_group import QUIET_S
 from consumers.replay import GuardedWriter
 from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable, UsageError
 from pipeline.store import Change, WritePolicy
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.protocol import intent
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.protocol.decisions import intent
 from tests.support.documents import delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.worker import Connection

@@ -17,7 +17,7 @@ from pipeline.audit import (
 )
 from pipeline.records import Delete, Position, Put
 from pipeline.store.partition_names import Partitioning
-from pipeline.store.writing.protocol import NOWHERE, DocumentHashes, Entry, final
+from pipeline.store.writing.protocol.decisions import NOWHERE, DocumentHashes, Entry, final
 from pipeline.store.writing.rows import append_rows, content_hash, document_rows, row_hash
 from tests.support.documents import delete, embedded, put
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from consumers.cli.collections import dropping, listing
-from consumers.cli.inventory import own_collections, partition_rows
+from consumers.cli.common.inventory import own_collections, partition_rows
 from consumers.config import Settings
 from pipeline.errors import Mismatch, NotFound, UsageError
 from pipeline.store import IndexSettings, open_collection, open_ledger, open_marks

@@ -8,8 +8,8 @@ import pytest
 from pipeline.errors import OutcomeUnknown, Unavailable
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Marks, sweep_ledger_marks
 from pipeline.store.collection.opening import open_ledger, open_marks
-from pipeline.store.writing.ledger_rows import entry_row
-from pipeline.store.writing.protocol import final
+from pipeline.store.writing.ledger.ledger_rows import entry_row
+from pipeline.store.writing.protocol.decisions import final
 from tests.support.documents import put
 from tests.support.fakes.milvus import FakeMilvus
 

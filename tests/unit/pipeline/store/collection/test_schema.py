@@ -3,7 +3,7 @@
 from pipeline.records import METADATA_FIELD, RESERVED_NAMES, TENANT_FIELD
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.schema import documents_spec, ledger_spec
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS
+from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS
 
 
 def test_metadata_can_have_no_name_of_a_column() -> None:

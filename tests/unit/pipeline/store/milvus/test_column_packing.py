@@ -11,8 +11,8 @@ from pymilvus.client.prepare import Prepare
 
 from pipeline.store.collection.schema import ledger_spec
 from pipeline.store.milvus.column_packing import pack_upserts, upsert_request
-from pipeline.store.writing.ledger_rows import entry_row
-from pipeline.store.writing.protocol import DocumentHashes, final
+from pipeline.store.writing.ledger.ledger_rows import entry_row
+from pipeline.store.writing.protocol.decisions import DocumentHashes, final
 from pipeline.store.writing.rows import document_rows
 from tests.support.documents import embedded, put
 from tests.support.examples import examples

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import OutcomeUnknown
 from pipeline.records import MAX_TEXT_BYTES
-from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from tests.support.documents import delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, write

@@ -5,8 +5,8 @@ import pytest
 from pipeline.records import KafkaPartition
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.upsert_requests import WritePolicy
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus

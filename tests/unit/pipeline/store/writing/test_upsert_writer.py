@@ -5,10 +5,10 @@ import pytest
 from pipeline.errors import NotLoaded, OutcomeUnknown, Unavailable
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.partition_names import Partitioning, partition_name
-from pipeline.store.writing.ledger import Ledger
-from pipeline.store.writing.protocol import Earlier, Entry
+from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.protocol.decisions import Earlier, Entry
+from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from pipeline.store.writing.rows import row_id
-from pipeline.store.writing.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import NOON_MS, delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus

@@ -1,0 +1,64 @@
+"""What `search` prints on a terminal: texts and ids of documents are data, whatever stands in them."""
+
+import io
+import re
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from consumers.cli.common import output
+from consumers.cli.common.output import one_line, show_results
+
+HOSTILE = [
+    "[/]", "[/INST]", "[INST] hi [/INST]", "[/red]", "[bold]x[/italic]", "[red]x[/red]", "[on red]   [/]",
+    "[not bold]x", "[link=file:///etc/passwd]click[/link]", "[@click=app.quit]x[/]", ":smile:",
+    ":warning: 12:30:45", "\\[bold]", "[[x]]", "\x1b[31mred\x1b[0m", "\x1b]8;;http://evil\x1b\\x\x1b]8;;\x1b\\",
+    "\x1b]0;title\x07", "\x9b31mred", "\x9d0;title\x9c", "\x90q", "\u202eevil\u202c", "\u2066a\u2069", "\u200fx",
+    "a\x00b", "a\rb", "a\x08\x08b", "\ufeffx", "\u2028x", "\U000e0041x",
+]  # fmt: skip
+ALLOWED = re.compile(r"\x1b\[[0-9;]*m")
+"""The colours that rich itself sets on a terminal, e.g. of the table's head."""
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def result(text: str, doc_id: str) -> dict[str, Any]:
+    hit = {"score": 0.5, "doc_id": doc_id, "event_time": "2026-11-22T12:00:00Z", "partition": "d20261122", "text": text}
+    searched = {"partitions": ["d20261122"], "skipped": []}
+    return {"results": [hit], "searched": searched, "timing_ms": {"search": 1.0, "embed": 1.0}, "warnings": [text]}
+
+
+def a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """In the place of stdout and stderr from now on; not a fixture, because pytest sets both again before the test."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "200")
+    return stream
+
+
+@pytest.mark.parametrize("make", [output.stdout, Console])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_terminal_shows_texts_ids_and_titles_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, text: str, make: Any
+) -> None:
+    terminal = a_terminal(monkeypatch)
+    console = make()
+    assert console.is_terminal
+    show_results(result(text, text), console, title=text)
+    printed = ALLOWED.sub("", terminal.getvalue())
+    assert printed.replace("\n", "").isprintable()
+    shown = one_line(text)
+    assert printed.count(shown) >= 3, printed  # title, text, warning, and the id where it fits its column
+
+
+def test_control_and_format_characters_are_shown_as_escapes() -> None:
+    assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\u009b31m\\u202eb\\u001b c"
