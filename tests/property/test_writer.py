@@ -46,6 +46,8 @@ class Server:
         self._faults = iter(faults)
         self._fault: Fault = "ok"
         self.broken: list[str] = []
+        self.interlude: Callable[[], None] | None = None
+        """What another thread does during the next call."""
         self.api = FakeMilvus(staleness_writes=3, staleness_s=60, clock=self.now, seed=seed)
         open_collection(self.api, NAME, {"name": "m"}, DIMENSION, IndexSettings("FLAT", "COSINE", {}), create=True)
         open_ledger(self.api, NAME)
@@ -57,6 +59,9 @@ class Server:
     def _around(self, operation: str, collection: str, when: Literal["before", "after"]) -> None:
         self._now_s += 3.5
         if when == "before":
+            if self.interlude is not None:
+                interlude, self.interlude = self.interlude, None
+                interlude()
             self._fault = next(self._faults, "ok")
             if self._fault == "away":
                 raise Unavailable("away")
@@ -113,24 +118,37 @@ def rows_of(operation: Operation) -> set[tuple[str, int, str]]:
 
 
 def run(
-    writer: UpsertWriter, operations: Sequence[Operation], done: int, sizes: Iterator[int], ahead: Iterator[int]
+    server: Server, operations: Sequence[Operation], done: int, sizes: Iterator[int], ahead: Iterator[int]
 ) -> int:
-    """Write from `done` on, several batches planned before the first is applied; how many are done, crash or not."""
-    upcoming = done
+    """Write from `done` on, several batches planned before the first is applied; how many are done, crash or not.
+
+    Every third batch is applied while the next one is planned.
+    """
+    writer, upcoming = server.writer(), done
     waiting: deque[tuple[int, WritePlan]] = deque()
+
+    def apply() -> None:
+        nonlocal done
+        end, plan = waiting.popleft()
+        persistently(partial(writer.apply, plan, embed_all(plan.to_embed)))
+        done = end
+
     try:
         while done < len(operations):
             window = next(ahead)
             while upcoming < len(operations) and len(waiting) < window:
                 batch = operations[upcoming : upcoming + next(sizes)]
                 upcoming += len(batch)
+                server.interlude = apply if waiting and upcoming % 3 == 0 else None
                 plan = persistently(partial(writer.plan, list(newest(batch).values())))
+                server.interlude = None
                 waiting.append((upcoming, plan))
-            end, plan = waiting.popleft()
-            persistently(partial(writer.apply, plan, embed_all(plan.to_embed)))
-            done = end
+            if waiting:
+                apply()
     except Crash:
         pass
+    finally:
+        server.interlude = None
     return done
 
 
@@ -213,10 +231,10 @@ def test_a_fault_at_every_single_call(contents: list[tuple[str, int] | None], fa
 def write_all(
     server: Server, operations: Sequence[Operation], sizes: Iterator[int], ahead: Iterator[int], back: Iterator[int]
 ) -> None:
-    done = run(server.writer(), operations, 0, sizes, ahead)
+    done = run(server, operations, 0, sizes, ahead)
     while done < len(operations):
         # What was committed may lag behind what was done, and the batches are cut differently the next time.
-        done = run(server.writer(), operations, max(0, done - next(back) + 1), sizes, ahead)
+        done = run(server, operations, max(0, done - next(back) + 1), sizes, ahead)
     assert server.broken == []
     expected = newest(operations)
     stored = server.rows()
