@@ -39,13 +39,13 @@ from pipeline.store.milvus.api import (
     VectorSearch,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
-from pipeline.store.milvus.expressions import literal
+from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
-from pipeline.store.writing.ledger import STALENESS_S, Ledger
+from pipeline.store.writing.ledger import KEYS_PER_QUERY, STALENESS_S, Ledger
 from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.protocol import (
     NOWHERE,
@@ -61,6 +61,7 @@ from pipeline.store.writing.protocol import (
     decide,
     final,
 )
+from pipeline.store.writing.row_check import written_at
 from pipeline.store.writing.rows import append_row_id, check_storable, content_hash, ledger_id, row_hash, row_id
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.upsert_requests import WritePolicy
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PARTITION",
     "ENTRY_FIELDS",
+    "KEYS_PER_QUERY",
     "LEDGER_MARK_STATE",
     "MANY_PARTITIONS",
     "NOWHERE",
@@ -136,6 +138,7 @@ __all__ = [
     "final",
     "granularity",
     "holds_topic",
+    "ids_expression",
     "in_order",
     "index_problem",
     "interval",
@@ -162,6 +165,7 @@ __all__ = [
     "unobserved",
     "unstamped_problems",
     "version_warning",
+    "written_at",
 ]
 
 
