@@ -77,8 +77,7 @@ class CandidateSearch:
                     raise
                 return ranked, False
             ranked = [
-                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best)
-                for hits in candidates
+                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in candidates
             ]
             pairs = zip(ranked, candidates, strict=True)
             short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)

@@ -142,4 +142,4 @@ def _uncertain_warning(doc_ids: Sequence[str]) -> str:
     documents = f"{len(doc_ids)} documents" if len(doc_ids) > 1 else "1 document"
     named = ", ".join(map(repr, doc_ids[:_MOST_NAMED]))
     more = f" and {len(doc_ids) - _MOST_NAMED} more" if len(doc_ids) > _MOST_NAMED else ""
-    return f"{documents} may be of an older version, because a change is not finished: {named}{more}"
+    return f"{documents} may be of an older version (being changed, or in several Kafka partitions): {named}{more}"

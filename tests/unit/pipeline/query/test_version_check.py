@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,11 @@ def test_the_age_of_a_row(at: Position, stored: Entry | None, expected: Age) -> 
     assert version_age(at, stored) == expected
 
 
-HIDING = ({"filter": eq("lang", "en")}, {"time": {"to": "2026-11-22"}}, {"limit": 1, "group_by": None})
+HIDING: tuple[dict[str, Any], ...] = (
+    {"filter": eq("lang", "en")},
+    {"time": {"to": "2026-11-22"}},
+    {"limit": 1, "group_by": None},
+)
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def changed(library: Library) -> Library:
 
 @pytest.mark.parametrize("body", HIDING)
 def test_an_older_version_is_not_shown_though_the_newer_one_is_hidden(
-    make_searcher: Callable[..., Searcher], changed: Library, body: dict[str, object]
+    make_searcher: Callable[..., Searcher], changed: Library, body: dict[str, Any]
 ) -> None:
     searcher = make_searcher(max_candidates=2)
     changed.enter("a", 6)
@@ -73,7 +78,7 @@ def test_an_older_version_is_not_shown_though_the_newer_one_is_hidden(
 
 @pytest.mark.parametrize("body", HIDING)
 def test_a_document_that_is_being_changed_is_shown_with_a_warning(
-    make_searcher: Callable[..., Searcher], changed: Library, body: dict[str, object]
+    make_searcher: Callable[..., Searcher], changed: Library, body: dict[str, Any]
 ) -> None:
     changed.enter("a", 5, pending=True)
     found = find(make_searcher(max_candidates=2), **body)
@@ -160,11 +165,11 @@ def lookups(milvus: FakeMilvus) -> int:
 
 @pytest.mark.parametrize("error", [Unavailable("away"), NotLoaded("released"), RequestRefused("no")])
 def test_a_ledger_that_cannot_be_read_fails_no_search(
-    searcher: Searcher, changed: Library, milvus: FakeMilvus, clock: Clock, error: Exception, log_text: LogText
+    searcher: Searcher, changed: Library, clock: Clock, error: Exception, log_text: LogText
 ) -> None:
     text = log_text("json")
     changed.enter("a", 6)
-    milvus.fail_next("query", error, collection=LEDGER)
+    changed.api.fail_next("query", error, collection=LEDGER)
     for _ in range(2):  # the ledger is not read again for a while
         found = find(searcher, filter=eq("lang", "en"))
         assert doc_ids(found) == ["a", "b"]
