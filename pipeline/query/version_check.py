@@ -14,16 +14,15 @@ from pipeline.errors import MilvusStreamError, NotFound
 from pipeline.query.ranking import document_of, position_of
 from pipeline.records import Position
 from pipeline.store import (
-    ENTRY_FIELDS,
     KEYS_PER_QUERY,
-    Entry,
+    VERSION_FIELDS,
     Hit,
     MilvusApi,
+    StoredVersion,
     ids_expression,
     ledger_id,
     ledger_name,
-    row_entry,
-    written_at,
+    row_version,
 )
 
 log = structlog.get_logger(__name__)
@@ -61,11 +60,11 @@ class VersionCheck:
         Raises nothing of Milvus: where the ledger cannot be read within `timeout_s`, all hits remain, with a warning.
         A collection without a ledger is not one of milvus-stream's in upsert mode, and needs none.
         """
-        entries, warnings = self._entries(collection, ranked, timeout_s)
+        stored, warnings = self._stored(collection, ranked, timeout_s)
         best: list[list[Hit]] = []
         uncertain: dict[str, None] = {}
         for hits in ranked:
-            ages = [version_age(position_of(hit), entries.get(_entry_id(hit))) for hit in hits]
+            ages = [version_age(position_of(hit), stored.get(_entry_id(hit))) for hit in hits]
             remaining = [(hit, age) for hit, age in zip(hits, ages, strict=True) if age != "older"][:limit]
             best.append([hit for hit, _ in remaining])
             uncertain.update({hit.fields["doc_id"]: None for hit, age in remaining if age == "unknown"})
@@ -73,10 +72,10 @@ class VersionCheck:
             warnings = (*warnings, _uncertain_warning(list(uncertain)))
         return best, warnings
 
-    def _entries(
+    def _stored(
         self, collection: str, ranked: Ranked, timeout_s: float
-    ) -> tuple[Mapping[str, Entry], tuple[str, ...]]:
-        """Ledger entries by their id; and warnings, if they could not be read."""
+    ) -> tuple[Mapping[str, StoredVersion], tuple[str, ...]]:
+        """Stored versions by the id of their ledger row; and warnings, if they could not be read."""
         ids = list(dict.fromkeys(identifier for hits in ranked for hit in hits if (identifier := _entry_id(hit))))
         if not ids:
             return {}, ()
@@ -98,17 +97,17 @@ class VersionCheck:
         self._warnings, self._resumes_at = warnings, self._clock() + _PAUSE_S
         return {}, warnings
 
-    def _read(self, ledger: str, ids: Sequence[str], deadline: float) -> dict[str, Entry]:
-        entries: dict[str, Entry] = {}
+    def _read(self, ledger: str, ids: Sequence[str], deadline: float) -> dict[str, StoredVersion]:
+        stored: dict[str, StoredVersion] = {}
         for start in range(0, len(ids), KEYS_PER_QUERY):
             expression = ids_expression(ids[start : start + KEYS_PER_QUERY])
             left_s = max(deadline - self._clock(), 0.0)
-            rows = self._api.query(ledger, expression, ENTRY_FIELDS, timeout=left_s)
-            entries.update({row["id"]: row_entry(row) for row in rows})
-        return entries
+            rows = self._api.query(ledger, expression, VERSION_FIELDS, timeout=left_s)
+            stored.update({row["id"]: row_version(row) for row in rows})
+        return stored
 
 
-def version_age(position: Position, entry: Entry | None) -> Age:
+def version_age(position: Position, stored: StoredVersion | None) -> Age:
     """Whether a row that the record at `position` wrote is of the version that the ledger has as stored.
 
     1. No entry: nothing newer is known.
@@ -119,17 +118,16 @@ def version_age(position: Position, entry: Entry | None) -> Age:
     5. Of the same log with a higher offset, without versions: current; the read of the ledger does not see its entry.
     6. Otherwise offsets say nothing. Unknown.
     """
-    if entry is None:
+    if stored is None:
         return "current"
-    if entry.pending:
+    if stored.pending:
         return "unknown"
-    writer = written_at(entry)
-    if position == writer:
+    if position == stored.written_at:
         return "current"
-    of_one_log = position[:2] == writer[:2]
-    if of_one_log and position.offset < writer.offset:
+    of_one_log = position[:2] == stored.written_at[:2]
+    if of_one_log and position.offset < stored.written_at.offset:
         return "older"
-    return "current" if of_one_log and not entry.versioned else "unknown"
+    return "current" if of_one_log and not stored.versioned else "unknown"
 
 
 def _entry_id(hit: Hit) -> str:
@@ -142,4 +140,6 @@ def _uncertain_warning(doc_ids: Sequence[str]) -> str:
     documents = f"{len(doc_ids)} documents" if len(doc_ids) > 1 else "1 document"
     named = ", ".join(map(repr, doc_ids[:_MOST_NAMED]))
     more = f" and {len(doc_ids) - _MOST_NAMED} more" if len(doc_ids) > _MOST_NAMED else ""
-    return f"{documents} may be of an older version (being changed, or in several Kafka partitions): {named}{more}"
+    return (
+        f"{documents} may be shown in an older version (being changed, or in several Kafka partitions): {named}{more}"
+    )

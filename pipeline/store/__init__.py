@@ -46,7 +46,14 @@ from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserve
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
 from pipeline.store.writing.ledger import KEYS_PER_QUERY, STALENESS_S, Ledger
-from pipeline.store.writing.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
+from pipeline.store.writing.ledger_rows import (
+    ENTRY_FIELDS,
+    VERSION_FIELDS,
+    StoredVersion,
+    entry_row,
+    row_entry,
+    row_version,
+)
 from pipeline.store.writing.protocol import (
     NOWHERE,
     Applied,
@@ -61,7 +68,6 @@ from pipeline.store.writing.protocol import (
     decide,
     final,
 )
-from pipeline.store.writing.row_check import written_at
 from pipeline.store.writing.rows import append_row_id, check_storable, content_hash, ledger_id, row_hash, row_id
 from pipeline.store.writing.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.upsert_requests import WritePolicy
@@ -79,6 +85,7 @@ __all__ = [
     "MANY_PARTITIONS",
     "NOWHERE",
     "STALENESS_S",
+    "VERSION_FIELDS",
     "AppendIds",
     "AppendWriter",
     "Applied",
@@ -110,6 +117,7 @@ __all__ = [
     "RowScan",
     "StoredPosition",
     "StoredRows",
+    "StoredVersion",
     "SweepPolicy",
     "Tier",
     "TombstoneSweep",
@@ -158,6 +166,7 @@ __all__ = [
     "row_entry",
     "row_hash",
     "row_id",
+    "row_version",
     "search_params",
     "stored_stamp",
     "sweep_ledger_marks",
@@ -165,7 +174,6 @@ __all__ = [
     "unobserved",
     "unstamped_problems",
     "version_warning",
-    "written_at",
 ]
 
 

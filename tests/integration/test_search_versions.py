@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.query import Searcher, SearchResult, parse_request
-from pipeline.store import connect, entry_row, ledger_name, marks_name
+from pipeline.store import MilvusServerApi, connect, entry_row, ledger_name, marks_name
 from pipeline.store.writing.rows import document_rows
 from tests.support.documents import DIMENSION, embedded, put
 from tests.support.names import unique
@@ -25,22 +25,25 @@ HIDES_THE_NEWER: tuple[dict[str, Any], ...] = (
 
 
 @pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    with closing(connect(request.getfixturevalue(request.param))) as api:
-        made = make_store(api, unique("versions"))
-        try:
-            yield made
-        finally:
-            for name in (made.name, ledger_name(made.name), marks_name(made.name)):
-                api.drop_collection(name)
+def api(request: pytest.FixtureRequest) -> Iterator[MilvusServerApi]:
+    with closing(connect(request.getfixturevalue(request.param))) as connected:
+        yield connected
+
+
+@pytest.fixture
+def store(api: MilvusServerApi) -> Iterator[Store]:
+    made = make_store(api, unique("versions"))
+    yield made
+    for name in (made.name, ledger_name(made.name), marks_name(made.name)):
+        api.drop_collection(name)
 
 
 def shown(found: SearchResult) -> list[tuple[str, int]]:
     return sorted((result.doc_id, result.source.offset) for result in found.results[0])
 
 
-def test_an_older_version_is_shown_by_no_filter_and_no_time_range(store: Store) -> None:
-    api, ledger = store.api, ledger_name(store.name)
+def test_an_older_version_is_shown_by_no_filter_and_no_time_range(api: MilvusServerApi, store: Store) -> None:
+    ledger = ledger_name(store.name)
     vectors = np.ones((1, DIMENSION), np.float32)
 
     def find(**body: Any) -> SearchResult:
@@ -70,7 +73,7 @@ def test_an_older_version_is_shown_by_no_filter_and_no_time_range(store: Store) 
     for body in HIDES_THE_NEWER:
         found = find(**body)
         assert shown(found) == [("a", 5), ("a", 5), ("b", 4)]
-        assert ["may be of an older version" in warning for warning in found.warnings] == [True]
+        assert ["may be shown in an older version" in warning for warning in found.warnings] == [True]
 
     api.drop_collection(ledger)
     found = find(**HIDES_THE_NEWER[0])

@@ -792,14 +792,14 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "a filter shows an older version",
         function="pipeline.query.version_check.version_age",
-        old="of_one_log and position.offset < writer.offset",
+        old="of_one_log and position.offset < stored.written_at.offset",
         new="False",
         tests=("tests/unit/pipeline/query/test_version_check.py",),
     ),
     Mutation(
         "a document that is being changed is shown without a warning",
         function="pipeline.query.version_check.version_age",
-        old="entry.pending",
+        old="stored.pending",
         new="False",
         tests=("tests/unit/pipeline/query/test_version_check.py",),
     ),

@@ -10,7 +10,7 @@ from pipeline.errors import NotLoaded, RequestRefused, Unavailable
 from pipeline.query import Searcher, SearchResult
 from pipeline.query.version_check import Age, version_age
 from pipeline.records import Position
-from pipeline.store import NOWHERE, CollectionInfo, Entry
+from pipeline.store import NOWHERE, CollectionInfo, Entry, entry_row, row_version
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.log_text import LogText
 from tests.support.rigs.search import COLLECTION, DOCUMENTS, EAST, LEDGER, Clock, Library, doc_ids, entry, eq, find
@@ -45,7 +45,7 @@ UNCHECKED = "the ledger could not be read"
     ],
 )
 def test_the_age_of_a_row(at: Position, stored: Entry | None, expected: Age) -> None:
-    assert version_age(at, stored) == expected
+    assert version_age(at, None if stored is None else row_version(entry_row(stored))) == expected
 
 
 HIDING: tuple[dict[str, Any], ...] = (
@@ -84,7 +84,7 @@ def test_a_document_that_is_being_changed_is_shown_with_a_warning(
     found = find(make_searcher(max_candidates=2), **body)
     assert doc_ids(found)[0] == "a"
     (warning,) = found.warnings
-    assert "may be of an older version" in warning
+    assert "may be shown in an older version" in warning
     assert warning.endswith(": 'a'")
 
 
