@@ -9,6 +9,7 @@ from pipeline.records import Position
 from pipeline.store import (
     AppendIds,
     AppendWriter,
+    CollectionStamp,
     Ledger,
     MilvusApi,
     MilvusPartitions,
@@ -86,3 +87,9 @@ def mode_of(settings: Settings) -> Mode:
 def mode_named(name: str) -> Mode:
     """The mode of this name."""
     return _MODES[name]
+
+
+def mode_stamped(stamp: CollectionStamp | None, settings: Settings) -> Mode:
+    """The mode that a collection's stamp names; the configured one where it names none that is known here."""
+    named = None if stamp is None or stamp.mode is None else _MODES.get(stamp.mode)
+    return named or mode_of(settings)

@@ -6,30 +6,39 @@ from dataclasses import asdict
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
-from consumers.wiring.modes import mode_of
+from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import FetchSettings, QueryEmbedder, Searcher, SearchService, SearchSettings
-from pipeline.store import MilvusServerApi, check_model
+from pipeline.query import QueryEmbedder, Searcher, SearchService
+from pipeline.store import CollectionInfo, CollectionStamp, MilvusServerApi, check_model, described_stamp, marks_name
 from pipeline.telemetry import QueryMetrics
 
 
 def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searcher:
     """A searcher over the configured collection.
 
-    A collection that does not exist yet is no error: searches are answered 503 until a worker has created it.
+    A collection that does not exist yet is no error: searches are answered 503 until a worker has created it. Its mode
+    is that of its stamp, or the configured one where it has no stamp.
     Raises Mismatch for a collection of another model.
     """
     stamp = asdict(model.stamp)
     new = Searcher(
         api,
         settings.milvus.collection,
-        SearchSettings(FetchSettings(one_version=mode_of(settings).one_version)),
         accept=lambda info: check_model(info, stamp),
+        one_version=lambda info: mode_stamped(_stamp_of(api, info), settings).one_version,
     )
     with suppress(Unavailable):
         new.check()
     return new
+
+
+def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | None:
+    """The stamp of a collection without those who fill it; where a former version made it, its marks have the rules."""
+    stamp = described_stamp(info, None)
+    if stamp is None or stamp.rules is not None:
+        return stamp
+    return described_stamp(info, api.describe(marks_name(info.name)))
 
 
 def search_service(

@@ -28,14 +28,14 @@ class DeadlinePassed(Unavailable):
 class FetchSettings:
     """How many rows to read from Milvus. A whole row has up to 128 KiB: 64 KiB of text, 64 KiB of metadata."""
 
-    one_version: bool = True
-    """Show only the newest version of a document (mode upsert); in append mode every record stays."""
     overfetch: int = 4
     """Candidates for each result wanted, as documents have several chunks."""
     max_candidates: int = 4_096
     """Most candidates of one query; Milvus's own bound is 16,384."""
     max_request_candidates: int = 16_384
     """Most candidates of all queries of a request together."""
+    spare: int = 8
+    """Most hits ranked beyond the limit, in place of those that the ledger shows to be of older versions."""
     whole_rows: int = 128
     """Most rows that one call returns whole. Of more candidates what ranks them comes first, then the best whole."""
 
@@ -51,6 +51,8 @@ class CandidateSearch:
     queries: Queries
     plan: SearchPlan
     settings: FetchSettings
+    one_version: bool
+    """Show only the newest version of a document (mode upsert); in append mode every record stays."""
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
@@ -58,11 +60,12 @@ class CandidateSearch:
     def ranked(self) -> tuple[list[list[Hit]], bool]:
         """Rank more and more candidates until each query has its results; False: Milvus failed before that.
 
-        The hits are whole rows, or hold only what ranks them: see `whole`.
+        In upsert mode with some to spare. The hits are whole rows, or hold only what ranks them: see `whole`.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
         wanted = min(request.limit * settings.overfetch, most)
+        best = request.limit + settings.spare if self.one_version else request.limit
         ranked: list[list[Hit]] = []
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
@@ -74,11 +77,10 @@ class CandidateSearch:
                     raise
                 return ranked, False
             ranked = [
-                rank(hits, group_by=request.group_by, one_version=settings.one_version, limit=request.limit)
-                for hits in candidates
+                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in candidates
             ]
             pairs = zip(ranked, candidates, strict=True)
-            short = any(len(best) < request.limit and len(hits) >= wanted for best, hits in pairs)
+            short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
             if not short or wanted >= most:
                 return ranked, True
             wanted = min(wanted * settings.overfetch, most)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pipeline.records import TENANT_FIELD
+from pipeline.records import TENANT_FIELD, Position
 from pipeline.store import Hit
 
 
@@ -28,7 +28,7 @@ def rank(
         return candidates[:limit]
     groups: dict[tuple[object, str], Hit] = {}
     for hit in candidates:
-        groups.setdefault(_document(hit), hit)
+        groups.setdefault(document_of(hit), hit)
     return list(groups.values())[:limit]
 
 
@@ -41,23 +41,24 @@ def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
     """
     newest: dict[tuple[object, str], Hit] = {}
     for hit in hits:
-        best = newest.get(_document(hit))
+        best = newest.get(document_of(hit))
         if best is None or _newer(hit, best):
-            newest[_document(hit)] = hit
-    return [hit for hit in hits if _position(hit) == _position(newest[_document(hit)])]
+            newest[document_of(hit)] = hit
+    return [hit for hit in hits if position_of(hit) == position_of(newest[document_of(hit)])]
 
 
-def _document(hit: Hit) -> tuple[object, str]:
+def document_of(hit: Hit) -> tuple[object, str]:
     """The identity of a document: two tenants may use the same doc_id."""
     return hit.fields.get(TENANT_FIELD), hit.fields["doc_id"]
 
 
-def _position(hit: Hit) -> tuple[str, int, int]:
-    return hit.fields["kafka_topic"], hit.fields["kafka_partition"], hit.fields["kafka_offset"]
+def position_of(hit: Hit) -> Position:
+    """The record that wrote the row."""
+    return Position(hit.fields["kafka_topic"], hit.fields["kafka_partition"], hit.fields["kafka_offset"])
 
 
 def _newer(hit: Hit, than: Hit) -> bool:
-    position, other = _position(hit), _position(than)
+    position, other = position_of(hit), position_of(than)
     if position[:2] == other[:2]:
         return position[2] > other[2]
     return (hit.fields["event_time"], position) > (than.fields["event_time"], other)

@@ -21,6 +21,7 @@ from pipeline.query.plan import plan_search
 from pipeline.query.ranking import metadata_names
 from pipeline.query.request import SearchRequest
 from pipeline.query.retrievers import DenseRetriever, Queries, Retriever, RowSelection
+from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
 from pipeline.timestamps import format_time
@@ -45,6 +46,14 @@ class SearchSettings:
     """How long a metadata name that no row had counts as missing."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    """What was read of the collection."""
+
+    info: CollectionInfo
+    one_version: bool
+
+
 class Searcher:
     """Searches one collection; made once, used by many threads at a time."""
 
@@ -56,20 +65,24 @@ class Searcher:
         clock: Callable[[], float] = time.monotonic,
         *,
         accept: Callable[[CollectionInfo], None] = lambda _: None,
+        one_version: Callable[[CollectionInfo], bool] = lambda _: True,
         retrievers: Sequence[Retriever] | None = None,
     ) -> None:
         """`accept` raises Mismatch for a collection that must not be searched with this query's vectors.
 
+        `one_version`: whether a document of the collection has one current version (mode upsert).
         `retrievers`: by vectors alone unless given. Several would need their results fused, so one is taken.
         """
         self._accept = accept
+        self._one_version = one_version
         self._api = api
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
         (self._retriever,) = (DenseRetriever(api),) if retrievers is None else retrievers
         self._names = MetadataNames(self._settings.names_ttl_s, clock)
-        self._schema: CollectionInfo | None = None
+        self._versions = VersionCheck(api, clock)
+        self._schema: _Schema | None = None
         self._partitions = PartitionList(
             api, collection, self._settings.partitions_ttl_s, self._settings.residency_ttl_s, clock
         )
@@ -113,23 +126,38 @@ class Searcher:
         self._schema = None
         self._partitions.forget()
 
-    def _describe(self) -> CollectionInfo:
+    def _describe(self) -> "_Schema":
         info = self._api.describe(self._collection)
         if info is None or VECTOR_FIELD not in info.indexes:
             raise Unavailable(f"the collection {self._collection} does not exist yet; an ingest worker creates it")
         self._accept(info)
-        return info
+        return _Schema(info, self._one_version(info))
 
     def _search(
         self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: Sequence[str]
     ) -> SearchResult:
-        info = self._schema = self._schema or self._describe()
-        fields = filterable_fields(info)
-        plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        schema = self._schema = self._schema or self._describe()
+        fields = filterable_fields(schema.info)
+        time_range = request.time_range(now_ms)
+        plan = plan_search(time_range, request.filter, existing, self._partitions.released(), fields)
         search = CandidateSearch(
-            self._api, self._retriever, info, request, queries, plan, self._settings.fetch, deadline, self._clock
+            self._api,
+            self._retriever,
+            schema.info,
+            request,
+            queries,
+            plan,
+            self._settings.fetch,
+            schema.one_version,
+            deadline,
+            self._clock,
         )
         ranked, complete = search.ranked()
+        warnings: tuple[str, ...] = ()
+        if schema.one_version and (request.filter is not None or time_range is not None):
+            ranked, warnings = self._versions.current(
+                schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
+            )
         results: list[list[Result]] = [[] for _ in ranked]
         size = 0
         try:
@@ -148,7 +176,7 @@ class Searcher:
             results=tuple(map(tuple, results)),
             partial=not complete,
             searched=Searched(plan.covered, plan.skipped),
-            warnings=self._warnings(search, fields),
+            warnings=(*self._warnings(search, fields), *warnings),
         )
 
     def _too_large(self) -> InvalidRequest:

@@ -39,14 +39,21 @@ from pipeline.store.milvus.api import (
     VectorSearch,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
-from pipeline.store.milvus.expressions import literal
+from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
-from pipeline.store.writing.ledger.ledger import STALENESS_S, Ledger
-from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
+from pipeline.store.writing.ledger.ledger import KEYS_PER_QUERY, STALENESS_S, Ledger
+from pipeline.store.writing.ledger.ledger_rows import (
+    ENTRY_FIELDS,
+    VERSION_FIELDS,
+    StoredVersion,
+    entry_row,
+    row_entry,
+    row_version,
+)
 from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
 from pipeline.store.writing.protocol.decisions import (
     NOWHERE,
@@ -73,10 +80,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PARTITION",
     "ENTRY_FIELDS",
+    "KEYS_PER_QUERY",
     "LEDGER_MARK_STATE",
     "MANY_PARTITIONS",
     "NOWHERE",
     "STALENESS_S",
+    "VERSION_FIELDS",
     "AppendIds",
     "AppendWriter",
     "Applied",
@@ -108,6 +117,7 @@ __all__ = [
     "RowScan",
     "StoredPosition",
     "StoredRows",
+    "StoredVersion",
     "SweepPolicy",
     "Tier",
     "TombstoneSweep",
@@ -136,6 +146,7 @@ __all__ = [
     "final",
     "granularity",
     "holds_topic",
+    "ids_expression",
     "in_order",
     "index_problem",
     "interval",
@@ -155,6 +166,7 @@ __all__ = [
     "row_entry",
     "row_hash",
     "row_id",
+    "row_version",
     "search_params",
     "stored_stamp",
     "sweep_ledger_marks",

@@ -228,7 +228,8 @@ class Chaos:
             scope = group.scope(self._stage.bootstrap)
             names = {name for name in read_scope(scope).shared if any(is_about(line, name) for line in lines)}
             say(f"{group.name}: {len(names)} documents in several Kafka partitions differ; auditing")
-            findings = self._stage.jobs.report(group, "--repair")["findings"]
+            findings = self._stage.jobs.report(group)["findings"]
+            self._stage.jobs.report(group, "--repair")
             yield from sorted(names - {name_of(each["tenant"], each["doc_id"]) for each in findings})
             after = judge(scope, client)
             yield from [f"after the repair: {line}" for lines in after.found.values() for line in lines]

@@ -796,4 +796,25 @@ _CachedEntry(
         new="True",
         tests=("tests/unit/pipeline/store/writing/ledger/test_repeated_rows.py",),
     ),
+    Mutation(
+        "a filter shows an older version",
+        function="pipeline.query.version_check.version_age",
+        old="of_one_log and position.offset < stored.written_at.offset",
+        new="False",
+        tests=("tests/unit/pipeline/query/test_version_check.py",),
+    ),
+    Mutation(
+        "a document that is being changed is shown without a warning",
+        function="pipeline.query.version_check.version_age",
+        old="stored.pending",
+        new="False",
+        tests=("tests/unit/pipeline/query/test_version_check.py",),
+    ),
+    Mutation(
+        "a query worker believes its own mode",
+        function="consumers.wiring.modes.mode_stamped",
+        old="named or mode_of(settings)",
+        new="mode_of(settings)",
+        tests=("tests/unit/consumers/wiring/test_searches.py",),
+    ),
 )

@@ -117,9 +117,7 @@ def rows_of(operation: Operation) -> set[tuple[str, int, str]]:
     return {(place, number, word) for number, word in enumerate(operation.document.text.split())}
 
 
-def run(
-    server: Server, operations: Sequence[Operation], done: int, sizes: Iterator[int], ahead: Iterator[int]
-) -> int:
+def run(server: Server, operations: Sequence[Operation], done: int, sizes: Iterator[int], ahead: Iterator[int]) -> int:
     """Write from `done` on, several batches planned before the first is applied; how many are done, crash or not.
 
     Every third batch is applied while the next one is planned.

@@ -1,6 +1,7 @@
 """A small collection of documents in a fake Milvus, and a clock that the test moves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,17 @@ from numpy.typing import NDArray
 
 from pipeline.query import FetchSettings, Searcher, SearchResult, SearchSettings, parse_request
 from pipeline.query.filters import Filter
+from pipeline.records import Position
+from pipeline.store import Entry, entry_row
 from pipeline.store.collection.indexes import IndexSettings
-from pipeline.store.collection.schema import documents_spec
+from pipeline.store.collection.schema import documents_spec, ledger_spec
 from pipeline.store.partition_names import partition_name
 from pipeline.timestamps import event_time_ms
 from tests.support.fakes.milvus import FakeMilvus
 
 EAST = np.array([[1.0, 0.0]], np.float32)
 COLLECTION = "documents"
+LEDGER = "documents__ledger"
 DOCUMENTS = documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=False)
 
 
@@ -57,6 +61,18 @@ class Library:
         self.api.upsert(COLLECTION, partition, [row])
         return str(row["id"])
 
+    def enter(self, doc_id: str, offset: int, **changes: Any) -> None:
+        """Write the ledger row of a document whose stored version came from this record."""
+        self.api.create_collection(ledger_spec(COLLECTION))
+        self.api.upsert(LEDGER, None, [entry_row(entry(doc_id, offset, **changes))])
+
+
+def entry(doc_id: str, offset: int, *, partition: int = 0, **changes: Any) -> Entry:
+    """The ledger entry of a live document whose change is finished."""
+    position = Position("topic", partition, offset)
+    new = Entry(doc_id, None, position, 0, 0, False, "live", {"d20261122": 1}, "", "", "", "", pending=False)
+    return replace(new, **changes)
+
 
 @pytest.fixture
 def clock() -> Clock:
@@ -77,9 +93,9 @@ def library(milvus: FakeMilvus) -> Library:
 
 @pytest.fixture
 def make_searcher(milvus: FakeMilvus, clock: Clock) -> Callable[..., Searcher]:
-    def make(*, max_answer_bytes: int = 8 * 1024 * 1024, **fetch: Any) -> Searcher:
+    def make(*, max_answer_bytes: int = 8 * 1024 * 1024, one_version: bool = True, **fetch: Any) -> Searcher:
         settings = SearchSettings(FetchSettings(**fetch), max_answer_bytes)
-        return Searcher(milvus, COLLECTION, settings, clock)
+        return Searcher(milvus, COLLECTION, settings, clock, one_version=lambda _: one_version)
 
     return make
 

@@ -124,7 +124,7 @@ def test_an_outage_before_all_rows_are_whole_gives_a_partial_answer(
 
     def second_query_fails(operation: str, collection: str, when: Literal["before", "after"]) -> None:
         nonlocal calls
-        calls += operation == "query" and when == "before"
+        calls += (operation, collection, when) == ("query", COLLECTION, "before")
         if calls == 2:
             raise Unavailable("gone")
 
