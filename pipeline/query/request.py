@@ -214,6 +214,11 @@ class SearchRequest(StrictModel):
         """Whether the texts came as a list, so that the answer is a list too."""
         return not isinstance(self.query, str)
 
+    @property
+    def hides_rows(self) -> bool:
+        """Whether a filter or a time range can hide some rows of a document."""
+        return self.filter is not None or self.time is not None
+
     def time_range(self, now_ms: int) -> TimeRange | None:
         """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""
         return None if self.time is None else self.time.range(now_ms)

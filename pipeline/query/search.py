@@ -138,8 +138,7 @@ class Searcher:
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         fields = filterable_fields(schema.info)
-        time_range = request.time_range(now_ms)
-        plan = plan_search(time_range, request.filter, existing, self._partitions.released(), fields)
+        plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
         search = CandidateSearch(
             self._api,
             self._retriever,
@@ -154,7 +153,7 @@ class Searcher:
         )
         ranked, complete = search.ranked()
         warnings: tuple[str, ...] = ()
-        if schema.one_version and (request.filter is not None or time_range is not None):
+        if schema.one_version and request.hides_rows:
             ranked, warnings = self._versions.current(
                 schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
             )
