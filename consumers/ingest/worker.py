@@ -115,7 +115,7 @@ class IngestWorker:
             while not stop.is_set() and not self._finished():
                 self._round()
             clean = self._drain(stop)
-            if not self._settlement.lost or stop.is_set() or self._policy.max_records is not None:
+            if not self._settlement.lost or stop.is_set():
                 return clean
             self._source.resume()
             self._settlement.reread_lost(self.reread)
@@ -131,11 +131,8 @@ class IngestWorker:
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
         if self._settlement.reread_lost(self.reread):
             records = []
-        if self._policy.max_records is not None:
-            records = records[: self._policy.max_records - progress.consumed]
-        if records:
+        if records := progress.take(records, self._policy.max_records):
             failpoints.hit("polled")
-            progress.consumed += len(records)
             self._tracker.taken([record.position for record in records])
             for batch in self._builder.add(records, self._clock()):
                 self._flow.submit(batch)
@@ -206,7 +203,9 @@ class IngestWorker:
         """Whether the run has read what it was started for."""
         progress = self._progress
         if self._policy.max_records is not None and progress.consumed >= self._policy.max_records:
-            return True
+            lag = self._source.lag()  # below `read_to` what was lost is still to be read again
+            owned = progress.read_to.keys() & set(self._source.assignment())
+            return all(p in lag and lag[p].position >= progress.read_to[p] for p in owned)
         if not self._policy.until_caught_up:
             return False
         if not self._source.assignment():
