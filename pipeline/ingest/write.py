@@ -94,9 +94,7 @@ class WriteStage:
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(
-                decoded, embedded.plan, refused, [operation for operation, _ in applied.set_aside]
-            ),
+            redecided=records_to_redecide(decoded, embedded.plan, applied, refused),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )

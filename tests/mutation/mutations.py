@@ -743,8 +743,12 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "an entry dropped while it was planned is taken for what was read",
         function="pipeline.store.writing.ledger.Ledger.cache",
-        old="outdated=was_in_flight",
-        new="outdated=False",
+        old="""
+_CachedEntry(
+    entry, entry if settled else None, settled, now, outages=self._outages, outdated=was_in_flight
+)
+""",
+        new="_CachedEntry(entry, entry if settled else None, settled, now, outages=self._outages)",
         tests=("tests/unit/pipeline/store/writing/test_ledger.py",),
     ),
     Mutation(
@@ -764,9 +768,23 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "a delete folded into a refused record waits for later batches",
         function="pipeline.ingest.embed.EmbedStage._join",
-        old="folded_deletes(planned.decoded, refused)",
+        old="[plan.fallback[entry.key] for entry in refused if entry.key in plan.fallback]",
         new="[]",
-        tests=("tests/unit/consumers/ingest/test_worker.py",),
+        tests=("tests/unit/consumers/ingest/test_folded_deletes.py",),
+    ),
+    Mutation(
+        "a delete folded into a put that the plan refuses waits for later batches",
+        function="pipeline.ingest.prepare.Preparer._with_folded_deletes",
+        old="not deletes",
+        new="True",
+        tests=("tests/unit/consumers/ingest/test_folded_deletes.py",),
+    ),
+    Mutation(
+        "a delete folded into a put that Milvus refuses waits for later batches",
+        function="pipeline.store.writing.upsert_writer.UpsertWriter._write_rows",
+        old="work.instead[key] = delete",
+        new="pass",
+        tests=("tests/unit/consumers/ingest/test_folded_deletes.py",),
     ),
     Mutation(
         "tombstones age by the record's time",
