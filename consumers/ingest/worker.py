@@ -339,7 +339,8 @@ class IngestWorker:
     def ready(self) -> Mapping[str, str]:
         """Problems for the readiness probe: what cannot be used at the moment."""
         problems = {f"milvus ({stage})": why for stage, why in self._flow.waiting_reasons.items()}
-        problems |= {} if self._dead_letters.problem is None else {"dead letters": self._dead_letters.problem}
+        named = {"flush": self._governor.problem(), "dead letters": self._dead_letters.problem}
+        problems |= {name: why for name, why in named.items() if why is not None}
         return problems | kafka_problem(self._source, self._policy.session_s)
 
     def observe_lag(self) -> None:
