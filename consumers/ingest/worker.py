@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from consumers.ingest.observed import count_consumed, forget_lag, kafka_problem, listed, show_lag
+from consumers.ingest.observed import count_consumed, forget_lag, kafka_problem, listed, show_lag, show_unwritten
 from consumers.ingest.progress import Progress, Snapshot, Summary
 from consumers.ingest.settlement import Acknowledged, Settlement
 from consumers.kafka import Source
@@ -126,7 +126,7 @@ class IngestWorker:
         self._metrics.progress.set(time.time())
         self._check()
         self._balance(now)
-        self._observe_buffered()
+        show_unwritten(self._metrics, self._flow, self._buffered_bytes())
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
         if self._settlement.reread_lost(self.reread):
@@ -169,12 +169,6 @@ class IngestWorker:
             self._source.resume()
             log.info("kafka.resumed", paused_s=round(now - progress.paused_at, 1))
             progress.paused_at = None
-
-    def _observe_buffered(self) -> None:
-        """Set what is buffered and how old it is, also while nothing moves."""
-        self._metrics.buffered_bytes.set(self._buffered_bytes())
-        oldest_ms = self._flow.oldest_ms
-        self._metrics.oldest_unwritten.set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
 
     def _buffered_bytes(self) -> int:
         return self._flow.buffered_bytes + self._builder.size
