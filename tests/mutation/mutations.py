@@ -309,6 +309,20 @@ written = self._write_rows(work)
         ),
     ),
     Mutation(
+        "a replay reads nothing again of what it had read to its end",
+        function="consumers.replay.source.ReplaySource.reread",
+        old="self._unfinished = set(self._ends)",
+        new="pass",
+        tests=("tests/contract/test_replay_source.py",),
+    ),
+    Mutation(
+        "records that are read again count a second time",
+        function="consumers.ingest.progress.Progress.take",
+        old="offset >= self.read_to.get((topic, number), 0)",
+        new="True",
+        tests=("tests/unit/consumers/ingest/test_power_loss.py",),
+    ),
+    Mutation(
         "a batch of a former assignment is written after a reread",
         function="pipeline.ingest.partition_fencing.PartitionFence.assign",
         old="self._end_epochs(partitions)",
