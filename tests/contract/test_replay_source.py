@@ -12,7 +12,11 @@ from pipeline.records import KafkaPartition
 from tests.support.rigs.kafka import Member, RealRig
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    # kafka-python leaves a socket open if it is closed with a request unsent.
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning"),
+]
 RECORDS = 8
 """In each of two Kafka partitions; the range ends two before the end of the log."""
 END = RECORDS - 2
