@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 from consumers.kafka import Lag, Source, suspend_clock
+from pipeline.ingest import IngestFlow
 from pipeline.records import KafkaPartition, SourceRecord
 from pipeline.telemetry import IngestMetrics
 
@@ -20,6 +21,16 @@ def count_consumed(metrics: IngestMetrics, records: Sequence[SourceRecord]) -> N
         metrics.consumed.labels(topic, partition).inc(count)
         size = sum(record.size for record in records if record.position[:2] == (topic, partition))
         metrics.consumed_bytes.labels(topic).inc(size)
+
+
+def show_unwritten(metrics: IngestMetrics, flow: IngestFlow, buffered_bytes: int) -> None:
+    """Set what is read and not written, how old it is, and what is set aside, also while nothing moves."""
+    metrics.buffered_bytes.set(buffered_bytes)
+    oldest_ms = flow.oldest_ms
+    metrics.oldest_unwritten.set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
+    set_aside = flow.set_aside
+    metrics.set_aside.set(set_aside.records)
+    metrics.set_aside_age.set(set_aside.oldest_s)
 
 
 def show_lag(metrics: IngestMetrics, lags: Mapping[KafkaPartition, Lag]) -> None:

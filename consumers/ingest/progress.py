@@ -1,9 +1,9 @@
 """The progress of a run of a worker, and its result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.records import KafkaPartition
+from pipeline.records import KafkaPartition, SourceRecord
 
 
 @dataclass(slots=True)
@@ -15,7 +15,9 @@ class Progress:
     last_commit: float
     last_lag: float
     consumed: int = 0
-    """Records taken from Kafka."""
+    """Records taken from Kafka. One that is read again after a loss counts once."""
+    read_to: dict[KafkaPartition, int] = field(default_factory=dict)
+    """Of each Kafka partition the offset behind the last record counted."""
     committed: dict[KafkaPartition, int] = field(default_factory=dict)
     """The last offset committed by this run."""
     targets: dict[KafkaPartition, int] = field(default_factory=dict)
@@ -30,12 +32,29 @@ class Progress:
         """The progress of a run that starts now."""
         return cls(started=now, last_round=now, last_commit=now, last_lag=now)
 
+    def take(self, records: Sequence[SourceRecord], limit: int | None) -> list[SourceRecord]:
+        """Count records; returns them without the new ones that are more than `limit`.
+
+        The first record left out is followed by no other of its Kafka partition, so no offset is skipped.
+        """
+        taken = []
+        for record in records:
+            topic, number, offset = record.position
+            if offset >= self.read_to.get((topic, number), 0):
+                if limit is not None and self.consumed >= limit:
+                    continue
+                self.consumed += 1
+                self.read_to[topic, number] = offset + 1
+            taken.append(record)
+        return taken
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a worker is doing at one moment, for observers on other threads."""
 
     consumed: int
+    """As in `Progress`."""
     paused: bool
     """Kafka is paused, because too much is read and not finished."""
     buffered_bytes: int
@@ -48,6 +67,7 @@ class Summary:
     """What a run did."""
 
     consumed: int
+    """As in `Progress`."""
     committed: Mapping[KafkaPartition, int]
     seconds: float
     clean: bool

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from consumers.ingest.observed import count_consumed, forget_lag, kafka_problem, listed, show_lag
+from consumers.ingest.observed import count_consumed, forget_lag, kafka_problem, listed, show_lag, show_unwritten
 from consumers.ingest.progress import Progress, Snapshot, Summary
 from consumers.ingest.settlement import Acknowledged, Settlement
 from consumers.kafka import Source
@@ -115,7 +115,7 @@ class IngestWorker:
             while not stop.is_set() and not self._finished():
                 self._round()
             clean = self._drain(stop)
-            if not self._settlement.lost or stop.is_set() or self._policy.max_records is not None:
+            if not self._settlement.lost or stop.is_set():
                 return clean
             self._source.resume()
             self._settlement.reread_lost(self.reread)
@@ -126,16 +126,13 @@ class IngestWorker:
         self._metrics.progress.set(time.time())
         self._check()
         self._balance(now)
-        self._observe_buffered()
+        show_unwritten(self._metrics, self._flow, self._buffered_bytes())
         due = self._builder.due_in(now)
         records = self._source.poll(POLL_S if due is None else min(POLL_S, due))
         if self._settlement.reread_lost(self.reread):
             records = []
-        if self._policy.max_records is not None:
-            records = records[: self._policy.max_records - progress.consumed]
-        if records:
+        if records := progress.take(records, self._policy.max_records):
             failpoints.hit("polled")
-            progress.consumed += len(records)
             self._tracker.taken([record.position for record in records])
             for batch in self._builder.add(records, self._clock()):
                 self._flow.submit(batch)
@@ -173,12 +170,6 @@ class IngestWorker:
             log.info("kafka.resumed", paused_s=round(now - progress.paused_at, 1))
             progress.paused_at = None
 
-    def _observe_buffered(self) -> None:
-        """Set what is buffered and how old it is, also while nothing moves."""
-        self._metrics.buffered_bytes.set(self._buffered_bytes())
-        oldest_ms = self._flow.oldest_ms
-        self._metrics.oldest_unwritten.set(0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
-
     def _buffered_bytes(self) -> int:
         return self._flow.buffered_bytes + self._builder.size
 
@@ -206,7 +197,9 @@ class IngestWorker:
         """Whether the run has read what it was started for."""
         progress = self._progress
         if self._policy.max_records is not None and progress.consumed >= self._policy.max_records:
-            return True
+            lag = self._source.lag()  # below `read_to` what was lost is still to be read again
+            owned = progress.read_to.keys() & set(self._source.assignment())
+            return all(p in lag and lag[p].position >= progress.read_to[p] for p in owned)
         if not self._policy.until_caught_up:
             return False
         if not self._source.assignment():
@@ -340,7 +333,8 @@ class IngestWorker:
     def ready(self) -> Mapping[str, str]:
         """Problems for the readiness probe: what cannot be used at the moment."""
         problems = {f"milvus ({stage})": why for stage, why in self._flow.waiting_reasons.items()}
-        problems |= {} if self._dead_letters.problem is None else {"dead letters": self._dead_letters.problem}
+        named = {"flush": self._governor.problem(), "dead letters": self._dead_letters.problem}
+        problems |= {name: why for name, why in named.items() if why is not None}
         return problems | kafka_problem(self._source, self._policy.session_s)
 
     def observe_lag(self) -> None:

@@ -55,7 +55,10 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReplaySummary:
-    """The result of a run; `records` is the sum of the outcomes below it once everything is finished."""
+    """The result of a run; `records` is the sum of the outcomes below it once everything is finished.
+
+    Where Milvus was lost on the way, the outcomes count what was decided twice a second time, and `records` does not.
+    """
 
     collection: str
     group: str

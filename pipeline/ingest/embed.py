@@ -12,7 +12,7 @@ from pipeline import failpoints
 from pipeline.embedding import Embedder
 from pipeline.ingest.context import FlowContext
 from pipeline.ingest.ordered_executor import OrderedExecutor
-from pipeline.ingest.stages import Barrier, Embedded, Planned, folded_deletes
+from pipeline.ingest.stages import Barrier, Embedded, Planned
 from pipeline.records import Chunk, EmbeddedPut
 
 WINDOW_TOKENS = 65_536
@@ -81,8 +81,7 @@ class EmbedStage:
                 refusals.append((put, "vector_not_finite", message))
         refused = self._context.rejections.refuse(planned.decoded.submitted, refusals, "embed", planned.unfinished)
         plan = planned.plan
-        if refused:
-            deletes = folded_deletes(planned.decoded, refused)
+        if deletes := [plan.fallback[entry.key] for entry in refused if entry.key in plan.fallback]:
             plan = replace(plan, deletes=[*plan.deletes, *deletes])
         return Embedded(planned.decoded, plan, [*planned.refused, *refused], puts, seconds)
 

@@ -32,6 +32,7 @@ from pipeline.ingest.batching import Batch
 from pipeline.ingest.circuit_breaker import CircuitBreaker, RefusalLimit
 from pipeline.ingest.context import FlowContext, FlowQueues
 from pipeline.ingest.embed import WINDOW_TOKENS, EmbedStage
+from pipeline.ingest.in_flight import SetAside
 from pipeline.ingest.partition_fencing import PartitionFence
 from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink, RecordLookup
 from pipeline.ingest.prepare import Preparer
@@ -185,6 +186,11 @@ class IngestFlow:
     def oldest_ms(self) -> int | None:
         """The earliest Kafka timestamp of the records submitted and not yet acknowledged, epoch milliseconds."""
         return self._fence.batches.oldest_ms
+
+    @property
+    def set_aside(self) -> SetAside:
+        """The records that wait to be tried again, because Milvus refuses their documents in unlisted words."""
+        return self._fence.batches.set_aside
 
     def unwritten(self, partitions: Collection[KafkaPartition]) -> int:
         """Records of these Kafka partitions submitted and not yet acknowledged."""

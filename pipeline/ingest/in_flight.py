@@ -1,11 +1,21 @@
 """The registry of batches in flight: the one place where submitted and unacknowledged records are counted."""
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pipeline.records import KafkaPartition, SourceRecord
+from pipeline.records import KafkaPartition, Position, SourceRecord
+
+
+class SetAside(NamedTuple):
+    """Records whose document Milvus refuses in unlisted words, and that are tried again."""
+
+    records: int
+    oldest_s: float
+    """Seconds since the first of them was set aside; 0 without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +26,8 @@ class _InFlight:
     size: int
     oldest_ms: int
     """The earliest Kafka timestamp of the records, epoch milliseconds."""
+    set_aside: Mapping[Position, float]
+    """The records that are set aside, each with the monotonic time of the first time."""
 
 
 class BatchesInFlight:
@@ -25,7 +37,8 @@ class BatchesInFlight:
     contradict one another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._last_number = 0
         self._batches: dict[int, _InFlight] = {}
@@ -46,10 +59,12 @@ class BatchesInFlight:
             self._replace(self._last_number, records, size)
             return self._last_number
 
-    def acknowledge(self, number: int, remaining: Sequence[SourceRecord] = ()) -> None:
-        """Only these records of the batch are still to be written; without any the batch is closed."""
+    def acknowledge(
+        self, number: int, remaining: Sequence[SourceRecord] = (), set_aside: Collection[Position] = ()
+    ) -> None:
+        """Only these records of the batch are still to be written, some of them set aside; without any it is closed."""
         with self._lock:
-            self._replace(number, remaining, sum(record.size for record in remaining))
+            self._replace(number, remaining, sum(record.size for record in remaining), set_aside)
 
     def begin_write(self, number: int, partitions: frozenset[KafkaPartition]) -> None:
         """Calls to Milvus for these Kafka partitions may be under way from now on."""
@@ -78,6 +93,13 @@ class BatchesInFlight:
             return min((batch.oldest_ms for batch in self._batches.values()), default=None)
 
     @property
+    def set_aside(self) -> SetAside:
+        """The records that are set aside at the moment."""
+        with self._lock:
+            times = [since for batch in self._batches.values() for since in batch.set_aside.values()]
+        return SetAside(len(times), self._clock() - min(times) if times else 0.0)
+
+    @property
     def idle(self) -> bool:
         """Whether no batch is in flight."""
         return not self._batches
@@ -92,12 +114,18 @@ class BatchesInFlight:
         """Kafka partitions for which calls may be under way, by batch number."""
         return self._writing
 
-    def _replace(self, number: int, records: Sequence[SourceRecord], size: int) -> None:
+    def _replace(
+        self, number: int, records: Sequence[SourceRecord], size: int, set_aside: Collection[Position] = ()
+    ) -> None:
         # `idle` is read without the lock: a batch that remains is replaced in one step and never absent.
         before = self._batches.get(number)
         if records:
             oldest_ms = min(record.timestamp_ms for record in records)
-            self._batches[number] = _InFlight(Counter(record.position[:2] for record in records), size, oldest_ms)
+            counts = Counter(record.position[:2] for record in records)
+            times = dict.fromkeys(set_aside, self._clock())
+            if before is not None:
+                times |= {position: since for position, since in before.set_aside.items() if position in times}
+            self._batches[number] = _InFlight(counts, size, oldest_ms, times)
         else:
             self._batches.pop(number, None)
         self._size += size - (0 if before is None else before.size)

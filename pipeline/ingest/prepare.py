@@ -1,11 +1,12 @@
 """Stage 1 of the ingest flow: decode, fold, plan, chunk."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from pipeline.chunking import Chunker
 from pipeline.ingest.context import FlowContext
 from pipeline.ingest.restore import DocumentRestorer, Verdict
-from pipeline.ingest.stages import Barrier, Decoded, Planned, Refused, Submitted
+from pipeline.ingest.stages import Barrier, Decoded, Planned, Refused, Submitted, folded_deletes
 from pipeline.ingest.write_modes import WriteMode
 from pipeline.intake import Decoder
 from pipeline.records import Delete, Put, Rejected
@@ -90,12 +91,26 @@ class Preparer:
         context = self._context
         folded = self._folded(decoded)
         plan = context.breaker.call("plan", lambda: self._writer.plan(decoded.operations, folded))
+        plan = self._with_folded_deletes(decoded, plan, folded)
         context.metrics.by_arrival.inc(plan.by_arrival)
         unfinished = self._unfinished(decoded, plan)
         refused = context.rejections.refuse(decoded.submitted, plan.refused, "write", unfinished)
         chunks = self._chunker.chunk([put.document.text for put in plan.to_embed])
         reusable = context.breaker.call("reuse", lambda: self._writer.reusable(plan, chunks))
         return Planned(decoded, plan, refused, chunks, reusable, unfinished)
+
+    def _with_folded_deletes(self, decoded: Decoded, plan: WritePlan, folded: Sequence[Earlier]) -> WritePlan:
+        """Plan the deletes of `folded_deletes`, those of refused puts at once and the others for the later stages."""
+        if fallback := folded_deletes(decoded, {put.key for put in plan.to_embed}):
+            plan = replace(plan, fallback={delete.key: delete for delete in fallback})
+        deletes = folded_deletes(decoded, {operation.key for operation, *_ in plan.refused})
+        if not deletes:
+            return plan
+        newest = {delete.key: delete.position for delete in deletes}
+        before = [
+            one for one in folded if newest.get(one.operation.key, one.operation.position) != one.operation.position
+        ]
+        return plan.joined(self._context.breaker.call("plan", lambda: self._writer.plan(deletes, before)))
 
     def _unfinished(self, decoded: Decoded, plan: WritePlan) -> Collection[Key]:
         """Documents between two versions whose operation here was possibly begun by an earlier owner."""

@@ -152,10 +152,8 @@ class Written:
     @property
     def _folded_and_applied(self) -> int:
         """See `folded_deletes`."""
-        if not self.refused:
-            return 0
         folded = {operation.position for operation in self.decoded.folded}
-        return sum(operation.position in folded for operation in self.plan.deletes)
+        return len(folded & _decided(self.plan, self.applied)) if folded else 0
 
     @property
     def outcomes(self) -> Mapping[str, int]:
@@ -189,7 +187,7 @@ class Written:
 
 
 def records_to_redecide(
-    decoded: Decoded, plan: WritePlan, refused: Sequence[Refused], set_aside: Collection[Put | Delete] = ()
+    decoded: Decoded, plan: WritePlan, applied: Applied, refused: Sequence[Refused]
 ) -> Sequence[SourceRecord]:
     """Records that are submitted again.
 
@@ -199,9 +197,10 @@ def records_to_redecide(
     2. Rejected and refused records whose document is not whole yet.
     3. Records set aside by the writer, and those folded into them.
     """
+    set_aside = [operation for operation, _ in applied.set_aside]
     keys = {entry.key for entry in refused}.union(operation.key for operation in set_aside)
     positions = {operation.position for operation in decoded.folded if operation.key in keys}
-    positions.difference_update(operation.position for operation in plan.deletes)
+    positions -= _decided(plan, applied)
     waiting = [*decoded.postponed, *(entry for entry in refused if entry.waits)]
     positions.update(entry.rejected.position for entry in waiting)
     positions.update(operation.position for operation in set_aside)
@@ -210,13 +209,17 @@ def records_to_redecide(
     return [record for record in decoded.submitted.batch.records if record.position in positions]
 
 
-def folded_deletes(decoded: Decoded, refused: Sequence[Refused]) -> Sequence[Delete]:
-    """Deletes without version that were folded into an operation that could not be stored, the newest of each key.
+def _decided(plan: WritePlan, applied: Applied) -> set[Position]:
+    """Positions of the operations without rows that the batch has applied, those of `folded_deletes` among them."""
+    return {operation.position for operation in (*plan.deletes, *plan.advances, *applied.instead)}
 
-    They are applied with their batch. If they waited to be decided again, a later batch would compare the versions
-    from before and after them, and drop a record that counts.
+
+def folded_deletes(decoded: Decoded, keys: Collection[Key]) -> Sequence[Delete]:
+    """Deletes without version that were folded into an operation of one of these keys, the newest of each.
+
+    They are applied with their batch if that operation cannot be stored. If they waited to be decided again, a later
+    batch would compare the versions from before and after them, and drop a record that counts.
     """
-    keys = {entry.key for entry in refused}
     deletes = [
         operation
         for operation in decoded.folded

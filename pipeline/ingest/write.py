@@ -94,9 +94,7 @@ class WriteStage:
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(
-                decoded, embedded.plan, refused, [operation for operation, _ in applied.set_aside]
-            ),
+            redecided=records_to_redecide(decoded, embedded.plan, applied, refused),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )
@@ -134,7 +132,8 @@ class WriteStage:
         self._governor.acked(Receipt(positions, number), written.applied.rows_written + written.applied.rows_deleted)
         # After the receipt: once nothing is in flight, a worker that ends requests the last flush, and a worker that
         # loses a Kafka partition commits.
-        context.fence.batches.acknowledge(number, written.redecided)
+        set_aside = {operation.position for operation, _ in written.applied.set_aside}
+        context.fence.batches.acknowledge(number, written.redecided, set_aside)
 
     def _redecide(self, written: Written) -> None:
         """Submit the records that are decided again to the first stage; see the class."""

@@ -60,7 +60,8 @@ class CandidateSearch:
     def ranked(self) -> tuple[list[list[Hit]], bool]:
         """Rank more and more candidates until each query has its results; False: Milvus failed before that.
 
-        With some to spare where the ledger may show some to be of older versions. The hits are whole rows, or hold only what ranks them: see `whole`.
+        With some to spare where the ledger may show some to be of older versions. The hits are whole rows, or hold only
+        what ranks them: see `whole`.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))

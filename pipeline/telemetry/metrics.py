@@ -93,6 +93,12 @@ class IngestMetrics:
             "ingest_oldest_unwritten_age_seconds",
             "Age of the oldest record that is read and not yet acknowledged by Milvus; 0 without any.",
         )
+        self.set_aside = declare.gauge(
+            "ingest_set_aside_records", "Records whose document Milvus refuses in unlisted words; they are tried again."
+        )
+        self.set_aside_age = declare.gauge(
+            "ingest_set_aside_age_seconds", "Since when the first of the records set aside is; 0 without any."
+        )
         self.commits = declare.counter("ingest_offset_commits_total", "Offset commits.", ("status",))
 
     def _declare_batches(self, declare: _Declarer) -> None:

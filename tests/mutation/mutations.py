@@ -309,6 +309,20 @@ written = self._write_rows(work)
         ),
     ),
     Mutation(
+        "a replay reads nothing again of what it had read to its end",
+        function="consumers.replay.source.ReplaySource.reread",
+        old="self._unfinished = set(self._ends)",
+        new="pass",
+        tests=("tests/contract/test_replay_source.py",),
+    ),
+    Mutation(
+        "records that are read again count a second time",
+        function="consumers.ingest.progress.Progress.take",
+        old="offset >= self.read_to.get((topic, number), 0)",
+        new="True",
+        tests=("tests/unit/consumers/ingest/test_power_loss.py",),
+    ),
+    Mutation(
         "a batch of a former assignment is written after a reread",
         function="pipeline.ingest.partition_fencing.PartitionFence.assign",
         old="self._end_epochs(partitions)",
@@ -771,9 +785,23 @@ _CachedEntry(
     Mutation(
         "a delete folded into a refused record waits for later batches",
         function="pipeline.ingest.embed.EmbedStage._join",
-        old="folded_deletes(planned.decoded, refused)",
+        old="[plan.fallback[entry.key] for entry in refused if entry.key in plan.fallback]",
         new="[]",
-        tests=("tests/unit/consumers/ingest/test_worker.py",),
+        tests=("tests/unit/consumers/ingest/test_folded_deletes.py",),
+    ),
+    Mutation(
+        "a delete folded into a put that the plan refuses waits for later batches",
+        function="pipeline.ingest.prepare.Preparer._with_folded_deletes",
+        old="not deletes",
+        new="True",
+        tests=("tests/unit/consumers/ingest/test_folded_deletes.py",),
+    ),
+    Mutation(
+        "a delete folded into a put that Milvus refuses waits for later batches",
+        function="pipeline.store.writing.upsert_writer.UpsertWriter._write_rows",
+        old="work.instead[key] = delete",
+        new="pass",
+        tests=("tests/unit/consumers/ingest/test_folded_deletes.py",),
     ),
     Mutation(
         "tombstones age by the record's time",

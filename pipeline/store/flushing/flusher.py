@@ -22,8 +22,11 @@ from pipeline.store.flushing.states import (
     OnFlush,
     StandingIn,
     State,
-    Waiting,
+    after_ack,
+    after_announcement,
+    after_durable,
     ignore_flush,
+    nothing_durable_since,
     takes_over,
 )
 from pipeline.store.milvus.api import MilvusApi
@@ -123,11 +126,7 @@ class Flusher:
             return True
 
     def _wait_for_flush(self, rows: int) -> None:
-        now = self._clock()
-        if isinstance(self._state, Idle):
-            self._state = Waiting(now, now)
-        elif isinstance(self._state, StandingIn) and not self._need.waiting:
-            self._state = StandingIn(now)
+        self._state = after_ack(self._state, self._need.waiting, self._clock())
         self._need = replace(self._need, waiting=True, rows=self._need.rows + rows)
 
     def drop(self) -> None:
@@ -163,6 +162,14 @@ class Flusher:
         with self._lock:
             in_progress = len(self._state) if isinstance(self._state, Flushing) else 0
             return len(self._receipts) + len(self._pending) + in_progress
+
+    def problem(self) -> str | None:
+        """Why nothing became durable for too long; None while all is well, nothing waits, or no flush is waited for."""
+        with self._lock:
+            need, state, now = self._need, self._state, self._clock()
+            waiting = need.waiting or bool(self._receipts or self._pending) or isinstance(state, Flushing)
+        since = nothing_durable_since(state) if waiting and self._policy.durability == "flush" else None
+        return None if since is None else self._policy.overdue(need, now - since, self._spacing_s)
 
     def due_at(self) -> float | None:
         """When `step` has something to do, possibly in the past; None: not before something is acknowledged."""
@@ -221,37 +228,30 @@ class Flusher:
                 acknowledged = len(self._receipts)
             marks = marker.read() if flushes else {}
         except Unavailable as error:
+            with self._lock:
+                self._need = replace(self._need, error=str(error))
             log.warning("flush.marker_unread", error_type=type(error).__name__, error=str(error))
             return
         with self._lock:
             if drops != self._drops:  # the receipts counted are gone, and others may be in their place
                 return
             if any(count > self._marks.get(flusher, 0) for flusher, count in marks.items()):
-                self._flush_announced()
+                self._state = after_announcement(self._state, self._need.waiting, self._clock())
             self._marks = marks
             durable = self._pending.observe(marks, self._receipts[:acknowledged])
             del self._receipts[:acknowledged]
             if durable:
-                self._need = replace(self._need, failures=0)
+                self._need = replace(self._need, failures=0, error="")
             if durable or not self._pending:
                 self._wait_or_rest()
         if durable:
             self._on_durable(durable)
 
-    def _flush_announced(self) -> None:
-        """Another worker, or this one as the leader, has announced a flush: nobody needs to stand in."""
-        if isinstance(self._state, Waiting | StandingIn):
-            self._state = Waiting(self._state.since, self._clock()) if self._need.waiting else Idle()
-
     def _wait_or_rest(self) -> None:
         """Some receipts became durable: what remains waits from now on."""
-        now = self._clock()
         if not (remaining := bool(self._receipts or self._pending)):
             self._need = FlushNeed(self._need.last_began, waiting=self._positions.unwritten, closing=self._need.closing)
-        if isinstance(self._state, StandingIn):
-            self._state = StandingIn(now)
-        else:
-            self._state = Waiting(now, now) if remaining or self._need.waiting else Idle()
+        self._state = after_durable(self._state, remaining or self._need.waiting, self._clock())
 
     # --- this worker's flushes ---------------------------------------------------------------------------------
 
@@ -282,12 +282,8 @@ class Flusher:
         if durable:
             self._on_durable(durable)
         with self._lock:
-            now = self._clock()
-            if isinstance(flushing.before, StandingIn):
-                self._state = StandingIn(now)
-            else:
-                self._state = Waiting(now, now) if self._need.waiting else Idle()
-            self._need = replace(self._need, failures=0)
+            self._state = after_durable(flushing.before, self._need.waiting, self._clock())
+            self._need = replace(self._need, failures=0, error="")
         self._on_flush(flushing.role, True)
         log.debug("flush.done", role=flushing.role, collections=self._collections, seconds=self._clock() - began)
         if marker is not None:
@@ -303,7 +299,7 @@ class Flusher:
             if len(flushing.collections) == len(self._collections):
                 flushing.receipts += self._receipts
                 self._receipts = []
-                self._need = FlushNeed(began, closing=self._need.closing, failures=self._need.failures)
+                self._need = replace(self._need, last_began=began, waiting=False, rows=0, requested=False)
             else:  # continued after a failure: some collections were flushed before the newest acks
                 self._need = replace(self._need, last_began=began)
             return flushing
@@ -323,7 +319,7 @@ class Flusher:
         with self._lock:
             self._marks = {**self._marks, mark.flusher: mark.count}
             if self._leads():
-                self._flush_announced()
+                self._state = after_announcement(self._state, self._need.waiting, self._clock())
             else:
                 self._state = StandingIn(self._clock())
 
@@ -331,7 +327,7 @@ class Flusher:
         with self._lock:
             now = self._clock()
             jitter = random.random()  # noqa: S311 - spreads workers that fail together, guards nothing
-            self._need = self._policy.after_failure(self._need, now, jitter=jitter)
+            self._need = replace(self._policy.after_failure(self._need, now, jitter=jitter), error=str(error))
             failures, wait = self._need.failures, self._need.not_before - now
             if flushing.role == "stand_in":  # another worker may succeed before the next attempt
                 self._receipts[:0] = flushing.receipts

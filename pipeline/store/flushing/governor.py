@@ -63,6 +63,10 @@ class FlushGovernor:
         """Receipts that are not durable yet."""
         return self._flusher.pending()
 
+    def problem(self) -> str | None:
+        """Why nothing became durable for three intervals, for the readiness probe; None while all is well."""
+        return self._flusher.problem()
+
     def check(self) -> None:
         """Raise the error that ended the thread, if one did."""
         if self._error is not None:

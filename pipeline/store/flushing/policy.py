@@ -10,6 +10,7 @@ from pipeline.store.milvus.api import ServerInfo
 LONGEST_READ_INTERVAL_S = 5.0
 SILENT_INTERVALS = 3
 OVERDUE_INTERVALS = 6
+UNREADY_INTERVALS = 3
 LIMITED_SPACING_S = 10.0
 """From Milvus 2.4 on, more than one flush of a collection within this time is refused by default."""
 _RETRY = Backoff(first_s=1.0, cap_s=30.0)
@@ -36,6 +37,8 @@ class FlushNeed:
     """Failed attempts of the current flush."""
     not_before: float = float("-inf")
     """The time of the next attempt after a failure."""
+    error: str = ""
+    """Of the last call that failed since something became durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,21 @@ class FlushPolicy:
         interval_s = max(self.interval_s, spacing_s)
         silent = now - max(waiting_since, announced_at) > SILENT_INTERVALS * interval_s
         return silent or now - waiting_since > OVERDUE_INTERVALS * interval_s
+
+    def overdue(self, need: FlushNeed, waiting_s: float, spacing_s: float) -> str | None:
+        """What is wrong when nothing became durable for this long; None before three intervals."""
+        limit_s = UNREADY_INTERVALS * max(self.interval_s, spacing_s)
+        if waiting_s <= limit_s:
+            return None
+        cause = (
+            f"The last error: {need.error}"
+            if need.error
+            else "No error so far: one is under way, here or in another worker"
+        )
+        return (
+            f"no flush has succeeded for {waiting_s:.0f} s (three times milvus.flush_interval are {limit_s:.0f} s), so "
+            f"nothing written since is durable, and nothing is committed. {cause}"
+        )
 
     def after_failure(self, need: FlushNeed, now: float, *, jitter: float) -> FlushNeed:
         """The need after a failed attempt, which is repeated later; `jitter` in [0, 1)."""

@@ -64,6 +64,44 @@ def takes_over(state: State, policy: FlushPolicy, now: float, spacing_s: float) 
             return False
 
 
+def after_ack(state: State, waiting: bool, now: float) -> State:
+    """The state when something more was acknowledged; `waiting`: whether something waited for a flush before."""
+    match state:
+        case Idle():
+            return Waiting(now, now)
+        case Waiting() if not waiting:  # what it waited for was dropped
+            return Waiting(now, now)
+        case StandingIn() if not waiting:
+            return StandingIn(now)
+        case _:
+            return state
+
+
+def after_announcement(state: State, waiting: bool, now: float) -> State:
+    """The state when another worker, or this one as the leader, has announced a flush: nobody needs to stand in."""
+    if isinstance(state, Waiting | StandingIn):
+        return Waiting(state.since, now) if waiting else Idle()
+    return state
+
+
+def after_durable(state: State, waiting: bool, now: float) -> State:
+    """The state when receipts became durable: what remains waits from now on."""
+    if isinstance(state, StandingIn):
+        return StandingIn(now)
+    return Waiting(now, now) if waiting else Idle()
+
+
+def nothing_durable_since(state: State) -> float | None:
+    """Since when none of this worker's receipts became durable; None while nothing waits."""
+    match state:
+        case Flushing(before=before):
+            return nothing_durable_since(before)
+        case Waiting(since=since) | StandingIn(since=since):
+            return since
+        case _:
+            return None
+
+
 OnDurable = Callable[[Sequence[Finished]], None]
 OnAcked = Callable[[Receipt, int], None]
 """Called with a receipt and its rows."""

@@ -7,7 +7,6 @@ describes exactly the rows that exist (L2).
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from typing_extensions import override
 
@@ -19,6 +18,7 @@ from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Unfinished, Writer, too_many
+from pipeline.store.writing.application import Application, Step
 from pipeline.store.writing.ledger.ledger import Ledger
 from pipeline.store.writing.protocol.decisions import (
     Applied,
@@ -27,7 +27,6 @@ from pipeline.store.writing.protocol.decisions import (
     DocumentHashes,
     Earlier,
     Entry,
-    Footprint,
     Key,
     Refusal,
     WritePlan,
@@ -42,38 +41,6 @@ from pipeline.store.writing.redo_check import RedoCheck
 from pipeline.store.writing.requests.upsert_requests import RowGroup, WritePolicy
 from pipeline.store.writing.rows import check_storable, content_hash, document_rows, row_hash, row_ids, row_sizes
 from pipeline.store.writing.vector_reuse import Vectors, stored_vectors
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """An operation whose rows change; a delete has no hashes, put and place."""
-
-    operation: Change
-    hashes: DocumentHashes | None
-    put: EmbeddedPut | None
-    place: Footprint
-    """Where the rows of the new version are."""
-    beyond: Footprint
-    """Where else rows may be, beyond the footprint in the ledger."""
-
-
-@dataclass(slots=True)
-class _Application:
-    """The state of one batch while it is applied."""
-
-    steps: dict[Key, _Step] = field(default_factory=dict)
-    advanced: list[Entry] = field(default_factory=list)
-    refused: dict[Key, tuple[str, str]] = field(default_factory=dict)
-    set_aside: dict[Key, str] = field(default_factory=dict)
-    rewritten: Collection[Key] = ()
-    """Keys whose rows differed from the ledger: their old version is no whole one."""
-    unchanged: int = 0
-    stale: int = 0
-
-    def accepted(self) -> Iterator[tuple[Key, _Step]]:
-        """The steps that Milvus has not refused so far."""
-        left_out = self.refused.keys() | self.set_aside.keys()
-        return ((key, step) for key, step in self.steps.items() if key not in left_out)
 
 
 class UpsertWriter(Writer):
@@ -232,12 +199,13 @@ class UpsertWriter(Writer):
             stale=work.stale,
             refused=[(work.steps[key].operation, *refusal) for key, refusal in work.refused.items()],
             set_aside=[(work.steps[key].operation, words) for key, words in work.set_aside.items()],
+            instead=list(work.instead.values()),
             unfinished=frozenset(key for key, entry in entries.items() if entry is not None and entry.pending),
         )
 
-    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> _Application:
+    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Application:
         """Decide again, with the ledger entries that the batches before this one have written."""
-        work = _Application(rewritten=plan.rewrite)
+        work = Application(rewritten=plan.rewrite, fallback=plan.fallback)
         for operation in plan.advances:
             entry = self._ledger.entry(operation.key)
             if entry is not None:
@@ -261,23 +229,23 @@ class UpsertWriter(Writer):
                     work.advanced.append(advanced(entry, operation))
                 case _:
                     rows = {hashes.milvus_partition: len(put.chunks)} if put is not None and hashes is not None else {}
-                    work.steps[key] = _Step(
+                    work.steps[key] = Step(
                         operation, hashes, put, rows, self._redo.beyond(entry, plan.earlier.get(key, {}))
                     )
         return work
 
-    def _begin(self, work: _Application) -> None:
+    def _begin(self, work: Application) -> None:
         intents = [self._intent(key, step) for key, step in work.steps.items()]
         work.refused.update(self._ledger.write([entry for entry in intents if entry is not None]))
 
-    def _intent(self, key: Key, step: _Step) -> Entry | None:
+    def _intent(self, key: Key, step: Step) -> Entry | None:
         entry = self._ledger.entry(key)
         needed = intent(entry, step.operation, step.place, step.beyond)
         if needed is None and entry is not None and entry.pending and self._ledger.doubtful(key):
             return entry  # the row that says so may be gone
         return needed
 
-    def _write_rows(self, work: _Application) -> int:
+    def _write_rows(self, work: Application) -> int:
         groups: dict[str, list[RowGroup[Key]]] = {}
         for key, step in work.accepted():
             if step.put is not None and step.hashes is not None:
@@ -287,9 +255,16 @@ class UpsertWriter(Writer):
         sent = self._rows.upsert(groups, self._touched)
         work.refused.update(sent.refused)
         work.set_aside.update(sent.set_aside)
+        for key in (*sent.refused, *sent.set_aside):
+            delete = work.fallback.get(key)
+            if (
+                delete is not None
+                and decide(self._ledger.entry(key), delete, None, self._fingerprint) is Decision.WRITE
+            ):
+                work.instead[key] = delete
         return sent.rows
 
-    def _delete_surplus(self, work: _Application) -> int:
+    def _delete_surplus(self, work: Application) -> int:
         """Delete exactly the rows that may exist and are not of the new version, each in its Milvus partition."""
         ids: dict[str, list[str]] = {}
         for key, step in work.accepted():
@@ -301,7 +276,7 @@ class UpsertWriter(Writer):
             self._rows.delete(partition, partition_ids)
         return sum(map(len, ids.values()))
 
-    def _finish(self, work: _Application) -> None:
+    def _finish(self, work: Application) -> None:
         entries = list(work.advanced)
         entries += [
             final(step.operation, step.hashes, step.place, self._fingerprint, self._ledger.entry(key))
@@ -320,14 +295,15 @@ class UpsertWriter(Writer):
             reason = next(iter(refused.values()))[1]
             raise RowsRefused(f"Milvus refuses the ledger rows of {len(refused)} stored documents: {reason}")
 
-    def _undoable(self, work: _Application) -> Iterator[Key]:
+    def _undoable(self, work: Application) -> Iterator[Key]:
         """Keys of refused and set aside documents with an intent in the ledger, of which no row was changed.
 
-        If one was changed, or the document was pending before, the entry stays pending (`Applied.unfinished`).
+        A document that was deleted instead is finished. If a row was changed, or the document was pending before, the
+        entry stays pending (`Applied.unfinished`).
         """
         for key in (*work.refused, *work.set_aside):
             entry = self._ledger.entry(key)
-            changed = key in self._touched or key in work.rewritten
+            changed = key in self._touched or key in work.rewritten or key in work.instead
             if entry is not None and entry.pending and not changed and self._ledger.before(key)[1]:
                 yield key
 

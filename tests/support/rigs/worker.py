@@ -114,6 +114,7 @@ class Rig:
     now_ms: int = NOON + 3_600_000
     """The worker's clock, which is at rest."""
     max_event_age: timedelta | None = None
+    max_partitions: int = 1000
     append: bool = False
     """Append mode, two batches at a time."""
     unlisted: UnlistedPolicy | None = None
@@ -196,7 +197,7 @@ class Rig:
                     "flush_interval": timedelta(milliseconds=50),
                     "index": {"type": "FLAT"},
                 },
-                "partitioning": {"max_event_age": self.max_event_age},
+                "partitioning": {"max_event_age": self.max_event_age, "max_partitions": self.max_partitions},
                 "chunking": {"max_tokens": 16, "overlap": 4},
                 "batch": {
                     "max_records": 10,

@@ -144,6 +144,22 @@ class WritePlan:
     """Places of operations folded away, which an earlier owner may have written without any trace in the ledger."""
     pending: Collection[Key] = ()
     """Keys whose ledger entry was pending when the plan was made."""
+    fallback: Mapping[Key, Delete] = field(default_factory=dict)
+    """Applied where the put of the key is not stored: deletes that were folded into it."""
+
+    def joined(self, deletes: "WritePlan") -> "WritePlan":
+        """The plan with the changes of a plan of deletes, of keys that this one refuses."""
+        return replace(
+            self,
+            deletes=[*self.deletes, *deletes.deletes],
+            advances=[*self.advances, *deletes.advances],
+            unchanged=self.unchanged + len(deletes.advances),
+            by_arrival=self.by_arrival + deletes.by_arrival,
+            in_flight=[*self.in_flight, *deletes.in_flight],
+            rewrite={*self.rewrite, *deletes.rewrite},
+            earlier={**self.earlier, **deletes.earlier},
+            pending={*self.pending, *deletes.pending},
+        )
 
     def without(self, dropped: Callable[[Change], bool]) -> "WritePlan":
         """The plan without the operations for which `dropped` is true: they are neither written nor deleted."""
@@ -152,6 +168,7 @@ class WritePlan:
             to_embed=[put for put in self.to_embed if not dropped(put)],
             deletes=[delete for delete in self.deletes if not dropped(delete)],
             advances=[change for change in self.advances if not dropped(change)],
+            fallback={key: delete for key, delete in self.fallback.items() if not dropped(delete)},
         )
 
 
@@ -173,6 +190,8 @@ class Applied:
     refused: Sequence[Refusal] = ()
     set_aside: Sequence[tuple[Change, str]] = ()
     """Operations to be tried again later, and the words in which Milvus refused them; see `UnlistedAnswers`."""
+    instead: Sequence[Delete] = ()
+    """Deletes of `WritePlan.fallback` that were applied in place of puts refused or set aside."""
     unfinished: Collection[Key] = ()
     """Keys of the plan whose document is neither in its old nor in its new version: its operation was refused."""
 

@@ -79,6 +79,41 @@ def test_a_run_that_ends_when_it_has_caught_up_reads_again_what_was_lost_at_its_
     assert rig.texts() == {"a": ["a"], "b": ["b"]}
 
 
+def test_a_run_of_so_many_records_counts_none_twice_that_it_reads_again(broker: FakeBroker) -> None:
+    milvus = Disk()
+    milvus.may_flush.clear()
+    rig = Rig(broker, milvus, durability="flush", max_records=5)
+    for number in range(4):
+        broker.produce(TOPIC, document(f"d{number}"), partition=number % 2)
+    rig.start()
+    soon(lambda: len(rig.texts()) == 4 and rig.flow.idle)
+    milvus.lose_power()
+    soon(lambda: len(rig.texts()) == 4 and rig.flow.idle)
+    milvus.may_flush.set()
+    for number in range(4, 8):
+        broker.produce(TOPIC, document(f"d{number}"), partition=number % 2)
+    summary = rig.ended()
+    assert (summary.consumed, summary.clean) == (5, True)
+    assert sum(rig.committed().values()) == 5
+    assert len(rig.texts()) == 5
+
+
+def test_a_run_of_so_many_records_reads_again_what_was_lost_at_its_end(broker: FakeBroker) -> None:
+    milvus = Disk()
+    milvus.may_flush.clear()
+    rig = Rig(broker, milvus, durability="flush", max_records=3)
+    for number in range(5):
+        broker.produce(TOPIC, document(f"d{number}"))
+    rig.start()
+    soon(lambda: len(rig.texts()) == 3 and rig.flow.idle)
+    milvus.lose_power()
+    milvus.may_flush.set()
+    summary = rig.ended()
+    assert (summary.consumed, summary.clean) == (3, True)
+    assert rig.committed() == {0: 3}
+    assert sorted(rig.texts()) == ["d0", "d1", "d2"]
+
+
 def test_a_stop_at_once_after_the_loss_commits_nothing_of_it(broker: FakeBroker) -> None:
     milvus = Disk()
     milvus.may_flush.clear()

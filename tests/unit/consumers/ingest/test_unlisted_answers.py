@@ -43,6 +43,12 @@ def broker() -> FakeBroker:
     return broker
 
 
+def sample(rig: Rig, name: str) -> float:
+    value = rig.metrics.registry.get_sample_value(name)
+    assert value is not None, name
+    return value
+
+
 def publish_until_rejected(rig: Rig) -> None:
     """Publish documents, one after the other is stored, until there is a dead letter."""
     for number in range(200):
@@ -93,8 +99,11 @@ def test_a_newer_version_passes_the_one_that_is_set_aside(broker: FakeBroker) ->
     with running(rig):
         broker.produce(TOPIC, document("k", "UNLISTED"), partition=0)
         soon(lambda: rig.metrics.retries.labels("write")._value.get() > 3)
+        soon(lambda: sample(rig, "ingest_set_aside_records") == 1)
+        soon(lambda: sample(rig, "ingest_set_aside_age_seconds") > 0.1)
         broker.produce(TOPIC, document("k", "second"), partition=0)
         soon(lambda: rig.committed().get(0) == 2)
+        soon(lambda: sample(rig, "ingest_set_aside_records") == 0 == sample(rig, "ingest_set_aside_age_seconds"))
     assert rig.texts()["k"] == ["second"]
     assert broker.read(DEAD_LETTERS) == []
 

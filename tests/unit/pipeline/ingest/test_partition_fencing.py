@@ -55,6 +55,26 @@ def test_a_batch_with_records_to_decide_again_is_in_flight_at_every_moment(batch
     assert not any(observed)
 
 
+def test_records_set_aside_count_from_when_they_first_were_until_they_are_decided() -> None:
+    now = 100.0
+    batches = BatchesInFlight(lambda: now)
+    records = [SourceRecord(Position("t", 0, offset), 0, None, b"v") for offset in range(4)]
+    first, second = batches.open(records[:2], 2), batches.open(records[2:], 2)
+    assert batches.set_aside == (0, 0.0)
+    batches.acknowledge(first, records[:2], {records[1].position})
+    now = 110.0
+    batches.acknowledge(second, records[2:], {records[2].position, records[3].position})
+    assert batches.set_aside == (3, 10.0)
+    now = 130.0
+    batches.acknowledge(first, records[:2], {records[0].position, records[1].position})
+    assert batches.set_aside == (4, 30.0)
+    batches.acknowledge(first, records[:1], {records[0].position})
+    assert batches.set_aside == (3, 20.0)
+    batches.acknowledge(second)
+    batches.acknowledge(first)
+    assert batches.set_aside == (0, 0.0)
+
+
 def test_a_revocation_holds_for_the_batches_before_it_only(batches: BatchesInFlight, fence: PartitionFence) -> None:
     records = [record(0, 0), record(1, 0)]
     before = batches.open(records, 10)

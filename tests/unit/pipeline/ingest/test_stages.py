@@ -22,7 +22,7 @@ REFUSED = Refused((None, "a"), Rejected(RECORDS[2], "write", "too_big", "it is t
 
 def written(*refused: Refused, deletes: Sequence[Delete] = ()) -> Written:
     plan, applied = WritePlan([], deletes, unchanged=1, stale=2), Applied(0, 1, deleted=1, unchanged=3)
-    again = records_to_redecide(DECODED, plan, refused)
+    again = records_to_redecide(DECODED, plan, applied, refused)
     return Written(DECODED, plan, applied, refused, again, embed_s=0.0, write_s=0.0)
 
 
@@ -47,10 +47,10 @@ def test_records_folded_into_a_refused_one_are_decided_again_and_not_finished() 
 
 
 def test_a_delete_folded_into_a_refused_record_is_applied_with_the_batch_and_finished() -> None:
-    (delete,) = folded_deletes(DECODED, [REFUSED])
+    (delete,) = folded_deletes(DECODED, {REFUSED.key})
     assert delete.position == RECORDS[0].position
     assert written(REFUSED, deletes=[delete]).redecided == ()
     assert written(REFUSED, deletes=[delete]).finished == [RECORDS[0], RECORDS[1], RECORDS[3]]
     assert written(REFUSED, deletes=[delete]).outcomes["folded"] == 1
     with_version = replace(DECODED, folded=[replace(FOLDED[0], version=1)])
-    assert folded_deletes(with_version, [REFUSED]) == []
+    assert folded_deletes(with_version, {REFUSED.key}) == []

@@ -145,3 +145,69 @@ def test_who_waits_for_nothing_asks_for_nothing(durability: Literal["flush", "ac
         assert (quiet > asked) == queries
         run(cluster, workers, 5, acking=[leader])
         assert follower.api.queries == quiet, "all is durable"
+
+
+# --- readiness ---------------------------------------------------------------------------------------------------
+
+
+def test_a_flush_that_fails_for_three_intervals_is_a_problem_until_one_succeeds() -> None:
+    with group(True) as (cluster, (leader,)):
+        leader.api.refuses = {"flush"}
+        leader.ack()
+        run(cluster, [leader], 3, acking=[])
+        assert leader.flusher.problem() is None
+        run(cluster, [leader], 1, acking=[])
+        assert leader.flusher.problem() == (
+            "no flush has succeeded for 40 s (three times milvus.flush_interval are 30 s), so nothing written since is "
+            "durable, and nothing is committed. The last error: refused"
+        )
+        leader.api.refuses = set()
+        run(cluster, [leader], 4, acking=[])
+        assert leader.durable
+        assert leader.flusher.problem() is None
+
+
+def test_a_flush_that_hangs_is_a_problem() -> None:
+    with group(True) as (cluster, (leader,)):
+        leader.ack()
+        cluster.now += INTERVAL_S
+        leader.go()
+        cluster.now += 2.5 * INTERVAL_S
+        assert "No error so far: one is under way" in str(leader.flusher.problem())
+
+
+def test_a_follower_without_durable_records_names_why_it_cannot_read_the_marks() -> None:
+    with group(False) as (cluster, (worker,)):
+        worker.api.refuses = {"query", "flush"}
+        worker.ack()
+        run(cluster, [worker], 3.5, acking=[])
+        assert "The last error: refused" in str(worker.flusher.problem())
+
+
+@pytest.mark.parametrize("acking", [True, False])
+def test_workers_without_trouble_have_no_problem_at_any_time(acking: bool) -> None:
+    with group(True, False) as (cluster, workers):
+        workers[1].ack()
+        for _ in range(100):
+            run(cluster, workers, 0.1, acking=workers if acking else [workers[0]])
+            assert [worker.flusher.problem() for worker in workers] == [None, None]
+
+
+def test_with_durability_ack_no_flush_is_a_problem() -> None:
+    with group(True, durability="ack") as (cluster, (leader,)):
+        leader.api.refuses = {"flush"}
+        run(cluster, [leader], 10)
+        assert leader.flusher.problem() is None
+
+
+def test_what_was_dropped_waits_no_more() -> None:
+    with group(True) as (cluster, (leader,)):
+        leader.ack()
+        cluster.now += INTERVAL_S
+        leader.go()
+        leader.lose_connection()
+        leader.finish()
+        cluster.now += 10 * INTERVAL_S
+        assert leader.flusher.problem() is None
+        leader.ack()
+        assert leader.flusher.problem() is None
