@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import TypeAlias
 
-from consumers.dead_letters.envelope import DeadLetter, OutgoingDeadLetter, decode_dead_letter
+from consumers.dead_letters.envelope import PIPELINE_HEADER, DeadLetter, OutgoingDeadLetter, decode_dead_letter
 from consumers.kafka import KafkaSettings, read_range, topic_ranges
 from pipeline.records import Position
 
@@ -14,8 +14,8 @@ _MOST_BYTES = 64 * 2**20
 """The end of the topic that is read, of each of its Kafka partitions. What a redo rejects again was sent since the last
 commit, so it is there; where more was sent since then, some dead letters are repeated."""
 
-Origin: TypeAlias = tuple[str, Position, bytes]
-"""Topic id, position and digest of a rejected record."""
+Origin: TypeAlias = tuple[bytes, str, Position, bytes]
+"""Group that rejected a record, and the record's topic id, position and digest."""
 
 
 class EarlierDeadLetters:
@@ -38,7 +38,7 @@ class EarlierDeadLetters:
             self._unread = False
         # The position alone is not enough: after a log has lost its end, another record has it.
         digest = _digest(dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
-        return (dead_letter.topic_id, dead_letter.position, digest) in self._contents
+        return (_group(dead_letter.headers), dead_letter.topic_id, dead_letter.position, digest) in self._contents
 
 
 def newest_dead_letters(settings: KafkaSettings, topic: str) -> Iterator[DeadLetter]:
@@ -56,7 +56,13 @@ def _whole(found: DeadLetter) -> Iterator[Origin]:
     """The record that the dead letter is about, unless it was cut: such a one is sent again."""
     if found.topic_id and found.partition is not None and found.offset is not None and not found.truncated:
         position = Position(found.topic, found.partition, found.offset)
-        yield found.topic_id, position, _digest(found.record.key, found.record.value, found.timestamp_ms)
+        digest = _digest(found.record.key, found.record.value, found.timestamp_ms)
+        yield _group(found.record.headers), found.topic_id, position, digest
+
+
+def _group(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
+    """Another group may use the same topic, and reject the record for a reason of its own."""
+    return next((value or b"" for name, value in headers if name == PIPELINE_HEADER), b"")
 
 
 def _digest(key: bytes | None, value: bytes | None, timestamp_ms: int) -> bytes:

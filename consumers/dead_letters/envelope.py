@@ -8,6 +8,7 @@ from pipeline.intake.reasons import Reason
 from pipeline.records import Position, Rejected, SourceRecord
 
 CONNECT = "__connect.errors."
+PIPELINE_HEADER = CONNECT + "connector.name"
 """Prefix of the headers that Kafka Connect writes (DeadLetterQueueReporter.java); their values are UTF-8 strings."""
 OWN = "milvus-stream."
 """Prefix of the headers that Kafka Connect has no name for."""
@@ -91,7 +92,7 @@ def encode_dead_letter(rejected: Rejected, *, pipeline: str, worker: str) -> Out
         CONNECT + "topic": record.position.topic,
         CONNECT + "partition": str(record.position.partition),
         CONNECT + "offset": str(record.position.offset),
-        CONNECT + "connector.name": pipeline,
+        PIPELINE_HEADER: pipeline,
         CONNECT + "task.id": worker,
         CONNECT + "stage": rejected.stage,
         CONNECT + "class.name": f"pipeline.{_ROOMS.get(rejected.stage, rejected.stage)}",

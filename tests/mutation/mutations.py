@@ -367,7 +367,7 @@ written = self._write_rows(work)
     Mutation(
         "a redo sends its dead letters again",
         function="consumers.dead_letters.earlier.EarlierDeadLetters.holds",
-        old="(dead_letter.topic_id, dead_letter.position, digest) in self._contents",
+        old="(_group(dead_letter.headers), dead_letter.topic_id, dead_letter.position, digest) in self._contents",
         new="False",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
@@ -761,11 +761,9 @@ if sum(group.sizes) <= policy.max_bytes:
         "an entry dropped while it was planned is taken for what was read",
         function="pipeline.store.writing.ledger.ledger.Ledger.cache",
         old="""
-_CachedEntry(
-    entry, entry if settled else None, settled, now, outages=self._outages, outdated=was_in_flight
-)
+_CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_flight)
 """,
-        new="_CachedEntry(entry, entry if settled else None, settled, now, outages=self._outages)",
+        new="_CachedEntry(entry, before, settled, now, outages=outages)",
         tests=("tests/unit/pipeline/store/writing/ledger/test_ledger.py",),
     ),
     Mutation(

@@ -255,7 +255,7 @@ _ERRORS: dict[tuple[FailureKind, str | None], type[MilvusStreamError]] = {
     (FailureKind.UNSUPPORTED, None): UsageError,
     (FailureKind.UNEXPECTED, "rows"): UnlistedAnswer,
     (FailureKind.UNEXPECTED, "read"): UnlistedAnswer,
-    (FailureKind.UNEXPECTED, "schema"): MilvusStreamError,
+    (FailureKind.UNEXPECTED, "schema"): UnlistedAnswer,
 }
 
 

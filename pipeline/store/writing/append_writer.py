@@ -1,6 +1,6 @@
 """The writer interface, and the writer for `append` mode, where every record is a separate document."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol
 
 from typing_extensions import override
@@ -65,15 +65,23 @@ class Unfinished(NamedTuple):
 class DocumentRows(Generic[K]):
     """Upserts and deletes of rows in their Milvus partitions, shared by both writers."""
 
-    def __init__(self, api: MilvusApi, collection: str, partitions: MilvusPartitions, policy: WritePolicy) -> None:
+    def __init__(
+        self,
+        api: MilvusApi,
+        collection: str,
+        partitions: MilvusPartitions,
+        partitioning: Partitioning,
+        policy: WritePolicy,
+    ) -> None:
         self._api = api
         self._collection = collection
         self._partitions = partitions
+        self._partitioning = partitioning
         self._max_ids = policy.max_rows
         self._requests: UpsertRequests[K] = UpsertRequests(api, collection, policy)
 
-    def upsert(self, groups: Mapping[str, Sequence[RowGroup[K]]], touched: set[K]) -> Sent[K]:
-        """Upsert the groups of each Milvus partition as `UpsertRequests` does."""
+    def upsert(self, groups: Mapping[str, Sequence[RowGroup[K]]], puts: Iterable[Put], touched: set[K]) -> Sent[K]:
+        """Upsert the groups of each Milvus partition, with the rows of these puts, as `UpsertRequests` does."""
         sent: Sent[K] = Sent()
         for partition, partition_groups in groups.items():
             try:
@@ -81,7 +89,7 @@ class DocumentRows(Generic[K]):
             except NotFound:
                 # Retention has dropped the Milvus partition since this worker last read the list.
                 self._partitions.forget()
-                if self._partitions.ensure({partition: True}):
+                if self._partitions.ensure({partition: self._partitioning.needed(puts)[partition]}):
                     refusal = too_many(partition)
                     sent.refused.update({group.owner: refusal for group in partition_groups})
                 else:
@@ -115,7 +123,7 @@ class AppendWriter(Writer):
     ) -> None:
         """`append_ids`: as the collection's stamp says."""
         self._with_topic_id = append_ids == "topic-id"
-        self._rows: DocumentRows[Position] = DocumentRows(api, collection, partitions, policy)
+        self._rows: DocumentRows[Position] = DocumentRows(api, collection, partitions, partitioning, policy)
         self._partitions = partitions
         self._partitioning = partitioning
 
@@ -147,7 +155,7 @@ class AppendWriter(Writer):
             topic_id = embedded.put.topic_id if self._with_topic_id else None
             group = RowGroup(embedded.put.position, append_rows(embedded, topic_id), row_sizes(embedded))
             groups.setdefault(self._place(embedded.put), []).append(group)
-        sent = self._rows.upsert(groups, set())
+        sent = self._rows.upsert(groups, [embedded.put for embedded in puts], set())
         refused = [(by_position[position], *refusal) for position, refusal in sent.refused.items()]
         set_aside = [(by_position[position], words) for position, words in sent.set_aside.items()]
         written = len(puts) - len(refused) - len(set_aside)

@@ -67,7 +67,7 @@ class UpsertWriter(Writer):
         self._fingerprint = fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
         self._redo = RedoCheck(api, collection, self._ledger, partitioning, durable=durable, verify=verify)
-        self._rows: DocumentRows[Key] = DocumentRows(api, collection, partitions, policy)
+        self._rows: DocumentRows[Key] = DocumentRows(api, collection, partitions, partitioning, policy)
         # Documents with a row stored by the batch that is being applied, over all its repetitions.
         self._touched: set[Key] = set()
 
@@ -247,12 +247,14 @@ class UpsertWriter(Writer):
 
     def _write_rows(self, work: Application) -> int:
         groups: dict[str, list[RowGroup[Key]]] = {}
+        puts = []
         for key, step in work.accepted():
             if step.put is not None and step.hashes is not None:
+                puts.append(step.put.put)
                 partition = step.hashes.milvus_partition
                 group = RowGroup(key, document_rows(step.put, partition), row_sizes(step.put))
                 groups.setdefault(partition, []).append(group)
-        sent = self._rows.upsert(groups, self._touched)
+        sent = self._rows.upsert(groups, puts, self._touched)
         work.refused.update(sent.refused)
         work.set_aside.update(sent.set_aside)
         for key in (*sent.refused, *sent.set_aside):

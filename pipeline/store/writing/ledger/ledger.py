@@ -82,6 +82,8 @@ class Ledger:
         self._distrusted_until = clock() + staleness_s
         self._distrusts = 0
         self._outages = 0
+        self._outages_read = 0
+        """Of the planning thread: `_outages` when it last read."""
         self._since: int | None = None
         self._shared = False
 
@@ -104,6 +106,7 @@ class Ledger:
                 if cached is not None:
                     own[key] = cached.entry
             distrusted = now < self._distrusted_until
+            self._outages_read = self._outages
         stored = self._query(unread, **(self._consistency() if distrusted else {}))
         foreign = [key for key in unread if self._is_foreign(stored.get(key)) or self._is_foreign(own.get(key))]
         self._shared = self._shared or bool(foreign)
@@ -123,9 +126,9 @@ class Ledger:
                 # newer, and where nothing is cached any more, nobody knows.
                 if cached is None or not (was_in_flight or cached.in_flight or cached.entry == entry):
                     settled = entry is None or not entry.pending
-                    cached = self._cached[key] = _CachedEntry(
-                        entry, entry if settled else None, settled, now, outages=self._outages, outdated=was_in_flight
-                    )
+                    before, outages = entry if settled else None, self._outages_read
+                    cached = _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_flight)
+                    self._cached[key] = cached
                 cached.in_flight += 1
 
     def forget(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.order import compare
 from pipeline.store.milvus.api import MilvusApi
-from pipeline.store.milvus.expressions import ids_expression
+from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, row_entry
 from pipeline.store.writing.protocol.decisions import NOWHERE, Entry
 
@@ -55,8 +55,10 @@ def _copies(api: MilvusApi, ledger: str, identifier: str) -> list[Entry]:
             break
         row = rows[0]
         copies.append(row_entry(row))
-        pending = str(row["pending"]).lower()
-        expression += f" and (kafka_offset != {row['kafka_offset']} or pending != {pending})"
+        # Two intents of one offset differ by their footprint only.
+        pending, footprint = str(row["pending"]).lower(), literal(row["footprint"])
+        known = f"kafka_offset == {row['kafka_offset']} and pending == {pending} and footprint == {footprint}"
+        expression += f" and not ({known})"
     return copies
 
 

@@ -50,7 +50,7 @@ class UpsertRequests(Generic[K]):
         self._api = api
         self._collection = collection
         self._policy = policy
-        self._unlisted: UnlistedAnswers[K] = UnlistedAnswers(policy.unlisted)
+        self._unlisted: UnlistedAnswers[tuple[K, str]] = UnlistedAnswers(policy.unlisted)
 
     def send(self, partition: str | None, groups: Sequence[RowGroup[K]], *, sent: Sent[K], touched: set[K]) -> None:
         """Upsert all groups; a refused request is split until the refused groups are alone.
@@ -70,6 +70,8 @@ class UpsertRequests(Generic[K]):
             return
         owners = [group.owner for group in groups]
         rows = [row for group in groups for row in group.rows]
+        # A document of several requests is suspected by its parts: that one was accepted says nothing of the others.
+        keys = [(group.owner, str(group.rows[0]["id"])) for group in groups]
         try:
             self._api.upsert(self._collection, partition, rows)
         except (RowsRefused, RequestTooLarge) as error:
@@ -78,7 +80,7 @@ class UpsertRequests(Generic[K]):
                 sent.refused[owners[0]] = "row_refused", str(error)
         except UnlistedAnswer as error:
             halves = []
-            match self._unlisted.refused(owners, str(error), part=part):
+            match self._unlisted.refused(keys, str(error), part=part):
                 case Verdict.REPEAT:
                     raise
                 case Verdict.SPLIT:
@@ -91,7 +93,7 @@ class UpsertRequests(Generic[K]):
             failpoints.hit("request_acked")
             sent.rows += len(rows)
             touched.update(owners)
-            self._unlisted.accepted(owners)
+            self._unlisted.accepted(keys)
             return
         for half in halves:
             self._upsert(partition, half, sent, touched, part=part)
