@@ -252,10 +252,10 @@ STANDALONE_TWICE = """
     from consumers.local import LocalMilvusStandalone
 
     with LocalMilvusStandalone(Path(sys.argv[1])) as uri:
-        milvus_client(uri).create_collection("kept", dimension=4)
+        MilvusClient(uri).create_collection("kept", dimension=4)
     with LocalMilvusStandalone(Path(sys.argv[1])) as again:
         assert again == uri, (again, uri)
-        assert milvus_client(uri).list_collections() == ["kept"]
+        assert MilvusClient(uri).list_collections() == ["kept"]
     print("same data on the same port")
 """
 

@@ -164,11 +164,11 @@ def test_a_connection_that_never_was_leaves_nothing_open() -> None:
         (FailureKind.DENIED, "rows", errors.UsageError),
         (FailureKind.UNSUPPORTED, "read", errors.UsageError),
         (FailureKind.TOO_MANY_PARTITIONS, "schema", errors.RecordRejected),
-        # An answer nobody has seen before must not condemn rows, and a failed change of the schema is no outage.
+        # An answer nobody has seen before must condemn neither rows nor the worker.
         (FailureKind.UNEXPECTED, "rows", errors.UnlistedAnswer),
         (FailureKind.UNEXPECTED, "read", errors.UnlistedAnswer),
         (FailureKind.RECOVERING, "rows", errors.Unavailable),
-        (FailureKind.UNEXPECTED, "schema", errors.MilvusStreamError),
+        (FailureKind.UNEXPECTED, "schema", errors.UnlistedAnswer),
     ],
 )
 def test_every_kind_has_its_error(kind: FailureKind, effect: str, error: type[errors.MilvusStreamError]) -> None:

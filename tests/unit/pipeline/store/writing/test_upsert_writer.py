@@ -5,6 +5,7 @@ import pytest
 from pipeline.errors import NotLoaded, OutcomeUnknown, Unavailable
 from pipeline.records import MAX_TEXT_BYTES, Delete, Put
 from pipeline.store.partition_names import Partitioning, partition_name
+from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.ledger.ledger import Ledger
 from pipeline.store.writing.protocol.decisions import Earlier, Entry
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
@@ -13,7 +14,7 @@ from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import NOON_MS, delete, embed_all, put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.power_loss import PowerLoss
-from tests.support.stores import Store, write
+from tests.support.stores import Store, make_store, write
 
 TODAY, TOMORROW = "d20261122", "d20261123"
 TOO_LONG = "x" * (MAX_TEXT_BYTES + 1)
@@ -443,3 +444,19 @@ def test_places_left_behind_are_forgotten_once_they_are_durable(fake: FakeMilvus
     durable.add(3)
     write(writer, [put("k", "a", 4, day=3)])
     assert store.ledger()["k"].former == {"d20261124": 1}
+
+
+def test_an_old_date_whose_milvus_partition_was_dropped_after_the_plan_takes_no_place_of_the_present() -> None:
+    fake = FakeMilvus()
+    make_store(fake, "docs")
+    partitions = MilvusPartitions(fake, "docs", max_partitions=3)
+    writer = UpsertWriter(fake, "docs", partitions, Partitioning("day"), fingerprint="model")
+    write(writer, [put("old", "x", 1, day=-200)])
+    plan = writer.plan([put("other", "x", 2, day=-200)])
+    (dropped,) = (name for name in fake.partitions("docs") if name.startswith("d"))
+    fake.release_partitions("docs", [dropped])
+    fake.drop_partition("docs", dropped)
+    for name in ("d20261121", "d20261122", "d20261123"):
+        fake.create_partition("docs", name)
+    applied = writer.apply(plan, embed_all(plan.to_embed))
+    assert [reason for _, reason, _ in applied.refused] == ["too_many_partitions"]

@@ -36,3 +36,11 @@ def test_what_is_written_while_the_next_batch_is_planned_is_what_that_batch_find
     assert entry is not None
     assert (entry.position, entry.pending) == (NEW.position, False)
     assert ledger.before(KEY) == (entry, True)
+
+
+def test_an_entry_read_before_an_outage_is_doubtful_after_it(ledger: Ledger) -> None:
+    other = (None, "other")
+    read = ledger.read([other])
+    ledger.invalidate()  # the writing thread has met an outage
+    ledger.cache(read)
+    assert ledger.doubtful(other)

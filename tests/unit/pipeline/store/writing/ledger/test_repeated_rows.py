@@ -1,9 +1,12 @@
 """A ledger row that the server has twice is found by its count, and the document is written again."""
 
+from dataclasses import replace
 from typing import Any
 
+from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.writing.ledger.ledger_rows import entry_row
+from pipeline.store.writing.ledger.repeated_rows import repeated_entries
 from tests.support.documents import put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.milvus_expressions import parse
@@ -55,3 +58,15 @@ def test_an_older_row_lets_no_older_record_pass() -> None:
     write(store.upsert_writer(), [put("d", "five", 2, version=5)])
     api: MilvusApi = LostDelete(fake, older)  # type: ignore[assignment]
     assert Store(api, "docs").upsert_writer().plan([put("d", "three", 3, version=3)]).stale == 1
+
+
+def test_two_intents_of_one_record_are_two_rows() -> None:
+    fake = FakeMilvus()
+    store = make_store(fake, "docs")
+    write(store.upsert_writer(), [put("d", "one", 1)])
+    begun = replace(store.ledger()["d"], pending=True)
+    further = replace(begun, footprint={**begun.footprint, "d20261124": 1})
+    fake.upsert(ledger_name("docs"), None, [entry_row(begun)])
+    api: MilvusApi = LostDelete(fake, dict(entry_row(further)))  # type: ignore[assignment]
+    (found,) = repeated_entries(api, ledger_name("docs"), [entry_row(begun)["id"]], 1, {}).values()
+    assert found.footprint == further.footprint

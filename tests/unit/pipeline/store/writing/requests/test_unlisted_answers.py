@@ -38,13 +38,16 @@ class Site:
 
     def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 0.0
-        self.requests = UpsertRequests[str](server, "docs", WritePolicy(unlisted=POLICY))
-        monkeypatch.setattr(self.requests, "_unlisted", UnlistedAnswers[str](POLICY, lambda: self.now_s))
+        self.requests = UpsertRequests[str](server, "docs", WritePolicy(max_bytes=100, unlisted=POLICY))
+        monkeypatch.setattr(self.requests, "_unlisted", UnlistedAnswers[tuple[str, str]](POLICY, lambda: self.now_s))
 
     def send(self, owners: Sequence[str]) -> Sent[str] | None:
         """Send one row of each; None where the refusal was raised."""
+        return self.send_groups([RowGroup(owner, [{"id": owner}], [1]) for owner in owners])
+
+    def send_groups(self, groups: Sequence[RowGroup[str]]) -> Sent[str] | None:
+        """Send these rows; None where the refusal was raised."""
         sent = Sent[str]()
-        groups = [RowGroup(owner, [{"id": owner}], [1]) for owner in owners]
         try:
             self.requests.send("d20261122", groups, sent=sent, touched=set())
         except UnlistedAnswer:
@@ -168,3 +171,17 @@ def test_verdicts_are_for_one_request_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert answers.refused(["a", "b"], WORDS, part=True) is Verdict.SPLIT
     assert answers.refused(["a"], WORDS, part=True) is Verdict.SET_ASIDE
     assert answers.refused(["c"], WORDS, part=False) is Verdict.REPEAT
+
+
+def test_a_bad_part_of_a_document_of_several_requests_is_given_up_though_the_others_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site(Server(bad={"large 1"}), monkeypatch)
+    large = RowGroup("large", [{"id": "large 0"}, {"id": "large 1"}], [80, 80])
+    for _ in range(20):
+        sent = site.send_groups([large, RowGroup("good", [{"id": "good"}], [1])])
+        site.now_s += 15
+        if sent is not None and sent.refused:
+            break
+    assert sent is not None
+    assert list(sent.refused) == ["large"]

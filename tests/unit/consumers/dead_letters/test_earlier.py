@@ -1,0 +1,20 @@
+"""Which dead letters count as sent already."""
+
+from consumers.dead_letters.earlier import EarlierDeadLetters
+from consumers.dead_letters.envelope import OutgoingDeadLetter, decode_dead_letter, encode_dead_letter
+from pipeline.records import Position, Rejected, SourceRecord
+
+RECORD = SourceRecord(Position("documents", 0, 7), 1000, b"k", b'{"id": "a"}', (), "topic id")
+
+
+def dead_letter(group: str, reason: str) -> OutgoingDeadLetter:
+    rejected = Rejected(RECORD, "validate", reason, f"the reason of {group}")
+    return encode_dead_letter(rejected, pipeline=group, worker="w")
+
+
+def test_another_group_sends_its_own() -> None:
+    sent = dead_letter("appending", "delete_in_append_mode")
+    stored = SourceRecord(Position("documents.dlq", 0, 0), sent.timestamp_ms, sent.key, sent.value, sent.headers, "x")
+    earlier = EarlierDeadLetters(lambda: [decode_dead_letter(stored)])
+    assert earlier.holds(dead_letter("appending", "another since its settings changed"))
+    assert not earlier.holds(dead_letter("keeping", "delete_in_append_mode"))
