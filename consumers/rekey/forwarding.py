@@ -44,8 +44,8 @@ class Forwarder:
     """A transactional producer into one topic.
 
     Every process has a transactional id of its own. What keeps an earlier owner of a Kafka partition from committing is
-    its generation of the consumer group, which the transaction carries (KIP-447); the next owner waits for a
-    transaction that is still open before it reads the committed offsets.
+    the generation of the consumer group in which it read the records, which the transaction carries (KIP-447). The next
+    owner waits for a transaction that is still open before it reads the committed offsets.
     """
 
     def __init__(self, settings: KafkaSettings, topic: str, source: KafkaSource) -> None:

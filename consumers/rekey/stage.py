@@ -64,6 +64,8 @@ class RekeyStage(RebalanceHandler):
         self._last_round = time.monotonic()
         self._last_lag = float("-inf")
         self._failures = 0
+        self._reread_due = False
+        """Records were read that no committed transaction contains: nothing behind them may be forwarded."""
 
     def run(self, stop: threading.Event) -> RekeySummary:
         """Read and forward until `stop`. Raises the first error that waiting does not end."""
@@ -80,11 +82,16 @@ class RekeyStage(RebalanceHandler):
     def _round(self, stop: threading.Event) -> None:
         self._last_round = time.monotonic()
         self._metrics.progress.set(time.time())
+        if self._reread_due:
+            self._reread(stop)
+        # Polled in any case: the group waits for that, and it raises what has ended the source.
         records = [record for record in self._source.poll(_POLL_S) if record.position[:2] in self._owned]
-        if records:
+        if records and not self._reread_due:
             try:
                 self._forward(records)
             except Unavailable as error:
+                self._metrics.transactions.labels("aborted").inc()
+                self._reread_due = True
                 self._wait(error, stop)
         if time.monotonic() - self._last_lag >= _LAG_S:
             self._observe_lag()
@@ -101,14 +108,21 @@ class RekeyStage(RebalanceHandler):
             log.info("rekey.available")
         self._failures, self._problem = 0, None
 
+    def _reread(self, stop: threading.Event) -> None:
+        """Begin again at the committed offsets; wait if they cannot be read."""
+        try:
+            self._source.reread()
+        except Unavailable as error:
+            self._wait(error, stop)
+        else:
+            self._reread_due = False
+
     def _wait(self, error: Unavailable, stop: threading.Event) -> None:
-        """Wait after a transaction that failed, and read its records again."""
-        self._metrics.transactions.labels("aborted").inc()
+        """Wait after a failure, longer after each one in a row."""
         self._failures += 1
         self._problem = str(error)
         log.warning("rekey.unavailable", why=self._problem, what="the records are read again")
         stop.wait(_RETRY.delay_s(self._failures, random.random()))  # noqa: S311 - jitter
-        self._source.reread()
 
     def _keyed(self, record: SourceRecord) -> tuple[str, Forwarded]:
         _refuse_cut(record)

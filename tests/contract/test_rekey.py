@@ -2,21 +2,23 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 from confluent_kafka import Producer
+from kafka import TopicPartition
 
 from consumers.config import Settings, load_settings
-from consumers.kafka import read_range, stable_ranges
+from consumers.kafka import KafkaSource, read_range, stable_ranges
+from consumers.kafka.positions.start_positions import StartOffsets, StartPositions
 from consumers.rekey import RekeyMetrics, RekeySummary
 from consumers.rekey.forwarding import Forwarder
 from consumers.wiring.rekey import rekey_stage
 from pipeline.errors import MilvusStreamError, Unavailable, UsageError
-from pipeline.records import SourceRecord
-from tests.support.rigs.kafka import RealRig, now_ms
+from pipeline.records import KafkaPartition, SourceRecord
+from tests.support.rigs.kafka import Member, RealRig, now_ms
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -45,6 +47,14 @@ def running(settings: Settings, target: str, metrics: RekeyMetrics | None = None
         finally:
             stop.set()
     run.result()
+
+
+@contextmanager
+def closing_source(source: KafkaSource) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        source.close(5)
 
 
 def arrived(rig: RealRig, target: str) -> list[SourceRecord]:
@@ -176,6 +186,128 @@ def test_after_a_failed_transaction_its_records_are_read_again(kafka: RealRig, m
         eventually(lambda: len(arrived(kafka, target)) >= 20, within=60)
     assert len(arrived(kafka, target)) == 20
     assert metrics.registry.get_sample_value("rekey_transactions_total", {"status": "aborted"}) == 2
+
+
+def test_a_stage_that_was_suspended_for_a_session_forwards_nothing_that_the_next_owner_has_forwarded(
+    kafka: RealRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = kafka.topic(), kafka.topic()
+    publish(kafka, source, 20, partitions=1)
+    settings, metrics = configured(kafka, source), RekeyMetrics()
+    suspended = rekey_stage(settings, target, metrics)
+    identify, polled, resumed = suspended._identify, threading.Event(), threading.Event()
+
+    def suspend(record: SourceRecord) -> tuple[str | None, str] | None:
+        polled.set()
+        assert resumed.wait(60)
+        return identify(record)
+
+    monkeypatch.setattr(suspended, "_identify", suspend)
+    transactions = [("rekey_transactions_total", {"status": status}) for status in ("committed", "aborted")]
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(suspended.run, stop)
+        try:
+            assert polled.wait(30)
+            kafka.expel(suspended._source)
+            with running(settings, target):
+                publish(kafka, source, 10, first=20, partitions=1)
+                eventually(lambda: len(arrived(kafka, target)) == 30, within=60)
+                resumed.set()
+                eventually(lambda: any(metrics.registry.get_sample_value(*name) for name in transactions), within=30)
+                assert [metrics.registry.get_sample_value(*name) for name in transactions] == [0, 1]
+                publish(kafka, source, 10, first=30, partitions=1)
+                eventually(lambda: len(arrived(kafka, target)) >= 40, within=60)
+        finally:
+            resumed.set()
+            stop.set()
+    run.result()
+    assert [dict(record.headers)["n"] for record in arrived(kafka, target)] == [b"%d" % n for n in range(40)]
+
+
+def test_a_transaction_carries_the_membership_under_which_its_records_were_read(kafka: RealRig) -> None:
+    topic = kafka.topic()
+    publish(kafka, topic, 5, partitions=1)
+    source = KafkaSource(kafka.settings(topic))
+    with closing_source(source):
+        reader = Member(source)
+        reader.joined(each=1)
+        reader.read(5)
+        coordinator = source._open_consumer()._coordinator
+        read_under = coordinator._generation
+        coordinator._generation = type(read_under)(
+            read_under.generation_id + 1, read_under.member_id, read_under.protocol
+        )
+        offsets, group = source.transaction_offsets({(topic, 0): 5})
+        assert offsets[TopicPartition(topic, 0)].offset == 5
+        # The broker refuses it: its group is in a later generation.
+        assert (group.generation_id, group.member_id) == (read_under.generation_id, read_under.member_id)
+
+
+def test_no_transaction_is_committed_after_the_membership_is_lost(kafka: RealRig) -> None:
+    topic = kafka.topic()
+    publish(kafka, topic, 5, partitions=1)
+    source = KafkaSource(kafka.settings(topic))
+    with closing_source(source):
+        reader = Member(source)
+        reader.joined(each=1)
+        reader.read(5)
+        kafka.expel(source)
+        with pytest.raises(Unavailable, match="no member of the group"):
+            source.transaction_offsets({(topic, 0): 5})
+
+
+def test_an_outage_that_goes_on_while_records_are_read_again_is_waited_out(
+    kafka: RealRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = kafka.topic(), kafka.topic()
+    publish(kafka, source, 40, partitions=1)
+    find, begun, outage = StartPositions.find, threading.Event(), [True, True]
+
+    def fail(name: str) -> None:
+        if name == "rekey_sent" and not begun.is_set():
+            begun.set()
+            raise Unavailable("the coordinator moves")
+
+    def find_if_it_can(positions: StartPositions, partitions: Collection[KafkaPartition]) -> StartOffsets:
+        if begun.is_set() and outage:
+            outage.pop()
+            raise Unavailable("no broker answers")
+        return find(positions, partitions)
+
+    monkeypatch.setattr("consumers.rekey.forwarding.failpoints.hit", fail)
+    monkeypatch.setattr(StartPositions, "find", find_if_it_can)
+    metrics = RekeyMetrics()
+    # Small polls: the first one after the failed transaction returns the records behind those that failed.
+    with running(configured(kafka, source, "batch.max_records=10"), target, metrics) as run:
+        eventually(lambda: run.done() or len(arrived(kafka, target)) >= 40, within=60)
+    assert not outage
+    assert [dict(record.headers)["n"] for record in arrived(kafka, target)] == [b"%d" % n for n in range(40)]
+    assert metrics.registry.get_sample_value("rekey_transactions_total", {"status": "aborted"}) == 1
+
+
+def test_a_source_that_has_failed_ends_the_stage_also_before_its_records_are_read_again(
+    kafka: RealRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = kafka.topic(), kafka.topic()
+    publish(kafka, source, 20, partitions=1)
+    stage = rekey_stage(configured(kafka, source), target, RekeyMetrics())
+
+    def fail(name: str) -> None:
+        if name == "rekey_sent":
+            stage._source._failure.error = Unavailable("Kafka cannot be used for reading")
+            raise Unavailable("the coordinator moves")
+
+    monkeypatch.setattr("consumers.rekey.forwarding.failpoints.hit", fail)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(stage.run, stop)
+        try:
+            eventually(run.done, within=30)
+        finally:
+            stop.set()
+    with pytest.raises(Unavailable, match="for reading"):
+        run.result()
 
 
 def test_a_record_that_the_target_refuses_stops_the_stage_with_its_position(kafka: RealRig) -> None:

@@ -386,6 +386,27 @@ written = self._write_rows(work)
         tests=("tests/contract/test_rekey.py",),
     ),
     Mutation(
+        "a transaction carries the membership of the moment of its commit",
+        function="consumers.kafka.source.group_source.KafkaSource.transaction_offsets",
+        old="self._read_as",
+        new="self._open_consumer().group_metadata()",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
+        "a member that was removed commits a transaction",
+        function="consumers.kafka.source.group_source.KafkaSource.transaction_offsets",
+        old="group.generation_id < 0 or not listener.assigned_to(group.member_id)",
+        new="False",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
+        "records behind those of a failed transaction are forwarded",
+        function="consumers.rekey.stage.RekeyStage._round",
+        old="records and not self._reread_due",
+        new="records",
+        tests=("tests/contract/test_rekey.py",),
+    ),
+    Mutation(
         "committed offsets are read while a transaction still commits some",
         function="consumers.kafka.client.internals.wait_for_transactions",
         old="request.require_stable = True",

@@ -43,7 +43,7 @@ from consumers.kafka.source.base_source import COMMIT_TIMEOUT_S, BaseSource, sou
 from consumers.kafka.source.ports import Lag, Source
 from consumers.kafka.source.rebalance import GroupListener, RebalanceHandler
 from consumers.kafka.topics.admin import LogRange, log_ranges
-from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost
+from pipeline.errors import MembershipLost, MilvusStreamError, OffsetsLost, Unavailable
 from pipeline.records import KafkaPartition, SourceRecord
 
 log = structlog.get_logger(__name__)
@@ -100,6 +100,8 @@ class KafkaSource(BaseSource, Source):
         self._joining = NEVER
         self._joined: tuple[str, float] | None = None
         """The member id for which the wait of a static member was begun, and when."""
+        self._read_as: Any = None
+        """The group's metadata under which the last poll read."""
 
     @override
     def start(self, handler: RebalanceHandler) -> None:
@@ -136,6 +138,8 @@ class KafkaSource(BaseSource, Source):
         self._failure.check()
         finish_join(consumer)
         batches = self._fetch(timeout_s)
+        # Only a poll joins the group, so the records belong to this membership or to one that has ended since.
+        self._read_as = consumer.group_metadata()
         listener.positions.epochs.observe(batches)
         records = source_records(batches, listener.positions.topic_ids)
         if is_replaced(consumer):
@@ -187,10 +191,18 @@ class KafkaSource(BaseSource, Source):
         return len(assigned) == len(offsets)
 
     def transaction_offsets(self, offsets: Mapping[KafkaPartition, int]) -> tuple[Mapping[TopicPartition, Any], Any]:
-        """Return offsets and the group's metadata for a transaction that commits them; see `committed_outside`."""
-        consumer, listener = self._started()
+        """Return offsets and the group's metadata for a transaction that commits them; see `committed_outside`.
+
+        The metadata is that of the poll which returned the records: the broker refuses it once another member may own
+        them. That of a member that was removed since (generation -1, no member id) would be accepted from anybody.
+        Raises Unavailable when the membership is known to be lost.
+        """
+        _, listener = self._started()
+        group = self._read_as
+        if group.generation_id < 0 or not listener.assigned_to(group.member_id):
+            raise Unavailable("this is no member of the group any more: another one reads what is not committed")
         metadata = {TopicPartition(*name): listener.positions.metadata(name, at) for name, at in offsets.items()}
-        return metadata, consumer.group_metadata()
+        return metadata, group
 
     def committed_outside(self, offsets: Mapping[KafkaPartition, int]) -> None:
         """Record offsets that a transaction has committed."""

@@ -128,6 +128,10 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         """Whether Kafka partitions are still owned under an id that is this member's no more."""
         return bool(self.committed) and self._member != member_id(self._consumer)
 
+    def assigned_to(self, member: str) -> bool:
+        """Whether the Kafka partitions were assigned under this id, and it is this member's still."""
+        return self._member == member and not self.outlived
+
     def check_member(self, assigned: Collection[KafkaPartition]) -> bool:
         """Handle a loss that the client has not announced; True: everything assigned is read again. Blocks.
 
