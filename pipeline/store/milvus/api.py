@@ -228,3 +228,12 @@ class MilvusServerApi(MilvusApi, Protocol):
 
     def clock_ms(self) -> int | None:
         """The server's clock in epoch milliseconds; None from a server without a clock (Lite)."""
+
+
+def as_of(instant: int | None) -> dict[str, Any]:
+    """Options of `query` for reads that see every write acknowledged before that `MilvusApi.instant`.
+
+    All reads with one instant wait once, until the server has passed it. A strong read waits every time, because it is
+    as of its own moment (some 300 ms on 2.3.5); without an instant the reads are strong.
+    """
+    return {"strong": True} if instant is None else {"since": instant}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import NotFound, NotLoaded
 from pipeline.records import Position
-from pipeline.store.milvus.api import DEFAULT_PARTITION, MilvusApi
+from pipeline.store.milvus.api import DEFAULT_PARTITION, MilvusApi, as_of
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.protocol.decisions import Entry, Key
 from pipeline.store.writing.rows import row_ids
@@ -45,11 +45,13 @@ class RowCheck:
         2. A row of a former place is there.
 
         A Milvus partition that was dropped or released proves nothing: retention drops partitions with their rows.
-        `consistency`: options of the first queries; what they find is confirmed by strong ones.
+        `consistency`: options of the first queries; what they find is confirmed as of now.
         """
         suspects = self._differing(entries, consistency)
         # A read may be older than the ledger row: the two collections advance on their own.
-        return self._differing({key: entries[key] for key in suspects}, {"strong": True}) if suspects else set()
+        if not suspects:
+            return set()
+        return self._differing({key: entries[key] for key in suspects}, as_of(self._api.instant()))
 
     def forget(self) -> None:
         """Drop what is known of Milvus partitions."""

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import UnlistedAnswer
 from pipeline.records import KafkaPartition
 from pipeline.store.collection.schema import ledger_name
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.api import MilvusApi, as_of
 from pipeline.store.milvus.expressions import ids_expression
 from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
 from pipeline.store.writing.ledger.repeated_rows import repeated_entries
@@ -235,8 +235,7 @@ class Ledger:
     def _consistency(self) -> dict[str, Any]:
         """The options of a read that must see everything written before the last `invalidate`.
 
-        All such reads use one instant, so only the first waits until the server has passed it. A strong read waits
-        every time, because it is as of its own moment (some 300 ms on 2.3.5).
+        All such reads use one instant, so that only the first one waits.
         """
         with self._lock:
             distrusts, since = self._distrusts, self._since
@@ -245,7 +244,7 @@ class Ledger:
             with self._lock:
                 if distrusts == self._distrusts:
                     self._since = since
-        return {"strong": True} if since is None else {"since": since}
+        return as_of(since)
 
     def _is_doubted(self, cached: _CachedEntry) -> bool:
         return cached.outdated or self._is_foreign(cached.entry)
@@ -262,8 +261,7 @@ class Ledger:
         """Entries as of this moment on the server's clock."""
         if not keys:
             return {}
-        since = self._api.instant()
-        stored = self._query(keys, **({"strong": True} if since is None else {"since": since}))
+        stored = self._query(keys, **as_of(self._api.instant()))
         return {key: stored.get(key) for key in keys}
 
     def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry | None]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.order import compare
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.api import MilvusApi, as_of
 from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, row_entry
 from pipeline.store.writing.protocol.decisions import NOWHERE, Entry
@@ -27,15 +27,16 @@ def repeated_entries(
     """
     if _count(api, ledger, ids, consistency) <= distinct:
         return {}
+    now = as_of(api.instant())  # some dozens of reads
     entries: dict[str, Entry] = {}
     waiting = [list(ids)]
     while waiting:
         some = waiting.pop()
-        rows = api.query(ledger, ids_expression(some), ["id"], strong=True)
-        if _count(api, ledger, some, {"strong": True}) <= len(rows):
+        rows = api.query(ledger, ids_expression(some), ["id"], **now)
+        if _count(api, ledger, some, now) <= len(rows):
             continue  # a row was written between the first query and its count
         if len(some) == 1:
-            entries[some[0]] = _covering(_copies(api, ledger, some[0]))
+            entries[some[0]] = _covering(_copies(api, ledger, some[0], now))
         else:
             middle = len(some) // 2
             waiting += [some[:middle], some[middle:]]
@@ -46,11 +47,11 @@ def _count(api: MilvusApi, ledger: str, ids: Sequence[str], consistency: Mapping
     return int(api.query(ledger, ids_expression(list(ids)), ["count(*)"], **consistency)[0]["count(*)"])
 
 
-def _copies(api: MilvusApi, ledger: str, identifier: str) -> list[Entry]:
+def _copies(api: MilvusApi, ledger: str, identifier: str, now: Mapping[str, Any]) -> list[Entry]:
     """The rows of one id. A filter applies before Milvus leaves copies out, so each is excluded once it is known."""
     expression, copies = ids_expression([identifier]), []
     for _ in range(_MOST_COPIES):
-        rows = api.query(ledger, expression, ENTRY_FIELDS, strong=True)
+        rows = api.query(ledger, expression, ENTRY_FIELDS, **now)
         if not rows:
             break
         row = rows[0]

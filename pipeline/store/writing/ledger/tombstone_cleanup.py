@@ -9,7 +9,7 @@ import structlog
 
 from pipeline.errors import Unavailable
 from pipeline.store.collection.schema import ledger_name
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.api import MilvusApi, as_of
 from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry, written_before
 from pipeline.store.writing.protocol.decisions import Entry
@@ -83,10 +83,8 @@ class TombstoneSweep:
         """Delete the rows that are still the tombstones found; returns how many."""
         if not found:
             return 0
-        since = self._api.instant()
-        again = self._api.query(
-            self._name, ids_expression(list(found)), ENTRY_FIELDS, strong=since is None, since=since
-        )
+        now = as_of(self._api.instant())
+        again = self._api.query(self._name, ids_expression(list(found)), ENTRY_FIELDS, **now)
         unchanged = [row["id"] for row in again if row_entry(row) == found[row["id"]]]
         # Earlier versions did not store when a delete was written: it counts from now on.
         undated = [replace(found[id_], written_ms=self._now_ms()) for id_ in unchanged if not found[id_].written_ms]
