@@ -147,10 +147,7 @@ class DeadLetterProducer(DeadLetterChannel):
             self._failure = error
 
     def _next_window(self) -> Sequence[OutgoingDeadLetter]:
-        """Wait for dead letters, of each record at most one; empty when the delivery ends.
-
-        A record that was read again while its dead letter waited has two: the second is not sent behind the first.
-        """
+        """Wait for dead letters; empty when the delivery ends. A record that was read again gets one in a window."""
         with self._changed:
             while not self._waiting and not self._closing and not self._ending.is_set():
                 self._changed.wait()
