@@ -36,9 +36,11 @@ class EarlierDeadLetters:
         if self._unread:
             self._contents = {content for found in self._read() for content in _whole(found)}
             self._unread = False
-        # The position alone is not enough: after a log has lost its end, another record has it.
-        digest = _digest(dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
-        return (_group(dead_letter.headers), dead_letter.topic_id, dead_letter.position, digest) in self._contents
+        return _origin(dead_letter) in self._contents
+
+    def confirmed(self, dead_letter: OutgoingDeadLetter) -> None:
+        """The topic has this dead letter from now on: sent since the topic was read, so `holds` would not find it."""
+        self._contents.add(_origin(dead_letter))
 
 
 def newest_dead_letters(settings: KafkaSettings, topic: str) -> Iterator[DeadLetter]:
@@ -58,6 +60,12 @@ def _whole(found: DeadLetter) -> Iterator[Origin]:
         position = Position(found.topic, found.partition, found.offset)
         digest = _digest(found.record.key, found.record.value, found.timestamp_ms)
         yield _group(found.record.headers), found.topic_id, position, digest
+
+
+def _origin(dead_letter: OutgoingDeadLetter) -> Origin:
+    # The position alone is not enough: after a log has lost its end, another record has it.
+    digest = _digest(dead_letter.key, dead_letter.value, dead_letter.timestamp_ms)
+    return _group(dead_letter.headers), dead_letter.topic_id, dead_letter.position, digest
 
 
 def _group(headers: Iterable[tuple[str, bytes | None]]) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import structlog
@@ -147,18 +147,24 @@ class DeadLetterProducer(DeadLetterChannel):
             self._failure = error
 
     def _next_window(self) -> Sequence[OutgoingDeadLetter]:
-        """Wait for dead letters; empty when the delivery ends."""
+        """Wait for dead letters; empty when the delivery ends. A record that was read again gets one in a window."""
         with self._changed:
             while not self._waiting and not self._closing and not self._ending.is_set():
                 self._changed.wait()
             if self._ending.is_set():
                 return []
-            return [self._waiting[i] for i in range(min(len(self._waiting), self._policy.window))]
+            window: dict[Position, OutgoingDeadLetter] = {}
+            for dead_letter in islice(self._waiting, self._policy.window):
+                if dead_letter.position in window:
+                    break
+                window[dead_letter.position] = dead_letter
+            return list(window.values())
 
     def _deliver(self, outbox: "_Outbox", earlier: EarlierDeadLetters, window: Sequence[OutgoingDeadLetter]) -> None:
         """Send until every dead letter of the window is confirmed or the delivery ends."""
         failures = 0
         unsent = window
+        whole = {dead_letter.position: dead_letter for dead_letter in window}  # before any change of its timestamp
         while unsent and not self._ending.is_set():
             problem: str | None = None
             try:
@@ -170,6 +176,7 @@ class DeadLetterProducer(DeadLetterChannel):
             except MilvusStreamError as error:
                 confirmed, problem = [], str(error)
             for dead_letter in confirmed:
+                earlier.confirmed(whole[dead_letter.position])
                 self._on_sent(dead_letter.reason)
                 failures = 0
             self._confirm(confirmed)

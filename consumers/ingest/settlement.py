@@ -24,8 +24,9 @@ class Settlement:
 
     1. Acknowledged receipts go to the flush, with the positions that they reach: Milvus remembers these.
     2. Durable receipts finish their records, durable positions allow commits up to them.
-    3. After the connection to Milvus broke, what is not durable by then may be lost: nothing is committed before it is
-       read again.
+    3. After the connection to Milvus broke, what is not durable by then may be lost: nothing is taken, handed to the
+       flush or committed before it is read again. So a flush after the loss finishes nothing of what came before it,
+       and whether something is to be read again is the same at whatever time it is asked.
     """
 
     def __init__(
@@ -41,17 +42,22 @@ class Settlement:
         self._acknowledged = acknowledged
         self._governor = governor
         self._current = current
+        self._lock = threading.Lock()
+        """A loss comes before a call that takes or hands over receipts, or after it."""
         self._milvus_lost = threading.Event()
         self._must_reread = False
 
     def settle(self) -> None:
-        """Take what was finished and acknowledged since the last call."""
-        for finished in self._receipts.take():
-            if isinstance(finished, WrittenPositions):
-                self.tracker.secured(finished.positions)
-            else:
-                self.tracker.done(self._current(finished))
-        self._hand_over()
+        """Take what was finished and acknowledged since the last call; nothing while `lost`."""
+        with self._lock:
+            if self.lost:
+                return
+            for finished in self._receipts.take():
+                if isinstance(finished, WrittenPositions):
+                    self.tracker.secured(finished.positions)
+                else:
+                    self.tracker.done(self._current(finished))
+            self._hand_over()
 
     def _hand_over(self) -> None:
         if self._acknowledged is None:
@@ -67,7 +73,9 @@ class Settlement:
     def dropped(self, partitions: Collection[KafkaPartition]) -> None:
         """Forget Kafka partitions that belong to another worker; also their positions, which it writes now."""
         self.tracker.dropped(partitions)
-        self._hand_over()
+        with self._lock:
+            if not self.lost:
+                self._hand_over()
 
     @property
     def unfinished(self) -> bool:
@@ -76,12 +84,14 @@ class Settlement:
 
     def committable(self) -> Mapping[KafkaPartition, int]:
         """The offsets that may be committed now."""
-        # A flush after a loss succeeds, too: what it made durable may be less than was acknowledged.
         return {} if self.lost else self.tracker.committable()
 
     def milvus_lost(self) -> None:
         """The connection to Milvus broke; called by any thread."""
-        self._milvus_lost.set()
+        with self._lock:
+            self._milvus_lost.set()
+            # At once: a flush after the loss succeeds, and would write positions that the rows do not reach any more.
+            self._governor.drop()
 
     @property
     def lost(self) -> bool:
@@ -93,7 +103,6 @@ class Settlement:
         if self._milvus_lost.is_set():
             self._milvus_lost.clear()
             self._must_reread = self._must_reread or self.unfinished
-            self._governor.drop()
         if not self._must_reread:
             return False
         try:

@@ -112,13 +112,13 @@ class IngestWorker:
     def _read_all(self, stop: threading.Event) -> bool:
         """Read until the run is finished, and finish what was read; True if nothing of it is left."""
         while True:
-            while not stop.is_set() and not self._finished():
+            while not stop.is_set() and (self._settlement.lost or not self._finished()):
                 self._round()
             clean = self._drain(stop)
             if not self._settlement.lost or stop.is_set():
                 return clean
             self._source.resume()
-            self._settlement.reread_lost(self.reread)
+            self._progress.paused_at = None
 
     def _round(self) -> None:
         progress = self._progress
@@ -202,13 +202,15 @@ class IngestWorker:
             return all(p in lag and lag[p].position >= progress.read_to[p] for p in owned)
         if not self._policy.until_caught_up:
             return False
-        if not self._source.assignment():
+        assigned = self._source.assignment()
+        if not assigned:
             return not progress.targets and self._clock() - progress.started > NO_SHARE_S
         lag = self._source.lag()
-        missing = [p for p in self._source.assignment() if p not in progress.targets]
+        missing = [p for p in assigned if p not in progress.targets]
         if missing:
             progress.targets.update(self._source.ends(missing))
-        return all(lag[p].position >= progress.targets[p] for p in self._source.assignment() if p in lag)
+        # A Kafka partition without a lag has not been read to its end: the broker did not answer.
+        return all(p in lag and lag[p].position >= progress.targets[p] for p in assigned)
 
     # --- the end -----------------------------------------------------------------------------------------------
 

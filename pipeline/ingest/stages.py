@@ -187,7 +187,11 @@ class Written:
 
 
 def records_to_redecide(
-    decoded: Decoded, plan: WritePlan, applied: Applied, refused: Sequence[Refused]
+    decoded: Decoded,
+    plan: WritePlan,
+    applied: Applied,
+    refused: Sequence[Refused],
+    left_out: Collection[Key] = (),
 ) -> Sequence[SourceRecord]:
     """Records that are submitted again.
 
@@ -196,9 +200,11 @@ def records_to_redecide(
        ledger finds them to be older.
     2. Rejected and refused records whose document is not whole yet.
     3. Records set aside by the writer, and those folded into them.
+    4. Records that were folded into an operation of `left_out`: it was not written, because its Kafka partition was
+       revoked.
     """
     set_aside = [operation for operation, _ in applied.set_aside]
-    keys = {entry.key for entry in refused}.union(operation.key for operation in set_aside)
+    keys = {entry.key for entry in refused}.union((operation.key for operation in set_aside), left_out)
     positions = {operation.position for operation in decoded.folded if operation.key in keys}
     positions -= _decided(plan, applied)
     waiting = [*decoded.postponed, *(entry for entry in refused if entry.waits)]

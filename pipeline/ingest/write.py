@@ -1,6 +1,7 @@
 """Stage 3 of the ingest flow: write, acknowledge, decide folded records again."""
 
 import time
+from collections.abc import Collection
 from functools import partial
 
 import structlog
@@ -12,7 +13,7 @@ from pipeline.ingest.ordered_executor import OrderedExecutor
 from pipeline.ingest.restore import DocumentRestorer
 from pipeline.ingest.stages import Barrier, Embedded, Submitted, Written, records_to_redecide
 from pipeline.records import Receipt
-from pipeline.store import Applied, Change, FlushGovernor, TombstoneSweep, Writer
+from pipeline.store import Applied, Change, FlushGovernor, Key, TombstoneSweep, Writer
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +25,8 @@ class WriteStage:
     of the others count as finished with it. If that one then cannot be stored (the model gives no finite vector,
     Milvus refuses a row), the others were given up for nothing: the document would be lost. So they are submitted
     again under the number of their batch (`_redecide`). Until then they stay in the registry of batches in flight, and
-    no receipt holds them. The same is done with a refused record whose document is left between two versions, see
+    no receipt holds them. The same is done where the operation is left out because its Kafka partition was revoked: the
+    next owner may have to reject it. And with a refused record whose document is left between two versions, see
     `restore.py`. A record that Milvus refuses in words that no table lists is submitted again after a while, see
     `UnlistedAnswers`.
     """
@@ -59,29 +61,34 @@ class WriteStage:
                 else:
                     executor.submit(partial(self._write, entry), partial(self._complete, entry))
 
-    def _write(self, embedded: Embedded) -> tuple[Applied, float]:
-        """Apply the plan; returns what was done and the seconds it took, outages included."""
+    def _write(self, embedded: Embedded) -> tuple[Applied, Collection[Key], float]:
+        """Apply the plan; returns what was done, the keys left out, and the seconds it took, outages included."""
         started = time.monotonic()
-        applied = self._context.breaker.call("write", lambda: self._apply(embedded))
-        return applied, time.monotonic() - started
+        applied, left_out = self._context.breaker.call("write", lambda: self._apply(embedded))
+        return applied, left_out, time.monotonic() - started
 
-    def _apply(self, embedded: Embedded) -> Applied:
-        """Write what this worker still owns. Every attempt checks again: an outage may outlast a rebalance."""
+    def _apply(self, embedded: Embedded) -> tuple[Applied, Collection[Key]]:
+        """Write what this worker still owns; returns the keys of the other operations, too.
+
+        Every attempt checks again: an outage may outlast a rebalance.
+        """
         submitted = embedded.decoded.submitted
         partitions = {record.position[:2] for record in submitted.batch.records}
         with self._context.fence.write_lock(submitted.number, partitions) as owned:
             if len(owned) == len(partitions):
-                return self._writer.apply(embedded.plan, embedded.puts)
+                return self._writer.apply(embedded.plan, embedded.puts), ()
             restored = embedded.decoded.restored
 
             def lost(operation: Change) -> bool:
                 return restored.get(operation.key, operation.position[:2]) not in owned
 
-            return self._writer.apply(embedded.plan.without(lost), [put for put in embedded.puts if not lost(put.put)])
+            puts = [put for put in embedded.puts if not lost(put.put)]
+            left_out = {operation.key for operation in embedded.decoded.operations if lost(operation)}
+            return self._writer.apply(embedded.plan.without(lost), puts), left_out
 
-    def _complete(self, embedded: Embedded, result: tuple[Applied, float]) -> None:
+    def _complete(self, embedded: Embedded, result: tuple[Applied, Collection[Key], float]) -> None:
         """Acknowledge a batch; runs in the order of submission."""
-        applied, write_s = result
+        applied, left_out, write_s = result
         rejections, decoded = self._context.rejections, embedded.decoded
         unfinished = applied.unfinished if self._restorer is not None else ()
         refused = [
@@ -89,12 +96,13 @@ class WriteStage:
             *rejections.refuse(decoded.submitted, applied.refused, "write", unfinished),
         ]
         rejections.check("write", decoded.records, [entry.rejected for entry in refused])
+        redecided = records_to_redecide(decoded, embedded.plan, applied, refused, left_out)
         written = Written(
             decoded,
             embedded.plan,
             applied,
             refused,
-            redecided=records_to_redecide(decoded, embedded.plan, applied, refused),
+            redecided=self._context.fence.still_owned(decoded.submitted.number, redecided),
             embed_s=embedded.embed_s,
             write_s=write_s,
         )

@@ -199,6 +199,20 @@ def test_a_record_larger_than_the_topic_takes_is_cut_and_says_so(rig: Rig) -> No
     assert small.value == b"small"
 
 
+def test_a_record_that_is_read_again_while_its_dead_letter_waits_is_sent_once() -> None:
+    rig, receipts, topic = FakeRig(), list[Receipt](), "dlq"
+    rig.broker.create_topic(topic)
+    channel = FakeDeadLetters(rig.broker, topic, on_confirmed=receipts.append)
+    first = rejected(topic_id="id")
+    channel.out_of_order("away")
+    channel.send(first)
+    channel.assigned()
+    channel.send(first)
+    channel.out_of_order(None)
+    assert confirmed(receipts) == [first.position] * 2
+    assert len(rig.broker.read(topic)) == 1
+
+
 @pytest.mark.servers
 def test_a_topic_that_cannot_be_written_confirms_nothing_until_it_can(kafka_bootstrap: str) -> None:
     rig, topic, receipts = RealRig(kafka_bootstrap), unique("dlq"), list[Receipt]()

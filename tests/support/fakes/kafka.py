@@ -482,6 +482,7 @@ class FakeDeadLetters:
                     self._topic, made.value, key=made.key, headers=made.headers, timestamp_ms=made.timestamp_ms
                 )
                 failpoints.hit("dead_letter_sent")
+                self._earlier.confirmed(self._waiting[0])
                 self._on_sent(made.reason)
             self._waiting.pop(0)
             self._on_confirmed(Receipt([made.position], made.batch))

@@ -2,11 +2,17 @@
 
 import json
 import threading
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pipeline.errors import OffsetsLost, Unavailable
+from pipeline.embedding import HashEmbedder
+from pipeline.errors import OffsetsLost, Stopped, Unavailable
+from pipeline.records import Chunk, KafkaPartition
 from tests.support.fakes.kafka import FakeBroker
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, GROUP, TOPIC, Rig, document, running, soon
@@ -38,6 +44,21 @@ class Disk(FakeMilvus):
             held.partitions = {partition: dict(flushed.get(partition, {})) for partition in held.partitions}
             held.undo.clear()
         self.down = False
+
+
+class Slow(HashEmbedder):
+    """Holds a text that says so in the model until the test lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__("hash:8")
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def embed(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        if any("SLOW" in chunk.text for chunk in chunks):
+            self.entered.set()
+            assert self.go.wait(20)
+        return super().embed(chunks)
 
 
 @pytest.fixture
@@ -126,6 +147,109 @@ def test_a_stop_at_once_after_the_loss_commits_nothing_of_it(broker: FakeBroker)
     milvus.may_flush.set()
     rig.ended()
     assert rig.committed() == {} or rig.texts() == {"a": ["a"]}
+
+
+def unflushed(rig: Rig) -> int:
+    """Receipts that wait for a flush."""
+    return rig.worker._governor.pending()
+
+
+def test_a_flush_during_the_drain_of_a_rebalance_hides_no_loss(broker: FakeBroker) -> None:
+    milvus, model = Disk(), Slow()
+    rig = Rig(broker, milvus, durability="flush", embedder=model)
+    rig.source._drain_s = 15.0
+    draining, drain = threading.Event(), rig.worker.drain
+
+    def observed(partitions: Collection[KafkaPartition]) -> bool:
+        draining.set()
+        return drain(partitions)
+
+    rig.worker.drain = observed  # type: ignore[method-assign]
+    with running(rig):
+        soon(lambda: len(rig.source.assignment()) == 2)
+        milvus.may_flush.clear()
+        broker.produce(TOPIC, document("kept", "kept"))
+        soon(lambda: "kept" in rig.texts() and unflushed(rig))
+        broker.produce(TOPIC, document("slow", "SLOW"), partition=1)
+        soon(model.entered.is_set)
+        broker.join(GROUP, object())
+        soon(draining.is_set)
+        milvus.lose_power()
+        milvus.may_flush.set()
+        soon(lambda: not unflushed(rig))  # dropped; or flushed again, without the rows that are gone
+        model.go.set()
+        soon(lambda: rig.committed().get(0) == 1)
+        assert rig.texts()["kept"] == ["kept"]
+
+
+def test_a_flush_during_a_commit_at_the_end_of_a_run_hides_no_loss(broker: FakeBroker) -> None:
+    milvus = Disk()
+    rig = Rig(broker, milvus, durability="flush", until_caught_up=True)
+    commit, upsert, may_write = rig.source.commit, milvus.upsert, threading.Event()
+
+    def held(collection: str, partition: str | None, rows: Sequence[Any]) -> None:
+        if collection == COLLECTION and rows[0]["doc_id"] == "late":
+            assert may_write.wait(20)
+        upsert(collection, partition, rows)
+
+    def waits(offsets: Mapping[KafkaPartition, int]) -> bool:
+        """The first commit has no effect; the next one lasts until Milvus is lost and back."""
+        if not may_write.is_set():
+            milvus.may_flush.clear()
+            may_write.set()
+            soon(lambda: "late" in rig.texts() and rig.flow.idle)
+            return False
+        if not milvus.may_flush.is_set():
+            soon(lambda: unflushed(rig))
+            milvus.lose_power()
+            milvus.may_flush.set()
+            soon(lambda: not unflushed(rig))
+        return commit(offsets)
+
+    milvus.upsert = held  # type: ignore[method-assign]
+    rig.source.commit = waits  # type: ignore[method-assign]
+    for number in range(10):  # a batch
+        broker.produce(TOPIC, document(f"first{number}"))
+    broker.produce(TOPIC, document("late", "late"), partition=1)
+    assert rig.run_to_its_end().clean
+    assert rig.committed() == {0: 10, 1: 1}
+    assert rig.texts()["late"] == ["late"]
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_run_at_its_end_goes_round_while_kafka_is_away_and_nothing_can_be_read_again(
+    broker: FakeBroker, back: bool
+) -> None:
+    milvus = Disk()
+    milvus.may_flush.clear()
+    rig = Rig(broker, milvus, durability="flush", until_caught_up=True)
+    reread, attempts, away = rig.source.reread, list[int](), threading.Event()
+    away.set()
+
+    def postponed() -> None:
+        attempts.append(1)
+        if away.is_set():
+            raise Unavailable("no offsets")
+        reread()
+
+    def ended() -> None:
+        raise Stopped("the dead-letter thread has stopped")
+
+    rig.source.reread = postponed  # type: ignore[method-assign]
+    broker.produce(TOPIC, document("a", "a"))
+    rig.start()
+    soon(lambda: len(rig.texts()) == 1 and rig.flow.idle)
+    milvus.lose_power()
+    milvus.may_flush.set()
+    soon(lambda: len(attempts) >= 2)
+    if back:
+        away.clear()
+        assert rig.ended().clean
+        assert (rig.committed(), rig.texts()) == ({0: 1}, {"a": ["a"]})
+    else:
+        rig.dead_letters.check = ended  # type: ignore[method-assign]
+        with pytest.raises(Stopped, match="dead-letter thread"):
+            rig.ended()
 
 
 def test_an_outage_without_anything_in_flight_reads_nothing_again(broker: FakeBroker) -> None:

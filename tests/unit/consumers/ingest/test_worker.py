@@ -3,13 +3,15 @@
 import json
 import threading
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
 from consumers.dead_letters import DeadLetterLimits, decode_dead_letter
-from consumers.kafka import KafkaSettings, suspend_clock
+from consumers.kafka import KafkaSettings, Lag, suspend_clock
 from pipeline.errors import NotFound, TooManyRejected, Unavailable
+from pipeline.records import KafkaPartition
 from pipeline.store import SweepPolicy
 from pipeline.telemetry import OUTCOMES
 from tests.support.fakes.kafka import FakeBroker, FakeSource
@@ -510,6 +512,25 @@ def test_a_worker_that_is_cut_off_leaves_the_group_after_its_last_call(broker: F
     assert not broker.is_member(GROUP, rig.source)
     (entry,) = rig.milvus.stored(f"{COLLECTION}__ledger")["_default"].values()
     assert entry["pending"], "nothing was sent after it"
+
+
+def test_a_run_has_not_caught_up_while_the_end_of_its_partitions_is_unknown(broker: FakeBroker) -> None:
+    for number in range(20):
+        broker.produce(TOPIC, document(f"d{number}"), partition=number % 2)
+    rig = Rig(broker, until_caught_up=True)
+    lag, answers = rig.source.lag, list[Mapping[KafkaPartition, Lag]]()
+
+    def late() -> Mapping[KafkaPartition, Lag]:
+        """None at first, then of one Kafka partition only: the broker did not answer in time."""
+        lags = {name: of_name for name, of_name in lag().items() if name[1] < len(answers)}
+        answers.append(lags)
+        return lags
+
+    rig.source.lag = late  # type: ignore[method-assign]
+    summary = rig.run_to_its_end()
+    assert (summary.consumed, summary.clean) == (20, True)
+    assert rig.committed() == {0: 10, 1: 10}
+    assert [len(lags) for lags in answers[:3]] == [0, 1, 2]
 
 
 def test_the_model_embeds_a_text_once_and_never_a_stored_one(broker: FakeBroker) -> None:

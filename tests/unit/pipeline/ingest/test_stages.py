@@ -54,3 +54,8 @@ def test_a_delete_folded_into_a_refused_record_is_applied_with_the_batch_and_fin
     assert written(REFUSED, deletes=[delete]).outcomes["folded"] == 1
     with_version = replace(DECODED, folded=[replace(FOLDED[0], version=1)])
     assert folded_deletes(with_version, {REFUSED.key}) == []
+
+
+def test_records_folded_into_one_left_out_are_decided_again() -> None:
+    again = records_to_redecide(DECODED, WritePlan([]), Applied(0, 0), (), {REFUSED.key})
+    assert again == [RECORDS[0]]

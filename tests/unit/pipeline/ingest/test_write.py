@@ -12,7 +12,18 @@ from pipeline.errors import RowsRefused, TooManyRejected, Unavailable
 from pipeline.records import Finished, Receipt
 from tests.support.fakes.kafka import FakeBroker, FakeSource
 from tests.support.rigs.kafka import Member
-from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, GROUP, TOPIC, Rig, document, running, soon
+from tests.support.rigs.worker import (
+    COLLECTION,
+    DEAD_LETTERS,
+    GROUP,
+    NOON,
+    TOPIC,
+    Counting,
+    Rig,
+    document,
+    running,
+    soon,
+)
 
 BATCH = 10
 """Records of a batch of the rig."""
@@ -187,6 +198,28 @@ def test_a_partition_is_given_up_when_all_calls_that_write_it_have_ended(broker:
         calls.go(first)
         soon(lambda: reader.poll() or reader.source.assignment() == {(TOPIC, 1)})
         assert not rig.flow.writing([(TOPIC, 1)])
+
+
+def test_a_record_folded_into_one_of_a_revoked_partition_is_decided_again(broker: FakeBroker) -> None:
+    model = Counting("hash:8")
+    rig = Rig(broker, embedder=model)
+    calls = Calls(rig)
+    with running(rig):
+        soon(lambda: len(rig.source.assignment()) == 2)
+        publish(broker, "a")
+        soon(lambda: calls.entered("a0"))
+        rig.source.pause()  # so that one poll returns both
+        broker.produce(TOPIC, document("x", "older"), timestamp_ms=NOON)
+        broker.produce(TOPIC, document("x", "newer"), partition=1, timestamp_ms=NOON + 1000)
+        rig.source.resume()
+        soon(lambda: "newer" in model.texts)
+        rig.flow.revoke([(TOPIC, 1)])  # as by a rebalance whose drain was cut off
+        calls.free()
+        soon(lambda: rig.committed().get(0) == BATCH + 1)
+        assert rig.texts()["x"] == ["older"]
+        assert rig.committed() == {0: BATCH + 1}
+        soon(lambda: rig.flow.idle)
+    assert (rig.outcome("folded"), rig.outcome("written")) == (0, BATCH + 1)
 
 
 @pytest.mark.parametrize("append", [False, True])
