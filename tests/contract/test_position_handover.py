@@ -14,6 +14,7 @@ from pipeline.records import KafkaPartition
 from pipeline.store import Marks, PositionMarks
 from pipeline.store.collection.opening import open_marks
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.names import unique
 from tests.support.rigs.kafka import Member, Rig
 
 WAIT_S = 20
@@ -38,11 +39,11 @@ class SlowMarks(FakeMilvus):
         super().upsert(*arguments)
         self.answered |= threading.current_thread() is self.writer
 
-    def remembered(self, name: KafkaPartition) -> int:
-        rows = [(row, json.loads(row["payload"])) for row in self.stored("docs__marks")["_default"].values()]
-        suffix = f"/{name[1]}"
-        newest = max((row["count"], payload["offset"]) for row, payload in rows if row["name"].endswith(suffix))
-        return int(newest[1])
+    def newest(self, name: KafkaPartition) -> dict[str, Any]:
+        """The payload of the newest position."""
+        rows = [row for row in self.stored("docs__marks")["_default"].values() if row["name"].endswith(f"/{name[1]}")]
+        payload: dict[str, Any] = json.loads(max(rows, key=lambda row: row["count"])["payload"])
+        return payload
 
 
 class Watched(RememberedPositions):
@@ -102,7 +103,26 @@ def test_the_next_owner_is_assigned_after_the_last_write_of_a_position(rig: Rig,
         assert owned_at_answer == [frozenset()]
         [moved], [kept] = new_source.assignment(), old_source.assignment()
         memory.write({moved: 2, kept: 2})
-        assert (milvus.remembered(moved), milvus.remembered(kept)) == (1, 2), "it writes no more of what it gave up"
+        assert [milvus.newest(name)["offset"] for name in (moved, kept)] == [1, 2], (
+            "it writes no more of what it gave up"
+        )
+
+
+def test_where_reading_began_is_remembered_until_an_offset_is_committed(rig: Rig, milvus: SlowMarks) -> None:
+    topic, group = rig.topic(), unique("group")
+    memory = Watched(milvus)
+    rig.produce(topic, b"0")
+    rig.flush()
+    with closed(rig.source(rig.settings(topic, group=group), memory=memory)) as source:
+        member = Member(source)
+        member.read(1)
+        memory.assigned({(topic, 0): 0}, [(topic, 0)])  # as if the first commit had had no effect
+        memory.write({(topic, 0): 1})
+        assert milvus.newest((topic, 0))["began"] == 0
+        member.finish(member.records)
+        assert member.commit()
+        memory.write({(topic, 0): 1})
+        assert "began" not in milvus.newest((topic, 0))
 
 
 def test_a_member_leaves_after_its_last_write_of_a_position(rig: Rig, milvus: SlowMarks) -> None:

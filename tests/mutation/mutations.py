@@ -693,6 +693,13 @@ if sum(group.sizes) <= policy.max_bytes:
         tests=("tests/unit/consumers/kafka/positions/test_start_positions.py",),
     ),
     Mutation(
+        "a confirmed commit leaves a start without one",
+        function="consumers.kafka.source.rebalance.GroupListener.confirmed",
+        old="self.positions.confirmed(offsets)",
+        new="None",
+        tests=("tests/contract/test_position_handover.py",),
+    ),
+    Mutation(
         "a start whose commit was lost is repeated where records of it are gone",
         function="consumers.kafka.positions.remembered.begin_without_commit",
         old="held.start <= position.began",
