@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from typing import Any
 
 import pytest
 
@@ -25,17 +26,27 @@ END = RECORDS - 2
 class Replay:
     """A replay's source over a topic of its own, and the worker that reads it."""
 
-    def __init__(self, rig: RealRig, stack: ExitStack, *, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        rig: RealRig,
+        stack: ExitStack,
+        *,
+        rate: float | None = None,
+        ends: tuple[int, int] = (END, END),
+        **settings_more: Any,
+    ) -> None:
+        """`ends`: of the range, in each Kafka partition."""
+        self._rig = rig
         self.topic = rig.topic(2)
         for number in range(RECORDS):
             for partition in range(2):
                 rig.produce(self.topic, b"%d" % number, partition=partition)
         rig.flush()
-        settings = rig.settings(self.topic)
+        settings = rig.settings(self.topic, **settings_more)
         job = JobMembership(settings, "docs", "replay")
         stack.callback(job.close)
         job.join()
-        ranges = {(self.topic, partition): ReplayRange(0, 0, END, 0) for partition in range(2)}
+        ranges = {(self.topic, partition): ReplayRange(0, 0, end, 0) for partition, end in enumerate(ends)}
         self.group = f"{settings.group_id}.replay"
         self.source = ReplaySource(settings, ReplaySpan(self.group, ranges, {}), job, rate=rate)
         stack.callback(self.source.close, 5)
@@ -51,6 +62,13 @@ class Replay:
             return self.source.exhausted
 
         eventually(exhausted, within=10, every=0, what="the end of the range")
+
+    def read_on(self, partition: int, count: int) -> None:
+        """Produce more records to one Kafka partition, and read them all."""
+        for _ in range(count):
+            self._rig.produce(self.topic, b"more", partition=partition)
+        self._rig.flush()
+        self.reader.read(len(self.reader.records) + count)
 
     def again(self, first: int) -> list[tuple[int, int]]:
         """Kafka partition and offset of the records read after so many."""
@@ -118,3 +136,18 @@ def test_a_reread_leaves_out_a_kafka_partition_that_is_finished(rig: RealRig) ->
         assert reader.positions == {(replay.topic, 0): 0, (replay.topic, 1): END}
         replay.read_to_the_end()
         assert replay.again(2 * END) == [(0, offset) for offset in range(END)]
+
+
+def test_a_reread_reads_again_what_was_finished_and_paused_in_the_middle_of_a_fetch(rig: RealRig) -> None:
+    """kafka-python keeps the rest of the fetch, and reads neither it nor anything else of the partition."""
+    with ExitStack() as stack:
+        replay = Replay(rig, stack, ends=(2, RECORDS + 4), max_poll_records=3)
+        reader = replay.reader
+        reader.read(2 + RECORDS)  # t/0 is finished: six records of its only fetch remain
+        replay.read_on(1, 2)  # to the end of a fetch, and not of the range
+        first = len(reader.records)
+        replay.source.reread()
+        reader.read(2 * first)
+        assert replay.again(first) == [(0, 0), (0, 1), *((1, offset) for offset in range(RECORDS + 2))]
+        replay.read_on(1, 2)
+        assert replay.source.exhausted

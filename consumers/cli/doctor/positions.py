@@ -1,6 +1,6 @@
 """The checks of `doctor` on the offsets: what Kafka has committed against the log and against Milvus's memory."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 
 from typing_extensions import override
@@ -59,6 +59,22 @@ class _NoCollection(PositionMemory):
     @override
     def begin(self, offsets: Mapping[KafkaPartition, int]) -> None:
         """The first worker remembers it."""
+
+    @override
+    def assigned(self, positions: Mapping[KafkaPartition, int], uncommitted: Collection[KafkaPartition]) -> None:
+        """Nothing is assigned."""
+
+    @override
+    def confirmed(self, partitions: Collection[KafkaPartition]) -> None:
+        """Nothing is committed."""
+
+    @override
+    def released(self, partitions: Collection[KafkaPartition]) -> None:
+        """Nothing was assigned."""
+
+    @override
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        return False
 
 
 def _is_there(settings: Settings, api: MilvusServerApi) -> bool:

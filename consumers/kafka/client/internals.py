@@ -233,10 +233,15 @@ class _BoundedFetcher(Fetcher):  # type: ignore[misc]
 
     limits: ReadLimits
     _room = 0
+    _next_partition_records: Any
     PartitionRecords = _BoundedRecords
 
     def fetched_records(self, max_records: int | None = None, update_offsets: bool = True) -> Any:
         self._room = self.limits.poll_bytes
+        if not self._next_partition_records:
+            # Used up. kafka-python would read on with what a paused partition has left only where this is None, and
+            # fetches nothing of such a partition: after a resume it would never be read again.
+            self._next_partition_records = None
         return super().fetched_records(max_records, update_offsets)
 
     def _append(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> Any:

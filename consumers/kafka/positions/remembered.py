@@ -3,7 +3,9 @@
 Milvus's position is never below Kafka's committed offset, unless Milvus has lost data.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +56,18 @@ class PositionMemory(Protocol):
     def begin(self, offsets: Mapping[KafkaPartition, int]) -> None:
         """Remember where reading begins without a commit of Kafka. Raises Unavailable."""
 
+    def assigned(self, positions: Mapping[KafkaPartition, int], uncommitted: Collection[KafkaPartition]) -> None:
+        """Take positions from these offsets on; `uncommitted`: those without a commit that Kafka has confirmed."""
+
+    def confirmed(self, partitions: Collection[KafkaPartition]) -> None:
+        """Note that Kafka has confirmed a commit of these."""
+
+    def released(self, partitions: Collection[KafkaPartition]) -> None:
+        """Write no position of these from now on: another worker does."""
+
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        """Whether a write of positions of these is under way; every call has a deadline."""
+
 
 class RememberedPositions(PositionMemory):
     """The positions of one group in the marks of its collection. May be used by several threads."""
@@ -63,7 +77,13 @@ class RememberedPositions(PositionMemory):
         self._group = group
         self._filled = filled
         self._topic_ids: Mapping[str, str] = {}
-        self._expected: Mapping[KafkaPartition, int] = {}
+        self._lock = threading.Lock()
+        self._expected: dict[KafkaPartition, int] = {}
+        self._uncommitted: dict[KafkaPartition, int] = {}
+        """Where reading began, of those without a confirmed commit."""
+        self._lowest: dict[KafkaPartition, float] = {}
+        """The lowest position to be written: where the assignment began, infinite once it has ended."""
+        self._writes: list[Collection[KafkaPartition]] = []
 
     @override
     def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
@@ -76,22 +96,67 @@ class RememberedPositions(PositionMemory):
 
     @override
     def expect(self, commits: Mapping[KafkaPartition, int]) -> None:
-        self._expected = {**self._expected, **commits}
+        with self._lock:
+            self._expected.update(commits)
 
     @override
     def begin(self, offsets: Mapping[KafkaPartition, int]) -> None:
-        self._marks.write(offsets, self._topic_ids, first=True)
+        self._marks.write(offsets, self._topic_ids, began=offsets, fenced=False)  # before anything is owned
+
+    @override
+    def assigned(self, positions: Mapping[KafkaPartition, int], uncommitted: Collection[KafkaPartition]) -> None:
+        with self._lock:
+            self._lowest.update(positions)
+            for name, offset in positions.items():
+                if name in uncommitted:
+                    self._uncommitted[name] = offset
+                else:
+                    self._uncommitted.pop(name, None)
+
+    @override
+    def confirmed(self, partitions: Collection[KafkaPartition]) -> None:
+        with self._lock:
+            for name in partitions:
+                self._uncommitted.pop(name, None)
+
+    @override
+    def released(self, partitions: Collection[KafkaPartition]) -> None:
+        with self._lock:
+            self._lowest.update(dict.fromkeys(partitions, math.inf))
+
+    @override
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        with self._lock:
+            return any(name in names for names in self._writes for name in partitions)
 
     def write(self, offsets: Mapping[KafkaPartition, int]) -> None:
-        """Remember how far these Kafka partitions are acknowledged. Raises Unavailable, OffsetsLost."""
-        expected = self._expected
-        if expected:
-            stored = self._own()
-            for name, commit in expected.items():
-                position = stored.get(name)
-                check_commit(name, commit, Remembered(position, position is not None or self._filled(name[0])))
-            self._expected = {}
-        self._marks.write(offsets, self._topic_ids)
+        """Remember how far these Kafka partitions are acknowledged. Raises Unavailable, OffsetsLost.
+
+        What belongs to a former assignment is left out: the owner of today begins at another position.
+        """
+        while True:
+            with self._lock:
+                expected = dict(self._expected)
+                if not expected:
+                    owned = {name: at for name, at in offsets.items() if at >= self._lowest.get(name, 0)}
+                    began = {name: at for name, at in self._uncommitted.items() if name in owned}
+                    self._writes.append(owned)
+                    break
+            self._compare(expected)
+        try:
+            self._marks.write(owned, self._topic_ids, began=began)
+        finally:
+            with self._lock:
+                self._writes.remove(owned)
+
+    def _compare(self, expected: Mapping[KafkaPartition, int]) -> None:
+        """Compare with commits that Milvus could not be compared with when they were read."""
+        stored = self._own()
+        for name, commit in expected.items():
+            position = stored.get(name)
+            check_commit(name, commit, Remembered(position, position is not None or self._filled(name[0])))
+        with self._lock:  # what was added in between is still to be compared
+            self._expected = dict(self._expected.items() - expected.items())
 
     def _own(self) -> dict[KafkaPartition, StoredPosition]:
         stored = self._marks.read(self._topic_ids)
@@ -123,11 +188,14 @@ def check_commit(partition: KafkaPartition, commit: int, remembered: Remembered)
 def begin_without_commit(partition: KafkaPartition, held: LogRange, position: StoredPosition) -> int:
     """The offset to begin at where Kafka has no commit and Milvus remembers a position.
 
-    It is the position if nothing was read yet, because the first start ended before its commit. Else the commits have
-    expired or were deleted: raises AcceptableGap, which goes on at the position, or where the log begins.
+    It is where the group began, if Kafka had confirmed no commit when the position was written: the first one was lost,
+    and what was read since then is read again. Else the commits have expired or were deleted: raises AcceptableGap,
+    which goes on at the position, or where the log begins.
     """
     gap = max(0, held.start - position.offset)
-    if not gap and (position.first or position.offset == held.start):
+    if position.began is not None and held.start <= position.began:
+        return position.began
+    if position.offset == held.start:
         return position.offset
     name = f"{partition[0]}/{partition[1]}"
     lost = f"{gap} records are gone unread" if gap else "no record is lost"

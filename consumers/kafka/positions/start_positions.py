@@ -39,7 +39,10 @@ class StartOffsets:
 
     positions: Mapping[KafkaPartition, int]
     decided: Mapping[KafkaPartition, int]
-    """Positions that are not committed yet: to be committed before the first record is read."""
+    """Positions that are not committed yet: to be committed before the first record is read.
+
+    Should that commit be lost, Milvus remembers them until another one is confirmed.
+    """
     epochs: Mapping[KafkaPartition, int]
     """The leader epochs of the commits among them."""
     read_to_ms: Mapping[KafkaPartition, int | None]
@@ -60,10 +63,10 @@ class StartPositions:
     """Finds the start positions on the broker. Blocking calls; raises OffsetsLost, Mismatch, Unavailable, UsageError.
 
     A first start is decided once for all Kafka partitions of a topic, remembered in Milvus, and committed before any
-    record is read. After that, a missing commit is a loss. One case Kafka cannot report: when *all* commits of an empty
-    group have expired (`offsets.retention.minutes`, a week), the group looks new. `memory` knows it. A collection of a
-    former version remembers nothing: `stored(topic)`, called only then, says whether documents of the topic are stored
-    already; if they are, that start counts as a loss, too.
+    record is read. Once a commit was confirmed, a missing one is a loss. One case Kafka cannot report: when *all*
+    commits of an empty group have expired (`offsets.retention.minutes`, a week), the group looks new. `memory` knows
+    it. A collection of a former version remembers nothing: `stored(topic)`, called only then, says whether documents of
+    the topic are stored already; if they are, that start counts as a loss, too.
 
     A commit names the collection that holds what was read before it. One that names another collection is refused.
     """
@@ -113,7 +116,23 @@ class StartPositions:
         for name, offset in start.positions.items():
             self.epochs.begin(name, offset, start.epochs.get(name, UNKNOWN))
             self.compaction.begin(name, offset, start.read_to_ms.get(name), start.ends[name])
+        if self._memory is not None:
+            self._memory.assigned(start.positions, start.decided)
         return start
+
+    def confirmed(self, partitions: Collection[KafkaPartition]) -> None:
+        """Note that Kafka has confirmed a commit of these Kafka partitions."""
+        if self._memory is not None:
+            self._memory.confirmed(partitions)
+
+    def released(self, partitions: Collection[KafkaPartition]) -> None:
+        """Have no position written of Kafka partitions that are given up or lost."""
+        if self._memory is not None:
+            self._memory.released(partitions)
+
+    def writing(self, partitions: Collection[KafkaPartition]) -> bool:
+        """Whether a write of their positions is under way, after `released`. Called repeatedly."""
+        return self._memory is not None and self._memory.writing(partitions)
 
     def problems(self) -> list[OffsetsLost]:
         """Find what a start would stop for, on every Kafka partition; changes nothing."""

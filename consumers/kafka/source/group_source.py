@@ -187,7 +187,7 @@ class KafkaSource(BaseSource, Source):
             return False
         except KafkaError as error:
             raise translated(error, "a commit") from error
-        listener.committed.update(assigned)
+        listener.confirmed(assigned)
         return len(assigned) == len(offsets)
 
     def transaction_offsets(self, offsets: Mapping[KafkaPartition, int]) -> tuple[Mapping[TopicPartition, Any], Any]:
@@ -207,7 +207,7 @@ class KafkaSource(BaseSource, Source):
     def committed_outside(self, offsets: Mapping[KafkaPartition, int]) -> None:
         """Record offsets that a transaction has committed."""
         _, listener = self._started()
-        listener.committed.update({name: at for name, at in offsets.items() if name in listener.committed})
+        listener.confirmed(offsets)
 
     @property
     def session_s(self) -> float:
@@ -284,7 +284,7 @@ class KafkaSource(BaseSource, Source):
         self._closing.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._listener is not None:
-            self._listener.closing = True
+            self._listener.close()
         super().close(timeout_s)
 
     def _refresh_ends(self, partitions: Collection[KafkaPartition]) -> None:

@@ -88,7 +88,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         self.paused = False
         self.closing = False
         self.committed: dict[KafkaPartition, int] = {}
-        """The last committed offset of each assigned Kafka partition."""
+        """The last committed offset of each assigned Kafka partition; without one, where reading began."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Seek to the committed offsets and call the worker, before anything is fetched."""
@@ -146,13 +146,32 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         return True
 
     def reread(self, partitions: Collection[KafkaPartition]) -> None:
-        """Begin these Kafka partitions again at their committed offsets. Blocks; for the polling thread."""
+        """Begin these Kafka partitions again at their committed offsets. Blocks; for the polling thread.
+
+        A start without a commit remains one: Milvus remembers it until the first commit of what was read.
+        """
         if not partitions:
             return
         self._member = member_id(self._consumer)
         begin = self.positions.find(partitions)
         self._seek(begin)
         self._begin(begin.positions)
+
+    def close(self) -> None:
+        """Ignore what the client announces from now on, and wait for the last write of positions.
+
+        Another worker reads them as soon as this member leaves. Blocks; for the polling thread.
+        """
+        self.closing = True
+        owned = tuple(self.committed)
+        self.positions.released(owned)
+        while self.positions.writing(owned):
+            time.sleep(_DRAIN_STEP_S)
+
+    def confirmed(self, offsets: Mapping[KafkaPartition, int]) -> None:
+        """Record offsets that Kafka has committed."""
+        self.committed.update({name: at for name, at in offsets.items() if name in self.committed})
+        self.positions.confirmed(offsets)
 
     async def _assign(self, partitions: Collection[KafkaPartition]) -> None:
         if self.outlived:
@@ -206,12 +225,15 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         failpoints.hit("revoke_committed")
         self._forget(partitions)
         self._handler.on_revoked(partitions)
-        # The next owner reads the stored documents as soon as this returns, and would miss a later write.
-        while self._handler.writing(partitions):
+        # The next owner reads documents and positions as soon as this returns, and would miss a later write.
+        while self._handler.writing(partitions) or self.positions.writing(partitions):
             await client_sleep(self._consumer, _DRAIN_STEP_S)
 
     async def _commit(self, offsets: Mapping[KafkaPartition, int]) -> None:
-        """Commit. A failed commit is dropped: the records are read and written again, which is exact."""
+        """Commit. A failed commit is dropped: the records are read and written again, which is exact.
+
+        So is a start without a commit: the next one begins there, as Milvus remembers.
+        """
         if not offsets:
             return
         metadata = {TopicPartition(*name): self.positions.metadata(name, at) for name, at in offsets.items()}
@@ -222,9 +244,10 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         except KafkaError as error:
             log.warning("kafka.commit_dropped", why=error_text(error))
         else:
-            self.committed.update({name: at for name, at in offsets.items() if name in self.committed})
+            self.confirmed(offsets)
 
     def _forget(self, partitions: Collection[KafkaPartition]) -> None:
+        self.positions.released(partitions)
         for name in partitions:
             self.committed.pop(name, None)
 

@@ -36,8 +36,8 @@ class StoredPosition:
     """Every record below it was stored, superseded, deleted or rejected when it was written."""
     group: str
     """The consumer group that reached it."""
-    first: bool
-    """It is where the group began, and nothing was read yet."""
+    began: int | None
+    """Where the group began to read it; None once Kafka had confirmed a commit."""
 
 
 class PositionMarks:
@@ -63,14 +63,20 @@ class PositionMarks:
         offsets: Mapping[KafkaPartition, int],
         topic_ids: Mapping[str, str],
         *,
-        first: bool = False,
+        began: Mapping[KafkaPartition, int],
+        fenced: bool = True,
     ) -> None:
-        """Remember these offsets; `first`: reading begins there, before anything is owned. Raises Unavailable."""
+        """Remember these offsets. Raises Unavailable.
+
+        `began`: where reading began, of those without a confirmed commit. `fenced`: see `Marks.write`.
+        """
         payloads: dict[str, Mapping[str, Any]] = {}
-        for (topic, number), offset in offsets.items():
+        for name, offset in offsets.items():
+            topic, number = name
             payload = {"topic": topic, "offset": offset, "group": self._group}
-            payloads[f"{topic_ids.get(topic) or topic}/{number}"] = {**payload, "first": True} if first else payload
-        self._marks.write("position", payloads, fenced=not first)
+            key = f"{topic_ids.get(topic) or topic}/{number}"
+            payloads[key] = {**payload, "began": began[name]} if name in began else payload
+        self._marks.write("position", payloads, fenced=fenced)
 
 
 def topic_ids_seen(marks: Marks) -> Mapping[str, frozenset[str]]:
@@ -83,7 +89,8 @@ def topic_ids_seen(marks: Marks) -> Mapping[str, frozenset[str]]:
 
 
 def _stored(mark: Mark) -> StoredPosition:
-    return StoredPosition(mark.payload["offset"], mark.payload["group"], bool(mark.payload.get("first")))
+    offset, first = mark.payload["offset"], mark.payload.get("first")  # `first`: of former versions
+    return StoredPosition(offset, mark.payload["group"], mark.payload.get("began", offset if first else None))
 
 
 class ReachedPositions:

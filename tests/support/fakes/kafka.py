@@ -55,6 +55,10 @@ class FakeBroker:
         self.changed = threading.Condition(threading.RLock())
         self._topics: dict[str, _Topic] = {}
         self._groups: dict[str, _Group] = {}
+        self.drops: set[KafkaPartition] = set()
+        """Kafka partitions whose commits have no effect, as while the group's coordinator moves."""
+        self.dropped: list[Mapping[KafkaPartition, int]] = []
+        """The commits that had none."""
 
     # --- topics ------------------------------------------------------------------------------------------------
 
@@ -150,10 +154,15 @@ class FakeBroker:
         with self.changed:
             del self._group(group).commits[name]
 
-    def store(self, group: str, offsets: Mapping[KafkaPartition, int], topic_ids: Mapping[str, str]) -> None:
+    def store(self, group: str, offsets: Mapping[KafkaPartition, int], topic_ids: Mapping[str, str]) -> bool:
+        """Commit; False: without effect."""
         with self.changed:
+            if self.drops & offsets.keys():
+                self.dropped.append(dict(offsets))
+                return False
             for name, at in offsets.items():
                 self._group(group).commits[name] = Commit(at, topic_ids[name[0]])
+            return True
 
     def join(self, group: str, member: object) -> None:
         with self.changed:
@@ -264,7 +273,8 @@ class FakeSource:
         mine = {name: at for name, at in offsets.items() if name in self._positions}
         if not mine or not self._broker.is_member(self._settings.group_id, self):
             return False
-        self._broker.store(self._settings.group_id, mine, self._topic_ids)
+        if not self._store(mine):
+            return False
         self._committed.update(mine)
         return len(mine) == len(offsets)
 
@@ -310,7 +320,10 @@ class FakeSource:
 
     def close(self, timeout_s: float) -> None:
         self._handler = None
-        self._positions.clear()
+        owned = tuple(self._positions)
+        self._drop(owned)
+        while self._memory is not None and self._memory.writing(owned):
+            time.sleep(_STEP_S)
         self._broker.leave(self._settings.group_id, self)
 
     def _poll(self, deadline: float) -> list[SourceRecord]:
@@ -366,11 +379,19 @@ class FakeSource:
         failpoints.hit("revoke_committed")
         self._drop(gone)
         handler.on_revoked(gone)
-        while handler.writing(gone):
+        while handler.writing(gone) or (self._memory is not None and self._memory.writing(gone)):
             time.sleep(_STEP_S)
         self._broker.release(self._settings.group_id, gone)
 
+    def _store(self, offsets: Mapping[KafkaPartition, int]) -> bool:
+        stored = self._broker.store(self._settings.group_id, offsets, self._topic_ids)
+        if stored and self._memory is not None:
+            self._memory.confirmed(offsets)
+        return stored
+
     def _drop(self, partitions: Collection[KafkaPartition]) -> None:
+        if self._memory is not None:
+            self._memory.released(partitions)
         for name in partitions:
             self._positions.pop(name, None)
             self._committed.pop(name, None)
@@ -407,7 +428,9 @@ class FakeSource:
                 decided[name] = positions[name]
         if self._memory is not None:
             self._memory.begin(decided)
-        self._broker.store(self._settings.group_id, decided, self._topic_ids)
+            if not only_new_topics:
+                self._memory.assigned(positions, decided)
+        self._store(decided)
         return positions
 
     def _remembered(self) -> Mapping[KafkaPartition, StoredPosition]:

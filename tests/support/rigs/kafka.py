@@ -52,7 +52,7 @@ class Rig(Protocol):
     def delete_records(self, topic: str, partition: int, before: int) -> None: ...
     def read(self, topic: str) -> list[SourceRecord]: ...
     def settings(self, *topics: str, group: str | None = None, **more: Any) -> KafkaSettings: ...
-    def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source: ...
+    def source(self, settings: KafkaSettings, **more: Any) -> Source: ...  # `stored`, `memory`
     def lookup(self) -> RecordLookup: ...
     def committed(self, group: str) -> Mapping[KafkaPartition, int]: ...
     def forget_commit(self, group: str, partition: KafkaPartition) -> None: ...
@@ -93,8 +93,8 @@ class FakeRig:
     def lookup(self) -> RecordLookup:
         return FakeLookup(self.broker)
 
-    def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
-        source = FakeSource(self.broker, settings, stored=stored)
+    def source(self, settings: KafkaSettings, **more: Any) -> Source:
+        source = FakeSource(self.broker, settings, **more)
         self._groups[id(source)] = settings.group_id
         return source
 
@@ -181,8 +181,8 @@ class RealRig:
     def lookup(self) -> RecordLookup:
         return KafkaLookup(self.settings("documents"))
 
-    def source(self, settings: KafkaSettings, *, stored: Callable[[str], bool] | None = None) -> Source:
-        return KafkaSource(settings, stored=stored)
+    def source(self, settings: KafkaSettings, **more: Any) -> Source:
+        return KafkaSource(settings, **more)
 
     def committed(self, group: str) -> Mapping[KafkaPartition, int]:
         offsets = retry_until_deadline(lambda: self._admin.list_group_offsets({group: None}), COORDINATOR_MOVES)

@@ -394,3 +394,64 @@ def test_a_first_start_is_remembered_before_kafka_knows_it(broker: FakeBroker) -
     rig = Rig(broker, milvus, until_caught_up=True)
     rig.run_to_its_end()
     assert list(rig.texts()) == ["a"]
+
+
+# --- the first commit of a Kafka partition has no effect -------------------------------------------------------------
+
+
+def behind_a_lost_first_commit(broker: FakeBroker, milvus: Disk, **more: Any) -> Rig:
+    """A worker that has written one record of a new Kafka partition, and committed nothing of it."""
+    broker.produce(TOPIC, document("a", "a"))
+    Rig(broker, milvus, durability="flush", until_caught_up=True).run_to_its_end()
+    broker.add_partitions(TOPIC, 3)
+    broker.drops.add((TOPIC, 2))
+    rig = Rig(broker, milvus, durability="flush", **more)
+    rig.start()
+    soon(lambda: broker.dropped)
+    milvus.may_flush.clear()
+    broker.drops.clear()
+    broker.produce(TOPIC, document("b", "b"), partition=2)
+    soon(lambda: "b" in rig.texts() and remembered(milvus, "ack")[2] == 1)
+    assert (TOPIC, 2) not in broker.committed(GROUP)
+    return rig
+
+
+def test_a_first_commit_that_is_lost_is_no_loss_for_a_reread(broker: FakeBroker) -> None:
+    milvus = Disk()
+    rig = behind_a_lost_first_commit(broker, milvus)
+    try:
+        rig.worker.on_milvus_lost()
+        milvus.may_flush.set()
+        soon(lambda: rig.committed().get(2) == 1 or rig.error)
+    finally:
+        rig.stop.set()
+    assert rig.ended().clean
+    assert rig.texts() == {"a": ["a"], "b": ["b"]}
+
+
+def test_a_first_commit_that_is_lost_is_no_loss_for_the_next_start(broker: FakeBroker) -> None:
+    milvus = Disk()
+    rig = behind_a_lost_first_commit(broker, milvus, shutdown_s=0.1)
+    rig.stop.set()
+    rig.ended()
+    assert (TOPIC, 2) not in broker.committed(GROUP)
+    milvus.may_flush.set()
+    again = Rig(broker, milvus, durability="flush", until_caught_up=True)
+    again.run_to_its_end()
+    assert again.worker.snapshot().consumed == 1, "it begins where the first start began"
+    assert broker.committed(GROUP)[TOPIC, 2] == 1
+    assert again.texts() == {"a": ["a"], "b": ["b"]}
+
+
+def test_a_commit_that_expires_after_a_lost_first_one_is_a_loss(broker: FakeBroker) -> None:
+    milvus = Disk()
+    rig = behind_a_lost_first_commit(broker, milvus)
+    milvus.may_flush.set()
+    soon(lambda: rig.committed().get(2) == 1)
+    broker.produce(TOPIC, document("c", "c"), partition=2)
+    soon(lambda: rig.committed().get(2) == 2)
+    rig.stop.set()
+    rig.ended()
+    broker.forget_commit(GROUP, (TOPIC, 2))
+    with pytest.raises(OffsetsLost, match="Milvus remembers 2"):
+        Rig(broker, milvus, until_caught_up=True).run_to_its_end()

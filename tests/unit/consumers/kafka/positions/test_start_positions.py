@@ -120,6 +120,59 @@ def test_offsets_that_expired_while_nothing_was_deleted_go_on_where_they_were_wh
     assert site.start(accept_gap=True) == 3000
 
 
+def begun_at(site: Site, offset: int, *, read_to: int) -> None:
+    """What a worker leaves whose first commit had no effect, and no other one was made."""
+    memory = site.memory()
+    memory.read({TOPIC: site.admin.topic_id})
+    memory.begin({P: offset})
+    memory.assigned({P: offset}, [P])
+    memory.write({P: read_to})
+
+
+def test_a_start_whose_commit_was_lost_is_repeated_where_it_began() -> None:
+    site = Site(start=40)
+    begun_at(site, 40, read_to=3000)
+    assert site.remembered() == {P: 3000}
+    positions = site.positions()
+    positions.before_joining()
+    start = positions.find([P])
+    assert (start.positions, start.decided) == ({P: 40}, {P: 40}), "and committed again"
+    assert site.remembered() == {P: 40}
+
+
+def test_a_start_whose_commit_was_lost_is_not_repeated_where_records_of_it_are_gone() -> None:
+    site = Site(start=40)
+    begun_at(site, 40, read_to=3000)
+    site.admin.start = 41
+    with pytest.raises(OffsetsLost, match=r"so no record is lost\. To go on at 3000"):
+        site.start()
+    assert site.start(accept_gap=True) == 3000
+
+
+def test_a_start_that_was_committed_is_not_repeated() -> None:
+    site = Site()
+    memory = site.memory()
+    positions = site.positions(memory)
+    positions.before_joining()
+    positions.find([P])
+    memory.write({P: 3000})
+    site.admin.commits.clear()
+    with pytest.raises(OffsetsLost, match="Milvus remembers 3000"):
+        site.start()
+
+
+def test_a_commit_that_kafka_has_confirmed_ends_a_start_without_one() -> None:
+    site = Site()
+    memory = site.memory()
+    read_to(site, 0, committed=False)
+    positions = site.positions(memory)
+    positions.find([P])
+    positions.confirmed([P])
+    memory.write({P: 3000})
+    with pytest.raises(OffsetsLost, match="Milvus remembers 3000"):
+        site.start()
+
+
 def test_another_group_may_read_the_topic_into_the_collection_from_its_own_start() -> None:
     site = Site()
     read_to(site, 3000)
