@@ -3,15 +3,15 @@
 No Kafka client and no configuration. What finishes a record, and so allows its offset, is stated in `CommitQueue`.
 """
 
-from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
 from pipeline.ingest.circuit_breaker import RefusalLimit
-from pipeline.ingest.commit_queue import CommitQueue
 from pipeline.ingest.embed import WINDOW_TOKENS
 from pipeline.ingest.flow import REFUSALS, RETRY, SET_ASIDE_S, FlowPolicy, IngestFlow
-from pipeline.ingest.in_flight import BatchesInFlight
-from pipeline.ingest.partition_fencing import PartitionFence
+from pipeline.ingest.ownership.in_flight import BatchesInFlight
+from pipeline.ingest.ownership.partition_fencing import PartitionFence
+from pipeline.ingest.ownership.redo_bounds import RedoBounds
 from pipeline.ingest.ports import DeadLetterChannel, DeadLetterLimit, DeadLetterSink, RecordLookup
-from pipeline.ingest.redo_bounds import RedoBounds
+from pipeline.ingest.queues.batching import Batch, BatchBuilder, BatchPolicy
+from pipeline.ingest.queues.commit_queue import CommitQueue
 from pipeline.ingest.write_modes import APPEND, UPSERT, WriteMode
 
 __all__ = [

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.ingest.bounded_queue import BoundedQueue
 from pipeline.ingest.circuit_breaker import CircuitBreaker
-from pipeline.ingest.partition_fencing import PartitionFence
-from pipeline.ingest.redo_bounds import RedoBounds
+from pipeline.ingest.ownership.partition_fencing import PartitionFence
+from pipeline.ingest.ownership.redo_bounds import RedoBounds
+from pipeline.ingest.queues.bounded_queue import BoundedQueue
 from pipeline.ingest.rejections import Rejections
 from pipeline.ingest.stages import Barrier, Embedded, Planned, Submitted
 from pipeline.telemetry import IngestMetrics

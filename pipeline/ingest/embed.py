@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline import failpoints
 from pipeline.embedding import Embedder
 from pipeline.ingest.context import FlowContext
-from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.queues.ordered_executor import OrderedExecutor
 from pipeline.ingest.stages import Barrier, Embedded, Planned
 from pipeline.records import Chunk, EmbeddedPut
 

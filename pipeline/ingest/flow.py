@@ -28,15 +28,15 @@ from pipeline.backoff import Backoff
 from pipeline.chunking import Chunker
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
-from pipeline.ingest.batching import Batch
 from pipeline.ingest.circuit_breaker import CircuitBreaker, RefusalLimit
 from pipeline.ingest.context import FlowContext, FlowQueues
 from pipeline.ingest.embed import WINDOW_TOKENS, EmbedStage
-from pipeline.ingest.in_flight import SetAside
-from pipeline.ingest.partition_fencing import PartitionFence
+from pipeline.ingest.ownership.in_flight import SetAside
+from pipeline.ingest.ownership.partition_fencing import PartitionFence
+from pipeline.ingest.ownership.redo_bounds import RedoBounds
 from pipeline.ingest.ports import DeadLetterLimit, DeadLetterSink, RecordLookup
 from pipeline.ingest.prepare import Preparer
-from pipeline.ingest.redo_bounds import RedoBounds
+from pipeline.ingest.queues.batching import Batch
 from pipeline.ingest.rejections import Rejections
 from pipeline.ingest.restore import DocumentRestorer
 from pipeline.ingest.stages import Barrier, Submitted

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from pipeline.ingest.circuit_breaker import CircuitBreaker
+from pipeline.ingest.ownership.redo_bounds import RedoBounds
 from pipeline.ingest.ports import RecordLookup
-from pipeline.ingest.redo_bounds import RedoBounds
 from pipeline.ingest.stages import Refused
 from pipeline.intake import Decoder
 from pipeline.records import Delete, Position, Put, Rejected, SourceRecord

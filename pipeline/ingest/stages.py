@@ -9,7 +9,7 @@ held by the later type, so its memory is released: chunks that wait for the mode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.ingest.batching import Batch
+from pipeline.ingest.queues.batching import Batch
 from pipeline.intake import fold
 from pipeline.records import Chunk, Delete, EmbeddedPut, KafkaPartition, Position, Put, Rejected, SourceRecord
 from pipeline.store import Applied, Key, Vectors, WritePlan

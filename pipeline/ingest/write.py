@@ -7,9 +7,9 @@ from functools import partial
 import structlog
 
 from pipeline import failpoints
-from pipeline.ingest.batching import Batch
 from pipeline.ingest.context import FlowContext
-from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.queues.batching import Batch
+from pipeline.ingest.queues.ordered_executor import OrderedExecutor
 from pipeline.ingest.restore import DocumentRestorer
 from pipeline.ingest.stages import Barrier, Embedded, Submitted, Written, records_to_redecide
 from pipeline.records import Receipt

@@ -5,9 +5,9 @@ Free of transport: HTTP, the command line and every other way in call the same s
 
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
-from pipeline.query.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.query_batcher import QueryBatcher
-from pipeline.query.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
+from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
+from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 

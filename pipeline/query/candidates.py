@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pipeline.errors import Unavailable
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import rank
-from pipeline.query.request import SearchRequest
+from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries, Retriever, RowSelection
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusApi, literal

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.query.answer import Skipped, SkipReason
-from pipeline.query.filter_expressions import FilterableFields, compile_filter
-from pipeline.query.filters import Filter
-from pipeline.query.request import TimeRange
+from pipeline.query.request.filter_expressions import FilterableFields, compile_filter
+from pipeline.query.request.filters import Filter
+from pipeline.query.request.request import TimeRange
 from pipeline.store import DEFAULT_PARTITION, interval
 
 

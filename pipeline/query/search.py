@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
-from pipeline.query.filter_expressions import FilterableFields, balanced, filterable_fields, metadata_reference
-from pipeline.query.filters import comparisons
-from pipeline.query.invalid_request import InvalidRequest
-from pipeline.query.metadata_fields import MetadataNames
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
 from pipeline.query.ranking import metadata_names
-from pipeline.query.request import SearchRequest
+from pipeline.query.request.filter_expressions import FilterableFields, balanced, filterable_fields, metadata_reference
+from pipeline.query.request.filters import comparisons
+from pipeline.query.request.invalid_request import InvalidRequest
+from pipeline.query.request.metadata_fields import MetadataNames
+from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import DenseRetriever, Queries, Retriever, RowSelection
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, VECTOR_FIELD

@@ -15,8 +15,8 @@ from typing_extensions import override
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
-from pipeline.query.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
+from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
+from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from pipeline.query.filter_expressions import FilterableFields, compile_filter, filterable_fields
+from pipeline.query.request.filter_expressions import FilterableFields, compile_filter, filterable_fields
 from pipeline.store import IndexSettings, MilvusApi, connect, open_collection
 from tests.support.examples import examples
 from tests.support.rigs.search import parse_filter

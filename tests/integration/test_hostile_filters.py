@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.query import InvalidRequest
-from pipeline.query.filter_expressions import compile_filter, filterable_fields
-from pipeline.query.filters import COMPARISONS, Operator
+from pipeline.query.request.filter_expressions import compile_filter, filterable_fields
+from pipeline.query.request.filters import COMPARISONS, Operator
 from pipeline.store import IndexSettings, connect, open_collection
 from tests.support.names import unique
 from tests.support.rigs.hostile import HOSTILE

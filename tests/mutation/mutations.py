@@ -65,14 +65,17 @@ return max([lowest, *(run.first + i + 1 for run, i in done)])
     ),
     Mutation(
         "batches written at a time acknowledged in any order",
-        function="pipeline.ingest.ordered_executor.OrderedExecutor.submit.run",
+        function="pipeline.ingest.queues.ordered_executor.OrderedExecutor.submit.run",
         old="before.result()",
         new="before.done()",
-        tests=("tests/unit/pipeline/ingest/test_write.py", "tests/unit/pipeline/ingest/test_ordered_executor.py"),
+        tests=(
+            "tests/unit/pipeline/ingest/test_write.py",
+            "tests/unit/pipeline/ingest/queues/test_ordered_executor.py",
+        ),
     ),
     Mutation(
         "only the last of the batches written at a time is waited for",
-        function="pipeline.ingest.in_flight.BatchesInFlight.begin_write",
+        function="pipeline.ingest.ownership.in_flight.BatchesInFlight.begin_write",
         old="{**self._writing, number: partitions}",
         new="{number: partitions}",
         tests=("tests/unit/pipeline/ingest/test_write.py",),
@@ -266,7 +269,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "rows of a revoked partition written all the same",
-        function="pipeline.ingest.partition_fencing.PartitionFence.write_lock",
+        function="pipeline.ingest.ownership.partition_fencing.PartitionFence.write_lock",
         old="frozenset(name for name in partitions if not self.revoked(number, name))",
         new="frozenset(partitions)",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
@@ -301,7 +304,7 @@ written = self._write_rows(work)
     ),
     Mutation(
         "a receipt of a former assignment finishes what is read again",
-        function="pipeline.ingest.partition_fencing.PartitionFence.finished",
+        function="pipeline.ingest.ownership.partition_fencing.PartitionFence.finished",
         old="receipt.batch > self._last_ended",
         new="True",
         tests=(
@@ -324,10 +327,13 @@ written = self._write_rows(work)
     ),
     Mutation(
         "a batch of a former assignment is written after a reread",
-        function="pipeline.ingest.partition_fencing.PartitionFence.assign",
+        function="pipeline.ingest.ownership.partition_fencing.PartitionFence.assign",
         old="self._end_epochs(partitions)",
         new="pass",
-        tests=("tests/unit/pipeline/ingest/test_partition_fencing.py", "tests/unit/consumers/ingest/test_worker.py"),
+        tests=(
+            "tests/unit/pipeline/ingest/ownership/test_partition_fencing.py",
+            "tests/unit/consumers/ingest/test_worker.py",
+        ),
     ),
     Mutation(
         "heartbeats on a clock that stops while the machine is suspended",

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest.batching import Batch, BatchBuilder, BatchPolicy
+from pipeline.ingest.queues.batching import Batch, BatchBuilder, BatchPolicy
 from pipeline.records import SourceRecord
 from tests.support.documents import source_record
 

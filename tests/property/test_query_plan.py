@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.query.filter_expressions import FilterableFields
 from pipeline.query.plan import plan_search
-from pipeline.query.request import TimeRange
+from pipeline.query.request.filter_expressions import FilterableFields
+from pipeline.query.request.request import TimeRange
 from pipeline.store.milvus.api import DEFAULT_PARTITION
 from pipeline.store.partition_names import Granularity, partition_name
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.query import FetchSettings, Searcher, SearchResult, SearchSettings, parse_request
-from pipeline.query.filters import Filter
+from pipeline.query.request.filters import Filter
 from pipeline.records import Position
 from pipeline.store import Entry, entry_row
 from pipeline.store.collection.indexes import IndexSettings

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.ingest.batching import Batch
+from pipeline.ingest.queues.batching import Batch
 from pipeline.ingest.stages import Decoded, Refused, Submitted, Written, folded_deletes, records_to_redecide
 from pipeline.records import Delete, Position, Rejected, SourceRecord
 from pipeline.store import Applied, WritePlan

@@ -1,10 +1,10 @@
 """Which Milvus partitions a search reads."""
 
 from pipeline.query.answer import Skipped
-from pipeline.query.filter_expressions import FilterableFields
-from pipeline.query.filters import Equality
 from pipeline.query.plan import plan_search
-from pipeline.query.request import TimeRange
+from pipeline.query.request.filter_expressions import FilterableFields
+from pipeline.query.request.filters import Equality
+from pipeline.query.request.request import TimeRange
 from pipeline.timestamps import event_time_ms
 
 FIELDS = FilterableFields({"event_time": "integer"})

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.query.filters import (
+from pipeline.query.request.filters import (
     MAX_INTEGER,
     PATH_CUT,
     Combination,
@@ -22,7 +22,7 @@ from pipeline.query.filters import (
     Scalar,
     values_of,
 )
-from pipeline.query.invalid_request import InvalidRequest
+from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.store import CollectionInfo, literal
 
 FieldType = Literal["string", "integer", "number", "boolean", "other"]

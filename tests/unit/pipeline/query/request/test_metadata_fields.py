@@ -7,7 +7,7 @@ from pipeline.errors import Unavailable
 from pipeline.query import (
     Searcher,
 )
-from pipeline.query.metadata_fields import likeliest
+from pipeline.query.request.metadata_fields import likeliest
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import Clock, Library, doc_ids, eq, find, searches
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
-from pipeline.query.invalid_request import pointer
+from pipeline.query.request.invalid_request import pointer
 from pipeline.records import MAX_INT64
 
 MAX_INTEGER = MAX_INT64

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest.ordered_executor import OrderedExecutor
+from pipeline.ingest.queues.ordered_executor import OrderedExecutor
 from tests.support.examples import examples
 
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from pipeline.ingest.in_flight import BatchesInFlight
+from pipeline.ingest.ownership.in_flight import BatchesInFlight
 from pipeline.records import KafkaPartition, Position, Receipt, SourceRecord
 
 

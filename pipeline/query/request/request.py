@@ -23,8 +23,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from pipeline.query.filters import BoundedFilter, FieldName, StrictModel
-from pipeline.query.invalid_request import MalformedRequest, first_problem
+from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
+from pipeline.query.request.invalid_request import MalformedRequest, first_problem
 from pipeline.timestamps import parse_duration, rfc3339_microseconds
 
 DEFAULT_LIMIT = 10

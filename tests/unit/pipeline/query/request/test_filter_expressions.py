@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.query import InvalidRequest
-from pipeline.query.filter_expressions import FilterableFields, balanced, compile_filter
+from pipeline.query.request.filter_expressions import FilterableFields, balanced, compile_filter
 from pipeline.store import literal
 from tests.support.rigs.search import leaf, parse_filter
 

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from pipeline.errors import Stopped
-from pipeline.ingest.bounded_queue import BoundedQueue
+from pipeline.ingest.queues.bounded_queue import BoundedQueue
 from tests.support.waiting import eventually
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.query import InvalidRequest
-from pipeline.query.filters import Equality, comparisons, values_of
+from pipeline.query.request.filters import Equality, comparisons, values_of
 from tests.support.rigs.search import leaf, parse_filter
 
 
