@@ -67,9 +67,15 @@ class History(list[Version]):
 
     @property
     def last(self) -> list[Version]:
-        """The newest one, and those of other Kafka partitions that only their arrival distinguishes from it."""
+        """The newest one, and in several Kafka partitions all of its number and content: any of them may be named."""
         newest = self.newest
-        return [each for each in self if self.shared and _order(each) == _order(newest)] or [newest]
+        same = [each for each in self if (each.number, each.document) == (newest.number, newest.document)]
+        return same if self.shared else [newest]
+
+    @property
+    def decided_by_clocks(self) -> bool:
+        """Whether it depends on the worker's clock if a record is accepted: its event time is behind its timestamp."""
+        return any(each.document is not None and each.document.event_time > each.time_ms for each in self)
 
     def since(self, committed: Mapping[Log, int]) -> tuple[list[Version], bool]:
         """What the document may be while more than everything below these offsets is processed, in that order.

@@ -98,11 +98,12 @@ def test_the_name_of_a_milvus_partition_is_that_of_the_event_time(partition: str
     assert belongs(partition, event_time) is right
 
 
-def test_of_equal_versions_in_two_kafka_partitions_the_later_timestamp_wins_and_equal_ones_are_open() -> None:
-    early, late = (Version((*log, 1), None, 10, time_ms) for log, time_ms in ((LOG, 5), (OTHER, 4)))
-    assert History([early, late]).last == [early]
-    as_late = replace(late, time_ms=5)
-    assert History([early, as_late]).last == [early, as_late]
+def test_of_equal_versions_in_two_kafka_partitions_the_later_timestamp_wins_and_either_record_may_be_named() -> None:
+    early, late = (Version((*log, 1), Wanted("a", "t", 0, {}), 10, ms) for log, ms in ((OTHER, 4), (LOG, 5)))
+    history = History([late, early])
+    assert history.newest is late
+    assert history.last == [late, early]
+    assert History([late, replace(early, document=None)]).last == [late]
 
 
 def test_differences_of_shared_documents_are_set_apart() -> None:

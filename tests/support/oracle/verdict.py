@@ -29,6 +29,8 @@ class Verdict:
     offsets_behind: list[str] = field(default_factory=list)
     """The group is not at the end."""
     ledger_wrong: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
+    """As it must be, and the ledger row says that a change has not ended."""
     ahead: list[str] = field(default_factory=list)
     """Committed and neither stored nor dead-lettered; or gone before what replaces it was there."""
     shared: list[str] = field(default_factory=list)
@@ -60,6 +62,13 @@ class Verdict:
         """Add what another group's collection, or another moment, has shown."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def about(self, name: str) -> list[str]:
+        """What is wrong with one document."""
+        found = [
+            line for lines in self.found.values() if lines is not self.shared for line in lines if is_about(line, name)
+        ]
+        return found + [line for line in self.shared if is_about(line.partition(": ")[2], name)]
 
     def __repr__(self) -> str:
         lines = [
