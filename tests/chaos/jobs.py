@@ -44,7 +44,7 @@ class Jobs:
         """By kind and exit code."""
         self.unexpected: list[str] = []
         self.cut_off = False
-        """Whether a repair did not come to its end."""
+        """Whether a repair or a replay did not come to its end."""
 
     def replay(self, group: Group) -> None:
         """Replay everything that was produced since the run began."""
@@ -73,7 +73,7 @@ class Jobs:
             if (code := job.process.poll()) is not None:
                 self._running.remove(job)
                 self.ended[f"{job.kind}: {code}"] += 1
-                self.cut_off = self.cut_off or (job.kind == "repair" and code not in (0, 5))
+                self.cut_off = self.cut_off or (job.kind != "audit" and code not in (0, 5))
                 if code not in _ALLOWED[job.kind] or (
                     code == 1 and "holds the collection" not in self._last_words(job)
                 ):
@@ -85,7 +85,7 @@ class Jobs:
             job.process.kill()
             job.process.wait()
             self.ended[f"{job.kind}: killed"] += 1
-            self.cut_off = self.cut_off or job.kind == "repair"
+            self.cut_off = self.cut_off or job.kind != "audit"
         self._running.clear()
 
     def finish(self, within: float) -> None:

@@ -10,6 +10,7 @@ Name = Literal["plain", "versions", "tenants"]
 NAMES: tuple[Name, ...] = ("plain", "versions", "tenants")
 SESSION_S = 10.0
 DIMENSION = 32
+_FORGETS = "20s"
 VERSION, TENANT, DELETE = "rev", "owner", "gone"
 CHUNKINGS = ({"max_tokens": 24, "overlap": 4}, {"max_tokens": 40, "overlap": 8}, {"max_tokens": 16, "overlap": 2})
 """The first one at the start; a rolling change goes on to the next."""
@@ -38,6 +39,11 @@ class Group:
     workers: int
     """Of them at work as a rule."""
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether deletes are forgotten during a run."""
+        return bool(self.settings.get("milvus", {}).get("tombstone_retention") == _FORGETS)
 
     @property
     def dead_letter_topic(self) -> str:
@@ -73,7 +79,7 @@ def profile_of(seed: int) -> Profile:
     topics = (Topic("documents", 6, 0.7, keyed), Topic("notes", 3, 0.3, routed))
     mapping = {"version_field": version, "tenant_field": tenant, "delete_field": DELETE}
     # Who forgets a delete lets an older version in again. Without versions the later record wins, forgotten or not.
-    retention = "20s" if name == "plain" else "7d"
+    retention = _FORGETS if name == "plain" else "7d"
     contract = Contract(**mapping, dimension=DIMENSION)  # type: ignore[arg-type]
     appending = Contract(**mapping, dimension=DIMENSION, append=True)  # type: ignore[arg-type]
     kept = {"record": mapping, "milvus": {"tombstone_retention": retention}}
