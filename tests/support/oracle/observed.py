@@ -177,15 +177,18 @@ def stored_documents(client: MilvusClient, collection: str, *, append: bool = Fa
 
 
 def _partition(client: MilvusClient, collection: str, partition: str) -> list[Row]:
-    """The rows of a Milvus partition. A server that was set back does not find one for some seconds that it lists."""
-    for left in range(_READS, 0, -1):
+    """The rows of a Milvus partition. A server that was set back does not find one for some seconds that it lists.
+
+    One that was set back into the middle of its creation is listed, and never found: nothing is in it.
+    """
+    for _ in range(_READS):
         try:
             return list(_rows(client, collection, ["*"], partition))
         except MilvusException as error:
-            if left == 1 or "not found" not in str(error):
+            if "not found" not in str(error):
                 raise
             time.sleep(1.0)
-    raise AssertionError
+    return []
 
 
 def stored_ledger(client: MilvusClient, collection: str) -> dict[str, Row]:
