@@ -265,7 +265,7 @@ class Faults:
             self._roll()
             self.reap()
             time.sleep(0.05)
-        self._stage.jobs.finish(60)
+        self._stage.jobs.finish(300)
         self.reap()
         self.fill()
 
