@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from consumers.cli.common.inventory import (
@@ -27,8 +28,12 @@ def list_all(settings: Settings) -> list[dict[str, Any]]:
     gone), `model`, `dimension`, `partitions`, `ledger` (its name or null), `note` (null, or what is wrong with it).
     Raises Unavailable, UsageError.
     """
+    listed = []
     with connections.milvus(settings) as api:
-        return [_listed(settings, api, own) for own in own_collections(api)]
+        for own in own_collections(api):
+            with suppress(NotFound):  # it was dropped since it was found
+                listed.append(_listed(settings, api, own))
+    return listed
 
 
 def info(settings: Settings, name: str) -> dict[str, Any]:

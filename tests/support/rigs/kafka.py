@@ -231,7 +231,8 @@ class RealRig:
         eventually(lambda: source.poll(0.05) or not coordinator.coordinator_unknown(), what="a known coordinator")
 
     def dead_letters(self, topic: str, on_confirmed: Callable[[Receipt], None]) -> DeadLetterChannel:
-        return DeadLetterProducer(self.settings(), topic, on_confirmed=on_confirmed)
+        settings = self.settings(group=f"{topic}-group")  # a redo is one of the same group
+        return DeadLetterProducer(settings, topic, on_confirmed=on_confirmed)
 
     def close(self) -> None:
         self._producer.flush(1)
