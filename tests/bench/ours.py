@@ -1,5 +1,6 @@
 """The ingest worker, built as `milvus-stream ingest --until-caught-up` builds it."""
 
+import math
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -33,7 +34,11 @@ def main() -> None:
         def prepare(job: dict[str, Any]) -> Go:
             settings = Settings.model_validate(_with_job(given["settings"], job))
             mine = ingest_metrics()
-            worker = ingest_worker(settings, api, model, until_caught_up=True, max_records=None, metrics=mine)
+            api.fence(lambda: math.inf)  # the lease of the worker before, which has ended
+            # Redoes and moves are drained by further groups, each in the place of the one before.
+            worker = ingest_worker(
+                settings, api, model, until_caught_up=True, max_records=None, metrics=mine, adopt=True
+            )
 
             def go() -> Mapping[str, Any]:
                 upserting = _upsert_s(metrics)
