@@ -25,6 +25,8 @@ class EarlierDeadLetters:
         """`read` gives the end of the topic, in any order."""
         self._read = read
         self._contents: set[Origin] = set()
+        self._confirmed: dict[Origin, None] = {}
+        """The newest ones sent by this process, oldest first."""
         self._unread = True
 
     def assigned(self) -> None:
@@ -36,11 +38,14 @@ class EarlierDeadLetters:
         if self._unread:
             self._contents = {content for found in self._read() for content in _whole(found)}
             self._unread = False
-        return _origin(dead_letter) in self._contents
+        origin = _origin(dead_letter)
+        return origin in self._contents or origin in self._confirmed
 
     def confirmed(self, dead_letter: OutgoingDeadLetter) -> None:
         """The topic has this dead letter from now on: sent since the topic was read, so `holds` would not find it."""
-        self._contents.add(_origin(dead_letter))
+        self._confirmed[_origin(dead_letter)] = None
+        if len(self._confirmed) > _MOST_RECORDS:  # far more than can wait to be sent a second time
+            del self._confirmed[next(iter(self._confirmed))]
 
 
 def newest_dead_letters(settings: KafkaSettings, topic: str) -> Iterator[DeadLetter]:

@@ -225,7 +225,9 @@ def test_a_stage_that_was_suspended_for_a_session_forwards_nothing_that_the_next
     assert [dict(record.headers)["n"] for record in arrived(kafka, target)] == [b"%d" % n for n in range(40)]
 
 
-def test_a_transaction_carries_the_membership_under_which_its_records_were_read(kafka: RealRig) -> None:
+@contextmanager
+def five_read(kafka: RealRig) -> Iterator[tuple[str, KafkaSource]]:
+    """A topic and the member that has read its five records."""
     topic = kafka.topic()
     publish(kafka, topic, 5, partitions=1)
     source = KafkaSource(kafka.settings(topic))
@@ -233,6 +235,11 @@ def test_a_transaction_carries_the_membership_under_which_its_records_were_read(
         reader = Member(source)
         reader.joined(each=1)
         reader.read(5)
+        yield topic, source
+
+
+def test_a_transaction_carries_the_membership_under_which_its_records_were_read(kafka: RealRig) -> None:
+    with five_read(kafka) as (topic, source):
         coordinator = source._open_consumer()._coordinator
         read_under = coordinator._generation
         coordinator._generation = type(read_under)(
@@ -245,13 +252,7 @@ def test_a_transaction_carries_the_membership_under_which_its_records_were_read(
 
 
 def test_no_transaction_is_committed_after_the_membership_is_lost(kafka: RealRig) -> None:
-    topic = kafka.topic()
-    publish(kafka, topic, 5, partitions=1)
-    source = KafkaSource(kafka.settings(topic))
-    with closing_source(source):
-        reader = Member(source)
-        reader.joined(each=1)
-        reader.read(5)
+    with five_read(kafka) as (topic, source):
         kafka.expel(source)
         with pytest.raises(Unavailable, match="no member of the group"):
             source.transaction_offsets({(topic, 0): 5})

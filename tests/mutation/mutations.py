@@ -373,7 +373,7 @@ written = self._write_rows(work)
     Mutation(
         "a redo sends its dead letters again",
         function="consumers.dead_letters.earlier.EarlierDeadLetters.holds",
-        old="_origin(dead_letter) in self._contents",
+        old="origin in self._contents or origin in self._confirmed",
         new="False",
         tests=("tests/unit/consumers/ingest/test_worker.py",),
     ),
@@ -680,7 +680,7 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "a dead letter that waited while its record was read again is sent twice",
         function="consumers.dead_letters.earlier.EarlierDeadLetters.confirmed",
-        old="self._contents.add(_origin(dead_letter))",
+        old="self._confirmed[_origin(dead_letter)] = None",
         new="pass",
         tests=("tests/unit/consumers/dead_letters/test_producer.py",),
     ),

@@ -43,6 +43,12 @@ class _CachedEntry:
     outdated: bool = False
     """Whether a batch may have written another entry since this one was read."""
 
+    def hold(self, entry: Entry | None, outages: int) -> None:
+        """Take the entry that is stored now."""
+        self.entry, self.outages, self.outdated = entry, outages, False
+        if entry is None or not entry.pending:
+            self.before, self.settled = entry, True
+
 
 class Ledger:
     """Reads and writes of ledger entries, with a cache of this worker's own writes while a read may miss them.
@@ -145,10 +151,7 @@ class Ledger:
         stored = self._query_now(doubted)
         with self._lock:
             for key in doubted:
-                cached, entry = self._cached[key], stored[key]
-                cached.entry, cached.outages, cached.outdated = entry, outages, False
-                if entry is None or not entry.pending:
-                    cached.before, cached.settled = entry, True
+                self._cached[key].hold(stored[key], outages)
 
     def entry(self, key: Key) -> Entry | None:
         """The stored entry of a key in flight."""
@@ -182,21 +185,18 @@ class Ledger:
             for entry in entries:
                 key = entry.tenant, entry.doc_id
                 if key not in sent.refused:
-                    cached = self._cached[key]
-                    cached.entry, cached.outages, cached.outdated = entry, outages, False
-                    if not entry.pending:
-                        cached.before, cached.settled = entry, True
+                    self._cached[key].hold(entry, outages)
         return sent.refused
 
     def remove(self, keys: Sequence[Key]) -> None:
         """Delete the ledger rows of keys in flight, of documents that were never stored."""
+        outages = self._outages
         ids = iter([ledger_id(*key) for key in keys])
         while page := list(islice(ids, KEYS_PER_QUERY)):
             self._api.delete(self._name, None, page)
         with self._lock:
             for key in keys:
-                cached = self._cached[key]
-                cached.entry, cached.before, cached.settled = None, None, True
+                self._cached[key].hold(None, outages)
 
     def release(self, keys: Iterable[Key]) -> None:
         """Record that a plan with these keys is applied; they stay in the cache while a read may miss its writes."""

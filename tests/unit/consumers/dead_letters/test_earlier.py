@@ -1,5 +1,7 @@
 """Which dead letters count as sent already."""
 
+import pytest
+
 from consumers.dead_letters.earlier import EarlierDeadLetters
 from consumers.dead_letters.envelope import OutgoingDeadLetter, decode_dead_letter, encode_dead_letter
 from pipeline.records import Position, Rejected, SourceRecord
@@ -18,3 +20,12 @@ def test_another_group_sends_its_own() -> None:
     earlier = EarlierDeadLetters(lambda: [decode_dead_letter(stored)])
     assert earlier.holds(dead_letter("appending", "another since its settings changed"))
     assert not earlier.holds(dead_letter("keeping", "delete_in_append_mode"))
+
+
+def test_what_this_process_has_sent_is_remembered_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.dead_letters.earlier._MOST_RECORDS", 2)
+    earlier = EarlierDeadLetters(lambda: [])
+    sent = [dead_letter(group, "bad_time") for group in "abc"]
+    for each in sent:
+        earlier.confirmed(each)
+    assert [earlier.holds(each) for each in sent] == [False, True, True]
