@@ -12,7 +12,6 @@ The one rule for fold, guard, redo, replay, dead-letter retry and audit. A log i
 Why this is convergent, and where it is not, is in docs/guarantees.md.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.records import Delete, Position, Put, Rank
@@ -55,7 +54,7 @@ def compare(stored: Rank, record: Rank) -> Comparison:
     if order > 0:
         return Comparison(1, _replaced(stored, record, of_one_log=of_one_log), by_arrival)
     if order < 0 and not of_one_log and _ended(record, stored):
-        return Comparison(-1, replace(stored, floor=_highest(stored.floor, record.highest_version)))
+        return Comparison(-1, stored._replace(floor=_highest(stored.floor, record.highest_version)))
     return Comparison(order, stored)
 
 

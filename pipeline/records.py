@@ -51,8 +51,7 @@ class Position(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(NamedTuple):
     """What decides which of two records of a document is newer; the rule is in `pipeline.order`."""
 
     position: Position

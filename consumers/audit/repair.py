@@ -199,5 +199,5 @@ class Repairer:
 
 
 def _ranked(operation: Put | Delete, plan: RepairPlan) -> Put | Delete:
-    rank = None if plan.rank is None else replace(plan.rank, topic_id=operation.topic_id)
+    rank = None if plan.rank is None else plan.rank._replace(topic_id=operation.topic_id)
     return replace(operation, rank=rank)

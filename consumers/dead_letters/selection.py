@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from consumers.dead_letters.envelope import RETRIES, DeadLetter
@@ -152,5 +152,5 @@ def superseded(operation: Delete, entries: Iterable[Entry], moved: Mapping[Posit
 def _is_as_new(entry: Entry, first_position: Position, operation: Delete) -> bool:
     if entry.position == NOWHERE:
         return False
-    comparison = compare_entry(replace(entry, position=first_position), operation)
+    comparison = compare_entry(entry._replace(position=first_position), operation)
     return comparison.order <= 0 or comparison.by_arrival

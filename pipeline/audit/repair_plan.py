@@ -1,7 +1,7 @@
 """The repair of a document: what to write before its last operation is applied again. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import AuditScope, StoredRow
@@ -38,8 +38,8 @@ def plan_repair(
     operation = expected.as_delete()
     if entry is None or compare_entry(entry, operation).order < 0:
         # Otherwise the guard would take the record for older than what a wrong ledger row says.
-        entry = replace(final(operation, None, {}, ""), position=NOWHERE, version=0, versioned=False)
-    return RepairPlan(replace(entry, footprint=footprint, pending=True), strays, expected.rank)
+        entry = final(operation, None, {}, "")._replace(position=NOWHERE, version=0, versioned=False)
+    return RepairPlan(entry._replace(footprint=footprint, pending=True), strays, expected.rank)
 
 
 def _is_stray_in_append_mode(row: StoredRow, expected: ExpectedWrite, scope: AuditScope) -> bool:

@@ -75,12 +75,12 @@ def spread(documents: Sequence[BenchDocument], now: datetime) -> Iterator[tuple[
 
 
 def small_records(count: int, size: int = 300, *, days_ago: int = 0) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of records of `size` bytes: what a stream of log lines or titles looks like; all of one day."""
-    now = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    """Key and value of records of `size` bytes: a stream of log lines or titles. The same every time."""
+    day = (datetime.now(UTC) - timedelta(days=days_ago)).replace(hour=0, minute=0, second=0, microsecond=0).isoformat()
     words = [name.lower() for name in dir(builtins)]
     rng = random.Random(3)
     for number in range(count):
-        record = {"id": f"r{number:07}", "event_time": now, "source": f"s{number % 50:02}", "text": ""}
+        record = {"id": f"r{number:07}", "event_time": day, "source": f"s{number % 50:02}", "text": ""}
         room = size - len(json.dumps(record))
         text = " ".join(rng.choices(words, k=60))[:room]
         yield record["id"].encode(), json.dumps({**record, "text": text.ljust(room, ".")}).encode()

@@ -18,7 +18,17 @@ WANTED_GAIN = 1.7
 """Of a second worker."""
 WANTED_CORES = 4
 """Of the machine for which these are wanted; the servers are on it, too."""
-UPSERTS = ("upsert new", "upsert unchanged", "upsert moved")
+UPSERTS: Mapping[str, tuple[int | None, str]] = {
+    "upsert new": (0, ""),
+    "upsert redone": (None, "-2"),
+    "upsert unchanged": (0, ""),
+    "upsert moved": (1, ""),
+}
+"""What the records of a drain are, by the days that they lie back and the end of the group's name.
+
+Documents never seen; the same records read again by another group, as after a crash; published again with the same
+content; published again with another day, so that their rows move.
+"""
 
 
 def measure(stage: Stage, records: int, rounds: int) -> list[dict[str, Any]]:
@@ -40,24 +50,21 @@ def measure(stage: Stage, records: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def measure_upserts(stage: Stage, records: int, rounds: int) -> dict[str, list[float]]:
-    """Records/s with one worker: documents never seen, the same records again, and each moved to another day."""
+    """Records/s with one worker and one topic: the kinds of `UPSERTS`."""
     settings = {**stage.settings, "embedding": {"model": "hash:384"}}
     found: dict[str, list[float]] = {kind: [] for kind in UPSERTS}
-    with stage.names() as names:
-        first, moved = names.topic(), names.topic()
-        say(f"publishing twice {records} records of {RECORD_BYTES} bytes")
-        stage.publish(first, small_records(records, RECORD_BYTES))
-        stage.publish(moved, small_records(records, RECORD_BYTES, days_ago=1))
-        for number in range(rounds):
-            with stage.names() as mine, contender("ours", stage.for_contender(settings), stage.folder) as process:
-                new = mine.job(first, records)
-                again = {**new, "group": f"{new['group']}-2"}
-                jobs = (new, again, {**again, "topic": moved, "group": f"{new['group']}-3"})
-                for kind, job in zip(UPSERTS, jobs, strict=True):
-                    process.prepare(job)
-                    found[kind].append(stage.run(process)["steady_rate"])
-            rates = ", ".join(f"{kind} {found[kind][-1]:.0f}" for kind in UPSERTS)
-            say(f"round {number + 1}/{rounds}: hash, records/s: {rates}")
+    for number in range(rounds):
+        with stage.names() as mine, contender("ours", stage.for_contender(settings), stage.folder) as process:
+            topic = mine.topic()
+            job, end = mine.job(topic, records), 0
+            for kind, (days_ago, group) in UPSERTS.items():
+                if days_ago is not None:
+                    stage.publish(topic, small_records(records, RECORD_BYTES, days_ago=days_ago))
+                    end += records
+                process.prepare({**job, "group": job["group"] + group, "end": end})
+                found[kind].append(stage.run(process)["steady_rate"])
+        rates = ", ".join(f"{kind} {found[kind][-1]:.0f}" for kind in UPSERTS)
+        say(f"round {number + 1}/{rounds}: hash, records/s: {rates}")
     return found
 
 

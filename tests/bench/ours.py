@@ -45,7 +45,7 @@ def main() -> None:
                 with StageClock(lambda: _settled(mine), job["records"]) as clock, frozen():
                     summary = worker.run(threading.Event())
                 stored, shared = _settled(mine), job.get("shared", False)
-                if not summary.clean or (sum(summary.committed.values()) != job["records"] and not shared):
+                if not summary.clean or (sum(summary.committed.values()) != job["end"] and not shared):
                     raise RuntimeError(f"{job['records']} records are there, this was done: {summary}")
                 if stored != job["records"] and not shared:
                     raise RuntimeError(f"{job['records']} records are there, {stored} are stored")

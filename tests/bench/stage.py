@@ -67,7 +67,7 @@ class Stage:
         return {"kafka": broker_info(KafkaSettings(self.kafka, ("none",), "bench")).version, "milvus": milvus}
 
     def publish(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Create the topic and fill it; every record is confirmed when this returns."""
+        """Add records to the topic, which is created where it is missing; each is confirmed when this returns."""
         reached = KafkaSettings(self.kafka, (topic,), topic)
         create_topic(reached, topic, partitions=KAFKA_PARTITIONS)
         with Publisher(reached) as publisher:
@@ -136,10 +136,13 @@ class Names:
         return name
 
     def job(self, topic: str, records: int) -> dict[str, Any]:
-        """A job for a contender: this topic, with a group and a collection that nobody has used."""
+        """A job for a contender: this topic, with a group and a collection that nobody has used.
+
+        `end`: the sum of its end offsets.
+        """
         name = unique("bench")
         self.collections |= {name, f"{name}__ledger", f"{name}__marks"}
-        return {"topic": topic, "records": records, "group": name, "collection": name}
+        return {"topic": topic, "records": records, "end": records, "group": name, "collection": name}
 
 
 @contextmanager

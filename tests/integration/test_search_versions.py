@@ -66,7 +66,7 @@ def test_an_older_version_is_shown_by_no_filter_and_no_time_range(api: MilvusSer
         found = find(**body)
         assert (shown(found), found.warnings) == ([("b", 4)], ())
 
-    change = replace(store.ledger()["a"], pending=True)
+    change = store.ledger()["a"]._replace(pending=True)
     api.upsert(ledger, None, [entry_row(change)])
     eventually(lambda: api.query(ledger, "pending == true", ["id"], limit=1) != [], what="the intent")
     for body in HIDES_THE_NEWER:

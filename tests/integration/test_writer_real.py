@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -179,7 +178,7 @@ def test_a_sweep_removes_old_tombstones_and_dates_those_of_earlier_versions(stor
     write(store.upsert_writer(), [delete(doc_id, 5) for doc_id in ("young", "old", "undated")])
     before = store.ledger()
     now_ms = max(NOON_MS + DAY_MS, before["young"].written_ms)
-    changed = [replace(before["old"], written_ms=now_ms - 2 * DAY_MS), replace(before["undated"], written_ms=0)]
+    changed = [before["old"]._replace(written_ms=now_ms - 2 * DAY_MS), before["undated"]._replace(written_ms=0)]
     store.api.upsert(ledger, None, [entry_row(entry) for entry in changed])
     sweep = TombstoneSweep(store.api, store.name, SweepPolicy(DAY_MS / 1000), wall_clock=lambda: now_ms / 1000 + 1)
     assert sweep.step([("documents", 0)]) == 1

@@ -929,8 +929,8 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "tombstones age by the record's time",
         function="pipeline.store.writing.ledger.ledger.Ledger.write",
-        old="replace(entry, written_ms=now_ms)",
-        new="replace(entry, written_ms=entry.record_time)",
+        old="entry._replace(written_ms=now_ms)",
+        new="entry._replace(written_ms=entry.record_time)",
         tests=("tests/unit/pipeline/store/writing/ledger/test_tombstone_cleanup.py",),
     ),
     Mutation(

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -91,7 +90,7 @@ class Site:
 
     def described(self) -> dict[Key, Entry]:
         """The entries without what they keep of the way to their state."""
-        return {key: replace(entry, former={}, written_at=None) for key, entry in self.entries().items()}
+        return {key: entry._replace(former={}, written_at=None) for key, entry in self.entries().items()}
 
     def scope(self) -> AuditScope:
         ends: dict[int, int] = defaultdict(int)

@@ -81,7 +81,7 @@ def test_a_record_from_before_a_null_value_is_left_out_whatever_its_version() ->
 def test_the_record_itself_is_as_new_as_it_is(operation: Delete) -> None:
     assert superseded(operation, [final(operation, None, {}, "")], {})
     assert not superseded(operation, [], {})
-    assert not superseded(operation, [replace(final(operation, None, {}, ""), position=NOWHERE)], {})
+    assert not superseded(operation, [final(operation, None, {}, "")._replace(position=NOWHERE)], {})
 
 
 @given(OPERATIONS, st.integers(6, 9))
@@ -89,7 +89,7 @@ def test_a_retried_record_counts_by_its_first_position(operation: Delete, later:
     older = replace(operation, position=operation.position._replace(offset=operation.position.offset - 1))
     assume(older.position.offset >= 0)
     moved_to = operation.position._replace(offset=later)
-    entry = replace(final(older, None, {}, ""), position=moved_to)
+    entry = final(older, None, {}, "")._replace(position=moved_to)
     assert superseded(operation, [entry], {})
     assert not superseded(operation, [entry], {moved_to: older.position})
 

@@ -1,7 +1,6 @@
 """Where batches are cut makes no difference to what is stored: versions, records without one, and deletes mixed."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -25,7 +24,7 @@ def store(entry: Entry | None, batch: Sequence[Put | Delete]) -> Entry | None:
     for operation in fold(batch).operations:
         decision = decide(entry, operation, None, "model")
         if decision in (Decision.ADVANCE, Decision.RANK) and entry is not None:
-            entry = replace(advanced(entry, operation), written_at=None)
+            entry = advanced(entry, operation)._replace(written_at=None)
         elif decision is Decision.WRITE:
             entry = final(operation, None, {}, "model", entry)
     return entry

@@ -6,7 +6,6 @@ the rows, of the deletes and of the ledger rows. Records that are read for the f
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from pipeline.records import Position, Put
 from pipeline.store.milvus.api import MilvusApi
@@ -63,7 +62,7 @@ class RedoCheck:
             if entry is None or decision not in (Decision.UNCHANGED, Decision.ADVANCE):
                 continue
             if decision is Decision.UNCHANGED or entry.position in met_again or key in maybe_written:
-                doubted[key] = replace(entry, former=merged(entry.former, places.get(key, {})))
+                doubted[key] = entry._replace(former=merged(entry.former, places.get(key, {})))
         return self._damaged_rows(doubted)
 
     def unfinished(self, keys: Collection[Key], doubted: Collection[Key]) -> dict[Key, Unfinished]:

@@ -1,7 +1,6 @@
 """A small collection of documents in a fake Milvus, and a clock that the test moves."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,7 @@ def entry(doc_id: str, offset: int, *, partition: int = 0, **changes: Any) -> En
     """The ledger entry of a live document whose change is finished."""
     position = Position("topic", partition, offset)
     new = Entry(doc_id, None, position, 0, 0, False, "live", {"d20261122": 1}, "", "", "", "", pending=False)
-    return replace(new, **changes)
+    return new._replace(**changes)
 
 
 @pytest.fixture

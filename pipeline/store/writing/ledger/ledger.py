@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -57,9 +57,9 @@ class Ledger:
     is answered from the cache, with what the writing thread has stored last.
 
     Usually all records of a document are in one Kafka partition, and so one worker writes its entry. Where they are
-    not, entries of other workers are recognized by their position. Such an entry is read again as of the server's
-    present moment, when a plan is made and again before it is applied, and is never answered from the cache. Once one
-    was seen, every entry is read again before a plan is applied: another worker may have made it its own.
+    not, entries of other workers are recognized by their position. Such an entry is never answered from the cache. Once
+    one was seen, every entry is read again before a plan is applied, as of the server's present moment: another worker
+    may have made it its own.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class Ledger:
             distrusted = now < self._distrusted_until
             self._outages_read = self._outages
         stored = self._query(unread, **(self._consistency() if distrusted else {}))
-        foreign = [key for key in unread if self._is_foreign(stored.get(key)) or self._is_foreign(own.get(key))]
+        foreign = {key for key in unread if self._is_foreign(stored.get(key)) or self._is_foreign(own.get(key))}
         self._shared = self._shared or bool(foreign)
-        # A row of this worker may be older than what it has written since.
+        # A row of this worker may be older than what it has written since; so may one of another worker.
         stored |= {key: entry for key, entry in own.items() if key not in foreign}
-        stored |= self._query_now(foreign)
+        stored |= self._query_now([key for key in own if key in foreign])
         entries.update({key: (stored.get(key), False) for key in unread})
         return entries
 
@@ -170,7 +170,7 @@ class Ledger:
         """Store entries of keys in flight; returns the keys whose row Milvus refused, with reason and message."""
         now_ms = int(self._wall_clock() * 1000)
         entries = [
-            replace(entry, written_ms=now_ms)
+            entry._replace(written_ms=now_ms)
             if entry.state == "deleted" and not (entry.pending or entry.written_ms)
             else entry
             for entry in entries

@@ -5,7 +5,6 @@ rows of the newer. Only a count shows it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pipeline.order import compare
@@ -71,4 +70,4 @@ def _covering(copies: Sequence[Entry]) -> Entry:
             newest = entry
         for partition, chunks in entry.footprint.items():
             footprint[partition] = max(chunks, footprint.get(partition, 0))
-    return replace(newest, footprint=footprint, pending=True)
+    return newest._replace(footprint=footprint, pending=True)

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -87,7 +87,7 @@ class TombstoneSweep:
         again = self._api.query(self._name, ids_expression(list(found)), ENTRY_FIELDS, **now)
         unchanged = [row["id"] for row in again if row_entry(row) == found[row["id"]]]
         # Earlier versions did not store when a delete was written: it counts from now on.
-        undated = [replace(found[id_], written_ms=self._now_ms()) for id_ in unchanged if not found[id_].written_ms]
+        undated = [found[id_]._replace(written_ms=self._now_ms()) for id_ in unchanged if not found[id_].written_ms]
         if undated:
             self._api.upsert(self._name, None, [entry_row(entry) for entry in undated])
         old = [id_ for id_ in unchanged if found[id_].written_ms]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from pipeline.order import Comparison, compare, rank_of
@@ -30,8 +31,7 @@ NOWHERE = Position("", -1, -1)
 """The position in the intent of a document that was never stored: every record is newer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One document in the ledger: its stored version, and where rows of it may be."""
 
     doc_id: str
@@ -53,7 +53,7 @@ class Entry:
     """Of the topic in `position`, as Kafka gives it to every topic created; "" where it is not known."""
     pending: bool
     """A change was begun and possibly not finished, so rows may differ from version and hashes."""
-    former: Footprint = field(default_factory=dict)
+    former: Footprint = MappingProxyType({})
     """Places that the last change has left: should Milvus lose its deletes, rows may be there again."""
     written_at: Position | None = None
     """The record that wrote the rows, where it is another one than `position`."""
@@ -76,8 +76,7 @@ class Entry:
     def ranked(self, rank: Rank) -> "Entry":
         """The entry with this rank."""
         reset_offset, reset_ms = _stored_reset(rank)
-        return replace(
-            self,
+        return self._replace(
             position=rank.position,
             record_time=rank.time_ms,
             version=rank.version or 0,
@@ -256,7 +255,7 @@ def intent(entry: Entry | None, operation: Change, place: Footprint, beyond: Foo
     footprint = merged(before.footprint, place, beyond or {})
     if entry is not None and entry.pending and entry.footprint == footprint:
         return None
-    return replace(before, footprint=footprint, former={}, pending=True)
+    return before._replace(footprint=footprint, former={}, pending=True)
 
 
 def final(
@@ -303,7 +302,7 @@ def advanced(entry: Entry, operation: Change) -> Entry:
     order, rank, _ = compare_entry(entry, operation)
     if order <= 0:
         return entry.ranked(rank)
-    return replace(entry.ranked(rank), written_ms=0, written_at=entry.written_at or entry.position)
+    return entry.ranked(rank)._replace(written_ms=0, written_at=entry.written_at or entry.position)
 
 
 def surplus(footprint: Footprint, place: Footprint) -> dict[str, range]:

@@ -59,7 +59,7 @@ def test_a_document_whose_records_have_left_the_topic_is_compared_with_its_ledge
     assert summary(compare_document(state(), entry(delete("a", 5)), [], SCOPE)) == ("unverifiable", [])
     assert summary(compare_document(state(), entry(GONE), rows(GONE)[1:], SCOPE)) == ("problem", ["ledger"])
     assert summary(compare_document(state(), None, rows(GONE), SCOPE)) == ("problem", ["ledger"])
-    finding = compare_document(state(), replace(entry(GONE), pending=True), rows(GONE), SCOPE)
+    finding = compare_document(state(), entry(GONE)._replace(pending=True), rows(GONE), SCOPE)
     assert summary(finding) == ("problem", ["pending"])
     assert not any(problem.repairable for problem in finding.problems), "there is nothing to write it from"
 
@@ -79,20 +79,20 @@ def test_a_document_that_a_worker_has_gone_on_with_is_changing() -> None:
 
 
 def test_a_version_beyond_what_was_read_cannot_be_checked() -> None:
-    before = replace(entry(GONE), version=9, versioned=True)
+    before = entry(GONE)._replace(version=9, versioned=True)
     older = put("a", "four", 50, version=3)
     assert summary(compare_document(state(older), before, rows(GONE), SCOPE)) == ("unverifiable", [])
-    other_topic = replace(entry(GONE), position=Position("elsewhere", 0, 3), record_time=DOCUMENT.timestamp_ms + 1)
+    other_topic = entry(GONE)._replace(position=Position("elsewhere", 0, 3), record_time=DOCUMENT.timestamp_ms + 1)
     assert summary(compare_document(state(DOCUMENT), other_topic, rows(GONE), SCOPE)) == ("unverifiable", [])
 
 
 def test_a_ledger_row_newer_than_every_record_is_wrong() -> None:
-    lying = replace(entry(DOCUMENT), position=Position("documents", 0, 77))
+    lying = entry(DOCUMENT)._replace(position=Position("documents", 0, 77))
     assert summary(compare_document(state(DOCUMENT), lying, rows(DOCUMENT), SCOPE)) == ("problem", ["ledger"])
 
 
 def test_a_topic_created_again_makes_its_old_ledger_rows_older() -> None:
-    old = replace(entry(put("a", "four", 77)), topic_id="old")
+    old = entry(put("a", "four", 77))._replace(topic_id="old")
     again = replace(SCOPE, topic_ids={"documents": "new"})
     assert summary(compare_document(state(DOCUMENT), old, rows(put("a", "four", 77)), again)) == (
         "problem",
@@ -144,7 +144,7 @@ def test_rows_of_an_older_record_with_the_same_content_are_current() -> None:
 
 def test_a_document_cut_by_another_chunking_is_compared_without_its_texts() -> None:
     whole = replace(rows(DOCUMENT)[0], text=text_digest("one two three"))
-    stored = replace(entry(DOCUMENT, fingerprint="other"), footprint={HOME: 1})
+    stored = entry(DOCUMENT, fingerprint="other")._replace(footprint={HOME: 1})
     finding = compare_document(state(DOCUMENT), stored, [whole], SCOPE)
     assert summary(finding) == ("sound", [])
     assert finding.unread_chunking
@@ -180,6 +180,6 @@ def test_append_mode_asks_for_exactly_the_rows_of_every_record() -> None:
 
 
 def test_an_intent_of_a_document_never_stored_is_pending() -> None:
-    begun = replace(entry(DOCUMENT), position=NOWHERE, pending=True, state="deleted")
+    begun = entry(DOCUMENT)._replace(position=NOWHERE, pending=True, state="deleted")
     assert summary(compare_document(state(DOCUMENT), begun, [], SCOPE)) == ("problem", ["pending", "missing"])
     assert summary(compare_document(state(), begun, [], SCOPE))[1] == ["pending"]

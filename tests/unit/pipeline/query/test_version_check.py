@@ -1,7 +1,6 @@
 """The check against the ledger: what a filter, a time range or a better match would show of an older version."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,20 +29,20 @@ UNCHECKED = "the ledger could not be read"
         # Rows and ledger are read one after the other, so the ledger may be behind.
         (Position("topic", 0, 8), STORED, "current"),
         # A newer record of the same content has moved the entry: the rows keep the position of their own.
-        (Position("topic", 0, 4), replace(STORED, written_at=Position("topic", 0, 4)), "current"),
-        (Position("topic", 0, 3), replace(STORED, written_at=Position("topic", 0, 4)), "older"),
-        (Position("topic", 0, 6), replace(STORED, state="deleted", footprint={}), "older"),
-        (Position("topic", 0, 8), replace(STORED, state="deleted", footprint={}), "current"),
+        (Position("topic", 0, 4), STORED._replace(written_at=Position("topic", 0, 4)), "current"),
+        (Position("topic", 0, 3), STORED._replace(written_at=Position("topic", 0, 4)), "older"),
+        (Position("topic", 0, 6), STORED._replace(state="deleted", footprint={}), "older"),
+        (Position("topic", 0, 8), STORED._replace(state="deleted", footprint={}), "current"),
         # While a document is changed both versions may be there, and after a crash a third one.
-        (Position("topic", 0, 6), replace(STORED, pending=True), "unknown"),
-        (Position("topic", 0, 7), replace(STORED, pending=True), "unknown"),
-        (Position("topic", 0, 8), replace(STORED, pending=True), "unknown"),
-        (Position("topic", 0, 1), replace(STORED, position=NOWHERE, pending=True), "unknown"),
+        (Position("topic", 0, 6), STORED._replace(pending=True), "unknown"),
+        (Position("topic", 0, 7), STORED._replace(pending=True), "unknown"),
+        (Position("topic", 0, 8), STORED._replace(pending=True), "unknown"),
+        (Position("topic", 0, 1), STORED._replace(position=NOWHERE, pending=True), "unknown"),
         # Offsets decide within one log and without versions only.
         (Position("topic", 1, 9), STORED, "unknown"),
         (Position("other", 0, 1), STORED, "unknown"),
-        (Position("topic", 0, 8), replace(STORED, version=3, versioned=True), "unknown"),
-        (Position("topic", 0, 6), replace(STORED, version=3, versioned=True), "older"),
+        (Position("topic", 0, 8), STORED._replace(version=3, versioned=True), "unknown"),
+        (Position("topic", 0, 6), STORED._replace(version=3, versioned=True), "older"),
     ],
 )
 def test_the_age_of_a_row(at: Position, stored: Entry | None, expected: Age) -> None:

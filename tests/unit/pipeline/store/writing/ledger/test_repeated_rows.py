@@ -1,6 +1,5 @@
 """A ledger row that the server has twice is found by its count, and the document is written again."""
 
-from dataclasses import replace
 from typing import Any
 
 from pipeline.store.collection.schema import ledger_name
@@ -64,8 +63,8 @@ def test_two_intents_of_one_record_are_two_rows() -> None:
     fake = FakeMilvus()
     store = make_store(fake, "docs")
     write(store.upsert_writer(), [put("d", "one", 1)])
-    begun = replace(store.ledger()["d"], pending=True)
-    further = replace(begun, footprint={**begun.footprint, "d20261124": 1})
+    begun = store.ledger()["d"]._replace(pending=True)
+    further = begun._replace(footprint={**begun.footprint, "d20261124": 1})
     fake.upsert(ledger_name("docs"), None, [entry_row(begun)])
     api: MilvusApi = LostDelete(fake, dict(entry_row(further)))  # type: ignore[assignment]
     (found,) = repeated_entries(api, ledger_name("docs"), [entry_row(begun)["id"]], 1, {}).values()

@@ -42,7 +42,7 @@ class Swept:
 def deleted(doc_id: str, *, days_ago: float, topic: str = "documents", partition: int = 0) -> Entry:
     entry = final(delete(doc_id, 5), None, {}, "model")
     record_time = int(NOON_MS - days_ago * DAY_S * 1000)
-    return replace(entry, record_time=record_time, written_ms=record_time, position=Position(topic, partition, 5))
+    return entry._replace(record_time=record_time, written_ms=record_time, position=Position(topic, partition, 5))
 
 
 def test_what_was_deleted_longer_ago_goes_and_nothing_else() -> None:
@@ -53,8 +53,8 @@ def test_what_was_deleted_longer_ago_goes_and_nothing_else() -> None:
         deleted("young", days_ago=6.99),
         deleted("of another worker", days_ago=300, partition=1),
         deleted("of another topic", days_ago=300, topic="other"),
-        replace(old, doc_id="begun", pending=True),
-        replace(old, doc_id="alive", state="live"),
+        old._replace(doc_id="begun", pending=True),
+        old._replace(doc_id="alive", state="live"),
     )
     assert swept.sweep.step(OWNED) == 2
     assert swept.left() == {"young", "of another worker", "of another topic", "begun", "alive"}
@@ -105,7 +105,7 @@ def test_a_delete_from_an_old_topic_is_kept_from_when_it_was_written_on() -> Non
 
 
 def test_a_delete_of_an_earlier_version_without_a_time_is_kept_from_the_first_sweep_on() -> None:
-    swept = Swept(replace(deleted("d", days_ago=300), written_ms=0))
+    swept = Swept(deleted("d", days_ago=300)._replace(written_ms=0))
     assert swept.sweep.step(OWNED) == 0
     assert swept.left() == {"d"}
     later = TombstoneSweep(
@@ -118,7 +118,7 @@ def test_a_delete_of_an_earlier_version_without_a_time_is_kept_from_the_first_sw
 def test_a_document_that_another_worker_stores_during_the_sweep_keeps_its_ledger_row(read: int) -> None:
     fake = FakeMilvus()
     store = make_store(fake, "docs")
-    long_ago = replace(deleted("d", days_ago=8), written_ms=NOON_MS - 8 * DAY_MS)
+    long_ago = deleted("d", days_ago=8)._replace(written_ms=NOON_MS - 8 * DAY_MS)
     fake.upsert("docs__ledger", None, [entry_row(long_ago)])
     reads = 0
 

@@ -25,21 +25,21 @@ DELETED = final(delete("k", 10), None, {}, "model")
         (STORED, 10, None, {"content_hash": "other"}, Decision.WRITE),
         (STORED, 11, None, {"row_hash": "other"}, Decision.WRITE),
         (STORED, 11, None, {"milvus_partition": "d2"}, Decision.WRITE),
-        (replace(STORED, fingerprint="older model"), 10, None, {}, Decision.WRITE),
-        (replace(STORED, pending=True), 10, None, {}, Decision.WRITE),
-        (replace(STORED, pending=True), 9, None, {}, Decision.STALE),
-        (replace(STORED, footprint={"d1": 2, "d2": 1}), 10, None, {}, Decision.WRITE),
-        (replace(STORED, position=Position("documents", 1, 99)), 9, None, {}, Decision.STALE),
-        (replace(STORED, position=Position("documents", 1, 99)), 10, None, {}, Decision.ADVANCE),
-        (replace(STORED, position=Position("other", 0, 99)), 11, None, {"row_hash": "x"}, Decision.WRITE),
+        (STORED._replace(fingerprint="older model"), 10, None, {}, Decision.WRITE),
+        (STORED._replace(pending=True), 10, None, {}, Decision.WRITE),
+        (STORED._replace(pending=True), 9, None, {}, Decision.STALE),
+        (STORED._replace(footprint={"d1": 2, "d2": 1}), 10, None, {}, Decision.WRITE),
+        (STORED._replace(position=Position("documents", 1, 99)), 9, None, {}, Decision.STALE),
+        (STORED._replace(position=Position("documents", 1, 99)), 10, None, {}, Decision.ADVANCE),
+        (STORED._replace(position=Position("other", 0, 99)), 11, None, {"row_hash": "x"}, Decision.WRITE),
         (VERSIONED, 99, 4, {"content_hash": "other"}, Decision.STALE),
         (VERSIONED, 1, 6, {}, Decision.ADVANCE),
         (VERSIONED, 10, 5, {}, Decision.UNCHANGED),
         (VERSIONED, 9, 5, {"content_hash": "other"}, Decision.STALE),
         (VERSIONED, 11, 5, {"content_hash": "other"}, Decision.WRITE),
-        (replace(VERSIONED, position=Position("documents", 1, 99)), 9, 5, {"row_hash": "x"}, Decision.STALE),
-        (replace(VERSIONED, position=Position("documents", 1, 99)), 11, 4, {"row_hash": "x"}, Decision.STALE),
-        (replace(VERSIONED, position=Position("documents", 1, 99)), 9, 6, {"row_hash": "x"}, Decision.WRITE),
+        (VERSIONED._replace(position=Position("documents", 1, 99)), 9, 5, {"row_hash": "x"}, Decision.STALE),
+        (VERSIONED._replace(position=Position("documents", 1, 99)), 11, 4, {"row_hash": "x"}, Decision.STALE),
+        (VERSIONED._replace(position=Position("documents", 1, 99)), 9, 6, {"row_hash": "x"}, Decision.WRITE),
         (VERSIONED, 9, None, {"content_hash": "other"}, Decision.STALE),
         (VERSIONED, 11, None, {"content_hash": "other"}, Decision.WRITE),
         (STORED, 9, 1, {"content_hash": "other"}, Decision.STALE),
@@ -64,7 +64,7 @@ def test_a_put_against_what_is_stored(
         (DELETED, 9, Decision.STALE),
         (DELETED, 10, Decision.UNCHANGED),
         (DELETED, 11, Decision.ADVANCE),
-        (replace(DELETED, pending=True), 11, Decision.WRITE),
+        (DELETED._replace(pending=True), 11, Decision.WRITE),
     ],
 )
 def test_a_delete_against_what_is_stored(entry: Entry | None, offset: int, expected: Decision) -> None:
@@ -73,7 +73,7 @@ def test_a_delete_against_what_is_stored(entry: Entry | None, offset: int, expec
 
 def test_the_intent_covers_both_places_and_claims_no_new_version() -> None:
     moved = intent(STORED, put("k", "text", 11), {"d2": 3})
-    assert moved == replace(STORED, footprint={"d1": 2, "d2": 3}, pending=True)
+    assert moved == STORED._replace(footprint={"d1": 2, "d2": 3}, pending=True)
     grown = intent(STORED, put("k", "text", 11), {"d1": 5})
     assert grown is not None
     assert grown.footprint == {"d1": 5}
@@ -99,12 +99,12 @@ def test_surplus_is_the_footprint_less_the_new_place() -> None:
 
 @pytest.mark.parametrize("tenant", [None, "", "acme"])
 def test_an_entry_survives_its_row(tenant: str | None) -> None:
-    entry = replace(VERSIONED, tenant=tenant, footprint={"d1": 2, "d2": 7}, pending=True, doc_id='k"é')
+    entry = VERSIONED._replace(tenant=tenant, footprint={"d1": 2, "d2": 7}, pending=True, doc_id='k"é')
     smallest, greatest = -(2**63), 2**63 - 1
     for each in (
         entry,
-        replace(entry, reset_offset=greatest, reset_ms=greatest, floor=smallest),
-        replace(DELETED, tenant=tenant, written_ms=NOON_MS, floor=0),
+        entry._replace(reset_offset=greatest, reset_ms=greatest, floor=smallest),
+        DELETED._replace(tenant=tenant, written_ms=NOON_MS, floor=0),
     ):
         row = entry_row(each)
         assert max(len(row["content_hash"]), len(row["row_hash"])) <= 128
@@ -117,9 +117,9 @@ def test_an_entry_survives_its_row(tenant: str | None) -> None:
     ids=["created again", "the same topic", "unknown before"],
 )
 def test_offsets_of_a_topic_created_again_are_not_compared(stored_id: str, new_id: str, expected: Decision) -> None:
-    entry = replace(STORED, topic_id=stored_id)
+    entry = STORED._replace(topic_id=stored_id)
     operation = replace(put("k", "other", 3), topic_id=new_id, timestamp_ms=NOON_MS + 11)
     assert decide(entry, operation, DocumentHashes("other", "row", "d1"), "model") is expected
-    versioned = replace(VERSIONED, topic_id=stored_id)
+    versioned = VERSIONED._replace(topic_id=stored_id)
     older = replace(put("k", "other", 99, version=4), topic_id=new_id)
     assert decide(versioned, older, DocumentHashes("other", "row", "d1"), "model") is Decision.STALE
