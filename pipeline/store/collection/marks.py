@@ -18,7 +18,7 @@ import structlog
 from pipeline.errors import Unavailable
 from pipeline.records import VECTOR_FIELD
 from pipeline.store.collection.schema import UNUSED_DIMENSION, ledger_name, marks_name
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.milvus.api import MilvusApi, as_of
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Marks:
         """The highest count seen or used: none is used twice, also after a server has lost rows."""
 
     def read(self, kind: MarkKind) -> Mapping[str, Mark]:
-        """The newest mark of every name; a strong read. Raises Unavailable."""
+        """The newest mark of every name, as of the server's present moment. Raises Unavailable."""
         stored: dict[str, dict[str, Mark]] = defaultdict(dict)
         for row in self._answered(kind):
             mark = Mark(row["name"], row["writer"], row["count"], json.loads(row["payload"]), row["written_ms"])
@@ -120,10 +120,11 @@ class Marks:
     def _answered(self, kind: MarkKind) -> list[dict[str, Any]]:
         where = f'kind == "{kind}"'
         for _ in range(_READS):
-            rows = self._api.query(self._name, where, _FIELDS, strong=True)
+            now = as_of(self._api.instant())  # both reads as of one moment: only the first one waits
+            rows = self._api.query(self._name, where, _FIELDS, **now)
             # Where an id is stored twice, Milvus 2.3.5 leaves other rows out of the answer; a count shows that. It also
             # differs when a mark was written between the two reads.
-            count = self._api.query(self._name, where, ["count(*)"], strong=True)[0]["count(*)"]
+            count = self._api.query(self._name, where, ["count(*)"], **now)[0]["count(*)"]
             if count <= len(rows):
                 return rows
         raise Unavailable(f"{count} marks in {self._name} and only {len(rows)} answered")
