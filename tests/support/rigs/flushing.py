@@ -86,6 +86,10 @@ class Connection:
         self._cluster.milvus.flush(collection)
         self._cluster.finished[collection].append(began)
 
+    def instant(self) -> int | None:
+        self._wait("instant")
+        return self._cluster.milvus.instant()
+
     def query(self, *arguments: Any, **options: Any) -> Rows:
         self.queries += 1
         self._wait("query")
