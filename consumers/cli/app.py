@@ -26,6 +26,7 @@ from consumers.cli.common.options import (
 )
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.embed.app import bench_app, embed
+from consumers.cli.model.app import app as model_app
 from consumers.config import load_settings
 from pipeline.errors import MilvusStreamError
 from pipeline.telemetry import printable
@@ -43,6 +44,7 @@ for name, group in (
     ("local", local_group.app),
     ("dlq", dlq_app),
     ("collections", collections_app),
+    ("model", model_app),
     ("bench", bench_app),
 ):
     app.add_typer(group, name=name)

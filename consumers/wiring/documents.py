@@ -25,10 +25,18 @@ def decoder(settings: Settings) -> Decoder:
     )
 
 
+def embedding_settings(settings: Settings) -> EmbeddingSettings:
+    """The configured model, and how to run it."""
+    return EmbeddingSettings(**settings.embedding.model_dump())
+
+
 @contextmanager
-def embedder(settings: Settings) -> Iterator[Embedder]:
-    """The configured model, loaded. Raises UsageError when it is not on this machine or may not be loaded."""
-    model = load_embedder(EmbeddingSettings(**settings.embedding.model_dump()))
+def embedder(settings: Settings, *, queries_first: bool = False) -> Iterator[Embedder]:
+    """The configured model, loaded; with `queries_first` only what queries need, until there is a document.
+
+    Raises UsageError when it is not on this machine or may not be loaded.
+    """
+    model = load_embedder(embedding_settings(settings), queries_first=queries_first)
     try:
         yield model
     finally:

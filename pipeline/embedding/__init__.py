@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.embedding.embedder import Embedder, EmbeddingSettings, Execution, ModelStamp
 from pipeline.embedding.engine.hash_embedder import HashEmbedder
-from pipeline.embedding.loading.load import load_embedder
+from pipeline.embedding.kernels.processor import available_cpus
+from pipeline.embedding.loading.load import load_embedder, prepared_model
 from pipeline.embedding.loading.model_files import find_model
+from pipeline.embedding.loading.prepared.folder import PreparedModel, PreparedModels, Refused
 
 if TYPE_CHECKING:
-    from pipeline.embedding.kernels.device import available_cpus
     from pipeline.embedding.kernels.roofline import (
         forget_gpu_peak,
         forward_cost,
@@ -27,6 +28,9 @@ __all__ = [
     "Execution",
     "HashEmbedder",
     "ModelStamp",
+    "PreparedModel",
+    "PreparedModels",
+    "Refused",
     "available_cpus",
     "find_model",
     "forget_gpu_peak",
@@ -34,11 +38,11 @@ __all__ = [
     "gpu_memory",
     "load_embedder",
     "matmul_peak",
+    "prepared_model",
     "processor_name",
 ]
 
 _TORCH_MODULES = {
-    "available_cpus": "pipeline.embedding.kernels.device",
     "forget_gpu_peak": "pipeline.embedding.kernels.roofline",
     "forward_cost": "pipeline.embedding.kernels.roofline",
     "gpu_memory": "pipeline.embedding.kernels.roofline",

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.records import Chunk, Tokenizer
 
+DEFAULT_CACHE = Path("~/.cache/milvus-stream")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStamp:
@@ -58,12 +60,16 @@ class Embedder(Protocol):
         """The model's tokenizer, for chunking."""
 
     @property
+    def engine(self) -> str:
+        """What runs it: `openvino`, `torch`, `none`."""
+
+    @property
     def device(self) -> str:
         """The device it runs on: `cpu`, `cuda:0`."""
 
     @property
     def dtype(self) -> str:
-        """The precision of its matrix products: `float32`, `bfloat16`, `float16`."""
+        """The precision of its matrix products: `float32`, `bfloat16`, `float16`, `int8`."""
 
     @property
     def execution(self) -> Execution:
@@ -94,13 +100,25 @@ class EmbeddingSettings:
     """Matryoshka: keep this many leading components of each vector; None: all components."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """auto: torch on a GPU; on a CPU OpenVINO, and torch for a model that OpenVINO does not run."""
     dtype: str = "auto"
-    """auto | float32 | bfloat16 | float16."""
+    """auto | float32 | bfloat16 | float16 | int8."""
     token_budget: int | Literal["auto"] = "auto"  # noqa: S105 - tokens of text
     """Tokens of one forward pass, padding included; auto: measured when the model is loaded."""
     threads: int | None = None
     """CPU cores to use; None: all that this process may use."""
-    compile: bool = False
-    """Compile the model with torch.compile when it is loaded."""
-    tuning_folder: Path | None = None
-    """Folder of the tuning cache; None: measure at every start."""
+    cache_folder: Path = DEFAULT_CACHE
+    """Of prepared models, and of what was measured on this machine."""
+    calibration: Path | None = None
+    """Texts that an int8 model is calibrated on, one a line; None: those of the standard library's documentation."""
+
+    @property
+    def models_folder(self) -> Path:
+        """Of prepared models."""
+        return self.cache_folder / "models"
+
+    @property
+    def tuning_folder(self) -> Path:
+        """Of measured batch plans."""
+        return self.cache_folder / "tuning"

@@ -1,21 +1,17 @@
 """The batch runner: packs sequences, runs several passes at a time, and smaller ones after memory ran out."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import structlog
-import torch
 from numpy.typing import NDArray
 
 from pipeline.embedding.engine.batching import SpecialTokens, halves, pack
-from pipeline.embedding.engine.device_transfer import ReadyVectors, Transfer, VectorsFuture
-from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.embedding.engine.passes import Ids, Passes, ReadyVectors, VectorsFuture
 from pipeline.errors import Unavailable
 
-Ids: TypeAlias = Sequence[NDArray[np.int32]]
 _Batch: TypeAlias = NDArray[np.int64]
 
 _NO_FAILURE = 2**62
@@ -39,16 +35,20 @@ class BatchPlan:
 class BatchRunner:
     """Runs forward passes in its own threads; the caller's thread collects the vectors. Call from any thread."""
 
-    def __init__(self, forward: Forward, transfer: Transfer, plan: BatchPlan, *, dimension: int) -> None:
+    def __init__(self, passes: Passes, plan: BatchPlan, *, dimension: int) -> None:
         self.plan = plan
         self.ceiling: int | None = None
         """Tokens of the largest pass that succeeded after a larger one did not fit into memory."""
-        self._forward = forward
-        self._transfer = transfer
+        self.passes = passes
         self._dimension = dimension
         self._pool = ThreadPoolExecutor(
-            plan.workers, "embed", initializer=torch.set_num_threads, initargs=(plan.threads,)
+            plan.workers, "embed", initializer=passes.start_thread, initargs=(plan.threads,)
         )
+
+    @property
+    def flat(self) -> bool:
+        """Whether a batch is one row without padding."""
+        return self.passes.flat
 
     @property
     def budget(self) -> int:
@@ -63,7 +63,7 @@ class BatchRunner:
         """
         vectors = np.empty((len(sequences), self._dimension), dtype=np.float32)
         lengths = [len(ids) + special_tokens.count for ids in sequences]
-        batches = pack(lengths, self.budget, self.plan.workers, padded=not self._forward.flat)
+        batches = pack(lengths, self.budget, self.plan.workers, padded=not self.flat)
 
         def run(batch: _Batch) -> list[tuple[_Batch, VectorsFuture]]:
             return self._run(batch, sequences, special_tokens)
@@ -93,7 +93,7 @@ class BatchRunner:
             ids = [sequences[index] for index in batch]
             tokens = self._tokens(ids, special_tokens)
             too_large = tokens >= smallest_failure or (self.ceiling is not None and tokens > self.ceiling)
-            future = None if too_large and len(batch) > 1 else self._try(ids, special_tokens)
+            future = None if too_large and len(batch) > 1 else self.passes.run(ids, special_tokens)
             if future is not None:
                 largest_fit = max(largest_fit, tokens)
             elif len(batch) > 1:
@@ -110,22 +110,9 @@ class BatchRunner:
             log.warning("embedding.memory_full", what="smaller batches from now on", token_budget=largest_fit)
         return done
 
-    def _try(self, ids: Ids, special_tokens: SpecialTokens) -> VectorsFuture | None:
-        """Run one forward pass; None where memory does not hold it."""
-        try:
-            inputs = self._forward.inputs(ids, special_tokens)
-            tensors = self._transfer.upload(inputs.arrays)
-            return self._transfer.download(self._forward(inputs, tensors), tensors)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-        # Not inside the handler: there the exception would still hold the tensors of the failed pass.
-        self._transfer.recover()
-        return None
-
     def _nan_vector(self, ids: NDArray[np.int32], special_tokens: SpecialTokens) -> VectorsFuture:
         """NaN for a sequence that does not fit; raises `Unavailable` if a sequence of one token does not fit either."""
-        if self._try([ids[:1]], special_tokens) is None:
+        if self.passes.run([ids[:1]], special_tokens) is None:
             raise Unavailable(
                 f"memory holds neither one chunk of {len(ids)} tokens nor the shortest there can be: use a smaller "
                 "model, or end what else uses the memory of the device"
@@ -136,8 +123,4 @@ class BatchRunner:
     def _tokens(self, ids: Ids, special_tokens: SpecialTokens) -> int:
         """Tokens of one pass, padding included."""
         lengths = [len(sequence) + special_tokens.count for sequence in ids]
-        return sum(lengths) if self._forward.flat else max(lengths) * len(lengths)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        return sum(lengths) if self.flat else max(lengths) * len(lengths)

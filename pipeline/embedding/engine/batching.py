@@ -70,11 +70,21 @@ def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def pad(
-    sequences: Sequence[NDArray[np.int32]], padding: int, special_tokens: SpecialTokens
+    sequences: Sequence[NDArray[np.int32]],
+    padding: int,
+    special_tokens: SpecialTokens,
+    *,
+    step: int = 1,
+    limit: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and attention mask, each of shape (n, longest), padded on the right."""
+    """Token ids and attention mask, each of shape (n, length), padded on the right.
+
+    The length is that of the longest sequence, or the next multiple of `step` where that is at most `limit`.
+    """
     ids, lengths = _with_special_tokens(sequences, special_tokens)
-    mask = np.arange(lengths.max()) < lengths[:, None]
+    longest = int(lengths.max())
+    stepped = -(-longest // step) * step
+    mask = np.arange(stepped if stepped <= limit else longest) < lengths[:, None]
     padded = np.full(mask.shape, padding, dtype=np.int64)
     padded[mask] = ids
     return padded, mask.astype(np.int64)
@@ -95,16 +105,10 @@ class FlatBatch:
 
 
 def concatenate_sequences(
-    sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens, first_position: int = 0, *, step: int = 1
+    sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens, first_position: int = 0
 ) -> FlatBatch:
-    """Concatenate the sequences into one row; positions start with `first_position` in each.
-
-    With a `step` one more sequence fills the row up to a multiple of it. The filler repeats the start of the row:
-    attention scores among padding tokens can be larger than those of any text, which would force the slower kernel.
-    """
+    """Concatenate the sequences into one row; positions start with `first_position` in each."""
     ids, lengths = _with_special_tokens(sequences, special_tokens)
-    if fill := -len(ids) % step:
-        ids, lengths = np.resize(ids, len(ids) + fill), np.append(lengths, fill)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     owners = np.repeat(np.arange(len(lengths)), lengths)
     return FlatBatch(ids, np.arange(len(ids)) - offsets[owners] + first_position, owners, offsets)

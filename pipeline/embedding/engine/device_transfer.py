@@ -10,15 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.embedding.engine.passes import ReadyVectors, VectorsFuture
+
 _TRIM_TOKENS = 8192
 """Tokens after which freed host memory is returned to the operating system."""
-
-
-class VectorsFuture(Protocol):
-    """Vectors that may still be on their way to host memory."""
-
-    def wait(self) -> NDArray[np.float32]:
-        """Block until the vectors have arrived; shape (n, dimension)."""
 
 
 class Transfer(Protocol):
@@ -61,19 +56,6 @@ class HostTransfer:
         self._tokens = 0
         if self._malloc_trim is not None:
             self._malloc_trim(0)
-
-
-class ReadyVectors:
-    """Vectors that are in host memory already."""
-
-    __slots__ = ("_vectors",)
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = vectors
-
-    def wait(self) -> NDArray[np.float32]:
-        """Return the vectors at once."""
-        return self._vectors
 
 
 class Streams(Protocol):

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embedding.engine.batching import SpecialTokens, concatenate_sequences, pad
-from pipeline.embedding.kernels.device import SHAPE_STEP, uses_onednn
-from pipeline.embedding.kernels.packed_weights import pack_weights
 from pipeline.embedding.kernels.varlen_attention import FLAT_ATTENTION, register
 
 
@@ -29,8 +27,7 @@ class Inputs:
 class Forward:
     """A Transformer module of sentence-transformers and the modules after it, run on our own batches.
 
-    Batches are padded until `use_flat_batches`; weights keep the model's layout until `pack_weights`.
-    Safe to call from several threads.
+    Batches are padded until `use_flat_batches`. Safe to call from several threads.
     """
 
     def __init__(
@@ -49,11 +46,7 @@ class Forward:
         self._unit_length = unit_length
         self.flat = False
         """Whether a batch is one row without padding."""
-        self.packed = False
-        """Whether the weights are laid out for oneDNN."""
         self._first_position = 0
-        weights = next(self._transformer.parameters())
-        self._step = SHAPE_STEP if weights.device.type == "cpu" and uses_onednn(weights.dtype) else 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,28 +82,12 @@ class Forward:
         self.flat = True
         return use_padded_batches
 
-    def pack_weights(self) -> Callable[[], None]:
-        """Lay the weights out for oneDNN; returns a function that restores them. Raises as `pack_weights` does."""
-        undo = pack_weights(self._transformer)
-        self.packed = True
-
-        def unpack() -> None:
-            undo()
-            self.packed = False
-
-        return unpack
-
-    def compile(self) -> None:
-        """Have torch compile the model in its next pass."""
-        model = self._transformer.model
-        model.forward = torch.compile(model.forward, dynamic=True)
-
     def inputs(self, sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens) -> Inputs:
         """Build the batch of these token ids, each surrounded by the special tokens."""
         if not self.flat:
             ids, mask = pad(sequences, self._padding_id, special_tokens)
             return Inputs({"input_ids": ids, "attention_mask": mask}, special_tokens, len(sequences), None)
-        batch = concatenate_sequences(sequences, special_tokens, self._first_position, step=self._step)
+        batch = concatenate_sequences(sequences, special_tokens, self._first_position)
         arrays = {
             "input_ids": batch.ids[None],
             "position_ids": batch.positions[None],

@@ -43,6 +43,7 @@ class WordTokenizer:
 class HashEmbedder:
     """Deterministic unit vectors from a digest: equal texts have equal vectors, different texts unrelated ones."""
 
+    engine = "none"
     device = "cpu"
     dtype = "float32"
     execution = Execution("none", workers=1, threads=1, token_budget=0)

@@ -48,8 +48,8 @@ class ModelTokenizer:
         self._backend = backend
         self.padding_id = padding_id
         self._prefix, self._suffix = self._special_ids()
-        self._document_prompt = document_prompt
-        self._query_prompt = query_prompt
+        self.document_prompt = document_prompt
+        self.query_prompt = query_prompt
         prompt_ids = self._ids([document_prompt])[0]
         # Whether a chunk's own token ids may follow the prompt's; else prompt and text are tokenized together again.
         self._prompt_is_separable = document_prompt == "" or self._tokenizes_separately()
@@ -74,7 +74,7 @@ class ModelTokenizer:
 
     def special_tokens(self, *, query: bool) -> SpecialTokens:
         """The token ids around each of `query_ids`, or around each of `document_ids`."""
-        prompt = self._query_prompt if query else self._document_prompt
+        prompt = self.query_prompt if query else self.document_prompt
         prompt_tokens = len(self._prefix) + len(self._ids([prompt])[0]) if prompt else 0
         return SpecialTokens(self._prefix if query else self._document_prefix, self._suffix, prompt_tokens)
 
@@ -82,11 +82,11 @@ class ModelTokenizer:
         """Token ids of each chunk as a document, without the special tokens around it."""
         if self._prompt_is_separable:
             return [chunk.token_ids for chunk in chunks]
-        return [ids[: self._max_ids] for ids in self._ids([self._document_prompt + chunk.text for chunk in chunks])]
+        return [ids[: self._max_ids] for ids in self._ids([self.document_prompt + chunk.text for chunk in chunks])]
 
     def query_ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each query with its prompt, cut off at the model's limit, without special tokens."""
-        return [ids[: self._max_ids] for ids in self._ids([self._query_prompt + text for text in texts])]
+        return [ids[: self._max_ids] for ids in self._ids([self.query_prompt + text for text in texts])]
 
     def close(self) -> None:
         """End the threads."""
@@ -139,8 +139,8 @@ class ModelTokenizer:
         size = self._backend.get_vocab_size()
         decoded = {self._backend.decode([token]).strip() for token in range(0, size, -(-size // _PROMPT_PROBES))}
         words = sorted(decoded - {""})
-        prompt_ids = self._ids([self._document_prompt])[0]
-        together = self._ids([self._document_prompt + word for word in words])
+        prompt_ids = self._ids([self.document_prompt])[0]
+        together = self._ids([self.document_prompt + word for word in words])
         return all(
             np.array_equal(whole, np.concatenate([prompt_ids, word_ids]))
             for whole, word_ids in zip(together, self._ids(words), strict=True)

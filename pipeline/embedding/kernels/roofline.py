@@ -1,6 +1,5 @@
 """The roofline: floating-point operations of a forward pass, and the measured peak of the machine."""
 
-import platform
 import threading
 import time
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+
+from pipeline.embedding.kernels.processor import cpu_name
 
 _SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 """Sides of square products that come near the peak: small enough for a core's cache, large enough to fill a GPU."""
@@ -122,13 +123,7 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> int
 
 def processor_name(device: str) -> str:
     """The model name of the processor or GPU; the architecture where the system has no name."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return cpu_name() if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def gpu_memory(device: str) -> tuple[int, int]:

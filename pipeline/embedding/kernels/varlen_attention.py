@@ -11,9 +11,6 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from pipeline.embedding.kernels.device import uses_onednn
-from pipeline.embedding.kernels.matmul_attention import matmul_attention
-
 FLAT_ATTENTION = "milvus_stream_flat"
 """The name under which transformers finds `attend` after `register`."""
 _UNSUPPORTED_ARGUMENTS = ("softcap", "position_bias", "s_aux", "head_mask")
@@ -34,10 +31,6 @@ class AttentionSpan:
     """Tokens at a distance below it are seen; None: all."""
     causal: bool
     """A token sees only itself and the tokens before it."""
-
-    def sees_all_of(self, length: int) -> bool:
-        """Whether each token of a document of this length sees every other."""
-        return not self.causal and (self.window is None or length <= self.window)
 
 
 def register() -> None:
@@ -73,8 +66,8 @@ def attend(
         raise NotImplementedError("attention over more than one row")
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    attention = _attention_operator if torch.compiler.is_compiling() else _attention
-    return attention(q, k, v, host_offsets, cu_seq_lens_q, scaling, sliding_window, causal)[None], None
+    span = AttentionSpan(scaling, sliding_window, causal)
+    return _attention((q, k, v), host_offsets, cu_seq_lens_q, span)[None], None
 
 
 def varlen_options(parameters: Container[str], span: AttentionSpan, head_size: int) -> dict[str, Any]:
@@ -92,42 +85,21 @@ def varlen_options(parameters: Container[str], span: AttentionSpan, head_size: i
     return {"is_causal": span.causal}
 
 
-def _attention(  # noqa: PLR0917 - torch's operators take only tensors and numbers, positional
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+def _attention(
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     host_offsets: torch.Tensor,
     offsets: torch.Tensor,
-    scale: float | None,
-    window: int | None,
-    causal: bool,
+    span: AttentionSpan,
 ) -> torch.Tensor:
     """Self-attention of each document; query, key, value and result as (tokens, heads, head size).
 
     1. On a GPU torch's fused kernel for variable lengths takes all documents.
-    2. Where oneDNN multiplies and every token sees its whole document, `matmul_attention` takes them.
-    3. Otherwise torch's attention is called once for each run of documents of one length.
+    2. On a CPU torch's attention is called once for each run of documents of one length.
     """
-    span = AttentionSpan(scale, window, causal)
     lengths = host_offsets.diff().tolist()
-    if query.is_cuda:
-        return _fused_attention((query, key, value), max(lengths), offsets, span)
-
-    def by_runs(tensors: Sequence[torch.Tensor], lengths: Sequence[int]) -> torch.Tensor:
-        return _attention_by_runs(tensors, runs(lengths), span)
-
-    if uses_onednn(query.dtype) and span.sees_all_of(max(lengths)) and query.shape[1] == key.shape[1]:
-        return matmul_attention((query, key, value), lengths, span.scale, by_runs)
-    return by_runs((query, key, value), lengths)
-
-
-# torch's compiler cannot trace work that depends on the documents' lengths; it sees one opaque operator.
-_attention_operator = torch.library.custom_op("milvus_stream::attend", _attention, mutates_args=())
-
-
-@_attention_operator.register_fake
-def _(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_others: object) -> torch.Tensor:
-    return query.new_empty((*query.shape[:2], value.shape[-1]))
+    if tensors[0].is_cuda:
+        return _fused_attention(tensors, max(lengths), offsets, span)
+    return _attention_by_runs(tensors, runs(lengths), span)
 
 
 def runs(lengths: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -7,8 +7,6 @@ import numpy as np
 
 from pipeline.embedding.embedder import ModelStamp
 from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
-from pipeline.embedding.engine.device_transfer import Transfer
-from pipeline.embedding.engine.forward_pass import Forward
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
 
 CPU_BUDGET = 1024
@@ -82,18 +80,20 @@ def tune_gpu(rate: Rate, budget: int | None) -> BatchPlan:
     return best
 
 
-def rate_of(forward: Forward, transfer: Transfer, tokenizer: ModelTokenizer, stamp: ModelStamp, *, gpu: bool) -> Rate:
+def rate_of(
+    runner_of: Callable[[BatchPlan], BatchRunner], tokenizer: ModelTokenizer, stamp: ModelStamp, *, gpu: bool = False
+) -> Rate:
     """A function that measures a plan by running the model on artificial texts."""
     special_tokens = tokenizer.special_tokens(query=False)
     length = max(1, min(_TRIAL_TOKENS, stamp.max_tokens) - special_tokens.count)
     text = np.resize(tokenizer.tokenize(["what the model may read"])[0].ids, length)
 
     def rate(plan: BatchPlan) -> float | None:
-        runner = BatchRunner(forward, transfer, plan, dimension=stamp.dimension)
+        runner = runner_of(plan)
         try:
             count = max(1, plan.token_budget // (length + special_tokens.count))
-            if gpu:
-                runner.vectors([text] * count, special_tokens)  # allocates memory and selects kernels
+            # Allocates memory and selects kernels, in every thread.
+            runner.vectors([text] * (count * plan.workers), special_tokens)
             passes = _GPU_PASSES if gpu else max(plan.workers, plan.threads)
             start = time.perf_counter()
             runner.vectors([text] * (count * passes), special_tokens)

@@ -14,11 +14,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from pipeline.embedding.engine.forward_pass import first_position
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
 from pipeline.embedding.loading.model_files import first_folder
+from pipeline.embedding.loading.probes import PROBES
 from pipeline.embedding.loading.weight_check import missing_weights
 from pipeline.errors import UsageError
 
-PROBES = ("A", "what the model reads", "The quick brown fox jumps over the lazy dog, 27 times. " * 4)
-"""Texts whose vectors must agree with those of sentence-transformers."""
 _UNKNOWN_LIMIT = 1_000_000
 """Tokens above which an input limit is not one: transformers writes 1e30 where it does not know it."""
 

@@ -138,6 +138,16 @@ def digest_model(folder: Path) -> str:
     return total.hexdigest()
 
 
+def digest_source(folder: Path) -> str:
+    """SHA-256 in hex over everything that is read from a model's folder: `digest_model` and every settings file."""
+    total = hashlib.sha256(digest_model(folder).encode())
+    for inside in sorted({"", *(module["path"] for module in _modules(folder))}):
+        for path in sorted((folder / inside).glob("*.json")):
+            if not _is_vocabulary(path):
+                total.update(f"{inside}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
 def _parts(folder: Path) -> Iterator[tuple[str, str]]:
     """The hashed contents, each with a label; long ones as their own SHA-256."""
     for module in _modules(folder):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pipeline.embedding.loading.fast_paths import enable_fast_paths
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (
     BertConfig,
@@ -30,7 +31,6 @@ from transformers import (
 from pipeline.embedding.engine.batching import SpecialTokens
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
-from pipeline.embedding.loading.fast_paths import enable_fast_paths
 from pipeline.records import Tokens
 
 HIDDEN = 32

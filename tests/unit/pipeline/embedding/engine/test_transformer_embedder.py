@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from pipeline.embedding.engine.transformer_embedder import TransformerEmbedder
+from pipeline.embedding.loading.model import load_model
 from sentence_transformers import SentenceTransformer
 
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, load_embedder
 from pipeline.embedding.engine import forward_pass
-from pipeline.embedding.engine.transformer_embedder import TransformerEmbedder
 from pipeline.embedding.kernels import matmul_attention as kernel
 from pipeline.embedding.kernels import varlen_attention
-from pipeline.embedding.loading.model import load_model
 from pipeline.errors import Unavailable
 from tests.unit.pipeline.embedding.loaded_models import TEXTS, WORDS, cosines, distances, settings, whole
 from tests.unit.pipeline.embedding.tiny_models import KINDS, build, without_special_tokens

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pipeline.embedding.loading.model import load_model
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embedding import load_embedder
 from pipeline.embedding.engine import batching
 from pipeline.embedding.engine.batching import SpecialTokens
-from pipeline.embedding.loading.model import load_model
 from pipeline.errors import UsageError
 from tests.unit.pipeline.embedding.loaded_models import TEXTS, WORDS, cosines, distances, settings, whole
 from tests.unit.pipeline.embedding.tiny_models import HIDDEN, build, minilm

@@ -1,4 +1,4 @@
-"""Load a model in five steps: find its files, check them, load them, tune the execution, verify the vectors."""
+"""Load a model into torch in four steps: check it, load it, tune the execution, verify the vectors."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -15,32 +15,26 @@ from pipeline.embedding.embedder import EmbeddingSettings, ModelStamp
 from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
 from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer, Transfer
 from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.embedding.engine.model_embedder import ModelEmbedder, RunnerOnDemand
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
-from pipeline.embedding.engine.transformer_embedder import TransformerEmbedder
-from pipeline.embedding.kernels.device import (
-    available_cpus,
-    cap_memory,
-    enable_onednn_float32,
-    resolve_device,
-    resolve_dtype,
-    uses_onednn,
-)
+from pipeline.embedding.engine.torch_passes import TorchPasses
+from pipeline.embedding.kernels.device import cap_memory, resolve_dtype
+from pipeline.embedding.kernels.processor import available_cpus
 from pipeline.embedding.kernels.roofline import processor_name
 from pipeline.embedding.loading.autotune import rate_of, tune_cpu, tune_gpu
 from pipeline.embedding.loading.checkpoint import (
-    PROBES,
     input_limit,
     load_checkpoint,
     model_tokenizer,
     pooling_name,
     reference_vectors,
 )
-from pipeline.embedding.loading.compilation import compile_model
-from pipeline.embedding.loading.fast_paths import enable_fast_paths
-from pipeline.embedding.loading.model_files import check_model, digest_model, find_model
+from pipeline.embedding.loading.dimensions import kept_dimension
+from pipeline.embedding.loading.flat_batches import enable_flat_batches
+from pipeline.embedding.loading.model_files import digest_model
+from pipeline.embedding.loading.probes import least_cosine
 from pipeline.embedding.loading.tuning_cache import TuningCache
 from pipeline.errors import UsageError
-from pipeline.records import Chunk
 
 _MIN_COSINE = 0.998
 """Least cosine to sentence-transformers' own vectors; batch shapes alone move bfloat16 to 0.9999."""
@@ -55,8 +49,6 @@ class _Target:
     device: torch.device
     dtype: torch.dtype
     cores: int
-    onednn_float32: bool
-    """Whether oneDNN, not MKL, makes the float32 products."""
 
     @property
     def is_gpu(self) -> bool:
@@ -69,53 +61,47 @@ class _LoadedModel:
 
     stamp: ModelStamp
     tokenizer: ModelTokenizer
-    forward: Forward
-    transfer: Transfer
+    passes: TorchPasses
     reference: NDArray[np.float32]
-    """The probes' vectors by sentence-transformers itself."""
+    """The probes' vectors by sentence-transformers itself, as documents and then as queries."""
 
 
-def load_model(settings: EmbeddingSettings) -> TransformerEmbedder:
-    """Load what `settings.model` names; raises `UsageError` if it is not here, not safe or of an unsupported kind.
+def load_with_torch(folder: Path, settings: EmbeddingSettings, device: torch.device) -> ModelEmbedder:
+    """Load the model in a checked folder; raises `UsageError` if it is of an unsupported kind.
 
     Measuring takes some two seconds where the tuning cache does not know this model on this device.
     """
-    folder = find_model(settings.model)
-    check_model(folder)
-    target = _resolve_target(settings)
+    cap_memory(device)
+    target = _Target(device, resolve_dtype(settings.dtype, device), settings.threads or available_cpus())
     model = _load(folder, settings, target)
     plan = _tune(model, settings, target)
-    if settings.compile:
-        compile_model(model.forward, model.transfer, model.tokenizer, plan)
-    runner = BatchRunner(model.forward, model.transfer, plan, dimension=model.stamp.dimension)
-    embedder = TransformerEmbedder(
-        model.forward, runner, model.tokenizer, model.stamp, device=target.device, dtype=target.dtype
+    runner = BatchRunner(model.passes, plan, dimension=model.stamp.dimension)
+    on_demand = RunnerOnDemand(lambda: runner)
+    embedder = ModelEmbedder(
+        on_demand,
+        on_demand,
+        model.tokenizer,
+        model.stamp,
+        engine="torch",
+        device=str(device),
+        dtype=str(target.dtype).removeprefix("torch."),
     )
-    _verify(embedder, model.reference, folder)
+    _verify(embedder, runner, model, folder)
     log.info(
-        "model.loaded", model=settings.model, digest=model.stamp.digest[:12], device=embedder.device,
+        "model.loaded", model=settings.model, digest=model.stamp.digest[:12], engine="torch", device=embedder.device,
         dtype=embedder.dtype, dimension=model.stamp.dimension, max_tokens=model.stamp.max_tokens,
-        flat=model.forward.flat, packed=model.forward.packed, float32_by_onednn=target.onednn_float32, **asdict(plan),
+        flat=model.passes.flat, **asdict(plan),
     )  # fmt: skip
     return embedder
 
 
-def _resolve_target(settings: EmbeddingSettings) -> _Target:
-    """Device and precision for the settings; limits this process's GPU memory, and may switch float32 to oneDNN."""
-    device = resolve_device(settings.device)
-    cap_memory(device)
-    dtype = resolve_dtype(settings.dtype, device)
-    onednn_float32 = device.type == "cpu" and dtype == torch.float32 and enable_onednn_float32()
-    return _Target(device, dtype, settings.threads or available_cpus(), onednn_float32)
-
-
 def _load(folder: Path, settings: EmbeddingSettings, target: _Target) -> _LoadedModel:
-    """Load the checked files and enable the fast paths that keep the model's vectors."""
+    """Load the checked files and enable flat batches where they keep the model's vectors."""
     model = load_checkpoint(folder, target.device, target.dtype)
     limit = model.max_seq_length = input_limit(model, folder)
     reference = reference_vectors(model)
     full_dimension = reference.shape[1]
-    dimension = _dimension(settings.dimensions, full_dimension)
+    dimension = kept_dimension(settings.dimensions, full_dimension)
     stamp = ModelStamp(
         name=settings.model,
         digest=digest_model(folder),
@@ -131,28 +117,25 @@ def _load(folder: Path, settings: EmbeddingSettings, target: _Target) -> _Loaded
         unit_length=dimension < full_dimension and any(isinstance(module, Normalize) for module in model),
     )
     transfer: Transfer = CudaTransfer(target.device) if target.is_gpu else HostTransfer()
-    # torch.compile packs the weights itself.
-    pack = not target.is_gpu and uses_onednn(target.dtype) and not settings.compile
-    enable_fast_paths(forward, transfer, tokenizer, limit=limit, name=settings.model, pack=pack)
-    if forward.packed:
-        transfer.recover()  # releases the memory of the layers that were replaced
-    return _LoadedModel(stamp, tokenizer, forward, transfer, reference[:, :dimension])
+    enable_flat_batches(forward, transfer, tokenizer, limit=limit, name=settings.model)
+    return _LoadedModel(stamp, tokenizer, TorchPasses(forward, transfer), reference[:, :dimension])
 
 
 def _tune(model: _LoadedModel, settings: EmbeddingSettings, target: _Target) -> BatchPlan:
     """The batch plan for this model and machine, from the tuning cache or measured now."""
     budget = settings.token_budget if isinstance(settings.token_budget, int) else None
-    cache = None
-    if settings.tuning_folder is not None:
-        cache = TuningCache(settings.tuning_folder, _circumstances(model, target, budget))
-        if (cached := cache.read()) is not None:
-            return cached
+    cache = TuningCache(settings.tuning_folder, _circumstances(model, target, budget))
+    if (cached := cache.read()) is not None:
+        return cached
     start = time.perf_counter()
-    rate = rate_of(model.forward, model.transfer, model.tokenizer, model.stamp, gpu=target.is_gpu)
+    dimension = model.stamp.dimension
+    rate = rate_of(
+        lambda plan: BatchRunner(model.passes, plan, dimension=dimension), model.tokenizer, model.stamp,
+        gpu=target.is_gpu,
+    )  # fmt: skip
     plan = tune_gpu(rate, budget) if target.is_gpu else tune_cpu(rate, target.cores, budget)
     log.info("model.tuned", seconds=round(time.perf_counter() - start, 2), **asdict(plan))
-    if cache is not None:
-        cache.write(plan)
+    cache.write(plan)
     return plan
 
 
@@ -161,10 +144,8 @@ def _circumstances(model: _LoadedModel, target: _Target, budget: int | None) -> 
     return {
         "weights": model.stamp.digest,
         "max_tokens": model.stamp.max_tokens,
-        "flat": model.forward.flat,
+        "flat": model.passes.flat,
         "dtype": str(target.dtype),
-        "onednn": target.onednn_float32,
-        "packed": model.forward.packed,
         "device": processor_name(str(target.device)),
         "torch": torch.__version__,
         "cores": target.cores,
@@ -172,23 +153,13 @@ def _circumstances(model: _LoadedModel, target: _Target, budget: int | None) -> 
     }
 
 
-def _dimension(setting: int | None, full: int) -> int:
-    """The components kept of the model's `full` ones; raises `UsageError` if there are fewer."""
-    if setting is not None and not 1 <= setting <= full:
-        raise UsageError(
-            f"embedding.dimensions is {setting}, but the model's vectors have {full}: write a number from 1 to "
-            f"{full}, or null for all of them"
-        )
-    return full if setting is None else setting
-
-
-def _verify(embedder: TransformerEmbedder, reference: NDArray[np.float32], folder: Path) -> None:
+def _verify(embedder: ModelEmbedder, runner: BatchRunner, model: _LoadedModel, folder: Path) -> None:
     """Raise `UsageError` unless the engine's vectors of the probes agree with those of sentence-transformers."""
-    probes = zip(PROBES, embedder.tokenizer.tokenize(PROBES), strict=True)
-    chunks = [Chunk(0, 0, len(text), text, tokens.ids[: embedder.tokenizer.max_tokens]) for text, tokens in probes]
-    vectors = np.concatenate([embedder.embed(chunks), embedder.embed_queries(PROBES)])
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
-    cosine = float(np.min(np.sum(vectors * reference, axis=1) / norms))
+    documents, queries = np.split(model.reference, 2)
+    cosine = min(
+        least_cosine(runner, model.tokenizer, documents, query=False),
+        least_cosine(runner, model.tokenizer, queries, query=True),
+    )
     if not cosine >= _MIN_COSINE:  # true for NaN as well
         embedder.close()
         raise UsageError(

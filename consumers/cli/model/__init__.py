@@ -1,0 +1,1 @@
+"""`milvus-stream model`: the models prepared for OpenVINO on this machine."""

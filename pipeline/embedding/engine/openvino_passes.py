@@ -1,0 +1,87 @@
+"""Forward passes of a prepared model with OpenVINO on a CPU."""
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+from typing_extensions import override
+
+from pipeline.embedding.engine.batching import SpecialTokens, pad
+from pipeline.embedding.engine.passes import Ids, Passes, ReadyVectors, VectorsFuture
+
+if TYPE_CHECKING:
+    import openvino
+
+SHAPE_STEP = 16
+"""Rows are padded up to a multiple of it: OpenVINO sets every new shape up once, which costs as much as a pass."""
+_LEAST_NORM = 1e-12
+"""As in torch's `normalize`: a vector of zeros stays one."""
+_OUT_OF_MEMORY = ("bad_alloc", "can't allocate", "could not allocate", "out of memory")
+
+
+class OpenVinoPasses(Passes):
+    """Runs a compiled model, with one inference request for each thread that calls `run`.
+
+    The model's inputs are `input_ids` and `attention_mask`, and `pooling_mask` where pooling leaves the prompt out.
+    """
+
+    flat = False
+
+    def __init__(
+        self,
+        compiled: "openvino.CompiledModel",
+        *,
+        padding_id: int,
+        limit: int,
+        masks_prompt: bool,
+        dimension: int,
+        unit_length: bool,
+    ) -> None:
+        """`limit`: the model's input limit in tokens, special tokens included.
+
+        `dimension`: leading components kept of each vector; with `unit_length` these are scaled to length 1, in float32
+        whatever the precision of the model.
+        """
+        self._compiled: openvino.CompiledModel | None = compiled
+        self._padding_id = padding_id
+        self._limit = limit
+        self._masks_prompt = masks_prompt
+        self._dimension = dimension
+        self._unit_length = unit_length
+        self._thread = threading.local()
+
+    @override
+    def run(self, ids: Ids, special_tokens: SpecialTokens) -> VectorsFuture | None:
+        rows, mask = pad(ids, self._padding_id, special_tokens, step=SHAPE_STEP, limit=self._limit)
+        inputs = {"input_ids": rows, "attention_mask": mask}
+        if self._masks_prompt:
+            inputs["pooling_mask"] = pooled = mask.copy()
+            pooled[:, : special_tokens.prompt_tokens] = 0
+        request = self._request()
+        try:
+            request.infer(inputs, share_inputs=True)
+        except RuntimeError as error:
+            if any(word in str(error).lower() for word in _OUT_OF_MEMORY):
+                return None
+            raise
+        # A copy: the request overwrites its output in its next pass.
+        vectors = np.array(request.get_output_tensor(0).data[:, : self._dimension], dtype=np.float32)
+        if self._unit_length:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _LEAST_NORM)
+        return ReadyVectors(vectors)
+
+    @override
+    def start_thread(self, threads: int) -> None:
+        self._request()
+
+    @override
+    def close(self) -> None:
+        self._compiled = None
+        self._thread = threading.local()
+
+    def _request(self) -> "openvino.InferRequest":
+        request: openvino.InferRequest | None = getattr(self._thread, "request", None)
+        if request is None:
+            assert self._compiled is not None  # noqa: S101 - `close` comes after the last pass
+            request = self._thread.request = self._compiled.create_infer_request()
+        return request

@@ -1,0 +1,190 @@
+"""The conversion of a model for OpenVINO: a process of its own, so that torch's memory goes with it.
+
+`python -m pipeline.embedding.loading.prepared.conversion REQUEST`, where REQUEST is a JSON object. It fills the destination
+with a prepared model, or with the reason why there can be none.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Converters would send usage statistics; without the package they have a stub.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import openvino  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from sentence_transformers import SentenceTransformer  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling  # noqa: E402
+
+from pipeline.embedding.engine.batching import SpecialTokens  # noqa: E402
+from pipeline.embedding.engine.device_transfer import HostTransfer  # noqa: E402
+from pipeline.embedding.engine.forward_pass import Forward  # noqa: E402
+from pipeline.embedding.engine.openvino_passes import OpenVinoPasses  # noqa: E402
+from pipeline.embedding.engine.passes import Passes  # noqa: E402
+from pipeline.embedding.engine.tokenizer import ModelTokenizer  # noqa: E402
+from pipeline.embedding.engine.torch_passes import TorchPasses  # noqa: E402
+from pipeline.embedding.loading.checkpoint import (  # noqa: E402
+    input_limit,
+    load_checkpoint,
+    model_tokenizer,
+    pooling_name,
+    reference_vectors,
+)
+from pipeline.embedding.loading.prepared.folder import Request, write_refusal  # noqa: E402
+from pipeline.embedding.loading.prepared.manifest import (  # noqa: E402
+    MODEL_FILE,
+    REFERENCE_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    file_digests,
+    write_manifest,
+)
+from pipeline.embedding.loading.prepared.quantization import quantized  # noqa: E402
+from pipeline.embedding.loading.probes import probe_sequences  # noqa: E402
+from pipeline.errors import UsageError  # noqa: E402
+
+_PACKAGES = ("openvino", "torch", "transformers", "sentence-transformers")
+_MOST_DISTANCE = {"float": 1e-3, "int8": 0.35}
+"""Greatest distance of a converted model's vector to torch's in float32, relative to its length.
+
+Rounding stays below 1e-5 in float32. 0.35 is a cosine of 0.94: int8 changes vectors, but does not make others of them.
+"""
+
+
+class _WholeModel(torch.nn.Module):
+    """All modules of a sentence-transformers model as one, from token ids to vectors."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module], *, masks_prompt: bool) -> None:
+        super().__init__()
+        self._steps = torch.nn.ModuleList(modules)
+        self._masks_prompt = masks_prompt
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        features = self._steps[0](features)
+        if self._masks_prompt:
+            features["attention_mask"] = pooling_mask
+        for step in self._steps[1:]:
+            features = step(features)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        return vectors
+
+
+def main() -> None:
+    """Convert as requested."""
+    warnings.filterwarnings("ignore")
+    request = Request(**json.loads(sys.argv[1]))
+    destination = Path(request.destination)
+    try:
+        convert(request, destination)
+    except UsageError as error:
+        write_refusal(destination, str(error))
+
+
+def convert(request: Request, destination: Path) -> None:
+    """Write the prepared model into the destination. Raises UsageError where the model cannot be converted."""
+    folder = Path(request.folder)
+    model = load_checkpoint(folder, torch.device("cpu"), torch.float32)
+    limit = model.max_seq_length = input_limit(model, folder)
+    reference = reference_vectors(model)
+    tokenizer = model_tokenizer(model, folder, limit, threads=1)
+    model.tokenizer.backend_tokenizer.save(str(destination / TOKENIZER_FILE))
+    np.save(destination / REFERENCE_FILE, reference)
+    manifest = Manifest(
+        name=request.name,
+        digest=request.digest,
+        precision=request.precision,
+        dimension=reference.shape[1],
+        pooling=pooling_name(model),
+        max_tokens=limit,
+        padding_id=tokenizer.padding_id,
+        document_prompt=tokenizer.document_prompt,
+        query_prompt=tokenizer.query_prompt,
+        masks_prompt=_masks_prompt(model, tokenizer),
+        unit_length=any(isinstance(module, Normalize) for module in model),
+        versions={name: version(name) for name in _PACKAGES},
+    )
+    converted = _converted(model, manifest)
+    if request.precision == "int8":
+        converted = quantized(converted, tokenizer, manifest, request.calibration)
+    openvino.save_model(converted, destination / MODEL_FILE, compress_to_fp16=False)
+    _compare(model, destination, manifest, tokenizer)
+    write_manifest(destination, replace(manifest, files=file_digests(destination)))
+
+
+def _masks_prompt(model: SentenceTransformer, tokenizer: ModelTokenizer) -> bool:
+    """Whether some pooling leaves out the prompt, and there is one."""
+    has_prompt = bool(tokenizer.document_prompt or tokenizer.query_prompt)
+    return has_prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in model)
+
+
+def _converted(model: SentenceTransformer, manifest: Manifest) -> openvino.Model:
+    """The whole model for any number and length of texts."""
+    names = ["input_ids", "attention_mask", *(["pooling_mask"] if manifest.masks_prompt else [])]
+    # Two rows of which one is padded: nothing that depends on the mask is taken for a constant.
+    ids = torch.full((2, 9), manifest.padding_id, dtype=torch.int64)
+    ids[:, :5] = 1 + manifest.padding_id
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    whole = _WholeModel(list(model), masks_prompt=manifest.masks_prompt).eval()
+    try:
+        with torch.inference_mode():
+            return openvino.convert_model(
+                whole,
+                example_input={name: ids if name == "input_ids" else mask for name in names},
+                input=[(name, openvino.PartialShape([-1, -1]), openvino.Type.i64) for name in names],
+            )
+    # The converter and the model's code are foreign: any of these means that the two do not fit.
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"OpenVINO cannot convert it: {type(error).__name__}: {reason}") from error
+
+
+def _compare(model: SentenceTransformer, destination: Path, manifest: Manifest, tokenizer: ModelTokenizer) -> None:
+    """Raise UsageError unless the converted model gives torch's vectors, for texts of many lengths and both prompts."""
+    compiled = openvino.Core().compile_model(
+        destination / MODEL_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
+    )
+    forward = Forward(list(model), padding_id=manifest.padding_id)
+    ours = OpenVinoPasses(
+        compiled,
+        padding_id=manifest.padding_id,
+        limit=manifest.max_tokens,
+        masks_prompt=manifest.masks_prompt,
+        dimension=manifest.dimension,
+        unit_length=manifest.unit_length,
+    )
+    theirs = TorchPasses(forward, HostTransfer())
+    for query in (False, True):
+        special_tokens = tokenizer.special_tokens(query=query)
+        sequences = probe_sequences(tokenizer, manifest.max_tokens - special_tokens.count, forward.windows())
+        expected = _vectors(theirs, sequences, special_tokens)
+        distance = np.linalg.norm(_vectors(ours, sequences, special_tokens) - expected, axis=1)
+        relative = float((distance / np.linalg.norm(expected, axis=1)).max())
+        if not relative <= _MOST_DISTANCE[manifest.precision]:  # true for NaN
+            raise UsageError(f"the converted model's vectors differ from the model's by {relative:.1e} of their length")
+
+
+def _vectors(
+    passes: Passes, sequences: Sequence[NDArray[np.int32]], special_tokens: SpecialTokens
+) -> NDArray[np.float32]:
+    """All in one batch, then each alone."""
+    parts = [passes.run(sequences, special_tokens)]
+    parts += [passes.run([sequence], special_tokens) for sequence in sequences]
+    if any(part is None for part in parts):
+        raise UsageError("memory does not hold the comparison of the converted model with the model")
+    return np.concatenate([part.wait() for part in parts if part is not None])
+
+
+if __name__ == "__main__":
+    main()

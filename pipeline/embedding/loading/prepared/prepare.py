@@ -1,0 +1,68 @@
+"""Preparation of a model: by a process of its own where it is not prepared yet."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import structlog
+
+from pipeline.embedding.loading.prepared.folder import (
+    PreparedModel,
+    PreparedModels,
+    Refused,
+    Request,
+    read_refusal,
+    request_json,
+)
+from pipeline.errors import MilvusStreamError
+
+_SHOWN = 500
+
+log = structlog.get_logger(__name__)
+
+
+def prepared(models: PreparedModels, request: Request) -> PreparedModel:
+    """The prepared model; converts where there is none, which takes from seconds to minutes.
+
+    Raises `Refused` if it cannot be converted, UsageError if the folder cannot be written to, MilvusStreamError if the
+    conversion fails otherwise.
+    """
+    if (found := models.find(request)) is not None:
+        return found
+    with models.locked(request):
+        if (found := models.find(request)) is not None:
+            return found
+        start = time.monotonic()
+        log.info("model.preparing", model=request.name, precision=request.precision, what="once for this model")
+        with models.making(request) as folder:
+            _convert(replace(request, destination=str(folder)))
+            reason = read_refusal(folder)
+        if reason is not None:
+            raise Refused(reason)
+        found = models.find(request)
+        if found is None:
+            raise MilvusStreamError(f"the model prepared in {models.folder} was changed while it was written")
+        log.info("model.prepared", model=request.name, folder=str(found.folder), seconds=_since(start))
+        return found
+
+
+def _convert(request: Request) -> None:
+    command = [sys.executable, "-m", "pipeline.embedding.loading.prepared.conversion", request_json(request)]
+    # The conversion's own messages are of no use to anybody unless it fails.
+    done = subprocess.run(  # noqa: S603 - this program itself
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    if done.returncode == 0:
+        return
+    output = " ".join(done.stderr.split())[-_SHOWN:]
+    raise MilvusStreamError(
+        f"the conversion of {request.name} for OpenVINO ended with status {done.returncode}: {output}. Killed (-9) "
+        "means that memory was short: prepare the model on a larger machine with `milvus-stream model prepare`, or set "
+        "embedding.engine to torch"
+    )
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 1)
