@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline.embedding.kernels.device import available_cpus
+from pipeline.embedding.kernels.processor import available_cpus
 from pipeline.embedding.kernels.roofline import processor_name
 
 _BF16_PAYS = 1.0

@@ -62,13 +62,17 @@ def prepared_model(settings: EmbeddingSettings) -> PreparedModel:
             return model
         raise
     check_model(folder)
-    digest = digest_model(folder)
-    calibration = None
+    return prepared(models, preparation_request(settings, folder))
+
+
+def preparation_request(settings: EmbeddingSettings, folder: Path) -> Request:
+    """What preparing the model in a checked folder takes."""
+    precision: Precision = "int8" if settings.dtype == "int8" else "float"
+    digest, calibration = digest_model(folder), None
     if precision == "int8":
         calibration = None if settings.calibration is None else str(settings.calibration.expanduser())
         digest = hashlib.sha256(f"{digest} int8 {_calibration_digest(calibration)}".encode()).hexdigest()
-    request = Request(settings.model, str(folder), digest, digest_source(folder), precision, calibration)
-    return prepared(models, request)
+    return Request(settings.model, str(folder), digest, digest_source(folder), precision, calibration)
 
 
 def _calibration_digest(path: str | None) -> str:

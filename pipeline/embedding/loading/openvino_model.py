@@ -21,7 +21,7 @@ from pipeline.embedding.kernels.processor import available_cpus, cpu_name
 from pipeline.embedding.loading.autotune import rate_of, tune_cpu
 from pipeline.embedding.loading.dimensions import kept_dimension
 from pipeline.embedding.loading.prepared.folder import PreparedModel
-from pipeline.embedding.loading.prepared.manifest import MODEL_FILE, REFERENCE_FILE, TOKENIZER_FILE
+from pipeline.embedding.loading.prepared.manifest import MODEL_FILE, REFERENCE_FILE, TOKENIZER_FILE, scales
 from pipeline.embedding.loading.probes import least_cosine
 from pipeline.embedding.loading.tuning_cache import TuningCache
 from pipeline.errors import UsageError
@@ -120,7 +120,7 @@ class _Compilation:
             limit=manifest.max_tokens,
             masks_prompt=manifest.masks_prompt,
             dimension=self.dimension,
-            unit_length=manifest.unit_length,
+            unit_length=scales(manifest, self.dimension),
         )
 
     def runner(self, plan: BatchPlan) -> BatchRunner:

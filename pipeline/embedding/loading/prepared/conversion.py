@@ -1,7 +1,7 @@
 """The conversion of a model for OpenVINO: a process of its own, so that torch's memory goes with it.
 
-`python -m pipeline.embedding.loading.prepared.conversion REQUEST`, where REQUEST is a JSON object. It fills the destination
-with a prepared model, or with the reason why there can be none.
+Run as a module with a request as a JSON object. It fills the destination with a prepared model, or with the reason why
+there can be none.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,7 @@ from pipeline.embedding.loading.prepared.manifest import (  # noqa: E402
     TOKENIZER_FILE,
     Manifest,
     file_digests,
+    scales,
     write_manifest,
 )
 from pipeline.embedding.loading.prepared.quantization import quantized  # noqa: E402
@@ -57,6 +58,17 @@ _MOST_DISTANCE = {"float": 1e-3, "int8": 0.35}
 
 Rounding stays below 1e-5 in float32. 0.35 is a cosine of 0.94: int8 changes vectors, but does not make others of them.
 """
+
+
+_MOST_ROWS = 65_536
+
+
+class _Probes(NamedTuple):
+    """Token ids of some texts, and torch's vectors of them in float32."""
+
+    sequences: Sequence[NDArray[np.int32]]
+    special_tokens: SpecialTokens
+    vectors: NDArray[np.float32]
 
 
 class _WholeModel(torch.nn.Module):
@@ -82,7 +94,6 @@ class _WholeModel(torch.nn.Module):
 
 def main() -> None:
     """Convert as requested."""
-    warnings.filterwarnings("ignore")
     request = Request(**json.loads(sys.argv[1]))
     destination = Path(request.destination)
     try:
@@ -112,13 +123,14 @@ def convert(request: Request, destination: Path) -> None:
         query_prompt=tokenizer.query_prompt,
         masks_prompt=_masks_prompt(model, tokenizer),
         unit_length=any(isinstance(module, Normalize) for module in model),
+        truncated=model.truncate_dim is not None,
         versions={name: version(name) for name in _PACKAGES},
     )
-    converted = _converted(model, manifest)
+    probes = _probes(model, manifest, tokenizer)
+    converted = _converted(model, manifest, destination, probes)
     if request.precision == "int8":
-        converted = quantized(converted, tokenizer, manifest, request.calibration)
-    openvino.save_model(converted, destination / MODEL_FILE, compress_to_fp16=False)
-    _compare(model, destination, manifest, tokenizer)
+        _save(quantized(converted, tokenizer, manifest, request.calibration), destination)
+        _compare(probes, manifest, destination, _MOST_DISTANCE["int8"])
     write_manifest(destination, replace(manifest, files=file_digests(destination)))
 
 
@@ -128,50 +140,110 @@ def _masks_prompt(model: SentenceTransformer, tokenizer: ModelTokenizer) -> bool
     return has_prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in model)
 
 
-def _converted(model: SentenceTransformer, manifest: Manifest) -> openvino.Model:
-    """The whole model for any number and length of texts."""
-    names = ["input_ids", "attention_mask", *(["pooling_mask"] if manifest.masks_prompt else [])]
-    # Two rows of which one is padded: nothing that depends on the mask is taken for a constant.
-    ids = torch.full((2, 9), manifest.padding_id, dtype=torch.int64)
-    ids[:, :5] = 1 + manifest.padding_id
+def _example(padding_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of two rows of which one is padded, so that nothing that depends on the mask is a constant."""
+    ids = torch.full((2, 9), padding_id, dtype=torch.int64)
+    ids[:, :5] = 1 + padding_id
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    whole = _WholeModel(list(model), masks_prompt=manifest.masks_prompt).eval()
-    try:
-        with torch.inference_mode():
-            return openvino.convert_model(
-                whole,
-                example_input={name: ids if name == "input_ids" else mask for name in names},
-                input=[(name, openvino.PartialShape([-1, -1]), openvino.Type.i64) for name in names],
-            )
-    # The converter and the model's code are foreign: any of these means that the two do not fit.
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"OpenVINO cannot convert it: {type(error).__name__}: {reason}") from error
+    return ids, mask
 
 
-def _compare(model: SentenceTransformer, destination: Path, manifest: Manifest, tokenizer: ModelTokenizer) -> None:
-    """Raise UsageError unless the converted model gives torch's vectors, for texts of many lengths and both prompts."""
-    compiled = openvino.Core().compile_model(
-        destination / MODEL_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
+def _traced(model: torch.nn.Module, names: Sequence[str], manifest: Manifest) -> openvino.Model:
+    """The model as its operations were called once."""
+    ids, mask = _example(manifest.padding_id)
+    with torch.inference_mode():
+        return openvino.convert_model(
+            model,
+            example_input={name: ids if name == "input_ids" else mask for name in names},
+            input=[(name, openvino.PartialShape([-1, -1]), openvino.Type.i64) for name in names],
+        )
+
+
+def _exported(model: torch.nn.Module, names: Sequence[str], manifest: Manifest) -> openvino.Model:
+    """The model as torch's exporter gives it: three times as slow as tracing, for what tracing does not take."""
+    ids, mask = _example(manifest.padding_id)
+    rows, tokens = (
+        torch.export.Dim("rows", min=1, max=_MOST_ROWS),
+        torch.export.Dim("tokens", min=2, max=manifest.max_tokens),
     )
-    forward = Forward(list(model), padding_id=manifest.padding_id)
-    ours = OpenVinoPasses(
-        compiled,
+    exported = torch.export.export(
+        model,
+        tuple(ids if name == "input_ids" else mask for name in names),
+        dynamic_shapes=tuple({0: rows, 1: tokens} for _ in names),
+        strict=False,
+    )
+    converted = openvino.convert_model(exported)
+    for port, name in zip(converted.inputs, names, strict=True):
+        port.get_tensor().set_names({name})
+    return converted
+
+
+def _converted(
+    model: SentenceTransformer, manifest: Manifest, destination: Path, probes: Sequence[_Probes]
+) -> openvino.Model:
+    """The whole model for any number and length of texts, compared and saved; the first of `_WAYS` that is right.
+
+    Of a window that hides every token of a padded row, OpenVINO's fused attention makes NaN. Attention in single steps
+    is slower and has no such case. Raises UsageError where no way is right.
+    """
+    transformer: Any = model[0]
+    names = ["input_ids", "attention_mask", *(["pooling_mask"] if manifest.masks_prompt else [])]
+    reasons = []
+    for attention, convert_module in _WAYS:
+        try:
+            transformer.model.set_attn_implementation(attention)
+            whole = _WholeModel(list(model), masks_prompt=manifest.masks_prompt).eval()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tracing, which torch is about to replace
+                converted = convert_module(whole, names, manifest)
+            _save(converted, destination)
+            _compare(probes, manifest, destination, _MOST_DISTANCE["float"])
+        # Converter, exporter and the model's code are foreign: any of these means that they do not fit together.
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        except UsageError as error:
+            reasons.append(str(error))
+        else:
+            return converted
+    raise UsageError("; ".join(dict.fromkeys(reasons)))
+
+
+_WAYS = (("sdpa", _traced), ("eager", _traced), ("sdpa", _exported), ("eager", _exported))
+"""Attention functions of transformers, and how the model is read; the fastest first."""
+
+
+def _save(model: openvino.Model, destination: Path) -> None:
+    openvino.save_model(model, destination / MODEL_FILE, compress_to_fp16=False)
+
+
+def _probes(model: SentenceTransformer, manifest: Manifest, tokenizer: ModelTokenizer) -> list[_Probes]:
+    """Texts of many lengths as documents and as queries, with torch's vectors of them."""
+    forward = Forward(list(model), padding_id=manifest.padding_id, dimension=manifest.dimension)
+    passes = TorchPasses(forward, HostTransfer())
+    probes = []
+    for query in (False, True):
+        special_tokens = tokenizer.special_tokens(query=query)
+        sequences = probe_sequences(tokenizer, manifest.max_tokens - special_tokens.count, forward.windows())
+        probes.append(_Probes(sequences, special_tokens, _vectors(passes, sequences, special_tokens)))
+    return probes
+
+
+def _compare(probes: Sequence[_Probes], manifest: Manifest, destination: Path, most_distance: float) -> None:
+    """Raise UsageError unless the saved model gives torch's vectors."""
+    options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
+    passes = OpenVinoPasses(
+        openvino.Core().compile_model(destination / MODEL_FILE, "CPU", options),
         padding_id=manifest.padding_id,
         limit=manifest.max_tokens,
         masks_prompt=manifest.masks_prompt,
         dimension=manifest.dimension,
-        unit_length=manifest.unit_length,
+        unit_length=scales(manifest, manifest.dimension),
     )
-    theirs = TorchPasses(forward, HostTransfer())
-    for query in (False, True):
-        special_tokens = tokenizer.special_tokens(query=query)
-        sequences = probe_sequences(tokenizer, manifest.max_tokens - special_tokens.count, forward.windows())
-        expected = _vectors(theirs, sequences, special_tokens)
-        distance = np.linalg.norm(_vectors(ours, sequences, special_tokens) - expected, axis=1)
+    for sequences, special_tokens, expected in probes:
+        distance = np.linalg.norm(_vectors(passes, sequences, special_tokens) - expected, axis=1)
         relative = float((distance / np.linalg.norm(expected, axis=1)).max())
-        if not relative <= _MOST_DISTANCE[manifest.precision]:  # true for NaN
+        if not relative <= most_distance:  # true for NaN
             raise UsageError(f"the converted model's vectors differ from the model's by {relative:.1e} of their length")
 
 

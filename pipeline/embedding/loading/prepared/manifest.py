@@ -42,11 +42,18 @@ class Manifest:
     """Whether the model has the input `pooling_mask`: its pooling leaves the prompt out."""
     unit_length: bool
     """Whether the model's last step scales vectors to length 1."""
+    truncated: bool
+    """Whether `dimension` is less than that step gives: the model itself keeps only a part, which is not scaled."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the packages that converted it."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 in hex of each file."""
     converter: int = CONVERTER
+
+
+def scales(manifest: Manifest, dimension: int) -> bool:
+    """Whether vectors of so many components have length 1."""
+    return manifest.unit_length and (dimension < manifest.dimension or not manifest.truncated)
 
 
 def file_digests(folder: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pipeline.embedding.loading.fast_paths import enable_fast_paths
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (
     BertConfig,
@@ -31,6 +30,7 @@ from transformers import (
 from pipeline.embedding.engine.batching import SpecialTokens
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.embedding.loading.flat_batches import enable_flat_batches
 from pipeline.records import Tokens
 
 HIDDEN = 32
@@ -121,7 +121,7 @@ def vectors(forward: Forward, lengths: list[int]) -> NDArray[np.float32]:
 
 
 class Words:
-    """The part of a model's tokenizer that the check of fast paths needs."""
+    """The part of a model's tokenizer that the check of flat batches needs."""
 
     def special_tokens(self, *, query: bool) -> SpecialTokens:
         return SPECIAL_TOKENS
@@ -131,8 +131,8 @@ class Words:
         return [Tokens(ids, none, none) for ids in texts([20] * len(given))]
 
 
-def fast_path_log(forward: Forward, capsys: pytest.CaptureFixture[str], *, pack: bool = False) -> str:
-    """Enable the fast paths and return what was logged."""
+def flat_batches_log(forward: Forward, capsys: pytest.CaptureFixture[str]) -> str:
+    """Enable flat batches and return what was logged."""
     words: Any = Words()
-    enable_fast_paths(forward, HostTransfer(), words, limit=LONGEST, name="tiny", pack=pack)
+    enable_flat_batches(forward, HostTransfer(), words, limit=LONGEST, name="tiny")
     return capsys.readouterr().out

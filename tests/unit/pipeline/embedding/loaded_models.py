@@ -1,12 +1,17 @@
 """Loading of test models, their texts, and the comparison of vectors."""
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.embedding import Embedder, EmbeddingSettings
+from pipeline.embedding import Embedder, EmbeddingSettings, PreparedModels, find_model
+from pipeline.embedding.loading.load import preparation_request
+from pipeline.embedding.loading.prepared.conversion import convert
 from pipeline.records import Chunk
 
 SENTENCE = "the quick brown Fox jumps over 27 lazy dogs, doing nothing else all day. Why? Because: it can!"
@@ -26,9 +31,29 @@ TEXTS = [
 ]
 
 
+CACHE = Path(tempfile.mkdtemp(prefix="milvus-stream-models-"))
+"""Of the models that these tests prepare, and of what they measure."""
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+
 def settings(folder: Path, **changes: object) -> EmbeddingSettings:
-    defaults: dict[str, object] = {"model": str(folder), "device": "cpu", "dtype": "float32", "threads": 2}
+    """Those of a model that torch runs."""
+    defaults: dict[str, object] = {
+        "model": str(folder), "device": "cpu", "engine": "torch", "dtype": "float32", "threads": 2,
+        "cache_folder": CACHE,
+    }  # fmt: skip
     return EmbeddingSettings(**(defaults | changes))  # type: ignore[arg-type]
+
+
+def prepared_settings(folder: Path, **changes: object) -> EmbeddingSettings:
+    """Those of a model that OpenVINO runs; it is converted here, not in a process that would load torch again."""
+    chosen = settings(folder, engine="openvino", **changes)
+    request = preparation_request(chosen, find_model(chosen.model))
+    models = PreparedModels(chosen.models_folder)
+    if models.find(request) is None:
+        with models.making(request) as destination:
+            convert(request, destination)
+    return chosen
 
 
 def whole(embedder: Embedder, texts: list[str]) -> list[Chunk]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
 from pipeline.embedding.engine.device_transfer import HostTransfer
 from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.embedding.engine.torch_passes import TorchPasses
 from pipeline.errors import Unavailable
 from tests.support.examples import examples
 from tests.unit.pipeline.embedding.bare_models import FLAT, HIDDEN, SPECIAL_TOKENS, forward_of, texts
@@ -57,7 +58,7 @@ class Rig:
         self.memory = Allocator(self.forward._transformer, tokens)
         self.forward._transformer = self.memory
         self.transfer = Counting()
-        self.runner = BatchRunner(self.forward, self.transfer, plan, dimension=HIDDEN)
+        self.runner = BatchRunner(TorchPasses(self.forward, self.transfer), plan, dimension=HIDDEN)
 
     def vectors(self, lengths: list[int]) -> NDArray[np.float32]:
         return self.runner.vectors(texts(lengths), SPECIAL_TOKENS)

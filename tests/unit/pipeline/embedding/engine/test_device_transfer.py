@@ -17,7 +17,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer, VectorsFuture
+from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer
+from pipeline.embedding.engine.passes import VectorsFuture
 from pipeline.embedding.engine.forward_pass import Forward, Inputs
 from tests.unit.pipeline.embedding.bare_models import FLAT, SPECIAL_TOKENS, forward_of, texts
 

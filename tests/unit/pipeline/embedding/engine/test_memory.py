@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel
 from pipeline.telemetry import process_memory
 from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
 from pipeline.embedding.engine.device_transfer import HostTransfer
+from pipeline.embedding.engine.torch_passes import TorchPasses
 from tests.unit.pipeline.embedding.bare_models import SPECIAL_TOKENS, forward_of
 
 # As wide as all-MiniLM-L6-v2, so that a pass takes as much; of its layers one is alive at a time anyway.
@@ -23,7 +24,7 @@ forward.use_flat_batches()
 sequences = [np.arange(random.Random(i).randint(1, 509), dtype=np.int32) for i in range(500)]
 base = process_memory.resident_bytes()
 process_memory.forget_peak()
-runner = BatchRunner(forward, HostTransfer(), BatchPlan(1024, workers=4), dimension=384)
+runner = BatchRunner(TorchPasses(forward, HostTransfer()), BatchPlan(1024, workers=4), dimension=384)
 assert np.isfinite(runner.vectors(sequences, SPECIAL_TOKENS)).all()
 print(json.dumps(process_memory.peak_bytes() - base))
 """

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.errors import UsageError
+from tests.unit.pipeline.embedding import loaded_models
 from tests.unit.pipeline.embedding.tiny_models import build
 
 WEIGHTS = "model.safetensors"
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def settings(folder: Path) -> EmbeddingSettings:
-    return EmbeddingSettings(str(folder), device="cpu", dtype="float32", threads=1, token_budget=256)
+    return loaded_models.settings(folder, threads=1, token_budget=256)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -1,23 +1,29 @@
 """The engine gives the vectors that sentence-transformers gives, for every kind of model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from pipeline.embedding.engine.transformer_embedder import TransformerEmbedder
-from pipeline.embedding.loading.model import load_model
 from sentence_transformers import SentenceTransformer
 
 from pipeline.chunking import Chunker, ChunkingPolicy
-from pipeline.embedding import Embedder, load_embedder
-from pipeline.embedding.engine import forward_pass
-from pipeline.embedding.kernels import matmul_attention as kernel
-from pipeline.embedding.kernels import varlen_attention
+from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
+from pipeline.embedding.engine.forward_pass import Forward
+from pipeline.embedding.engine.model_embedder import ModelEmbedder
+from pipeline.embedding.engine.torch_passes import TorchPasses
 from pipeline.errors import Unavailable
-from tests.unit.pipeline.embedding.loaded_models import TEXTS, WORDS, cosines, distances, settings, whole
+from tests.unit.pipeline.embedding.loaded_models import (
+    TEXTS,
+    WORDS,
+    cosines,
+    distances,
+    prepared_settings,
+    settings,
+    whole,
+)
 from tests.unit.pipeline.embedding.tiny_models import KINDS, build, without_special_tokens
 
 
@@ -33,10 +39,15 @@ class Pair(NamedTuple):
     embedder: Embedder
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+ENGINES = {"torch": settings, "openvino": prepared_settings}
+
+
+@pytest.fixture(scope="module", params=[(engine, kind) for kind in sorted(KINDS) for engine in ENGINES], ids="-".join)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = build(request.param, tmp_path_factory.mktemp(request.param))
-    embedder = load_embedder(settings(folder, token_budget=64))
+    engine, kind = request.param
+    folder = build(kind, tmp_path_factory.mktemp(kind))
+    embedder = load_embedder(ENGINES[engine](folder, token_budget=64))
+    assert embedder.engine == engine
     yield Pair(SentenceTransformer(str(folder), device="cpu", local_files_only=True), embedder)
     embedder.close()
 
@@ -59,34 +70,6 @@ def test_a_chunk_as_long_as_allowed_is_within_what_the_model_reads(pair: Pair) -
     # Truncated by sentence-transformers, the vector would be another than that of all the ids.
     expected = pair.reference.encode_document([chunk.text for chunk in chunks], show_progress_bar=False)
     assert cosines(pair.embedder.embed(chunks), expected).min() >= 0.995
-
-
-def test_no_row_of_the_real_model_needs_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its texts nor the filler of the row have scores that are too large for plain products."""
-    fallbacks: list[Sequence[int]] = []
-
-    def matmul_attention(
-        rows: Sequence[torch.Tensor], lengths: Sequence[int], scale: float | None, _: object
-    ) -> object:
-        def fallback(_: object, lengths: Sequence[int]) -> torch.Tensor:
-            fallbacks.append(lengths)
-            return torch.zeros_like(rows[2])
-
-        calls.append(lengths)
-        return kernel.matmul_attention(rows, lengths, scale, fallback)
-
-    calls: list[Sequence[int]] = []
-    for module in (varlen_attention, forward_pass):
-        monkeypatch.setattr(module, "uses_onednn", lambda _: True)
-    monkeypatch.setattr(varlen_attention, "matmul_attention", matmul_attention)
-    embedder = load_embedder(settings(Path("sentence-transformers/all-MiniLM-L6-v2")))
-    fallbacks.clear()
-    calls.clear()
-    for count in range(50, 66):
-        embedder.embed(whole(embedder, ["what a search engine reads " * (count // 5) + "one " * (count % 5)]))
-    embedder.close()
-    assert {sum(lengths) for lengths in calls} == {64, 80}
-    assert fallbacks == []
 
 
 def test_a_query_over_the_limit_is_cut_off_as_sentence_transformers_does(pair: Pair) -> None:
@@ -124,15 +107,27 @@ class Memory(torch.nn.Module):
         return result
 
 
-def with_memory(embedder: TransformerEmbedder, tokens: int) -> Memory:
-    forward = embedder.runner._forward
+def load_with_torch(chosen: EmbeddingSettings) -> ModelEmbedder:
+    embedder = load_embedder(chosen)
+    assert isinstance(embedder, ModelEmbedder)
+    return embedder
+
+
+def forward_of(embedder: ModelEmbedder) -> Forward:
+    passes = embedder._documents.get().passes
+    assert isinstance(passes, TorchPasses)
+    return passes._forward
+
+
+def with_memory(embedder: ModelEmbedder, tokens: int) -> Memory:
+    forward = forward_of(embedder)
     memory = Memory(forward._transformer, tokens)
     forward._transformer = memory
     return memory
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved_until_it_does(tiny: Path) -> None:
-    embedder = load_model(settings(tiny, token_budget=4096, threads=1))
+    embedder = load_with_torch(settings(tiny, token_budget=4096, threads=1))
     texts = [f"{text} {number}" for number in range(8) for text in TEXTS[5:]]
     expected = embedder.embed_queries(texts)
     memory = with_memory(embedder, 100)
@@ -142,7 +137,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_until_it_does(tiny: Path) -
 
 
 def test_a_chunk_that_memory_never_holds_says_so(tiny: Path) -> None:
-    embedder = load_model(settings(tiny))
+    embedder = load_with_torch(settings(tiny))
     with_memory(embedder, 1)
     with pytest.raises(Unavailable, match=r"one chunk of \d+ tokens"):
         embedder.embed_queries(TEXTS)
@@ -150,16 +145,16 @@ def test_a_chunk_that_memory_never_holds_says_so(tiny: Path) -> None:
 
 
 def test_a_failing_forward_is_not_taken_for_a_lack_of_memory(tiny: Path) -> None:
-    embedder = load_model(settings(tiny))
-    embedder.runner._forward._head.append(torch.nn.Linear(2, 2))
+    embedder = load_with_torch(settings(tiny))
+    forward_of(embedder)._head.append(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError):
         embedder.embed_queries(TEXTS)
     embedder.close()
 
 
 def test_nan_from_the_model_is_returned(tiny: Path) -> None:
-    embedder = load_model(settings(tiny))
-    table = embedder.runner._forward._transformer.model.get_parameter("embeddings.word_embeddings.weight")
+    embedder = load_with_torch(settings(tiny))
+    table = forward_of(embedder)._transformer.model.get_parameter("embeddings.word_embeddings.weight")
     broken = embedder.tokenizer.tokenize(["fox"])[0].ids[0]
     with torch.no_grad():
         table[int(broken)] = float("nan")
@@ -170,7 +165,7 @@ def test_nan_from_the_model_is_returned(tiny: Path) -> None:
 
 
 def test_a_text_without_tokens_has_no_vector_and_spoils_no_other(tmp_path: Path) -> None:
-    embedder = load_model(settings(without_special_tokens(tmp_path)))
+    embedder = load_with_torch(settings(without_special_tokens(tmp_path)))
     texts = ["\u0301", "fox", "", "dog", "\u0302\u0301"]
     for vectors in (embedder.embed(whole(embedder, texts)), embedder.embed_queries(texts)):
         assert np.isnan(vectors).all(axis=1).tolist() == [True, False, True, False, True]

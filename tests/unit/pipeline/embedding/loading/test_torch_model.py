@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pipeline.embedding.loading.model import load_model
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embedding import load_embedder
@@ -146,7 +145,7 @@ def test_a_model_whose_vectors_differ_here_is_refused(tiny: Path, monkeypatch: p
 
     monkeypatch.setattr(batching, "_with_special_tokens", without_special_tokens)
     with pytest.raises(UsageError, match="cosine"):
-        load_model(settings(tiny, token_budget=4096))
+        load_embedder(settings(tiny, token_budget=4096))
 
 
 def test_loading_opens_no_connection(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
