@@ -201,6 +201,9 @@ class EmbeddingSection(_Section):
     token_budget: int | Literal["auto"] = Field(
         "auto", description="tokens in one forward pass, padding included; auto: measured at the start"
     )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU cores to use; null: those of the process, shared by `ingest --workers`"
+    )
     compile: bool = Field(
         default=False,
         description="make machine code of the model: up to 10 % faster on short texts, for up to half a minute at "

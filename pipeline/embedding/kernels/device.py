@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pipeline.embedding.kernels.cpu_request import requested_cpus
 from pipeline.errors import UsageError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -64,13 +65,13 @@ def cap_memory(device: torch.device) -> None:
 
 
 def available_cpus() -> int:
-    """Cores this process may use: its affinity and its container's quota (which `os.cpu_count` ignores)."""
+    """Cores this process may use: at most its affinity, and its container's quota, or without one its CPU request."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cores = min(cores, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or "max": no quota
-        pass
+        cores = min(cores, requested_cpus() or cores)
     return max(1, cores)
 
 
