@@ -107,7 +107,7 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if self._deadline is None:
-            log.info("supervisor.stopping", signal=number, within_s=self._shutdown_s)
+            log.info("supervisor.stopping", signal=signal.Signals(number).name, within_s=self._shutdown_s)
             self._stop_all()
             return
         self._code = 128 + number
