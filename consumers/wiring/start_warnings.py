@@ -58,7 +58,7 @@ def worker_warnings(
             "kafka.idle_workers",
             f"{workers} workers were started, but {', '.join(settings.kafka.topics)} has {partitions} Kafka "
             f"partition{'s' * (partitions != 1)}: {workers - partitions} of the workers get none and stay idle",
-            f"start --workers {partitions}, or give the topic more Kafka partitions before it has keyed records",
+            f"start with --workers {partitions}; a topic that has keyed records must not get more Kafka partitions",
         )
 
 

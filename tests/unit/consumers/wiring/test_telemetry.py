@@ -7,30 +7,29 @@ from contextlib import closing
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.config import load_settings, settings
+from consumers.config import Settings, load_settings
 from consumers.wiring.telemetry import probe_listener
 from pipeline.errors import UsageError
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A port in use, which is the default one."""
+def taken() -> Iterator[int]:
+    """A port in use on 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        port = int(other.getsockname()[1])
-        monkeypatch.setattr(settings.TelemetrySection.model_fields["port"], "default", port)
-        settings.TelemetrySection.model_rebuild(force=True)
-        monkeypatch.setattr(settings.Settings.model_fields["telemetry"], "default", settings.TelemetrySection())
-        settings.Settings.model_rebuild(force=True)
-        yield port
-    monkeypatch.undo()
-    settings.TelemetrySection.model_rebuild(force=True)
-    settings.Settings.model_rebuild(force=True)
+        yield int(other.getsockname()[1])
+
+
+def with_default_port(port: int, *sets: str) -> Settings:
+    """The settings as loaded, had the port this default."""
+    loaded = load_settings(None, {}, sets)
+    values = loaded.telemetry.model_dump() | {"port": port}
+    telemetry = type(loaded.telemetry).model_construct(loaded.telemetry.model_fields_set, **values)
+    return loaded.model_copy(update={"telemetry": telemetry})
 
 
 @pytest.mark.parametrize("sets", [[], ["telemetry.host=127.0.0.1", "telemetry.log_level=info"]])
 def test_a_default_port_in_use_gives_way_to_the_next_free_one(taken: int, sets: list[str]) -> None:
-    configured = load_settings(None, {}, sets)
-    assert configured.telemetry.port == taken
+    configured = with_default_port(taken, *sets)
     with capture_logs() as log, closing(probe_listener(configured)) as listener:
         port = listener.getsockname()[1]
         assert taken < port < taken + 256
@@ -54,8 +53,8 @@ def test_a_configured_port_in_use_is_an_error(taken: int, by_environment: bool) 
 
 
 def test_a_free_default_port_is_taken_without_a_word(taken: int) -> None:
-    # The fixture's port is in use on 127.0.0.1 only.
-    with capture_logs() as log, closing(probe_listener(load_settings(None, {}, ["telemetry.host=127.0.0.2"]))) as free:
+    elsewhere = with_default_port(taken, "telemetry.host=127.0.0.2")
+    with capture_logs() as log, closing(probe_listener(elsewhere)) as free:
         assert free.getsockname()[1] == taken
     assert log == []
 
