@@ -74,8 +74,6 @@ class Supervisor:
         had to be killed, 128 + signal after a second signal. Raises WorkerRefused.
         """
         try:
-            for worker in self.workers:
-                worker.start()
             while not self._over():
                 self._last_round = self._clock()
                 self._take_events()

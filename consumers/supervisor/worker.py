@@ -57,14 +57,23 @@ class Worker:
         self._pauses = Pauses()
         self.run: Run | None = None
         self.starts = 0
-        self.due: float | None = None
-        """When it is to be started again."""
+        self.due: float | None = clock()
+        """When it is to be started; None while it runs, and when it is not to be started again."""
         self.finished = False
         self.last_code: int | None = None
         self._gone_since: float | None = None
 
     def start(self) -> None:
-        """Start a process with a socket for its probes."""
+        """Start a process with a socket for its probes; where the system has no room for one, later."""
+        try:
+            self._start()
+        except OSError as error:
+            now = self._clock()
+            self._gone_since = now if self._gone_since is None else self._gone_since
+            self.due = now + BACKOFF.cap_s
+            log.warning("worker.not_started", worker=self.name, why=error.strerror or str(error), in_s=BACKOFF.cap_s)
+
+    def _start(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             supervised = Supervised(self.number, self._count, listener.fileno(), os.getpid())
             process = subprocess.Popen(  # noqa: S603 - this program itself

@@ -4,7 +4,7 @@ import json
 import signal
 import socket
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_two_workers_under_a_supervisor_share_the_topic_and_one_address(
 
     def samples(address: str, name: str) -> dict[str, float]:
         """By worker, whatever the other labels are."""
-        sums: Counter[str] = Counter()
+        sums: defaultdict[str, float] = defaultdict(float)
         for family in text_string_to_metric_families(httpx.get(f"{address}/metrics", timeout=10).text):
             for sample in family.samples:
                 if sample.name == name:
@@ -323,6 +323,10 @@ def test_a_mapping_error_ends_the_worker_before_the_topic_is_empty(
     assert "offsets 0 to 300, missing_text 301" in last
     assert len(read_all(kafka_bootstrap, f"{topic}.dlq")) <= 300
     assert committed_and_end(kafka_bootstrap, topic, topic)[0][0] <= 300
+    with running(ingest(config, "--workers", "1"), tmp_path / "workers.log") as supervisor:
+        assert supervisor.process.wait(180) == 1, supervisor.errors()
+        assert "worker.restarting" not in supervisor.errors()
+        assert supervisor.errors().splitlines()[-1].startswith("milvus-stream: worker 0 ended with exit code 1")
     with running(
         ingest(config, "--until-caught-up", "--set", "record.text_field=text"), tmp_path / "again.log"
     ) as ended:

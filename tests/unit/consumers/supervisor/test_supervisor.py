@@ -193,6 +193,24 @@ def test_a_worker_that_fails_while_it_is_stopped_gives_its_code(tmp_path: Path) 
         assert result.result(60) == 3
 
 
+def test_a_process_that_cannot_be_made_is_tried_again_later(tmp_path: Path) -> None:
+    now, missing = [0.0], [str(tmp_path / "no-such-program")]
+    usual = scripts(tmp_path, WAITS)
+
+    def command(supervised: Supervised, first: bool) -> Sequence[str]:
+        return missing if missing and supervised.number == 0 else usual(supervised, first)
+
+    supervisor = Supervisor(2, command, shutdown_s=60, clock=lambda: now[0])
+    with capture_logs() as log, running(supervisor) as result:
+        pids(tmp_path, "1-0")
+        assert [entry["worker"] for entry in log if entry["event"] == "worker.not_started"] == ["0"]
+        missing.clear()
+        now[0] = 60.0
+        pids(tmp_path, "0-0")
+        supervisor.stop(signal.SIGTERM)
+        assert result.result(60) == 0
+
+
 def test_only_the_first_start_of_a_worker_is_marked_as_first(tmp_path: Path) -> None:
     body = "open(os.path.join(folder, f'first-{starts}'), 'w').write(sys.argv[4])\nstarted()\nsys.exit(1)"
     supervisor = Supervisor(1, scripts(tmp_path, body), shutdown_s=60)
@@ -232,7 +250,7 @@ def test_a_worker_that_stays_away_is_a_liveness_problem(tmp_path: Path) -> None:
     bodies = (SERVES, "started()\nif starts: signal.pause()\nsys.exit(1)")
     supervisor = Supervisor(2, scripts(tmp_path, *bodies), shutdown_s=60, clock=lambda: now[0])
     with running(supervisor), Observation(supervisor, clock=lambda: now[0]) as observation:
-        eventually(lambda: supervisor.workers[1].due is not None, within=60)
+        eventually(lambda: supervisor.workers[1].last_code == 1 and supervisor.workers[1].due, within=60)
         assert observation.alive() == {}
         now[0] = 0.4  # before its next start
         assert observation.ready().keys() == {"worker 1"}
