@@ -77,8 +77,8 @@ def test_a_worker_logs_what_doctor_reports(monkeypatch: pytest.MonkeyPatch) -> N
     settings = load_settings(None, {}, ["kafka.topics=[docs]", "kafka.dead_letter_topic=dead"])
     server = FakeMilvus(server=ServerInfo("v2.3.5", (2, 3, 5), lite=False))
     with capture_logs() as lines:
-        log_warnings(settings, KafkaSettings("fake:9092", ("docs",), "group"), server)
-    assert [line["event"] for line in lines] == ["milvus.version", "kafka.dead_letters"]
+        log_warnings(settings, KafkaSettings("fake:9092", ("docs",), "group"), server, workers=3)
+    assert [line["event"] for line in lines] == ["milvus.version", "kafka.dead_letters", "kafka.idle_workers"]
     assert "set retention.ms=-1" in lines[1]["do"]
 
 
