@@ -79,6 +79,10 @@ def ingest(
         bool, typer.Option(help="end when everything present at the start is durable and committed")
     ] = False,
     max_records: Annotated[int | None, typer.Option(min=1, help="end after this many records")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="so many worker processes under a supervisor; auto: one for each GPU"),
+    ] = None,
     adopt: Annotated[
         bool,
         typer.Option(
@@ -88,16 +92,38 @@ def ingest(
     accept_gap: Annotated[
         bool, typer.Option("--accept-gap", help="go on without records that are lost; the log says which")
     ] = False,
+    supervised: Annotated[str | None, typer.Option(hidden=True)] = None,
     json_: Json = False,
 ) -> None:
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
-    stop = stop_on_signals()
-    settings = load(config, sets)
+    if workers is not None:
+        from consumers.cli import ingest_workers
+
+        ingest_workers.run(
+            config,
+            sets,
+            workers,
+            until_caught_up=until_caught_up,
+            max_records=max_records,
+            adopt=adopt,
+            accept_gap=accept_gap,
+            json_=json_,
+        )
+    place = None
+    if supervised is not None:
+        from consumers.supervisor.supervised import Supervised
+
+        place = Supervised.parse(supervised)
+        place.end_with_supervisor()
+    # A service manager may signal every process of a service; the supervisor decides when a worker ends at once.
+    stop = stop_on_signals(repeated_ends=place is None)
+    settings = load(config, sets, worker=None if place is None else place.name)
     from consumers.cli import ingest as command
 
     summary = command.run(
         settings,
         stop,
+        supervised=place,
         until_caught_up=until_caught_up,
         max_records=max_records,
         adopt=adopt,

@@ -8,12 +8,13 @@ from rich.console import Console
 
 from consumers.cli.common.output import progress_line, stderr, stdout, table
 from consumers.config import Settings
-from consumers.http import ProbeServer
+from consumers.http import ProbeServer, exposition
 from consumers.kafka import JobMembership, TimeRange, parse_time_range
 from consumers.replay import Estimate, ReplayPlan, ReplaySummary, empty_summary, finish_replay, group_name, plan_replay
 from consumers.wiring import connections, documents
 from consumers.wiring.ingest import ingest_metrics
 from consumers.wiring.replay import replay_process
+from consumers.wiring.telemetry import probe_listener
 from pipeline.embedding import Embedder
 
 
@@ -33,10 +34,11 @@ def run(
     """
     times = parse_time_range(from_, to)
     metrics = ingest_metrics()
-    telemetry = target.telemetry
     kafka, collection = connections.kafka_settings(settings), target.milvus.collection
     with (
-        ProbeServer("replay", telemetry.host, telemetry.port, metrics.registry) as probes,  # before the model is loaded
+        ProbeServer(
+            "replay", probe_listener(target), exposition(metrics.registry)
+        ) as probes,  # before the model is loaded
         closing(JobMembership(kafka, collection, "replay")) as member,
     ):
         with progress_line() as progress:

@@ -129,13 +129,14 @@ def ingest_worker(
     adopt: bool = False,
     accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
+    workers: int = 1,
 ) -> IngestWorker:
     """An ingest worker; creates collection, index and dead-letter topic where they are missing.
 
     `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
     another collection. `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls
-    to. Raises UsageError (setting), Unavailable (Kafka or Milvus), Mismatch (collection of another schema, model or
-    stamp, or of another group).
+    to. `workers`: how many are started together, for a warning. Raises UsageError (setting), Unavailable (Kafka or
+    Milvus), Mismatch (collection of another schema, model or stamp, or of another group).
     """
     metrics = metrics or ingest_metrics()
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
@@ -143,7 +144,7 @@ def ingest_worker(
     receipts = CommitQueue()
     ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
     bounds, fence = RedoBounds(), PartitionFence(BatchesInFlight())
-    log_warnings(settings, kafka, api)
+    log_warnings(settings, kafka, api, workers=workers)
     binding, writer = _bound_writer(
         settings, kafka, api, model, metrics=metrics, bounds=bounds, fence=fence, adopt=adopt
     )

@@ -603,9 +603,23 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "dead letters that Kafka forgets are found by doctor only",
         function="consumers.wiring.start_warnings.log_warnings",
-        old="[*server_warnings(api), *topic_warnings(settings, topic_facts(kafka, topics))]",
-        new="server_warnings(api)",
+        old="topic_warnings(settings, facts)",
+        new="()",
         tests=("tests/unit/consumers/wiring/test_start_warnings.py",),
+    ),
+    Mutation(
+        "a worker that too many rejected records stopped is started again",
+        function="consumers.supervisor.restarts.outcome",
+        old="code in _FINAL",
+        new="code in (2, 4)",
+        tests=("tests/unit/consumers/supervisor/test_restarts.py",),
+    ),
+    Mutation(
+        "a worker that is started again goes on behind the next gap",
+        function="consumers.supervisor.worker.Worker._start",
+        old="self.starts == 0",
+        new="True",
+        tests=("tests/unit/consumers/supervisor/test_supervisor.py",),
     ),
     Mutation(
         "another mode or mapping fills a collection",

@@ -24,12 +24,13 @@ FOUND_PROBLEMS = 5
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
-def load(config: Path | None, sets: list[str] | None) -> Settings:
-    """Load the configuration and set up logging as configured."""
+def load(config: Path | None, sets: list[str] | None, *, worker: str | None = None) -> Settings:
+    """Load the configuration and set up logging as configured; every line of a `worker` of several has its name."""
     from pipeline.telemetry import configure_logging
 
     settings = load_settings(config, os.environ, sets or ())
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    bound = {} if worker is None else {"worker": worker}
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, bound=bound)
     file = configuration_file(config)
     if file is not None and (exposed := exposed_secrets(file)):
         structlog.get_logger(__name__).warning(
@@ -47,12 +48,12 @@ def print_json(value: Any) -> None:
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 
 
-def stop_on_signals() -> threading.Event:
-    """An event set by the first SIGTERM or SIGINT; the second one ends the process at once."""
+def stop_on_signals(*, repeated_ends: bool = True) -> threading.Event:
+    """An event set by the first SIGTERM or SIGINT; with `repeated_ends` the second one ends the process at once."""
     stop = threading.Event()
 
     def on_signal(number: int, _: object) -> None:
-        if stop.is_set():
+        if stop.is_set() and repeated_ends:
             os._exit(128 + number)
         stop.set()
 
