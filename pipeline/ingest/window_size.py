@@ -5,7 +5,10 @@ import threading
 WINDOW_S = 0.5
 """Seconds of the model in one window: many forward passes, and yet rows appear twice a second."""
 FIRST_TOKENS = 4_096
-"""The first windows, and the least: of fewer tokens the passes would leave cores idle."""
+"""The windows before the speed is known."""
+LEAST_TOKENS = 8_192
+"""The least once the speed is known: a slow model would otherwise have windows of one or two passes, each with a write
+of its own."""
 _GROWTH = 4
 """Times the tokens of the largest window before: what a small one says of the speed is not much."""
 _KEPT = 0.8
@@ -43,9 +46,8 @@ class WindowSize:
         """
         with self._lock:
             self._stretch = min(2 * self._stretch, _MAX_STRETCH) if writer_behind else max(self._stretch // 2, 1)
-            return self._stretch * max(FIRST_TOKENS, min(self._in_time(), _GROWTH * self._largest))
+            return self._stretch * (self._in_time() if self._tokens else FIRST_TOKENS)
 
     def _in_time(self) -> int:
-        if not self._tokens:
-            return FIRST_TOKENS
-        return int(WINDOW_S * self._tokens / max(self._busy_s, 1e-6))
+        tokens = int(WINDOW_S * self._tokens / max(self._busy_s, 1e-6))
+        return max(LEAST_TOKENS, min(tokens, _GROWTH * self._largest))

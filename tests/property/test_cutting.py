@@ -13,13 +13,14 @@ from pipeline.ingest.stages import Decoded, Planned, Refused, Submitted, folded_
 from pipeline.records import Chunk, Delete, Position, Put, Rejected
 from pipeline.store import WritePlan
 from tests.support.documents import delete, put, source_record
+from tests.support.examples import examples
 
 KINDS = ("put", "put", "put", "delete", "unchanged", "refused", "bad")
 script = st.lists(
     st.tuples(
-        st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 2), st.integers(0, 40), st.none() | st.integers(0, 3)
+        st.sampled_from(KINDS), st.integers(0, 5), st.integers(0, 1), st.integers(5, 40), st.none() | st.integers(0, 3)
     ),
-    min_size=1,
+    min_size=4,
     max_size=30,
 )
 """Of each record: what becomes of it, its document, its Kafka partition, the tokens of its text, its version."""
@@ -78,7 +79,10 @@ def parts_of(whole: Planned, sizes: Sequence[int]) -> list[Planned]:
     return [*parts, rest]
 
 
-@given(st.sampled_from([UPSERT, APPEND]), script, st.integers(0, 5), st.lists(st.integers(1, 60), max_size=8))
+@examples(3)
+@given(
+    st.sampled_from([UPSERT, APPEND]), script, st.integers(0, 5), st.lists(st.integers(5, 40), min_size=1, max_size=8)
+)
 def test_every_record_is_in_one_part_with_all_that_is_known_of_its_key(
     mode: WriteMode, records: list[tuple[str, int, int, int, int | None]], shuffled: int, sizes: list[int]
 ) -> None:
@@ -116,7 +120,7 @@ def test_every_record_is_in_one_part_with_all_that_is_known_of_its_key(
             assert set(part.plan.in_flight) | set(part.plan.fallback) <= keys
 
 
-@given(script, st.lists(st.integers(1, 60), min_size=1, max_size=8))
+@given(script, st.lists(st.integers(5, 40), min_size=1, max_size=8))
 def test_the_registry_counts_the_parts_as_it_counted_the_batch(
     records: list[tuple[str, int, int, int, int | None]], sizes: list[int]
 ) -> None:
