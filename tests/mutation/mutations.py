@@ -982,4 +982,25 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="mode_of(settings)",
         tests=("tests/unit/consumers/wiring/test_searches.py",),
     ),
+    Mutation(
+        "a part of a batch lets go of the keys of all parts",
+        function="pipeline.store.writing.protocol.decisions.WritePlan.cut.part",
+        old="[key for key in self.in_flight if (key in keys) is is_later]",
+        new="list(self.in_flight)",
+        tests=("tests/property/test_cutting.py", MACHINE),
+    ),
+    Mutation(
+        "a folded record is in another part than the one of its key",
+        function="pipeline.ingest.cutting._cut_at",
+        old="later |= {operation.position for operation in decoded.folded if operation.key in keys}",
+        new="pass",
+        tests=("tests/property/test_cutting.py", "tests/unit/pipeline/ingest/test_embed.py"),
+    ),
+    Mutation(
+        "a batch has no numbers for its parts",
+        function="pipeline.ingest.ownership.in_flight.BatchesInFlight.open",
+        old="max(1, len(records))",
+        new="1",
+        tests=("tests/unit/pipeline/ingest/ownership/test_partition_fencing.py", "tests/property/test_cutting.py"),
+    ),
 )
