@@ -26,9 +26,7 @@ from consumers.cli.common.options import (
 )
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.embed.app import bench_app, embed
-from consumers.config import load_settings
 from pipeline.errors import MilvusStreamError
-from pipeline.telemetry import printable
 
 app = typer.Typer(
     name="milvus-stream",
@@ -54,6 +52,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MilvusStreamError as error:
+        from pipeline.telemetry import printable
+
         # The message may quote a record; the end of a server's log in it has several lines.
         message = printable(str(error), keep="\n\t")
         sys.stderr.write(f"milvus-stream: {message}\n")
@@ -168,6 +168,8 @@ def replay(
     """Read a bounded range of the topics again. The live group is not touched; started again, it resumes."""
     stop = stop_on_signals()
     settings = load(config, sets)
+    from consumers.config import load_settings
+
     elsewhere = [*(sets or ()), f"milvus.collection={into}"]
     target = settings if into is None else load_settings(config, os.environ, elsewhere)
     from consumers.cli import replay as command

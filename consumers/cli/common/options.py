@@ -1,4 +1,7 @@
-"""What the commands of `milvus-stream` share: options, and how they begin and print."""
+"""What the commands of `milvus-stream` share: options, and how they begin and print.
+
+Every `--help` imports this module, so what only a running command needs is imported in its function.
+"""
 
 import json
 import os
@@ -6,13 +9,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 
-from consumers.config import Settings, configuration_file, exposed_secrets, load_settings
-from pipeline.telemetry import printable
+if TYPE_CHECKING:
+    from consumers.config import Settings
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
@@ -24,8 +26,11 @@ FOUND_PROBLEMS = 5
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
-def load(config: Path | None, sets: list[str] | None) -> Settings:
+def load(config: Path | None, sets: list[str] | None) -> "Settings":
     """Load the configuration and set up logging as configured."""
+    import structlog
+
+    from consumers.config import configuration_file, exposed_secrets, load_settings
     from pipeline.telemetry import configure_logging
 
     settings = load_settings(config, os.environ, sets or ())
@@ -43,6 +48,8 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
 def print_json(value: Any) -> None:
     """Print a result for programs on stdout; a text in it cannot steer a terminal."""
+    from pipeline.telemetry import printable
+
     lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
 
