@@ -1,7 +1,8 @@
 """The commands of `milvus-stream`: options, exit codes and errors; the work is done by the modules they import.
 
 Data goes to stdout, progress and logs to stderr. Exit codes: 0 done (also after a graceful SIGTERM), 1 failed, 2 usage
-or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems.
+or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems, 130
+and 143 ended by SIGINT or SIGTERM before the work began.
 """
 
 import os
@@ -18,12 +19,11 @@ from consumers.cli.common.options import (
     ConfigFile,
     Json,
     Sets,
-    exit_on_sigterm,
     load,
     open_standard_streams,
     print_json,
-    stop_on_signals,
 )
+from consumers.cli.common.signals import StopSignals, exit_on_sigterm
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.embed.app import bench_app, embed
 from pipeline.errors import MilvusStreamError
@@ -89,7 +89,7 @@ def ingest(
     json_: Json = False,
 ) -> None:
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
-    stop = stop_on_signals()
+    stop = StopSignals()
     settings = load(config, sets)
     from consumers.cli import ingest as command
 
@@ -166,7 +166,7 @@ def replay(
     json_: Json = False,
 ) -> None:
     """Read a bounded range of the topics again. The live group is not touched; started again, it resumes."""
-    stop = stop_on_signals()
+    stop = StopSignals()
     settings = load(config, sets)
     from consumers.config import load_settings
 
@@ -194,7 +194,7 @@ def rekey(
 
     For topics whose records of one document are in several Kafka partitions. Let ingest read the new topic.
     """
-    stop = stop_on_signals()
+    stop = StopSignals()
     settings = load(config, sets)
     from consumers.cli import rekey as command
 

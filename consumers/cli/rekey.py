@@ -1,7 +1,6 @@
 """`milvus-stream rekey`: probes first, then the stage."""
 
-import threading
-
+from consumers.cli.common.signals import StopSignals
 from consumers.config import Settings
 from consumers.http import ProbeServer
 from consumers.rekey import RekeyMetrics, RekeySummary
@@ -9,7 +8,7 @@ from consumers.wiring.rekey import rekey_stage
 from pipeline.telemetry.process_memory import frozen
 
 
-def run(settings: Settings, target: str, stop: threading.Event) -> RekeySummary:
+def run(settings: Settings, target: str, stop: StopSignals) -> RekeySummary:
     """Forward records until `stop` or the stage fails. Raises its first error."""
     metrics = RekeyMetrics()
     telemetry = settings.telemetry
@@ -17,4 +16,5 @@ def run(settings: Settings, target: str, stop: threading.Event) -> RekeySummary:
         stage = rekey_stage(settings, target, metrics)
         probes.watch(alive=stage.alive, ready=stage.ready)
         with frozen():
+            stop.end_in_order()
             return stage.run(stop)

@@ -234,6 +234,11 @@ def listen(section: str, host: str, port: int) -> socket.socket:
     return listener
 
 
+def check_address(section: str, host: str, port: int) -> None:
+    """Raise as `listen` would at this moment; nothing stays open."""
+    listen(section, host, port).close()
+
+
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine can connect."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback

@@ -5,9 +5,7 @@ Every `--help` imports this module, so what only a running command needs is impo
 
 import json
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,30 +50,6 @@ def print_json(value: Any) -> None:
 
     lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
-
-
-def stop_on_signals() -> threading.Event:
-    """An event set by the first SIGTERM or SIGINT; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stop
-
-
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end the command with 143 by an exception, so that what it made for itself is removed."""
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not break off the removing
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, on_signal)
 
 
 def open_standard_streams() -> None:

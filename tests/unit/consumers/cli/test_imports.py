@@ -42,7 +42,9 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file
 
 
 def _python(code: str, *arguments: str) -> str:
-    return subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
 
 
 def test_no_help_imports_what_only_a_running_command_needs() -> None:
