@@ -1,6 +1,6 @@
 """What a start refuses before a model is loaded: everything but the model is compared with the collection."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -92,11 +92,12 @@ def test_the_own_collection_is_accepted(kafka: Kafka, mode: str) -> None:
 def test_a_collection_filled_otherwise_is_refused(kafka: Kafka, made_with: str, configured: str, message: str) -> None:
     api = FakeMilvus()
     made(api, made_with)
-    for check in (
+    checks: list[Callable[[], object]] = [
         lambda: check_ingest(settings(configured), api, adopt=False),
         lambda: check_replay(settings(configured), settings(configured), api),
         lambda: check_audit(settings(configured), api),
-    ):
+    ]
+    for check in checks:
         with pytest.raises(Mismatch, match=message):
             check()
     assert kafka.ensured == []
@@ -146,13 +147,14 @@ def test_a_foreign_collection_is_refused_by_all(kafka: Kafka) -> None:
     assert described is not None
     api.drop_collection("documents")
     api.create_collection(replace(SPEC, fields=described.fields, indexes=described.indexes))
-    for check in (
+    checks: list[Callable[[], object]] = [
         lambda: check_ingest(settings(), api, adopt=True),
         lambda: check_replay(settings(), settings(), api),
         lambda: check_audit(settings(), api),
         lambda: check_search(settings(), api),
         lambda: check_serve(settings(), api),
-    ):
+    ]
+    for check in checks:
         with pytest.raises(Mismatch, match="not made by milvus-stream"):
             check()
 
