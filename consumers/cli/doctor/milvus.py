@@ -38,7 +38,10 @@ _NEARLY_FULL = 0.8
 
 
 def examine_model(settings: Settings, findings: Findings) -> CollectionStamp | None:
-    """Load the model as a worker would; the worker's stamp, or None if it cannot be loaded."""
+    """Load the model as a worker would; the worker's stamp, or None if it cannot be loaded.
+
+    Loading it is the check: damaged weights, a device without memory or a missing library show in nothing less.
+    """
     own: CollectionStamp | None = None
     with findings.checking("model", "a worker does not start without its model"), documents.embedder(settings) as model:
         own, stamp = own_stamp(settings, model), model.stamp
