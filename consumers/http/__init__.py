@@ -6,7 +6,7 @@ FastAPI and the routes of the query worker are in consumers.query.
 from consumers.http.operations import Exposition, Operations, Problems, exposition, routing_problem
 from consumers.http.probe_server import ProbeServer
 from consumers.http.problems import ErrorBoundaryMiddleware, Problem, bad_body, problem_of
-from consumers.http.server import HttpServer, is_loopback, listen, listen_from
+from consumers.http.server import HttpServer, check_address, is_loopback, listen, listen_from
 
 __all__ = [
     "ErrorBoundaryMiddleware",
@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "Problems",
     "bad_body",
+    "check_address",
     "exposition",
     "is_loopback",
     "listen",

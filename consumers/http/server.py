@@ -251,6 +251,11 @@ def listen_from(section: str, host: str, port: int) -> socket.socket:
     return listen(section, host, port)
 
 
+def check_address(section: str, host: str, port: int) -> None:
+    """Raise as `listen` would at this moment; nothing stays open."""
+    listen(section, host, port).close()
+
+
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine can connect."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback

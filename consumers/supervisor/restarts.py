@@ -22,6 +22,8 @@ _FINAL = {UsageError.exit_code: UsageError.exit_code, Mismatch.exit_code: Mismat
     TOO_MANY_REJECTED: MilvusStreamError.exit_code
 }
 
+_ENDED_BEFORE_WORK = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+
 
 def outcome(code: int, *, until_caught_up: bool) -> Outcome:
     """What follows when a worker ends with this code, negative for a signal, without having been stopped."""
@@ -36,8 +38,8 @@ def exit_code(code: int) -> int:
 
 
 def code_after_stop(code: int) -> int:
-    """The exit code that a stopped worker contributes; one that got SIGTERM before it could take it did nothing yet."""
-    return 0 if code == -signal.SIGTERM else exit_code(code)
+    """The exit code that a stopped worker contributes; one that a signal ended before its work began did nothing yet."""
+    return 0 if code in _ENDED_BEFORE_WORK else exit_code(code)
 
 
 @dataclass(slots=True)

@@ -91,7 +91,7 @@ def test_a_stopped_audit_leaves_nothing_behind(tmp_path: Path) -> None:
     code = """
         import os, signal
         from consumers.audit.workspace import open_workspace
-        from consumers.cli.common.options import exit_on_sigterm
+        from consumers.cli.common.signals import exit_on_sigterm
         exit_on_sigterm()
         with open_workspace():
             (folder,) = os.listdir(os.environ["TMPDIR"])
