@@ -1,6 +1,6 @@
 """The parts of a batch: whatever the cuts, every record, operation and refusal is in one of them, and in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import given
@@ -11,7 +11,7 @@ from pipeline.ingest.cutting import WHOLE, cut
 from pipeline.ingest.queues.batching import Batch
 from pipeline.ingest.stages import Decoded, Planned, Refused, Submitted, folded_deletes, sizes_of
 from pipeline.records import Chunk, Delete, Position, Put, Rejected
-from pipeline.store import WritePlan
+from pipeline.store import Vectors, WritePlan
 from tests.support.documents import delete, put, source_record
 from tests.support.examples import examples
 
@@ -28,7 +28,8 @@ script = st.lists(
 
 def planned(mode: WriteMode, records: Sequence[tuple[str, int, int, int, int | None]], shuffled: int) -> Planned:
     """A batch of these records, as the first stage hands it on."""
-    raw, operations, rejected = [], [], []
+    raw, rejected = [], []
+    operations: list[Put | Delete] = []
     kinds: dict[Position, tuple[str, int]] = {}
     for offset, (kind, name, partition, tokens, version) in enumerate(records):
         position = Position("documents", partition, offset)
@@ -60,13 +61,13 @@ def planned(mode: WriteMode, records: Sequence[tuple[str, int, int, int, int | N
         deletes,
         unchanged=len(folded.operations) - len(puts) - len(refusals),
         refused=refusals,
-        in_flight=[one.key for one in (*puts, *deletes)] if mode is UPSERT else (),
+        in_flight=[*(one.key for one in puts), *(one.key for one in deletes)] if mode is UPSERT else (),
         fallback=fallback,
     )
     by_position = {one.position: one for one in raw}
     refused = [Refused(one.key, Rejected(by_position[one.position], "write", "bad", "bad")) for one, *_ in refusals]
     chunks = [[Chunk(0, 0, 1, one.document.text, np.zeros(kinds[one.position][1], dtype=np.int32))] for one in puts]
-    reusable: list[Mapping[str, np.ndarray]] = [{}] * len(puts)  # type: ignore[type-arg]
+    reusable: list[Vectors] = [{}] * len(puts)
     return Planned(decoded, plan, refused, chunks, reusable, sizes_of(chunks, reusable))
 
 

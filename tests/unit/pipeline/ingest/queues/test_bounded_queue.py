@@ -38,10 +38,11 @@ def test_get_ready_takes_only_the_kind_wanted() -> None:
 
 def test_an_item_put_back_is_the_next_one_also_where_the_queue_is_full_or_closed() -> None:
     queue: BoundedQueue[int] = BoundedQueue(2)
-    queue.put(1)
-    assert not queue.full
-    queue.put(2)
-    assert queue.full
+    full = []
+    for item in (1, 2):
+        queue.put(item)
+        full.append(queue.full)
+    assert full == [False, True]
     queue.put_back(0)
     queue.close()
     assert [queue.get() for _ in range(4)] == [0, 1, 2, None]
