@@ -38,16 +38,16 @@ def load_embedder(settings: EmbeddingSettings, *, queries_first: bool = False) -
     if (device := _torch_device(settings)) is not None:
         return _with_torch(settings, device)
     try:
+        from pipeline.embedding.loading.openvino_model import load_prepared  # noqa: PLC0415 - a hash needs none
+    except (ImportError, OSError, MemoryError) as error:
+        raise _unusable("OpenVINO", error) from error
+    try:
         model = prepared_model(settings)
     except Refused as refused:
         if settings.engine == "openvino" or settings.dtype == "int8":
             raise UsageError(f"embedding.model: OpenVINO cannot run {settings.model}: {refused}") from refused
         log.warning("model.not_prepared", model=settings.model, why=str(refused), what="torch runs it, which is slower")
         return _with_torch(settings, "cpu")
-    try:
-        from pipeline.embedding.loading.openvino_model import load_prepared  # noqa: PLC0415 - a hash needs none
-    except (ImportError, OSError, MemoryError) as error:
-        raise _unusable("OpenVINO", error) from error
     return load_prepared(model, settings, queries_first=queries_first)
 
 

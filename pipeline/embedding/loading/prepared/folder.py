@@ -132,7 +132,7 @@ class PreparedModels:
 
     @contextmanager
     def making(self, request: Request) -> Iterator[Path]:
-        """A new folder to fill, which takes the model's place when the block ends well; others wait meanwhile.
+        """A new folder to fill, which takes the model's place when the block ends well.
 
         Raises UsageError where the folder cannot be written to.
         """

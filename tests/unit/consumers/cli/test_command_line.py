@@ -45,13 +45,14 @@ def test_missing_streams_are_opened_in_their_own_places() -> None:
     assert python(code, FILE=os.devnull).returncode == 0
 
 
-def test_torch_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "torch").mkdir()
-    failing = 'raise ImportError("libtorch_cpu.so: failed to map segment from shared object")\n'
-    (tmp_path / "torch" / "__init__.py").write_text(failing)
+@pytest.mark.parametrize(("package", "engine"), [("torch", "torch"), ("openvino", "openvino")])
+def test_an_engine_that_cannot_be_loaded_is_one_line(package: str, engine: str, tmp_path: Path) -> None:
+    (tmp_path / package).mkdir()
+    failing = 'raise ImportError("libcpu.so: failed to map segment from shared object")\n'
+    (tmp_path / package / "__init__.py").write_text(failing)
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     ran = subprocess.run(
-        [*COMMAND, "embed", "text"],
+        [*COMMAND, "embed", "text", "--set", f"embedding.engine={engine}"],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,

@@ -28,7 +28,7 @@ from tests.support.fakes.milvus import FakeMilvus
 def connected(*_, **__):
     yield FakeMilvus()
 
-def load_for_ever(_):
+def load_for_ever(_, **_options):
     print('{"loading": true}', flush=True)
     threading.Event().wait()
 
