@@ -38,7 +38,7 @@ def exit_code(code: int) -> int:
 
 
 def code_after_stop(code: int) -> int:
-    """The exit code that a stopped worker contributes; one that a signal ended before its work began did nothing yet."""
+    """The exit code that a stopped worker contributes; 0 for one that a signal ended before its work began."""
     return 0 if code in _ENDED_BEFORE_WORK else exit_code(code)
 
 
