@@ -1,4 +1,4 @@
-"""The texts that are embedded: Python's documentation, as it is and in lengths like those of news; Debian's packages."""
+"""The texts: Python's documentation, as it is and in lengths like those of news, and descriptions of packages."""
 
 import hashlib
 import json
