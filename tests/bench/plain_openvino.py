@@ -1,4 +1,4 @@
-"""OpenVINO as a good engineer uses it in 30 lines: texts sorted by length, batches of a fixed size, several at a time."""
+"""OpenVINO as a good engineer uses it in 30 lines: sorted texts, batches of a fixed size, several at a time."""
 
 import json
 from collections.abc import Sequence

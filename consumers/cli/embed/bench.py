@@ -27,7 +27,7 @@ _FIRST = 32
 _QUERIES = 30
 _PEAK_SHARE = 0.15
 """Of the time, for measuring the peak."""
-_PACKAGES = ("milvus-stream", "torch", "transformers", "sentence-transformers", "tokenizers")
+_PACKAGES = ("milvus-stream", "openvino", "torch", "transformers", "sentence-transformers", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def measure(settings: Settings, seconds: float) -> dict[str, Any]:
     """Load the configured model and measure it. Raises UsageError for `hash:` or a model that cannot be loaded."""
     if HashEmbedder.is_hash_model(settings.embedding.model):
         raise UsageError(f"embedding.model is {settings.embedding.model}: there is no model to measure, set one")
-    _say(f"loading {settings.embedding.model}")
+    say(f"loading {settings.embedding.model}")
     began = time.perf_counter()
     with documents.embedder(settings) as model:
         loaded_s = time.perf_counter() - began
@@ -93,7 +93,7 @@ class _Bench:
         size = int(min(max(window / 4 / per_document, _FIRST), self._together))
         rounds = []
         for number in range(ROUNDS):
-            _say(f"round {number + 1} of {ROUNDS}, {window:.0f} s")
+            say(f"round {number + 1} of {ROUNDS}, {window:.0f} s")
             peak = self._peak(seconds * _PEAK_SHARE / ROUNDS)
             self._forget_most()
             parts, ends = [self._work(size)], time.perf_counter() + window
@@ -255,6 +255,7 @@ def _median(values: Iterable[float]) -> float:
     return float(f"{median(values):.4g}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Report progress on stderr."""
     sys.stderr.write(f"bench: {text}\n")
     sys.stderr.flush()
