@@ -139,10 +139,8 @@ class _Bench:
     def _peak(self, seconds: float) -> float:
         from pipeline.embedding import matmul_peak
 
-        run = self._model.execution
-        return matmul_peak(
-            self._model.dtype, self._model.device, workers=run.workers, threads=max(1, run.threads), seconds=seconds
-        )
+        run, dtype = self._model.execution, _peak_dtype(self._model)
+        return matmul_peak(dtype, self._model.device, workers=run.workers, threads=max(1, run.threads), seconds=seconds)
 
     def _held(self) -> int | None:
         from pipeline.embedding import gpu_memory
@@ -193,7 +191,10 @@ def show(figures: Mapping[str, Any]) -> None:
             f"{figures['documents_per_s']:,.0f} (rounds: {spread}), {tokens_each}",
         ),
         ("chunks/s", f"{figures['chunks_per_s']:,.0f}"),
-        ("share of the matrix-product peak", f"{share:.0%} of {peak / 1e9:,.0f} GFLOP/s"),
+        (
+            "share of the matrix-product peak",
+            f"{share:.0%} of {peak / 1e9:,.0f} GFLOP/s in {figures['peak_dtype']}",
+        ),
         ("tokenizing and cutting, documents/s", f"{figures['tokenizing_documents_per_s']:,.0f}"),
         ("what limits", _limit(figures["documents_per_s"], figures["tokenizing_documents_per_s"])),
         ("processor seconds for 1,000 documents", f"{figures['cpu_s_per_1000_documents']:.1f}"),
@@ -218,6 +219,11 @@ def _limit(model: float, tokenizing: float) -> str:
     )
 
 
+def _peak_dtype(model: Embedder) -> str:
+    """The precision whose peak is measured: torch has no fast products in int8."""
+    return "float32" if model.dtype == "int8" else model.dtype
+
+
 def _memory(figures: Mapping[str, Any]) -> str:
     loaded, most = figures["memory_loaded_bytes"], figures["memory_peak_bytes"]
     if loaded is None or most is None:
@@ -240,6 +246,7 @@ def _facts(model: Embedder) -> dict[str, Any]:
         "max_tokens": stamp.max_tokens,
         "device": model.device,
         "dtype": model.dtype,
+        "peak_dtype": _peak_dtype(model),
         "layout": run.layout,
         "workers": run.workers,
         "threads": run.threads,

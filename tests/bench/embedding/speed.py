@@ -149,7 +149,7 @@ def _leg(runner: _Runner, mode: str, kind: str, *, dtypes: Sequence[str], ours: 
         mode,
         kind,
         rates,
-        {name: " or ".join(dict.fromkeys(settings)) for name, settings in won.items()},
+        {name: " or ".join(dict.fromkeys(settings)).replace(LOOP, "batch") for name, settings in won.items()},
         shares,
         middle(peaks),
         peak["execution"],

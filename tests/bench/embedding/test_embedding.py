@@ -16,7 +16,7 @@ from tests.bench.embedding.engine import padding
 from tests.bench.embedding.rows import Row, show
 from tests.bench.embedding.speed import ALL, ENGINE, ENGINE_FP32, INT8, LOOP, ONE, TUNED, UNTOUCHED, Leg
 
-SETTINGS = {TUNED: "float32 8", LOOP: f"{LOOP} 16"}
+SETTINGS = {TUNED: "float32 8", LOOP: "batch 16"}
 NAMES = {
     "untouched": UNTOUCHED,
     "tuned": TUNED,
@@ -100,7 +100,7 @@ def test_the_engine_is_compared_with_the_best_plain_loop() -> None:
         for per in ("core-second", "second, all cores"):
             row = found[f"engine / best plain OpenVINO loop, {kind}, {per}"]
             assert (row.value, row.wanted, row.verdict) == (1.025, 1.05, "NOT REACHED")
-            assert "plain OpenVINO loop 16" in row.note
+            assert "batch 16" in row.note
     found = rows_of(legs(untouched=[10.0], tuned=[12.0], engine=[20.5]), usable_bf16=False)
     row = found["engine / best plain OpenVINO loop, mixed, core-second"]
     assert (row.verdict, row.note) == ("not applicable here", "OpenVINO does not run this model")
@@ -167,7 +167,7 @@ def test_recall_may_change_by_half_a_percent_and_in_no_direction_more() -> None:
     assert (int8.what, int8.verdict) == ("top 10 neighbours kept, int8", "not applicable here")
 
 
-def test_int8_stands_beside_the_other_precisions_without_a_target() -> None:
+def test_int8_has_no_target_beside_the_other_precisions() -> None:
     engine = {"kept": 0.9, "cosine_least": 0.98, "recall_1": 0.79, "recall_10": 0.94}
     figures = {
         "texts": 9,
