@@ -5,10 +5,11 @@ SourceRecord -> Operation (Put | Delete | Rejected) -> Chunk -> EmbeddedPut -> R
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # numpy takes a fifth of a second, and the configuration, which needs this module, has no arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
@@ -188,10 +189,10 @@ Operation: TypeAlias = Put | Delete | Rejected
 class Tokens(NamedTuple):
     """One text as the model's tokenizer reads it, without special tokens; three arrays of one length."""
 
-    ids: NDArray[np.int32]
-    starts: NDArray[np.int32]
+    ids: "NDArray[np.int32]"
+    starts: "NDArray[np.int32]"
     """Characters [start, end) of the text that each token stands for."""
-    ends: NDArray[np.int32]
+    ends: "NDArray[np.int32]"
 
 
 class Tokenizer(Protocol):
@@ -218,7 +219,7 @@ class Chunk:
     end: int
     """Characters [start, end) of the document's text. Neighbours touch or overlap, so all chunks cover the text."""
     text: str
-    token_ids: NDArray[np.int32]
+    token_ids: "NDArray[np.int32]"
     """The model's token ids of this chunk, shape (n,), without special tokens or prompt."""
 
 
@@ -228,7 +229,7 @@ class EmbeddedPut:
 
     put: Put
     chunks: Sequence[Chunk]
-    vectors: NDArray[np.float32]
+    vectors: "NDArray[np.float32]"
     """Shape (len(chunks), dimension), finite."""
 
 

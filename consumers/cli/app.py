@@ -1,7 +1,8 @@
 """The commands of `milvus-stream`: options, exit codes and errors; the work is done by the modules they import.
 
 Data goes to stdout, progress and logs to stderr. Exit codes: 0 done (also after a graceful SIGTERM), 1 failed, 2 usage
-or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems.
+or configuration, 3 a dependency cannot be reached, 4 schema, model or version mismatch, 5 a check found problems, 130
+and 143 ended by SIGINT or SIGTERM before the work began.
 """
 
 import os
@@ -18,18 +19,15 @@ from consumers.cli.common.options import (
     ConfigFile,
     Json,
     Sets,
-    exit_on_sigterm,
     load,
     open_standard_streams,
     print_json,
-    stop_on_signals,
 )
+from consumers.cli.common.signals import StopSignals, exit_on_sigterm
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.model.app import app as model_app
-from consumers.config import load_settings
 from pipeline.errors import MilvusStreamError
-from pipeline.telemetry import printable
 
 app = typer.Typer(
     name="milvus-stream",
@@ -56,6 +54,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MilvusStreamError as error:
+        from pipeline.telemetry import printable
+
         # The message may quote a record; the end of a server's log in it has several lines.
         message = printable(str(error), keep="\n\t")
         sys.stderr.write(f"milvus-stream: {message}\n")
@@ -79,6 +79,10 @@ def ingest(
         bool, typer.Option(help="end when everything present at the start is durable and committed")
     ] = False,
     max_records: Annotated[int | None, typer.Option(min=1, help="end after this many records")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="so many worker processes under a supervisor; auto: one for each GPU"),
+    ] = None,
     adopt: Annotated[
         bool,
         typer.Option(
@@ -88,16 +92,38 @@ def ingest(
     accept_gap: Annotated[
         bool, typer.Option("--accept-gap", help="go on without records that are lost; the log says which")
     ] = False,
+    supervised: Annotated[str | None, typer.Option(hidden=True)] = None,
     json_: Json = False,
 ) -> None:
     """Run an ingest worker: Kafka -> chunks -> embeddings -> Milvus. Start more of them for more throughput."""
-    stop = stop_on_signals()
-    settings = load(config, sets)
+    if workers is not None:
+        from consumers.cli import ingest_workers
+
+        ingest_workers.run(
+            config,
+            sets,
+            workers,
+            until_caught_up=until_caught_up,
+            max_records=max_records,
+            adopt=adopt,
+            accept_gap=accept_gap,
+            json_=json_,
+        )
+    place = None
+    if supervised is not None:
+        from consumers.supervisor.supervised import Supervised
+
+        place = Supervised.parse(supervised)
+        place.end_with_supervisor()
+    # A service manager may signal every process of a service; the supervisor decides when a worker ends at once.
+    stop = StopSignals(repeated_ends=place is None)
+    settings = load(config, sets, worker=None if place is None else place.name)
     from consumers.cli import ingest as command
 
     summary = command.run(
         settings,
         stop,
+        supervised=place,
         until_caught_up=until_caught_up,
         max_records=max_records,
         adopt=adopt,
@@ -168,8 +194,10 @@ def replay(
     json_: Json = False,
 ) -> None:
     """Read a bounded range of the topics again. The live group is not touched; started again, it resumes."""
-    stop = stop_on_signals()
+    stop = StopSignals()
     settings = load(config, sets)
+    from consumers.config import load_settings
+
     elsewhere = [*(sets or ()), f"milvus.collection={into}"]
     target = settings if into is None else load_settings(config, os.environ, elsewhere)
     from consumers.cli import replay as command
@@ -194,7 +222,7 @@ def rekey(
 
     For topics whose records of one document are in several Kafka partitions. Let ingest read the new topic.
     """
-    stop = stop_on_signals()
+    stop = StopSignals()
     settings = load(config, sets)
     from consumers.cli import rekey as command
 

@@ -1,6 +1,7 @@
 """`milvus-stream audit`: what the topics ask for against what is stored."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from consumers.audit.job import AuditReport
 from consumers.cli.common.options import FOUND_PROBLEMS
@@ -9,6 +10,8 @@ from consumers.config import Settings
 from consumers.kafka import parse_time_range
 from consumers.wiring import audit as audit_wiring
 from consumers.wiring import connections, documents
+from consumers.wiring.start_checks import check_audit
+from consumers.wiring.validation import check_settings
 from pipeline.errors import UsageError
 
 _RECOVERING_S = 600.0
@@ -28,15 +31,17 @@ def run(settings: Settings, from_: str | None, to: str | None, *, repair: bool, 
     if (from_ is None) != (to is None):
         raise UsageError("--from and --to belong together: give both, or none for everything in the topics")
     times = None if from_ is None or to is None else parse_time_range(from_, to)
-    with (
-        documents.embedder(settings) as model,
-        connections.milvus(settings, recovering_s=_RECOVERING_S) as api,
-        progress_line() as line,
-        audit_wiring.audit(settings, times, api, model, repair=repair, limit=limit, on_progress=line) as (
-            audit,
-            repairer,
-        ),
-    ):
+    check_settings(settings)
+    with ExitStack() as stack:
+        api = stack.enter_context(connections.milvus(settings, recovering_s=_RECOVERING_S))
+        check_audit(settings, api)
+        # Without --repair no vector is computed. The model is needed all the same: its tokenizer cuts the texts as they
+        # are stored, and its stamp says whether they were cut and embedded by this model.
+        model = stack.enter_context(documents.embedder(settings))
+        line = stack.enter_context(progress_line())
+        audit, repairer = stack.enter_context(
+            audit_wiring.audit(settings, times, api, model, repair=repair, limit=limit, on_progress=line)
+        )
         return audit.run(repairer)
 
 

@@ -5,7 +5,6 @@ import sys
 import typer
 
 from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
-from consumers.config import Settings, masked_values
 
 app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True)
 
@@ -14,6 +13,8 @@ app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True
 def show(config: ConfigFile = None, sets: Sets = None, json_: Json = False) -> None:
     """Print the configuration in force (file, environment, --set and defaults together), secrets masked."""
     import yaml
+
+    from consumers.config import masked_values
 
     values = masked_values(load(config, sets))
     print_json(values) if json_ else sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -32,4 +33,6 @@ def lint(config: ConfigFile = None, sets: Sets = None) -> None:
 @app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of the configuration file."""
+    from consumers.config import Settings
+
     print_json(Settings.model_json_schema())

@@ -1,76 +1,100 @@
 """`milvus-stream replay`: plan a bounded replay, show the plan, run it."""
 
-import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from rich.console import Console
 
 from consumers.cli.common.output import progress_line, stderr, stdout, table
+from consumers.cli.common.signals import StopSignals
 from consumers.config import Settings
-from consumers.http import ProbeServer
+from consumers.http import ProbeServer, exposition
 from consumers.kafka import JobMembership, TimeRange, parse_time_range
-from consumers.replay import Estimate, ReplayPlan, ReplaySummary, empty_summary, finish_replay, group_name, plan_replay
+from consumers.replay import (
+    Estimate,
+    ReplayPlan,
+    ReplaySummary,
+    empty_summary,
+    estimate_work,
+    finish_replay,
+    group_name,
+    plan_replay,
+)
 from consumers.wiring import connections, documents
 from consumers.wiring.ingest import ingest_metrics
 from consumers.wiring.replay import replay_process
+from consumers.wiring.start_checks import check_replay
+from consumers.wiring.telemetry import probe_listener
+from consumers.wiring.validation import check_settings
 from pipeline.embedding import Embedder
 
 
 def plan_only(settings: Settings, target: Settings, from_: str, to: str, rate: float | None) -> ReplayPlan:
     """What the replay would do; changes nothing. `target`: `settings` with the collection to be written."""
     times = parse_time_range(from_, to)
+    check_settings(target)
+    plan = _plan(settings, target, times, rate)
+    if not plan.records:
+        return plan
+    # The chunks are counted by the model's tokenizer, and the minutes by its speed on a sample.
     with documents.embedder(target) as model:
-        return _plan(settings, target, times, model, rate)
+        return _estimated(plan, settings, target, model)
 
 
 def run(
-    settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: threading.Event
+    settings: Settings, target: Settings, from_: str, to: str, rate: float | None, stop: StopSignals
 ) -> ReplaySummary:
     """Plan, show the plan on stderr, and replay until the end of the range or `stop`.
 
     Raises MilvusStreamError while another job writes the collection, MembershipLost if that may have begun.
     """
     times = parse_time_range(from_, to)
+    check_settings(target)
     metrics = ingest_metrics()
-    telemetry = target.telemetry
     kafka, collection = connections.kafka_settings(settings), target.milvus.collection
-    with (
-        ProbeServer("replay", telemetry.host, telemetry.port, metrics.registry) as probes,  # before the model is loaded
-        closing(JobMembership(kafka, collection, "replay")) as member,
-    ):
+    with ExitStack() as stack:
+        probes = stack.enter_context(ProbeServer("replay", probe_listener(target), exposition(metrics.registry)))
+        # Left after Milvus: a request that is under way at the end is still that of this job.
+        member = stack.enter_context(closing(JobMembership(kafka, collection, "replay")))
+        api = stack.enter_context(connections.milvus(target, metrics.observe_sink))
+        check_replay(settings, target, api)
+        stop.end_in_order()
         with progress_line() as progress:
             joined = member.join(stop, progress)
         if not joined:
             return empty_summary(
                 collection, group_name(kafka.group_id, collection, kafka.topics, times), finished=False
             )
-        with documents.embedder(target) as model:
-            plan = _plan(settings, target, times, model, rate)
+        stop.end_at_once()
+        plan = _plan(settings, target, times, rate)
+        if not plan.records:
             show_plan(plan, stderr())
-            if not plan.records:
-                finish_replay(kafka, plan)
-                return empty_summary(collection, plan.span.group_id, finished=True)
-            with (
-                connections.milvus(target, metrics.observe_sink) as api,
-                replay_process(target, plan, api, model, metrics=metrics, member=member) as process,
-                progress_line() as progress,
-            ):
-                probes.watch(alive=process.worker.alive, ready=process.worker.ready)
-                return process.run(stop, progress)
+            finish_replay(kafka, plan)
+            return empty_summary(collection, plan.span.group_id, finished=True)
+        model = stack.enter_context(documents.embedder(target))
+        plan = _estimated(plan, settings, target, model)
+        show_plan(plan, stderr())
+        process = stack.enter_context(replay_process(target, plan, api, model, metrics=metrics, member=member))
+        probes.watch(alive=process.worker.alive, ready=process.worker.ready)
+        stop.end_in_order()
+        with progress_line() as progress:
+            return process.run(stop, progress)
 
 
-def _plan(settings: Settings, target: Settings, times: TimeRange, model: Embedder, rate: float | None) -> ReplayPlan:
-    return plan_replay(
+def _plan(settings: Settings, target: Settings, times: TimeRange, rate: float | None) -> ReplayPlan:
+    collection = target.milvus.collection
+    live = collection == settings.milvus.collection
+    return plan_replay(connections.kafka_settings(settings), times, collection, live=live, rate=rate)
+
+
+def _estimated(plan: ReplayPlan, settings: Settings, target: Settings, model: Embedder) -> ReplayPlan:
+    return estimate_work(
+        plan,
         connections.kafka_settings(settings),
-        times,
-        target.milvus.collection,
-        live=target.milvus.collection == settings.milvus.collection,
         decoder=documents.decoder(target),
         chunker=documents.chunker(target, model),
         embed=model.embed,
         now_ms=time.time_ns() // 1_000_000,
-        rate=rate,
     )
 
 

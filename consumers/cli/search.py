@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from consumers.config import Settings
 from consumers.wiring import connections, documents
 from consumers.wiring.searches import search_service, searcher
+from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
 from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
 
@@ -22,7 +23,10 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
         parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
-    with connections.milvus(settings) as api, documents.embedder(settings) as model:
+    with ExitStack() as stack:
+        api = stack.enter_context(connections.milvus(settings))
+        check_search(settings, api)
+        model = stack.enter_context(documents.embedder(settings, queries_first=True))
         configured = searcher(settings, api, model)
         embedder = DirectEmbedder(model.embed_queries)
         with closing(search_service(settings, configured, embedder, CollectorRegistry())) as service:

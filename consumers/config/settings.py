@@ -207,6 +207,9 @@ class EmbeddingSection(_Section):
     token_budget: int | Literal["auto"] = Field(
         "auto", description="tokens in one forward pass, padding included; auto: measured at the start"
     )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU cores to use; null: those of the process, shared by `ingest --workers`"
+    )
     cache_folder: Path = Field(
         Path("~/.cache/milvus-stream"),
         description="keeps models prepared for OpenVINO, and what was measured on this machine",

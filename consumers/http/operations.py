@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import orjson
 from prometheus_client import CollectorRegistry
@@ -20,18 +21,25 @@ READY_TIMEOUT_S = 2.0
 
 Problems = Callable[[], Mapping[str, str]]
 """Returns what is wrong now, by the part that is affected; empty when all is well."""
+Exposition = Callable[[], bytes]
+"""Returns the metrics as they are now, in the text format of Prometheus."""
+
+
+def exposition(registry: CollectorRegistry) -> Exposition:
+    """The metrics of a registry."""
+    return partial(generate_latest, registry)
 
 
 class Operations:
     """Answers probes and scrapes.
 
     `alive` must not block: it is called on the event loop, so that nothing delays liveness. `ready` may block; it runs
-    on a thread of its own, once at a time, with a time limit. Liveness fails only when the process itself hangs: an
-    outage of Kafka or Milvus must not get a worker killed that is doing the right thing.
+    on a thread of its own, once at a time, with a time limit. `metrics` may block, too. Liveness fails only when the
+    process itself hangs: an outage of Kafka or Milvus must not get a worker killed that is doing the right thing.
     """
 
-    def __init__(self, registry: CollectorRegistry, *, alive: Problems, ready: Problems) -> None:
-        self._registry = registry
+    def __init__(self, metrics: Exposition, *, alive: Problems, ready: Problems) -> None:
+        self._exposition = metrics
         self.alive = alive
         self.ready = ready
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
@@ -62,7 +70,8 @@ class Operations:
         return _report(problems)
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        text = await asyncio.to_thread(self._exposition)
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def operations_app(operations: Operations) -> Starlette:

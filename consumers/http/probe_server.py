@@ -1,14 +1,14 @@
 """The HTTP server for probes and metrics of an ingest worker, a replay job or a rekey stage, on a thread of its own."""
 
+import socket
 import threading
 from collections.abc import Mapping
 from typing import Literal, Self
 
 import structlog
-from prometheus_client import CollectorRegistry
 
-from consumers.http.operations import Operations, Problems, operations_app
-from consumers.http.server import HttpServer, listen
+from consumers.http.operations import Exposition, Operations, Problems, operations_app
+from consumers.http.server import HttpServer
 
 CONNECTIONS = 64
 """Probes and scrapes are a few."""
@@ -19,15 +19,21 @@ _log = structlog.get_logger(__name__)
 class ProbeServer:
     """Answers from entering the block on: while the model is loaded, and while the worker waits for Milvus.
 
-    Until `watch` is called the process is alive and not ready. Raises UsageError where the address is taken.
+    Until `watch` is called the process is alive and not ready. The listener is closed at the end.
     """
 
     def __init__(
-        self, process: Literal["ingest", "replay", "rekey"], host: str, port: int, registry: CollectorRegistry
+        self,
+        process: Literal["ingest", "replay", "rekey"],
+        listener: socket.socket,
+        metrics: Exposition,
+        *,
+        announce: bool = True,
     ) -> None:
+        """`announce`: log the address."""
         self._process = process
-        self._operations = Operations(registry, alive=dict, ready=_starting)
-        listener = listen("telemetry", host, port)
+        self._announce = announce
+        self._operations = Operations(metrics, alive=dict, ready=_starting)
         bound_host, bound_port = listener.getsockname()[:2]
         self.address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
         """With the port that is open; `port` 0 takes a free one."""
@@ -40,7 +46,8 @@ class ProbeServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        _log.info(f"{self._process}.listening", address=self.address)
+        if self._announce:
+            _log.info(f"{self._process}.listening", address=self.address)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -34,6 +34,8 @@ STOPPING_TIMEOUT_S = 2.0
 """The same two limits from the moment when the server is to stop."""
 BACKLOG = 128
 """Connections that the kernel holds until they are accepted."""
+PORTS_TRIED = 256
+"""From a default port on, that another process may have."""
 MOST_DESCRIPTORS = 65_536
 """The soft limit is raised to the hard one, but not beyond: some libraries loop over all possible descriptors."""
 
@@ -232,6 +234,26 @@ def listen(section: str, host: str, port: int) -> socket.socket:
     # body waits 40 ms for the acknowledgement of its headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def listen_from(section: str, host: str, port: int) -> socket.socket:
+    """A socket as `listen` opens it, on `port` or the next one that is free; logs a port that is not `port`."""
+    for other in range(port, port + PORTS_TRIED):
+        try:
+            listener = listen(section, host, other)
+        except UsageError as error:
+            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE):
+                raise
+            continue
+        if other != port:
+            _log.warning(f"{section}.port_in_use", port=port, taken=other, do=f"set {section}.port to choose one")
+        return listener
+    return listen(section, host, port)
+
+
+def check_address(section: str, host: str, port: int) -> None:
+    """Raise as `listen` would at this moment; nothing stays open."""
+    listen(section, host, port).close()
 
 
 def is_loopback(listener: socket.socket) -> bool:

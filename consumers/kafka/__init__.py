@@ -5,7 +5,7 @@ Callers get the values of `pipeline.records` and the errors of `pipeline.errors`
 
 from consumers.kafka.client.connection import KafkaSettings
 from consumers.kafka.client.lease_clock import LeaseClock, suspend_clock
-from consumers.kafka.groups.binding import CollectionBinding, check_commits, fills
+from consumers.kafka.groups.binding import NO_COLLECTION, CollectionBinding, check_commits, fills, topic_commits
 from consumers.kafka.groups.commits import PartitionLag, group_lag
 from consumers.kafka.groups.group_watch import GroupWatch, forget_group
 from consumers.kafka.groups.job_membership import JobMembership, job_group
@@ -17,12 +17,21 @@ from consumers.kafka.producing.publisher import Publisher
 from consumers.kafka.source.group_source import KafkaSource
 from consumers.kafka.source.ports import Lag, Source
 from consumers.kafka.source.rebalance import RebalanceHandler
-from consumers.kafka.topics.admin import BrokerInfo, MissingTopic, TopicFacts, broker_info, create_topic, topic_facts
+from consumers.kafka.topics.admin import (
+    BrokerInfo,
+    MissingTopic,
+    TopicFacts,
+    broker_info,
+    check_topics,
+    create_topic,
+    topic_facts,
+)
 from consumers.kafka.topics.lookup import KafkaLookup
 from consumers.kafka.topics.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
 from consumers.kafka.topics.time_range import TimeRange, parse_time_range
 
 __all__ = [
+    "NO_COLLECTION",
     "BrokerInfo",
     "CollectionBinding",
     "GroupWatch",
@@ -45,6 +54,7 @@ __all__ = [
     "TopicFacts",
     "broker_info",
     "check_commits",
+    "check_topics",
     "create_topic",
     "fills",
     "forget_group",
@@ -58,6 +68,7 @@ __all__ = [
     "stable_ranges",
     "start_problems",
     "suspend_clock",
+    "topic_commits",
     "topic_facts",
     "topic_ranges",
 ]

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from consumers.http.operations import Operations, Problems, routing_problem
+from consumers.http.operations import Operations, Problems, exposition, routing_problem
 from consumers.http.problems import ErrorBoundaryMiddleware, problem_of
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.body import read_body
@@ -59,7 +59,7 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
 
     As many searches are admitted at a time as the service has threads; more are answered 429.
     """
-    operations = Operations(registry, alive=dict, ready=ready)
+    operations = Operations(exposition(registry), alive=dict, ready=ready)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

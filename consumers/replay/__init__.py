@@ -5,7 +5,7 @@ The wiring joins a ReplaySource, a RejectedLog and, for the live collection, a G
 
 from consumers.replay.guard import GuardedWriter
 from consumers.replay.job import RejectedLog, ReplayProcess, ReplaySummary, empty_summary, finish_replay
-from consumers.replay.plan import Estimate, ReplayPlan, group_name, plan_replay
+from consumers.replay.plan import Estimate, ReplayPlan, estimate_work, group_name, plan_replay
 from consumers.replay.source import ReplaySource
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ReplaySource",
     "ReplaySummary",
     "empty_summary",
+    "estimate_work",
     "finish_replay",
     "group_name",
     "plan_replay",

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from consumers.kafka import KafkaSettings, TimeRange, read_range
@@ -39,6 +39,7 @@ class ReplayPlan:
     times: TimeRange
     span: ReplaySpan
     estimates: Mapping[KafkaPartition, Estimate]
+    """Those of Kafka partitions that have something to read; empty until `estimate_work`."""
     chunks_per_s: float | None = None
     """The model's speed on the sampled chunks; None if the sample has none."""
     rate: float | None = None
@@ -115,25 +116,30 @@ def group_name(group_id: str, collection: str, topics: Collection[str], times: T
 
 
 def plan_replay(
+    kafka: KafkaSettings, times: TimeRange, collection: str, *, live: bool, rate: float | None = None
+) -> ReplayPlan:
+    """Plan a replay without changing anything, and without an estimate: that needs a model, the range does not.
+
+    `live`: the group of `kafka` writes `collection`, too, so the records that it has not committed are left to it.
+    Raises OffsetsLost, UsageError, Unavailable, as `replay_span`.
+    """
+    group = group_name(kafka.group_id, collection, kafka.topics, times)
+    span = replay_span(kafka, times.from_ms, times.to_ms, group, behind_group=live)
+    return ReplayPlan(collection, live, times, span, {}, rate=rate)
+
+
+def estimate_work(
+    plan: ReplayPlan,
     kafka: KafkaSettings,
-    times: TimeRange,
-    collection: str,
     *,
-    live: bool,
     decoder: Decoder,
     chunker: Chunker,
     embed: Callable[[Sequence[Chunk]], object],
     now_ms: int,
-    rate: float | None = None,
 ) -> ReplayPlan:
-    """Plan a replay without changing anything. Raises OffsetsLost, UsageError, Unavailable, as `replay_span`.
-
-    `live`: the group of `kafka` writes `collection`, too, so the records that it has not committed are left to it.
-    """
-    group = group_name(kafka.group_id, collection, kafka.topics, times)
-    span = replay_span(kafka, times.from_ms, times.to_ms, group, behind_group=live)
-    estimates, sample = _estimates(kafka, span, decoder, chunker, now_ms)
-    return ReplayPlan(collection, live, times, span, estimates, _speed(embed, sample[:_TIMED_CHUNKS]), rate)
+    """Estimate the work of a plan from a sample of its records. Raises Unavailable, UsageError."""
+    estimates, sample = _estimates(kafka, plan.span, decoder, chunker, now_ms)
+    return replace(plan, estimates=estimates, chunks_per_s=_speed(embed, sample[:_TIMED_CHUNKS]))
 
 
 def _speed(embed: Callable[[Sequence[Chunk]], object], sample: Sequence[Chunk]) -> float | None:

@@ -17,7 +17,6 @@ from consumers.dead_letters import (
     DeadLetterLimiter,
     DeadLetterLimits,
     DeadLetterProducer,
-    ensure_dead_letter_topic,
 )
 from consumers.ingest import Acknowledged, IngestWorker, WorkerPolicy
 from consumers.kafka import (
@@ -36,7 +35,6 @@ from consumers.wiring.collection import open_configured, open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import chunker, decoder
 from consumers.wiring.modes import mode_of
-from consumers.wiring.start_warnings import log_warnings
 from pipeline.backoff import Backoff
 from pipeline.embedding import Embedder
 from pipeline.errors import UsageError
@@ -130,7 +128,7 @@ def ingest_worker(
     accept_gap: bool = False,
     metrics: IngestMetrics | None = None,
 ) -> IngestWorker:
-    """An ingest worker; creates collection, index and dead-letter topic where they are missing.
+    """An ingest worker; creates collection and index where they are missing. `check_ingest` has been called before.
 
     `adopt`: the group becomes a further one that fills the collection, also where its offsets were committed for
     another collection. `accept_gap`: go on without records that are lost. `metrics`: those that `api` reports its calls
@@ -141,9 +139,7 @@ def ingest_worker(
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
     receipts = CommitQueue()
-    ensure_dead_letter_topic(kafka, settings.kafka.dead_letter_topic, create=settings.kafka.create_dead_letter_topic)
     bounds, fence = RedoBounds(), PartitionFence(BatchesInFlight())
-    log_warnings(settings, kafka, api)
     binding, writer = _bound_writer(
         settings, kafka, api, model, metrics=metrics, bounds=bounds, fence=fence, adopt=adopt
     )

@@ -6,14 +6,13 @@ from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 
 from consumers.config import Settings
-from consumers.kafka import GroupWatch, JobMembership, LiveGroup, fills
+from consumers.kafka import GroupWatch, JobMembership, LiveGroup
 from consumers.replay import GuardedWriter, RejectedLog, ReplayPlan, ReplayProcess, ReplaySource
 from consumers.wiring.collection import open_configured, open_writer
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.ingest import WorkerParts, join_worker
 from consumers.wiring.modes import mode_of
 from pipeline.embedding import Embedder
-from pipeline.errors import UsageError
 from pipeline.ingest import CommitQueue
 from pipeline.store import STALENESS_S, Ledger, MilvusServerApi, WritePolicy
 from pipeline.telemetry import IngestMetrics
@@ -31,7 +30,7 @@ def replay_process(
 ) -> Iterator[ReplayProcess]:
     """Build a replay of `plan`, which must have something to read, into the configured collection.
 
-    `member` has joined. Raises the errors of `ingest_worker`.
+    `member` has joined, and `check_replay` has been called. Raises the errors of `ingest_worker`.
     """
     metrics.build.labels(version("milvus-stream"), model.stamp.name).set(1)
     kafka = kafka_settings(settings)
@@ -41,11 +40,6 @@ def replay_process(
     range_source = ReplaySource(kafka, span, member, rate=plan.rate)
     rejected = RejectedLog(receipts.put)
     live = plan.live and mode_of(settings).one_version
-    if not plan.live and stamp.collection_id and fills(kafka, stamp.collection_id):
-        raise UsageError(
-            f"the workers of group {kafka.group_id} fill {plan.collection!r}, not the configured collection: set "
-            "milvus.collection to it and replay without --into, so that the replay looks for them"
-        )
     writer = open_writer(settings, api, model, metrics, stamp=stamp, verify=not live)
     left_s: Callable[[], float] = lambda: math.inf  # noqa: E731 - replaced below
     with ExitStack() as stack:

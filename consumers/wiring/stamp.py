@@ -11,16 +11,27 @@ from pipeline.store import CollectionStamp
 from pipeline.timestamps import format_duration
 
 _UNITS = ("hour", "day", "week", "month", "year", "none")
+_MAX_TOKENS = "chunking.max_tokens"
 
 
 def own_stamp(settings: Settings, model: Embedder) -> CollectionStamp:
     """The stamp of a process with these settings, which fills a collection for the group of these settings."""
-    return CollectionStamp(
-        asdict(model.stamp), _rules(settings, model), {settings.kafka.group_id: frozenset(settings.kafka.topics)}
-    )
+    return CollectionStamp(asdict(model.stamp), _rules(settings, model.tokenizer.max_tokens), _fillers(settings))
 
 
-def _rules(settings: Settings, model: Embedder) -> Mapping[str, Any]:
+def stamp_without_model(settings: Settings, stored: CollectionStamp) -> CollectionStamp:
+    """The stamp of a process with these settings as if its model were that of the collection stamped `stored`.
+
+    So everything but the model can be compared before one is loaded.
+    """
+    return CollectionStamp(stored.model, _rules(settings, (stored.rules or {}).get(_MAX_TOKENS)), _fillers(settings))
+
+
+def _fillers(settings: Settings) -> Mapping[str, frozenset[str]]:
+    return {settings.kafka.group_id: frozenset(settings.kafka.topics)}
+
+
+def _rules(settings: Settings, model_tokens: int | None) -> Mapping[str, Any]:
     """The settings by name, each as it acts: equal values have equal rows.
 
     In upsert mode chunking, partitioning and the fields of text and time may change: a new version replaces all rows
@@ -42,7 +53,7 @@ def _rules(settings: Settings, model: Embedder) -> Mapping[str, Any]:
     return rules | {
         "record.text_field": record.text_field,
         "record.time_field": record.time_field,
-        "chunking.max_tokens": chunking.max_tokens or model.tokenizer.max_tokens,
+        _MAX_TOKENS: chunking.max_tokens or model_tokens,
         "chunking.overlap": chunking.overlap,
         "partitioning.by": partitioning.by,
         "partitioning.tiers": tiers,

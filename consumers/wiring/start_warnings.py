@@ -22,10 +22,15 @@ class StartWarning:
     do: str
 
 
-def log_warnings(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi) -> None:
-    """Log every warning about the server and the topics. Raises UsageError, Unavailable."""
+def log_warnings(settings: Settings, kafka: KafkaSettings, api: MilvusServerApi, *, workers: int = 1) -> None:
+    """Log every warning about the server, the topics and the number of workers. Raises UsageError, Unavailable."""
     topics = [*settings.kafka.topics, settings.kafka.dead_letter_topic]
-    for warning in [*server_warnings(api), *topic_warnings(settings, topic_facts(kafka, topics))]:
+    facts = topic_facts(kafka, topics)
+    for warning in [
+        *server_warnings(api),
+        *topic_warnings(settings, facts),
+        *worker_warnings(settings, facts, workers),
+    ]:
         log.warning(warning.check, seen=warning.seen, do=warning.do)
 
 
@@ -40,6 +45,21 @@ def server_warnings(api: MilvusServerApi) -> Iterator[StartWarning]:
     warning = version_warning(api.server)
     if warning is not None:
         yield StartWarning("milvus.version", warning.seen, warning.do)
+
+
+def worker_warnings(
+    settings: Settings, facts: Mapping[str, TopicFacts | MissingTopic], workers: int
+) -> Iterator[StartWarning]:
+    """The warning about more workers than Kafka partitions, of which each has one owner."""
+    topics = [details for name in settings.kafka.topics if isinstance(details := facts.get(name), TopicFacts)]
+    partitions = sum(details.partitions for details in topics)
+    if len(topics) == len(settings.kafka.topics) and workers > partitions:
+        yield StartWarning(
+            "kafka.idle_workers",
+            f"{workers} workers were started, but {', '.join(settings.kafka.topics)} has {partitions} Kafka "
+            f"partition{'s' * (partitions != 1)}: {workers - partitions} of the workers get none and stay idle",
+            f"start with --workers {partitions}; a topic that has keyed records must not get more Kafka partitions",
+        )
 
 
 def topic_warnings(settings: Settings, facts: Mapping[str, TopicFacts | MissingTopic]) -> Iterator[StartWarning]:

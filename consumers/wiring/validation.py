@@ -4,6 +4,7 @@ from consumers.config import Settings
 from consumers.wiring.collection import index_settings
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import decoder
+from pipeline.chunking import ChunkingPolicy
 from pipeline.store import FlushPolicy
 
 
@@ -13,3 +14,6 @@ def check_settings(settings: Settings) -> None:
     index_settings(settings)
     decoder(settings)
     FlushPolicy(interval_s=settings.milvus.flush_interval.total_seconds())
+    chunking = settings.chunking
+    if chunking.max_tokens is not None:
+        ChunkingPolicy(chunking.max_tokens, chunking.overlap).check_overlap(chunking.max_tokens)

@@ -25,6 +25,13 @@ class ChunkingPolicy:
     max_bytes: int = MAX_TEXT_BYTES
     """UTF-8 bytes of a chunk's text at most."""
 
+    def check_overlap(self, limit: int) -> None:
+        """Raise `UsageError` unless the overlap is shorter than a chunk of `limit` tokens."""
+        if not 0 <= self.overlap < limit:
+            raise UsageError(
+                f"chunking.overlap is {self.overlap}, but must be from 0 to below the chunk length of {limit} tokens"
+            )
+
 
 class Chunker:
     """Cuts texts into chunks. Pure, and safe to call from several threads if the tokenizer is."""
@@ -37,10 +44,7 @@ class Chunker:
                 f"chunking.max_tokens is {limit}, but the model takes {tokenizer.max_tokens} tokens of a document at "
                 f"most: write a number from 1 to {tokenizer.max_tokens}, or null for the model's own limit"
             )
-        if not 0 <= policy.overlap < limit:
-            raise UsageError(
-                f"chunking.overlap is {policy.overlap}, but must be from 0 to below the chunk length of {limit} tokens"
-            )
+        policy.check_overlap(limit)
         if policy.max_bytes < 4:
             raise UsageError(f"max_bytes is {policy.max_bytes}, but one character can take 4")
         self._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""Stage 2 of the ingest flow: embed the chunks of several batches at a time."""
+"""Stage 2 of the ingest flow: embed the chunks of several batches, or of a part of one, at a time."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from pipeline import failpoints
 from pipeline.embedding import Embedder
 from pipeline.ingest.context import FlowContext
+from pipeline.ingest.cutting import WHOLE, cut
 from pipeline.ingest.queues.ordered_executor import OrderedExecutor
 from pipeline.ingest.stages import Barrier, Embedded, Planned
+from pipeline.ingest.window_size import WindowSize
 from pipeline.records import Chunk, EmbeddedPut
 
 WINDOW_TOKENS = 65_536
-"""Default size of a window: many forward passes on a CPU, where passes are small."""
+"""Default of the tokens up to which batches are collected: many forward passes on a CPU, where passes are small."""
 _WINDOWS_AT_ONCE = 2
 """The second window's passes use the cores that the first one's last passes leave idle, and keep a GPU's queue full."""
 
@@ -24,14 +26,19 @@ _WINDOWS_AT_ONCE = 2
 class EmbedStage:
     """Embeds windows of planned batches, two at a time, and passes the batches on in the order of submission.
 
-    A window is the batches that wait, up to a number of tokens: texts sorted by length over several batches need less
-    padding.
+    A window is about half a second of the model (`WindowSize`), so that the first rows of a backlog are written while
+    the rest of it waits for the model:
+
+    1. A batch of more than that is cut: its first part is the window, the rest begins the next one.
+    2. Smaller batches that wait are embedded together, up to `window_tokens`: texts sorted by length over several
+       batches need less padding.
     """
 
     def __init__(self, context: FlowContext, embedder: Embedder, window_tokens: int) -> None:
         self._context = context
         self._embedder = embedder
         self._window_tokens = window_tokens
+        self._size = WindowSize()
 
     def run(self) -> None:
         """Embed batches until the queue before this stage is closed."""
@@ -48,16 +55,31 @@ class EmbedStage:
         queues.to_write.close()
 
     def _window(self, first: Planned) -> list[Planned]:
-        """Collect the batch and those that wait behind it, up to the next barrier."""
+        """Collect the batch, or a part of it, and those that wait behind it, up to the next barrier."""
+        queues = self._context.queues
+        size = self._size.next(writer_behind=queues.to_write.full)
+        if (parts := cut(first, size)) is not None:
+            return [self._put_back_rest(first, *parts)]
         window = [first]
         tokens = first.tokens
-        while tokens < self._window_tokens:
-            planned = self._context.queues.to_embed.get_ready(Planned)
+        while tokens < min(size, self._window_tokens):
+            planned = queues.to_embed.get_ready(Planned)
             if planned is None:
                 break
-            window.append(planned)
             tokens += planned.tokens
+            if tokens > WHOLE * size:
+                queues.to_embed.put_back(planned)
+            else:
+                window.append(planned)
         return window
+
+    def _put_back_rest(self, whole: Planned, first: Planned, rest: Planned) -> Planned:
+        """Let the rest of a batch begin the next window; returns the first part."""
+        submitted = [part.decoded.submitted for part in (first, rest)]
+        by_number = {part.number: part.batch.records for part in submitted}
+        self._context.fence.batches.cut(whole.decoded.submitted.number, by_number)
+        self._context.queues.to_embed.put_back(rest)
+        return first
 
     def _pass_on(self, window: Sequence[Embedded]) -> None:
         for embedded in window:
@@ -100,9 +122,11 @@ class EmbedStage:
         started = time.monotonic()
         vectors = self._embedder.embed(list(chunks.values()))
         failpoints.hit("embedded")
-        seconds = time.monotonic() - started
+        ended = time.monotonic()
+        seconds, tokens = ended - started, sum(len(chunk.token_ids) for chunk in chunks.values())
+        self._size.embedded(tokens, started, ended)
         metrics.embedding_seconds.observe(seconds)
         metrics.embedding_chunks.inc(len(chunks))
-        metrics.embedding_tokens.inc(sum(len(chunk.token_ids) for chunk in chunks.values()))
+        metrics.embedding_tokens.inc(tokens)
         finite: NDArray[np.bool_] = np.all(np.isfinite(vectors), axis=1)
         return {text: vector for text, vector, ok in zip(chunks, vectors, finite, strict=True) if ok}, seconds

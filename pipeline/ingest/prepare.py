@@ -6,7 +6,7 @@ from dataclasses import replace
 from pipeline.chunking import Chunker
 from pipeline.ingest.context import FlowContext
 from pipeline.ingest.restore import DocumentRestorer, Verdict
-from pipeline.ingest.stages import Barrier, Decoded, Planned, Refused, Submitted, folded_deletes
+from pipeline.ingest.stages import Barrier, Decoded, Planned, Refused, Submitted, folded_deletes, sizes_of
 from pipeline.ingest.write_modes import WriteMode
 from pipeline.intake import Decoder
 from pipeline.records import Delete, Put, Rejected
@@ -97,7 +97,7 @@ class Preparer:
         refused = context.rejections.refuse(decoded.submitted, plan.refused, "write", unfinished)
         chunks = self._chunker.chunk([put.document.text for put in plan.to_embed])
         reusable = context.breaker.call("reuse", lambda: self._writer.reusable(plan, chunks))
-        return Planned(decoded, plan, refused, chunks, reusable, unfinished)
+        return Planned(decoded, plan, refused, chunks, reusable, sizes_of(chunks, reusable), unfinished)
 
     def _with_folded_deletes(self, decoded: Decoded, plan: WritePlan, folded: Sequence[Earlier]) -> WritePlan:
         """Plan the deletes of `folded_deletes`, those of refused puts at once and the others for the later stages."""

@@ -7,7 +7,7 @@ held by the later type, so its memory is released: chunks that wait for the mode
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.ingest.queues.batching import Batch
 from pipeline.intake import fold
@@ -28,7 +28,7 @@ class Submitted:
     """A batch that the flow has accepted. Known: its raw records. Nothing is decoded."""
 
     number: int
-    """Rises from batch to batch; a revocation holds for every batch up to a number."""
+    """Rises from batch to batch; a revocation holds for every batch up to a number. A part has a number of its own."""
     batch: Batch
     started: float
     """When it was submitted, monotonic seconds."""
@@ -44,6 +44,24 @@ class Submitted:
             first, _ = ranges.get((topic, partition), (offset, offset))
             ranges[topic, partition] = (first, offset)
         return " ".join(f"{topic}/{number}/{first}-{last}" for (topic, number), (first, last) in ranges.items())
+
+    def cut(self, later: Collection[Position]) -> tuple["Submitted", "Submitted"]:
+        """The batch without these records, and one of these records alone.
+
+        A batch owns one number for each of its records (see `BatchesInFlight.open`), so the number of the second part
+        is free, and a revocation or assignment holds for both parts or for none.
+        """
+        records = self.batch.records
+        first = [record for record in records if record.position not in later]
+        second = [record for record in records if record.position in later]
+        return (
+            replace(self, batch=_batch_of(first, self.batch)),
+            replace(self, number=self.number + len(first), batch=_batch_of(second, self.batch), rejected={}),
+        )
+
+
+def _batch_of(records: Sequence[SourceRecord], whole: Batch) -> Batch:
+    return Batch(records, sum(record.size for record in records), whole.trigger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +112,15 @@ class Planned:
     """For each document in `plan.to_embed`."""
     reusable: Sequence[Vectors]
     """For each document in `chunks`: stored vectors by the text of the chunk."""
+    sizes: Sequence[int]
+    """For each document in `chunks`: tokens that the model has to embed; of a text that is repeated only once."""
     unfinished: Collection[Key] = ()
     """Documents between two versions: if one is refused, its record waits until it is restored."""
 
     @property
     def tokens(self) -> int:
         """Tokens that the model has to embed."""
-        return sum(
-            len(chunk.token_ids)
-            for document, stored in zip(self.chunks, self.reusable, strict=True)
-            for chunk in document
-            if chunk.text not in stored
-        )
+        return sum(self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +199,20 @@ class Written:
         refused |= {operation.key for operation, _ in self.applied.set_aside}
         restored = self.decoded.restored.keys() - refused
         return min(limit, sum(isinstance(one, kind) and one.key in restored for one in self.decoded.operations))
+
+
+def sizes_of(chunks: Sequence[Sequence[Chunk]], reusable: Sequence[Vectors]) -> Sequence[int]:
+    """As in `Planned.sizes`."""
+    texts: set[str] = set()
+    sizes = []
+    for document, stored in zip(chunks, reusable, strict=True):
+        size = 0
+        for chunk in document:
+            if chunk.text not in stored and chunk.text not in texts:
+                texts.add(chunk.text)
+                size += len(chunk.token_ids)
+        sizes.append(size)
+    return sizes
 
 
 def records_to_redecide(

@@ -16,7 +16,16 @@ from pipeline.store.collection.filling import (
 )
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
-from pipeline.store.collection.opening import check_model, holds_topic, open_collection, open_ledger, open_marks
+from pipeline.store.collection.opening import (
+    check_collection,
+    check_made_here,
+    check_model,
+    holds_topic,
+    no_collection,
+    open_collection,
+    open_ledger,
+    open_marks,
+)
 from pipeline.store.collection.schema import (
     check_collection_name,
     ledger_name,
@@ -131,8 +140,10 @@ __all__ = [
     "Writer",
     "all_partitions",
     "append_row_id",
+    "check_collection",
     "check_collection_name",
     "check_filled",
+    "check_made_here",
     "check_model",
     "check_server",
     "check_storable",
@@ -155,6 +166,7 @@ __all__ = [
     "literal",
     "marks_name",
     "mode_by_data",
+    "no_collection",
     "open_collection",
     "open_for_filling",
     "open_ledger",

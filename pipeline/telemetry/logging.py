@@ -3,6 +3,8 @@
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import structlog
@@ -16,17 +18,24 @@ _VALUE_CHARACTERS = 2_000
 """Enough to find the record again."""
 
 
-def configure_logging(level: str, style: str, stream: TextIO | None = None) -> None:
+def configure_logging(
+    level: str, style: str, stream: TextIO | None = None, *, bound: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Send structlog's and every library's log lines to `stream`, by default stderr: JSON, or text on a terminal.
 
-    `style` auto picks text on a terminal and JSON elsewhere. Values are escaped in both, so a key or header with
-    control characters cannot forge a line. A traceback names files, lines and errors, never the values of variables:
-    among them are texts, vectors and filters.
+    `style` auto picks text on a terminal and JSON elsewhere. Every line has the values `bound`. Values are escaped in
+    both, so a key or header with control characters cannot forge a line. A traceback names files, lines and errors,
+    never the values of variables: among them are texts, vectors and filters.
     """
     stream = stream or sys.stderr
     text = style == "text" or (style == "auto" and stream.isatty())
+
+    def bind(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**event, **bound}  # not by context variables: each thread would have to set them
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        bind,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),

@@ -10,6 +10,7 @@ from consumers.config import Settings
 from consumers.wiring.connections import milvus
 from consumers.wiring.documents import embedder
 from consumers.wiring.ingest import ingest_metrics, ingest_worker
+from consumers.wiring.start_checks import check_ingest
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.telemetry import IngestMetrics, configure_logging
 from pipeline.telemetry.process_memory import frozen
@@ -35,6 +36,7 @@ def main() -> None:
             settings = Settings.model_validate(_with_job(given["settings"], job))
             mine = ingest_metrics()
             api.fence(lambda: math.inf)  # the lease of the worker before, which has ended
+            check_ingest(settings, api, adopt=True)
             # Redoes and moves are drained by further groups, each in the place of the one before.
             worker = ingest_worker(
                 settings, api, model, until_caught_up=True, max_records=None, metrics=mine, adopt=True

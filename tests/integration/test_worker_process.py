@@ -1,8 +1,10 @@
 """The ingest worker as a process: memory under a stalled Milvus, probes, signals, and errors at the start."""
 
+import json
 import signal
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,10 +16,11 @@ import pytest
 import yaml
 from confluent_kafka import KafkaException, Producer
 from kafka.admin import KafkaAdminClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from consumers.local import LocalMilvusLite
 from tests.support.oracle.observed import committed_and_end, read_all
-from tests.support.processes import Running, running
+from tests.support.processes import Running, expect_gone, running
 from tests.support.rigs.load import Sent
 from tests.support.rigs.publisher import produce
 from tests.support.rigs.site import write_config
@@ -116,6 +119,93 @@ def test_a_second_signal_ends_it_at_once(
     for process in servers_of(lite):
         process.send_signal(signal.SIGCONT)
     assert all(offset <= 0 for offset, _ in committed_and_end(kafka_bootstrap, topic, topic).values())
+
+
+def test_two_workers_under_a_supervisor_share_the_topic_and_one_address(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(2, prefix="workers")
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic)
+
+    def samples(address: str, name: str) -> dict[str, float]:
+        """By worker, whatever the other labels are."""
+        sums: defaultdict[str, float] = defaultdict(float)
+        for family in text_string_to_metric_families(httpx.get(f"{address}/metrics", timeout=10).text):
+            for sample in family.samples:
+                if sample.name == name:
+                    sums[sample.labels["worker"]] += sample.value
+        return dict(sums)
+
+    with running(ingest(config, "--workers", "2"), tmp_path / "worker.log") as supervisor:
+        address = probe_server(supervisor)
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        shares = {"0": 1.0, "1": 1.0}
+        eventually(lambda: samples(address, "ingest_assigned_partitions") == shares, within=120, what="one each")
+        eventually(lambda: httpx.get(f"{address}/readyz").status_code == 200, within=60)
+        produce(kafka_bootstrap, topic, [Sent(b"%d" % n, b'{"id": "%d", "text": "words"}' % n) for n in range(60)])
+        eventually(lambda: sum(samples(address, "ingest_records_total").values()) == 60, within=60, what="all records")
+        assert all(samples(address, "ingest_records_total").values())
+
+        killed = next(p for p in supervisor.descendants() if "0/2:" in " ".join(p.cmdline()))
+        killed.kill()
+        eventually(lambda: samples(address, "ingest_worker_starts") == {"0": 2.0, "1": 1.0}, within=60)
+        eventually(lambda: samples(address, "ingest_assigned_partitions") == shares, within=120, what="one each again")
+        children = supervisor.descendants()
+        assert supervisor.end(signal.SIGTERM, within=90) == 0, supervisor.errors()
+        expect_gone(children)
+    assert sum(offset for offset, _ in committed_and_end(kafka_bootstrap, topic, topic).values()) == 60
+    lines = [json.loads(line) for line in supervisor.errors().splitlines()]
+    assert {line["worker"] for line in lines if line["message"] == "kafka.assigned"} == {"0", "1"}
+
+
+def test_workers_that_have_caught_up_end_with_one_result(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(2, prefix="caught-up")
+    produce(kafka_bootstrap, topic, [Sent(b"%d" % n, b'{"id": "%d", "text": "words"}' % n) for n in range(40)])
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic)
+    options = ["--workers", "2", "--until-caught-up", "--json"]
+    with running(ingest(config, *options), tmp_path / "worker.log") as supervisor:
+        assert supervisor.process.wait(240) == 0, supervisor.errors()
+        summary = json.loads("".join(supervisor.lines()))
+    assert (summary["consumed"], summary["clean"]) == (40, True)
+    assert sum(summary["committed"].values()) == 40
+
+
+def test_more_workers_than_kafka_partitions_are_warned_of_and_a_refusal_ends_all(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = make_topic(1, prefix="idle")
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic)
+    with running(ingest(config, "--workers", "2"), tmp_path / "worker.log") as supervisor:
+        eventually(lambda: "kafka.assigned" in supervisor.errors(), within=120)
+        (idle,) = [line for line in supervisor.errors().splitlines() if "kafka.idle_workers" in line]
+        assert json.loads(idle)["worker"] == "0"
+        assert supervisor.end(signal.SIGTERM, within=90) == 0, supervisor.errors()
+    other = ingest(config, "--workers", "2", "--set", "embedding.model=hash:24")
+    with running(other, tmp_path / "refused.log") as supervisor:
+        assert supervisor.process.wait(180) == 4, supervisor.errors()
+    last = supervisor.errors().splitlines()[-1]
+    assert last.startswith("milvus-stream: worker ")
+    assert "exit code 4" in last
+
+
+@pytest.mark.parametrize("until_caught_up", [True, False])
+def test_a_worker_with_a_model_ends_without_a_report_of_leaks(
+    kafka_bootstrap: str, milvus_lite_uri: str, make_topic: Callable[..., str], tmp_path: Path, until_caught_up: bool
+) -> None:
+    topic = make_topic(1, prefix="leaks")
+    produce(kafka_bootstrap, topic, [Sent(b"a", b'{"id": "a", "text": "words"}')])
+    model = {"embedding": {"model": "sentence-transformers/all-MiniLM-L6-v2"}}
+    config = config_file(tmp_path, kafka_bootstrap, milvus_lite_uri, topic, model)
+    with running(ingest(config, *["--until-caught-up"] * until_caught_up), tmp_path / "worker.log") as worker:
+        if until_caught_up:
+            assert worker.process.wait(240) == 0, worker.errors()
+        else:
+            eventually(lambda: "batch.written" in worker.errors(), within=240)
+            assert worker.end(signal.SIGTERM, within=60) == 0, worker.errors()
+    assert "model.loaded" in worker.errors()
+    assert "nanobind" not in worker.errors()
 
 
 WRONG: list[tuple[dict[str, Any], int, str]] = [
@@ -233,6 +323,10 @@ def test_a_mapping_error_ends_the_worker_before_the_topic_is_empty(
     assert "offsets 0 to 300, missing_text 301" in last
     assert len(read_all(kafka_bootstrap, f"{topic}.dlq")) <= 300
     assert committed_and_end(kafka_bootstrap, topic, topic)[0][0] <= 300
+    with running(ingest(config, "--workers", "1"), tmp_path / "workers.log") as supervisor:
+        assert supervisor.process.wait(180) == 1, supervisor.errors()
+        assert "worker.restarting" not in supervisor.errors()
+        assert supervisor.errors().splitlines()[-1].startswith("milvus-stream: worker 0 ended with exit code 1")
     with running(
         ingest(config, "--until-caught-up", "--set", "record.text_field=text"), tmp_path / "again.log"
     ) as ended:

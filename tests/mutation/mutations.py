@@ -603,9 +603,23 @@ if sum(group.sizes) <= policy.max_bytes:
     Mutation(
         "dead letters that Kafka forgets are found by doctor only",
         function="consumers.wiring.start_warnings.log_warnings",
-        old="[*server_warnings(api), *topic_warnings(settings, topic_facts(kafka, topics))]",
-        new="server_warnings(api)",
+        old="topic_warnings(settings, facts)",
+        new="()",
         tests=("tests/unit/consumers/wiring/test_start_warnings.py",),
+    ),
+    Mutation(
+        "a worker that too many rejected records stopped is started again",
+        function="consumers.supervisor.restarts.outcome",
+        old="code in _FINAL",
+        new="code in (2, 4)",
+        tests=("tests/unit/consumers/supervisor/test_restarts.py",),
+    ),
+    Mutation(
+        "a worker that is started again goes on behind the next gap",
+        function="consumers.supervisor.worker.Worker._start",
+        old="self.starts == 0",
+        new="True",
+        tests=("tests/unit/consumers/supervisor/test_supervisor.py",),
     ),
     Mutation(
         "another mode or mapping fills a collection",
@@ -967,5 +981,26 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         old="named or mode_of(settings)",
         new="mode_of(settings)",
         tests=("tests/unit/consumers/wiring/test_searches.py",),
+    ),
+    Mutation(
+        "a part of a batch lets go of the keys of all parts",
+        function="pipeline.store.writing.protocol.decisions.WritePlan.cut.part",
+        old="[key for key in self.in_flight if (key in keys) is is_later]",
+        new="list(self.in_flight)",
+        tests=("tests/property/test_cutting.py", MACHINE),
+    ),
+    Mutation(
+        "a folded record is in another part than the one of its key",
+        function="pipeline.ingest.cutting._cut_at",
+        old="later |= {operation.position for operation in decoded.folded if operation.key in keys}",
+        new="pass",
+        tests=("tests/property/test_cutting.py", "tests/unit/pipeline/ingest/test_embed.py"),
+    ),
+    Mutation(
+        "a batch has no numbers for its parts",
+        function="pipeline.ingest.ownership.in_flight.BatchesInFlight.open",
+        old="max(1, len(records))",
+        new="1",
+        tests=("tests/unit/pipeline/ingest/ownership/test_partition_fencing.py", "tests/property/test_cutting.py"),
     ),
 )

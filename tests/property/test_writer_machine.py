@@ -28,6 +28,8 @@ long_lists = st.lists(record, min_size=3, max_size=8)
 faults = st.one_of(st.none(), st.tuples(st.integers(0, 7), st.sampled_from(FAULTS)))
 partitions = st.sampled_from(PARTITIONS)
 counts = st.sampled_from([(1, 1), (2, 0), (0, 2), (3, 1), (1, 3), (3, 3)])
+cuts = st.integers(0, 3)
+"""The operation in front of which a batch is cut; 0: it stays whole."""
 choices = st.integers(0, len(WORKERS) - 1)
 
 
@@ -61,10 +63,10 @@ class Machine(RuleBasedStateMachine):
                 log.append(made)
 
     @precondition(lambda self: self.who(self.world.can_progress))
-    @rule(choice=choices, counts=counts, fault=faults)
-    def read(self, choice: int, counts: tuple[int, ...], fault: tuple[int, Fault] | None) -> None:
+    @rule(choice=choices, counts=counts, cut_at=cuts, fault=faults)
+    def read(self, choice: int, counts: tuple[int, ...], cut_at: int, fault: tuple[int, Fault] | None) -> None:
         number = self.one(self.world.can_progress, choice)
-        self.world.read(number, counts)
+        self.world.read(number, counts, cut_at)
         self.attempt(number, fault)
 
     @precondition(lambda self: self.who(self.world.can_write))
@@ -73,10 +75,12 @@ class Machine(RuleBasedStateMachine):
         self.attempt(self.one(self.world.can_write, choice), fault)
 
     @precondition(lambda self: self.who(self.world.can_progress))
-    @rule(choice=choices, counts=counts, fault=faults)
-    def read_and_write(self, choice: int, counts: tuple[int, ...], fault: tuple[int, Fault] | None) -> None:
+    @rule(choice=choices, counts=counts, cut_at=cuts, fault=faults)
+    def read_and_write(
+        self, choice: int, counts: tuple[int, ...], cut_at: int, fault: tuple[int, Fault] | None
+    ) -> None:
         number = self.one(self.world.can_progress, choice)
-        self.world.read(number, counts)
+        self.world.read(number, counts, cut_at)
         self.attempt(number, None)
         self.attempt(number, fault)
 

@@ -39,6 +39,10 @@ class Running:
         value: dict[str, Any] = json.loads(line)
         return value
 
+    def lines(self) -> list[str]:
+        """The lines on standard output that were not taken yet, once it has ended."""
+        return list(iter(lambda: self._lines.get(timeout=30), ""))
+
     def errors(self) -> str:
         """Everything on standard error so far."""
         return self._errors.read_text()

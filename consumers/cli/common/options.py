@@ -1,18 +1,18 @@
-"""What the commands of `milvus-stream` share: options, and how they begin and print."""
+"""What the commands of `milvus-stream` share: options, and how they begin and print.
+
+Every `--help` imports this module, so what only a running command needs is imported in its function.
+"""
 
 import json
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 
-from consumers.config import Settings, configuration_file, exposed_secrets, load_settings
-from pipeline.telemetry import printable
+if TYPE_CHECKING:
+    from consumers.config import Settings
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file [default: milvus-stream.yaml where it exists]")
@@ -24,12 +24,16 @@ FOUND_PROBLEMS = 5
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 
-def load(config: Path | None, sets: list[str] | None) -> Settings:
-    """Load the configuration and set up logging as configured."""
+def load(config: Path | None, sets: list[str] | None, *, worker: str | None = None) -> "Settings":
+    """Load the configuration and set up logging as configured; every line of a `worker` of several has its name."""
+    import structlog
+
+    from consumers.config import configuration_file, exposed_secrets, load_settings
     from pipeline.telemetry import configure_logging
 
     settings = load_settings(config, os.environ, sets or ())
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    bound = {} if worker is None else {"worker": worker}
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, bound=bound)
     file = configuration_file(config)
     if file is not None and (exposed := exposed_secrets(file)):
         structlog.get_logger(__name__).warning(
@@ -43,32 +47,10 @@ def load(config: Path | None, sets: list[str] | None) -> Settings:
 
 def print_json(value: Any) -> None:
     """Print a result for programs on stdout; a text in it cannot steer a terminal."""
+    from pipeline.telemetry import printable
+
     lines = json.dumps(value, ensure_ascii=False, indent=2).split("\n")
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
-
-
-def stop_on_signals() -> threading.Event:
-    """An event set by the first SIGTERM or SIGINT; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stop
-
-
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end the command with 143 by an exception, so that what it made for itself is removed."""
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not break off the removing
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, on_signal)
 
 
 def open_standard_streams() -> None:

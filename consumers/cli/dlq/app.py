@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json, stop_on_signals
+from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.signals import StopSignals
 
 app = typer.Typer(help="The dead-letter topic.", no_args_is_help=True)
 
@@ -55,10 +56,11 @@ def retry(
     json_: Json = False,
 ) -> None:
     """Send rejected records back to their topics, each one once; exit 1 if a topic refused some."""
-    stop = stop_on_signals()
+    stop = StopSignals()
     settings = load(config, sets)
     from consumers.cli.dlq import retry as command
 
+    stop.end_in_order()
     report = command.run(settings, filters or (), limit, stop, dry_run=dry_run, force=force)
     print_json(report.as_dict()) if json_ else command.show(report)
     raise typer.Exit(command.exit_code(report))

@@ -8,7 +8,7 @@ from consumers.cli.common.inventory import quick_kafka
 from consumers.cli.common.output import span
 from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
 from consumers.config import Settings
-from consumers.kafka import group_lag
+from consumers.kafka import NO_COLLECTION, group_lag
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import index_settings, partitioning
 from consumers.wiring.modes import mode_named, mode_of
@@ -38,7 +38,10 @@ _NEARLY_FULL = 0.8
 
 
 def examine_model(settings: Settings, findings: Findings) -> CollectionStamp | None:
-    """Load the model as a worker would; the worker's stamp, or None if it cannot be loaded."""
+    """Load the model as a worker would; the worker's stamp, or None if it cannot be loaded.
+
+    Loading it is the check: damaged weights, a device without memory or a missing library show in nothing less.
+    """
     own: CollectionStamp | None = None
     with findings.checking("model", "a worker does not start without its model"), documents.embedder(settings) as model:
         own, stamp = own_stamp(settings, model), model.stamp
@@ -110,6 +113,7 @@ def _no_collection(settings: Settings, api: MilvusServerApi, findings: Findings)
         )
     else:
         findings.ok("milvus.collection", f"{name} does not exist yet; the first worker creates it")
+    _group(settings, NO_COLLECTION, findings)
 
 
 def _collection(
@@ -162,14 +166,19 @@ def _stamp(
             return
         groups = "; ".join(f"{group} from {', '.join(sorted(topics))}" for group, topics in stored.fillers.items())
         findings.ok(check, f"{name} is filled in mode {stored.mode} by {groups or 'no group yet'}")
+    _group(settings, stored.collection_id, findings)
+
+
+def _group(settings: Settings, collection_id: str, findings: Findings) -> None:
+    """Whether the group's offsets are for this collection."""
     with suppress(MilvusStreamError):  # what is wrong with Kafka is found by its own checks
         for lag in group_lag(quick_kafka(settings)):
-            if lag.collection_id not in {"", stored.collection_id}:
+            if lag.collection_id not in {"", collection_id}:
                 findings.problem(
                     "kafka.collection",
                     f"{lag.topic}/{lag.partition}: group {settings.kafka.group_id} has committed offset "
-                    f"{lag.committed} for another collection than {name}: what it read before is not in here, and a "
-                    "worker stops",
+                    f"{lag.committed} for another collection than {settings.milvus.collection}: what it read before is "
+                    "not in here, and a worker stops",
                     "configure the former milvus.collection again, or a new kafka.group_id, which reads everything; "
                     "or, if this one holds what was read, run `milvus-stream ingest --adopt` once",
                 )

@@ -66,7 +66,7 @@ def expand(texts: Sequence[str], standard_input: TextIO) -> Iterator[str]:
 def run(settings: Settings, texts: Iterable[str], *, query: bool, whole: bool) -> int:
     """Print the vectors to stdout as they come; returns how many texts have none, each named on stderr."""
     failed = 0
-    with documents.embedder(settings) as model:
+    with documents.embedder(settings, queries_first=query) as model:
         for vector in vectors(settings, model, texts, query=query):
             if isinstance(vector, str):
                 failed += 1

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from consumers.cli.common.options import ConfigFile, Json, Sets, exit_on_sigterm, load, print_json
+from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.signals import exit_on_sigterm
 
 app = typer.Typer(
     help="Models prepared for OpenVINO: what a worker on a CPU does at its first start can be done before.",

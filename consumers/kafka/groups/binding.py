@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 from consumers.kafka.client.connection import KafkaSettings, open_admin
 from consumers.kafka.groups.commits import Commit, group_commits
+from consumers.kafka.topics.admin import existing_topics
 from pipeline.errors import Mismatch
 from pipeline.records import KafkaPartition
+
+NO_COLLECTION = "none yet"
+"""The id of a collection that is not created yet: no commit names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class CollectionBinding:
 
     collection: str
     collection_id: str
-    """As the collection's stamp says; "": none, and nothing is compared."""
+    """As the collection's stamp says, or `NO_COLLECTION`; "": none, and nothing is compared."""
     adopt: bool = False
     """Commits that name another collection are made for this one from now on."""
 
@@ -33,6 +37,11 @@ class CollectionBinding:
             "(`milvus-stream replay --into`) or can do without, run `milvus-stream ingest --adopt` once, the workers "
             "stopped"
         )
+
+    def check_all(self, commits: Mapping[KafkaPartition, Commit]) -> None:
+        """Raise Mismatch if one of these offsets was committed for what is in another collection."""
+        for partition, commit in sorted(commits.items()):
+            self.check(partition, commit)
 
     def adopts(self, commit: Commit) -> bool:
         """Whether the commit is for another collection and becomes one for this collection."""
@@ -59,12 +68,16 @@ def fills(settings: KafkaSettings, collection_id: str) -> bool:
 
 
 def check_commits(settings: KafkaSettings, binding: CollectionBinding) -> None:
-    """Raise Mismatch if the group has committed for another collection; also Unavailable, UsageError.
+    """Raise Mismatch if the group has committed for another collection; also as `topic_commits`.
 
     Done before the group is written down as one that fills the collection; an assignment does it again.
     """
+    binding.check_all(topic_commits(settings))
+
+
+def topic_commits(settings: KafkaSettings) -> dict[KafkaPartition, Commit]:
+    """Read what the group has committed on its topics. Raises UsageError for a missing topic, Unavailable."""
     with closing(open_admin(settings)) as admin:
+        existing_topics(admin, settings.topics)
         commits = group_commits(admin, settings.group_id)
-    for name, commit in sorted(commits.items()):
-        if name[0] in settings.topics:
-            binding.check(name, commit)
+    return {name: commit for name, commit in commits.items() if name[0] in settings.topics}

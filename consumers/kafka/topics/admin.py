@@ -101,6 +101,12 @@ def existing_topics(admin: KafkaAdminClient, names: Collection[str]) -> dict[str
     return {topic["name"]: TopicInfo(len(topic["partitions"]), str(topic["topic_id"] or "")) for topic in topics}
 
 
+def check_topics(settings: KafkaSettings) -> None:
+    """Raise UsageError unless the configured topics exist; also Unavailable."""
+    with closing(open_admin(settings)) as admin:
+        existing_topics(admin, settings.topics)
+
+
 def all_partitions(admin: KafkaAdminClient, names: Collection[str]) -> list[KafkaPartition]:
     """List every Kafka partition of the topics. Raises as `existing_topics`."""
     topics = existing_topics(admin, names)

@@ -4,18 +4,20 @@ import os
 import platform
 from pathlib import Path
 
+from pipeline.embedding.kernels.cpu_request import requested_cpus
+
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 """Of the drivers of GPUs that torch may run on: NVIDIA's, Windows' for Linux, AMD's."""
 
 
 def available_cpus() -> int:
-    """Cores this process may use: its affinity and its container's quota (which `os.cpu_count` ignores)."""
+    """Cores this process may use: at most its affinity, and its container's quota, or without one its CPU request."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cores = min(cores, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or "max": no quota
-        pass
+        cores = min(cores, requested_cpus() or cores)
     return max(1, cores)
 
 

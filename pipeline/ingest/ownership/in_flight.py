@@ -53,11 +53,25 @@ class BatchesInFlight:
             return self._last_number
 
     def open(self, records: Sequence[SourceRecord], size: int) -> int:
-        """Register a batch of `size` bytes; returns its number, higher than any before."""
+        """Register a batch of `size` bytes; returns its number, higher than any before.
+
+        The batch also owns the numbers behind it, one for each record: its parts have them, see `cut`.
+        """
         with self._lock:
-            self._last_number += 1
-            self._replace(self._last_number, records, size)
-            return self._last_number
+            number = self._last_number + 1
+            self._last_number += max(1, len(records))
+            self._replace(number, records, size)
+            return number
+
+    def cut(self, number: int, parts: Mapping[int, Sequence[SourceRecord]]) -> None:
+        """Count the records of a batch by its parts from now on; `number` stays the number of one of them."""
+        with self._lock:
+            set_aside = self._batches[number].set_aside
+            # The part that replaces the batch comes last: what is in flight never seems to be less than it is.
+            for part in sorted(parts, key=lambda part: part == number):
+                records = parts[part]
+                times = {one.position: set_aside[one.position] for one in records if one.position in set_aside}
+                self._put(part, records, sum(record.size for record in records), times)
 
     def acknowledge(
         self, number: int, remaining: Sequence[SourceRecord] = (), set_aside: Collection[Position] = ()
@@ -117,15 +131,21 @@ class BatchesInFlight:
     def _replace(
         self, number: int, records: Sequence[SourceRecord], size: int, set_aside: Collection[Position] = ()
     ) -> None:
+        before = self._batches.get(number)
+        times = dict.fromkeys(set_aside, self._clock())
+        if before is not None:
+            times |= {position: since for position, since in before.set_aside.items() if position in times}
+        self._put(number, records, size, times)
+
+    def _put(
+        self, number: int, records: Sequence[SourceRecord], size: int, set_aside: Mapping[Position, float]
+    ) -> None:
         # `idle` is read without the lock: a batch that remains is replaced in one step and never absent.
         before = self._batches.get(number)
         if records:
             oldest_ms = min(record.timestamp_ms for record in records)
             counts = Counter(record.position[:2] for record in records)
-            times = dict.fromkeys(set_aside, self._clock())
-            if before is not None:
-                times |= {position: since for position, since in before.set_aside.items() if position in times}
-            self._batches[number] = _InFlight(counts, size, oldest_ms, times)
+            self._batches[number] = _InFlight(counts, size, oldest_ms, set_aside)
         else:
             self._batches.pop(number, None)
         self._size += size - (0 if before is None else before.size)

@@ -74,6 +74,18 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
             return item
 
+    def put_back(self, item: T) -> None:
+        """Insert an item as the next one, also where the queue is full or closed. Raises Stopped after `abort`."""
+        with self._changed:
+            if self._aborted:
+                raise Stopped("the flow has ended")
+            self._items.appendleft(item)
+
+    @property
+    def full(self) -> bool:
+        """Whether `put` would block at the moment."""
+        return self._capacity is not None and len(self._items) >= self._capacity
+
     def _append_due(self) -> float | None:
         """Append the delayed items whose time has come; returns the seconds until the next one, None without one."""
         now = time.monotonic()

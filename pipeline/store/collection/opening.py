@@ -40,13 +40,29 @@ def open_collection(
     spec = documents_spec(name, dimension=dimension, index=index, stamp=stamp, bm25=bm25, more=more or {})
 
     def check(info: CollectionInfo) -> None:
-        _check_own_name(info, spec)
+        _check_own_name(info, spec.name)
         check_model(info, stamp)
         _check_schema(info, spec)
         _check_metric(info, index.info())
 
     info = _open(api, spec, check, create=create)
     _log_other_index(info, index.info())
+    return info
+
+
+def check_collection(api: MilvusApi, name: str, index: IndexSettings) -> CollectionInfo | None:
+    """Check all of an existing collection that can be checked without its model; None: it does not exist.
+
+    Raises `Mismatch` for an alias, one that milvus-stream did not make, or another metric; `UsageError` for an index
+    that the server cannot have. `open_collection` checks the rest.
+    """
+    check_server(index, api.server)
+    info = api.describe(name)
+    if info is None:
+        return None
+    _check_own_name(info, name)
+    check_made_here(info)
+    _check_metric(info, index.info())
     return info
 
 
@@ -79,7 +95,7 @@ def _open(
         check(info)
     if not create:
         if info is None:
-            raise NotFound(f"there is no collection {spec.name!r}; an ingest worker creates it")
+            raise no_collection(spec.name)
         return info
     # Also for an existing one: loads it if it was released, and completes it if its creator died half-way.
     api.create_collection(spec if info is None else _without_missing(spec, info))
@@ -102,10 +118,15 @@ def _without_missing(spec: CollectionSpec, info: CollectionInfo) -> CollectionSp
     )
 
 
-def _check_own_name(info: CollectionInfo, spec: CollectionSpec) -> None:
-    if info.name != spec.name:
+def no_collection(name: str) -> NotFound:
+    """The error of a command that needs the collection."""
+    return NotFound(f"there is no collection {name!r}; an ingest worker creates it")
+
+
+def _check_own_name(info: CollectionInfo, name: str) -> None:
+    if info.name != name:
         raise Mismatch(
-            f"{spec.name!r} is an alias of collection {info.name!r}: write the collection's own name, because an alias "
+            f"{name!r} is an alias of collection {info.name!r}: write the collection's own name, because an alias "
             "can be moved under a running worker"
         )
 
@@ -119,15 +140,20 @@ def _check_schema(info: CollectionInfo, spec: CollectionSpec) -> None:
         )
 
 
-def check_model(info: CollectionInfo, model: Mapping[str, Any]) -> None:
-    """Raise Mismatch unless the collection holds vectors of this model."""
+def check_made_here(info: CollectionInfo) -> Mapping[str, Any]:
+    """The model of the collection's vectors. Raises Mismatch for a collection that milvus-stream did not make."""
     stored = read_stamp(info)
     if stored is None:
         raise Mismatch(
             f"collection {info.name!r} does not say which model its vectors are of, so it was not made by "
             "milvus-stream. Set milvus.collection to another name"
         )
-    if problems := model_problems(stored, model):
+    return stored
+
+
+def check_model(info: CollectionInfo, model: Mapping[str, Any]) -> None:
+    """Raise Mismatch unless the collection holds vectors of this model."""
+    if problems := model_problems(check_made_here(info), model):
         raise Mismatch(
             f"collection {info.name!r} is not of this model: {'; '.join(problems)}. Configure that model again, or set "
             "milvus.collection to a new name and replay the topic into it"

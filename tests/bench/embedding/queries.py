@@ -1,7 +1,6 @@
 """Searches that come together: how long a query waits for its vector beside 31 others, against one alone."""
 
 import asyncio
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -30,6 +29,7 @@ def main() -> None:
     from pipeline.embedding import EmbeddingSettings, load_embedder
     from pipeline.query import QueryBatcher
     from pipeline.telemetry import configure_logging
+    from pipeline.telemetry.process_memory import frozen
 
     given = arguments()
     configure_logging("warning", "json")
@@ -45,8 +45,6 @@ def main() -> None:
         vectors = model.embed_queries(found)
         in_model.append(time.perf_counter() - began)
         return vectors
-
-    gc.freeze()  # as the query worker does
 
     def prepare(_: dict[str, Any]) -> Go:
         def go() -> dict[str, Any]:
@@ -68,7 +66,8 @@ def main() -> None:
 
         return go
 
-    contend(prepare)
+    with frozen():  # as in the query worker
+        contend(prepare)
 
 
 async def clients(batcher: Any, asked: Sequence[str], count: int, each: int) -> list[float]:

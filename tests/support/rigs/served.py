@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from consumers.http.operations import exposition
 from consumers.http.probe_server import ProbeServer
 from consumers.http.server import HttpServer, listen
 from consumers.query.app import create_app
@@ -127,7 +128,7 @@ def probe_server(*, host: str = "127.0.0.1") -> Iterator[Served]:
     """A worker's probe server, its worker up."""
     problems: dict[str, str] = {}
     registry = IngestMetrics(CollectorRegistry()).registry
-    with ProbeServer("ingest", host, 0, registry) as opened:
+    with ProbeServer("ingest", listen("telemetry", host, 0), exposition(registry)) as opened:
         opened.watch(alive=dict, ready=lambda: problems)
         eventually(lambda: opened.server.started)
         yield Served(host, int(opened.address.rpartition(":")[2]), opened.server, problems)

@@ -1,7 +1,7 @@
 """Kafka as a model, Milvus in memory and workers between them: what the state machine of the writer moves."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import Unavailable
 from pipeline.intake import fold
-from pipeline.records import Delete, EmbeddedPut, Put
+from pipeline.records import Delete, EmbeddedPut, Position, Put
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger
 from pipeline.store.partition_names import Partitioning, partition_name
@@ -45,6 +45,8 @@ class Batch:
     operations: Sequence[Operation]
     ends: dict[int, int]
     """Kafka partition -> the offset behind its last record in here."""
+    cut_at: int = 0
+    """The batch is cut in front of this operation behind its plan; 0: it stays whole."""
     plan: WritePlan | None = None
     puts: Sequence[EmbeddedPut] = ()
 
@@ -168,12 +170,25 @@ class World:
             self.gone[number] = worker.api
 
     def _plan(self, worker: Worker, batch: Batch) -> None:
-        plan = worker.writer.plan(fold(batch.operations).operations)
+        operations = fold(batch.operations).operations
+        plan = worker.writer.plan(operations)
         puts = embed_all(plan.to_embed)
         batch.plan, batch.puts = plan, puts
         for item, known in zip(puts, worker.writer.reusable(plan, [item.chunks for item in puts]), strict=True):
             for chunk, vector in zip(item.chunks, item.vectors, strict=True):
                 assert np.array_equal(known.get(chunk.text, vector), vector), f"{chunk.text} with another's vector"
+        if 0 < batch.cut_at < len(operations):
+            self._cut(worker, batch, {operation.position for operation in operations[batch.cut_at :]})
+
+    def _cut(self, worker: Worker, batch: Batch, later: Collection[Position]) -> None:
+        """Two parts in the place of a planned batch; what it reads is done behind the second one."""
+        assert batch.plan is not None
+        first, second = batch.plan.cut(later)
+        rest = Batch(batch.number, batch.operations, batch.ends, plan=second)
+        rest.puts = [item for item in batch.puts if item.put.position in later]
+        batch.puts = [item for item in batch.puts if item.put.position not in later]
+        batch.plan, batch.ends = first, {}
+        worker.batches.insert(worker.batches.index(batch) + 1, rest)
 
     def _apply(self, worker: Worker, batch: Batch) -> None:
         assert batch.plan is not None
@@ -242,7 +257,7 @@ class World:
             assert self.owner[partition] == number
             self.committed[partition] = end
 
-    def read(self, number: int, counts: Sequence[int]) -> None:
+    def read(self, number: int, counts: Sequence[int], cut_at: int = 0) -> None:
         """A new batch of the next records of what the worker owns."""
         worker = self.working(number)
         operations: list[Operation] = []
@@ -252,20 +267,20 @@ class World:
             if some := self.log[partition][at : at + count]:
                 operations += some
                 ends[partition] = worker.next[partition] = at + len(some)
-        self._submit(worker, operations, ends)
+        self._submit(worker, operations, ends, cut_at)
 
     def replay(self, number: int, partition: int, first: int, end: int) -> None:
         worker = self.working(number)
         self.replayed.add(partition)
         self._submit(worker, self.log[partition][first : min(end, worker.next.get(partition, 0))], {})
 
-    def _submit(self, worker: Worker, operations: Sequence[Operation], ends: dict[int, int]) -> None:
+    def _submit(self, worker: Worker, operations: Sequence[Operation], ends: dict[int, int], cut_at: int = 0) -> None:
         if operations:
             if worker.must_forget:
                 worker.writer.forget()
                 worker.must_forget = False
             worker.number += 1
-            worker.batches.append(Batch(worker.number, operations, ends))
+            worker.batches.append(Batch(worker.number, operations, ends, cut_at))
 
     # --- what is stored ----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import re
 from prometheus_client import CollectorRegistry
 
 from consumers.rekey import RekeyMetrics
+from consumers.supervisor import SupervisorMetrics
 from pipeline.telemetry.metrics import IngestMetrics, QueryMetrics
 from tests.docs.blocks import DOCS
 
@@ -15,7 +16,8 @@ def declared() -> set[str]:
     registry = CollectorRegistry()
     IngestMetrics(registry)
     QueryMetrics(registry)
-    families = [*registry.collect(), *RekeyMetrics().registry.collect()]
+    others = (RekeyMetrics().registry, SupervisorMetrics().registry)
+    families = [family for source in (registry, *others) for family in source.collect()]
     return {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
 
 

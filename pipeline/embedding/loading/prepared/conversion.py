@@ -254,7 +254,7 @@ def _vectors(
     parts = [passes.run(sequences, special_tokens)]
     parts += [passes.run([sequence], special_tokens) for sequence in sequences]
     if any(part is None for part in parts):
-        raise UsageError("memory does not hold the comparison of the converted model with the model")
+        raise MemoryError("memory does not hold the comparison of the converted model with the model")
     return np.concatenate([part.wait() for part in parts if part is not None])
 
 

@@ -1,10 +1,13 @@
 """Preparation of a model: by a process of its own where it is not prepared yet."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
@@ -19,6 +22,9 @@ from pipeline.embedding.loading.prepared.folder import (
 from pipeline.errors import MilvusStreamError
 
 _SHOWN = 500
+_GROWTH = 2
+"""The converted weights are in float32, those of the model perhaps in 16 bits."""
+_BESIDE_WEIGHTS = 64 * 2**20
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +43,7 @@ def prepared(models: PreparedModels, request: Request) -> PreparedModel:
         start = time.monotonic()
         log.info("model.preparing", model=request.name, precision=request.precision, what="once for this model")
         with models.making(request) as folder:
+            _check_space(Path(request.folder), folder)
             _convert(replace(request, destination=str(folder)))
             reason = read_refusal(folder)
         if reason is not None:
@@ -46,6 +53,15 @@ def prepared(models: PreparedModels, request: Request) -> PreparedModel:
             raise MilvusStreamError(f"the model prepared in {models.folder} was changed while it was written")
         log.info("model.prepared", model=request.name, folder=str(found.folder), seconds=_since(start))
         return found
+
+
+def _check_space(source: Path, destination: Path) -> None:
+    """Raise OSError where the converted model might not fit; half-written, it would look like one that cannot be."""
+    weights = sum(path.stat().st_size for path in source.rglob("*.safetensors"))
+    needed = _GROWTH * weights + _BESIDE_WEIGHTS
+    free = shutil.disk_usage(destination).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{free // 2**20} MiB are free, and preparing takes up to {needed // 2**20} MiB")
 
 
 def _convert(request: Request) -> None:

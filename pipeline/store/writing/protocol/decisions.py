@@ -170,6 +170,27 @@ class WritePlan:
             fallback={key: delete for key, delete in self.fallback.items() if not dropped(delete)},
         )
 
+    def cut(self, later: Collection[Position]) -> tuple["WritePlan", "WritePlan"]:
+        """The plan without the operations of these records, and one of these alone; both may be applied in turn.
+
+        All operations of a key must be in one of the two. The counts are in the first.
+        """
+        changes = (*self.to_embed, *self.deletes, *self.advances)
+        keys = {change.key for change in changes if change.position in later}
+
+        def part(is_later: bool) -> "WritePlan":
+            return replace(
+                self,
+                to_embed=[put for put in self.to_embed if (put.position in later) is is_later],
+                deletes=[delete for delete in self.deletes if (delete.position in later) is is_later],
+                advances=[change for change in self.advances if (change.position in later) is is_later],
+                refused=[refusal for refusal in self.refused if (refusal[0].position in later) is is_later],
+                in_flight=[key for key in self.in_flight if (key in keys) is is_later],
+                fallback={key: delete for key, delete in self.fallback.items() if (key in keys) is is_later},
+            )
+
+        return part(False), replace(part(True), unchanged=0, stale=0, by_arrival=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:

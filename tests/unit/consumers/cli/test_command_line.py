@@ -91,7 +91,7 @@ def test_a_stopped_audit_leaves_nothing_behind(tmp_path: Path) -> None:
     code = """
         import os, signal
         from consumers.audit.workspace import open_workspace
-        from consumers.cli.common.options import exit_on_sigterm
+        from consumers.cli.common.signals import exit_on_sigterm
         exit_on_sigterm()
         with open_workspace():
             (folder,) = os.listdir(os.environ["TMPDIR"])
@@ -103,3 +103,27 @@ def test_a_stopped_audit_leaves_nothing_behind(tmp_path: Path) -> None:
     assert ran.stdout.startswith("milvus-stream-audit-")
     assert ran.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--workers", "2", "--max-records", "5"], "--max-records counts the records of one worker"),
+        (["--workers", "2", "--adopt"], "--adopt is for one worker"),
+        (["--workers", "none"], "--workers none: write a number"),
+        (["--supervised", "0"], "--supervised is for the workers"),
+        (["--workers", "2", "--set", "telemetry.host=192.0.2.1"], "telemetry.host 192.0.2.1"),
+    ],
+)
+def test_wrong_options_of_several_workers_are_named(options: list[str], says: str) -> None:
+    ran = subprocess.run([*COMMAND, "ingest", *options], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("milvus-stream: ")
+    assert says in ran.stderr
+
+
+def test_a_supervisor_loads_no_model_and_no_client() -> None:
+    code = "import sys; import consumers.cli.ingest_workers; print(*sys.modules)"
+    loaded = set(python(code).stdout.split())
+    assert "uvicorn" in loaded
+    assert not {"torch", "transformers", "pymilvus", "kafka", "fastapi"} & loaded

@@ -6,7 +6,13 @@ from structlog.testing import capture_logs
 from consumers.config import load_settings
 from consumers.kafka import KafkaSettings, MissingTopic, TopicFacts
 from consumers.wiring import start_warnings
-from consumers.wiring.start_warnings import log_server_warnings, log_warnings, server_warnings, topic_warnings
+from consumers.wiring.start_warnings import (
+    log_server_warnings,
+    log_warnings,
+    server_warnings,
+    topic_warnings,
+    worker_warnings,
+)
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 
@@ -71,6 +77,20 @@ def test_a_worker_logs_what_doctor_reports(monkeypatch: pytest.MonkeyPatch) -> N
     settings = load_settings(None, {}, ["kafka.topics=[docs]", "kafka.dead_letter_topic=dead"])
     server = FakeMilvus(server=ServerInfo("v2.3.5", (2, 3, 5), lite=False))
     with capture_logs() as lines:
-        log_warnings(settings, KafkaSettings("fake:9092", ("docs",), "group"), server)
-    assert [line["event"] for line in lines] == ["milvus.version", "kafka.dead_letters"]
+        log_warnings(settings, KafkaSettings("fake:9092", ("docs",), "group"), server, workers=3)
+    assert [line["event"] for line in lines] == ["milvus.version", "kafka.dead_letters", "kafka.idle_workers"]
     assert "set retention.ms=-1" in lines[1]["do"]
+
+
+def idle(workers: int, **topics: TopicFacts | MissingTopic) -> list[str]:
+    settings = load_settings(None, {}, [f"kafka.topics=[{','.join(topics)}]"])
+    return [f"{warning.seen} -> {warning.do}" for warning in worker_warnings(settings, topics, workers)]
+
+
+def test_more_workers_than_kafka_partitions_are_reported() -> None:
+    (text,) = idle(5, docs=facts(partitions=2), news=facts(partitions=1))
+    assert "5 workers were started, but docs, news has 3 Kafka partitions: 2 of the workers get none" in text
+    assert "--workers 3" in text
+    assert idle(3, docs=facts(partitions=2), news=facts(partitions=1)) == []
+    assert idle(1, docs=facts(partitions=1)) == []
+    assert idle(5, docs=facts(partitions=2), news=MissingTopic(())) == []

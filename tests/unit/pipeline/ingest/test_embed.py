@@ -1,4 +1,4 @@
-"""Two windows of batches are embedded at a time; the result is the same as embedding them one after the other."""
+"""Windows of batches, and parts of a large batch, two at a time; the result is the same as embedding one by one."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.embedding import HashEmbedder
 from pipeline.records import Chunk
 from tests.support.fakes.kafka import FakeBroker
-from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, TOPIC, Rig, document, running, soon
+from tests.support.rigs.worker import COLLECTION, DEAD_LETTERS, TOPIC, MarkedNan, Rig, document, running, soon
 
 BATCH = 10
 """Records of a batch of the rig."""
@@ -160,3 +160,128 @@ def test_a_wait_for_the_batches_before_an_assignment_ends_with_the_flow(
         rig.ended()
     soon(lambda: not any(thread.name.startswith("ingest-") for thread in threading.enumerate()))
     assert model.begun == ["a0"]
+
+
+LARGE = 1_000
+"""Words of a document of which ten are several of the first windows."""
+
+
+def large(doc_id: str, name: str, **more: object) -> bytes:
+    return document(doc_id, " ".join(f"{name}{number}" for number in range(LARGE)), **more)
+
+
+def publish_large(broker: FakeBroker) -> None:
+    for number in range(BATCH):
+        broker.produce(TOPIC, large(f"{number}", f"a{number}_"))
+
+
+def free(model: Held, rig: Rig) -> None:
+    """Let every window go on, in the order in which they begin, until all is committed."""
+
+    def committed() -> bool:
+        model.go(*[text for text in list(model.begun) if text not in model.ended])
+        return rig.flow.idle
+
+    soon(committed)
+
+
+def test_the_first_part_of_a_batch_is_stored_while_the_rest_waits_for_the_model(
+    broker: FakeBroker, model: Held, rig: Rig
+) -> None:
+    publish_large(broker)
+    with running(rig):
+        soon(lambda: len(model.begun) == 2)
+        first, second = model.begun
+        model.go(first)
+        soon(rig.texts)
+        stored = set(rig.texts())
+        assert 0 < len(stored) < BATCH
+        assert second not in model.ended
+        soon(lambda: rig.flow.unwritten([(TOPIC, 0)]) == BATCH - len(stored))
+        soon(lambda: rig.committed().get(0) == len(stored))
+        free(model, rig)
+        soon(lambda: rig.committed().get(0) == BATCH)
+    assert len(rig.texts()) == BATCH
+    assert len(model.begun) > 2
+    assert rig.outcome("written") == BATCH
+
+
+def test_a_part_is_not_written_before_the_part_in_front_of_it(broker: FakeBroker, model: Held, rig: Rig) -> None:
+    publish_large(broker)
+    with running(rig):
+        soon(lambda: len(model.begun) == 2)
+        first, second = model.begun
+        model.go(second)
+        soon(lambda: model.ended == [second])
+        assert rig.texts() == {}
+        model.go(first)
+        free(model, rig)
+        soon(lambda: rig.committed().get(0) == BATCH)
+
+
+def test_a_revocation_holds_for_the_parts_that_are_not_written_yet(broker: FakeBroker, model: Held, rig: Rig) -> None:
+    publish_large(broker)
+    with running(rig):
+        soon(lambda: len(model.begun) == 2)
+        model.go(model.begun[0])
+        soon(rig.texts)
+        soon(lambda: not rig.flow.writing([(TOPIC, 0)]))
+        stored = rig.texts()
+        rig.flow.revoke([(TOPIC, 0)])
+        free(model, rig)
+    assert rig.texts() == stored
+
+
+def test_a_barrier_waits_for_every_part_of_the_batch_before_it(broker: FakeBroker, model: Held, rig: Rig) -> None:
+    with running(rig):
+        soon(rig.source.assignment)
+        publish_large(broker)
+        soon(lambda: len(model.begun) == 2)
+        listed = len(rig.milvus.calls)
+        rig.flow.assign([(TOPIC, 1)])
+        publish(broker, "c")
+        model.go(model.begun[0])
+        soon(rig.texts)
+        assert ("list_partitions", COLLECTION, 0) not in rig.milvus.calls[listed:]
+        free(model, rig)
+        soon(lambda: rig.committed().get(0) == 2 * BATCH)
+        assert ("list_partitions", COLLECTION, 0) in rig.milvus.calls[listed:], "read again behind the last part"
+
+
+def test_a_record_folded_into_a_refused_one_is_decided_again_also_in_a_later_part(broker: FakeBroker) -> None:
+    rig = Rig(broker, embedder=MarkedNan("hash:8"))
+    broker.produce(TOPIC, large("x", "older"))
+    for number in range(BATCH - 2):
+        broker.produce(TOPIC, large(f"{number}", f"a{number}_"))
+    broker.produce(TOPIC, large("x", "NAN"))
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == BATCH)
+    assert set(rig.texts()) == {"x", *(f"{number}" for number in range(BATCH - 2))}
+    assert rig.texts()["x"][0].startswith("older0 ")
+    assert (rig.outcome("written"), rig.outcome("folded"), rig.outcome("dead_lettered")) == (BATCH - 1, 0, 1)
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_parts_leave_what_the_whole_batch_leaves(broker: FakeBroker, append: bool) -> None:
+    rig = Rig(broker, append=append)
+    publish_large(broker)
+    with running(rig):
+        soon(lambda: rig.committed().get(0) == BATCH)
+    assert {doc_id: len(texts) for doc_id, texts in rig.texts().items()} == {
+        f"{number}": len(rig.texts()["0"]) for number in range(BATCH)
+    }
+    assert rig.outcome("written") == BATCH
+
+
+def test_a_worker_that_is_cut_off_begins_no_other_part(broker: FakeBroker, model: Held) -> None:
+    rig = Rig(broker, embedder=model, shutdown_s=0.05)
+    rig.start()
+    publish_large(broker)
+    soon(lambda: len(model.begun) == 2)
+    begun = list(model.begun)
+    rig.stop.set()
+    assert not rig.ended().clean
+    model.go(*begun)
+    soon(lambda: not any(thread.name.startswith("ingest-") for thread in threading.enumerate()))
+    assert model.begun == begun
+    assert rig.committed() == {}

@@ -1,11 +1,14 @@
 """Log lines in both styles: nothing in a value forges a line or steers a terminal, and a traceback shows no locals."""
 
+import io
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import structlog
 
+from pipeline.telemetry import configure_logging
 from tests.support.log_text import LogText
 from tests.support.rigs.hostile import HOSTILE
 
@@ -35,6 +38,17 @@ def test_json_lines_keep_every_value(log_text: LogText) -> None:
     for text in HOSTILE:
         structlog.get_logger("pipeline.test").warning("record.rejected", key=text)
     assert [json.loads(line)["key"] for line in written.getvalue().splitlines()] == list(HOSTILE)
+
+
+def test_every_line_names_its_worker_whichever_thread_or_library_writes_it(log_text: LogText) -> None:
+    log_text("json")
+    written = io.StringIO()
+    configure_logging("info", "json", written, bound={"worker": "3"})
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(structlog.get_logger("pipeline.test").info, "batch.written").result()
+    logging.getLogger("some.library").warning("it says so")
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["message"], line["worker"]) for line in lines] == [("batch.written", "3"), ("it says so", "3")]
 
 
 class Refused(Exception):

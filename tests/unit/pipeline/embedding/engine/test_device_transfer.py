@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.embedding.engine.device_transfer import CudaTransfer, HostTransfer
-from pipeline.embedding.engine.passes import VectorsFuture
 from pipeline.embedding.engine.forward_pass import Forward, Inputs
+from pipeline.embedding.engine.passes import VectorsFuture
 from tests.unit.pipeline.embedding.bare_models import FLAT, SPECIAL_TOKENS, forward_of, texts
 
 DEVICE = torch.device("cpu")

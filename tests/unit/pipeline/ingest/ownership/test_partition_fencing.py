@@ -150,3 +150,41 @@ def test_a_receipt_finishes_nothing_of_a_partition_assigned_again_since_its_batc
     assert fence.finished(Receipt(positions, before)) == positions[1:]
     assert fence.finished(Receipt(positions, after)) == positions
     assert fence.finished(Receipt(positions)) == [], "a receipt of no batch"
+
+
+def test_the_parts_of_a_batch_count_each_by_themselves(batches: BatchesInFlight) -> None:
+    records = [record(0, 0), record(0, 1), record(1, 0)]
+    number = batches.open(records, 15)
+    part = number + 2
+    batches.cut(number, {number: records[:2], part: records[2:]})
+    assert (batches.size, batches.unwritten([FIRST]), batches.unwritten([SECOND])) == (15, 2, 1)
+    batches.acknowledge(number)
+    assert (batches.idle, batches.size, batches.unwritten([FIRST, SECOND])) == (False, 5, 1)
+    batches.acknowledge(part)
+    assert (batches.idle, batches.size) == (True, 0)
+
+
+def test_a_revocation_holds_for_every_part_of_a_batch_before_it_and_for_none_behind_it(
+    batches: BatchesInFlight, fence: PartitionFence
+) -> None:
+    records = [record(0, 0), record(0, 1)]
+    before = batches.open(records, 10)
+    fence.revoke([FIRST])
+    after = batches.open(records, 10)
+    for number in (before, before + 1):
+        assert fence.still_owned(number, records) == []
+    for number in (after, after + 1):
+        assert fence.still_owned(number, records) == records
+
+
+def test_records_set_aside_keep_their_time_in_the_parts_of_their_batch() -> None:
+    now = 100.0
+    batches = BatchesInFlight(lambda: now)
+    records = [record(0, 0), record(0, 1)]
+    number = batches.open(records, 10)
+    batches.acknowledge(number, records, {one.position for one in records})
+    now = 110.0
+    batches.cut(number, {number: records[:1], number + 1: records[1:]})
+    assert batches.set_aside == (2, 10.0)
+    batches.acknowledge(number)
+    assert batches.set_aside == (1, 10.0)

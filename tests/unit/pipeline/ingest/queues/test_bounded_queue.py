@@ -36,6 +36,25 @@ def test_get_ready_takes_only_the_kind_wanted() -> None:
     assert queue.get_ready(int) == 1
 
 
+def test_an_item_put_back_is_the_next_one_also_where_the_queue_is_full_or_closed() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(2)
+    full = []
+    for item in (1, 2):
+        queue.put(item)
+        full.append(queue.full)
+    assert full == [False, True]
+    queue.put_back(0)
+    queue.close()
+    assert [queue.get() for _ in range(4)] == [0, 1, 2, None]
+
+
+def test_nothing_is_put_back_after_the_end() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(1)
+    queue.abort()
+    with pytest.raises(Stopped):
+        queue.put_back(0)
+
+
 @pytest.mark.parametrize("side", ["put", "get"])
 def test_abort_wakes_a_waiting_thread_with_stopped(side: str) -> None:
     queue: BoundedQueue[int] = BoundedQueue(1)
