@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from consumers.cli.embed import quality
+from consumers.cli.embed.app import bench_embed
 from consumers.cli.embed.pairs import LabelledPairs
 from consumers.config import Settings
 from pipeline.errors import UsageError
@@ -62,3 +63,10 @@ def test_too_few_texts_say_nothing() -> None:
 def test_without_a_model_there_is_nothing_to_compare() -> None:
     with pytest.raises(UsageError, match="hash:6"):
         quality.measure(Settings.model_validate({"embedding": {"model": "hash:6"}}), PAIRS)
+
+
+def test_a_file_is_read_with_quality_only_and_every_precision_is_compared(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="with --quality only"):
+        bench_embed(tmp_path / "pairs.jsonl")
+    with pytest.raises(UsageError, match="leave --dtype out"):
+        bench_embed(quality=True, dtype="int8")
