@@ -11,6 +11,7 @@ from tests.bench.children import Contender, contender
 from tests.bench.corpus import MARKERS, BenchDocument, longer, spread
 from tests.bench.report import Target, middle, say, show_disturbance, show_table
 from tests.bench.stage import Stage
+from tests.bench.stage_clock import NATIVE
 
 CONTENDERS = ("naive", "openvino_loop", "ours", "append", "bare")
 """`append` is ours without the ledger: what exactness costs. `openvino_loop` is there where OpenVINO runs the model."""
@@ -118,7 +119,7 @@ def summarize(found: Figures) -> dict[str, Any]:
 
 def _cores(ours: Mapping[str, Any]) -> dict[str, float]:
     """Cores kept busy during a drain: by the model, by the rest of the worker, by the servers where they are here."""
-    model = ours["threads"].get("embed", 0.0)
+    model = sum(ours["threads"].get(name, 0.0) for name in ("embed", NATIVE))
     used = {"model": model, "rest of the worker": ours["cpu_s"] - model, **ours.get("servers_cpu_s", {})}
     return {name: round(seconds / ours["seconds"], 2) for name, seconds in used.items()}
 

@@ -47,7 +47,11 @@ def test_a_ratio_is_taken_within_each_round() -> None:
 
 
 def test_the_report_names_who_kept_the_cores_busy() -> None:
-    ours = {**_round(10), "threads": {"embed": 12.0, "ingest-write": 1.0}, "servers_cpu_s": {"milvus": 3.0}}
+    ours = {
+        **_round(10),
+        "threads": {"embed": 2.0, "native": 10.0, "ingest-write": 1.0},
+        "servers_cpu_s": {"milvus": 3.0},
+    }
     summary = drain.summarize({"mixed": {name: [ours] for name in drain.CONTENDERS}})["mixed"]
     assert summary["cores"] == {"model": 1.2, "rest of the worker": 0.8, "milvus": 0.3}
 
