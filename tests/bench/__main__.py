@@ -17,7 +17,7 @@ from tests.bench.report import Target, say, show_machine, show_targets
 from tests.bench.stage import Stage, stage
 
 PARTS = ("drain", "hash", "freshness")
-PACKAGES = ("milvus-stream", "torch", "transformers", "sentence-transformers", "kafka-python", "pymilvus", "numpy")
+PACKAGES = ("milvus-stream", "openvino", "torch", "sentence-transformers", "kafka-python", "pymilvus", "numpy")
 
 
 def main() -> None:

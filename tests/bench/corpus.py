@@ -89,9 +89,9 @@ def small_records(count: int, size: int = 300, *, days_ago: int = 0) -> Iterator
 def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict[str, Any]:
     """Write the documents, then the markers' vectors in their order; returns what the model is."""
     from consumers.config import Settings
-    from consumers.wiring.documents import embedder
+    from consumers.wiring.documents import embedder, embedding_settings
     from pipeline.chunking import Chunker, ChunkingPolicy
-    from pipeline.embedding.loading.model_files import find_model
+    from pipeline.embedding import find_model, prepared_model
 
     parsed = Settings.model_validate(settings)
     with embedder(parsed) as model:
@@ -113,6 +113,7 @@ def prepare(settings: Mapping[str, Any], documents: Path, markers: Path) -> dict
             "dimension": model.stamp.dimension,
             "max_tokens": model.tokenizer.max_tokens,
             "folder": str(find_model(parsed.embedding.model)),
+            "prepared": str(prepared_model(embedding_settings(parsed)).folder) if model.engine == "openvino" else "",
         }
 
 

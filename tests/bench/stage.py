@@ -57,6 +57,7 @@ class Stage:
             "documents": str(self.documents_file),
             "settings": settings or self.settings,
             "model_folder": self.model["folder"] if self.model else "",
+            "prepared": self.model["prepared"] if self.model else "",
         }
 
     def versions(self) -> dict[str, str]:

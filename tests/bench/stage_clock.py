@@ -13,6 +13,8 @@ from typing import Any, Self
 _EVERY_S = 0.1
 _LOOKS_AT_THREADS = 3
 """Times between two of them: each costs over a millisecond, which the worker lacks."""
+NATIVE = "native"
+"""Threads that libraries start themselves, which keep the process's name: OpenVINO runs the model in such ones."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _WARM_UP, _RUN_OUT = 0.1, 0.9
 """Shares of the records between which the rate is steady: all stages have work."""
@@ -74,6 +76,7 @@ def _largest_first(used: Mapping[str, float]) -> list[tuple[str, float]]:
 def _threads() -> dict[tuple[int, str], float]:
     """Processor seconds of every thread of this process, by number and name (numbers of ended threads are reused)."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    process = Path("/proc/self/comm").read_text().removesuffix("\n")
     found = {}
     for task in Path("/proc/self/task").iterdir():
         number = int(task.name)
@@ -81,9 +84,10 @@ def _threads() -> dict[tuple[int, str], float]:
             fields = (task / "stat").read_text()
         except OSError:  # it has ended
             continue
-        name, _, rest = fields.partition("(")[2].rpartition(")")
+        own, _, rest = fields.partition("(")[2].rpartition(")")
+        name = names.get(number, NATIVE if own == process else own)
         user, system = rest.split()[11:13]
-        found[number, _grouped(names.get(number, name))] = (int(user) + int(system)) / _TICKS_PER_S
+        found[number, _grouped(name)] = (int(user) + int(system)) / _TICKS_PER_S
     return found
 
 

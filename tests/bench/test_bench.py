@@ -31,6 +31,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     """Rounds differ in what else the machine does: the median of the ratios is not the ratio of the medians."""
     figures = {
         "naive": [_round(10), _round(20), _round(60)],
+        "openvino_loop": [_round(20), _round(10), _round(30)],
         "ours": [_round(10, tokens=1500), _round(5, tokens=1500), _round(20, tokens=1500)],
         "append": [_round(9), _round(4), _round(19)],
         "bare": [_round(8), _round(4), _round(16)],
@@ -38,6 +39,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     summary = drain.summarize({"mixed": figures})["mixed"]
     assert summary["ratio_documents"] == 3
     assert summary["ratio_tokens"] == 4.5
+    assert summary["of_openvino_loop"] == {"documents": 2.0, "tokens": 3.0}
     assert summary["share_of_bare_engine"] == 0.8
     assert summary["ledger_share_of_drain"] == pytest.approx(0.1)
     assert summary["naive"]["documents_per_s"] == 5
@@ -45,7 +47,11 @@ def test_a_ratio_is_taken_within_each_round() -> None:
 
 
 def test_the_report_names_who_kept_the_cores_busy() -> None:
-    ours = {**_round(10), "threads": {"embed": 12.0, "ingest-write": 1.0}, "servers_cpu_s": {"milvus": 3.0}}
+    ours = {
+        **_round(10),
+        "threads": {"embed": 2.0, "native": 10.0, "ingest-write": 1.0},
+        "servers_cpu_s": {"milvus": 3.0},
+    }
     summary = drain.summarize({"mixed": {name: [ours] for name in drain.CONTENDERS}})["mixed"]
     assert summary["cores"] == {"model": 1.2, "rest of the worker": 0.8, "milvus": 0.3}
 
@@ -63,6 +69,18 @@ def test_bf16_that_is_there_and_slower_is_reported_against_both_targets(
     assert {target.wanted: target.reached for target in targets} == {number: number == 1.5 for number in wanted}
 
 
+def test_the_worker_is_compared_with_a_plain_openvino_loop_where_there_is_one() -> None:
+    machine = {"native_bf16": True, "bf16_gain": 2.0, "model": {"device": "cpu"}}
+    ratios = dict.fromkeys(_RATIOS, 1.5)
+    loop = {"documents": 1.12, "tokens": 1.12}
+    targets = drain.targets({name: {**ratios, "of_openvino_loop": loop} for name in drain.SETS}, machine)
+    found = {target.name: target.reached for target in targets if "OpenVINO" in target.name}
+    assert list(found.values()) == [True, False]
+    assert "documents/s as a multiple of the plain OpenVINO loop's, fitting" in found
+    without = drain.targets(dict.fromkeys(drain.SETS, ratios), machine)
+    assert not [target for target in without if "OpenVINO" in target.name]
+
+
 def test_refused_searches_are_no_good_ones_and_no_errors() -> None:
     seen = Figures(2.0, Counter({200: 4, 429: 5, 503: 1, 0: 2}), [0.001, 0.002, 0.003, 0.004])
     row = seen.row("300")
@@ -77,10 +95,10 @@ def test_a_target_is_reached_from_its_own_side() -> None:
     assert not Target("seconds", 1.6, 1.5, at_most=True).reached
 
 
-def test_the_naive_loop_is_credited_with_the_tokens_that_it_does_not_cut_off() -> None:
+def test_the_loops_are_credited_with_the_tokens_that_they_do_not_cut_off() -> None:
     documents = [BenchDocument("a", "", 10, 1, 10), BenchDocument("b", "", 600, 3, 660)]
     stage = Stage("", "", Path(), {}, {"max_tokens": 254})
-    assert drain.tokens(stage, "naive", documents) == 264
+    assert drain.tokens(stage, "naive", documents) == drain.tokens(stage, "openvino_loop", documents) == 264
     assert drain.tokens(stage, "ours", documents) == 670
 
 

@@ -5,13 +5,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from pipeline.telemetry import configure_logging
-from tests.bench.embedding import gpu, memory, pipelined, quality, queries, reading, speed
+from tests.bench.embedding import gpu, memory, pipelined, quality, queries, reading, speed, speed_rows
 from tests.bench.embedding.place import Place, with_texts
 from tests.bench.embedding.rows import Row, show
 from tests.bench.machine import hardware
@@ -19,7 +20,7 @@ from tests.bench.report import show_machine
 
 PARTS = ("speed", "quality", "queries", "memory", "reading", "gpu", "drain", "hash")
 _WITH_TEXTS = {"speed", "quality", "queries", "memory", "reading"}
-_PACKAGES = ("milvus-stream", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+_PACKAGES = ("milvus-stream", "openvino", "nncf", "torch", "transformers", "sentence-transformers", "tokenizers")
 
 
 def main() -> None:
@@ -61,12 +62,14 @@ def _run(
 ) -> tuple[Mapping[str, Any] | list[Any], list[Row]]:
     """The figures of a part and its rows."""
     if part == "speed":
-        measured = speed.measure(place, options.rounds, options.texts)
-        speed.show(out, measured)
-        return speed.as_dict(measured), speed.rows(measured, place.machine)
+        legs = speed.measure(place, options.rounds, options.texts)
+        speed_rows.show(out, legs)
+        return speed_rows.as_dict(legs), speed_rows.rows(legs, place.machine)
     parts: Mapping[str, Callable[[], tuple[Any, list[Row]]]] = {
         "quality": lambda: _with(quality.rows, quality.measure(place, options.real_texts)),
-        "queries": lambda: _with(queries.rows, queries.measure(place, options.rounds)),
+        "queries": lambda: _with(
+            partial(queries.rows, cores=place.machine["cores"]), queries.measure(place, options.rounds)
+        ),
         "memory": lambda: _with(memory.rows, memory.measure(place, options.texts)),
         "reading": lambda: _with(reading.rows, reading.measure(place, options.rounds)),
         "gpu": lambda: _with(gpu.rows, gpu.measure(place, options.rounds)),

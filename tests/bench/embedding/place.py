@@ -21,10 +21,19 @@ class Place:
     """As `embedding.model` names it."""
     model_folder: str = ""
     """Empty where no part needs the model."""
+    prepared: str = ""
+    """The folder of the prepared model; empty where OpenVINO does not run it."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of texts that this machine has."""
 
     def arguments(self) -> dict[str, Any]:
         """For every contender."""
-        return {"model": self.model, "model_folder": self.model_folder, "texts": str(self.folder / "texts.json")}
+        return {
+            "model": self.model,
+            "model_folder": self.model_folder,
+            "prepared": self.prepared,
+            "texts": str(self.folder / "texts.json"),
+        }
 
 
 def with_texts(folder: Path, machine: Mapping[str, Any], model: str, count: int) -> Place:
@@ -33,4 +42,5 @@ def with_texts(folder: Path, machine: Mapping[str, Any], model: str, count: int)
     given = {"model": model, "count": count, "texts": str(folder / "texts.json")}
     command = [sys.executable, "-m", "tests.bench.embedding.texts", json.dumps(given)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Place(folder, machine, model, json.loads(done.stdout.splitlines()[-1])["folder"])
+    facts = json.loads(done.stdout.splitlines()[-1])
+    return Place(folder, machine, model, facts["folder"], facts["prepared"], tuple(facts["kinds"]))

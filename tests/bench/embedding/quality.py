@@ -1,6 +1,7 @@
 """What precision costs in search: neighbours kept and known items found, against `encode` in float32."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,6 @@ def main() -> None:
             asked = _unit(engine.embed_queries([first for first, _ in items]))
             rest = _unit(engine.embed([chunks[0] for _, chunks in _chunked(chunker, [text for _, text in items])]))
             found[dtype] = {
-                "dtype": engine.dtype,
                 "kept": kept(truth[0], vectors, NEIGHBOURS),
                 "cosine_least": float(np.min(np.sum(truth[0] * vectors, axis=1))),
                 **{f"recall_{depth}": recall(asked, rest, depth) for depth in (1, NEIGHBOURS)},
@@ -97,8 +97,9 @@ def _nearest_others(vectors: _Vectors, neighbours: int) -> NDArray[np.int64]:
 
 
 def measure(place: Place, count: int) -> dict[str, Any]:
-    """With the engine as it runs by itself, and in bfloat16 where the processor has it."""
-    dtypes = ["auto", "bfloat16"] if place.machine["native_bf16"] else ["auto"]
+    """With the engine in float32, in bfloat16 where the processor has it, and in int8 where the extra is installed."""
+    int8 = place.prepared and find_spec("nncf")
+    dtypes = ["float32", *(["bfloat16"] if place.machine["native_bf16"] else []), *(["int8"] if int8 else [])]
     with contender("embedding.quality", place.arguments(), place.folder) as process:
         process.prepare({"count": count, "dtypes": dtypes})
         figures = process.go()
@@ -110,19 +111,31 @@ def measure(place: Place, count: int) -> dict[str, Any]:
 
 
 def rows(figures: Mapping[str, Any]) -> list[Row]:
-    """One pair for each precision, auto first."""
+    """Neighbours kept and the change of recall for each precision; int8 has no targets, it is a choice of the user."""
+    engines = figures["engine"]
+    recalls = {"encode": figures["encode"], **engines}
     made = []
-    for asked, found in figures["engine"].items():
-        if asked != "auto" and found["dtype"] == figures["engine"]["auto"]["dtype"]:
-            continue
-        name = found["dtype"] + (" (auto)" if asked == "auto" else "")
+    for dtype, found in engines.items():
+        kept_wanted, drift_wanted = (None, None) if dtype == "int8" else (_WANTED_KEPT, _WANTED_DRIFT)
         note = f"{figures['texts']} texts; cosine at least {found['cosine_least']:.5f}"
-        made.append(Row("quality", f"top 10 neighbours kept, {name}", found["kept"], _WANTED_KEPT, note=note))
-        drift = max(abs(found[each] - base) for each, base in figures["encode"].items())
-        note = ", ".join(f"{each} {found[each]:.3f} ({base:.3f})" for each, base in figures["encode"].items())
-        note = f"{figures['items']} known items: {note}"
-        made.append(Row("quality", f"recall, change to encode, {name}", drift, _WANTED_DRIFT, at_most=True, note=note))
+        what = f"top {NEIGHBOURS} neighbours kept, {dtype}"
+        made.append(Row("quality", what, found["kept"], kept_wanted, note=note))
+        drift = max(abs(found[name] - base) for name, base in figures["encode"].items())
+        note = f"{figures['items']} known items: {_side_by_side(recalls, figures['encode'])}"
+        made.append(Row("quality", f"recall, change to encode, {dtype}", drift, drift_wanted, at_most=True, note=note))
+    if "int8" not in engines:
+        note = "the extra int8 is not installed, or OpenVINO does not run this model"
+        made.append(Row("quality", f"top {NEIGHBOURS} neighbours kept, int8", None, note=note))
     return made
+
+
+def _side_by_side(recalls: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> str:
+    """Each recall of every precision."""
+    parts = (
+        f"{name.replace('_', '@')} " + ", ".join(f"{dtype} {found[name]:.3f}" for dtype, found in recalls.items())
+        for name in names
+    )
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from tests.bench.report import middle, say
 CLIENTS = 32
 ALONE, EACH = 60, 40
 """Queries one after another, and queries of each client."""
-_WANTED_SLOWDOWN, _WANTED_TOGETHER = 3.0, 2.0
+_WANTED_ALONE_MS, _WANTED_TOGETHER_MS, _WANTED_CORES, _WANTED_BATCH = 2.5, 25.0, 2, 2.0
+"""Of one query the median, of clients at a time the 99th percentile with so many cores; and queries in a batch."""
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
 
     given = arguments()
     configure_logging("warning", "json")
-    model = load_embedder(EmbeddingSettings(given["model"], device="cpu"))
+    model = load_embedder(EmbeddingSettings(given["model"], device="cpu"), queries_first=True)
     asked = [first for first, _ in texts.known_items(1000)]
     model.embed_queries(asked[:CLIENTS])
     sizes: list[int] = []
@@ -97,17 +98,21 @@ def measure(place: Place, rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Ratios within a round, then their median."""
-    slowdown = middle([one["together_p99_ms"] / one["alone_p50_ms"] for one in found])
-    size = middle([one["queries_a_batch"] for one in found])
-    note = "; ".join(f"{one['together_p99_ms']:.0f} / {one['alone_p50_ms']:.1f} ms" for one in found)
-    batch, alone = (middle([one[name] for one in found]) for name in ("batch_in_model_ms", "one_in_model_ms"))
-    if slowdown > _WANTED_SLOWDOWN:
-        note += f"; profile: the model takes {alone:.1f} ms for one query, {batch:.1f} ms for a batch of {size:.0f}"
+def rows(found: Sequence[Mapping[str, Any]], *, cores: int) -> list[Row]:
+    """Medians over the rounds."""
+    figures = {name: middle([one[name] for one in found]) for name in found[0]}
+    alone, together, size = (figures[name] for name in ("alone_p50_ms", "together_p99_ms", "queries_a_batch"))
+    rounds = {name: ", ".join(f"{one[name]:.1f}" for one in found) for name in ("alone_p50_ms", "together_p99_ms")}
+    one = f"rounds {rounds['alone_p50_ms']}; in the model {figures['one_in_model_ms']:.1f} ms"
+    many = f"rounds {rounds['together_p99_ms']}; a batch takes {figures['batch_in_model_ms']:.1f} ms in the model"
+    enough = cores >= _WANTED_CORES
+    many += "" if enough else f"; the target is one for {_WANTED_CORES} cores"
+    what = f"p99 of {CLIENTS} clients at a time, ms"
+    wanted = _WANTED_TOGETHER_MS if enough else None
     return [
-        Row("queries", f"p99 of {CLIENTS} at a time / p50 of one", slowdown, _WANTED_SLOWDOWN, at_most=True, note=note),
-        Row("queries", "queries in a batch: batches form", size, _WANTED_TOGETHER),
+        Row("queries", "p50 of one query at a time, ms", alone, _WANTED_ALONE_MS, at_most=True, note=one),
+        Row("queries", what, together, wanted, at_most=True, note=many),
+        Row("queries", "queries in a batch: batches form", size, _WANTED_BATCH),
     ]
 
 

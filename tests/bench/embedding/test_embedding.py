@@ -3,39 +3,46 @@
 import json
 from collections.abc import Mapping
 from io import StringIO
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.embedding import HashEmbedder
+from pipeline.embedding import Embedder, Execution, HashEmbedder, ModelStamp
 from tests.bench import hash_drain
-from tests.bench.embedding import gpu, memory, quality, queries, speed, texts
+from tests.bench.embedding import gpu, memory, quality, queries, speed_rows, texts
+from tests.bench.embedding.engine import padding
 from tests.bench.embedding.rows import Row, show
-from tests.bench.embedding.speed import ALL, COMPILED, ENGINE, ENGINE_FP32, ONE, TUNED, UNTOUCHED, Leg
+from tests.bench.embedding.speed import ALL, ENGINE, ENGINE_FP32, INT8, LOOP, ONE, TUNED, UNTOUCHED, Leg
 
-PROFILE = {"profile": {"addmm": 0.7, "gelu": 0.1}, "tokenize_cpu_s": 1.0, "cpu_s": 50.0}
-
-LOAD_S = {ENGINE: 4.0, COMPILED: 25.0}
+SETTINGS = {TUNED: "float32 8", LOOP: "batch 16"}
+NAMES = {
+    "untouched": UNTOUCHED,
+    "tuned": TUNED,
+    "loop": LOOP,
+    "engine": ENGINE,
+    "float32": ENGINE_FP32,
+    "int8": INT8,
+}
 
 
 def leg(mode: str, kind: str, dtype: str = "float32", **rates: list[float]) -> Leg:
-    names = {"untouched": UNTOUCHED, "tuned": TUNED, "engine": ENGINE, "float32": ENGINE_FP32, "compiled": COMPILED}
-    by_name = {names[name]: values for name, values in rates.items()}
-    return Leg(mode, kind, by_name, "float32 8", [0.6, 0.7, 0.8], 1e11, {"dtype": dtype}, LOAD_S, 0.0)
+    by_name = {NAMES[name]: values for name, values in rates.items()}
+    return Leg(mode, kind, by_name, SETTINGS, [0.6, 0.7, 0.8], 1e11, {"dtype": dtype}, 0.02, 0.07, 0.0)
 
 
 def machine(usable: bool) -> Mapping[str, Any]:
     return {"usable_bf16": usable, "native_bf16": True, "bf16_gain": 2.0 if usable else 0.5}
 
 
-def measured(**rates: list[float]) -> dict[str, Any]:
+def legs(*kinds: str, **rates: list[float]) -> list[Leg]:
     dtype = "bfloat16" if "float32" in rates else "float32"
-    return {
-        "legs": [leg(mode, kind, dtype, **rates) for mode in (ONE, ALL) for kind in speed.KINDS],
-        "profile": PROFILE,
-    }
+    return [leg(mode, kind, dtype, **rates) for mode in (ONE, ALL) for kind in kinds or texts.KINDS]
+
+
+def rows_of(measured: list[Leg], *, usable_bf16: bool) -> dict[str, Row]:
+    return {row.what: row for row in speed_rows.rows(measured, machine(usable_bf16))}
 
 
 @pytest.mark.parametrize(
@@ -64,39 +71,69 @@ def test_a_ratio_of_speed_is_taken_within_each_round() -> None:
 
 
 def test_a_machine_without_useful_bf16_has_targets_of_its_own() -> None:
-    rows = speed.rows(measured(untouched=[10.0], tuned=[12.0], engine=[15.0]), machine(usable=False))
-    found = {row.what: row for row in rows}
+    found = rows_of(legs(untouched=[10.0], tuned=[12.0], loop=[14.0], engine=[15.0]), usable_bf16=False)
     absent = found["engine / untouched encode, mixed, core-second"]
     assert (absent.verdict, absent.wanted) == ("not applicable here", 2.5)
     assert "0.5 times" in absent.note
     assert found["engine in float32 / untouched encode, mixed, core-second"].verdict == "reached"
     missed = found["engine in float32 / untouched encode, mixed, second, all cores"]
     assert (missed.value, missed.wanted, missed.verdict) == (1.5, 1.6, "NOT REACHED")
-    assert "addmm 70%" in missed.note
-    assert "tokenizing 2%" in missed.note
-    assert found["engine / best tuned encode, mixed, core-second"].verdict == "reached"
-    assert found["engine / best tuned encode, short, core-second"].verdict == "NOT REACHED"
-    shares = [row for row in rows if "peak" in row.what]
-    assert [row.verdict for row in shares] == ["no target"] * 2
-
-
-def test_what_compiling_gains_and_costs_is_shown() -> None:
-    what = "engine, compiled / engine, mixed, core-second"
-    figures = measured(untouched=[10.0], tuned=[12.0], engine=[15.0])
-    (without,) = [row for row in speed.rows(figures, machine(usable=False)) if row.what == what]
-    assert (without.value, without.note) == (None, "no C++ compiler")
-    figures = measured(untouched=[10.0], tuned=[12.0], engine=[10.0], compiled=[11.0])
-    (row,) = [row for row in speed.rows(figures, machine(usable=False)) if row.what == what]
-    assert row.value == pytest.approx(1.1)
-    assert row.note == "rounds 1.10; loading takes 21 s more"
+    assert "tokenizing 2% of the processor time, padding 7% of the texts' tokens, 70% of the peak" in missed.note
+    assert found["engine / best tuned encode, mixed, second, all cores"].wanted == 1.15
+    assert found["engine / best tuned encode, short, second, all cores"].verdict == "NOT REACHED"
+    assert [row.verdict for what, row in found.items() if "peak" in what] == ["no target"] * 2
 
 
 def test_a_machine_with_bf16_has_both_kinds_of_targets() -> None:
-    figures = measured(untouched=[10.0], tuned=[12.0], engine=[26.0], float32=[13.0])
-    found = {row.what: row for row in speed.rows(figures, machine(usable=True))}
+    measured = legs(untouched=[10.0], tuned=[12.0], loop=[25.0], engine=[26.0], float32=[13.0], int8=[52.0])
+    found = rows_of(measured, usable_bf16=True)
     assert found["engine / untouched encode, mixed, core-second"].value == 2.6
     assert found["engine in float32 / untouched encode, mixed, core-second"].value == 1.3
     assert found["share of the bfloat16 matrix-product peak, mixed, one thread"].verdict == "reached"
+    tuned = (found[f"engine / best tuned encode, {kind}, second, all cores"] for kind in ("mixed", "short"))
+    assert [row.wanted for row in tuned] == [2.0, 1.65]
+
+
+def test_the_engine_is_compared_with_the_best_plain_loop() -> None:
+    found = rows_of(legs(untouched=[10.0], tuned=[12.0], loop=[20.0], engine=[20.5]), usable_bf16=False)
+    for kind in texts.KINDS:
+        for per in ("core-second", "second, all cores"):
+            row = found[f"engine / best plain OpenVINO loop, {kind}, {per}"]
+            assert (row.value, row.wanted, row.verdict) == (1.025, 1.05, "NOT REACHED")
+            assert "batch 16" in row.note
+    found = rows_of(legs(untouched=[10.0], tuned=[12.0], engine=[20.5]), usable_bf16=False)
+    row = found["engine / best plain OpenVINO loop, mixed, core-second"]
+    assert (row.verdict, row.note) == ("not applicable here", "OpenVINO does not run this model")
+
+
+def test_int8_is_compared_with_the_engines_own_bf16_and_has_no_target_without_it() -> None:
+    what = "engine in int8 / engine, mixed, second, all cores"
+    rates = {"untouched": [10.0], "tuned": [12.0], "loop": [20.0], "engine": [20.0]}
+    assert rows_of(legs(**rates), usable_bf16=True)[what].verdict == "not applicable here"
+    assert rows_of(legs(**rates, int8=[29.0]), usable_bf16=True)[what].verdict == "NOT REACHED"
+    assert rows_of(legs(**rates, int8=[29.0]), usable_bf16=False)[what].verdict == "no target"
+
+
+def test_a_machine_with_few_packages_has_no_such_texts() -> None:
+    rates = {"untouched": [10.0], "tuned": [12.0], "loop": [20.0], "engine": [30.0]}
+    found = rows_of(legs("mixed", "short", **rates), usable_bf16=False)
+    row = found["engine / best tuned encode, packages, core-second"]
+    assert row.verdict == "not applicable here"
+    assert "fewer than 200 descriptions" in row.note
+
+
+def test_padding_is_counted_in_the_batches_that_the_engine_makes() -> None:
+    class Engine:
+        stamp = ModelStamp("m", "d", 8, "mean", 40)
+        engine = "openvino"
+        execution = Execution("padded", workers=1, threads=1, token_budget=64)
+
+    lengths = np.array([30, 30, 20, 10])
+    # Batches of 64 tokens, longest first: 30 and 30 as 32 each; 20 and 10 as 32 each.
+    assert padding(cast("Embedder", Engine()), lengths) == 4 * 32 - 90
+    assert padding(cast("Embedder", Engine()), np.array([40])) == 0  # 48 would be more than the model reads
+    Engine.execution = Execution("flat", workers=1, threads=1, token_budget=64)
+    assert padding(cast("Embedder", Engine()), lengths) == 0
 
 
 def test_neighbours_are_kept_or_not() -> None:
@@ -123,10 +160,24 @@ def test_a_known_item_counts_where_it_is_among_the_first() -> None:
 
 
 def test_recall_may_change_by_half_a_percent_and_in_no_direction_more() -> None:
-    engine = {"dtype": "bfloat16", "kept": 0.991, "cosine_least": 0.9999, "recall_1": 0.806, "recall_10": 0.95}
-    figures = {"texts": 9, "items": 9, "encode": {"recall_1": 0.8, "recall_10": 0.95}, "engine": {"auto": engine}}
-    kept, drift = quality.rows(figures)
+    engine = {"kept": 0.991, "cosine_least": 0.9999, "recall_1": 0.806, "recall_10": 0.95}
+    encode = {"recall_1": 0.8, "recall_10": 0.95}
+    kept, drift, int8 = quality.rows({"texts": 9, "items": 9, "encode": encode, "engine": {"bfloat16": engine}})
     assert (kept.verdict, drift.verdict) == ("reached", "NOT REACHED")
+    assert (int8.what, int8.verdict) == ("top 10 neighbours kept, int8", "not applicable here")
+
+
+def test_int8_has_no_target_beside_the_other_precisions() -> None:
+    engine = {"kept": 0.9, "cosine_least": 0.98, "recall_1": 0.79, "recall_10": 0.94}
+    figures = {
+        "texts": 9,
+        "items": 9,
+        "encode": {"recall_1": 0.8, "recall_10": 0.95},
+        "engine": {"float32": {**engine, "recall_1": 0.8}, "int8": engine},
+    }
+    *_, kept, drift = quality.rows(figures)
+    assert (kept.value, kept.verdict, drift.verdict) == (0.9, "no target", "no target")
+    assert "recall@1 encode 0.800, float32 0.800, int8 0.790; recall@10" in drift.note
 
 
 def test_the_worst_mix_counts_for_memory() -> None:
@@ -134,12 +185,15 @@ def test_the_worst_mix_counts_for_memory() -> None:
     assert (row.value, row.verdict) == (301, "NOT REACHED")
 
 
-def test_queries_are_compared_within_a_round() -> None:
-    one = {"alone_p50_ms": 10.0, "together_p99_ms": 20.0, "queries_a_batch": 30.0, "one_in_model_ms": 5.0}
-    rounds = [{**one, "batch_in_model_ms": 18.0}, {**one, "batch_in_model_ms": 18.0, "together_p99_ms": 90.0}] * 2
-    slow, together = queries.rows([*rounds, rounds[1]])
-    assert (slow.value, slow.verdict, together.verdict) == (9, "NOT REACHED", "reached")
-    assert "5.0 ms for one query, 18.0 ms for a batch of 30" in slow.note
+def test_one_query_and_many_clients_have_targets_of_their_own() -> None:
+    one = {"alone_p50_ms": 2.0, "together_p99_ms": 20.0, "queries_a_batch": 30.0, "one_in_model_ms": 1.5}
+    rounds = [{**one, "batch_in_model_ms": 9.0}, {**one, "batch_in_model_ms": 9.0, "together_p99_ms": 90.0}]
+    alone, clients, together = queries.rows([*rounds, rounds[1]], cores=2)
+    assert (alone.value, alone.verdict) == (2, "reached")
+    assert (clients.value, clients.verdict, together.verdict) == (90, "NOT REACHED", "reached")
+    assert "a batch takes 9.0 ms in the model" in clients.note
+    _, clients, _ = queries.rows(rounds, cores=1)
+    assert clients.verdict == "no target"
 
 
 def test_without_a_gpu_its_rows_do_not_apply() -> None:
@@ -188,3 +242,26 @@ def test_texts_of_news_lengths_and_short_ones() -> None:
     items = texts.known_items(100)
     assert len(dict(items)) == 100
     assert all(rest and first not in rest.splitlines()[:1] for first, rest in items)
+
+
+def test_descriptions_of_packages_are_read_from_dpkgs_list() -> None:
+    status = """Package: one
+Description: a tool
+ Does what
+  it says.
+ .
+ .NET is not needed.
+Homepage: https://example.org
+ not a description
+
+Package: two
+Description: a tool
+ Does what
+  it says.
+ .
+ .NET is not needed.
+
+Package: three
+Description: last"""
+    first = "a tool\nDoes what\nit says.\n\n.NET is not needed."
+    assert sorted(texts.package_descriptions(status.splitlines())) == sorted([first, "last"])

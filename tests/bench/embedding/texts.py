@@ -1,20 +1,24 @@
-"""The texts that are embedded: the standard library's documentation, as it is and cut to lengths like those of news."""
+"""The texts: Python's documentation, as it is and in lengths like those of news, and descriptions of packages."""
 
+import hashlib
 import json
 import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from consumers.local import stdlib_documents
-from pipeline.embedding import EmbeddingSettings, load_embedder
+from pipeline.embedding import EmbeddingSettings, load_embedder, prepared_model
 from pipeline.embedding.loading.model_files import find_model
 from pipeline.records import Tokenizer
 from pipeline.telemetry import configure_logging
 
 SHORT_TOKENS = 64
+PACKAGES_FILE = Path("/var/lib/dpkg/status")
+LEAST_PACKAGES = 200
+"""Different descriptions: with fewer of them a rate says nothing."""
 _MEDIAN_TOKENS, _SIGMA = 125, 0.87
 """News stories: 5, 50 and 95 of 100 have at most some 15-30, 125 and 526 tokens; a log-normal law with these values."""
 _LEAST_TOKENS = 5
@@ -44,6 +48,37 @@ def mixed(tokenizer: Tokenizer, count: int) -> list[str]:
 def of_length(tokenizer: Tokenizer, count: int, tokens: int) -> list[str]:
     """Pieces of running text, all of the same number of tokens."""
     return pieces(tokenizer, [tokens] * count)
+
+
+def package_descriptions(lines: Iterable[str]) -> list[str]:
+    """Descriptions of packages, as dpkg lists them; none twice, in an order that makes any first N a fair mixture."""
+    found = {"\n".join(text) for text in _descriptions(lines)}
+    return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
+def _descriptions(lines: Iterable[str]) -> Iterator[list[str]]:
+    text: list[str] = []
+    for line in lines:
+        if line.startswith("Description:"):
+            text = [line.partition(":")[2].strip()]
+        elif line.startswith(" ") and text:
+            text.append("" if line.strip() == "." else line.strip())
+        elif text:
+            yield text
+            text = []
+    if text:
+        yield text
+
+
+def packages(tokenizer: Tokenizer, count: int) -> list[str]:
+    """Descriptions of this machine's packages, cut off at what the model reads at once; none where it has too few."""
+    if not PACKAGES_FILE.is_file():
+        return []
+    found = package_descriptions(PACKAGES_FILE.read_text(errors="replace").splitlines())
+    if len(found) < LEAST_PACKAGES:
+        return []
+    counted = zip(found[:count], tokenizer.tokenize(found[:count]), strict=True)
+    return [text[: int(tokens.ends[: tokenizer.max_tokens][-1])] for text, tokens in counted]
 
 
 def pieces(tokenizer: Tokenizer, lengths: Sequence[int]) -> list[str]:
@@ -78,15 +113,21 @@ def known_items(count: int) -> list[KnownItem]:
     return list(found.items())[:count]
 
 
+KINDS = {"mixed": mixed, "short": short, "packages": packages}
+
+
 def main() -> None:
     """Write the texts of each kind and say where the model is; in a process of its own, which loads it."""
     given = json.loads(sys.argv[1])
     configure_logging("warning", "json")
-    model = load_embedder(EmbeddingSettings(given["model"], device="cpu", dtype="float32", token_budget=1024))
-    kinds = {"mixed": mixed(model.tokenizer, given["count"]), "short": short(model.tokenizer, given["count"])}
+    settings = EmbeddingSettings(given["model"], device="cpu", dtype="float32", token_budget=1024)
+    model = load_embedder(settings)
+    kinds = {kind: texts(model.tokenizer, given["count"]) for kind, texts in KINDS.items()}
+    prepared = str(prepared_model(settings).folder) if model.engine == "openvino" else ""
     model.close()
     Path(given["texts"]).write_text(json.dumps(kinds))
-    sys.stdout.write(json.dumps({"folder": str(find_model(given["model"]))}) + "\n")
+    facts = {"folder": str(find_model(given["model"])), "prepared": prepared, "kinds": [k for k in kinds if kinds[k]]}
+    sys.stdout.write(json.dumps(facts) + "\n")
 
 
 if __name__ == "__main__":
