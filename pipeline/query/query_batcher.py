@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -26,23 +25,21 @@ class _Request:
 
 
 class QueryBatcher:
-    """Collects texts for `window` seconds after the first, or until there are `max_batch`, and embeds them together.
+    """Embeds texts together that have arrived while the model worked on the ones before, at most `max_batch` of them.
 
-    One thread runs the model. At most `max_waiting` texts wait; vectors of the last `cache_size` texts are kept.
+    A text that arrives while the model is idle waits for no others. One thread runs the model. At most `max_waiting` texts wait; vectors of the last `cache_size` texts are kept.
     """
 
     def __init__(
         self,
         embed: Callable[[Sequence[str]], _Vectors],
         *,
-        window: float = 0.003,
         max_batch: int = 32,
         max_waiting: int = 256,
         cache_size: int = 1024,
     ) -> None:
         """`embed` is `Embedder.embed_queries`; it is called from the batcher's own thread only."""
         self._embed = embed
-        self._window = window
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._cache_size = cache_size
@@ -109,10 +106,6 @@ class QueryBatcher:
         """Wait for requests and take them; None when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._requests or self._closed)
-            deadline = time.monotonic() + self._window
-            self._changed.wait_for(
-                lambda: self._waiting >= self._max_batch or self._closed, timeout=deadline - time.monotonic()
-            )
             if self._closed:
                 for request in self._requests:
                     if request.result.set_running_or_notify_cancel():
