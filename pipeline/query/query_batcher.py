@@ -27,7 +27,8 @@ class _Request:
 class QueryBatcher:
     """Embeds texts together that have arrived while the model worked on the ones before, at most `max_batch` of them.
 
-    A text that arrives while the model is idle waits for no others. One thread runs the model. At most `max_waiting` texts wait; vectors of the last `cache_size` texts are kept.
+    A text that arrives while the model is idle waits for no others. One thread runs the model. At most `max_waiting`
+    texts wait; vectors of the last `cache_size` texts are kept.
     """
 
     def __init__(
