@@ -148,8 +148,9 @@ class Workers:
             if slot.process is None or (code := slot.process.poll()) is None:
                 continue
             slot.process = None
-            # One that must leave while Python still imports ends by the signal: nothing had begun.
-            if slot.number not in leaving or code not in (0, -signal.SIGTERM):
+            # One that must leave while Python still imports, or a server is connected, ends by the signal: nothing had
+            # begun.
+            if slot.number not in leaving or code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
                 missing.append(slot)
                 if code != _UNREACHABLE or self._has_begun(slot):
                     self.unexpected.append(f"{slot.name} ended with exit code {code}: {self._last_words(slot)}")
