@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, milvus: FakeMilvus, *, concurrency: int = 4, max_results: int = 1_000) -> None:
         self.milvus = milvus
         self.model = Model()
-        self.batcher = QueryBatcher(self.model, window=0.02)
+        self.batcher = QueryBatcher(self.model)
         self.registry = CollectorRegistry()
         self.problems: dict[str, str] = {}
         service = SearchService(
