@@ -91,6 +91,7 @@ class Preparer:
         context = self._context
         folded = self._folded(decoded)
         plan = context.breaker.call("plan", lambda: self._writer.plan(decoded.operations, folded))
+        plan = replace(plan, restoring=decoded.restored.keys())
         plan = self._with_folded_deletes(decoded, plan, folded)
         context.metrics.by_arrival.inc(plan.by_arrival)
         unfinished = self._unfinished(decoded, plan)

@@ -20,6 +20,8 @@ from pipeline.records import Delete, Position, Put, Rejected, SourceRecord
 from pipeline.store import NOWHERE, Entry, Key, Unfinished, Writer, ledger_id
 from pipeline.telemetry import IngestMetrics
 
+_NO_TIME = -1
+
 log = structlog.get_logger(__name__)
 
 
@@ -138,10 +140,10 @@ def _deletion(entry: Entry, cause: SourceRecord) -> Delete:
     """What restores a document that was deleted, or never stored.
 
     Of one that was never stored a deletion at the rejected record remains, so that rows which come back after a loss
-    are known.
+    are known. It has no time: a record of another Kafka partition must not lose to it.
     """
     at: tuple[Position, int, str] = (entry.position, entry.record_time, entry.topic_id)
     if entry.position == NOWHERE:
-        at = (cause.position, cause.timestamp_ms, cause.topic_id)
+        at = (cause.position, _NO_TIME, cause.topic_id)
     version = entry.version if entry.versioned else None
     return Delete(at[0], at[1], entry.doc_id, entry.tenant, version, at[2])

@@ -890,6 +890,13 @@ if sum(group.sizes) <= policy.max_bytes:
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
     ),
     Mutation(
+        "a document that another worker has finished is restored",
+        function="pipeline.store.writing.upsert_writer._finished",
+        old="now is not None and not now.pending and now != before",
+        new="False",
+        tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
+    ),
+    Mutation(
         "what a batch has written while the next one was planned is forgotten",
         function="pipeline.store.writing.ledger.ledger.Ledger.cache",
         old="was_in_flight or cached.in_flight or cached.entry == entry",

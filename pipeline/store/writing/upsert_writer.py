@@ -175,8 +175,10 @@ class UpsertWriter(Writer):
     @override
     def apply(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Applied:
         with self._distrusting():
-            self._ledger.refresh(plan.in_flight)
-            work = self._steps(plan, puts)
+            half_written = {key: self._ledger.entry(key) for key in plan.restoring if key in plan.in_flight}
+            self._ledger.refresh(plan.in_flight, half_written)
+            whole = {key for key, entry in half_written.items() if _finished(entry, self._ledger.entry(key))}
+            work = self._steps(plan, puts, whole)
             failpoints.hit("intent_unwritten")
             self._begin(work)
             failpoints.hit("intent_written")
@@ -203,8 +205,12 @@ class UpsertWriter(Writer):
             unfinished=frozenset(key for key, entry in entries.items() if entry is not None and entry.pending),
         )
 
-    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut]) -> Application:
-        """Decide again, with the ledger entries that the batches before this one have written."""
+    def _steps(self, plan: WritePlan, puts: Sequence[EmbeddedPut], whole: Collection[Key]) -> Application:
+        """Decide again, with the ledger entries that the batches before this one have written.
+
+        `whole`: documents that need no restoration any more. The worker of another Kafka partition was writing them,
+        and a record with their key that is rejected here took that for a write that was cut off.
+        """
         work = Application(rewritten=plan.rewrite, fallback=plan.fallback)
         for operation in plan.advances:
             entry = self._ledger.entry(operation.key)
@@ -214,6 +220,9 @@ class UpsertWriter(Writer):
         changes += [(item.put, item) for item in puts]
         for operation, put in changes:
             key = operation.key
+            if key in whole:
+                work.unchanged += 1
+                continue
             hashes = plan.hashes[key] if put is not None else None
             entry = self._ledger.entry(key)
             decision = decide(entry, operation, hashes, self._fingerprint)
@@ -322,3 +331,8 @@ class UpsertWriter(Writer):
         except Unavailable:
             self._ledger.invalidate()
             raise
+
+
+def _finished(before: Entry | None, now: Entry | None) -> bool:
+    """Whether somebody else has finished the change that was begun."""
+    return now is not None and not now.pending and now != before

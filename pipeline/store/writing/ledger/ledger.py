@@ -144,10 +144,10 @@ class Ledger:
 
     # --- the writing thread ------------------------------------------------------------------------------------
 
-    def refresh(self, keys: Iterable[Key]) -> None:
-        """Read again those keys in flight whose entry may have been written since it was read."""
+    def refresh(self, keys: Iterable[Key], always: Collection[Key] = ()) -> None:
+        """Read again those keys in flight whose entry may have been written since it was read, and these always."""
         outages = self._outages
-        doubted = [key for key in keys if self._shared or self._is_doubted(self._cached[key])]
+        doubted = [key for key in keys if self._shared or key in always or self._is_doubted(self._cached[key])]
         stored = self._query_now(doubted)
         with self._lock:
             for key in doubted:

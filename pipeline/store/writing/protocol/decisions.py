@@ -143,6 +143,8 @@ class WritePlan:
     """Places of operations folded away, which an earlier owner may have written without any trace in the ledger."""
     pending: Collection[Key] = ()
     """Keys whose ledger entry was pending when the plan was made."""
+    restoring: Collection[Key] = ()
+    """Keys whose operation only brings a half-written document back: not applied where it is whole by then."""
     fallback: Mapping[Key, Delete] = field(default_factory=dict)
     """Applied where the put of the key is not stored: deletes that were folded into it."""
 

@@ -1,7 +1,10 @@
 """Records of one document in two Kafka partitions, each read by another worker."""
 
+from dataclasses import replace
+
 import pytest
 
+from pipeline.errors import Unavailable
 from pipeline.records import KafkaPartition
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
@@ -79,3 +82,36 @@ def test_once_documents_are_shared_what_the_other_worker_begins_between_plan_and
     write(second, [put("new", "nine", 2, version=9, partition=1)])
     assert first.apply(plan, embed_all(plan.to_embed)).stale == 1
     assert store.rows() == {"d20261122": {("d", 0): "three", ("new", 0): "nine"}}
+
+
+def test_a_document_that_the_other_worker_has_finished_is_not_restored(store: Store) -> None:
+    """A record with its key that is rejected finds it pending, and takes that for a write that was cut off."""
+    fake = store.api
+    assert isinstance(fake, FakeMilvus)
+    other, own = worker(store, 0), worker(store, 1)
+    fake.fail_next("upsert", Unavailable("gone"), collection="docs")
+    plan_of_other = other.plan([put("d", "good", 1, version=4)])
+    vectors = embed_all(plan_of_other.to_embed)
+    with pytest.raises(Unavailable):
+        other.apply(plan_of_other, vectors)  # its intent is written
+
+    at = delete("d", 7, partition=1)
+    plan = replace(own.plan([at]), restoring={at.key})
+    other.apply(plan_of_other, vectors)
+    applied = own.apply(plan, [])
+    assert (applied.written, applied.deleted, applied.unchanged) == (0, 0, 1)
+    assert store.rows() == {"d20261122": {("d", 0): "good"}}
+
+
+def test_a_document_that_nobody_finishes_is_restored(store: Store) -> None:
+    fake = store.api
+    assert isinstance(fake, FakeMilvus)
+    other, own = worker(store, 0), worker(store, 1)
+    plan_of_other = other.plan([put("d", "half", 1)])
+    fake.fail_next("upsert", Unavailable("gone"), applied=True, collection="docs")
+    with pytest.raises(Unavailable):
+        other.apply(plan_of_other, embed_all(plan_of_other.to_embed))
+    assert store.rows() == {"d20261122": {("d", 0): "half"}}
+    at = delete("d", 7, partition=1)
+    own.apply(replace(own.plan([at]), restoring={at.key}), [])
+    assert store.rows() == {}
