@@ -23,7 +23,7 @@ LOADING = """
 import threading
 from consumers.wiring import documents
 
-def load_for_ever(_):
+def load_for_ever(_, **_options):
     print('{"loading": true}', flush=True)
     threading.Event().wait()
 

@@ -2,13 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
-from consumers.config import Settings
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from consumers.config import Settings
 
 bench_app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 
@@ -71,7 +73,7 @@ def bench_embed(
     print_json(figures) if json_ else bench.show(figures)
 
 
-def _bench_quality(settings: Settings, file: Path | None, *, json_: bool) -> None:
+def _bench_quality(settings: "Settings", file: Path | None, *, json_: bool) -> None:
     from consumers.cli.embed import pairs, quality
 
     figures = quality.measure(settings, pairs.documentation_pairs() if file is None else pairs.read_pairs(file))

@@ -19,7 +19,7 @@ from tests.support.processes import running
 
 # A command whose connections and checks succeed, and whose model never finishes loading.
 LOADING = """
-import sys, threading
+import signal, sys, threading
 from contextlib import contextmanager
 from consumers.wiring import connections, documents, start_checks
 from tests.support.fakes.milvus import FakeMilvus
@@ -34,6 +34,9 @@ def load_for_ever(_, **_options):
 
 connections.milvus, documents.load_embedder = connected, load_for_ever
 start_checks.check_ingest = start_checks.check_search = lambda *_, **__: None
+
+# Of a process in the background a shell lets SIGINT be ignored; nobody interrupts that one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from consumers.cli.app import main
 main()
