@@ -12,8 +12,7 @@ from pipeline.embedding.engine.passes import Ids, Passes, ReadyVectors, VectorsF
 if TYPE_CHECKING:
     import openvino
 
-SHAPE_STEP = 16
-"""Rows are padded up to a multiple of it: OpenVINO sets every new shape up once, which costs as much as a pass."""
+_MOST_STEP = 16
 _LEAST_NORM = 1e-12
 """As in torch's `normalize`: a vector of zeros stays one."""
 _OUT_OF_MEMORY = ("bad_alloc", "can't allocate", "could not allocate", "out of memory")
@@ -52,7 +51,8 @@ class OpenVinoPasses(Passes):
 
     @override
     def run(self, ids: Ids, special_tokens: SpecialTokens) -> VectorsFuture | None:
-        rows, mask = pad(ids, self._padding_id, special_tokens, step=SHAPE_STEP, limit=self._limit)
+        longest = max(map(len, ids)) + special_tokens.count
+        rows, mask = pad(ids, self._padding_id, special_tokens, step=shape_step(longest), limit=self._limit)
         inputs = {"input_ids": rows, "attention_mask": mask}
         if self._masks_prompt:
             inputs["pooling_mask"] = pooled = mask.copy()
@@ -85,3 +85,11 @@ class OpenVinoPasses(Passes):
             assert self._compiled is not None  # noqa: S101 - `close` comes after the last pass
             request = self._thread.request = self._compiled.create_infer_request()
         return request
+
+
+def shape_step(longest: int) -> int:
+    """Rows are padded up to a multiple of it: OpenVINO sets every new shape up once, which costs as much as a pass.
+
+    An eighth to a sixteenth of the length, so that short texts are not padded by half.
+    """
+    return min(_MOST_STEP, max(1, 1 << longest.bit_length() >> 4))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
 from pipeline.embedding.engine.batching import pack
-from pipeline.embedding.engine.openvino_passes import SHAPE_STEP
+from pipeline.embedding.engine.openvino_passes import shape_step
 from pipeline.embedding.kernels.roofline import ForwardCost, forward_cost, matmul_peak
 from pipeline.telemetry import configure_logging
 from tests.bench.contender import Go, arguments, contend
@@ -68,9 +68,10 @@ def padding(engine: Embedder, lengths: NDArray[np.int64]) -> int:
     run = engine.execution
     if run.layout != "padded":
         return 0
-    step, limit, total = (SHAPE_STEP if engine.engine == "openvino" else 1), engine.stamp.max_tokens, 0
+    limit, total = engine.stamp.max_tokens, 0
     for batch in pack(lengths.tolist(), run.token_budget, run.workers):
         longest = int(lengths[batch].max())
+        step = shape_step(longest) if engine.engine == "openvino" else 1
         stepped = -(-longest // step) * step
         total += len(batch) * (stepped if stepped <= limit else longest)
     return total - int(lengths.sum())
