@@ -915,14 +915,14 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "shared documents that nobody has stored are not read again before the write",
         function="pipeline.store.writing.ledger.ledger.Ledger.refresh",
-        old="self._shared or self._is_doubted(self._cached[key])",
-        new="self._is_doubted(self._cached[key])",
+        old="self._shared or key in always or self._is_doubted(self._cached[key])",
+        new="key in always or self._is_doubted(self._cached[key])",
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
     ),
     Mutation(
         "another worker's document not read again before the write",
         function="pipeline.store.writing.upsert_writer.UpsertWriter.apply",
-        old="self._ledger.refresh(plan.in_flight)",
+        old="self._ledger.refresh(plan.in_flight, half_written)",
         new="None",
         tests=("tests/unit/pipeline/store/writing/test_two_workers.py",),
     ),
