@@ -114,6 +114,11 @@ class EmbeddingSettings:
     """Texts that an int8 model is calibrated on, one a line; None: those of the standard library's documentation."""
 
     @property
+    def fixed_budget(self) -> int | None:
+        """The token budget set by hand; None: it is measured."""
+        return self.token_budget if isinstance(self.token_budget, int) else None
+
+    @property
     def models_folder(self) -> Path:
         """Of prepared models."""
         return self.cache_folder / "models"

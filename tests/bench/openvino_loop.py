@@ -1,17 +1,16 @@
 """The loop of somebody who knows OpenVINO: poll, embed in sorted batches, upsert, commit. No ledger, no chunks."""
 
-import json
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaConsumer
 from pymilvus import MilvusClient
 
 from pipeline.embedding import available_cpus
 from tests.bench.contender import Go, arguments, contend
 from tests.bench.corpus import read_documents
 from tests.bench.plain_openvino import PlainOpenVino
+from tests.bench.poll_loop import drain
 
 _BATCH = 16
 
@@ -25,31 +24,10 @@ def main() -> None:
 
     def prepare(job: dict[str, Any]) -> Go:
         client.create_collection(job["collection"], dimension=model.dimension, id_type="string", max_length=1024)
-        return lambda: drain(given["kafka"], client, model, job)
+        store = partial(client.upsert, job["collection"])
+        return lambda: drain(given["kafka"], job, lambda texts: model.encode(texts, _BATCH), store)
 
     contend(prepare)
-
-
-def drain(kafka: str, client: MilvusClient, model: PlainOpenVino, job: Mapping[str, Any]) -> Mapping[str, Any]:
-    consumer = KafkaConsumer(
-        job["topic"],
-        bootstrap_servers=kafka,
-        group_id=job["group"],
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-    )
-    left = job["records"]
-    while left:
-        records = [json.loads(message.value) for part in consumer.poll(timeout_ms=1000).values() for message in part]
-        if not records:
-            continue
-        vectors = model.encode([record["text"] for record in records], _BATCH)
-        rows = [{**record, "vector": vector} for record, vector in zip(records, vectors, strict=True)]
-        client.upsert(job["collection"], rows)
-        consumer.commit()
-        left -= len(records)
-    consumer.close()
-    return {"records": job["records"]}
 
 
 if __name__ == "__main__":

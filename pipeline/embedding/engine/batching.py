@@ -69,6 +69,12 @@ def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return batch[:middle], batch[middle:]
 
 
+def row_length(longest: int, step: int, limit: int) -> int:
+    """The length of padded rows: the next multiple of `step` where that is at most `limit`, else `longest`."""
+    stepped = -(-longest // step) * step
+    return stepped if stepped <= limit else longest
+
+
 def pad(
     sequences: Sequence[NDArray[np.int32]],
     padding: int,
@@ -77,14 +83,9 @@ def pad(
     step: int = 1,
     limit: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and attention mask, each of shape (n, length), padded on the right.
-
-    The length is that of the longest sequence, or the next multiple of `step` where that is at most `limit`.
-    """
+    """Token ids and attention mask, each of shape (n, `row_length` of the longest), padded on the right."""
     ids, lengths = _with_special_tokens(sequences, special_tokens)
-    longest = int(lengths.max())
-    stepped = -(-longest // step) * step
-    mask = np.arange(stepped if stepped <= limit else longest) < lengths[:, None]
+    mask = np.arange(row_length(int(lengths.max()), step, limit)) < lengths[:, None]
     padded = np.full(mask.shape, padding, dtype=np.int64)
     padded[mask] = ids
     return padded, mask.astype(np.int64)

@@ -9,7 +9,7 @@ import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from pipeline.embedding.engine.forward_pass import first_position
 from pipeline.embedding.engine.tokenizer import ModelTokenizer
@@ -91,6 +91,11 @@ def model_tokenizer(model: SentenceTransformer, folder: Path, limit: int, thread
         query_prompt=model.prompts.get("query", default) or "",
         threads=threads,
     )
+
+
+def normalizes(model: SentenceTransformer) -> bool:
+    """Whether the model scales its vectors to length 1."""
+    return any(isinstance(module, Normalize) for module in model)
 
 
 def pooling_name(model: SentenceTransformer) -> str:

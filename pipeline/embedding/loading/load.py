@@ -54,11 +54,10 @@ def load_embedder(settings: EmbeddingSettings, *, queries_first: bool = False) -
 def prepared_model(settings: EmbeddingSettings) -> PreparedModel:
     """The model prepared for OpenVINO; prepares it where it is not. Raises as `prepared` and `find_model` do."""
     models = PreparedModels(settings.models_folder)
-    precision: Precision = "int8" if settings.dtype == "int8" else "float"
     try:
         folder = find_model(settings.model)
     except UsageError:
-        if (model := models.named(settings.model, precision)) is not None:
+        if (model := models.named(settings.model, _precision(settings))) is not None:
             return model
         raise
     check_model(folder)
@@ -67,12 +66,16 @@ def prepared_model(settings: EmbeddingSettings) -> PreparedModel:
 
 def preparation_request(settings: EmbeddingSettings, folder: Path) -> Request:
     """What preparing the model in a checked folder takes."""
-    precision: Precision = "int8" if settings.dtype == "int8" else "float"
-    digest, calibration = digest_model(folder), None
+    weights = digest = digest_model(folder)
+    precision, calibration = _precision(settings), None
     if precision == "int8":
         calibration = None if settings.calibration is None else str(settings.calibration.expanduser())
-        digest = hashlib.sha256(f"{digest} int8 {_calibration_digest(calibration)}".encode()).hexdigest()
-    return Request(settings.model, str(folder), digest, digest_source(folder), precision, calibration)
+        digest = hashlib.sha256(f"{weights} int8 {_calibration_digest(calibration)}".encode()).hexdigest()
+    return Request(settings.model, str(folder), digest, digest_source(folder, weights), precision, calibration)
+
+
+def _precision(settings: EmbeddingSettings) -> Precision:
+    return "int8" if settings.dtype == "int8" else "float"
 
 
 def _calibration_digest(path: str | None) -> str:

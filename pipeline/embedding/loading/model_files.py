@@ -138,9 +138,9 @@ def digest_model(folder: Path) -> str:
     return total.hexdigest()
 
 
-def digest_source(folder: Path) -> str:
-    """SHA-256 in hex over everything that is read from a model's folder: `digest_model` and every settings file."""
-    total = hashlib.sha256(digest_model(folder).encode())
+def digest_source(folder: Path, digest: str) -> str:
+    """SHA-256 in hex over everything that is read from a model's folder: `digest`, its `digest_model`, and settings."""
+    total = hashlib.sha256(digest.encode())
     for inside in sorted({"", *(module["path"] for module in _modules(folder))}):
         for path in sorted((folder / inside).glob("*.json")):
             if not _is_vocabulary(path):

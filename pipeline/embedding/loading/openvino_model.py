@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino
@@ -21,9 +21,9 @@ from pipeline.embedding.kernels.processor import available_cpus, cpu_name
 from pipeline.embedding.loading.autotune import rate_of, tune_cpu
 from pipeline.embedding.loading.dimensions import kept_dimension
 from pipeline.embedding.loading.prepared.folder import PreparedModel
-from pipeline.embedding.loading.prepared.manifest import MODEL_FILE, REFERENCE_FILE, TOKENIZER_FILE, scales
+from pipeline.embedding.loading.prepared.manifest import MODEL_FILE, REFERENCE_FILE, TOKENIZER_FILE, Manifest
 from pipeline.embedding.loading.probes import least_cosine
-from pipeline.embedding.loading.tuning_cache import TuningCache
+from pipeline.embedding.loading.tuning_cache import remembered_plan
 from pipeline.errors import UsageError
 
 _MIN_COSINE = {"float": 0.998, "int8": 0.94}
@@ -60,9 +60,9 @@ def load_prepared(model: PreparedModel, settings: EmbeddingSettings, *, queries_
     )
     compilation = _Compilation(model, dtype, dimension)
     document_plan = partial(_tuned, compilation, tokenizer, stamp, settings, cores)
-    documents = RunnerOnDemand(partial(_checked_runner, compilation, tokenizer, "documents", document_plan))
+    documents = RunnerOnDemand(partial(_checked_runner, compilation, tokenizer, document_plan, query=False))
     query_plan = partial(BatchPlan, _QUERY_BUDGET, 1, cores)
-    queries = RunnerOnDemand(partial(_checked_runner, compilation, tokenizer, "queries", query_plan))
+    queries = RunnerOnDemand(partial(_checked_runner, compilation, tokenizer, query_plan, query=True))
     embedder = ModelEmbedder(documents, queries, tokenizer, stamp, engine="openvino", device="cpu", dtype=dtype)
     try:
         plan = (queries if queries_first else documents).get().plan
@@ -87,6 +87,18 @@ def _dtype(setting: str, precision: str) -> str:
     return setting
 
 
+def prepared_passes(compiled: openvino.CompiledModel, manifest: Manifest, dimension: int) -> OpenVinoPasses:
+    """The passes of a prepared model that is compiled; `dimension`: components kept of each vector."""
+    return OpenVinoPasses(
+        compiled,
+        padding_id=manifest.padding_id,
+        limit=manifest.max_tokens,
+        masks_prompt=manifest.masks_prompt,
+        dimension=dimension,
+        unit_length=manifest.unit_length and (dimension < manifest.dimension or not manifest.truncated),
+    )
+
+
 class _Compilation:
     """Compiles one prepared model for several purposes."""
 
@@ -97,9 +109,8 @@ class _Compilation:
         self._core = openvino.Core()
         self._model = self._core.read_model(model.folder / MODEL_FILE)
 
-    def passes(self, plan: BatchPlan) -> OpenVinoPasses:
-        """The model compiled for so many concurrent passes of so many threads each."""
-        manifest = self.model.manifest
+    def runner(self, plan: BatchPlan) -> BatchRunner:
+        """A runner of the model compiled for so many concurrent passes of so many threads each."""
         precision = "bf16" if self.dtype == "bfloat16" or (self.dtype == "int8" and has_native_bf16()) else "f32"
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
@@ -114,29 +125,16 @@ class _Compilation:
                 f"OpenVINO cannot compile the model in {self.model.folder}: {' '.join(str(error).split())[:300]}. Set "
                 "embedding.engine to torch, or prepare it again after `milvus-stream model remove`"
             ) from error
-        return OpenVinoPasses(
-            compiled,
-            padding_id=manifest.padding_id,
-            limit=manifest.max_tokens,
-            masks_prompt=manifest.masks_prompt,
-            dimension=self.dimension,
-            unit_length=scales(manifest, self.dimension),
+        return BatchRunner(
+            prepared_passes(compiled, self.model.manifest, self.dimension), plan, dimension=self.dimension
         )
-
-    def runner(self, plan: BatchPlan) -> BatchRunner:
-        """A runner with passes of its own."""
-        return BatchRunner(self.passes(plan), plan, dimension=self.dimension)
 
 
 def _checked_runner(
-    compilation: _Compilation,
-    tokenizer: ModelTokenizer,
-    purpose: Literal["documents", "queries"],
-    plan: Callable[[], BatchPlan],
+    compilation: _Compilation, tokenizer: ModelTokenizer, plan: Callable[[], BatchPlan], *, query: bool
 ) -> BatchRunner:
     """A runner whose vectors of the probes are those of sentence-transformers; raises UsageError where they are not."""
     runner = compilation.runner(plan())
-    query = purpose == "queries"
     reference = _reference(compilation.model, query=query)[:, : compilation.dimension]
     cosine = least_cosine(runner, tokenizer, reference, query=query)
     if not cosine >= _MIN_COSINE[compilation.model.manifest.precision]:  # true for NaN as well
@@ -157,7 +155,7 @@ def _tuned(
     compilation: _Compilation, tokenizer: ModelTokenizer, stamp: ModelStamp, settings: EmbeddingSettings, cores: int
 ) -> BatchPlan:
     """The batch plan for this model and machine, from the tuning cache or measured now."""
-    budget = settings.token_budget if isinstance(settings.token_budget, int) else None
+    budget = settings.fixed_budget
     circumstances: dict[str, Any] = {
         "weights": stamp.digest,
         "max_tokens": stamp.max_tokens,
@@ -167,11 +165,5 @@ def _tuned(
         "cores": cores,
         "token_budget": budget or "auto",
     }
-    cache = TuningCache(settings.tuning_folder, circumstances)
-    if (cached := cache.read()) is not None:
-        return cached
-    start = time.perf_counter()
-    plan = tune_cpu(rate_of(compilation.runner, tokenizer, stamp), cores, budget)
-    log.info("model.tuned", seconds=round(time.perf_counter() - start, 2), **asdict(plan))
-    cache.write(plan)
-    return plan
+    rate = rate_of(compilation.runner, tokenizer, stamp)
+    return remembered_plan(settings.tuning_folder, circumstances, lambda: tune_cpu(rate, cores, budget))

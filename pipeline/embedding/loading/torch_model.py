@@ -1,6 +1,5 @@
 """Load a model into torch in four steps: check it, load it, tune the execution, verify the vectors."""
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.sentence_transformer.modules import Normalize
 
 from pipeline.embedding.embedder import EmbeddingSettings, ModelStamp
 from pipeline.embedding.engine.batch_runner import BatchPlan, BatchRunner
@@ -26,6 +24,7 @@ from pipeline.embedding.loading.checkpoint import (
     input_limit,
     load_checkpoint,
     model_tokenizer,
+    normalizes,
     pooling_name,
     reference_vectors,
 )
@@ -33,7 +32,7 @@ from pipeline.embedding.loading.dimensions import kept_dimension
 from pipeline.embedding.loading.flat_batches import enable_flat_batches
 from pipeline.embedding.loading.model_files import digest_model
 from pipeline.embedding.loading.probes import least_cosine
-from pipeline.embedding.loading.tuning_cache import TuningCache
+from pipeline.embedding.loading.tuning_cache import remembered_plan
 from pipeline.errors import UsageError
 
 _MIN_COSINE = 0.998
@@ -114,7 +113,7 @@ def _load(folder: Path, settings: EmbeddingSettings, target: _Target) -> _Loaded
         list(model),
         padding_id=tokenizer.padding_id,
         dimension=dimension,
-        unit_length=dimension < full_dimension and any(isinstance(module, Normalize) for module in model),
+        unit_length=dimension < full_dimension and normalizes(model),
     )
     transfer: Transfer = CudaTransfer(target.device) if target.is_gpu else HostTransfer()
     enable_flat_batches(forward, transfer, tokenizer, limit=limit, name=settings.model)
@@ -123,20 +122,17 @@ def _load(folder: Path, settings: EmbeddingSettings, target: _Target) -> _Loaded
 
 def _tune(model: _LoadedModel, settings: EmbeddingSettings, target: _Target) -> BatchPlan:
     """The batch plan for this model and machine, from the tuning cache or measured now."""
-    budget = settings.token_budget if isinstance(settings.token_budget, int) else None
-    cache = TuningCache(settings.tuning_folder, _circumstances(model, target, budget))
-    if (cached := cache.read()) is not None:
-        return cached
-    start = time.perf_counter()
+    budget = settings.fixed_budget
     dimension = model.stamp.dimension
     rate = rate_of(
         lambda plan: BatchRunner(model.passes, plan, dimension=dimension), model.tokenizer, model.stamp,
         gpu=target.is_gpu,
     )  # fmt: skip
-    plan = tune_gpu(rate, budget) if target.is_gpu else tune_cpu(rate, target.cores, budget)
-    log.info("model.tuned", seconds=round(time.perf_counter() - start, 2), **asdict(plan))
-    cache.write(plan)
-    return plan
+    return remembered_plan(
+        settings.tuning_folder,
+        _circumstances(model, target, budget),
+        lambda: tune_gpu(rate, budget) if target.is_gpu else tune_cpu(rate, target.cores, budget),
+    )
 
 
 def _circumstances(model: _LoadedModel, target: _Target, budget: int | None) -> dict[str, Any]:

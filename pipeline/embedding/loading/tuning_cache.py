@@ -3,7 +3,8 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,20 @@ import structlog
 from pipeline.embedding.engine.batch_runner import BatchPlan
 
 log = structlog.get_logger(__name__)
+
+
+def remembered_plan(
+    folder: Path, circumstances: Mapping[str, str | int], measure: Callable[[], BatchPlan]
+) -> BatchPlan:
+    """The plan of an earlier start in these circumstances, or the one that is measured now."""
+    cache = TuningCache(folder, circumstances)
+    if (cached := cache.read()) is not None:
+        return cached
+    start = time.perf_counter()
+    plan = measure()
+    log.info("model.tuned", seconds=round(time.perf_counter() - start, 2), **asdict(plan))
+    cache.write(plan)
+    return plan
 
 
 class TuningCache:

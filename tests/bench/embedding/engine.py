@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
-from pipeline.embedding.engine.batching import pack
+from pipeline.embedding.engine.batching import pack, row_length
 from pipeline.embedding.engine.openvino_passes import shape_step
 from pipeline.embedding.kernels.roofline import ForwardCost, forward_cost, matmul_peak
 from pipeline.telemetry import configure_logging
@@ -72,8 +72,7 @@ def padding(engine: Embedder, lengths: NDArray[np.int64]) -> int:
     for batch in pack(lengths.tolist(), run.token_budget, run.workers):
         longest = int(lengths[batch].max())
         step = shape_step(longest) if engine.engine == "openvino" else 1
-        stepped = -(-longest // step) * step
-        total += len(batch) * (stepped if stepped <= limit else longest)
+        total += len(batch) * row_length(longest, step, limit)
     return total - int(lengths.sum())
 
 

@@ -22,12 +22,11 @@ import openvino  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 
 from pipeline.embedding.engine.batching import SpecialTokens  # noqa: E402
 from pipeline.embedding.engine.device_transfer import HostTransfer  # noqa: E402
 from pipeline.embedding.engine.forward_pass import Forward  # noqa: E402
-from pipeline.embedding.engine.openvino_passes import OpenVinoPasses  # noqa: E402
 from pipeline.embedding.engine.passes import Passes  # noqa: E402
 from pipeline.embedding.engine.tokenizer import ModelTokenizer  # noqa: E402
 from pipeline.embedding.engine.torch_passes import TorchPasses  # noqa: E402
@@ -35,9 +34,11 @@ from pipeline.embedding.loading.checkpoint import (  # noqa: E402
     input_limit,
     load_checkpoint,
     model_tokenizer,
+    normalizes,
     pooling_name,
     reference_vectors,
 )
+from pipeline.embedding.loading.openvino_model import prepared_passes  # noqa: E402
 from pipeline.embedding.loading.prepared.folder import Request, write_refusal  # noqa: E402
 from pipeline.embedding.loading.prepared.manifest import (  # noqa: E402
     MODEL_FILE,
@@ -45,7 +46,6 @@ from pipeline.embedding.loading.prepared.manifest import (  # noqa: E402
     TOKENIZER_FILE,
     Manifest,
     file_digests,
-    scales,
     write_manifest,
 )
 from pipeline.embedding.loading.prepared.quantization import quantized  # noqa: E402
@@ -58,8 +58,6 @@ _MOST_DISTANCE = {"float": 1e-3, "int8": 0.35}
 
 Rounding stays below 1e-5 in float32. 0.35 is a cosine of 0.94: int8 changes vectors, but does not make others of them.
 """
-
-
 _MOST_ROWS = 65_536
 
 
@@ -122,7 +120,7 @@ def convert(request: Request, destination: Path) -> None:
         document_prompt=tokenizer.document_prompt,
         query_prompt=tokenizer.query_prompt,
         masks_prompt=_masks_prompt(model, tokenizer),
-        unit_length=any(isinstance(module, Normalize) for module in model),
+        unit_length=normalizes(model),
         truncated=model.truncate_dim is not None,
         versions={name: version(name) for name in _PACKAGES},
     )
@@ -163,10 +161,8 @@ def _traced(model: torch.nn.Module, names: Sequence[str], manifest: Manifest) ->
 def _exported(model: torch.nn.Module, names: Sequence[str], manifest: Manifest) -> openvino.Model:
     """The model as torch's exporter gives it: three times as slow as tracing, for what tracing does not take."""
     ids, mask = _example(manifest.padding_id)
-    rows, tokens = (
-        torch.export.Dim("rows", min=1, max=_MOST_ROWS),
-        torch.export.Dim("tokens", min=2, max=manifest.max_tokens),
-    )
+    rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
+    tokens = torch.export.Dim("tokens", min=2, max=manifest.max_tokens)
     exported = torch.export.export(
         model,
         tuple(ids if name == "input_ids" else mask for name in names),
@@ -232,14 +228,8 @@ def _probes(model: SentenceTransformer, manifest: Manifest, tokenizer: ModelToke
 def _compare(probes: Sequence[_Probes], manifest: Manifest, destination: Path, most_distance: float) -> None:
     """Raise UsageError unless the saved model gives torch's vectors."""
     options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
-    passes = OpenVinoPasses(
-        openvino.Core().compile_model(destination / MODEL_FILE, "CPU", options),
-        padding_id=manifest.padding_id,
-        limit=manifest.max_tokens,
-        masks_prompt=manifest.masks_prompt,
-        dimension=manifest.dimension,
-        unit_length=scales(manifest, manifest.dimension),
-    )
+    compiled = openvino.Core().compile_model(destination / MODEL_FILE, "CPU", options)
+    passes = prepared_passes(compiled, manifest, manifest.dimension)
     for sequences, special_tokens, expected in probes:
         distance = np.linalg.norm(_vectors(passes, sequences, special_tokens) - expected, axis=1)
         relative = float((distance / np.linalg.norm(expected, axis=1)).max())

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -193,8 +193,3 @@ def read_refusal(folder: Path) -> str | None:
         return str(json.loads((folder / _REFUSAL_FILE).read_text(encoding="utf-8"))["reason"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def request_json(request: Request) -> str:
-    """The request as the conversion reads it."""
-    return json.dumps(asdict(request))

@@ -51,11 +51,6 @@ class Manifest:
     converter: int = CONVERTER
 
 
-def scales(manifest: Manifest, dimension: int) -> bool:
-    """Whether vectors of so many components have length 1."""
-    return manifest.unit_length and (dimension < manifest.dimension or not manifest.truncated)
-
-
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the files that a manifest names; raises OSError where one is missing."""
     digests = {}

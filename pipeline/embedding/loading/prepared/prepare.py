@@ -1,12 +1,13 @@
 """Preparation of a model: by a process of its own where it is not prepared yet."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import structlog
@@ -17,7 +18,6 @@ from pipeline.embedding.loading.prepared.folder import (
     Refused,
     Request,
     read_refusal,
-    request_json,
 )
 from pipeline.errors import MilvusStreamError
 
@@ -51,7 +51,8 @@ def prepared(models: PreparedModels, request: Request) -> PreparedModel:
         found = models.find(request)
         if found is None:
             raise MilvusStreamError(f"the model prepared in {models.folder} was changed while it was written")
-        log.info("model.prepared", model=request.name, folder=str(found.folder), seconds=_since(start))
+        seconds = round(time.monotonic() - start, 1)
+        log.info("model.prepared", model=request.name, folder=str(found.folder), seconds=seconds)
         return found
 
 
@@ -65,7 +66,8 @@ def _check_space(source: Path, destination: Path) -> None:
 
 
 def _convert(request: Request) -> None:
-    command = [sys.executable, "-m", "pipeline.embedding.loading.prepared.conversion", request_json(request)]
+    as_json = json.dumps(asdict(request))
+    command = [sys.executable, "-m", "pipeline.embedding.loading.prepared.conversion", as_json]
     # The conversion's own messages are of no use to anybody unless it fails.
     done = subprocess.run(  # noqa: S603 - this program itself
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -78,7 +80,3 @@ def _convert(request: Request) -> None:
         "means that memory was short: prepare the model on a larger machine with `milvus-stream model prepare`, or set "
         "embedding.engine to torch"
     )
-
-
-def _since(start: float) -> float:
-    return round(time.monotonic() - start, 1)
