@@ -153,7 +153,7 @@ def test_a_job_without_its_link_to_kafka_changes_nothing_after_its_lease(tmp_pat
                 while not ended.wait(0.01):
                     begun_at = suspend_clock()  # this thread may lose the processor before the next line but one
                     try:
-                        store.api.upsert("docs", None, [])
+                        store.api.delete("docs", None, ["00"])
                     except LeaseExpired:
                         continue
                     writes.append(begun_at)

@@ -436,12 +436,13 @@ def test_records_the_live_group_has_not_committed_are_left_to_it(rig: RealRig) -
     member = Member(live_source)
     member.finish(member.read(20)[:8])
     assert member.commit()
-    assert GroupWatch(settings).active()
-    found = _span(settings, 5, 15, behind=True).ranges[topic, 0]
-    assert (found.start, found.end, found.left_to_group) == (5, 8, 7)
-    assert _span(settings, 10, 15, behind=True).ranges[topic, 0].records == 0
-    live_source.close(5)
-    eventually(lambda: not GroupWatch(settings).active())
+    with closing(GroupWatch(settings)) as watch:
+        assert watch.active()
+        found = _span(settings, 5, 15, behind=True).ranges[topic, 0]
+        assert (found.start, found.end, found.left_to_group) == (5, 8, 7)
+        assert _span(settings, 10, 15, behind=True).ranges[topic, 0].records == 0
+        live_source.close(5)
+        eventually(lambda: not watch.active())
 
 
 def test_expired_records_are_reported_before_the_start_and_stop_a_resume(rig: RealRig) -> None:

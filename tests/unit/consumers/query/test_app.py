@@ -33,9 +33,12 @@ class Model:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.error: Exception | None = None
+        self.free = threading.Event()
+        self.free.set()
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.batches.append(list(texts))
+        assert self.free.wait(10)
         if self.error is not None:
             raise self.error
         return np.array([[0, 1] if text == "north" else [1, 0] for text in texts], np.float32)
@@ -344,16 +347,27 @@ def test_more_searches_than_allowed_are_429(milvus: FakeMilvus, library: Library
     assert bench.outcome("ok") == 3
 
 
-def test_concurrent_requests_are_embedded_together(bench: Bench, library: Library) -> None:
+def test_requests_that_arrive_while_the_model_works_are_embedded_together(bench: Bench, library: Library) -> None:
     library.put("a", 0.0)
+    bench.model.free.clear()
 
     async def run() -> list[httpx.Response]:
         async with bench.client() as client:
-            return await asyncio.gather(*(client.post("/v1/search", json={"query": f"q{i}"}) for i in range(4)))
 
-    assert [response.status_code for response in asyncio.run(run())] == [200] * 4
-    assert sorted(text for batch in bench.model.batches for text in batch) == ["q0", "q1", "q2", "q3"]
-    assert len(bench.model.batches) < 4
+            def ask(number: int) -> asyncio.Task[httpx.Response]:
+                return asyncio.create_task(client.post("/v1/search", json={"query": f"q{number}"}))
+
+            first = ask(0)
+            while not bench.model.batches:
+                await asyncio.sleep(0.001)
+            others = [ask(number) for number in range(1, 4)]
+            while bench.batcher._waiting < len(others):
+                await asyncio.sleep(0.001)
+            bench.model.free.set()
+            return await asyncio.gather(first, *others)
+
+    assert [response.status_code for response in asyncio.run(asyncio.wait_for(run(), 10))] == [200] * 4
+    assert [sorted(batch) for batch in bench.model.batches] == [["q0"], ["q1", "q2", "q3"]]
 
 
 def test_operations_routes(bench: Bench, library: Library) -> None:
