@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check docs format test bench bench-embed bench-overload chaos mutants lock clean
+.PHONY: help install demo check docs format test bench bench-embed bench-gpu bench-overload chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -51,6 +51,9 @@ bench: install ## measure this machine against the loop everybody writes, about 
 
 bench-embed: install ## the embedding engine against its targets, about 30 minutes; ARGS="--only speed" for a part
 	$(BIN)/python -m tests.bench.embedding $(ARGS)
+
+bench-gpu: install ## the embedding engine on this machine's GPU: speed, memory, streams, quality; under 8 minutes
+	$(BIN)/python -m tests.bench.embedding --only gpu --only gpu-checks --only quality --rounds 2 $(ARGS)
 
 bench-overload: install ## both workers under ten times the load and over 8 minutes; ARGS="--only burst", "--minutes 2"
 	$(BIN)/python -m tests.bench.overload $(ARGS)

@@ -1,11 +1,22 @@
 """Every sequence goes through the model exactly once, within the budget, next to others of its length."""
 
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, product
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.embedding.engine.batching import MIN_BATCH_TOKENS, SpecialTokens, concatenate_sequences, halves, pack, pad
+from pipeline.embedding.engine.batching import (
+    MIN_BATCH_TOKENS,
+    PASS_TOKENS,
+    SpecialTokens,
+    concatenate_sequences,
+    halves,
+    pack,
+    pad,
+)
 
 Ids = NDArray[np.int32]
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
@@ -23,6 +34,21 @@ def test_batches_are_a_partition_within_the_budget(
         assert len(batch) == 1 or (max(batch_lengths) * len(batch) if padded else sum(batch_lengths)) <= budget
     ordered = [lengths[index] for index in indices]
     assert ordered == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(16, 2048))
+def test_no_other_cuts_of_padded_batches_cost_less(lengths: list[int], budget: int) -> None:
+    def cost(batches: Iterable[Sequence[int]]) -> int:
+        return sum(max(batch) * len(batch) + PASS_TOKENS for batch in batches)
+
+    ordered = sorted(lengths, reverse=True)
+    costs = []
+    for cuts in product((False, True), repeat=len(lengths) - 1):
+        ends = [0, *(place + 1 for place, cut in enumerate(cuts) if cut), len(lengths)]
+        batches = [ordered[start:end] for start, end in pairwise(ends)]
+        if all(len(batch) == 1 or batch[0] * len(batch) <= budget for batch in batches):
+            costs.append(cost(batches))
+    assert cost([lengths[index] for index in batch] for batch in pack(lengths, budget)) == min(costs)
 
 
 @given(LENGTHS.filter(len), st.integers(600, 4096))

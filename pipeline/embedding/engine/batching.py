@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 MIN_BATCH_TOKENS = 128
 """Below this size a forward pass costs its fixed overhead, not its tokens."""
+PASS_TOKENS = 64
+"""What a pass costs besides its tokens, in tokens: a batch is divided where that saves more padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool
     """Group sequences into batches: arrays of indices into `lengths`, longest sequences first.
 
     A batch takes at most `budget` tokens, padding included where `padded`; a single longer sequence is a batch of its
-    own. Sequences of similar length share a batch, so padding is rare. For `parallel` concurrent forward passes batches
-    are made smaller (not below `MIN_BATCH_TOKENS`) and of equal size, so that all passes end at the same time.
+    own. Sequences of similar length share a batch, and one is divided where that saves padding. For `parallel`
+    concurrent forward passes batches are made smaller (not below `MIN_BATCH_TOKENS`) and of equal size, so that all
+    passes end at the same time.
     """
     if not lengths:
         return []
@@ -58,9 +61,32 @@ def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool
         rounds = -(-len(cuts) // parallel)
         batch_count = max(len(cuts), min(rounds * parallel, int(ends[-1]) // MIN_BATCH_TOKENS))
         # The largest budget that still gives so many batches makes them equal.
-        equal_budget = bisect_left(range(budget), -batch_count, lo=1, key=lambda size: -len(batch_ends(size)))
-        cuts = batch_ends(equal_budget)
+        budget = bisect_left(range(budget), -batch_count, lo=1, key=lambda size: -len(batch_ends(size)))
+        cuts = batch_ends(budget)
+    if padded:
+        cuts = _cheapest_ends(sizes, budget)
     return np.split(order, cuts[:-1])
+
+
+def _cheapest_ends(sizes: NDArray[np.int64], budget: int) -> list[int]:
+    """Where each batch ends so that all cost least: `PASS_TOKENS` each, and its tokens with padding.
+
+    `sizes`: longest first, so a batch is padded to its first. The least cost of the first n sequences follows from
+    those of fewer (dynamic programming).
+    """
+    least = np.zeros(len(sizes) + 1, dtype=np.int64)
+    begins = [0] * (len(sizes) + 1)
+    first = 0
+    for stop in range(1, len(sizes) + 1):
+        while first < stop - 1 and sizes[first] * (stop - first) > budget:
+            first += 1
+        costs = least[first:stop] + sizes[first:stop] * np.arange(stop - first, 0, -1)
+        begins[stop] = first + int(costs.argmin())
+        least[stop] = costs.min() + PASS_TOKENS
+    ends = [len(sizes)]
+    while begins[ends[-1]]:
+        ends.append(begins[ends[-1]])
+    return ends[::-1]
 
 
 def halves(batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.telemetry import configure_logging
-from tests.bench.embedding import gpu, memory, pipelined, quality, queries, reading, speed, speed_rows
+from tests.bench.embedding import gpu, gpu_checks, memory, pipelined, quality, queries, reading, speed, speed_rows
 from tests.bench.embedding.place import Place, with_texts
 from tests.bench.embedding.rows import Row, show
 from tests.bench.machine import hardware
 from tests.bench.report import show_machine
 
-PARTS = ("speed", "quality", "queries", "memory", "reading", "gpu", "drain", "hash")
+PARTS = ("speed", "quality", "queries", "memory", "reading", "gpu", "gpu-checks", "drain", "hash")
 _WITH_TEXTS = {"speed", "quality", "queries", "memory", "reading"}
 _PACKAGES = ("milvus-stream", "openvino", "nncf", "torch", "transformers", "sentence-transformers", "tokenizers")
 
@@ -73,6 +73,7 @@ def _run(
         "memory": lambda: _with(memory.rows, memory.measure(place, options.texts)),
         "reading": lambda: _with(reading.rows, reading.measure(place, options.rounds)),
         "gpu": lambda: _with(gpu.rows, gpu.measure(place, options.rounds)),
+        "gpu-checks": lambda: _with(gpu_checks.rows, gpu_checks.measure(place)),
         "drain": lambda: pipelined.drain_part(place, out, options.documents, options.rounds),
         "hash": lambda: pipelined.hash_part(place, out, options.records, options.rounds),
     }

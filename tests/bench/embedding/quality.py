@@ -31,16 +31,16 @@ def main() -> None:
     configure_logging("warning", "json")
 
     def prepare(job: dict[str, Any]) -> Go:
-        return lambda: compare(job["count"], job["dtypes"])
+        return lambda: compare(job["count"], job["devices"])
 
-    def compare(count: int, dtypes: Sequence[str]) -> dict[str, Any]:
-        reference = SentenceTransformer(given["model_folder"], device="cpu")
+    def compare(count: int, devices: Mapping[str, str]) -> dict[str, Any]:
+        reference = SentenceTransformer(given["model_folder"], device=devices["float32"])
         real: list[str] = []
         items: list[texts.KnownItem] = []
         truth: tuple[_Vectors, _Vectors, _Vectors] | None = None
         found: dict[str, Any] = {}
-        for dtype in dtypes:
-            engine = load_embedder(EmbeddingSettings(given["model"], device="cpu", dtype=dtype))
+        for dtype, device in devices.items():
+            engine = load_embedder(EmbeddingSettings(given["model"], device=device, dtype=dtype))
             chunker = Chunker(engine.tokenizer, ChunkingPolicy())
             if truth is None:
                 real = [text for text, chunks in _chunked(chunker, texts.documents()) if len(chunks) == 1][:count]
@@ -97,17 +97,24 @@ def _nearest_others(vectors: _Vectors, neighbours: int) -> NDArray[np.int64]:
 
 
 def measure(place: Place, count: int) -> dict[str, Any]:
-    """With the engine in float32, in bfloat16 where the processor has it, and in int8 where the extra is installed."""
-    int8 = place.prepared and find_spec("nncf")
-    dtypes = ["float32", *(["bfloat16"] if place.machine["native_bf16"] else []), *(["int8"] if int8 else [])]
+    """With the engine in each precision that `devices` names."""
+    where = devices(place.machine, int8=bool(place.prepared and find_spec("nncf")))
     with contender("embedding.quality", place.arguments(), place.folder) as process:
-        process.prepare({"count": count, "dtypes": dtypes})
+        process.prepare({"count": count, "devices": where})
         figures = process.go()
     for dtype, found in figures["engine"].items():
         say(
-            f"quality, {dtype}: {found['kept']:.2%} of the neighbours kept, cosine at least {found['cosine_least']:.5f}"
+            f"quality, {dtype} on {where[dtype]}: {found['kept']:.2%} of the neighbours kept, "
+            f"cosine at least {found['cosine_least']:.5f}"
         )
     return figures
+
+
+def devices(machine: Mapping[str, Any], *, int8: bool) -> dict[str, str]:
+    """Each precision that the engine runs on this machine, and where: on the GPU if there is one, int8 on the CPU."""
+    place, cpu_has_bf16 = ("cpu" if machine["gpu"] is None else "cuda"), machine["native_bf16"]
+    half = ["bfloat16", "float16"] if place == "cuda" else ["bfloat16"] * cpu_has_bf16
+    return dict.fromkeys(["float32", *half], place) | ({"int8": "cpu"} if int8 else {})
 
 
 def rows(figures: Mapping[str, Any]) -> list[Row]:

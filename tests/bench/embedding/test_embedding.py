@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, Execution, HashEmbedder, ModelStamp
 from tests.bench import hash_drain
-from tests.bench.embedding import gpu, memory, quality, queries, speed_rows, texts
+from tests.bench.embedding import gpu, gpu_checks, memory, quality, queries, speed_rows, texts
 from tests.bench.embedding.engine import padding
 from tests.bench.embedding.rows import Row, show
 from tests.bench.embedding.speed import ALL, ENGINE, ENGINE_FP32, INT8, LOOP, ONE, TUNED, UNTOUCHED, Leg
@@ -204,6 +205,37 @@ def test_without_a_gpu_its_rows_do_not_apply() -> None:
     }  # fmt: skip
     made = gpu.rows({"bge-base": [figures], "MiniLM": [figures]})
     assert [row.verdict for row in made] == ["reached"] + ["no target"] * 4
+
+
+def test_checks_on_a_gpu_prove_nothing_without_a_lack_of_memory() -> None:
+    assert {row.verdict for row in gpu_checks.rows({})} == {"not applicable here"}
+    callers = {"cosine_least": 0.9999, "gain": 1.1}
+    memory = {"cosine_least": 1.0, "token_budget": 16384, "token_budget_left": 4096}
+    assert [row.verdict for row in gpu_checks.rows({"memory": memory, "callers": callers})] == ["reached"] * 2
+    memory["token_budget_left"] = memory["token_budget"]
+    made = gpu_checks.rows({"memory": memory, "callers": callers})
+    assert [row.verdict for row in made] == ["NOT REACHED", "reached"]
+
+
+def test_callers_that_share_an_engine_are_compared_with_one_alone() -> None:
+    engine = HashEmbedder("hash:8")
+    chunks = [chunk for each in Chunker(engine.tokenizer, ChunkingPolicy()).chunk(list("abcdefg")) for chunk in each]
+    assert gpu_checks.shared_by(engine, chunks, 3)["cosine_least"] == pytest.approx(1)
+    wrong = np.array([[1.0, 0.0], [np.nan, 1.0]], np.float32)
+    assert gpu_checks.least_cosine(np.ones((2, 2), np.float32), wrong) == -1
+
+
+@pytest.mark.parametrize(
+    ("machine", "devices"),
+    [
+        ({"gpu": None, "native_bf16": False}, {"float32": "cpu"}),
+        ({"gpu": None, "native_bf16": True}, {"float32": "cpu", "bfloat16": "cpu"}),
+        ({"gpu": "H200", "native_bf16": False}, {"float32": "cuda", "bfloat16": "cuda", "float16": "cuda"}),
+    ],
+)
+def test_every_precision_of_the_device_is_compared(machine: Mapping[str, Any], devices: dict[str, str]) -> None:
+    assert quality.devices(machine, int8=False) == devices
+    assert quality.devices(machine, int8=True) == {**devices, "int8": "cpu"}
 
 
 def test_the_rate_of_two_workers_is_that_of_both_while_both_are_busy() -> None:
