@@ -962,6 +962,13 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         tests=("tests/unit/pipeline/store/writing/ledger/test_tombstone_cleanup.py",),
     ),
     Mutation(
+        "a tombstone removed that the server has beside a newer row",
+        function="pipeline.store.writing.ledger.tombstone_cleanup.TombstoneSweep._sweep",
+        old='row["id"] not in doubled and ',
+        new="",
+        tests=("tests/unit/pipeline/store/writing/ledger/test_repeated_rows.py",),
+    ),
+    Mutation(
         "a ledger row that is there twice is believed",
         function="pipeline.store.writing.ledger.repeated_rows.repeated_entries",
         old="_count(api, ledger, ids, consistency) <= distinct",

@@ -6,7 +6,8 @@ from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.writing.ledger.ledger_rows import entry_row
 from pipeline.store.writing.ledger.repeated_rows import repeated_entries
-from tests.support.documents import put
+from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from tests.support.documents import delete, put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.milvus_expressions import parse
 from tests.support.stores import Store, make_store, write
@@ -69,3 +70,17 @@ def test_two_intents_of_one_record_are_two_rows() -> None:
     api: MilvusApi = LostDelete(fake, dict(entry_row(further)))  # type: ignore[assignment]
     (found,) = repeated_entries(api, ledger_name("docs"), [entry_row(begun)["id"]], 1, {}).values()
     assert found.footprint == further.footprint
+
+
+def test_no_tombstone_is_swept_beside_which_the_server_has_a_newer_row() -> None:
+    fake = FakeMilvus()
+    store = make_store(fake, "docs")
+    write(store.upsert_writer(), [put("d", "one", 1), put("gone", "x", 2)])
+    write(store.upsert_writer(), [delete("d", 3), delete("gone", 4)])
+    tombstone = dict(entry_row(store.ledger()["d"]))
+    write(store.upsert_writer(), [put("d", "two", 5)])
+    api: MilvusApi = LostDelete(fake, tombstone)  # type: ignore[assignment]
+    sweep = TombstoneSweep(api, "docs", SweepPolicy(retention_s=1), wall_clock=lambda: 4e9)
+    assert sweep.step([("documents", 0)]) == 1
+    assert set(store.ledger()) == {"d"}
+    assert store.ledger()["d"].state == "live"
