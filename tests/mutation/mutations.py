@@ -964,8 +964,8 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "a tombstone removed that the server has beside a newer row",
         function="pipeline.store.writing.ledger.tombstone_cleanup.TombstoneSweep._sweep",
-        old='row["id"] not in doubled and ',
-        new="",
+        old='row["id"] not in doubled',
+        new="True",
         tests=("tests/unit/pipeline/store/writing/ledger/test_repeated_rows.py",),
     ),
     Mutation(
