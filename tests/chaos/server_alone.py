@@ -1,7 +1,8 @@
-"""`python -m tests.chaos.server_alone`: does Milvus by itself keep every delete? One client, no fault, no code of ours.
+"""`python -m tests.chaos.server_alone`: does Milvus by itself keep every write and delete? No code of ours is in it.
 
-Upserts and deletes go on while the collection is flushed every few seconds; then each Milvus partition is compared with
-what was written, as it is and after the collection was loaded again.
+One client for each Milvus partition upserts and deletes, and repeats a call until it is answered, while the collection
+is flushed every few seconds; with `--restarts` the server is killed and started again in between. Then each Milvus
+partition is compared with what was written, as it is and after the collection was loaded again.
 """
 
 import argparse
@@ -11,15 +12,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from pymilvus import DataType, MilvusClient
+import grpc
+from pymilvus import DataType, MilvusClient, MilvusException
 
 from consumers.local import LocalMilvusStandalone
 from consumers.local.milvus import STANDALONE_VERSION
+from consumers.local.server import free_ports
+from tests.chaos.servers import Killable
 from tests.support.milvus import milvus_client
 
 PARTITIONS = ("d1", "d2", "d3", "d4")
@@ -27,6 +34,10 @@ NAME = "alone"
 DIMENSION = 32
 _SECONDS, _FLUSH_EVERY_S = 90.0, 2.0
 """Long and often enough to show on most runs what a run of chaos meets now and then."""
+_RESTARTS = 2
+_ROWS, _DELETED = 20, 3
+_AWAY_S = 300.0
+"""Most seconds for which the server may be away after a restart."""
 
 
 class Compacting(LocalMilvusStandalone):
@@ -41,35 +52,64 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--flush-every", type=float, default=3.0, help="seconds")
     parser.add_argument("--without-compaction", action="store_true")
+    parser.add_argument("--restarts", type=int, default=0, help="kill -9 and start, so many times")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="alone-") as folder:
-        found = measure(Path(folder), chosen.seconds, chosen.flush_every, compacts=not chosen.without_compaction)
+        found = measure(
+            Path(folder),
+            chosen.seconds,
+            chosen.flush_every,
+            compacts=not chosen.without_compaction,
+            restarts=chosen.restarts,
+        )
     sys.stdout.write(
         json.dumps({"milvus": STANDALONE_VERSION, "compaction": not chosen.without_compaction, **found}) + "\n"
     )
     return 1 if any(any(each.values()) for each in found.values()) else 0
 
 
-def measure(folder: Path, seconds: float, flush_every_s: float, *, compacts: bool) -> dict[str, dict[str, int]]:
+def measure(
+    folder: Path, seconds: float, flush_every_s: float, *, compacts: bool, restarts: int = 0
+) -> dict[str, dict[str, int]]:
     """Differences as the server shows them after the writes, and after the collection was loaded again."""
-    kind = Compacting if compacts else LocalMilvusStandalone
-    with kind(folder) as uri:
+    server = (Compacting if compacts else LocalMilvusStandalone)(folder, free_ports(1)[0])
+    with server as uri:
         client = milvus_client(uri)
         _create(client)
-        written = _write(client, uri, seconds, flush_every_s)
+        with _written(uri, flush_every_s) as written:
+            for _ in range(restarts):
+                time.sleep(seconds / (restarts + 1))
+                _restart(server)
+                client = milvus_client(uri)
+                _insist(partial(client.query, NAME, filter='id == ""', consistency_level="Strong", timeout=5))
+            time.sleep(seconds / (restarts + 1))
+        client.flush(NAME, timeout=60)
         first = _differences(client, written)
         client.release_collection(NAME)
         client.load_collection(NAME)
         return {"as_it_is": first, "loaded_again": _differences(client, written)}
 
 
+def _restart(server: LocalMilvusStandalone) -> None:
+    milvus = Killable(server)
+    milvus.kill()
+    milvus.launch()
+    milvus.await_ready()
+
+
 def unexplained(kinds: Collection[str], folder: Path) -> list[str]:
     """Those kinds of differences, shown until a reload, that this build of the server does not show by itself.
 
     It shows by itself what it has deleted or replaced: a document's older rows, and so a ledger that differs from the
-    rows. Rows that are missing it has to lose by itself, too.
+    rows. Rows that are missing it has to lose by itself, too. A run of chaos restarts it, so it is restarted here.
     """
-    return not_shown(kinds, measure(folder, _SECONDS, _FLUSH_EVERY_S, compacts=False)["as_it_is"])
+    shown = Counter[str]()
+    for restarts in (0, _RESTARTS):
+        place = folder / f"restarts-{restarts}"
+        shown.update(measure(place, _SECONDS, _FLUSH_EVERY_S, compacts=False, restarts=restarts)["as_it_is"])
+        if not not_shown(kinds, shown):
+            break
+    return not_shown(kinds, shown)
 
 
 def not_shown(kinds: Collection[str], shown: Mapping[str, int]) -> list[str]:
@@ -90,33 +130,56 @@ def _create(client: MilvusClient) -> None:
         client.create_partition(NAME, partition)
 
 
-def _write(client: MilvusClient, uri: str, seconds: float, flush_every: float) -> dict[str, dict[str, int]]:
-    """What must be there: Milvus partition -> id -> version."""
+@contextmanager
+def _written(uri: str, flush_every: float) -> Iterator[dict[str, dict[str, int]]]:
+    """Write until the block ends; then it holds what must be there: Milvus partition -> id -> version."""
     ending = threading.Event()
+    written: dict[str, dict[str, int]] = {partition: {} for partition in PARTITIONS}
 
     def flush() -> None:
         flusher = milvus_client(uri)
         while not ending.wait(flush_every):
-            flusher.flush(NAME, timeout=60)
+            with suppress(MilvusException, grpc.RpcError):
+                flusher.flush(NAME, timeout=60)
 
-    threading.Thread(target=flush, daemon=True).start()
-    rng = random.Random(1)
-    written: dict[str, dict[str, int]] = {partition: {} for partition in PARTITIONS}
-    version, began = 0, time.monotonic()
-    while time.monotonic() - began < seconds:
-        for partition in PARTITIONS:
-            version += 1
-            rows = [_row(rng, partition, version) for _ in range(20)]
-            unique = {row["id"]: row for row in rows}
-            client.upsert(NAME, list(unique.values()), partition_name=partition, timeout=20)
-            written[partition].update(dict.fromkeys(unique, version))
-            gone = rng.sample(list(written[partition]), 3)
-            client.delete(NAME, filter='id in ["' + '","'.join(gone) + '"]', partition_name=partition, timeout=20)
-            for each in gone:
-                del written[partition][each]
-    ending.set()
-    client.flush(NAME, timeout=60)
-    return written
+    threads = [threading.Thread(target=flush, daemon=True)]
+    threads += [threading.Thread(target=_write, args=(uri, name, written[name], ending)) for name in PARTITIONS]
+    for thread in threads:
+        thread.start()
+    try:
+        yield written
+    finally:
+        ending.set()
+        for thread in threads[1:]:
+            thread.join()
+
+
+def _write(uri: str, partition: str, written: dict[str, int], ending: threading.Event) -> None:
+    client, rng, version = milvus_client(uri), random.Random(partition), 0
+    while not ending.is_set():
+        version += 1
+        rows = {row["id"]: row for row in (_row(rng, partition, version) for _ in range(_ROWS))}
+        upsert = partial(client.upsert, NAME, list(rows.values()), partition_name=partition, timeout=20)
+        _insist(upsert)
+        written.update(dict.fromkeys(rows, version))
+        gone = rng.sample(list(written), _DELETED)
+        _insist(partial(client.delete, NAME, ids=gone, partition_name=partition, timeout=20))
+        for each in gone:
+            del written[each]
+
+
+def _insist(call: Callable[[], object]) -> None:
+    """Repeat a call until it is answered: an upsert or a delete may be done twice."""
+    deadline = time.monotonic() + _AWAY_S
+    while True:
+        try:
+            call()
+        except (MilvusException, grpc.RpcError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _row(rng: random.Random, partition: str, version: int) -> dict[str, Any]:

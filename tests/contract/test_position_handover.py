@@ -2,20 +2,22 @@
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from typing_extensions import override
 
-from consumers.kafka import RememberedPositions, Source
+from consumers.kafka import KafkaSettings, RememberedPositions, Source
+from pipeline.errors import Unavailable
 from pipeline.records import KafkaPartition
-from pipeline.store import Marks, PositionMarks
+from pipeline.store import Marks, PositionMarks, StoredPosition
 from pipeline.store.collection.opening import open_marks
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
 from tests.support.rigs.kafka import Member, Rig
+from tests.support.waiting import eventually
 
 WAIT_S = 20
 
@@ -123,6 +125,70 @@ def test_where_reading_began_is_remembered_until_an_offset_is_committed(rig: Rig
         assert member.commit()
         memory.write({(topic, 0): 1})
         assert "began" not in milvus.newest((topic, 0))
+
+
+class Counted(RememberedPositions):
+    """Counts the reads that Milvus has not answered."""
+
+    unanswered = 0
+
+    @override
+    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+        try:
+            return super().read(topic_ids)
+        except Unavailable:
+            self.unanswered += 1
+            raise
+
+
+@contextmanager
+def postponed(rig: Rig, milvus: SlowMarks) -> Iterator[tuple[Member, KafkaSettings]]:
+    """A member to which a new Kafka partition with one record was assigned while Milvus is away."""
+    settings = rig.settings(topic := rig.topic())
+    memory = Counted(PositionMarks(Marks(milvus, "docs"), "g"), "g", lambda topic: True)
+    with closed(rig.source(settings, memory=memory)) as source:
+        member = Member(source)
+        member.joined(each=1)
+        milvus.down = True
+        rig.add_partitions(topic, 2)
+        rig.produce(topic, b"new", partition=1)
+        rig.flush()
+
+        def refused() -> bool:
+            source.pause()
+            source.resume()
+            member.poll()
+            return memory.unanswered > 2
+
+        eventually(refused, within=WAIT_S, every=0, what="a third answer")
+        assert member.records == []
+        yield member, settings
+
+
+def test_a_new_kafka_partition_is_begun_when_milvus_answers_again(rig: Rig, milvus: SlowMarks) -> None:
+    with postponed(rig, milvus) as (member, settings):
+        milvus.down = False
+        member.read(1)
+        rig.produce(settings.topics[0], b"after")
+        rig.flush()
+        member.read(2)
+        assert member.values == [b"new", b"after"]
+        member.finish(member.records)
+        assert member.commit()
+
+
+def test_a_kafka_partition_that_is_not_begun_yet_can_move(rig: Rig, milvus: SlowMarks) -> None:
+    with postponed(rig, milvus) as (member, settings), closed(rig.source(settings)) as other_source:
+        other = Member(other_source)
+        member.joined(other, each=1)
+        milvus.down = False
+
+        def read() -> bool:
+            member.poll()
+            other.poll()
+            return member.values + other.values == [b"new"]
+
+        eventually(read, within=WAIT_S, every=0, what="the record, once")
 
 
 def test_a_member_leaves_after_its_last_write_of_a_position(rig: Rig, milvus: SlowMarks) -> None:

@@ -137,6 +137,8 @@ class KafkaSource(BaseSource, Source):
         consumer, listener = self._started()
         self._failure.check()
         finish_join(consumer)
+        if is_stable(consumer):
+            listener.begin_postponed()
         batches = self._fetch(timeout_s)
         # Only a poll joins the group, so the records belong to this membership or to one that has ended since.
         self._read_as = consumer.group_metadata()
@@ -166,7 +168,8 @@ class KafkaSource(BaseSource, Source):
     def resume(self) -> None:
         consumer, listener = self._started()
         listener.paused = False
-        consumer.resume(*consumer.assignment())
+        begun = (tp for tp in consumer.assignment() if (tp.topic, tp.partition) not in listener.postponed)
+        consumer.resume(*begun)
 
     @override
     def commit(self, offsets: Mapping[KafkaPartition, int]) -> bool:

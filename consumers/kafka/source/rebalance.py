@@ -15,12 +15,14 @@ from consumers.kafka.client.internals import client_sleep, member_id, seek
 from consumers.kafka.positions.start_positions import StartOffsets, StartPositions
 from consumers.kafka.source.base_source import SourceFailure
 from pipeline import failpoints
+from pipeline.errors import Unavailable
 from pipeline.records import KafkaPartition
 
 log = structlog.get_logger(__name__)
 
 _DRAIN_STEP_S = 0.05
 _ANSWER_STEP_S = 0.005
+_AGAIN_S = 1.0
 
 
 class RebalanceHandler(Protocol):
@@ -87,6 +89,9 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         """The id under which the Kafka partitions in `committed` were assigned."""
         self.paused = False
         self.closing = False
+        self.postponed: set[KafkaPartition] = set()
+        """Assigned, and not begun yet: where to begin could not be read."""
+        self._again_at = 0.0
         self.committed: dict[KafkaPartition, int] = {}
         """The last committed offset of each assigned Kafka partition; without one, where reading began."""
 
@@ -97,12 +102,14 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
             return
         try:
             await self._assign(partitions)
+        except Unavailable as error:
+            self._postpone(partitions, error)
         except Exception as error:  # the client would swallow it
             self._failure.error = error
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Drain the records in flight, commit the durable ones, and give up the rest."""
-        partitions = _names(revoked)
+        partitions = self._begun(revoked)
         if not partitions or self.closing or self._failure.error is not None:
             return
         try:
@@ -115,7 +122,7 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         """Forget the Kafka partitions: another worker reads them, and a commit now would undo its progress."""
-        partitions = _names(lost)
+        partitions = self._begun(lost)
         if not partitions or self.closing or self._failure.error is not None:
             return
         try:
@@ -139,11 +146,31 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
         """
         if self.outlived:
             self._lose(tuple(self.committed))
-        if all(name in self.committed for name in assigned):
+        if all(name in self.committed or name in self.postponed for name in assigned):
             return False
         self._await_jobs()
         self.reread(assigned)
         return True
+
+    def begin_postponed(self) -> None:
+        """Try again, once a second, to begin what could not be begun. Blocks; for the polling thread.
+
+        For months a worker waits for Milvus wherever it needs it. Ending here instead would end it for a rebalance that
+        happens to fall into an outage.
+        """
+        if not self.postponed or time.monotonic() < self._again_at:
+            return
+        waiting = sorted(self.postponed)
+        try:
+            self._await_jobs()
+            self.reread(waiting)
+        except Unavailable:
+            self._again_at = time.monotonic() + _AGAIN_S
+            return
+        self.postponed.clear()
+        log.info("kafka.begun", partitions=[f"{topic}/{number}" for topic, number in waiting])
+        if not self.paused:
+            self._consumer.resume(*(TopicPartition(*name) for name in waiting))
 
     def reread(self, partitions: Collection[KafkaPartition]) -> None:
         """Begin these Kafka partitions again at their committed offsets. Blocks; for the polling thread.
@@ -188,6 +215,27 @@ class GroupListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # ka
             self._consumer.pause(*(TopicPartition(*name) for name in partitions))
         await self._commit({**begin.rebound, **begin.decided})
         self._begin(begin.positions)
+
+    def _postpone(self, partitions: Collection[KafkaPartition], error: Unavailable) -> None:
+        """Leave Kafka partitions paused, at a position that is never read: the client raises where it has none."""
+        log.warning(
+            "kafka.begin_postponed",
+            partitions=[f"{topic}/{number}" for topic, number in partitions],
+            why=str(error),
+            what="it is tried again until it succeeds",
+        )
+        for name in partitions:
+            seek(self._consumer, TopicPartition(*name), 0, -1)
+        self._consumer.pause(*(TopicPartition(*name) for name in partitions))
+        self.postponed.update(partitions)
+        self._again_at = time.monotonic() + _AGAIN_S
+
+    def _begun(self, partitions: Iterable[TopicPartition]) -> tuple[KafkaPartition, ...]:
+        """Those of which the worker knows; of the others nothing is in flight, and nothing is to be begun any more."""
+        names = _names(partitions)
+        begun = tuple(name for name in names if name not in self.postponed)
+        self.postponed.difference_update(names)
+        return begun
 
     def _find_start(self, partitions: Collection[KafkaPartition]) -> StartOffsets:
         self._await_jobs()

@@ -18,7 +18,7 @@ from consumers.kafka.positions.begin import begin_at
 from consumers.kafka.positions.remembered import AcceptableGap, PositionMemory, Remembered
 from consumers.kafka.topics.admin import LogRange
 from pipeline import failpoints
-from pipeline.errors import OffsetsLost, UsageError
+from pipeline.errors import OffsetsLost, Unavailable, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
 from pipeline.store import StoredPosition
 
@@ -364,7 +364,11 @@ class FakeSource:
             self._revoke(handler, gone)
         added = self._broker.claim(group, self, share - self._positions.keys())
         if added:
-            positions = self._begin(sorted(added), only_new_topics=False)
+            try:
+                positions = self._begin(sorted(added), only_new_topics=False)
+            except Unavailable:
+                self._broker.release(self._settings.group_id, added)  # tried again by the next poll
+                return
             self._positions.update(positions)
             self._committed.update(positions)
             handler.on_assigned(positions)
