@@ -34,10 +34,19 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def request_body(
-    text: str, *, limit: int, last: str | None, from_: str | None, to: str | None, where: Sequence[str]
+    text: str,
+    *,
+    mode: str | None = None,
+    limit: int,
+    last: str | None,
+    from_: str | None,
+    to: str | None,
+    where: Sequence[str],
 ) -> dict[str, Any]:
     """The options of the command as the body of a request."""
     body: dict[str, Any] = {"query": text, "limit": limit}
+    if mode is not None:
+        body["mode"] = mode
     if last or from_ or to:
         times = {"last": last, "from": from_, "to": to}
         body["time"] = {name: value for name, value in times.items() if value}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
@@ -99,11 +99,17 @@ class CandidateSearch:
                 if "text" in hit.fields:
                     yield query, hit
                 elif hit.id in rows:
-                    yield query, Hit(hit.id, hit.score, rows[hit.id])
+                    yield query, replace(hit, fields=rows[hit.id])
 
     def retrieve(self, queries: Queries, rows: RowSelection) -> list[list[Hit]]:
         """The best rows of each query. Raises DeadlinePassed, or what Milvus's answer means."""
         return self._in_time(lambda left_s: self.retriever.retrieve(self.collection, queries, rows, left_s))
+
+    def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        """At most `limit` rows that match, wherever they are. Raises as `retrieve`."""
+        return self._in_time(
+            lambda left_s: self.api.query(self.collection.name, expression, fields, limit=limit, timeout=left_s)
+        )
 
     def _rows(self, ids: set[str]) -> dict[str, dict[str, Any]]:
         if not ids:

@@ -1,14 +1,16 @@
 """Retrievers: each finds candidate rows for the texts of a request in its own way."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pipeline.records import VECTOR_FIELD
+from pipeline.query.fusion import Fusion, fuse
+from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusApi, VectorSearch, search_params
 
 
@@ -17,12 +19,8 @@ class Queries:
     """The texts of a request and their vectors; a retriever uses what it searches by."""
 
     texts: Sequence[str]
-    vectors: NDArray[np.float32]
-    """Shape (len(texts), dimension), finite, none of them zero."""
-
-    def first(self) -> "Queries":
-        """The first of them alone."""
-        return Queries(self.texts[:1], self.vectors[:1])
+    vectors: NDArray[np.float32] | None
+    """Shape (len(texts), dimension), finite, none of them zero; None where only words are searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,7 @@ class DenseRetriever(Retriever):
     def retrieve(
         self, collection: CollectionInfo, queries: Queries, rows: RowSelection, timeout_s: float
     ) -> list[list[Hit]]:
+        assert queries.vectors is not None  # noqa: S101 - the service embeds for this retriever
         index = collection.indexes[VECTOR_FIELD]
         hits_of_queries = self._api.search(
             collection.name,
@@ -73,8 +72,62 @@ class DenseRetriever(Retriever):
         if index.metric != "L2":
             return hits_of_queries
         return [
-            [Hit(hit.id, similarity_score(index.metric, hit.score), hit.fields) for hit in hits]
-            for hits in hits_of_queries
+            [replace(hit, score=similarity_score(index.metric, hit.score)) for hit in hits] for hits in hits_of_queries
+        ]
+
+
+class KeywordRetriever(Retriever):
+    """Finds the rows whose text has the words of the query, the rarer the better (BM25, by the server)."""
+
+    def __init__(self, api: MilvusApi) -> None:
+        self._api = api
+        self._sign = -1.0 if api.server.capabilities.bm25_scores_are_negative else 1.0
+
+    @override
+    def retrieve(
+        self, collection: CollectionInfo, queries: Queries, rows: RowSelection, timeout_s: float
+    ) -> list[list[Hit]]:
+        found = self._api.search(
+            collection.name,
+            VectorSearch(
+                queries.texts,
+                rows.limit,
+                SPARSE_FIELD,
+                expression=rows.expression,
+                fields=rows.fields,
+                partitions=rows.partitions,
+                timeout_s=timeout_s,
+            ),
+        )
+        return [[replace(hit, score=self._sign * hit.score) for hit in hits] for hits in found]
+
+
+class HybridRetriever(Retriever):
+    """Finds rows by meaning and by words, and fuses both orders."""
+
+    def __init__(
+        self,
+        legs: Mapping[str, Retriever],
+        fusion: Callable[[str], Fusion],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`fusion`: that of a query's text."""
+        self._legs = legs
+        self._fusion = fusion
+        self._clock = clock
+
+    @override
+    def retrieve(
+        self, collection: CollectionInfo, queries: Queries, rows: RowSelection, timeout_s: float
+    ) -> list[list[Hit]]:
+        deadline = self._clock() + timeout_s
+        found = {
+            name: leg.retrieve(collection, queries, rows, max(deadline - self._clock(), 0.0))
+            for name, leg in self._legs.items()
+        }
+        return [
+            fuse({name: hits[number] for name, hits in found.items()}, self._fusion(text))
+            for number, text in enumerate(queries.texts)
         ]
 
 

@@ -137,7 +137,9 @@ class SearchService:
             self._metrics.results.observe(len(results))
         return shape_answer(result, many=request.many, timing=timing)
 
-    async def _embed(self, request: SearchRequest) -> NDArray[np.float32]:
+    async def _embed(self, request: SearchRequest) -> NDArray[np.float32] | None:
+        if request.mode == "keyword":
+            return None
         try:
             return await self._embedder.embed(request.queries)
         except RateLimited as error:
@@ -146,7 +148,7 @@ class SearchService:
     def _search(
         self,
         request: SearchRequest,
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.float32] | None,
         deadline: float,
         clock: Callable[[], float],
         now_ms: int,

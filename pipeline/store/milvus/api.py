@@ -79,6 +79,8 @@ class Hit:
     score: float
     """COSINE and IP: higher is nearer; L2: lower is nearer."""
     fields: Mapping[str, Any]
+    legs: Mapping[str, float] = field(default_factory=dict)
+    """The scores of which `score` is made, where several searches were fused."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
