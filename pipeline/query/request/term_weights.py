@@ -19,7 +19,7 @@ _CODE = re.compile(
     re.VERBOSE,
 )
 _SHORT, _LONG = 2, 5
-_BY_SHARE = 0.9
+_CODES = 0.99
 _NAMES, _PHRASE, _SENTENCE = 0.6, 0.4, 0.25
 
 
@@ -45,7 +45,7 @@ def keyword_share(text: str) -> float:
     words = [stripped for word in _WORD.findall(text) if (stripped := word.strip(_EDGES))]
     codes = sum(bool(_CODE.search(word)) for word in words)
     if _QUOTED.search(text) or 2 * codes >= max(len(words), 1):
-        return _BY_SHARE
+        return _CODES
     if codes:
         return _NAMES
     if len(words) <= _SHORT:
