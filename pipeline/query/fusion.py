@@ -25,15 +25,16 @@ def fuse(legs: Mapping[str, Sequence[Hit]], fusion: Fusion) -> list[Hit]:
     """Every row that a leg found, best first; `legs`: each leg's hits by its name, best first.
 
     The score of a row is the sum of weight / (k + rank) over the legs that found it, ranks from 1, divided by what the
-    first row of every leg would get: so it lies above 0 and is at most 1. Rows with equal scores keep the order of the
-    legs. A hit carries the scores of its legs.
+    first row of every leg would get: so it is at most 1. Rows with equal scores keep the order of the legs; a leg of
+    weight 0 finds nothing. A hit carries the scores of its legs, and the fields that the last of them found: it read the
+    row last.
     """
-    weights = {name: fusion.weights.get(name, 1.0) for name in legs}
-    most = sum(weights.values()) / (fusion.k + 1)
-    found: dict[str, Hit] = {}
-    for name, hits in legs.items():
-        for rank, hit in enumerate(hits, 1):
-            known = found.get(hit.id) or replace(hit, score=0.0)
-            score = known.score + weights[name] / (fusion.k + rank) / most
-            found[hit.id] = replace(known, score=score, legs={**known.legs, name: hit.score})
-    return sorted((hit for hit in found.values() if hit.score > 0), key=lambda hit: -hit.score)
+    weights = {name: weight for name in legs if (weight := fusion.weights.get(name, 1.0)) > 0}
+    fused: dict[str, Hit] = {}
+    for name, weight in weights.items():
+        share = weight / sum(weights.values())
+        for rank, hit in enumerate(legs[name], 1):
+            before = fused.get(hit.id)
+            score = share * (fusion.k + 1) / (fusion.k + rank) + (before.score if before else 0.0)
+            fused[hit.id] = replace(hit, score=score, legs={**(before.legs if before else {}), name: hit.score})
+    return sorted(fused.values(), key=lambda hit: -hit.score)

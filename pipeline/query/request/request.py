@@ -41,6 +41,8 @@ MAX_TIMEOUT_MS = 60_000
 DEFAULT_TIMEOUT_MS = 5_000
 MAX_BODY_BYTES = 64 * 1024
 _LONGEST = timedelta(days=100 * 366)
+_LEAST_WEIGHT = 1e-6
+"""Below it a weight other than 0 is a mistake, and its products lose their digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,17 @@ class _Between:
         return core_schema.custom_error_schema(bounded, "expected", custom_error_message=message)
 
 
+def _check_weight(weight: float | None) -> float | None:
+    if weight and weight < _LEAST_WEIGHT:
+        raise ValueError("cannot be compared with another weight")
+    return weight
+
+
 _Weight = Annotated[
-    float | None, Field(ge=0, le=100, allow_inf_nan=False), _Expected("must be a number from 0 to 100, or null")
+    float | None,
+    Field(ge=0, le=100, allow_inf_nan=False),
+    AfterValidator(_check_weight),
+    _Expected(f"must be 0, or from {_LEAST_WEIGHT:f} to 100, or null"),
 ]
 
 
@@ -201,9 +212,9 @@ class SearchRequest(StrictModel):
         ),
     ]
     mode: Annotated[Mode | None, _Expected("must be dense, keyword, hybrid or null")] = None
-    """By meaning, by exact words, or both; null: both where the server has a keyword index, else by meaning."""
+    """By meaning, by exact words, or both; null: both where the collection has a keyword index, else by meaning."""
     fusion: FusionOptions | None = None
-    """Of both orders; only for hybrid."""
+    """How both orders become one; only for hybrid."""
     limit: Annotated[int, _Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
     """Most results for each text. The largest limit also bounds the results of all texts together."""
     time: TimeWindow | None = None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K, fuse
+from pipeline.query.fusion import DENSE, KEYWORD, Fusion, fuse
 from pipeline.store import Hit
 
 
@@ -35,6 +35,17 @@ def test_weights_decide_and_a_leg_of_weight_zero_finds_nothing() -> None:
     assert fuse({DENSE: [], KEYWORD: []}, Fusion()) == []
 
 
+def test_weights_too_small_to_be_divided_are_compared_all_the_same() -> None:
+    legs = {DENSE: hits("ab"), KEYWORD: hits("dc")}
+    assert order(fuse(legs, Fusion(weights={DENSE: 1e-323, KEYWORD: 0.0}))) == "ab"
+    assert order(fuse(legs, Fusion(weights={DENSE: 0.0, KEYWORD: 0.0}))) == ""
+
+
+def test_a_row_that_was_replaced_between_two_legs_has_the_fields_of_the_later() -> None:
+    (hit,) = fuse({DENSE: [Hit("a", 0.5, {"at": 1})], KEYWORD: [Hit("a", 3.0, {"at": 2})]}, Fusion())
+    assert (hit.fields, hit.legs) == ({"at": 2}, {DENSE: 0.5, KEYWORD: 3.0})
+
+
 IDS = st.lists(st.sampled_from("abcdefghij"), unique=True).map("".join)
 
 
@@ -54,7 +65,3 @@ def test_every_row_comes_once_in_an_order_that_no_leg_contradicts_alone(
             only_one = all(one in leg or other not in leg for leg in (dense, keyword))
             if only_one and better and all(better):
                 assert fused.index(one) < fused.index(other)
-
-
-def test_the_usual_constant() -> None:
-    assert Fusion().k == K == 60

@@ -90,8 +90,10 @@ def test_without_a_keyword_index_a_search_is_by_meaning_and_words_are_refused(
         ({"fusion": []}, "/fusion", "must be an object such as"),
         ({"fusion": {"dense": 1}}, "/fusion", "takes both weights"),
         ({"fusion": {"dense": 0, "keyword": 0}}, "/fusion", "two weights of 0"),
-        ({"fusion": {"dense": -1, "keyword": 0}}, "/fusion/dense", "from 0 to 100"),
-        ({"fusion": {"dense": True, "keyword": 0}}, "/fusion/dense", "from 0 to 100"),
+        ({"fusion": {"dense": -1, "keyword": 0}}, "/fusion/dense", "must be 0, or from 0.000001 to 100"),
+        ({"fusion": {"dense": True, "keyword": 0}}, "/fusion/dense", "must be 0, or from"),
+        ({"fusion": {"dense": 0, "keyword": 1e-323}}, "/fusion/keyword", "must be 0, or from"),
+        ({"fusion": {"dense": 101, "keyword": 0}}, "/fusion/dense", "must be 0, or from"),
         ({"fusion": {"k": 0}}, "/fusion/k", "from 1 to 1,000"),
         ({"fusion": {"weights": 1}}, "/fusion/weights", "is not a known key"),
     ],
@@ -101,6 +103,13 @@ def test_what_is_wrong_is_named(body: dict[str, object], at: str, words: str) ->
         parse_request({"query": "q", **body})
     assert refused.value.at == at
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("weight", [0, 1e-6, 100])
+def test_a_weight_may_be_anything_that_can_be_compared(weight: float) -> None:
+    fusion = parse_request({"query": "q", "fusion": {"dense": weight, "keyword": 1}}).fusion
+    assert fusion is not None
+    assert fusion.of("q").weights == {"dense": weight, "keyword": 1}
 
 
 def test_the_second_leg_has_the_time_that_the_first_left(words: FakeMilvus) -> None:
