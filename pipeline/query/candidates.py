@@ -53,6 +53,8 @@ class CandidateSearch:
     settings: FetchSettings
     one_version: bool
     """Show only the newest version of a document (mode upsert); in append mode every record stays."""
+    checked: bool
+    """Rank some to spare, as the ledger may show some to be of older versions."""
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
@@ -60,13 +62,13 @@ class CandidateSearch:
     def ranked(self) -> tuple[list[list[Hit]], bool]:
         """Rank more and more candidates until each query has its results; False: Milvus failed before that.
 
-        With some to spare where the ledger may show some to be of older versions. The hits are whole rows, or hold only
+        The hits are whole rows, or hold only
         what ranks them: see `whole`.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
         wanted = min(request.limit * settings.overfetch, most)
-        best = request.limit + (settings.spare if self.one_version and request.hides_rows else 0)
+        best = request.limit + (settings.spare if self.checked else 0)
         ranked: list[list[Hit]] = []
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)

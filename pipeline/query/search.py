@@ -142,6 +142,8 @@ class Searcher:
         mode = self._mode(request, schema.info)
         fields = filterable_fields(schema.info)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        # As a filter does, the words of a query may hide a newer version that does not have them.
+        checked = schema.one_version and (request.hides_rows or mode != "dense")
         search = CandidateSearch(
             self._api,
             self._retriever(mode, request.fusion or FusionOptions()),
@@ -151,12 +153,13 @@ class Searcher:
             plan,
             self._settings.fetch,
             schema.one_version,
+            checked,
             deadline,
             self._clock,
         )
         ranked, complete = search.ranked()
         warnings: tuple[str, ...] = ()
-        if schema.one_version and request.hides_rows:
+        if checked:
             ranked, warnings = self._versions.current(
                 schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
             )

@@ -9,7 +9,7 @@ from pipeline.store import IndexSettings
 from pipeline.store.collection.schema import documents_spec
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.search import COLLECTION, EAST, Clock, Library, doc_ids, find, searches
+from tests.support.rigs.search import COLLECTION, EAST, LEDGER, Clock, Library, doc_ids, find, searches
 
 SERVERS = {
     "lite": ServerInfo("milvus_lite-3.2.2", (3, 2, 2), lite=True),
@@ -68,6 +68,30 @@ def test_words_obey_the_filter_the_time_range_and_the_limit(words: FakeMilvus) -
     only = {"type": "eq", "key": "doc_id", "value": "north"}
     assert doc_ids(search(words, "refund", filter=only)) == ["north"]
     assert len(search(words, "refund", limit=1).results[0]) == 1
+
+
+@pytest.mark.parametrize("body", [{"mode": "keyword"}, {"mode": "hybrid"}, {"fusion": {"dense": 0, "keyword": 1}}])
+def test_words_hide_no_newer_version(words: FakeMilvus, body: dict[str, object]) -> None:
+    library = Library(words)
+    library.put("changed", 170.0, offset=5, text="a refund E1234 failed")
+    library.put("changed", 175.0, offset=6, text="thanks")
+    for number in range(4):
+        library.put(f"near {number}", number, text="thanks")
+    assert doc_ids(search(words, "a refund E1234 failed", limit=1, **body)) == ["changed"], "nothing newer is known"
+    library.enter("changed", 6)
+    found = search(words, "a refund E1234 failed", limit=1, **body)
+    assert (doc_ids(found), found.warnings) == (["north"], ())
+    library.enter("changed", 6, pending=True)
+    found = search(words, "a refund E1234 failed", limit=1, **body)
+    assert doc_ids(found) == ["changed"]
+    assert "may be shown in an older version" in found.warnings[0]
+
+
+def test_a_search_by_meaning_without_a_filter_reads_no_ledger(words: FakeMilvus) -> None:
+    Library(words).enter("north", 1)
+    words.calls.clear()
+    search(words, "refund", mode="dense")
+    assert [call for call in words.calls if call[1] == LEDGER] == []
 
 
 def test_without_a_keyword_index_a_search_is_by_meaning_and_words_are_refused(
