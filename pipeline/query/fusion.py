@@ -20,16 +20,19 @@ class Fusion:
     weights: Mapping[str, float] = field(default_factory=dict)
     """By the name of the leg; a leg without one has 1. Not negative, and not all zero."""
 
+    def weight(self, leg: str) -> float:
+        """The weight of a leg; 0: it need not be searched."""
+        return self.weights.get(leg, 1.0)
+
 
 def fuse(legs: Mapping[str, Sequence[Hit]], fusion: Fusion) -> list[Hit]:
     """Every row that a leg found, best first; `legs`: each leg's hits by its name, best first.
 
     The score of a row is the sum of weight / (k + rank) over the legs that found it, ranks from 1, divided by what the
-    first row of every leg would get: so it is at most 1. Rows with equal scores keep the order of the legs; a leg of
-    weight 0 finds nothing. A hit carries the scores of its legs, and the fields that the last of them found: it read the
-    row last.
+    first row of every leg would get: so it is at most 1. Rows with equal scores keep the order of the legs. A leg of
+    weight 0 finds nothing. A hit carries the scores of its legs, and its fields as the last of them read them.
     """
-    weights = {name: weight for name in legs if (weight := fusion.weights.get(name, 1.0)) > 0}
+    weights = {name: weight for name in legs if (weight := fusion.weight(name)) > 0}
     fused: dict[str, Hit] = {}
     for name, weight in weights.items():
         share = weight / sum(weights.values())

@@ -157,12 +157,14 @@ class Searcher:
             deadline,
             self._clock,
         )
-        ranked, complete = search.ranked()
-        warnings: tuple[str, ...] = ()
+        candidates = search.ranked()
+        ranked, complete = candidates.hits, candidates.complete
+        warnings = tuple(map(_leg_warning, candidates.missing))
         if checked:
-            ranked, warnings = self._versions.current(
+            ranked, of_versions = self._versions.current(
                 schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
             )
+            warnings += of_versions
         results: list[list[Result]] = [[] for _ in ranked]
         size = 0
         try:
@@ -187,7 +189,8 @@ class Searcher:
 
     def _mode(self, request: SearchRequest, info: CollectionInfo) -> Mode:
         """The mode of a request: by words only where the server fills a keyword index."""
-        if self._api.server.capabilities.bm25 and SPARSE_FIELD in info.indexes:
+        index = info.indexes.get(SPARSE_FIELD)
+        if self._api.server.capabilities.bm25 and index is not None and index.metric == "BM25":
             return request.mode or "hybrid"
         if request.mode not in (None, "dense") or request.fusion is not None:
             at = "/mode" if request.mode is not None else "/fusion"
@@ -244,6 +247,10 @@ class Searcher:
         near = self._names.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
+
+
+def _leg_warning(name: str) -> str:
+    return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
 
 def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:

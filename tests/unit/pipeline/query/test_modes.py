@@ -1,13 +1,17 @@
 """Searches by meaning, by words and by both."""
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
+import numpy as np
 import pytest
 
+from pipeline.errors import NotLoaded, RateLimited, RequestRefused, Unavailable, UnlistedAnswer
 from pipeline.query import InvalidRequest, Searcher, SearchResult, parse_request
-from pipeline.store import IndexSettings
+from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
+from pipeline.store import Hit, IndexSettings, VectorSearch
 from pipeline.store.collection.schema import documents_spec
-from pipeline.store.milvus.api import ServerInfo
+from pipeline.store.milvus.api import IndexInfo, ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, EAST, LEDGER, Clock, Library, doc_ids, find, searches
 
@@ -30,10 +34,11 @@ def words(request: pytest.FixtureRequest) -> FakeMilvus:
     return api
 
 
-def search(api: FakeMilvus, query: str, **body: object) -> SearchResult:
+def search(api: FakeMilvus, query: str | list[str], **body: object) -> SearchResult:
     searcher = Searcher(api, COLLECTION, clock=Clock())
     request = parse_request({"query": query, **body})
-    return searcher.search(request, None if request.mode == "keyword" else EAST, 5.0, now_ms=0)
+    vectors = None if request.mode == "keyword" else EAST.repeat(len(request.queries), 0)
+    return searcher.search(request, vectors, 5.0, now_ms=0)
 
 
 def test_words_are_found_best_first_and_without_a_vector(words: FakeMilvus) -> None:
@@ -138,20 +143,164 @@ def test_a_weight_may_be_anything_that_can_be_compared(weight: float) -> None:
 
 def test_the_second_leg_has_the_time_that_the_first_left(words: FakeMilvus) -> None:
     clock = Clock()
-    left: list[float | None] = []
+    left: list[float] = []
 
-    def slow(operation: str, *_: object) -> None:
-        clock.now += 1.0 * (operation == "search")
+    def search_slowly(collection: str, search: VectorSearch) -> list[list[Hit]]:
+        assert search.timeout_s
+        left.append(search.timeout_s)
+        clock.now += 1.0
+        return answer(collection, search)
+
+    answer, words.search = words.search, search_slowly  # type: ignore[method-assign]
+    Searcher(words, COLLECTION, clock=clock).search(parse_request({"query": "refund"}), EAST, 9.0, now_ms=0)
+    assert left == [9.0, 4.0], "half of it, so that what was found can still be read"
+
+
+def fail_search(api: FakeMilvus, number: int, error: Exception) -> None:
+    """Let one of the searches from now on raise: the first is 1."""
+    count = 0
+
+    def fail(operation: str, _: str, when: Literal["before", "after"]) -> None:
+        nonlocal count
+        count += (operation, when) == ("search", "before")
+        if (operation, when, count) == ("search", "before", number):
+            raise error
+
+    api.hook = fail
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), RateLimited("quota"), UnlistedAnswer("new words")])
+def test_what_vectors_find_is_kept_where_the_search_by_words_fails(words: FakeMilvus, error: Exception) -> None:
+    fail_search(words, 2, error)
+    found = search(words, "refund E1234", limit=3)
+    assert (doc_ids(found), found.mode, found.partial) == (["east", "north-east", "north"], "hybrid", True)
+    assert [set(result.scores) for result in found.results[0]] == [{"dense"}] * 3
+    (warning,) = found.warnings
+    assert warning == "Milvus did not answer the keyword search of this hybrid search: what only that finds is missing"
+    words.hook = None
+    found = search(words, "refund E1234", limit=3)
+    assert (found.partial, found.warnings) == (False, ())
+
+
+def test_a_hybrid_search_fails_as_one_by_meaning_does(words: FakeMilvus) -> None:
+    fail_search(words, 1, Unavailable("away"))
+    with pytest.raises(Unavailable, match="away"):
+        search(words, "refund E1234")
+
+
+def test_both_orders_of_the_rows_before_stay_where_more_rows_do_not_come(words: FakeMilvus) -> None:
+    library = Library(words)
+    for chunk in range(20):
+        library.put("long", 1.0, day="2026-11-01", chunk=chunk, text="refund E1234")
+    library.put("other", 20.0, day="2026-11-01", text="refund")
+    fail_search(words, 4, Unavailable("away"))
+    found = search(words, "refund E1234", limit=2, time={"to": "2026-11-10"})
+    assert (doc_ids(found), found.partial, found.warnings) == (["long"], True, ())
+    assert set(found.results[0][0].scores) == {"dense", "keyword"}
+
+
+def test_no_search_by_words_begins_without_time(words: FakeMilvus) -> None:
+    clock = Clock()
+
+    def slow(operation: str, _: str, when: Literal["before", "after"]) -> None:
+        clock.now += 5.0 * ((operation, when) == ("search", "before"))
 
     words.hook = slow
-    seen: Callable[..., object] = words.search
+    found = Searcher(words, COLLECTION, clock=clock).search(parse_request({"query": "refund"}), EAST, 5.0, now_ms=0)
+    assert searches(words) == 1
+    assert (len(found.results[0]), found.partial) == (3, True)
+    assert "the keyword search" in found.warnings[0]
 
-    def search_noting(collection: str, search: object) -> object:
-        left.append(search.timeout_s)
-        return seen(collection, search)
 
-    words.search = search_noting  # type: ignore[method-assign, assignment]
-    Searcher(words, COLLECTION, clock=clock).search(parse_request({"query": "refund"}), EAST, 9.0, now_ms=0)
-    assert left[0] is not None
-    assert left[1] is not None
-    assert left[1] < left[0]
+def test_a_search_by_words_that_takes_long_leaves_time_to_read_what_vectors_find(words: FakeMilvus) -> None:
+    clock = Clock()
+
+    def search_slowly(collection: str, search: VectorSearch) -> list[list[Hit]]:
+        if search.anns_field == SPARSE_FIELD:
+            assert search.timeout_s
+            clock.now += search.timeout_s
+            raise Unavailable("deadline exceeded")
+        return answer(collection, search)
+
+    answer, words.search = words.search, search_slowly  # type: ignore[method-assign]
+    request = parse_request({"query": "refund", "limit": 50})
+    found = Searcher(words, COLLECTION, clock=clock).search(request, EAST, 5.0, now_ms=0)
+    assert (len(found.results[0]), found.partial) == (3, True)
+
+
+def test_a_partition_released_between_both_searches_is_left_out(words: FakeMilvus) -> None:
+    Library(words).put("released", 0.0, day="2026-11-01", text="refund")
+    fail_search(words, 2, NotLoaded("released"))
+    found = search(words, "refund", time={"from": "2026-01-01"})
+    assert (found.partial, len(found.results[0])) == (False, 4)
+
+
+def test_a_text_without_words_finds_by_its_meaning(words: FakeMilvus) -> None:
+    refused = RequestRefused("the text has no tokens")
+    fail_search(words, 2, refused)
+    found = search(words, "?!")
+    assert (doc_ids(found), found.partial, found.warnings) == (["east", "north-east", "north"], False, ())
+    fail_search(words, 1, refused)
+    with pytest.raises(RequestRefused):
+        search(words, "?!", mode="keyword")
+
+
+def test_a_text_without_words_takes_none_from_the_others(words: FakeMilvus) -> None:
+    def search_refusing(collection: str, search: VectorSearch) -> list[list[Hit]]:
+        if not isinstance(search.queries, np.ndarray) and "?!" in search.queries:
+            raise RequestRefused("the text has no tokens")
+        return answer(collection, search)
+
+    answer, words.search = words.search, search_refusing  # type: ignore[method-assign]
+    found = search(words, ["?!", "E1234"])
+    assert [doc_ids(found, number)[0] for number in (0, 1)] == ["east", "north"]
+    assert found.results[1][0].scores.keys() == {"dense", "keyword"}
+
+
+def test_an_order_without_weight_is_not_searched(words: FakeMilvus) -> None:
+    for weights, fields in (((0, 1), [SPARSE_FIELD]), ((1, 0), [VECTOR_FIELD]), ((1, 1), [VECTOR_FIELD, SPARSE_FIELD])):
+        seen = searched_fields(words)
+        found = search(words, ["refund", "E1234"], fusion=dict(zip(("dense", "keyword"), weights, strict=True)))
+        assert (seen, found.mode, found.partial) == (fields, "hybrid", False)
+
+
+def searched_fields(api: FakeMilvus) -> list[str]:
+    """Gains the field of each search from now on."""
+    seen: list[str] = []
+    answer = FakeMilvus.search
+
+    def search_noting(collection: str, search: VectorSearch) -> list[list[Hit]]:
+        seen.append(search.anns_field)
+        return answer(api, collection, search)
+
+    api.search = search_noting  # type: ignore[method-assign]
+    return seen
+
+
+def test_each_text_of_a_list_has_its_results(words: FakeMilvus) -> None:
+    found = search(words, ["E1234", "a", "nothing at all"], mode="keyword")
+    assert [doc_ids(found, number) for number in range(3)] == [["north"], ["north-east"], ["east"]]
+    both = search(words, ["E1234", "nothing of it"], limit=1)
+    assert [doc_ids(both, number) for number in (0, 1)] == [["north"], ["east"]]
+
+
+def test_rows_that_are_read_whole_afterwards_keep_their_scores(words: FakeMilvus) -> None:
+    library = Library(words)
+    for number in range(60):
+        library.put(f"doc {number}", number, text="refund")
+    words.calls.clear()
+    found = search(words, "refund", limit=50).results[0]
+    assert any((operation, collection) == ("query", COLLECTION) for operation, collection, _ in words.calls)
+    assert len(found) == 50
+    assert all(result.scores.keys() == {"dense", "keyword"} for result in found)
+    assert all(result.text for result in found)
+
+
+def test_a_sparse_field_of_another_program_is_no_keyword_index() -> None:
+    api = FakeMilvus(server=SERVERS["2.5"])
+    spec = documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=True)
+    sparse = IndexInfo("SPARSE_INVERTED_INDEX", "IP", {})
+    api.create_collection(replace(spec, indexes={**spec.indexes, SPARSE_FIELD: sparse}))
+    assert search(api, "refund").mode == "dense"
+    with pytest.raises(InvalidRequest, match="needs a keyword index"):
+        search(api, "refund", mode="keyword")

@@ -27,7 +27,7 @@ def test_the_best_row_comes_first_with_the_highest_score(metric: str) -> None:
     info = milvus.describe(COLLECTION)
     assert info is not None
     rows = RowSelection(2, "", ("doc_id",), None)
-    (hits,) = DenseRetriever(milvus).retrieve(info, Queries(["q"], EAST), rows, 1.0)
+    (hits,) = DenseRetriever(milvus).retrieve(info, Queries(["q"], EAST), rows, 1.0).hits
     assert [hit.fields["doc_id"] for hit in hits] == ["0 degrees", "30 degrees"]
     assert hits[0].score == pytest.approx(1.0)
     assert hits[0].score > hits[1].score > 0
