@@ -17,18 +17,23 @@ from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_re
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer one request body of POST /v1/search. Raises UsageError, Unavailable, Mismatch."""
+    """Answer one request body of POST /v1/search; by words without loading the model.
+
+    Raises UsageError, Unavailable, Mismatch.
+    """
     try:
         # The service checks it again; here before a model is loaded.
-        parse_request(body, settings.query.max_limit)
+        request = parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
         check_search(settings, api)
-        model = stack.enter_context(documents.embedder(settings, queries_first=True))
+        model = embedder = None
+        if request.mode != "keyword":
+            model = stack.enter_context(documents.embedder(settings, queries_first=True))
+            embedder = DirectEmbedder(model.embed_queries)
         configured = searcher(settings, api, model)
-        embedder = DirectEmbedder(model.embed_queries)
         with closing(search_service(settings, configured, embedder, CollectorRegistry())) as service:
             return answer_json(asyncio.run(service.answer(body)))
 

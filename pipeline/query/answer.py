@@ -29,7 +29,7 @@ class Result:
     """Text of the chunk."""
     score: float
     """Higher is always better. By meaning: COSINE and IP as Milvus gives them, L2 as 1 / (1 + distance). By words: as
-    BM25 gives it. By both: up to 1, which the first row of both orders has.
+    BM25 gives it. By both: up to 1, which a row has that is the first of both orders.
     """
     scores: Mapping[str, float]
     """By both: the scores `dense` and `keyword` of those of the two searches that found it; else empty."""
