@@ -155,7 +155,7 @@ def search(
     sets: Sets = None,
     mode: Annotated[
         Literal["dense", "keyword", "hybrid"] | None,
-        typer.Option(help="by meaning, by words, or both [default: both where the server has BM25]"),
+        typer.Option(help="by meaning, by words, or both [default: both where the collection has a keyword index]"),
     ] = None,
     limit: Annotated[int, typer.Option(min=1)] = 10,
     last: Annotated[str | None, typer.Option(metavar="24h", help="only documents of this long ago until now")] = None,
