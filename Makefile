@@ -55,6 +55,9 @@ bench-embed: install ## the embedding engine against its targets, about 30 minut
 bench-gpu: install ## the embedding engine on this machine's GPU: speed, memory, streams, quality; under 8 minutes
 	$(BIN)/python -m tests.bench.embedding --only gpu --only gpu-checks --only quality --rounds 2 $(ARGS)
 
+bench-query: install ## what searches by meaning, words and both find, about 5 minutes; see docs/benchmarks.md
+	$(BIN)/python -m tests.bench.query $(ARGS)
+
 bench-overload: install ## both workers under ten times the load and over 8 minutes; ARGS="--only burst", "--minutes 2"
 	$(BIN)/python -m tests.bench.overload $(ARGS)
 

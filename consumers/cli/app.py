@@ -8,7 +8,7 @@ and 143 ended by SIGINT or SIGTERM before the work began.
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -153,6 +153,10 @@ def search(
     text: Annotated[str, typer.Argument(help="the query")],
     config: ConfigFile = None,
     sets: Sets = None,
+    mode: Annotated[
+        Literal["dense", "keyword", "hybrid"] | None,
+        typer.Option(help="by meaning, by words, or both [default: both where the collection has a keyword index]"),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1)] = 10,
     last: Annotated[str | None, typer.Option(metavar="24h", help="only documents of this long ago until now")] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, inclusive")] = None,
@@ -164,7 +168,7 @@ def search(
     settings = load(config, sets)
     from consumers.cli import search as command
 
-    body = command.request_body(text, limit=limit, last=last, from_=from_, to=to, where=where or [])
+    body = command.request_body(text, mode=mode, limit=limit, last=last, from_=from_, to=to, where=where or [])
     result = command.search(settings, body)
     if json_:
         print_json(result)

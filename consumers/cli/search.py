@@ -17,27 +17,41 @@ from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_re
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer one request body of POST /v1/search. Raises UsageError, Unavailable, Mismatch."""
+    """Answer one request body of POST /v1/search; by words without loading the model.
+
+    Raises UsageError, Unavailable, Mismatch.
+    """
     try:
         # The service checks it again; here before a model is loaded.
-        parse_request(body, settings.query.max_limit)
+        request = parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
         check_search(settings, api)
-        model = stack.enter_context(documents.embedder(settings, queries_first=True))
+        model = embedder = None
+        if request.mode != "keyword":
+            model = stack.enter_context(documents.embedder(settings, queries_first=True))
+            embedder = DirectEmbedder(model.embed_queries)
         configured = searcher(settings, api, model)
-        embedder = DirectEmbedder(model.embed_queries)
         with closing(search_service(settings, configured, embedder, CollectorRegistry())) as service:
             return answer_json(asyncio.run(service.answer(body)))
 
 
 def request_body(
-    text: str, *, limit: int, last: str | None, from_: str | None, to: str | None, where: Sequence[str]
+    text: str,
+    *,
+    mode: str | None = None,
+    limit: int,
+    last: str | None,
+    from_: str | None,
+    to: str | None,
+    where: Sequence[str],
 ) -> dict[str, Any]:
     """The options of the command as the body of a request."""
     body: dict[str, Any] = {"query": text, "limit": limit}
+    if mode is not None:
+        body["mode"] = mode
     if last or from_ or to:
         times = {"last": last, "from": from_, "to": to}
         body["time"] = {name: value for name, value in times.items() if value}

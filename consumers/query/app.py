@@ -21,10 +21,12 @@ from consumers.query.admission import Admission, UntilSent
 from consumers.query.body import read_body
 from pipeline.query import MAX_BODY_BYTES, SearchAnswer, SearchAnswers, SearchReport, SearchService, request_model
 
-_DESCRIPTION = """Find the documents nearest in meaning to a text.
+_DESCRIPTION = """Find the documents that fit a text by meaning, by exact words, or by both.
 
-A `query` that is a list is answered with `answers`, one for each text in the same order; a single text with `results`.
-Results are ordered by `score`, higher is nearer. Only the newest version of a document is shown, and with `group_by`
+`mode` `dense` compares vectors, `keyword` words (BM25), `hybrid` fuses both orders; without one a search is hybrid
+where the collection has a keyword index, which Milvus 2.5 and newer fill. The answer says which it was. A `query` that
+is a list is answered with `answers`, one for each text in the same order; a single text with `results`.
+Results are ordered by `score`, higher is better. Only the newest version of a document is shown, and with `group_by`
 `doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
 range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
 texts and the bytes of the results are bounded; a request beyond is answered 422."""
@@ -124,6 +126,7 @@ def log_search(report: SearchReport) -> None:
             "search.answered",
             status=200,
             **facts,
+            mode=answer.mode,
             results=sum(map(len, results)),
             partial=answer.partial,
             partitions_searched=len(answer.searched.partitions),

@@ -1,7 +1,9 @@
 """Searches of the configured collection, for the query worker and the command `search`."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -10,27 +12,43 @@ from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
 from pipeline.query import QueryEmbedder, Searcher, SearchService
-from pipeline.store import CollectionInfo, CollectionStamp, MilvusServerApi, check_model, described_stamp, marks_name
+from pipeline.store import (
+    CollectionInfo,
+    CollectionStamp,
+    MilvusServerApi,
+    check_made_here,
+    check_model,
+    described_stamp,
+    marks_name,
+)
 from pipeline.telemetry import QueryMetrics
 
 
-def searcher(settings: Settings, api: MilvusServerApi, model: Embedder) -> Searcher:
+def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -> Searcher:
     """A searcher over the configured collection.
 
     A collection that does not exist yet is no error: searches are answered 503 until a worker has created it. Its mode
-    is that of its stamp, or the configured one where it has no stamp.
-    Raises Mismatch for a collection of another model.
+    is that of its stamp, or the configured one where it has no stamp. `model`: None where every search is by words.
+    Raises Mismatch for a collection of another model, or of another program.
     """
-    stamp = asdict(model.stamp)
+    stamp = None if model is None else asdict(model.stamp)
     new = Searcher(
         api,
         settings.milvus.collection,
-        accept=lambda info: check_model(info, stamp),
+        accept=lambda info: _accept(info, stamp),
         one_version=lambda info: mode_stamped(_stamp_of(api, info), settings).one_version,
     )
     with suppress(Unavailable):
         new.check()
     return new
+
+
+def _accept(info: CollectionInfo, model: Mapping[str, Any] | None) -> None:
+    """Raise Mismatch for a collection that must not be searched by a model's vectors, or without a model by words."""
+    if model is None:
+        check_made_here(info)
+    else:
+        check_model(info, model)
 
 
 def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | None:
@@ -42,7 +60,7 @@ def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | N
 
 
 def search_service(
-    settings: Settings, search: Searcher, embedder: QueryEmbedder, registry: CollectorRegistry
+    settings: Settings, search: Searcher, embedder: QueryEmbedder | None, registry: CollectorRegistry
 ) -> SearchService:
     """The service over a searcher; its metrics go to `registry`."""
     return SearchService(

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+Mode = Literal["dense", "keyword", "hybrid"]
+"""By meaning, by exact words, or both."""
 SkipReason = Literal["outside_time_range", "not_loaded", "dropped"]
 
 
@@ -26,7 +28,11 @@ class Result:
     text: str
     """Text of the chunk."""
     score: float
-    """Higher is always nearer: COSINE and IP as Milvus gives them, L2 as 1 / (1 + distance)."""
+    """Higher is always better. By meaning: COSINE and IP as Milvus gives them, L2 as 1 / (1 + distance). By words: as
+    BM25 gives it. By both: up to 1, which a row has that is the first of both orders.
+    """
+    scores: Mapping[str, float]
+    """By both: the scores `dense` and `keyword` of those of the two searches that found it; else empty."""
     event_time: str
     """RFC 3339, UTC."""
     chunk: int
@@ -64,6 +70,8 @@ class SearchResult:
     searched: Searched
     warnings: tuple[str, ...]
     """Likely mistakes in the request, such as a filter on a field that no row has."""
+    mode: Mode
+    """How it was searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class SearchAnswer:
     partial: bool
     searched: Searched
     warnings: tuple[str, ...]
+    mode: Mode
     timing_ms: Timing
 
 
@@ -101,6 +110,7 @@ class SearchAnswers:
     partial: bool
     searched: Searched
     warnings: tuple[str, ...]
+    mode: Mode
     timing_ms: Timing
 
 
@@ -108,8 +118,8 @@ def shape_answer(result: SearchResult, *, many: bool, timing: Timing) -> SearchA
     """The answer to a request: a list of results for a list of texts, else the results of the one text."""
     if many:
         answers = tuple(QueryResults(results) for results in result.results)
-        return SearchAnswers(answers, result.partial, result.searched, result.warnings, timing)
-    return SearchAnswer(result.results[0], result.partial, result.searched, result.warnings, timing)
+        return SearchAnswers(answers, result.partial, result.searched, result.warnings, result.mode, timing)
+    return SearchAnswer(result.results[0], result.partial, result.searched, result.warnings, result.mode, timing)
 
 
 def answer_json(answer: SearchAnswer | SearchAnswers) -> dict[str, Any]:

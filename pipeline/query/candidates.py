@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import rank
 from pipeline.query.request.request import SearchRequest
-from pipeline.query.retrievers import Queries, Retriever, RowSelection
+from pipeline.query.retrievers import Queries, Retrieved, Retriever, RowSelection
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusApi, literal
 
@@ -41,6 +41,17 @@ class FetchSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedCandidates:
+    """The best hits of each query, best first."""
+
+    hits: list[list[Hit]]
+    complete: bool
+    """Whether there are as many as there can be; False: Milvus failed before."""
+    missing: tuple[str, ...] = ()
+    """Names of the legs that Milvus did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateSearch:
     """One search of one request: finds candidates, ranks them, and reads the best of them whole."""
 
@@ -53,20 +64,22 @@ class CandidateSearch:
     settings: FetchSettings
     one_version: bool
     """Show only the newest version of a document (mode upsert); in append mode every record stays."""
+    checked: bool
+    """Rank some to spare, as the ledger may show some to be of older versions."""
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
 
-    def ranked(self) -> tuple[list[list[Hit]], bool]:
-        """Rank more and more candidates until each query has its results; False: Milvus failed before that.
+    def ranked(self) -> RankedCandidates:
+        """Rank more and more candidates until each query has its results.
 
-        With some to spare where the ledger may show some to be of older versions. The hits are whole rows, or hold only
-        what ranks them: see `whole`.
+        The hits are whole rows, or hold only what ranks them: see `whole`. Raises what the first read raises; where a
+        later one fails or lacks a leg, the candidates before it remain.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
         wanted = min(request.limit * settings.overfetch, most)
-        best = request.limit + (settings.spare if self.one_version and request.hides_rows else 0)
+        best = request.limit + (settings.spare if self.checked else 0)
         ranked: list[list[Hit]] = []
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
@@ -76,14 +89,19 @@ class CandidateSearch:
             except Unavailable:
                 if not ranked:
                     raise
-                return ranked, False
+                return RankedCandidates(ranked, complete=False)
+            if ranked and candidates.missing:
+                return RankedCandidates(ranked, complete=False)
             ranked = [
-                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in candidates
+                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best)
+                for hits in candidates.hits
             ]
-            pairs = zip(ranked, candidates, strict=True)
+            if candidates.missing:
+                return RankedCandidates(ranked, complete=False, missing=candidates.missing)
+            pairs = zip(ranked, candidates.hits, strict=True)
             short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
             if not short or wanted >= most:
-                return ranked, True
+                return RankedCandidates(ranked, complete=True)
             wanted = min(wanted * settings.overfetch, most)
 
     def whole(self, ranked: Sequence[Sequence[Hit]]) -> Iterator[tuple[int, Hit]]:
@@ -99,11 +117,17 @@ class CandidateSearch:
                 if "text" in hit.fields:
                     yield query, hit
                 elif hit.id in rows:
-                    yield query, Hit(hit.id, hit.score, rows[hit.id])
+                    yield query, replace(hit, fields=rows[hit.id])
 
-    def retrieve(self, queries: Queries, rows: RowSelection) -> list[list[Hit]]:
+    def retrieve(self, queries: Queries, rows: RowSelection) -> Retrieved:
         """The best rows of each query. Raises DeadlinePassed, or what Milvus's answer means."""
         return self._in_time(lambda left_s: self.retriever.retrieve(self.collection, queries, rows, left_s))
+
+    def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        """At most `limit` rows that match, wherever they are. Raises as `retrieve`."""
+        return self._in_time(
+            lambda left_s: self.api.query(self.collection.name, expression, fields, limit=limit, timeout=left_s)
+        )
 
     def _rows(self, ids: set[str]) -> dict[str, dict[str, Any]]:
         if not ids:

@@ -1,7 +1,7 @@
 """Ranking of one query's hits: one version of each document, one result a group. Pure."""
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from pipeline.records import TENANT_FIELD, Position
 from pipeline.store import Hit
@@ -64,6 +64,6 @@ def _newer(hit: Hit, than: Hit) -> bool:
     return (hit.fields["event_time"], position) > (than.fields["event_time"], other)
 
 
-def metadata_names(hits: Iterable[Hit], declared: Iterable[str]) -> set[str]:
+def metadata_names(rows: Iterable[Mapping[str, Any]], declared: Iterable[str]) -> set[str]:
     """Names of the metadata that these rows carry."""
-    return {name for hit in hits for name in hit.fields} - set(declared)
+    return {name for row in rows for name in row} - set(declared)

@@ -10,8 +10,9 @@ import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped
+from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.fusion import DENSE, KEYWORD
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
 from pipeline.query.ranking import metadata_names
@@ -19,13 +20,14 @@ from pipeline.query.request.filter_expressions import FilterableFields, balanced
 from pipeline.query.request.filters import comparisons
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
-from pipeline.query.request.request import SearchRequest
-from pipeline.query.retrievers import DenseRetriever, Queries, Retriever, RowSelection
+from pipeline.query.request.request import FusionOptions, SearchRequest
+from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
 from pipeline.query.version_check import VersionCheck
-from pipeline.records import METADATA_FIELD, VECTOR_FIELD
+from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
 from pipeline.timestamps import format_time
 
+_NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
 _MOST_NAMES_CHECKED = 16
 _SAMPLE = 16
 """Rows read to find out which of several names there are."""
@@ -66,12 +68,10 @@ class Searcher:
         *,
         accept: Callable[[CollectionInfo], None] = lambda _: None,
         one_version: Callable[[CollectionInfo], bool] = lambda _: True,
-        retrievers: Sequence[Retriever] | None = None,
     ) -> None:
         """`accept` raises Mismatch for a collection that must not be searched with this query's vectors.
 
         `one_version`: whether a document of the collection has one current version (mode upsert).
-        `retrievers`: by vectors alone unless given. Several would need their results fused, so one is taken.
         """
         self._accept = accept
         self._one_version = one_version
@@ -79,7 +79,7 @@ class Searcher:
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
-        (self._retriever,) = (DenseRetriever(api),) if retrievers is None else retrievers
+        self._dense, self._keyword = DenseRetriever(api), KeywordRetriever(api)
         self._names = MetadataNames(self._settings.names_ttl_s, clock)
         self._versions = VersionCheck(api, clock)
         self._schema: _Schema | None = None
@@ -88,15 +88,17 @@ class Searcher:
         )
 
     def search(
-        self, request: SearchRequest, vectors: NDArray[np.float32], timeout_s: float, *, now_ms: int
+        self, request: SearchRequest, vectors: NDArray[np.float32] | None, timeout_s: float, *, now_ms: int
     ) -> SearchResult:
-        """Find the nearest rows for each query; `vectors` has shape (queries, dimension). Blocks up to `timeout_s`.
+        """Find the best rows for each query; blocks up to `timeout_s`.
 
-        `now_ms` (epoch milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter does not
-        fit, or a text has no direction), DeadlinePassed, Unavailable (also while the collection does not exist).
+        `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
+        milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter or the mode does not fit
+        the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection).
         """
         deadline = self._clock() + timeout_s
-        _check_vectors(vectors, request.many)
+        if vectors is not None:
+            _check_vectors(vectors, request.many)
         run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
         existing: tuple[str, ...] = ()
         try:
@@ -137,31 +139,37 @@ class Searcher:
         self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: Sequence[str]
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
+        mode = self._mode(request, schema.info)
         fields = filterable_fields(schema.info)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        # As a filter does, the words of a query may hide a newer version that does not have them.
+        checked = schema.one_version and (request.hides_rows or mode != "dense")
         search = CandidateSearch(
             self._api,
-            self._retriever,
+            self._retriever(mode, request.fusion or FusionOptions()),
             schema.info,
             request,
             queries,
             plan,
             self._settings.fetch,
             schema.one_version,
+            checked,
             deadline,
             self._clock,
         )
-        ranked, complete = search.ranked()
-        warnings: tuple[str, ...] = ()
-        if schema.one_version and request.hides_rows:
-            ranked, warnings = self._versions.current(
+        candidates = search.ranked()
+        ranked, complete = candidates.hits, candidates.complete
+        warnings = tuple(map(_leg_warning, candidates.missing))
+        if checked:
+            ranked, of_versions = self._versions.current(
                 schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
             )
+            warnings += of_versions
         results: list[list[Result]] = [[] for _ in ranked]
         size = 0
         try:
             for query, hit in search.whole(ranked):
-                self._names.learn(metadata_names([hit], fields.declared))
+                self._names.learn(metadata_names([hit.fields], fields.declared))
                 result = _result(hit, request.fields, frozenset(fields.declared), existing)
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
@@ -176,7 +184,29 @@ class Searcher:
             partial=not complete,
             searched=Searched(plan.covered, plan.skipped),
             warnings=(*self._warnings(search, fields), *warnings),
+            mode=mode,
         )
+
+    def _mode(self, request: SearchRequest, info: CollectionInfo) -> Mode:
+        """The mode of a request: by words only where the server fills a keyword index."""
+        index = info.indexes.get(SPARSE_FIELD)
+        if self._api.server.capabilities.bm25 and index is not None and index.metric == "BM25":
+            return request.mode or "hybrid"
+        if request.mode not in (None, "dense") or request.fusion is not None:
+            at = "/mode" if request.mode is not None else "/fusion"
+            raise InvalidRequest(
+                at, f"needs a keyword index, which the collection {info.name} does not have: {_NO_BM25}"
+            )
+        return "dense"
+
+    def _retriever(self, mode: Mode, fusion: FusionOptions) -> Retriever:
+        match mode:
+            case "dense":
+                return self._dense
+            case "keyword":
+                return self._keyword
+            case "hybrid":
+                return HybridRetriever({DENSE: self._dense, KEYWORD: self._keyword}, fusion.of, self._clock)
 
     def _too_large(self) -> InvalidRequest:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
@@ -205,9 +235,9 @@ class Searcher:
         if not names:
             return
         expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
-        (hits,) = search.retrieve(search.queries.first(), RowSelection(_SAMPLE, expression, (METADATA_FIELD,), None))
-        if hits:
-            self._names.learn(metadata_names(hits, fields.declared))
+        rows = search.sample(expression, (METADATA_FIELD,), _SAMPLE)
+        if rows:
+            self._names.learn(metadata_names(rows, fields.declared))
         else:
             self._names.learn_missing(names)
 
@@ -217,6 +247,10 @@ class Searcher:
         near = self._names.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
+
+
+def _leg_warning(name: str) -> str:
+    return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
 
 def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:
@@ -235,6 +269,7 @@ def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], ex
         doc_id=row["doc_id"],
         text=row["text"],
         score=hit.score,
+        scores=hit.legs,
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
         partition=_partition_of(row["event_time"], existing),

@@ -67,13 +67,17 @@ class SearchService:
     def __init__(
         self,
         searcher: Searcher,
-        embedder: QueryEmbedder,
+        embedder: QueryEmbedder | None,
         metrics: QueryMetrics,
         *,
         max_results: int = MAX_RESULTS,
         concurrency: int = 1,
     ) -> None:
-        """`max_results`: of one request, all its texts together; `concurrency`: threads that search."""
+        """Make it ready; starts no thread.
+
+        `embedder`: None where every search is by words. `max_results`: of one request, all its texts together.
+        `concurrency`: threads that search.
+        """
         request_model(max_results)  # takes some 2 ms, for which the first request need not wait
         self.max_results = max_results
         self.concurrency = concurrency
@@ -131,13 +135,17 @@ class SearchService:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
         ended = now()
         timing = Timing(*(round(span * 1000, 3) for span in (embedded - arrived, ended - embedded, ended - arrived)))
-        for phase in ("embed", "search", "total"):
+        for phase in ("search", "total") if vectors is None else ("embed", "search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
         for results in result.results:
             self._metrics.results.observe(len(results))
         return shape_answer(result, many=request.many, timing=timing)
 
-    async def _embed(self, request: SearchRequest) -> NDArray[np.float32]:
+    async def _embed(self, request: SearchRequest) -> NDArray[np.float32] | None:
+        if request.mode == "keyword":
+            return None
+        if self._embedder is None:
+            raise UsageError("a search by meaning needs a model, and this service has none")
         try:
             return await self._embedder.embed(request.queries)
         except RateLimited as error:
@@ -146,7 +154,7 @@ class SearchService:
     def _search(
         self,
         request: SearchRequest,
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.float32] | None,
         deadline: float,
         clock: Callable[[], float],
         now_ms: int,

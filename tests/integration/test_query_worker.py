@@ -96,7 +96,7 @@ def doc_ids(found: SearchResult) -> list[str]:
 
 
 def test_results_pruning_and_filters(shelf: Shelf) -> None:
-    best = shelf.find(limit=1).results[0][0]
+    best = shelf.find(limit=1, mode="dense").results[0][0]
     assert (best.doc_id, best.chunk, best.partition) == ("2026-11-20 0", 0, "d20261120")
     assert best.score == pytest.approx(1.0)
     assert best.metadata == {"content-type": "text/plain", "größe": {"x": [1, 2.5, None, True]}, "n": 0}

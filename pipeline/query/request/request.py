@@ -23,8 +23,11 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from pipeline.query.answer import Mode
+from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
 from pipeline.query.request.invalid_request import MalformedRequest, first_problem
+from pipeline.query.request.term_weights import leg_weights
 from pipeline.timestamps import parse_duration, rfc3339_microseconds
 
 DEFAULT_LIMIT = 10
@@ -38,6 +41,8 @@ MAX_TIMEOUT_MS = 60_000
 DEFAULT_TIMEOUT_MS = 5_000
 MAX_BODY_BYTES = 64 * 1024
 _LONGEST = timedelta(days=100 * 366)
+_LEAST_WEIGHT = 1e-6
+"""Below it a weight other than 0 is a mistake, and its products lose their digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +161,47 @@ class _Between:
         return core_schema.custom_error_schema(bounded, "expected", custom_error_message=message)
 
 
+def _check_weight(weight: float | None) -> float | None:
+    if weight and weight < _LEAST_WEIGHT:
+        raise ValueError("cannot be compared with another weight")
+    return weight
+
+
+_Weight = Annotated[
+    float | None,
+    Field(ge=0, le=100, allow_inf_nan=False),
+    AfterValidator(_check_weight),
+    _Expected(f"must be 0, or from {_LEAST_WEIGHT:f} to 100, or null"),
+]
+
+
+class FusionOptions(StrictModel):
+    """How the orders by meaning and by words become one: the weighted sum of reciprocal ranks."""
+
+    k: Annotated[int, _Between(1, 1_000)] = K
+    """How little the first ranks differ."""
+    dense: _Weight = None
+    """Weight of the order by meaning; null, like the other: chosen by the query's text."""
+    keyword: _Weight = None
+    """Weight of the order by words."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "FusionOptions":
+        if (self.dense is None) != (self.keyword is None):
+            raise PydanticCustomError("weights", "takes both weights, dense and keyword, or none")
+        if self.dense == self.keyword == 0:
+            raise PydanticCustomError("weights", "has two weights of 0, so nothing would be found")
+        return self
+
+    def of(self, text: str) -> Fusion:
+        """The fusion for a query."""
+        if self.dense is None or self.keyword is None:
+            return Fusion(self.k, leg_weights(text))
+        return Fusion(self.k, {DENSE: self.dense, KEYWORD: self.keyword})
+
+
 class SearchRequest(StrictModel):
-    """A search for the documents nearest in meaning to one text or to each of several."""
+    """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
 
     max_results: ClassVar[int] = MAX_RESULTS
 
@@ -167,6 +211,10 @@ class SearchRequest(StrictModel):
             _query_shape, custom_error_type="query", custom_error_message="must be a text, or a list of texts"
         ),
     ]
+    mode: Annotated[Mode | None, _Expected("must be dense, keyword, hybrid or null")] = None
+    """By meaning, by exact words, or both; null: both where the collection has a keyword index, else by meaning."""
+    fusion: FusionOptions | None = None
+    """How both orders become one; only for hybrid."""
     limit: Annotated[int, _Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
     """Most results for each text. The largest limit also bounds the results of all texts together."""
     time: TimeWindow | None = None
@@ -184,6 +232,14 @@ class SearchRequest(StrictModel):
     """One result a document (its best chunk), or every chunk that matches."""
     timeout_ms: Annotated[int, _Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
+
+    @model_validator(mode="after")
+    def _check_fusion(self) -> "SearchRequest":
+        if self.fusion is not None and self.mode in ("dense", "keyword"):
+            raise PydanticCustomError(
+                "fusion", "is for hybrid searches; this one is {mode}", {"mode": self.mode, "at": "/fusion"}
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_results(self) -> "SearchRequest":

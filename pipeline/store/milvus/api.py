@@ -73,12 +73,16 @@ class CollectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row found by a vector search."""
+    """One row found by a search."""
 
     id: str
     score: float
-    """COSINE and IP: higher is nearer; L2: lower is nearer."""
+    """By a vector: COSINE and IP higher is nearer, L2 lower. By words: BM25, higher is better, and on Lite negative, so
+    lower is better. Of several searches fused: up to 1, higher is better.
+    """
     fields: Mapping[str, Any]
+    legs: Mapping[str, float] = field(default_factory=dict)
+    """The scores of which `score` is made, where several searches were fused."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,7 +36,7 @@ class Library:
 
     def __init__(self, api: FakeMilvus) -> None:
         self.api = api
-        self._count = 0
+        self._count = sum(map(len, api.stored(COLLECTION).values()))
 
     def put(
         self, doc_id: str, angle: float, day: str = "2026-11-22", *, chunk: int = 0, offset: int = 1, **metadata: object

@@ -1,10 +1,21 @@
-"""`milvus-stream search`: what its options are turned away for before anything is connected."""
+"""`milvus-stream search`: the body its options make, what is refused, and what needs no model."""
 
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
 import pytest
 
 from consumers.cli.search import request_body, search
-from consumers.config import Settings
-from pipeline.errors import UsageError
+from consumers.config import Settings, load_settings
+from pipeline.embedding import HashEmbedder
+from pipeline.errors import Mismatch, UsageError
+from pipeline.query import parse_request
+from pipeline.store import IndexSettings, open_collection
+from pipeline.store.collection.schema import documents_spec
+from tests.support.fakes.milvus import FakeMilvus
+
+MODEL = HashEmbedder("hash:8")
 
 
 def test_a_name_that_milvus_would_cut_is_a_usage_error() -> None:
@@ -12,3 +23,39 @@ def test_a_name_that_milvus_would_cut_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"filter/filters/0/key: contains \]\[") as caught:
         search(Settings(), body)
     assert caught.value.exit_code == 2
+
+
+def body(mode: str | None) -> dict[str, Any]:
+    return request_body("refund", mode=mode, limit=3, last=None, from_=None, to=None, where=[])
+
+
+def test_the_mode_is_in_the_body_where_one_is_given() -> None:
+    assert body(None) == {"query": "refund", "limit": 3}
+    assert body("keyword") == {"query": "refund", "limit": 3, "mode": "keyword"}
+    assert [parse_request(body(mode)).mode for mode in ("dense", "keyword", "hybrid")] == ["dense", "keyword", "hybrid"]
+
+
+@pytest.fixture
+def without_model() -> Settings:
+    """The model is not on this machine."""
+    return load_settings(None, {}, ["embedding.model=nobody/none", "milvus.collection=news"])
+
+
+def test_a_search_by_words_loads_no_model(milvus: FakeMilvus, without_model: Settings) -> None:
+    open_collection(milvus, "news", asdict(MODEL.stamp), 8, IndexSettings("FLAT"), create=True)
+    row = {"doc_id": "a", "chunk": 0, "text": "a refund", "vector": np.ones(8, np.float32), "event_time": 0}
+    milvus.upsert(
+        "news", None, [{**row, "kafka_topic": "t", "kafka_partition": 0, "kafka_offset": 1, "id": f"{1:040x}"}]
+    )
+    answer = search(without_model, body("keyword"))
+    assert ([result["doc_id"] for result in answer["results"]], answer["mode"]) == (["a"], "keyword")
+    for mode in (None, "dense", "hybrid"):
+        with pytest.raises(UsageError, match="nobody/none"):
+            search(without_model, body(mode))
+
+
+def test_words_of_a_collection_of_another_program_are_not_searched(milvus: FakeMilvus, without_model: Settings) -> None:
+    spec = documents_spec("news", dimension=8, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=True)
+    milvus.create_collection(replace(spec, description="notes of a person"))
+    with pytest.raises(Mismatch, match="was not made by milvus-stream"):
+        search(without_model, body("keyword"))

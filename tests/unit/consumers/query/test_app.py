@@ -112,6 +112,7 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
                 "doc_id": "a",
                 "text": "chunk 0 of a",
                 "score": 1.0,
+                "scores": {},
                 "event_time": "2026-11-22T00:00:00Z",
                 "chunk": 0,
                 "partition": "d20261122",
@@ -122,6 +123,7 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
         "partial": False,
         "searched": {"partitions": ["d20261122"], "skipped": []},
         "warnings": [],
+        "mode": "dense",
     }
 
 

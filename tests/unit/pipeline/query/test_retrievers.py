@@ -1,10 +1,8 @@
 """The retriever by vectors: scores of every metric in one direction."""
 
-import numpy as np
 import pytest
 
 from pipeline.query.retrievers import DenseRetriever, Queries, RowSelection, similarity_score
-from pipeline.query.search import Searcher
 from pipeline.store import IndexSettings
 from pipeline.store.collection.schema import documents_spec
 from tests.support.fakes.milvus import FakeMilvus
@@ -29,17 +27,7 @@ def test_the_best_row_comes_first_with_the_highest_score(metric: str) -> None:
     info = milvus.describe(COLLECTION)
     assert info is not None
     rows = RowSelection(2, "", ("doc_id",), None)
-    (hits,) = DenseRetriever(milvus).retrieve(info, Queries(["q"], EAST), rows, 1.0)
+    (hits,) = DenseRetriever(milvus).retrieve(info, Queries(["q"], EAST), rows, 1.0).hits
     assert [hit.fields["doc_id"] for hit in hits] == ["0 degrees", "30 degrees"]
     assert hits[0].score == pytest.approx(1.0)
     assert hits[0].score > hits[1].score > 0
-
-
-def test_the_first_of_several_queries() -> None:
-    first = Queries(["a", "b"], np.eye(2, dtype=np.float32)).first()
-    assert (first.texts, first.vectors.tolist()) == (["a"], [[1, 0]])
-
-
-def test_several_retrievers_are_refused_as_their_results_would_need_fusing(milvus: FakeMilvus) -> None:
-    with pytest.raises(ValueError, match="too many values"):
-        Searcher(milvus, COLLECTION, retrievers=[DenseRetriever(milvus)] * 2)

@@ -25,6 +25,9 @@ from pipeline.query import (
     SearchService,
 )
 from pipeline.query.service import outcome_of
+from pipeline.store import IndexSettings
+from pipeline.store.collection.schema import documents_spec
+from pipeline.store.milvus.api import ServerInfo
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, Library
@@ -99,6 +102,46 @@ def test_times_are_parts_of_one_whole_rounded_to_microseconds(site: Site, librar
     timing = site.answer({"query": "q"}).timing_ms
     assert timing.total == pytest.approx(timing.embed + timing.search, abs=0.002)
     assert all(span == round(span, 3) for span in (timing.embed, timing.search, timing.total))
+
+
+def phases(registry: CollectorRegistry) -> dict[str, float]:
+    """How many requests each phase was measured of."""
+    names = ("embed", "search", "total")
+    counts = {name: registry.get_sample_value("query_duration_seconds_count", {"phase": name}) for name in names}
+    return {name: count for name, count in counts.items() if count}
+
+
+@pytest.fixture
+def words() -> FakeMilvus:
+    """A server that fills a keyword index."""
+    api = FakeMilvus(server=ServerInfo("v2.6.22", (2, 6, 22), lite=False))
+    spec = documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=True)
+    api.create_collection(spec)
+    Library(api).put("a", 0.0, text="refund")
+    return api
+
+
+def test_a_search_by_words_embeds_nothing(words: FakeMilvus) -> None:
+    site = Site(words)
+    site.model.error = KeyError("the model is not needed")
+    with closing(site.service):
+        answer = site.answer({"query": "refund", "mode": "keyword"})
+        assert isinstance(answer, SearchAnswer)
+        assert [result.doc_id for result in answer.results] == ["a"]
+        assert (site.model.texts, phases(site.registry)) == ([], {"search": 1, "total": 1})
+        site.model.error = None
+        site.answer({"query": "refund"})
+        assert phases(site.registry) == {"embed": 1, "search": 2, "total": 2}
+
+
+def test_a_service_without_a_model_searches_by_words_only(words: FakeMilvus) -> None:
+    service = SearchService(Searcher(words, COLLECTION), None, QueryMetrics(CollectorRegistry()))
+    with closing(service):
+        answer = asyncio.run(service.answer({"query": ["refund"], "mode": "keyword"}))
+        assert isinstance(answer, SearchAnswers)
+        assert answer.answers[0].results[0].doc_id == "a"
+        with pytest.raises(UsageError, match="needs a model"):
+            asyncio.run(service.answer({"query": "refund"}))
 
 
 def test_embedding_counts_for_the_deadline(site: Site, milvus: FakeMilvus, library: Library) -> None:
