@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from consumers.local import LocalMilvusStandalone
