@@ -161,14 +161,31 @@ def search(
     last: Annotated[str | None, typer.Option(metavar="24h", help="only documents of this long ago until now")] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, inclusive")] = None,
     to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339, exclusive")] = None,
-    where: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="metadata filter; repeatable")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="metadata filter, also with != > >= < <=; repeatable"),
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(metavar="N", help="leave out rows with a lower score")] = None,
+    recency: Annotated[
+        str | None, typer.Option(metavar="12h", help="prefer newer documents: the age that costs half of 0.3")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Search once, without a server."""
     settings = load(config, sets)
     from consumers.cli import search as command
 
-    body = command.request_body(text, mode=mode, limit=limit, last=last, from_=from_, to=to, where=where or [])
+    body = command.request_body(
+        text,
+        mode=mode,
+        limit=limit,
+        last=last,
+        from_=from_,
+        to=to,
+        where=where or [],
+        min_score=min_score,
+        recency=recency,
+    )
     result = command.search(settings, body)
     if json_:
         print_json(result)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -14,6 +15,9 @@ from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
 from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
+
+_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+_CONDITION = re.compile(r"(.+?)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +51,8 @@ def request_body(
     from_: str | None,
     to: str | None,
     where: Sequence[str],
+    min_score: float | None = None,
+    recency: str | None = None,
 ) -> dict[str, Any]:
     """The options of the command as the body of a request."""
     body: dict[str, Any] = {"query": text, "limit": limit}
@@ -55,20 +61,29 @@ def request_body(
     if last or from_ or to:
         times = {"last": last, "from": from_, "to": to}
         body["time"] = {name: value for name, value in times.items() if value}
+    if min_score is not None:
+        body["min_score"] = min_score
+    if recency is not None:
+        body["recency"] = {"half_life": recency}
     if where:
         body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
     return body
 
 
 def _condition(text: str) -> dict[str, Any]:
-    """`key=value`: numbers, true and false are taken as such, everything else (also "5" in quotes) as text."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--where {text!r}: write --where key=value, e.g. --where lang=en")
+    """`key=value`, or with another operator: numbers, true and false are taken as such, everything else as text.
+
+    So "5" in quotes is a text.
+    """
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        known = " ".join(_OPERATORS)
+        raise UsageError(f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}")
+    key, operator, value = found.groups()
     try:
         typed = json.loads(value)
     except ValueError:
         typed = value
     if not isinstance(typed, str | int | float | bool):
         typed = value
-    return {"type": "eq", "key": key, "value": typed}
+    return {"type": _OPERATORS[operator], "key": key, "value": typed}

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pipeline.errors import Unavailable
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import rank
+from pipeline.query.recency import recent_first
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries, Retrieved, Retriever, RowSelection
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
@@ -66,6 +67,8 @@ class CandidateSearch:
     """Show only the newest version of a document (mode upsert); in append mode every record stays."""
     checked: bool
     """Rank some to spare, as the ledger may show some to be of older versions."""
+    now_ms: int
+    """Epoch milliseconds: what ages count from."""
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
@@ -78,7 +81,8 @@ class CandidateSearch:
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
-        wanted = min(request.limit * settings.overfetch, most)
+        overfetch = settings.overfetch if request.recency is None else settings.overfetch**2
+        wanted = min(request.limit * overfetch, most)
         best = request.limit + (settings.spare if self.checked else 0)
         ranked: list[list[Hit]] = []
         while True:
@@ -92,13 +96,13 @@ class CandidateSearch:
                 return RankedCandidates(ranked, complete=False)
             if ranked and candidates.missing:
                 return RankedCandidates(ranked, complete=False)
+            eligible = [self._eligible(hits) for hits in candidates.hits]
             ranked = [
-                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best)
-                for hits in candidates.hits
+                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in eligible
             ]
             if candidates.missing:
                 return RankedCandidates(ranked, complete=False, missing=candidates.missing)
-            pairs = zip(ranked, candidates.hits, strict=True)
+            pairs = zip(ranked, eligible, strict=True)
             short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
             if not short or wanted >= most:
                 return RankedCandidates(ranked, complete=True)
@@ -122,6 +126,15 @@ class CandidateSearch:
     def retrieve(self, queries: Queries, rows: RowSelection) -> Retrieved:
         """The best rows of each query. Raises DeadlinePassed, or what Milvus's answer means."""
         return self._in_time(lambda left_s: self.retriever.retrieve(self.collection, queries, rows, left_s))
+
+    def _eligible(self, hits: list[Hit]) -> list[Hit]:
+        """The hits with the least score or more, best first. Where one is left out, further ones would be, too."""
+        request = self.request
+        if request.min_score is not None:
+            hits = [hit for hit in hits if hit.score >= request.min_score]
+        if request.recency is not None:
+            hits = recent_first(hits, request.recency.recency, self.now_ms)
+        return hits
 
     def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
         """At most `limit` rows that match, wherever they are. Raises as `retrieve`."""

@@ -154,6 +154,7 @@ class Searcher:
             self._settings.fetch,
             schema.one_version,
             checked,
+            now_ms,
             deadline,
             self._clock,
         )

@@ -8,6 +8,7 @@ from pipeline.errors import UsageError
 _OBJECTS = {
     "SearchRequest": 'the body must be a JSON object such as {"query": "refund failed"}',
     "FusionOptions": 'must be an object such as {"k": 60, "dense": 1, "keyword": 1}',
+    "RecencyOptions": 'must be an object such as {"half_life": "12h", "weight": 0.3}',
     "TimeWindow": 'must be an object such as {"last": "24h"} or {"from": "2026-11-22", "to": …}',
 }
 _TYPES = "must be one of eq, ne, gt, gte, lt, lte, in, nin, prefix, and, or"

@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pipeline.query.answer import Mode
 from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K
+from pipeline.query.recency import Recency
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
 from pipeline.query.request.invalid_request import MalformedRequest, first_problem
 from pipeline.query.request.term_weights import leg_weights
@@ -107,6 +108,13 @@ _Duration = Annotated[
     int | None,
     PlainValidator(_duration_ms),
     WithJsonSchema({"type": "string", "examples": ["90m", "1h30m", "24h", "7d"]}),
+]
+
+
+_HalfLife = Annotated[
+    int,
+    PlainValidator(_duration_ms),
+    WithJsonSchema({"type": "string", "examples": ["90m", "12h", "7d"]}),
 ]
 
 
@@ -200,6 +208,22 @@ class FusionOptions(StrictModel):
         return Fusion(self.k, {DENSE: self.dense, KEYWORD: self.keyword})
 
 
+class RecencyOptions(StrictModel):
+    """Prefers newer documents, by their event times."""
+
+    half_life: _HalfLife
+    """The age at which half of `weight` is lost."""
+    weight: Annotated[
+        float, Field(gt=0, le=1, allow_inf_nan=False), _Expected("must be a number above 0, at most 1")
+    ] = 0.3
+    """The part of a score that depends on the age."""
+
+    @property
+    def recency(self) -> Recency:
+        """As ranking takes it."""
+        return Recency(self.half_life, self.weight)
+
+
 class SearchRequest(StrictModel):
     """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
 
@@ -230,6 +254,10 @@ class SearchRequest(StrictModel):
     """Names of the metadata wanted in the results; null: all of it."""
     group_by: Annotated[Literal["doc_id"] | None, _Expected('must be "doc_id" or null')] = "doc_id"
     """One result a document (its best chunk), or every chunk that matches."""
+    min_score: Annotated[float | None, Field(allow_inf_nan=False), _Expected("must be a finite number, or null")] = None
+    """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
+    recency: RecencyOptions | None = None
+    """Prefer newer documents among the best candidates."""
     timeout_ms: Annotated[int, _Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
 

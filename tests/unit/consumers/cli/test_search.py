@@ -59,3 +59,33 @@ def test_words_of_a_collection_of_another_program_are_not_searched(milvus: FakeM
     milvus.create_collection(replace(spec, description="notes of a person"))
     with pytest.raises(Mismatch, match="was not made by milvus-stream"):
         search(without_model, body("keyword"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "filter_"),
+    [
+        ("lang=en", {"type": "eq", "key": "lang", "value": "en"}),
+        ("price>=5", {"type": "gte", "key": "price", "value": 5}),
+        ("price<2.5", {"type": "lt", "key": "price", "value": 2.5}),
+        ("price>-1", {"type": "gt", "key": "price", "value": -1}),
+        ("done!=true", {"type": "ne", "key": "done", "value": True}),
+        ("name<=m", {"type": "lte", "key": "name", "value": "m"}),
+        ('code="5"', {"type": "eq", "key": "code", "value": "5"}),
+        ("a!b=1=2", {"type": "eq", "key": "a!b", "value": "1=2"}),
+        ("note=", {"type": "eq", "key": "note", "value": ""}),
+    ],
+)
+def test_conditions_have_operators(condition: str, filter_: dict[str, object]) -> None:
+    body = request_body("q", limit=1, last=None, from_=None, to=None, where=[condition])
+    assert body["filter"]["filters"] == [filter_]
+
+
+@pytest.mark.parametrize("condition", ["", "lang", "=en", ">5"])
+def test_a_condition_without_a_key_or_an_operator_is_refused(condition: str) -> None:
+    with pytest.raises(UsageError, match="write --where key=value"):
+        request_body("q", limit=1, last=None, from_=None, to=None, where=[condition])
+
+
+def test_the_least_score_and_recency_are_passed_on() -> None:
+    body = request_body("q", limit=1, last=None, from_=None, to=None, where=[], min_score=0.0, recency="12h")
+    assert (body["min_score"], body["recency"]) == (0.0, {"half_life": "12h"})
