@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from pipeline.query.partition_index import PartitionIndex
 from pipeline.store import MilvusServerApi
 
 
@@ -22,18 +23,22 @@ class PartitionList:
         self._names_ttl_s = names_ttl_s
         self._residency_ttl_s = residency_ttl_s
         self._clock = clock
-        self._names: tuple[float, tuple[str, ...]] | None = None
+        self._listing: tuple[float, PartitionIndex] | None = None
         self._released: frozenset[str] = frozenset()
         self._expires_at = clock()
         self._refreshing = threading.Lock()
 
-    def names(self) -> tuple[str, ...]:
-        """Names of the Milvus partitions, sorted. Raises NotFound, Unavailable."""
+    def listing(self) -> PartitionIndex:
+        """The Milvus partitions. Raises NotFound, Unavailable."""
         now = self._clock()
-        listing = self._names
-        if listing is None or listing[0] <= now:
-            listing = self._names = (now + self._names_ttl_s, tuple(sorted(self._api.partitions(self._collection))))
-        return listing[1]
+        last = self._listing
+        if last is not None and now < last[0]:
+            return last[1]
+        names = self._api.partitions(self._collection)
+        known = last is not None and last[1].names == tuple(names)  # then their intervals are, too
+        index = last[1] if known and last is not None else PartitionIndex(names)
+        self._listing = now + self._names_ttl_s, index
+        return index
 
     def released(self) -> frozenset[str]:
         """Those that were not loaded at the last listing; a search that names none of them would miss them silently.
@@ -43,7 +48,7 @@ class PartitionList:
         if self._clock() >= self._expires_at and self._refreshing.acquire(blocking=False):
             try:
                 loaded = self._api.loaded_partitions(self._collection)
-                self._released = frozenset(self.names()).difference(loaded)
+                self._released = frozenset(self.listing().names).difference(loaded)
                 self._expires_at = self._clock() + self._residency_ttl_s
             finally:
                 self._refreshing.release()
@@ -51,5 +56,5 @@ class PartitionList:
 
     def forget(self) -> None:
         """Read again at the next use: the listing was wrong."""
-        self._names = None
+        self._listing = None
         self._expires_at = self._clock()

@@ -1,13 +1,14 @@
 """The plan of a search: the Milvus partitions it must read, and its filter expression. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipeline.query.answer import Skipped, SkipReason
+from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.request.filter_expressions import FilterableFields, compile_filter
 from pipeline.query.request.filters import Filter
 from pipeline.query.request.request import TimeRange
-from pipeline.store import DEFAULT_PARTITION, interval
+from pipeline.store import DEFAULT_PARTITION
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class SearchPlan:
 def plan_search(
     time: TimeRange | None,
     rows: Filter | None,
-    existing: Sequence[str],
+    existing: PartitionIndex,
     released: Collection[str],
     fields: FilterableFields,
 ) -> SearchPlan:
@@ -45,18 +46,16 @@ def plan_search(
     if rows is not None:
         terms.append(f"({compile_filter(rows, fields)})")
     expression = " and ".join(terms)
-    skipped = [Skipped(name, reason) for name in existing if (reason := _skip(name, time, released)) is not None]
+    reasons: dict[str, SkipReason] = {}
+    if time is not None:
+        reasons = dict.fromkeys(existing.outside(time), "outside_time_range")
+    for name in released:
+        reasons.setdefault(name, "not_loaded")
+    skipped = tuple(Skipped(name, reasons[name]) for name in existing.names if name in reasons)
     if not skipped:
-        return SearchPlan(None, tuple(existing) or (DEFAULT_PARTITION,), (), expression)
-    skipped_names = {partition.name for partition in skipped}
-    searched = tuple(name for name in existing if name not in skipped_names)
-    return SearchPlan((DEFAULT_PARTITION, *searched), searched or (DEFAULT_PARTITION,), tuple(skipped), expression)
-
-
-def _skip(name: str, time: TimeRange | None, released: Collection[str]) -> SkipReason | None:
-    if time is not None and not _meets(name, time):
-        return "outside_time_range"
-    return "not_loaded" if name in released else None
+        return SearchPlan(None, existing.names or (DEFAULT_PARTITION,), (), expression)
+    searched = tuple(name for name in existing.names if name not in reasons)
+    return SearchPlan((DEFAULT_PARTITION, *searched), searched or (DEFAULT_PARTITION,), skipped, expression)
 
 
 def _time_terms(time: TimeRange) -> list[str]:
@@ -66,11 +65,3 @@ def _time_terms(time: TimeRange) -> list[str]:
     if time.to_ms is not None:
         terms.append(f"event_time < {time.to_ms}")
     return terms
-
-
-def _meets(name: str, time: TimeRange) -> bool:
-    span = interval(name)
-    if span is None:
-        return True
-    start, end = span
-    return (time.to_ms is None or start < time.to_ms) and (time.from_ms is None or end > time.from_ms)

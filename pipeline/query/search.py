@@ -13,6 +13,7 @@ from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
 from pipeline.query.fusion import DENSE, KEYWORD
+from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
 from pipeline.query.ranking import metadata_names
@@ -24,7 +25,7 @@ from pipeline.query.request.request import FusionOptions, SearchRequest
 from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
-from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, interval
+from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
 from pipeline.timestamps import format_time
 
 _NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
@@ -100,9 +101,9 @@ class Searcher:
         if vectors is not None:
             _check_vectors(vectors, request.many)
         run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
-        existing: tuple[str, ...] = ()
+        existing = PartitionIndex()
         try:
-            existing = self._partitions.names()
+            existing = self._partitions.listing()
             return run(existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
@@ -112,11 +113,11 @@ class Searcher:
             raise
         self._schema = self._describe()
         try:
-            remaining = self._partitions.names()
+            remaining = self._partitions.listing()
             result = run(remaining)
         except NotFound as error:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
-        dropped = tuple(Skipped(name, "dropped") for name in existing if name not in set(remaining))
+        dropped = tuple(Skipped(name, "dropped") for name in existing.names if name not in remaining.names)
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
         return replace(result, searched=searched)
 
@@ -136,7 +137,7 @@ class Searcher:
         return _Schema(info, self._one_version(info))
 
     def _search(
-        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: Sequence[str]
+        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: PartitionIndex
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         mode = self._mode(request, schema.info)
@@ -262,7 +263,7 @@ def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:
         raise InvalidRequest(at, "has no direction in the model's space; write it in other words")
 
 
-def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], existing: Sequence[str]) -> Result:
+def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], existing: PartitionIndex) -> Result:
     row = hit.fields
     names = [name for name in (row if fields is None else fields) if name in row and name not in declared]
     return Result(
@@ -279,10 +280,9 @@ def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], ex
     )
 
 
-def _partition_of(event_time: int, existing: Sequence[str]) -> str | None:
+def _partition_of(event_time: int, existing: PartitionIndex) -> str | None:
     """The Milvus partition that must hold a row of this time; None where two granularities overlap."""
-    spans = {name: interval(name) for name in existing}
-    holding = [name for name, span in spans.items() if span is None or span[0] <= event_time < span[1]]
+    holding = existing.holding(event_time)
     if len(holding) > 1:
         return None
     return holding[0] if holding else DEFAULT_PARTITION

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.plan import plan_search
 from pipeline.query.request.filter_expressions import FilterableFields
 from pipeline.query.request.request import TimeRange
@@ -36,7 +37,7 @@ def test_no_partition_with_a_matching_row_is_skipped(
 ) -> None:
     places = [(partition_name(by, time), time) for by, time in stored]
     existing = sorted({name for name, _ in places if name != DEFAULT_PARTITION} | set(foreign))
-    planned = plan_search(wanted, None, existing, (), FIELDS)
+    planned = plan_search(wanted, None, PartitionIndex(existing), (), FIELDS)
     searched = {*existing, DEFAULT_PARTITION} if planned.partitions is None else set(planned.partitions)
     assert all(name in searched for name, time in places if inside(time, wanted))
     assert set(foreign) <= searched
@@ -49,7 +50,7 @@ def test_no_partition_with_a_matching_row_is_skipped(
 def test_what_is_searched_could_hold_a_matching_row(stored: list[tuple[Granularity, int]], wanted: TimeRange) -> None:
     """Pruning is tight: the ends of each Milvus partition searched lie on the right side of the range."""
     existing = sorted({partition_name(by, time): (by, time) for by, time in stored}.items())
-    planned = plan_search(wanted, None, [name for name, _ in existing], (), FIELDS)
+    planned = plan_search(wanted, None, PartitionIndex(name for name, _ in existing), (), FIELDS)
     for name, (by, time) in existing:
         if name not in {skip.name for skip in planned.skipped}:
             lengths = {"hour": 1, "day": 24, "week": 168, "month": 744, "year": 8784}
