@@ -3,8 +3,13 @@
 import threading
 from collections.abc import Callable
 
+import structlog
+
+from pipeline.errors import MilvusStreamError
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.store import MilvusServerApi
+
+log = structlog.get_logger(__name__)
 
 
 class PartitionList:
@@ -24,7 +29,7 @@ class PartitionList:
         self._residency_ttl_s = residency_ttl_s
         self._clock = clock
         self._listing: tuple[float, PartitionIndex] | None = None
-        self._released: frozenset[str] = frozenset()
+        self._released: frozenset[str] | None = None
         self._expires_at = clock()
         self._refreshing = threading.Lock()
 
@@ -43,18 +48,37 @@ class PartitionList:
     def released(self) -> frozenset[str]:
         """Those that were not loaded at the last listing; a search that names none of them would miss them silently.
 
-        One thread refreshes the listing, which takes a call for each partition; the others use the last one.
+        A listing takes a call for each partition. Only the first, and one after `forget`, is waited for; a later one is
+        made on a thread of its own while searches use the last. Raises NotFound, Unavailable.
         """
+        released = self._released
+        if released is None:
+            with self._refreshing:  # the first thread lists, those that waited for it use its listing
+                return self._list_released() if (others := self._last()) is None else others
         if self._clock() >= self._expires_at and self._refreshing.acquire(blocking=False):
-            try:
-                loaded = self._api.loaded_partitions(self._collection)
-                self._released = frozenset(self.listing().names).difference(loaded)
-                self._expires_at = self._clock() + self._residency_ttl_s
-            finally:
-                self._refreshing.release()
-        return self._released
+            threading.Thread(target=self._refresh, name="partition-states", daemon=True).start()
+        return released
 
     def forget(self) -> None:
         """Read again at the next use: the listing was wrong."""
-        self._listing = None
-        self._expires_at = self._clock()
+        self._listing = self._released = None
+
+    def _last(self) -> frozenset[str] | None:
+        return self._released
+
+    def _refresh(self) -> None:
+        try:
+            self._list_released()
+        except MilvusStreamError as error:
+            self._expires_at = self._clock() + self._names_ttl_s
+            log.warning(
+                "query.partition_states_unread", why=str(error), what="the last ones are used, and it is retried"
+            )
+        finally:
+            self._refreshing.release()
+
+    def _list_released(self) -> frozenset[str]:
+        loaded = self._api.loaded_partitions(self._collection)
+        released = self._released = frozenset(self.listing().names).difference(loaded)
+        self._expires_at = self._clock() + self._residency_ttl_s
+        return released

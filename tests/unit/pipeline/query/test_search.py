@@ -1,5 +1,6 @@
 """The searcher over a fake Milvus: what it covers, what it shows, and what it does about races and outages."""
 
+import threading
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,6 +17,7 @@ from pipeline.query.answer import Skipped
 from pipeline.store import check_model
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, DOCUMENTS, Clock, Library, doc_ids, eq, find
+from tests.support.waiting import eventually
 
 
 def test_a_result_says_everything(searcher: Searcher, library: Library) -> None:
@@ -113,7 +115,33 @@ def test_released_partitions_are_skipped_by_name(
     assert doc_ids(find(searcher, time={"to": "2026-11-23"})) == ["doc 22"]
     milvus.load_partitions(COLLECTION, ["d20261120", "d20261121"])
     clock.now += 31
-    assert doc_ids(find(searcher)) == ["doc 20", "doc 21", "doc 22"]
+    eventually(lambda: doc_ids(find(searcher)) == ["doc 20", "doc 21", "doc 22"])
+
+
+def test_load_states_are_refreshed_beside_the_searches(
+    searcher: Searcher, library: Library, milvus: FakeMilvus, clock: Clock
+) -> None:
+    library.put("doc", 0.0, "2026-11-20")
+    assert doc_ids(find(searcher)) == ["doc"]
+    asked, answered = threading.Event(), threading.Event()
+
+    def slow(operation: str, collection: str, when: Literal["before", "after"]) -> None:
+        if operation == "load_state" and when == "before":
+            asked.set()
+            assert answered.wait(10)
+            raise Unavailable("away")
+
+    milvus.hook = slow
+    clock.now += 31
+    assert doc_ids(find(searcher)) == ["doc"], "it waits for no listing"
+    assert asked.wait(10)
+    assert doc_ids(find(searcher)) == ["doc"]
+    answered.set()
+    eventually(lambda: not searcher._partitions._refreshing.locked())
+    milvus.hook = None
+    milvus.release_partitions(COLLECTION, ["d20261120"])
+    clock.now += 31
+    eventually(lambda: find(searcher).searched.skipped == (Skipped("d20261120", "not_loaded"),))
 
 
 def test_only_the_newest_version_is_shown(
