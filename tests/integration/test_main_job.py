@@ -91,7 +91,8 @@ def _expect_searchable(config: Path, folder: Path, single: dict[str, Any]) -> No
             wanted = sorted(single)[:320]
             for start in range(0, len(wanted), 32):
                 ids = wanted[start : start + 32]
-                body = {"query": [single[doc_id]["text"] for doc_id in ids], "limit": 1, "timeout_ms": 30_000}
+                texts = [single[doc_id]["text"] for doc_id in ids]
+                body = {"query": texts, "mode": "dense", "limit": 1, "timeout_ms": 30_000}
                 answers = client.post("/v1/search", json=body).json()["answers"]
                 assert [answer["results"][0]["doc_id"] for answer in answers] == ids
         assert server.end(signal.SIGTERM) == 0

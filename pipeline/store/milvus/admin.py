@@ -18,6 +18,8 @@ LOAD_TIMEOUT_S = 300.0
 SCHEMA_TIMEOUT_S = 60.0
 LATE_COLLECTION_WAITS_S = (0.1, 0.5, 1.0)
 """Before each check whether a collection that another worker is creating can be found."""
+LATE_PARTITION_WAITS_S = (0.1, 0.5, 1.0)
+"""2.3.5 now and then does not find a partition that several workers have just created at the same time."""
 _COUNTER_BITS = 18
 
 
@@ -154,8 +156,19 @@ class CollectionAdmin:
         failpoints.hit("partition_created")
         if not self._server.capabilities.needs_load:
             return
-        # A new partition is loaded with a loaded collection, but not where only some partitions were loaded. And it
-        # must not become the only loaded partition of a collection that is released.
+        for wait in LATE_PARTITION_WAITS_S:
+            try:
+                self._see_loaded(collection, partition)
+                return
+            except NotFound:
+                self._run.pause(wait)
+        self._see_loaded(collection, partition)
+
+    def _see_loaded(self, collection: str, partition: str) -> None:
+        """Load a new partition where it is not loaded with its collection, as where only some partitions were loaded.
+
+        It must not become the only loaded partition of a collection that is released.
+        """
         if self._loaded(collection) and not self._loaded(collection, partition):
             self.load_partitions(collection, [partition])
 

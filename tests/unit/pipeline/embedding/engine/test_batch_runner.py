@@ -135,7 +135,7 @@ def test_one_text_that_is_too_long_stops_no_other(
     make_rig: Callable[..., Rig], flat: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig = make_rig(BatchPlan(1000), tokens=90, flat=flat)
-    lengths = [10, 110, 30, 5]
+    lengths = [10, 110, 20, 5]
     actual = rig.vectors(lengths)
     assert np.isnan(actual[1]).all()
     rest = [0, 2, 3]
