@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pymilvus import MilvusClient, MilvusException
 
 from tests.support.oracle.contract import name_of
@@ -22,6 +22,11 @@ Place = tuple[str, int, int]
 """Topic, Kafka partition and offset of a record."""
 
 CONNECT = "__connect.errors."
+_COORDINATOR_LOADS = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
 _ANSWER_ROWS = 4_000
 _READS = 30
 _HEX = "0123456789abcdef"
@@ -58,7 +63,7 @@ def committed_and_end(bootstrap: str, group: str, topic: str) -> dict[int, tuple
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     try:
         numbers = list(consumer.list_topics(topic, timeout=20).topics[topic].partitions)
-        found = consumer.committed([TopicPartition(topic, number) for number in numbers], timeout=20)
+        found = _committed(consumer, [TopicPartition(topic, number) for number in numbers])
         return {
             each.partition: (
                 each.offset,
@@ -68,6 +73,18 @@ def committed_and_end(bootstrap: str, group: str, topic: str) -> dict[int, tuple
         }
     finally:
         consumer.close()
+
+
+def _committed(consumer: Consumer, partitions: list[TopicPartition], within: float = 20.0) -> list[TopicPartition]:
+    """What the group has committed; a broker that has just started first loads what it coordinates."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return consumer.committed(partitions, timeout=within)
+        except KafkaException as error:
+            if error.args[0].code() not in _COORDINATOR_LOADS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def headers_of(message: Message) -> dict[str, bytes]:
