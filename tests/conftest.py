@@ -1,5 +1,6 @@
 """Fixtures every test may use: the servers, unique names and topics; how many examples; which worker runs what."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -7,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 
 from tests.support import scheduling
 from tests.support.log_text import LogText, captured
@@ -27,6 +29,28 @@ hypothesis.settings.register_profile(
 )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
 hypothesis.settings.load_profile(PROFILE)
+
+
+_configure = structlog.configure
+
+
+def _configure_uncached(**options: Any) -> None:
+    """A logger that is cached would keep, for the tests after, the streams of the test that used it first."""
+    _configure(**{**options, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_uncached  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a command that ran inside a test has set up for its process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    if structlog.is_configured():
+        root.handlers, root.level = handlers, level
+        structlog.reset_defaults()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> scheduling.GroupScheduling:
