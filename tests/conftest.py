@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from tests.support import scheduling
-from tests.support.log_text import LogText, captured
+from tests.support.log_text import LogText, configure
 from tests.support.names import unique
 from tests.support.servers import SharedServers
 
@@ -124,7 +124,6 @@ def make_topic(kafka_bootstrap: str) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def log_text() -> Iterator[LogText]:
-    """`log_text(style)`: what the process logs from here on."""
-    with captured() as configure:
-        yield configure
+def log_text() -> LogText:
+    """`log_text(style)`: what the process logs from here on, until `logging_as_it_was`."""
+    return configure

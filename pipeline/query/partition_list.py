@@ -39,9 +39,9 @@ class PartitionList:
         last = self._listing
         if last is not None and now < last[0]:
             return last[1]
-        names = self._api.partitions(self._collection)
-        known = last is not None and last[1].names == tuple(names)  # then their intervals are, too
-        index = last[1] if known and last is not None else PartitionIndex(names)
+        names = tuple(self._api.partitions(self._collection))
+        # The intervals of the same names are the same.
+        index = last[1] if last is not None and last[1].names == names else PartitionIndex(names)
         self._listing = now + self._names_ttl_s, index
         return index
 

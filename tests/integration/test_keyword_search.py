@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.query import Searcher, SearchResult, parse_request
-from pipeline.store import MilvusServerApi, connect, ledger_name, marks_name
+from pipeline.store import MilvusServerApi, connect
 from tests.support.documents import DIMENSION, delete, put
-from tests.support.names import unique
-from tests.support.stores import Store, make_store, write
+from tests.support.stores import Store, temporary_store, write
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -25,10 +24,8 @@ def api(milvus_lite_uri: str) -> Iterator[MilvusServerApi]:
 
 @pytest.fixture
 def store(api: MilvusServerApi) -> Iterator[Store]:
-    made = make_store(api, unique("keywords"))
-    yield made
-    for name in (made.name, ledger_name(made.name), marks_name(made.name)):
-        api.drop_collection(name)
+    with temporary_store(api, "keywords") as made:
+        yield made
 
 
 def find(api: MilvusServerApi, store: Store, query: str, **body: Any) -> SearchResult:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.query import Searcher, SearchResult, parse_request
-from pipeline.store import MilvusServerApi, connect, entry_row, ledger_name, marks_name
+from pipeline.store import MilvusServerApi, connect, entry_row, ledger_name
 from pipeline.store.writing.rows import document_rows
 from tests.support.documents import DIMENSION, embedded, put
-from tests.support.names import unique
-from tests.support.stores import Store, make_store, write
+from tests.support.stores import Store, temporary_store, write
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -32,10 +31,8 @@ def api(request: pytest.FixtureRequest) -> Iterator[MilvusServerApi]:
 
 @pytest.fixture
 def store(api: MilvusServerApi) -> Iterator[Store]:
-    made = make_store(api, unique("versions"))
-    yield made
-    for name in (made.name, ledger_name(made.name), marks_name(made.name)):
-        api.drop_collection(name)
+    with temporary_store(api, "versions") as made:
+        yield made
 
 
 def shown(found: SearchResult) -> list[tuple[str, int]]:

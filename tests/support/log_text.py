@@ -1,33 +1,17 @@
 """The text that the process logs, as it would stand on stderr."""
 
 import io
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeAlias
-
-import structlog
 
 from pipeline.telemetry import configure_logging
 
 LogText: TypeAlias = Callable[[str], io.StringIO]
-"""`log_text(style)` sets logging up and returns what it writes to."""
+"""`log_text(style)` sets logging up and returns what it writes to; it is undone after the test."""
 
 
-@contextmanager
-def captured() -> Iterator[LogText]:
-    """Logging as it was, afterwards."""
-    root = logging.getLogger()
-    before, level = root.handlers, root.level
-
-    def configure(style: str) -> io.StringIO:
-        written = io.StringIO()
-        configure_logging("info", style, written)
-        return written
-
-    try:
-        yield configure
-    finally:
-        root.handlers = before
-        root.setLevel(level)
-        structlog.reset_defaults()
+def configure(style: str) -> io.StringIO:
+    """The `LogText` of the fixture."""
+    written = io.StringIO()
+    configure_logging("info", style, written)
+    return written

@@ -1,12 +1,14 @@
 """A collection with its ledger, marks and writers on any Milvus, and what is in it partition by partition."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.records import Delete, Put
 from pipeline.store.collection.indexes import IndexSettings
 from pipeline.store.collection.opening import open_collection, open_ledger, open_marks
-from pipeline.store.milvus.api import MilvusApi
+from pipeline.store.collection.schema import ledger_name, marks_name
+from pipeline.store.milvus.api import MilvusApi, MilvusServerApi
 from pipeline.store.partition_names import Partitioning
 from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import AppendWriter, Writer
@@ -15,6 +17,7 @@ from pipeline.store.writing.protocol.decisions import Applied, Entry
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from tests.support.documents import DIMENSION, embed_all
+from tests.support.names import unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,15 @@ def make_store(api: MilvusApi, name: str, *, dimension: int = DIMENSION) -> Stor
     open_ledger(api, name)
     open_marks(api, name)
     return Store(api, name)
+
+
+@contextmanager
+def temporary_store(api: MilvusServerApi, prefix: str) -> Iterator[Store]:
+    """A store on a real server, removed with the block."""
+    made = make_store(api, unique(prefix))
+    yield made
+    for name in (made.name, ledger_name(made.name), marks_name(made.name)):
+        api.drop_collection(name)
 
 
 def write(writer: Writer, operations: Sequence[Put | Delete]) -> Applied:

@@ -56,15 +56,13 @@ def pack(lengths: Sequence[int], budget: int, parallel: int = 1, *, padded: bool
             cuts.append(max(stop, start + 1))
         return [min(stop, len(sizes)) for stop in cuts[1:]]
 
-    cuts = batch_ends(budget)
     if parallel > 1:
-        rounds = -(-len(cuts) // parallel)
-        batch_count = max(len(cuts), min(rounds * parallel, int(ends[-1]) // MIN_BATCH_TOKENS))
+        fewest = len(batch_ends(budget))
+        rounds = -(-fewest // parallel)
+        batch_count = max(fewest, min(rounds * parallel, int(ends[-1]) // MIN_BATCH_TOKENS))
         # The largest budget that still gives so many batches makes them equal.
         budget = bisect_left(range(budget), -batch_count, lo=1, key=lambda size: -len(batch_ends(size)))
-        cuts = batch_ends(budget)
-    if padded:
-        cuts = _cheapest_ends(sizes, budget)
+    cuts = _cheapest_ends(sizes, budget) if padded else batch_ends(budget)
     return np.split(order, cuts[:-1])
 
 
