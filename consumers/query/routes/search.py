@@ -1,0 +1,73 @@
+"""`POST /v1/search`: one request to the search service, and the line of the log about it."""
+
+from functools import partial
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from consumers.http.problems import problem_of
+from consumers.query.admission import Admission
+from consumers.query.body import read_body
+from consumers.query.openapi import json_body, problem_responses
+from pipeline.query import MAX_BODY_BYTES, SearchAnswer, SearchAnswers, SearchReport, SearchService, request_model
+
+_DESCRIPTION = """Find the documents that fit a text by meaning, by exact words, or by both.
+
+`mode` `dense` compares vectors, `keyword` words (BM25), `hybrid` fuses both orders; without one a search is hybrid
+where the collection has a keyword index, which Milvus 2.5 and newer fill. The answer says which it was. A `query` that
+is a list is answered with `answers`, one for each text in the same order; a single text with `results`.
+Results are ordered by `score`, higher is better. Only the newest version of a document is shown, and with `group_by`
+`doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
+range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
+texts and the bytes of the results are bounded; a request beyond is answered 422."""
+
+_log = structlog.get_logger(__name__)
+
+
+def add_search(app: FastAPI, service: SearchService, admission: Admission) -> None:
+    """`POST /v1/search`."""
+
+    @app.post(
+        "/v1/search",
+        summary="Search",
+        description=_DESCRIPTION,
+        responses={200: {"model": SearchAnswer | SearchAnswers}, **problem_responses()},
+        openapi_extra=json_body(request_model(service.max_results)),
+    )
+    async def search(request: Request) -> Response:
+        try:
+            body = await read_body(request, MAX_BODY_BYTES)
+            answer = await service.answer(body, admit=partial(admission.admit, request), report=log_search)
+        except Exception as error:
+            return problem_of(error).response()
+        return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def log_search(report: SearchReport) -> None:
+    """Log one line for a search that has ended; never its texts, its filter or what it found."""
+    facts: dict[str, Any] = {}
+    if (request := report.request) is not None:
+        facts.update(queries=len(request.queries), limit=request.limit, filtered=request.filter is not None)
+    if report.error is not None:
+        problem = problem_of(report.error)
+        facts.update(problem.more or {}, status=problem.status, problem=problem.code)
+        log = _log.exception if problem.status == 500 else _log.warning
+        log("search.failed", **facts, reason=problem.reason or problem.detail)
+    elif (answer := report.answer) is not None:
+        results = [answer.results] if isinstance(answer, SearchAnswer) else [one.results for one in answer.answers]
+        _log.info(
+            "search.answered",
+            status=200,
+            **facts,
+            mode=answer.mode,
+            results=sum(map(len, results)),
+            partial=answer.partial,
+            partitions_searched=len(answer.searched.partitions),
+            partitions_skipped=len(answer.searched.skipped),
+            embed_ms=answer.timing_ms.embed,
+            search_ms=answer.timing_ms.search,
+            total_ms=answer.timing_ms.total,
+        )
