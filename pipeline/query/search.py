@@ -21,7 +21,8 @@ from pipeline.query.request.filter_expressions import FilterableFields, balanced
 from pipeline.query.request.filters import comparisons
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
-from pipeline.query.request.request import FusionOptions, SearchRequest
+from pipeline.query.request.options import FusionOptions
+from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD

@@ -5,7 +5,6 @@ HTTP, the command line and every other way in use the same models.
 
 import json
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
@@ -13,23 +12,18 @@ from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
-    PlainValidator,
     Tag,
     ValidationError,
-    WithJsonSchema,
     create_model,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from pipeline.query.answer import Mode
-from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K
-from pipeline.query.recency import Recency
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
 from pipeline.query.request.invalid_request import MalformedRequest, first_problem
-from pipeline.query.request.term_weights import leg_weights
-from pipeline.timestamps import parse_duration, rfc3339_microseconds
+from pipeline.query.request.options import FusionOptions, RecencyOptions
+from pipeline.query.request.value_types import Between, Duration, Expected, Time
 
 DEFAULT_LIMIT = 10
 MAX_RESULTS = 1_000
@@ -41,9 +35,6 @@ MIN_TIMEOUT_MS = 10
 MAX_TIMEOUT_MS = 60_000
 DEFAULT_TIMEOUT_MS = 5_000
 MAX_BODY_BYTES = 64 * 1024
-_LONGEST = timedelta(days=100 * 366)
-_LEAST_WEIGHT = 1e-6
-"""Below it a weight other than 0 is a mistake, and its products lose their digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,77 +45,19 @@ class TimeRange:
     to_ms: int | None
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """One message for every value that does not fit the annotated type."""
-
-    message: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(handler(source), "expected", custom_error_message=self.message)
-
-
 def _check_query(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is blank")
     return text
 
 
-def _duration_ms(value: object) -> int:
-    try:
-        duration = parse_duration(value) if isinstance(value, str) else timedelta(0)
-    except ValueError:
-        duration = timedelta(0)
-    milliseconds = duration // timedelta(milliseconds=1)
-    if milliseconds <= 0 or duration > _LONGEST:
-        message = "must be a number above 0 with a unit, such as 90m, 1h30m, 24h or 7d (at most 100 years)"
-        raise PydanticCustomError("duration", message)
-    return milliseconds
-
-
-def _time_ms(value: object) -> int | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str):
-            return rfc3339_microseconds(value) // 1_000
-    except ValueError:
-        pass
-    raise PydanticCustomError("time", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z, or a date")
-
-
-_Time = Annotated[
-    int | None,
-    PlainValidator(_time_ms),
-    WithJsonSchema(
-        {
-            "type": ["string", "null"],
-            "description": "RFC 3339; without an offset UTC, a date alone is its midnight.",
-            "examples": ["2026-11-22", "2026-11-22T08:30:00Z"],
-        }
-    ),
-]
-_Duration = Annotated[
-    int | None,
-    PlainValidator(_duration_ms),
-    WithJsonSchema({"type": "string", "examples": ["90m", "1h30m", "24h", "7d"]}),
-]
-
-
-_HalfLife = Annotated[
-    int,
-    PlainValidator(_duration_ms),
-    WithJsonSchema({"type": "string", "examples": ["90m", "12h", "7d"]}),
-]
-
-
 class TimeWindow(StrictModel):
     """Event times, half open: `from` is included, `to` is not. Either `last` alone, or one or both of the others."""
 
-    last: _Duration = None
+    last: Duration = None
     """How long ago until now. It has no upper end: producers' clocks may run ahead by the allowed skew."""
-    from_: _Time = Field(None, alias="from")
-    to: _Time = None
+    from_: Time = Field(None, alias="from")
+    to: Time = None
 
     @model_validator(mode="before")
     @classmethod
@@ -156,74 +89,6 @@ _Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARS), AfterVa
 _Queries = Annotated[list[_Query], Field(min_length=1, max_length=MAX_QUERIES)]
 
 
-@dataclass(frozen=True)
-class _Between:
-    """A whole number from `low` to `high`, with one message for everything else."""
-
-    low: int
-    high: int
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        message = f"must be a whole number from {self.low:,} to {self.high:,}"
-        bounded = core_schema.int_schema(strict=True, ge=self.low, le=self.high)
-        return core_schema.custom_error_schema(bounded, "expected", custom_error_message=message)
-
-
-def _check_weight(weight: float | None) -> float | None:
-    if weight and weight < _LEAST_WEIGHT:
-        raise ValueError("cannot be compared with another weight")
-    return weight
-
-
-_Weight = Annotated[
-    float | None,
-    Field(ge=0, le=100, allow_inf_nan=False),
-    AfterValidator(_check_weight),
-    _Expected(f"must be 0, or from {_LEAST_WEIGHT:f} to 100, or null"),
-]
-
-
-class FusionOptions(StrictModel):
-    """How the orders by meaning and by words become one: the weighted sum of reciprocal ranks."""
-
-    k: Annotated[int, _Between(1, 1_000)] = K
-    """How little the first ranks differ."""
-    dense: _Weight = None
-    """Weight of the order by meaning; null, like the other: chosen by the query's text."""
-    keyword: _Weight = None
-    """Weight of the order by words."""
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> "FusionOptions":
-        if (self.dense is None) != (self.keyword is None):
-            raise PydanticCustomError("weights", "takes both weights, dense and keyword, or none")
-        if self.dense == self.keyword == 0:
-            raise PydanticCustomError("weights", "has two weights of 0, so nothing would be found")
-        return self
-
-    def of(self, text: str) -> Fusion:
-        """The fusion for a query."""
-        if self.dense is None or self.keyword is None:
-            return Fusion(self.k, leg_weights(text))
-        return Fusion(self.k, {DENSE: self.dense, KEYWORD: self.keyword})
-
-
-class RecencyOptions(StrictModel):
-    """Prefers newer documents, by their event times."""
-
-    half_life: _HalfLife
-    """The age at which half of `weight` is lost."""
-    weight: Annotated[
-        float, Field(gt=0, le=1, allow_inf_nan=False), _Expected("must be a number above 0, at most 1")
-    ] = 0.3
-    """The part of a score that depends on the age."""
-
-    @property
-    def recency(self) -> Recency:
-        """As ranking takes it."""
-        return Recency(self.half_life, self.weight)
-
-
 class SearchRequest(StrictModel):
     """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
 
@@ -235,11 +100,11 @@ class SearchRequest(StrictModel):
             _query_shape, custom_error_type="query", custom_error_message="must be a text, or a list of texts"
         ),
     ]
-    mode: Annotated[Mode | None, _Expected("must be dense, keyword, hybrid or null")] = None
+    mode: Annotated[Mode | None, Expected("must be dense, keyword, hybrid or null")] = None
     """By meaning, by exact words, or both; null: both where the collection has a keyword index, else by meaning."""
     fusion: FusionOptions | None = None
     """How both orders become one; only for hybrid."""
-    limit: Annotated[int, _Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
+    limit: Annotated[int, Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
     """Most results for each text. The largest limit also bounds the results of all texts together."""
     time: TimeWindow | None = None
     filter: BoundedFilter | None = None
@@ -252,13 +117,13 @@ class SearchRequest(StrictModel):
         | None
     ) = None
     """Names of the metadata wanted in the results; null: all of it."""
-    group_by: Annotated[Literal["doc_id"] | None, _Expected('must be "doc_id" or null')] = "doc_id"
+    group_by: Annotated[Literal["doc_id"] | None, Expected('must be "doc_id" or null')] = "doc_id"
     """One result a document (its best chunk), or every chunk that matches."""
-    min_score: Annotated[float | None, Field(allow_inf_nan=False), _Expected("must be a finite number, or null")] = None
+    min_score: Annotated[float | None, Field(allow_inf_nan=False), Expected("must be a finite number, or null")] = None
     """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
     recency: RecencyOptions | None = None
     """Prefer newer documents among the best candidates."""
-    timeout_ms: Annotated[int, _Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
+    timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
 
     @model_validator(mode="after")
@@ -312,7 +177,7 @@ class SearchRequest(StrictModel):
 def request_model(most: int) -> type[SearchRequest]:
     """The model of the requests to a service that gives at most `most` results."""
     description = SearchRequest.model_fields["limit"].description
-    bounded: Any = Annotated[int, _Between(1, most), Field(description=description)]
+    bounded: Any = Annotated[int, Between(1, most), Field(description=description)]
     limit = (bounded, min(DEFAULT_LIMIT, most))
     model = create_model("SearchRequest", __base__=SearchRequest, __doc__=SearchRequest.__doc__, limit=limit)
     model.max_results = most
