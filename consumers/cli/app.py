@@ -186,11 +186,14 @@ def search(
         min_score=min_score,
         recency=recency,
     )
+    if not json_:
+        body["highlights"] = True
     result = command.search(settings, body)
     if json_:
         print_json(result)
     else:
-        from consumers.cli.common.output import show_results, stdout
+        from consumers.cli.common.output import stdout
+        from consumers.cli.common.results import show_results
 
         show_results(result, stdout())
 

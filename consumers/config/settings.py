@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from consumers.config.units import Bytes, Duration, FormatName, Secret
 from pipeline.timestamps import format_duration
 
+_LEAST_KEY_CHARS = 16
 _UNITS = ("day", "week", "month", "year")
 
 
@@ -249,6 +250,18 @@ class QuerySection(_Section):
     port: int = Field(8080, ge=0, le=65535, description="0: any free port, logged at the start")
     max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
+    cursor_key: Secret | None = Field(
+        None,
+        description="signs cursors, at least 16 characters; the same for all query workers of a collection, so that each "
+        "takes the cursors of the others; none: a random one at every start",
+    )
+
+    @field_validator("cursor_key")
+    @classmethod
+    def _check_key(cls, key: Secret | None) -> Secret | None:
+        if key is not None and len(key.get_secret_value()) < _LEAST_KEY_CHARS:
+            raise ValueError(f"needs at least {_LEAST_KEY_CHARS} random characters, or leave it out")
+        return key
 
 
 class TelemetrySection(_Section):

@@ -12,7 +12,7 @@ from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
 from consumers.query.routes.search import add_search
-from pipeline.query import SearchService, request_model
+from pipeline.query import SearchService, cursor_request_model, request_model
 
 
 def create_app(service: SearchService, ready: Problems, *, registry: CollectorRegistry) -> FastAPI:
@@ -42,5 +42,5 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
     app.add_exception_handler(HTTPException, routing_problem)
     add_search(app, service, Admission(service.concurrency))
     app.router.routes.extend(operations.routes())
-    publish(app, [request_model(service.max_results)])
+    publish(app, [request_model(service.max_results), cursor_request_model(service.max_results)])
     return app

@@ -37,9 +37,10 @@ def problem_responses() -> dict[int | str, dict[str, Any]]:
     return {status: {"description": reason, "content": content} for status, reason in _ERRORS.items()}
 
 
-def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The extra of a route that reads a body of this model itself."""
-    content = {"application/json": {"schema": {"$ref": f"{_COMPONENT}{model.__name__}"}}}
+def json_body(*models: type[BaseModel]) -> dict[str, Any]:
+    """The extra of a route that reads a body of one of these models itself."""
+    references = [{"$ref": f"{_COMPONENT}{model.__name__}"} for model in models]
+    content = {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.query.app import create_app
-from consumers.wiring.searches import search_service, searcher
+from consumers.wiring.searches import cursors, search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
 from pipeline.query import QueryBatcher, Searcher
@@ -24,7 +24,7 @@ def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
     registry = CollectorRegistry()
     search = searcher(settings, api, model)
     with closing(QueryBatcher(model.embed_queries)) as batcher:
-        service = search_service(settings, search, batcher, registry)
+        service = search_service(settings, search, batcher, registry, cursors(settings))
         yield create_app(service, readiness(search), registry=registry)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from secrets import token_bytes
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,7 @@ from consumers.config import Settings
 from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import QueryEmbedder, Searcher, SearchService
+from pipeline.query import Cursors, QueryEmbedder, Searcher, SearchService
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -60,13 +61,25 @@ def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | N
 
 
 def search_service(
-    settings: Settings, search: Searcher, embedder: QueryEmbedder | None, registry: CollectorRegistry
+    settings: Settings,
+    search: Searcher,
+    embedder: QueryEmbedder | None,
+    registry: CollectorRegistry,
+    cursors: Cursors | None = None,
 ) -> SearchService:
-    """The service over a searcher; its metrics go to `registry`."""
+    """The service over a searcher; its metrics go to `registry`. `cursors`: None where one search is all."""
     return SearchService(
         search,
         embedder,
         QueryMetrics(registry),
         max_results=settings.query.max_limit,
         concurrency=settings.query.concurrency,
+        cursors=cursors,
     )
+
+
+def cursors(settings: Settings) -> Cursors:
+    """The cursors of the configured collection; without `query.cursor_key` only this process takes its own."""
+    key = settings.query.cursor_key
+    secret = token_bytes(32) if key is None else key.get_secret_value().encode()
+    return Cursors(secret, settings.milvus.collection)

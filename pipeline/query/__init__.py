@@ -5,7 +5,9 @@ Free of transport: HTTP, the command line and every other way in call the same s
 
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
+from pipeline.query.cursor import Cursors
 from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query.request.cursor_request import cursor_request_model
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
 from pipeline.query.search import Searcher, SearchSettings
@@ -13,6 +15,7 @@ from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, Se
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "Cursors",
     "DeadlinePassed",
     "DirectEmbedder",
     "FetchSettings",
@@ -30,6 +33,7 @@ __all__ = [
     "SearchSettings",
     "Searcher",
     "answer_json",
+    "cursor_request_model",
     "parse_request",
     "request_model",
 ]

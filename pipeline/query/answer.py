@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pipeline.query.facet_counts import Facets
+
 Mode = Literal["dense", "keyword", "hybrid"]
 """By meaning, by exact words, or both."""
 SkipReason = Literal["outside_time_range", "not_loaded", "dropped"]
@@ -43,6 +45,10 @@ class Result:
     """Name of the Milvus partition; null where the name does not follow from the event time."""
     source: Origin
     metadata: Mapping[str, Any]
+    highlights: tuple[tuple[int, int], ...] | None = None
+    """Offsets [start, end) in `text`, in code points, of the terms of the query; null where they were not wanted."""
+    passage: tuple[int, int] | None = None
+    """Offsets of the sentence of `text` that fits best; null with `highlights`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,12 @@ class SearchResult:
     """Likely mistakes in the request, such as a filter on a field that no row has."""
     mode: Mode
     """How it was searched."""
+    facets: Facets | None = None
+    """None: not wanted, or not counted, and then there is a warning."""
+    more: bool = False
+    """There may be results after these."""
+    returned: tuple[bytes, ...] = ()
+    """The digests of the results of a single text, for its cursor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,10 @@ class SearchAnswer:
     warnings: tuple[str, ...]
     mode: Mode
     timing_ms: Timing
+    facets: Facets | None = None
+    """Null where none were wanted or counted, and on every page but the first."""
+    next_cursor: str | None = None
+    """What a request for the next page sends as `cursor`; null where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +130,29 @@ class SearchAnswers:
     warnings: tuple[str, ...]
     mode: Mode
     timing_ms: Timing
+    facets: Facets | None = None
+    """Null where none were wanted or counted."""
 
 
-def shape_answer(result: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
+def shape_answer(
+    result: SearchResult, *, many: bool, timing: Timing, next_cursor: str | None = None
+) -> SearchAnswer | SearchAnswers:
     """The answer to a request: a list of results for a list of texts, else the results of the one text."""
     if many:
         answers = tuple(QueryResults(results) for results in result.results)
-        return SearchAnswers(answers, result.partial, result.searched, result.warnings, result.mode, timing)
-    return SearchAnswer(result.results[0], result.partial, result.searched, result.warnings, result.mode, timing)
+        return SearchAnswers(
+            answers, result.partial, result.searched, result.warnings, result.mode, timing, result.facets
+        )
+    return SearchAnswer(
+        result.results[0],
+        result.partial,
+        result.searched,
+        result.warnings,
+        result.mode,
+        timing,
+        result.facets,
+        next_cursor,
+    )
 
 
 def answer_json(answer: SearchAnswer | SearchAnswers) -> dict[str, Any]:

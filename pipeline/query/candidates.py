@@ -11,12 +11,13 @@ from pipeline.query.ranking import rank
 from pipeline.query.recency import recent_first
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries, Retrieved, Retriever, RowSelection
+from pipeline.query.returned import NOTHING, Returned
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusApi, literal
 
 T = TypeVar("T")
 
-_POSITION = ("doc_id", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
+_POSITION = ("doc_id", "chunk", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
 _CLOCK_SLACK_S = 0.01
 """gRPC may end a call a moment before its deadline."""
 
@@ -50,6 +51,10 @@ class RankedCandidates:
     """Whether there are as many as there can be; False: Milvus failed before."""
     missing: tuple[str, ...] = ()
     """Names of the legs that Milvus did not answer."""
+    more: bool = True
+    """There may be others behind them."""
+    cut_off: bool = False
+    """Fewer than wanted, because no more candidates may be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class CandidateSearch:
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
+    returned: Returned = NOTHING
+    """What the pages before have shown; it is left out."""
 
     def ranked(self) -> RankedCandidates:
         """Rank more and more candidates until each query has its results.
@@ -80,9 +87,10 @@ class CandidateSearch:
         later one fails or lacks a leg, the candidates before it remain.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
-        most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
+        reach = request.limit + len(self.returned)
+        most = max(reach, min(settings.max_candidates, settings.max_request_candidates // queries))
         overfetch = settings.overfetch if request.recency is None else settings.overfetch**2
-        wanted = min(request.limit * overfetch, most)
+        wanted = min(reach * overfetch, most)
         best = request.limit + (settings.spare if self.checked else 0)
         ranked: list[list[Hit]] = []
         while True:
@@ -98,14 +106,24 @@ class CandidateSearch:
                 return RankedCandidates(ranked, complete=False)
             eligible = [self._eligible(hits) for hits in candidates.hits]
             ranked = [
-                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in eligible
+                self._others(
+                    rank(
+                        hits,
+                        group_by=request.group_by,
+                        one_version=self.one_version,
+                        limit=best + len(self.returned),
+                    )
+                )[:best]
+                for hits in eligible
             ]
             if candidates.missing:
                 return RankedCandidates(ranked, complete=False, missing=candidates.missing)
             pairs = zip(ranked, eligible, strict=True)
             short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
             if not short or wanted >= most:
-                return RankedCandidates(ranked, complete=True)
+                more = any(len(hits) >= wanted for hits in eligible) and not short
+                behind = any(len(found) >= best or len(found) > request.limit for found in ranked)
+                return RankedCandidates(ranked, complete=True, more=more or behind, cut_off=short)
             wanted = min(wanted * settings.overfetch, most)
 
     def whole(self, ranked: Sequence[Sequence[Hit]]) -> Iterator[tuple[int, Hit]]:
@@ -136,6 +154,10 @@ class CandidateSearch:
             hits = recent_first(hits, request.recency.recency, self.now_ms)
         return hits
 
+    def _others(self, hits: list[Hit]) -> list[Hit]:
+        """The hits that no page before has shown."""
+        return self.returned.others(hits, group_by=self.request.group_by, one_version=self.one_version)
+
     def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
         """At most `limit` rows that match, wherever they are. Raises as `retrieve`."""
         return self._in_time(
@@ -156,7 +178,7 @@ class CandidateSearch:
         return {row["id"]: row for row in rows}
 
     def _whole_row(self) -> tuple[str, ...]:
-        return (*_POSITION, "chunk", "text", TENANT_FIELD if self.request.fields == [] else METADATA_FIELD)
+        return (*_POSITION, "text", TENANT_FIELD if self.request.fields == [] else METADATA_FIELD)
 
     def _in_time(self, call: Callable[[float], T]) -> T:
         left_s = self.deadline - self.clock()

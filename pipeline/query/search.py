@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.facets import check_facets, read_facets
 from pipeline.query.fusion import DENSE, KEYWORD
+from pipeline.query.highlights import mark
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
@@ -24,12 +26,18 @@ from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.options import FusionOptions
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
+from pipeline.query.returned import NOTHING, Returned, digest
+from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
 from pipeline.timestamps import format_time
 
 _NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
+_CUT_OFF = (
+    "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
+    "the time range or the filter"
+)
 _MOST_NAMES_CHECKED = 16
 _SAMPLE = 16
 """Rows read to find out which of several names there are."""
@@ -90,18 +98,24 @@ class Searcher:
         )
 
     def search(
-        self, request: SearchRequest, vectors: NDArray[np.float32] | None, timeout_s: float, *, now_ms: int
+        self,
+        request: SearchRequest,
+        vectors: NDArray[np.float32] | None,
+        timeout_s: float,
+        *,
+        now_ms: int,
+        returned: Returned = NOTHING,
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
-        milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter or the mode does not fit
+        milliseconds) is what a time range counts back from. `returned`: what the pages before have shown. Raises InvalidRequest (the filter or the mode does not fit
         the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection).
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
-        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
+        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms, returned)
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing()
@@ -138,11 +152,18 @@ class Searcher:
         return _Schema(info, self._one_version(info))
 
     def _search(
-        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: PartitionIndex
+        self,
+        request: SearchRequest,
+        queries: Queries,
+        deadline: float,
+        now_ms: int,
+        returned: Returned,
+        existing: PartitionIndex,
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         mode = self._mode(request, schema.info)
         fields = filterable_fields(schema.info)
+        check_facets(request.facets or (), fields)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
@@ -159,36 +180,61 @@ class Searcher:
             now_ms,
             deadline,
             self._clock,
+            returned,
         )
         candidates = search.ranked()
-        ranked, complete = candidates.hits, candidates.complete
-        warnings = tuple(map(_leg_warning, candidates.missing))
+        ranked = candidates.hits
+        warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
         if checked:
             ranked, of_versions = self._versions.current(
                 schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
             )
             warnings += of_versions
+        results, shown, all_read = self._results(search, ranked, fields, existing)
+        complete = candidates.complete and all_read
+        facets, of_facets = read_facets(search, fields)
+        return SearchResult(
+            results=results,
+            partial=not complete,
+            searched=Searched(plan.covered, plan.skipped),
+            warnings=(*self._warnings(search, fields), *warnings, *of_facets),
+            mode=mode,
+            facets=facets,
+            more=candidates.more or not complete,
+            returned=shown,
+        )
+
+    def _results(
+        self,
+        search: CandidateSearch,
+        ranked: Sequence[Sequence[Hit]],
+        fields: FilterableFields,
+        existing: PartitionIndex,
+    ) -> tuple[tuple[tuple[Result, ...], ...], tuple[bytes, ...], bool]:
+        """(results of each query, their digests, whether all were read). Raises what the first read raises."""
+        request = search.request
+        terms = [terms_of(text) if request.highlights else None for text in request.queries]
         results: list[list[Result]] = [[] for _ in ranked]
+        shown: list[bytes] = []
         size = 0
+        all_read = True
         try:
             for query, hit in search.whole(ranked):
                 self._names.learn(metadata_names([hit.fields], fields.declared))
                 result = _result(hit, request.fields, frozenset(fields.declared), existing)
+                if (wanted := terms[query]) is not None:
+                    highlights, passage = mark(result.text, wanted)
+                    result = replace(result, highlights=highlights, passage=passage)
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
                     raise self._too_large()
                 results[query].append(result)
+                shown.append(digest(hit, group_by=request.group_by, one_version=search.one_version))
         except Unavailable:
             if not any(results):
                 raise
-            complete = False
-        return SearchResult(
-            results=tuple(map(tuple, results)),
-            partial=not complete,
-            searched=Searched(plan.covered, plan.skipped),
-            warnings=(*self._warnings(search, fields), *warnings),
-            mode=mode,
-        )
+            all_read = False
+        return tuple(map(tuple, results)), tuple(shown), all_read
 
     def _mode(self, request: SearchRequest, info: CollectionInfo) -> Mode:
         """The mode of a request: by words only where the server fills a keyword index."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
@@ -15,8 +15,10 @@ from typing_extensions import override
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
+from pipeline.query.cursor import Cursors
+from pipeline.query.pages import Page, next_cursor, open_page
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
+from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 
@@ -72,11 +74,12 @@ class SearchService:
         *,
         max_results: int = MAX_RESULTS,
         concurrency: int = 1,
+        cursors: Cursors | None = None,
     ) -> None:
         """Make it ready; starts no thread.
 
         `embedder`: None where every search is by words. `max_results`: of one request, all its texts together.
-        `concurrency`: threads that search.
+        `concurrency`: threads that search. `cursors`: None where answers have no further pages.
         """
         request_model(max_results)  # takes some 2 ms, for which the first request need not wait
         self.max_results = max_results
@@ -84,6 +87,7 @@ class SearchService:
         self._searcher = searcher
         self._embedder = embedder
         self._metrics = metrics
+        self._cursors = cursors
         # A thread that Milvus keeps waiting beyond its request still counts, so threads never pile up.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="search")
 
@@ -105,9 +109,11 @@ class SearchService:
         arrived, arrived_ms = asyncio.get_running_loop().time(), time.time_ns() // 1_000_000
         request = None
         try:
-            request = parse_request(decode_json(body) if isinstance(body, bytes) else body, self.max_results)
+            decoded = decode_json(body) if isinstance(body, bytes) else body
+            page = open_page(decoded, self.max_results, arrived_ms, self._cursors)
+            request = page.request
             admit()
-            answer = await self._answer(request, arrived, arrived_ms)
+            answer = await self._answer(page, arrived)
         except Exception as error:
             outcome = outcome_of(error)
             self._metrics.requests.labels(outcome).inc()
@@ -121,15 +127,15 @@ class SearchService:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, request: SearchRequest, arrived: float, arrived_ms: int) -> Answer:
-        """`arrived` is on the event loop's clock, `arrived_ms` in epoch milliseconds."""
-        now = asyncio.get_running_loop().time
+    async def _answer(self, page: Page, arrived: float) -> Answer:
+        """`arrived` is on the event loop's clock."""
+        request, now = page.request, asyncio.get_running_loop().time
         deadline = arrived + request.timeout_ms / 1000
         try:
             async with asyncio.timeout_at(deadline):
                 vectors = await self._embed(request)
                 embedded = now()
-                search = partial(self._search, request, vectors, deadline, now, arrived_ms)
+                search = partial(self._search, page, vectors, deadline, now)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
         except TimeoutError as error:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
@@ -139,7 +145,9 @@ class SearchService:
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
         for results in result.results:
             self._metrics.results.observe(len(results))
-        return shape_answer(result, many=request.many, timing=timing)
+        cursor, warnings = next_cursor(page, result, self._cursors)
+        result = replace(result, warnings=(*result.warnings, *warnings))
+        return shape_answer(result, many=request.many, timing=timing, next_cursor=cursor)
 
     async def _embed(self, request: SearchRequest) -> NDArray[np.float32] | None:
         if request.mode == "keyword":
@@ -152,17 +160,13 @@ class SearchService:
             raise Overloaded(str(error)) from error
 
     def _search(
-        self,
-        request: SearchRequest,
-        vectors: NDArray[np.float32] | None,
-        deadline: float,
-        clock: Callable[[], float],
-        now_ms: int,
+        self, page: Page, vectors: NDArray[np.float32] | None, deadline: float, clock: Callable[[], float]
     ) -> SearchResult:
         """Search in a thread; what waited for the thread is taken off the time that is left."""
         left_s = deadline - clock()
         # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
-        return self._searcher.search(request, vectors, left_s - min(_MARGIN_S, left_s / 10), now_ms=now_ms)
+        left_s -= min(_MARGIN_S, left_s / 10)
+        return self._searcher.search(page.request, vectors, left_s, now_ms=page.now_ms, returned=page.returned)
 
 
 def outcome_of(error: Exception) -> Outcome:

@@ -1,10 +1,8 @@
-"""How the commands print: tables, search results, progress. The content of records is shown and never interpreted."""
+"""How the commands print: tables and progress. The content of records is shown and never interpreted."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -45,36 +43,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
 def one_line(text: str) -> str:
     """The text on one line, safe to print: what a record holds must not steer the terminal."""
     return printable(" ".join(text.split()))
-
-
-def show_results(result: Mapping[str, Any], console: Console, title: str = "") -> None:
-    """Print the results of one search as a table; markup in documents has no meaning."""
-    # Cells and title are Text: in a plain string rich would interpret square brackets as markup.
-    results = Table(
-        title=Text(one_line(title)) if title else None,
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-        expand=True,
-    )
-    for column, width in (("score", 5), ("document", 24), ("age", 7), ("partition", 11)):
-        results.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
-    results.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
-    now = datetime.now(UTC)
-    for hit in result["results"]:
-        hours = (now - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
-        age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
-        row = (f"{hit['score']:.3f}", hit["doc_id"], age, hit["partition"] or "-", hit["text"])
-        results.add_row(*(Text(one_line(cell)) for cell in row))
-    searched = result["searched"]
-    results.caption = (
-        f"{result['timing_ms']['search'] + result['timing_ms']['embed']:.0f} ms, "
-        f"{len(searched['partitions'])} Milvus partitions searched, {len(searched['skipped'])} skipped"
-    )
-    results.caption_justify = "left"
-    console.print(results)
-    for warning in result["warnings"]:
-        stderr().print(one_line(f"warning: {warning}"))
 
 
 class ProgressLine:

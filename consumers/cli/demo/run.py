@@ -17,7 +17,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from consumers.cli.common.output import progress_line, show_results, stderr, stdout
+from consumers.cli.common.output import progress_line, stderr, stdout
+from consumers.cli.common.results import show_results
 from consumers.kafka import KafkaSettings, Publisher, create_topic
 from consumers.local import LocalKafka, LocalMilvusLite, SampleDocument, stdlib_documents
 from consumers.local.server import LOOPBACK, Command, LocalServer
@@ -212,7 +213,7 @@ def _search_all(out: Console, screen: Console, query: str, kafka: str, published
     with httpx.Client(base_url=query, timeout=30.0, trust_env=False) as client:
 
         def search(text: str, **more: Any) -> Mapping[str, Any]:
-            response = client.post("/v1/search", json={"query": text, "limit": 3, **more})
+            response = client.post("/v1/search", json={"query": text, "limit": 3, "highlights": True, **more})
             if response.status_code != httpx.codes.OK:
                 raise MilvusStreamError(f"the search {text!r} was answered {response.status_code}: {response.text}")
             return dict(response.json())

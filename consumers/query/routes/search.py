@@ -12,7 +12,15 @@ from consumers.http.problems import problem_of
 from consumers.query.admission import Admission
 from consumers.query.body import read_body
 from consumers.query.openapi import json_body, problem_responses
-from pipeline.query import MAX_BODY_BYTES, SearchAnswer, SearchAnswers, SearchReport, SearchService, request_model
+from pipeline.query import (
+    MAX_BODY_BYTES,
+    SearchAnswer,
+    SearchAnswers,
+    SearchReport,
+    SearchService,
+    cursor_request_model,
+    request_model,
+)
 
 _DESCRIPTION = """Find the documents that fit a text by meaning, by exact words, or by both.
 
@@ -22,7 +30,9 @@ is a list is answered with `answers`, one for each text in the same order; a sin
 Results are ordered by `score`, higher is better. Only the newest version of a document is shown, and with `group_by`
 `doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
 range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
-texts and the bytes of the results are bounded; a request beyond is answered 422."""
+texts and the bytes of the results are bounded; a request beyond is answered 422.
+`highlights` adds to each result where its text has terms of the query, and the sentence that fits best; `facets` counts
+values of metadata. `next_cursor` leads to the next page: send it as `cursor`, alone or with `limit` and `timeout_ms`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +45,7 @@ def add_search(app: FastAPI, service: SearchService, admission: Admission) -> No
         summary="Search",
         description=_DESCRIPTION,
         responses={200: {"model": SearchAnswer | SearchAnswers}, **problem_responses()},
-        openapi_extra=json_body(request_model(service.max_results)),
+        openapi_extra=json_body(request_model(service.max_results), cursor_request_model(service.max_results)),
     )
     async def search(request: Request) -> Response:
         try:

@@ -27,7 +27,7 @@ _MESSAGES = {
     "too_long": "holds {size:,} {member}s; at most {most:,} are allowed",
 }
 """By pydantic's type of error."""
-_MEMBERS = {"query": "text", "filters": "filter", "value": "value", "fields": "field name"}
+_MEMBERS = {"query": "text", "filters": "filter", "value": "value", "fields": "field name", "facets": "field name"}
 
 
 class InvalidRequest(UsageError):

@@ -31,6 +31,7 @@ MAX_RESULTS = 1_000
 MAX_QUERIES = 32
 MAX_QUERY_CHARS = 8_192
 MAX_FIELDS = 64
+MAX_FACETS = 5
 MIN_TIMEOUT_MS = 10
 MAX_TIMEOUT_MS = 60_000
 DEFAULT_TIMEOUT_MS = 5_000
@@ -49,6 +50,16 @@ def _check_query(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is blank")
     return text
+
+
+FacetNames = (
+    Annotated[
+        list[FieldName],
+        Field(min_length=1, max_length=MAX_FACETS),
+        AfterValidator(lambda names: list(dict.fromkeys(names))),
+    ]
+    | None
+)
 
 
 class TimeWindow(StrictModel):
@@ -123,6 +134,10 @@ class SearchRequest(StrictModel):
     """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
     recency: RecencyOptions | None = None
     """Prefer newer documents among the best candidates."""
+    highlights: Annotated[bool, Expected("must be true or false")] = False
+    """Say where the terms of the query are in each text, and which sentence fits best."""
+    facets: FacetNames = None
+    """Names of metadata whose values are counted, over all rows that the filter and the time range leave."""
     timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
 

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from consumers.cli.common import output
-from consumers.cli.common.output import one_line, show_results
+from consumers.cli.common.output import one_line
+from consumers.cli.common.results import show_results
 
 HOSTILE = [
     "[/]", "[/INST]", "[INST] hi [/INST]", "[/red]", "[bold]x[/italic]", "[red]x[/red]", "[on red]   [/]",

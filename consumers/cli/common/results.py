@@ -1,0 +1,70 @@
+"""How `search` and `demo` print the results of a search. The content of documents is shown and never interpreted."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from consumers.cli.common.output import one_line, stderr
+from pipeline.telemetry import printable
+
+_INDENT = " " * 9
+_SPACES = re.compile(r"\s+")
+
+
+def show_results(result: Mapping[str, Any], console: Console, title: str = "") -> None:
+    """Print two lines for each result: score, id, age and partition; and its passage with the query's terms in bold.
+
+    A terminal cuts the passage at its width, and shows every id whole. Elsewhere nothing is cut.
+    """
+    if title:
+        _print(console, Text(one_line(title), style="italic"))
+    now = datetime.now(UTC)
+    for hit in result["results"]:
+        hours = (now - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
+        age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
+        facts = f"{hit['score']:7.3f}", one_line(hit["doc_id"]), age, one_line(hit["partition"] or "-")
+        _print(console, Text("  ".join(facts)))
+        passage = _passage(hit)
+        passage.pad_left(len(_INDENT))
+        if console.is_terminal:
+            passage.truncate(console.width, overflow="ellipsis")
+        _print(console, passage)
+    searched, timing = result["searched"], result["timing_ms"]
+    summary = (
+        f"{timing['search'] + timing['embed']:.0f} ms, {len(searched['partitions'])} Milvus partitions searched, "
+        f"{len(searched['skipped'])} skipped"
+    )
+    _print(console, Text(summary, style="dim"))
+    for warning in result["warnings"]:
+        stderr().print(one_line(f"warning: {warning}"))
+
+
+def _passage(hit: Mapping[str, Any]) -> Text:
+    """The passage of a result on one line, its highlights in bold; the whole text where the search had none."""
+    text = hit["text"]
+    start, end = hit.get("passage") or (0, len(text))
+    shown = Text()
+    at = start
+    for first, last in hit.get("highlights") or ():
+        if first >= start and last <= end:
+            shown.append(_safe(text[at:first]))
+            shown.append(_safe(text[first:last]), style="bold")
+            at = last
+    shown.append(_safe(text[at:end]))
+    # Spaces at the ends are cut here and not before: between two parts they are the spaces between words.
+    shown = shown[len(shown.plain) - len(shown.plain.lstrip()) :]
+    shown.rstrip()
+    return shown
+
+
+def _safe(part: str) -> str:
+    return printable(_SPACES.sub(" ", part))
+
+
+def _print(console: Console, line: Text) -> None:
+    """One line, which no width cuts or wraps; nothing in it is markup."""
+    console.print(line, soft_wrap=True, highlight=False)

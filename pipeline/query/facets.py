@@ -1,0 +1,90 @@
+"""The rows that the facets of a search count, read from Milvus within bounds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from pipeline.errors import MilvusStreamError, RequestTooLarge
+from pipeline.query.candidates import CandidateSearch
+from pipeline.query.facet_counts import Facets, count_values
+from pipeline.query.request.filter_expressions import FilterableFields
+from pipeline.query.request.invalid_request import InvalidRequest
+from pipeline.records import METADATA_FIELD, TENANT_FIELD
+
+MAX_ROWS = (10_000, 1_000, 100)
+"""Most rows to read; where they are more bytes than Milvus answers at a time, the next number."""
+_NOT_COUNTED = "the facets were not counted: Milvus did not answer that read in the time of the search"
+
+_log = structlog.get_logger(__name__)
+
+
+def check_facets(names: Sequence[str], fields: FilterableFields) -> None:
+    """Raise InvalidRequest where one of the names is no field that can be counted."""
+    for index, name in enumerate(names):
+        if name == "text" or fields.declared.get(name) == "other":
+            raise InvalidRequest(f"/facets/{index}", "names a field that is not counted: name metadata")
+        if name not in fields.declared and not fields.dynamic:
+            raise InvalidRequest(f"/facets/{index}", "names no field of the collection")
+
+
+def read_facets(
+    search: CandidateSearch, fields: FilterableFields, tenant: str | None = None
+) -> tuple[Facets | None, tuple[str, ...]]:
+    """Count the values of the request's facets over rows that match the plan; at most half of the time left.
+
+    Raises nothing of Milvus: without an answer there are no facets, and a warning. Rows of another tenant than
+    `tenant` (None: of any) are not counted, whatever Milvus returns.
+    """
+    names = search.request.facets
+    if not names or len(search.returned):  # they are on the first page
+        return None, ()
+    deadline = search.clock() + (search.deadline - search.clock()) / 2
+    try:
+        rows, most = _read(search, names, fields, deadline)
+    except MilvusStreamError as error:
+        _log.warning("query.facets_not_counted", error=type(error).__name__)  # its text may hold the filter
+        return None, (_NOT_COUNTED,)
+    sampled = len(rows) >= most
+    total = _count(search, deadline) if sampled else len(rows)
+    own = [row for row in rows if tenant is None or row.get(TENANT_FIELD) == tenant]
+    counts = count_values(own, names, group_by=search.request.group_by)
+    return Facets(counts, sampled and total != len(rows), len(rows), total), ()
+
+
+def _read(
+    search: CandidateSearch, names: Sequence[str], fields: FilterableFields, deadline: float
+) -> tuple[list[Mapping[str, Any]], int]:
+    """(the rows, how many there could have been)."""
+    declared = {name for name in names if name in fields.declared}
+    wanted = sorted({*declared, "doc_id", METADATA_FIELD if fields.dynamic else "doc_id"})
+    for most in MAX_ROWS[:-1]:
+        try:
+            return _query(search, wanted, deadline, limit=most), most
+        except RequestTooLarge:
+            continue
+    return _query(search, wanted, deadline, limit=MAX_ROWS[-1]), MAX_ROWS[-1]
+
+
+def _count(search: CandidateSearch, deadline: float) -> int | None:
+    """How many rows match; None where Milvus does not say."""
+    try:
+        (row,) = _query(search, ["count(*)"], deadline)
+        return int(row["count(*)"])
+    except MilvusStreamError:
+        return None
+
+
+def _query(
+    search: CandidateSearch, fields: Sequence[str], deadline: float, limit: int | None = None
+) -> list[Mapping[str, Any]]:
+    return [
+        *search.api.query(
+            search.collection.name,
+            search.plan.expression,
+            fields,
+            partitions=search.plan.partitions,
+            limit=limit,
+            timeout=max(deadline - search.clock(), 0.001),
+        )
+    ]
