@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
+from pipeline.query.explain import FetchTrace
 from pipeline.query.plan import SearchPlan
-from pipeline.query.ranking import rank
+from pipeline.query.ranking import rank, results_in
 from pipeline.query.recency import recent_first
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries, Retrieved, Retriever, RowSelection
@@ -50,6 +51,7 @@ class RankedCandidates:
     """Whether there are as many as there can be; False: Milvus failed before."""
     missing: tuple[str, ...] = ()
     """Names of the legs that Milvus did not answer."""
+    trace: FetchTrace = field(default_factory=FetchTrace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,13 @@ class CandidateSearch:
         later one fails or lacks a leg, the candidates before it remain.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
-        most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
+        rows_wanted = request.limit * request.group_size
+        most = max(rows_wanted, min(settings.max_candidates, settings.max_request_candidates // queries))
         overfetch = settings.overfetch if request.recency is None else settings.overfetch**2
-        wanted = min(request.limit * overfetch, most)
+        wanted = min(rows_wanted * overfetch, most)
         best = request.limit + (settings.spare if self.checked else 0)
         ranked: list[list[Hit]] = []
+        trace = FetchTrace()
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
             rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions)
@@ -93,19 +97,19 @@ class CandidateSearch:
             except Unavailable:
                 if not ranked:
                     raise
-                return RankedCandidates(ranked, complete=False)
+                return RankedCandidates(ranked, complete=False, trace=trace)
             if ranked and candidates.missing:
-                return RankedCandidates(ranked, complete=False)
+                return RankedCandidates(ranked, complete=False, trace=trace)
             eligible = [self._eligible(hits) for hits in candidates.hits]
-            ranked = [
-                rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in eligible
-            ]
+            ranked = [self._best(hits, best) for hits in eligible]
+            trace = trace.after(wanted, candidates, eligible)
             if candidates.missing:
-                return RankedCandidates(ranked, complete=False, missing=candidates.missing)
-            pairs = zip(ranked, eligible, strict=True)
-            short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
+                return RankedCandidates(ranked, complete=False, missing=candidates.missing, trace=trace)
+            counts = [results_in(hits, request.group_by) for hits in ranked]
+            pairs = zip(counts, eligible, strict=True)
+            short = any(count < request.limit and len(hits) >= wanted for count, hits in pairs)
             if not short or wanted >= most:
-                return RankedCandidates(ranked, complete=True)
+                return RankedCandidates(ranked, complete=True, trace=trace)
             wanted = min(wanted * settings.overfetch, most)
 
     def whole(self, ranked: Sequence[Sequence[Hit]]) -> Iterator[tuple[int, Hit]]:
@@ -126,6 +130,16 @@ class CandidateSearch:
     def retrieve(self, queries: Queries, rows: RowSelection) -> Retrieved:
         """The best rows of each query. Raises DeadlinePassed, or what Milvus's answer means."""
         return self._in_time(lambda left_s: self.retriever.retrieve(self.collection, queries, rows, left_s))
+
+    def _best(self, hits: Sequence[Hit], limit: int) -> list[Hit]:
+        request = self.request
+        return rank(
+            hits,
+            group_by=request.group_by,
+            one_version=self.one_version,
+            limit=limit,
+            group_size=request.group_size,
+        )
 
     def _eligible(self, hits: list[Hit]) -> list[Hit]:
         """The hits with the least score or more, best first. Where one is left out, further ones would be, too."""

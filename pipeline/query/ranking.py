@@ -25,7 +25,7 @@ def rank(
         unique.setdefault(hit.id, hit)
     candidates = list(unique.values())
     if one_version:
-        candidates = _newest_versions(candidates)
+        candidates = newest_versions(candidates)
     if group_by is None:
         return candidates[:limit]
     groups: dict[tuple[object, str], list[Hit]] = {}
@@ -47,7 +47,7 @@ def results_in(hits: Sequence[Hit], group_by: Literal["doc_id"] | None) -> int:
     return len(hits) if group_by is None else len(set(map(document_of, hits)))
 
 
-def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
+def newest_versions(hits: Sequence[Hit]) -> list[Hit]:
     """Drop the older rows of a document of which two versions are visible, as while the writer replaces it.
 
     1. Of one topic and Kafka partition: the higher offset is newer.

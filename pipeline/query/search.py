@@ -1,18 +1,20 @@
 """One search over Milvus: plan, find candidates, shape the results, and list what was covered."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
+from pipeline.query.answer import Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
-from pipeline.query.fusion import DENSE, KEYWORD
+from pipeline.query.explain import Explainer, Phases
+from pipeline.query.modes import chosen_mode, chosen_retriever
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
@@ -23,13 +25,14 @@ from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.options import FusionOptions
 from pipeline.query.request.request import SearchRequest
-from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
+from pipeline.query.retrievers import Queries
+from pipeline.query.row_count import count_rows
+from pipeline.query.search_parameters import SearchParameters
 from pipeline.query.version_check import VersionCheck
-from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
+from pipeline.records import METADATA_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
 from pipeline.timestamps import format_time
 
-_NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
 _MOST_NAMES_CHECKED = 16
 _SAMPLE = 16
 """Rows read to find out which of several names there are."""
@@ -48,6 +51,8 @@ class SearchSettings:
     """How long a listing of the loaded partitions is used again; it takes a call for each of them."""
     names_ttl_s: float = 10.0
     """How long a metadata name that no row had counts as missing."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of searches by vectors, where the collection's type of index has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,6 @@ class Searcher:
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
-        self._dense, self._keyword = DenseRetriever(api), KeywordRetriever(api)
         self._names = MetadataNames(self._settings.names_ttl_s, clock)
         self._versions = VersionCheck(api, clock)
         self._schema: _Schema | None = None
@@ -120,7 +124,10 @@ class Searcher:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
         dropped = tuple(Skipped(name, "dropped") for name in existing.names if name not in remaining.names)
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
-        return replace(result, searched=searched)
+        explanation = result.explanation
+        if explanation is not None:
+            explanation = replace(explanation, partitions=searched)
+        return replace(result, searched=searched, explanation=explanation)
 
     def check(self) -> None:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
@@ -140,15 +147,24 @@ class Searcher:
     def _search(
         self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: PartitionIndex
     ) -> SearchResult:
+        phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
-        mode = self._mode(request, schema.info)
+        mode = chosen_mode(request, schema.info, self._api.server)
+        if request.vector is not None:
+            request.vector.check_dimension(_dimension(schema.info))
+        index, parameters = (
+            schema.info.indexes[VECTOR_FIELD],
+            SearchParameters(request.params or {}, self._settings.params),
+        )
+        parameters.of(index, 1)
         fields = filterable_fields(schema.info)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
+        fusion = (request.fusion or FusionOptions()).of
         search = CandidateSearch(
             self._api,
-            self._retriever(mode, request.fusion or FusionOptions()),
+            chosen_retriever(mode, self._api, fusion, parameters, self._clock),
             schema.info,
             request,
             queries,
@@ -160,20 +176,67 @@ class Searcher:
             deadline,
             self._clock,
         )
+        phases.end("plan")
         candidates = search.ranked()
-        ranked, complete = candidates.hits, candidates.complete
+        phases.end("candidates")
+        ranked = candidates.hits
         warnings = tuple(map(_leg_warning, candidates.missing))
         if checked:
             ranked, of_versions = self._versions.current(
-                schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
+                schema.info.name,
+                ranked,
+                limit=request.limit,
+                timeout_s=deadline - self._clock(),
+                group_by=request.group_by,
             )
             warnings += of_versions
+            phases.end("versions")
+        results, whole = self._results(search, ranked, fields, existing)
+        phases.end("rows")
+        warnings = (*self._warnings(search, fields), *warnings)
+        phases.end("warnings")
+        total = None
+        if request.count:
+            total, of_count = count_rows(self._api, schema.info.name, plan, deadline - self._clock())
+            warnings += of_count
+            phases.end("count")
+        searched = Searched(plan.covered, plan.skipped)
+        explanation = None
+        if request.explain:
+            explainer = Explainer(request, mode, index, parameters, fusion, schema.one_version)
+            explanation = explainer.explanation(
+                candidates.trace,
+                ranked=candidates.hits,
+                checked=ranked,
+                results=results,
+                searched=searched,
+                phases=phases,
+            )
+        return SearchResult(
+            results=results,
+            partial=not (candidates.complete and whole),
+            searched=searched,
+            warnings=warnings,
+            mode=mode,
+            total=total,
+            explanation=explanation,
+        )
+
+    def _results(
+        self,
+        search: CandidateSearch,
+        ranked: Sequence[Sequence[Hit]],
+        fields: FilterableFields,
+        existing: PartitionIndex,
+    ) -> tuple[tuple[tuple[Result, ...], ...], bool]:
+        """The results of each query, and whether they are all; raises Unavailable where there is none."""
         results: list[list[Result]] = [[] for _ in ranked]
         size = 0
+        whole = True
         try:
             for query, hit in search.whole(ranked):
                 self._names.learn(metadata_names([hit.fields], fields.declared))
-                result = _result(hit, request.fields, frozenset(fields.declared), existing)
+                result = _result(hit, search.request.fields, frozenset(fields.declared), existing)
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
                     raise self._too_large()
@@ -181,35 +244,8 @@ class Searcher:
         except Unavailable:
             if not any(results):
                 raise
-            complete = False
-        return SearchResult(
-            results=tuple(map(tuple, results)),
-            partial=not complete,
-            searched=Searched(plan.covered, plan.skipped),
-            warnings=(*self._warnings(search, fields), *warnings),
-            mode=mode,
-        )
-
-    def _mode(self, request: SearchRequest, info: CollectionInfo) -> Mode:
-        """The mode of a request: by words only where the server fills a keyword index."""
-        index = info.indexes.get(SPARSE_FIELD)
-        if self._api.server.capabilities.bm25 and index is not None and index.metric == "BM25":
-            return request.mode or "hybrid"
-        if request.mode not in (None, "dense") or request.fusion is not None:
-            at = "/mode" if request.mode is not None else "/fusion"
-            raise InvalidRequest(
-                at, f"needs a keyword index, which the collection {info.name} does not have: {_NO_BM25}"
-            )
-        return "dense"
-
-    def _retriever(self, mode: Mode, fusion: FusionOptions) -> Retriever:
-        match mode:
-            case "dense":
-                return self._dense
-            case "keyword":
-                return self._keyword
-            case "hybrid":
-                return HybridRetriever({DENSE: self._dense, KEYWORD: self._keyword}, fusion.of, self._clock)
+            whole = False
+        return tuple(map(tuple, results)), whole
 
     def _too_large(self) -> InvalidRequest:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
@@ -250,6 +286,10 @@ class Searcher:
         near = self._names.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
+
+
+def _dimension(info: CollectionInfo) -> int | None:
+    return next((declared.dimension for declared in info.fields if declared.name == VECTOR_FIELD), None)
 
 
 def _leg_warning(name: str) -> str:

@@ -69,7 +69,7 @@ def show_results(result: Mapping[str, Any], console: Console, title: str = "") -
     searched = result["searched"]
     results.caption = (
         f"{result['timing_ms']['search'] + result['timing_ms']['embed']:.0f} ms, "
-        f"{len(searched['partitions'])} Milvus partitions searched, {len(searched['skipped'])} skipped"
+        f"{searched['partitions']} Milvus partitions searched, {searched['skipped']} skipped"
     )
     results.caption_justify = "left"
     console.print(results)
