@@ -252,8 +252,8 @@ class QuerySection(_Section):
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
     cursor_key: Secret | None = Field(
         None,
-        description="signs cursors, at least 16 characters; the same for all query workers of a collection, so that each "
-        "takes the cursors of the others; none: a random one at every start",
+        description="signs cursors, at least 16 characters; the same for all query workers of a collection, so that "
+        "each takes the cursors of the others; none: a random one at every start",
     )
 
     @field_validator("cursor_key")

@@ -1,5 +1,6 @@
 """The answer of a search in the shape of its JSON; OpenAPI is derived from these types."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -67,6 +68,98 @@ class Searched:
     """Names of the Milvus partitions searched."""
     skipped: tuple[Skipped, ...]
 
+    def counts(self) -> "SearchedCounts":
+        """The numbers of them."""
+        reasons: Counter[SkipReason] = Counter(skip.reason for skip in self.skipped)
+        return SearchedCounts(len(self.partitions), len(self.skipped), dict(reasons))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedCounts:
+    """How many Milvus partitions an answer covers, and how many it does not. `explain` names them."""
+
+    partitions: int
+    skipped: int
+    reasons: Mapping[SkipReason, int]
+    """How many were skipped for each reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedIndex:
+    """The index that was searched by vectors."""
+
+    type: str
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRound:
+    """One read of candidates; a further one reads more of them, where too few documents were found."""
+
+    limit: int
+    """Most rows for each text and each of the searches `dense` and `keyword`."""
+    rows: int
+    """Rows read, all of these together."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusionUsed:
+    """How the orders of one text became one."""
+
+    k: int
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row was in one order, from 1, and its score there."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedResult:
+    """The origin of one result's score."""
+
+    id: str
+    orders: Mapping[str, Place]
+    """By `dense` and `keyword`, whichever found the row."""
+    fused: float | None
+    """Of a hybrid search: the score of both, before recency."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedQuery:
+    """How the results of one text were found."""
+
+    fusion: FusionUsed | None
+    older_versions: int
+    """Rows left out because a newer version of their document is stored."""
+    results: tuple[ExplainedResult, ...]
+    """In the order of the results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an answer was found."""
+
+    mode: Mode
+    index: ExplainedIndex | None
+    """Null where only words were searched."""
+    params: Mapping[str, Any]
+    """What was sent to the index with the last read: of the request or the defaults, raised to the rows read."""
+    consistency: Literal["bounded", "strong"]
+    """bounded: rows acknowledged in the last moment before the search may be missing."""
+    partitions: Searched
+    phases_ms: Mapping[str, float]
+    """Milliseconds of the search by its phases, in their order."""
+    rounds: tuple[FetchRound, ...]
+    candidates: int
+    """Rows read in all rounds."""
+    queries: tuple[ExplainedQuery, ...]
+    """One for each text."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -80,12 +173,15 @@ class SearchResult:
     """Likely mistakes in the request, such as a filter on a field that no row has."""
     mode: Mode
     """How it was searched."""
+    total: int | None = None
+    """Rows that the filter and the time range match; None: not counted."""
+    explanation: Explanation | None = None
     facets: Facets | None = None
     """None: not wanted, or not counted, and then there is a warning."""
     more: bool = False
     """There may be results after these."""
     returned: tuple[bytes, ...] = ()
-    """The digests of the results of a single text, for its cursor."""
+    """The digests of the results, for the cursor of a single text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +199,14 @@ class SearchAnswer:
 
     results: tuple[Result, ...]
     partial: bool
-    searched: Searched
+    searched: SearchedCounts
     warnings: tuple[str, ...]
     mode: Mode
     timing_ms: Timing
+    total: int | None = None
+    """Rows that the filter and the time range match, where the request has `count`; null where that took too long."""
+    explain: Explanation | None = None
+    """Where the request has `explain`."""
     facets: Facets | None = None
     """Null where none were wanted or counted, and on every page but the first."""
     next_cursor: str | None = None
@@ -126,10 +226,14 @@ class SearchAnswers:
 
     answers: tuple[QueryResults, ...]
     partial: bool
-    searched: Searched
+    searched: SearchedCounts
     warnings: tuple[str, ...]
     mode: Mode
     timing_ms: Timing
+    total: int | None = None
+    """Rows that the filter and the time range match, where the request has `count`; null where that took too long."""
+    explain: Explanation | None = None
+    """Where the request has `explain`."""
     facets: Facets | None = None
     """Null where none were wanted or counted."""
 
@@ -138,21 +242,19 @@ def shape_answer(
     result: SearchResult, *, many: bool, timing: Timing, next_cursor: str | None = None
 ) -> SearchAnswer | SearchAnswers:
     """The answer to a request: a list of results for a list of texts, else the results of the one text."""
+    rest: dict[str, Any] = {
+        "partial": result.partial,
+        "searched": result.searched.counts(),
+        "warnings": result.warnings,
+        "mode": result.mode,
+        "timing_ms": timing,
+        "total": result.total,
+        "explain": result.explanation,
+        "facets": result.facets,
+    }
     if many:
-        answers = tuple(QueryResults(results) for results in result.results)
-        return SearchAnswers(
-            answers, result.partial, result.searched, result.warnings, result.mode, timing, result.facets
-        )
-    return SearchAnswer(
-        result.results[0],
-        result.partial,
-        result.searched,
-        result.warnings,
-        result.mode,
-        timing,
-        result.facets,
-        next_cursor,
-    )
+        return SearchAnswers(tuple(QueryResults(results) for results in result.results), **rest)
+    return SearchAnswer(result.results[0], **rest, next_cursor=next_cursor)
 
 
 def answer_json(answer: SearchAnswer | SearchAnswers) -> dict[str, Any]:

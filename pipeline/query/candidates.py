@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
+from pipeline.query.explain import FetchTrace
 from pipeline.query.plan import SearchPlan
-from pipeline.query.ranking import rank
+from pipeline.query.ranking import best, rank, results_in
 from pipeline.query.recency import recent_first
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries, Retrieved, Retriever, RowSelection
@@ -51,6 +52,7 @@ class RankedCandidates:
     """Whether there are as many as there can be; False: Milvus failed before."""
     missing: tuple[str, ...] = ()
     """Names of the legs that Milvus did not answer."""
+    trace: FetchTrace = field(default_factory=FetchTrace)
     more: bool = True
     """There may be others behind them."""
     cut_off: bool = False
@@ -87,12 +89,13 @@ class CandidateSearch:
         later one fails or lacks a leg, the candidates before it remain.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
-        reach = request.limit + len(self.returned)
-        most = max(reach, min(settings.max_candidates, settings.max_request_candidates // queries))
+        rows_wanted = (request.limit + len(self.returned)) * request.group_size
+        most = max(rows_wanted, min(settings.max_candidates, settings.max_request_candidates // queries))
         overfetch = settings.overfetch if request.recency is None else settings.overfetch**2
-        wanted = min(reach * overfetch, most)
+        wanted = min(rows_wanted * overfetch, most)
         best = request.limit + (settings.spare if self.checked else 0)
         ranked: list[list[Hit]] = []
+        trace = FetchTrace()
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
             rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions)
@@ -101,29 +104,21 @@ class CandidateSearch:
             except Unavailable:
                 if not ranked:
                     raise
-                return RankedCandidates(ranked, complete=False)
+                return RankedCandidates(ranked, complete=False, trace=trace)
             if ranked and candidates.missing:
-                return RankedCandidates(ranked, complete=False)
+                return RankedCandidates(ranked, complete=False, trace=trace)
             eligible = [self._eligible(hits) for hits in candidates.hits]
-            ranked = [
-                self._others(
-                    rank(
-                        hits,
-                        group_by=request.group_by,
-                        one_version=self.one_version,
-                        limit=best + len(self.returned),
-                    )
-                )[:best]
-                for hits in eligible
-            ]
+            ranked = [self._best(hits, best) for hits in eligible]
+            trace = trace.after(wanted, candidates, eligible)
             if candidates.missing:
-                return RankedCandidates(ranked, complete=False, missing=candidates.missing)
-            pairs = zip(ranked, eligible, strict=True)
-            short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
+                return RankedCandidates(ranked, complete=False, missing=candidates.missing, trace=trace)
+            counts = [results_in(hits, request.group_by) for hits in ranked]
+            pairs = zip(counts, eligible, strict=True)
+            short = any(count < request.limit and len(hits) >= wanted for count, hits in pairs)
             if not short or wanted >= most:
-                more = any(len(hits) >= wanted for hits in eligible) and not short
-                behind = any(len(found) >= best or len(found) > request.limit for found in ranked)
-                return RankedCandidates(ranked, complete=True, more=more or behind, cut_off=short)
+                more = any(count > request.limit or count >= best for count in counts)
+                more = more or (not short and any(len(hits) >= wanted for hits in eligible))
+                return RankedCandidates(ranked, complete=True, trace=trace, more=more, cut_off=short)
             wanted = min(wanted * settings.overfetch, most)
 
     def whole(self, ranked: Sequence[Sequence[Hit]]) -> Iterator[tuple[int, Hit]]:
@@ -145,6 +140,22 @@ class CandidateSearch:
         """The best rows of each query. Raises DeadlinePassed, or what Milvus's answer means."""
         return self._in_time(lambda left_s: self.retriever.retrieve(self.collection, queries, rows, left_s))
 
+    def _best(self, hits: Sequence[Hit], limit: int) -> list[Hit]:
+        """The best hits that no page before has shown."""
+        request, group_by = self.request, self.request.group_by
+        ranked = rank(
+            hits,
+            group_by=group_by,
+            one_version=self.one_version,
+            limit=limit + len(self.returned),
+            group_size=request.group_size,
+        )
+        return best(
+            self.returned.others(ranked, group_by=group_by, one_version=self.one_version),
+            group_by=group_by,
+            limit=limit,
+        )
+
     def _eligible(self, hits: list[Hit]) -> list[Hit]:
         """The hits with the least score or more, best first. Where one is left out, further ones would be, too."""
         request = self.request
@@ -153,10 +164,6 @@ class CandidateSearch:
         if request.recency is not None:
             hits = recent_first(hits, request.recency.recency, self.now_ms)
         return hits
-
-    def _others(self, hits: list[Hit]) -> list[Hit]:
-        """The hits that no page before has shown."""
-        return self.returned.others(hits, group_by=self.request.group_by, one_version=self.one_version)
 
     def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
         """At most `limit` rows that match, wherever they are. Raises as `retrieve`."""

@@ -54,7 +54,7 @@ class Cursors:
         return text if len(text) <= MAX_CURSOR_CHARS else None
 
     def open(self, cursor: str, tenant: str | None) -> Position:
-        """What a cursor holds. Raises InvalidRequest at /cursor for any text that `make` did not make for this tenant."""
+        """What a cursor holds. Raises InvalidRequest at /cursor for a text that `make` did not make for this tenant."""
         try:
             raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), b"-_", validate=True)
         except (UnicodeEncodeError, binascii.Error):

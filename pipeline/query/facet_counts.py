@@ -67,10 +67,9 @@ def count_values(
 
 def _values(value: object) -> Iterator[tuple[bool, FacetScalar]]:
     """(whether it is a boolean, value) of a scalar or of each scalar in a short list: for Python True equals 1."""
-    if isinstance(value, list):
-        elements = value if len(value) <= MAX_ELEMENTS else []
-    else:
-        elements = [value]
+    elements = value if isinstance(value, list) else [value]
+    if len(elements) > MAX_ELEMENTS:
+        return
     for element in elements:
         if isinstance(element, str) and len(element) > MAX_VALUE_CHARS:
             continue

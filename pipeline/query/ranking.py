@@ -13,26 +13,41 @@ def rank(
     group_by: Literal["doc_id"] | None,
     one_version: bool,
     limit: int,
+    group_size: int = 1,
 ) -> list[Hit]:
     """The best `limit` hits, given best first.
 
-    No id twice; with `one_version` only the newest version of each document; with `group_by` its best chunk alone.
+    No id twice; with `one_version` only the newest version of each document. With `group_by` the best `limit`
+    documents, each with its best `group_size` chunks one after the other.
     """
     unique: dict[str, Hit] = {}
     for hit in hits:
         unique.setdefault(hit.id, hit)
     candidates = list(unique.values())
     if one_version:
-        candidates = _newest_versions(candidates)
+        candidates = newest_versions(candidates)
     if group_by is None:
         return candidates[:limit]
-    groups: dict[tuple[object, str], Hit] = {}
+    groups: dict[tuple[object, str], list[Hit]] = {}
     for hit in candidates:
-        groups.setdefault(document_of(hit), hit)
-    return list(groups.values())[:limit]
+        groups.setdefault(document_of(hit), []).append(hit)
+    return [hit for group in list(groups.values())[:limit] for hit in group[:group_size]]
 
 
-def _newest_versions(hits: Sequence[Hit]) -> list[Hit]:
+def best(hits: Sequence[Hit], *, group_by: Literal["doc_id"] | None, limit: int) -> list[Hit]:
+    """The first `limit` hits, or with `group_by` those of the first `limit` documents."""
+    if group_by is None:
+        return list(hits[:limit])
+    documents = set(list(dict.fromkeys(map(document_of, hits)))[:limit])
+    return [hit for hit in hits if document_of(hit) in documents]
+
+
+def results_in(hits: Sequence[Hit], group_by: Literal["doc_id"] | None) -> int:
+    """How many of the results that a limit counts there are: hits, or with `group_by` documents."""
+    return len(hits) if group_by is None else len(set(map(document_of, hits)))
+
+
+def newest_versions(hits: Sequence[Hit]) -> list[Hit]:
     """Drop the older rows of a document of which two versions are visible, as while the writer replaces it.
 
     1. Of one topic and Kafka partition: the higher offset is newer.

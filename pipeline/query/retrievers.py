@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from pipeline.errors import NotLoaded, RequestRefused, Unavailable
 from pipeline.query.fusion import Fusion, fuse
+from pipeline.query.search_parameters import DEFAULT_PARAMETERS, SearchParameters
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
-from pipeline.store import CollectionInfo, Hit, MilvusApi, VectorSearch, search_params
+from pipeline.store import CollectionInfo, Hit, MilvusApi, VectorSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Retrieved:
     """The best rows of each query, best first; a higher score is better."""
     missing: tuple[str, ...] = ()
     """Names of the legs that Milvus did not answer: what only those find is not there."""
+    legs: Mapping[str, list[list[Hit]]] = field(default_factory=dict)
+    """Where the hits are fused: what each leg found, in its own order."""
 
 
 class Retriever(Protocol):
@@ -62,8 +65,9 @@ class Retriever(Protocol):
 class DenseRetriever(Retriever):
     """Finds the rows whose vectors are nearest to the vectors of the texts."""
 
-    def __init__(self, api: MilvusApi) -> None:
+    def __init__(self, api: MilvusApi, parameters: SearchParameters = DEFAULT_PARAMETERS) -> None:
         self._api = api
+        self._parameters = parameters
 
     @override
     def retrieve(self, collection: CollectionInfo, queries: Queries, rows: RowSelection, timeout_s: float) -> Retrieved:
@@ -77,7 +81,7 @@ class DenseRetriever(Retriever):
                 expression=rows.expression,
                 fields=rows.fields,
                 partitions=rows.partitions,
-                params=search_params(index, rows.limit),
+                params=self._parameters.of(index, rows.limit),
                 timeout_s=timeout_s,
             ),
         )
@@ -148,7 +152,7 @@ class HybridRetriever(Retriever):
             fuse({name: of_queries[number] for name, of_queries in hits.items()}, fusion)
             for number, fusion in enumerate(fusions)
         ]
-        return Retrieved(fused, tuple(missing))
+        return Retrieved(fused, tuple(missing), hits)
 
     def _later(
         self, leg: Retriever, collection: CollectionInfo, queries: Queries, rows: RowSelection, deadline: float

@@ -1,20 +1,21 @@
 """One search over Milvus: plan, find candidates, shape the results, and list what was covered."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
+from pipeline.query.answer import Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.explain import Explainer, Phases
 from pipeline.query.facets import check_facets, read_facets
-from pipeline.query.fusion import DENSE, KEYWORD
-from pipeline.query.highlights import mark
+from pipeline.query.modes import chosen_mode, chosen_retriever
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
@@ -25,15 +26,16 @@ from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.options import FusionOptions
 from pipeline.query.request.request import SearchRequest
-from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
+from pipeline.query.retrievers import Queries
 from pipeline.query.returned import NOTHING, Returned, digest
+from pipeline.query.row_count import count_rows
+from pipeline.query.search_parameters import SearchParameters
+from pipeline.query.shaping import shaped
 from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
-from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
-from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
-from pipeline.timestamps import format_time
+from pipeline.records import METADATA_FIELD, VECTOR_FIELD
+from pipeline.store import CollectionInfo, Hit, MilvusServerApi
 
-_NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
 _CUT_OFF = (
     "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
     "the time range or the filter"
@@ -56,6 +58,8 @@ class SearchSettings:
     """How long a listing of the loaded partitions is used again; it takes a call for each of them."""
     names_ttl_s: float = 10.0
     """How long a metadata name that no row had counts as missing."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of searches by vectors, where the collection's type of index has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,6 @@ class Searcher:
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
-        self._dense, self._keyword = DenseRetriever(api), KeywordRetriever(api)
         self._names = MetadataNames(self._settings.names_ttl_s, clock)
         self._versions = VersionCheck(api, clock)
         self._schema: _Schema | None = None
@@ -109,13 +112,14 @@ class Searcher:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
-        milliseconds) is what a time range counts back from. `returned`: what the pages before have shown. Raises InvalidRequest (the filter or the mode does not fit
-        the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection).
+        milliseconds) is what a time range counts back from. `returned`: what the pages before have shown. Raises
+        InvalidRequest (the filter or the mode does not fit the collection, or a text has no direction),
+        DeadlinePassed, Unavailable (also while there is no collection).
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
-        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms, returned)
+        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms, returned=returned)
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing()
@@ -134,7 +138,10 @@ class Searcher:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
         dropped = tuple(Skipped(name, "dropped") for name in existing.names if name not in remaining.names)
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
-        return replace(result, searched=searched)
+        explanation = result.explanation
+        if explanation is not None:
+            explanation = replace(explanation, partitions=searched)
+        return replace(result, searched=searched, explanation=explanation)
 
     def check(self) -> None:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
@@ -157,19 +164,29 @@ class Searcher:
         queries: Queries,
         deadline: float,
         now_ms: int,
-        returned: Returned,
         existing: PartitionIndex,
+        *,
+        returned: Returned,
     ) -> SearchResult:
+        phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
-        mode = self._mode(request, schema.info)
+        mode = chosen_mode(request, schema.info, self._api.server)
+        if request.vector is not None:
+            request.vector.check_dimension(_dimension(schema.info))
+        index, parameters = (
+            schema.info.indexes[VECTOR_FIELD],
+            SearchParameters(request.params or {}, self._settings.params),
+        )
+        parameters.of(index, 1)
         fields = filterable_fields(schema.info)
         check_facets(request.facets or (), fields)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
+        fusion = (request.fusion or FusionOptions()).of
         search = CandidateSearch(
             self._api,
-            self._retriever(mode, request.fusion or FusionOptions()),
+            chosen_retriever(mode, self._api, fusion, parameters, self._clock),
             schema.info,
             request,
             queries,
@@ -182,25 +199,54 @@ class Searcher:
             self._clock,
             returned,
         )
+        phases.end("plan")
         candidates = search.ranked()
+        phases.end("candidates")
         ranked = candidates.hits
         warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
         if checked:
             ranked, of_versions = self._versions.current(
-                schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
+                schema.info.name,
+                ranked,
+                limit=request.limit,
+                timeout_s=deadline - self._clock(),
+                group_by=request.group_by,
             )
             warnings += of_versions
-        results, shown, all_read = self._results(search, ranked, fields, existing)
-        complete = candidates.complete and all_read
+            phases.end("versions")
+        results, shown, whole = self._results(search, ranked, fields, existing)
+        phases.end("rows")
+        warnings = (*self._warnings(search, fields), *warnings)
+        phases.end("warnings")
         facets, of_facets = read_facets(search, fields)
+        warnings += of_facets
+        total = None
+        if request.count:
+            total, of_count = count_rows(self._api, schema.info.name, plan, deadline - self._clock())
+            warnings += of_count
+            phases.end("count")
+        searched = Searched(plan.covered, plan.skipped)
+        explanation = None
+        if request.explain:
+            explainer = Explainer(request, mode, index, parameters, fusion, schema.one_version)
+            explanation = explainer.explanation(
+                candidates.trace,
+                ranked=candidates.hits,
+                checked=ranked,
+                results=results,
+                searched=searched,
+                phases=phases,
+            )
         return SearchResult(
             results=results,
-            partial=not complete,
-            searched=Searched(plan.covered, plan.skipped),
-            warnings=(*self._warnings(search, fields), *warnings, *of_facets),
+            partial=not (candidates.complete and whole),
+            searched=searched,
+            warnings=warnings,
             mode=mode,
+            total=total,
+            explanation=explanation,
             facets=facets,
-            more=candidates.more or not complete,
+            more=candidates.more or not whole,
             returned=shown,
         )
 
@@ -211,20 +257,17 @@ class Searcher:
         fields: FilterableFields,
         existing: PartitionIndex,
     ) -> tuple[tuple[tuple[Result, ...], ...], tuple[bytes, ...], bool]:
-        """(results of each query, their digests, whether all were read). Raises what the first read raises."""
+        """(results of each query, their digests, whether they are all); raises Unavailable where there is none."""
         request = search.request
         terms = [terms_of(text) if request.highlights else None for text in request.queries]
-        results: list[list[Result]] = [[] for _ in ranked]
         shown: list[bytes] = []
+        results: list[list[Result]] = [[] for _ in ranked]
         size = 0
-        all_read = True
+        whole = True
         try:
             for query, hit in search.whole(ranked):
                 self._names.learn(metadata_names([hit.fields], fields.declared))
-                result = _result(hit, request.fields, frozenset(fields.declared), existing)
-                if (wanted := terms[query]) is not None:
-                    highlights, passage = mark(result.text, wanted)
-                    result = replace(result, highlights=highlights, passage=passage)
+                result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms[query])
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
                     raise self._too_large()
@@ -233,29 +276,8 @@ class Searcher:
         except Unavailable:
             if not any(results):
                 raise
-            all_read = False
-        return tuple(map(tuple, results)), tuple(shown), all_read
-
-    def _mode(self, request: SearchRequest, info: CollectionInfo) -> Mode:
-        """The mode of a request: by words only where the server fills a keyword index."""
-        index = info.indexes.get(SPARSE_FIELD)
-        if self._api.server.capabilities.bm25 and index is not None and index.metric == "BM25":
-            return request.mode or "hybrid"
-        if request.mode not in (None, "dense") or request.fusion is not None:
-            at = "/mode" if request.mode is not None else "/fusion"
-            raise InvalidRequest(
-                at, f"needs a keyword index, which the collection {info.name} does not have: {_NO_BM25}"
-            )
-        return "dense"
-
-    def _retriever(self, mode: Mode, fusion: FusionOptions) -> Retriever:
-        match mode:
-            case "dense":
-                return self._dense
-            case "keyword":
-                return self._keyword
-            case "hybrid":
-                return HybridRetriever({DENSE: self._dense, KEYWORD: self._keyword}, fusion.of, self._clock)
+            whole = False
+        return tuple(map(tuple, results)), tuple(shown), whole
 
     def _too_large(self) -> InvalidRequest:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
@@ -298,6 +320,10 @@ class Searcher:
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
 
 
+def _dimension(info: CollectionInfo) -> int | None:
+    return next((declared.dimension for declared in info.fields if declared.name == VECTOR_FIELD), None)
+
+
 def _leg_warning(name: str) -> str:
     return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
@@ -308,28 +334,3 @@ def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:
     for index in np.flatnonzero(~usable):
         at = f"/query/{index}" if many else "/query"
         raise InvalidRequest(at, "has no direction in the model's space; write it in other words")
-
-
-def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], existing: PartitionIndex) -> Result:
-    row = hit.fields
-    names = [name for name in (row if fields is None else fields) if name in row and name not in declared]
-    return Result(
-        id=hit.id,
-        doc_id=row["doc_id"],
-        text=row["text"],
-        score=hit.score,
-        scores=hit.legs,
-        event_time=format_time(row["event_time"]),
-        chunk=row["chunk"],
-        partition=_partition_of(row["event_time"], existing),
-        source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
-        metadata={name: row[name] for name in names if name != METADATA_FIELD},
-    )
-
-
-def _partition_of(event_time: int, existing: PartitionIndex) -> str | None:
-    """The Milvus partition that must hold a row of this time; None where two granularities overlap."""
-    holding = existing.holding(event_time)
-    if len(holding) > 1:
-        return None
-    return holding[0] if holding else DEFAULT_PARTITION

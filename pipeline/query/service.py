@@ -133,7 +133,7 @@ class SearchService:
         deadline = arrived + request.timeout_ms / 1000
         try:
             async with asyncio.timeout_at(deadline):
-                vectors = await self._embed(request)
+                vectors = await self._vectors(request)
                 embedded = now()
                 search = partial(self._search, page, vectors, deadline, now)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
@@ -141,7 +141,7 @@ class SearchService:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
         ended = now()
         timing = Timing(*(round(span * 1000, 3) for span in (embedded - arrived, ended - embedded, ended - arrived)))
-        for phase in ("search", "total") if vectors is None else ("embed", "search", "total"):
+        for phase in ("embed", "search", "total") if request.embeds else ("search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
         for results in result.results:
             self._metrics.results.observe(len(results))
@@ -149,9 +149,9 @@ class SearchService:
         result = replace(result, warnings=(*result.warnings, *warnings))
         return shape_answer(result, many=request.many, timing=timing, next_cursor=cursor)
 
-    async def _embed(self, request: SearchRequest) -> NDArray[np.float32] | None:
-        if request.mode == "keyword":
-            return None
+    async def _vectors(self, request: SearchRequest) -> NDArray[np.float32] | None:
+        if not request.embeds:
+            return None if request.vector is None else request.vector.values
         if self._embedder is None:
             raise UsageError("a search by meaning needs a model, and this service has none")
         try:

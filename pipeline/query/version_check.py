@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import structlog
 
 from pipeline.errors import MilvusStreamError, NotFound
-from pipeline.query.ranking import document_of, position_of
+from pipeline.query.ranking import best, document_of, position_of
 from pipeline.records import Position
 from pipeline.store import (
     KEYS_PER_QUERY,
@@ -53,24 +53,30 @@ class VersionCheck:
         self._missing_logged = False
 
     def current(
-        self, collection: str, ranked: Ranked, *, limit: int, timeout_s: float
+        self,
+        collection: str,
+        ranked: Ranked,
+        *,
+        limit: int,
+        timeout_s: float,
+        group_by: Literal["doc_id"] | None = None,
     ) -> tuple[list[list[Hit]], tuple[str, ...]]:
-        """The best `limit` hits of each query without rows of older versions, and what to warn of.
+        """The best `limit` hits, or documents, of each query without rows of older versions, and what to warn of.
 
         Raises nothing of Milvus: where the ledger cannot be read within `timeout_s`, all hits remain, with a warning.
         A collection without a ledger is not one of milvus-stream's in upsert mode, and needs none.
         """
         stored, warnings = self._stored(collection, ranked, timeout_s)
-        best: list[list[Hit]] = []
+        remaining: list[list[Hit]] = []
         uncertain: dict[str, None] = {}
         for hits in ranked:
-            ages = [version_age(position_of(hit), stored.get(_entry_id(hit))) for hit in hits]
-            remaining = [(hit, age) for hit, age in zip(hits, ages, strict=True) if age != "older"][:limit]
-            best.append([hit for hit, _ in remaining])
-            uncertain.update({hit.fields["doc_id"]: None for hit, age in remaining if age == "unknown"})
+            ages = {hit.id: version_age(position_of(hit), stored.get(_entry_id(hit))) for hit in hits}
+            not_older = [hit for hit in hits if ages[hit.id] != "older"]
+            remaining.append(best(not_older, group_by=group_by, limit=limit))
+            uncertain.update({hit.fields["doc_id"]: None for hit in remaining[-1] if ages[hit.id] == "unknown"})
         if uncertain:
             warnings = (*warnings, _uncertain_warning(list(uncertain)))
-        return best, warnings
+        return remaining, warnings
 
     def _stored(
         self, collection: str, ranked: Ranked, timeout_s: float

@@ -14,7 +14,14 @@ from pipeline.store.collection.filling import (
     stored_stamp,
     unstamped_problems,
 )
-from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
+from pipeline.store.collection.indexes import (
+    BadParameter,
+    IndexSettings,
+    check_search_defaults,
+    check_server,
+    index_problem,
+    search_params,
+)
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
 from pipeline.store.collection.opening import (
     check_collection,
@@ -43,6 +50,7 @@ from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
     CollectionInfo,
     Hit,
+    IndexInfo,
     MilvusApi,
     MilvusServerApi,
     VectorSearch,
@@ -98,6 +106,7 @@ __all__ = [
     "AppendIds",
     "AppendWriter",
     "Applied",
+    "BadParameter",
     "Change",
     "CollectionInfo",
     "CollectionStamp",
@@ -111,6 +120,7 @@ __all__ = [
     "Footprint",
     "HasMembers",
     "Hit",
+    "IndexInfo",
     "IndexSettings",
     "Key",
     "Ledger",
@@ -145,6 +155,7 @@ __all__ = [
     "check_filled",
     "check_made_here",
     "check_model",
+    "check_search_defaults",
     "check_server",
     "check_storable",
     "compare",

@@ -35,8 +35,8 @@ def show_results(result: Mapping[str, Any], console: Console, title: str = "") -
         _print(console, passage)
     searched, timing = result["searched"], result["timing_ms"]
     summary = (
-        f"{timing['search'] + timing['embed']:.0f} ms, {len(searched['partitions'])} Milvus partitions searched, "
-        f"{len(searched['skipped'])} skipped"
+        f"{timing['search'] + timing['embed']:.0f} ms, {searched['partitions']} Milvus partitions searched, "
+        f"{searched['skipped']} skipped"
     )
     _print(console, Text(summary, style="dim"))
     for warning in result["warnings"]:

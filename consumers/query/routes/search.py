@@ -31,8 +31,9 @@ Results are ordered by `score`, higher is better. Only the newest version of a d
 `doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
 range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
 texts and the bytes of the results are bounded; a request beyond is answered 422.
-`highlights` adds to each result where its text has terms of the query, and the sentence that fits best; `facets` counts
-values of metadata. `next_cursor` leads to the next page: send it as `cursor`, alone or with `limit` and `timeout_ms`."""
+`highlights` adds to each result where its text has terms of the query, and the sentence that fits best. `facets` counts
+values of metadata. `next_cursor` leads to the next page: send it as `cursor`, with nothing else but `limit` and
+`timeout_ms`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -75,8 +76,8 @@ def log_search(report: SearchReport) -> None:
             mode=answer.mode,
             results=sum(map(len, results)),
             partial=answer.partial,
-            partitions_searched=len(answer.searched.partitions),
-            partitions_skipped=len(answer.searched.skipped),
+            partitions_searched=answer.searched.partitions,
+            partitions_skipped=answer.searched.skipped,
             embed_ms=answer.timing_ms.embed,
             search_ms=answer.timing_ms.search,
             total_ms=answer.timing_ms.total,

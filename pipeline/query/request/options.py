@@ -1,13 +1,15 @@
-"""How results are ordered, as a request gives it: fusion of both orders, and recency."""
+"""How a request is searched and its results ordered: fusion of both orders, recency, parameters of the index."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K
 from pipeline.query.recency import Recency
 from pipeline.query.request.filters import StrictModel
+from pipeline.query.request.invalid_request import pointer
 from pipeline.query.request.term_weights import leg_weights
 from pipeline.query.request.value_types import Between, Expected, HalfLife
 
@@ -68,3 +70,45 @@ class RecencyOptions(StrictModel):
     def recency(self) -> Recency:
         """As ranking takes it."""
         return Recency(self.half_life, self.weight)
+
+
+_MOST_PARAMETERS = 16
+_PARAMETER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+def _check_parameters(value: object) -> dict[str, Any] | None:
+    """Check the form alone; the collection's type of index decides about names and ranges."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise PydanticCustomError("params", 'must be an object such as {"ef": 128}')
+    if len(value) > _MOST_PARAMETERS:
+        raise PydanticCustomError("params", "holds more than {most} parameters", {"most": _MOST_PARAMETERS})
+    for name, setting in value.items():
+        if not _PARAMETER_NAME.fullmatch(name):
+            raise PydanticCustomError("params", "has a key that is no name of a parameter, such as ef")
+        if not isinstance(setting, bool | int | str):
+            problem = "must be a whole number or a word"
+            raise PydanticCustomError("params", problem, {"at": pointer("", name)})
+    return value
+
+
+IndexParameters = Annotated[
+    dict[str, Any] | None,
+    PlainValidator(_check_parameters),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": ["integer", "string", "boolean"]},
+                    "propertyNames": {"pattern": f"^{_PARAMETER_NAME.pattern}$"},
+                    "maxProperties": _MOST_PARAMETERS,
+                    "examples": [{"ef": 128}, {"nprobe": 32}],
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""Parameters of a search in an index, by name."""

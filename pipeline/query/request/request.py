@@ -22,20 +22,23 @@ from pydantic_core import PydanticCustomError
 from pipeline.query.answer import Mode
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
 from pipeline.query.request.invalid_request import MalformedRequest, first_problem
-from pipeline.query.request.options import FusionOptions, RecencyOptions
+from pipeline.query.request.options import FusionOptions, IndexParameters, RecencyOptions
 from pipeline.query.request.value_types import Between, Duration, Expected, Time
+from pipeline.query.request.vectors import MAX_VECTORS, Vector
 
 DEFAULT_LIMIT = 10
 MAX_RESULTS = 1_000
-"""Most results of a request unless configured: `limit` times its number of texts. Milvus's own bound is 16,384."""
-MAX_QUERIES = 32
+"""Most results of a request unless configured: `limit` times its texts times `group_size`. Milvus's bound is 16,384."""
+MAX_QUERIES = MAX_VECTORS
 MAX_QUERY_CHARS = 8_192
 MAX_FIELDS = 64
 MAX_FACETS = 5
 MIN_TIMEOUT_MS = 10
 MAX_TIMEOUT_MS = 60_000
 DEFAULT_TIMEOUT_MS = 5_000
-MAX_BODY_BYTES = 64 * 1024
+MAX_GROUP_SIZE = 10
+MAX_BODY_BYTES = 1024 * 1024
+"""32 vectors of 1,024 numbers with all their digits are some 700 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ class TimeWindow(StrictModel):
         return TimeRange(self.from_ if self.last is None else now_ms - self.last, self.to)
 
 
+_NO_TEXT = "must be a text, or a list of texts"
+
+
 def _query_shape(value: object) -> str | None:
     if isinstance(value, str):
         return "text"
@@ -105,16 +111,23 @@ class SearchRequest(StrictModel):
 
     max_results: ClassVar[int] = MAX_RESULTS
 
-    query: Annotated[
-        Annotated[_Query, Tag("text")] | Annotated[_Queries, Tag("texts")],
-        Discriminator(
-            _query_shape, custom_error_type="query", custom_error_message="must be a text, or a list of texts"
-        ),
-    ]
+    query: (
+        Annotated[
+            Annotated[_Query, Tag("text")] | Annotated[_Queries, Tag("texts")],
+            Discriminator(_query_shape, custom_error_type="query", custom_error_message=_NO_TEXT),
+        ]
+        | None
+    ) = None
+    """What to look for; not needed where `vector` is given and words are not searched."""
+    vector: Vector = None
+    """The vectors to search with, of the collection's dimension; nothing is embedded then. One, or a list; beside texts
+    as many as those."""
     mode: Annotated[Mode | None, Expected("must be dense, keyword, hybrid or null")] = None
     """By meaning, by exact words, or both; null: both where the collection has a keyword index, else by meaning."""
     fusion: FusionOptions | None = None
     """How both orders become one; only for hybrid."""
+    params: IndexParameters = None
+    """Parameters of the search by vectors, such as `ef`, as the collection's type of index has them."""
     limit: Annotated[int, Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
     """Most results for each text. The largest limit also bounds the results of all texts together."""
     time: TimeWindow | None = None
@@ -130,6 +143,8 @@ class SearchRequest(StrictModel):
     """Names of the metadata wanted in the results; null: all of it."""
     group_by: Annotated[Literal["doc_id"] | None, Expected('must be "doc_id" or null')] = "doc_id"
     """One result a document (its best chunk), or every chunk that matches."""
+    group_size: Annotated[int, Between(1, MAX_GROUP_SIZE)] = 1
+    """Most chunks of a document, the best first; `limit` counts documents."""
     min_score: Annotated[float | None, Field(allow_inf_nan=False), Expected("must be a finite number, or null")] = None
     """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
     recency: RecencyOptions | None = None
@@ -140,43 +155,98 @@ class SearchRequest(StrictModel):
     """Names of metadata whose values are counted, over all rows that the filter and the time range leave."""
     timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
+    explain: Annotated[bool, Expected("must be true or false")] = False
+    """Add to the answer how it was found."""
+    count: Annotated[bool, Expected("must be true or false")] = False
+    """Add to the answer how many rows the filter and the time range match, whatever the query."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_query_or_vector(cls, value: Any) -> Any:
+        """Name what is missing before anything else that is wrong, but after a misspelt key: that may be the reason."""
+        if not isinstance(value, dict) or not value.keys() <= cls.known_keys.keys() or value.get("query") is not None:
+            return value
+        if value.get("vector") is None:
+            missing = f"is missing: {_NO_TEXT.removeprefix('must be ')}; or a vector in its place"
+        elif value.get("mode") in ("keyword", "hybrid"):
+            missing = "is missing: a {mode} search needs a text beside the vector"
+        else:
+            return value
+        message = _NO_TEXT if value.get("vector") is None and "query" in value else missing
+        raise PydanticCustomError("query", message, {"mode": str(value.get("mode")), "at": "/query"})  # type: ignore[arg-type]
 
     @model_validator(mode="after")
-    def _check_fusion(self) -> "SearchRequest":
-        if self.fusion is not None and self.mode in ("dense", "keyword"):
+    def _check_vector(self) -> "SearchRequest":
+        if self.vector is None:
+            return self
+        if self.mode == "keyword":
+            raise PydanticCustomError("vector", "is not for keyword searches, which compare words", {"at": "/vector"})
+        if isinstance(self.query, str) and self.vector.many:
+            raise PydanticCustomError("vector", "must be one vector, as query is one text", {"at": "/vector"})
+        if isinstance(self.query, list) and (not self.vector.many or len(self.vector.values) != len(self.query)):
+            expected = "must be a list of {texts} vectors, one for each text"
+            raise PydanticCustomError("vector", expected, {"texts": len(self.query), "at": "/vector"})
+        return self
+
+    @model_validator(mode="after")
+    def _check_options(self) -> "SearchRequest":
+        mode = self.mode_wanted
+        if self.fusion is not None and mode in ("dense", "keyword"):
             raise PydanticCustomError(
-                "fusion", "is for hybrid searches; this one is {mode}", {"mode": self.mode, "at": "/fusion"}
+                "fusion", "is for hybrid searches; this one is {mode}", {"mode": mode, "at": "/fusion"}
             )
+        if self.params is not None and mode == "keyword":
+            message = "is for searches by vectors; this one is by words"
+            raise PydanticCustomError("params", message, {"at": "/params"})
+        if self.group_size > 1 and self.group_by is None:
+            message = "is for results by document; with group_by null every chunk is one"
+            raise PydanticCustomError("group_size", message, {"at": "/group_size"})
         return self
 
     @model_validator(mode="after")
     def _check_results(self) -> "SearchRequest":
-        texts = len(self.queries)
-        if self.limit * texts > self.max_results:
-            lower = self.max_results // texts
-            advice = f"lower it to {lower:,}" if lower else "send fewer texts"
-            raise PydanticCustomError(
-                "too_many_results",
-                "for {texts} texts means {results} results; at most {most}: {advice}",
-                {
-                    "texts": texts,
-                    "results": f"{self.limit * texts:,}",
-                    "most": f"{self.max_results:,}",
-                    "advice": advice,
-                    "at": "/limit",
-                },
-            )
+        texts, chunks = len(self.queries), self.group_size
+        results = self.limit * texts * chunks
+        if results > self.max_results:
+            lower = self.max_results // (texts * chunks)
+            fewer = "send fewer texts" if chunks == 1 else "send fewer texts, or lower group_size"
+            message = "for {texts} texts means {results} results; at most {most}: {advice}"
+            if chunks > 1:
+                message = (
+                    "for {texts} texts with {chunks} chunks each means {results} results; at most {most}: {advice}"
+                )
+            context = {
+                "texts": texts,
+                "chunks": chunks,
+                "results": f"{results:,}",
+                "most": f"{self.max_results:,}",
+                "advice": f"lower it to {lower:,}" if lower else fewer,
+                "at": "/limit",
+            }
+            raise PydanticCustomError("too_many_results", message, context)
         return self
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """The texts."""
+        """The texts; an empty one for each vector that comes without."""
+        if self.query is None:
+            return ("",) * (0 if self.vector is None else len(self.vector.values))
         return (self.query,) if isinstance(self.query, str) else tuple(self.query)
 
     @property
     def many(self) -> bool:
-        """Whether the texts came as a list, so that the answer is a list too."""
-        return not isinstance(self.query, str)
+        """Whether the texts or vectors came as a list, so that the answer is a list too."""
+        return isinstance(self.query, list) or (self.query is None and self.vector is not None and self.vector.many)
+
+    @property
+    def mode_wanted(self) -> Mode | None:
+        """The mode; of a vector without a text it is dense. None: what the collection can do decides."""
+        return "dense" if self.mode is None and self.query is None else self.mode
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a model must embed the texts."""
+        return self.mode != "keyword" and self.vector is None
 
     @property
     def hides_rows(self) -> bool:

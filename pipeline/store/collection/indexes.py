@@ -17,6 +17,18 @@ METRICS: tuple[str, ...] = ("COSINE", "IP", "L2")
 _MAX_INT = 2_147_483_647
 
 
+class BadParameter(UsageError):
+    """A parameter that the type of index does not have, or a value that it does not take.
+
+    `name` is the parameter, `detail` what is wrong with it, without the value that was given.
+    """
+
+    def __init__(self, where: str, name: str, detail: str, value: Any = None) -> None:
+        super().__init__(f"{where}{name} {detail}" if value is None else f"{where}{name} is {value!r}: {detail}")
+        self.name = name
+        self.detail = detail
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A parameter of an index or of a search in it: a number in a range, a word or a switch."""
@@ -27,15 +39,15 @@ class Setting:
     default: Any = None
     """Sent when nothing is set; None: nothing is sent."""
 
-    def check(self, name: str, value: Any) -> Any:
-        """The value as it is sent. Raises UsageError with the setting and its valid values."""
+    def check(self, where: str, name: str, value: Any) -> Any:
+        """The value as it is sent. Raises BadParameter with the setting and its valid values."""
         if self.low is not None:
             if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
-                raise UsageError(f"{name} is {value!r}: write a whole number from {self.low} to {self.high}")
+                raise BadParameter(where, name, f"write a whole number from {self.low} to {self.high}", value)
             return value
         text = str(value).lower() if isinstance(value, bool) else value
         if text not in self.words:
-            raise UsageError(f"{name} is {value!r}: write one of {', '.join(self.words)}")
+            raise BadParameter(where, name, f"write one of {', '.join(self.words)}", value)
         return text
 
 
@@ -59,7 +71,7 @@ _NPROBE = Setting(1, 65_536, default=16)
 _IVF = _Type({"nlist": _NLIST}, {"nprobe": _NPROBE})
 _TYPES: dict[str, _Type] = {
     "FLAT": _Type(),
-    "AUTOINDEX": _Type(),
+    "AUTOINDEX": _Type(search={"level": Setting(1, 10)}),
     "IVF_FLAT": _IVF,
     "IVF_SQ8": _IVF,
     "HNSW": _Type(
@@ -135,42 +147,53 @@ def _checked(where: str, kind: str, settings: Mapping[str, Setting], given: Mapp
     unknown = sorted(given.keys() - settings.keys())
     if unknown:
         known = f"it has {', '.join(settings)}" if settings else "it has no parameters"
-        raise UsageError(f"{where}{unknown[0]} is not a parameter of {kind}: {known}")
-    checked = {name: settings[name].check(f"{where}{name}", value) for name, value in given.items()}
+        raise BadParameter(where, unknown[0], f"is not a parameter of {kind}: {known}")
+    checked = {name: settings[name].check(where, name, value) for name, value in given.items()}
     defaults = {name: setting.default for name, setting in settings.items() if setting.default is not None}
     return defaults | checked
 
 
 def search_params(
-    index: IndexSettings | IndexInfo, limit: int, overrides: Mapping[str, Any] | None = None
+    index: IndexSettings | IndexInfo,
+    limit: int,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The parameters of a search for `limit` results: defaults, raised to what the limit needs, then `overrides`.
+    """The parameters of a search for `limit` results: `overrides` before `defaults` before those of the type.
 
-    For a type of index that is not in the table the overrides are passed on unchecked. Raises UsageError for an
-    invalid limit, name or value: until an index is built, the server accepts what it refuses later.
+    What may not be below the limit, such as `ef`, is raised to it. Of `defaults`, which may be written for another
+    index, those count that this type has, and `nprobe` is lowered to nlist. A type that is not in the table has none.
+
+    Raises BadParameter for a wrong name or value among the overrides, because until an index is built the server
+    accepts what it refuses later; UsageError for an invalid limit.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise UsageError(f"limit is {limit}: write a whole number from 1 to {MAX_LIMIT}")
-    given = dict(overrides or {})
-    kind = _TYPES.get(index.type)
-    if kind is None:
-        return given
-    params = _checked("search parameter ", index.type, kind.search, given)
-    if kind.at_least_limit in params:
-        least = params[kind.at_least_limit]
-        if least < limit:
-            if kind.at_least_limit in given:
-                raise UsageError(
-                    f"search parameter {kind.at_least_limit} is {least}: write at least the limit, {limit}"
-                )
-            params[kind.at_least_limit] = limit
+    given, where = dict(overrides or {}), "search parameter "
+    kind = _TYPES.get(index.type, _Type())
+    if given and index.type not in _TYPES:
+        raise BadParameter(where, next(iter(given)), f"cannot be checked for an index of the type {index.type}")
+    of_type = {name: value for name, value in (defaults or {}).items() if name in kind.search}
+    params = _checked(where, index.type, kind.search, of_type | given)
+    least = params.get(kind.at_least_limit or "")
+    if least is not None and least < limit:
+        params[str(kind.at_least_limit)] = limit
     if "nprobe" in params:
         nlist = int(index.params.get("nlist", _NLIST.default))
         if params["nprobe"] > nlist:
             if "nprobe" in given:
-                raise UsageError(f"search parameter nprobe is {params['nprobe']}: write at most nlist, {nlist}")
+                raise BadParameter(where, "nprobe", f"write at most nlist, {nlist}", params["nprobe"])
             params["nprobe"] = nlist
     return params
+
+
+def check_search_defaults(index: IndexSettings, params: Mapping[str, Any]) -> None:
+    """Check `milvus.search_params`. Raises UsageError for what the configured type of index does not have or take."""
+    _checked("milvus.search_params.", index.type, _TYPES[index.type].search, params)
+    nlist = int(index.info().params.get("nlist", _NLIST.default))
+    if params.get("nprobe", 0) > nlist:
+        raise UsageError(f"milvus.search_params.nprobe is {params['nprobe']}: write at most nlist, {nlist}")
 
 
 def check_server(index: IndexSettings, server: ServerInfo) -> None:

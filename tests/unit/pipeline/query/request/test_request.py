@@ -150,6 +150,21 @@ def test_no_time(text: object) -> None:
         ({"query": "q", "time": {"from": "2026-01-02", "to": "2026-01-02"}}, "/time"),
         ({"query": "q", "time": {"since": "2026-01-02"}}, "/time/since"),
         ({"query": "q", "filter": {"type": "eq"}}, "/filter/value"),
+        ({"query": "q", "group_size": 0}, "/group_size"),
+        ({"query": "q", "group_size": 11}, "/group_size"),
+        ({"query": "q", "group_size": 2, "group_by": None}, "/group_size"),
+        ({"query": "q", "group_size": 10, "limit": 101}, "/limit"),
+        ({"query": "q", "explain": 1}, "/explain"),
+        ({"query": "q", "count": None}, "/count"),
+        ({"query": "q", "params": []}, "/params"),
+        ({"query": "q", "params": {"ef": 1.5}}, "/params/ef"),
+        ({"query": "q", "params": {"ef": None}}, "/params/ef"),
+        ({"query": "q", "params": {"ef": {}}}, "/params/ef"),
+        ({"query": "q", "params": {"a/b": 1}}, "/params"),
+        ({"query": "q", "params": {"\ud800": 1}}, "/params"),
+        ({"query": "q", "params": {"": 1}}, "/params"),
+        ({"query": "q", "params": {f"p{number}": 1 for number in range(17)}}, "/params"),
+        ({"query": "q", "mode": "keyword", "params": {}}, "/params"),
     ],
 )
 def test_refused_where(body: object, at: str) -> None:
@@ -169,15 +184,19 @@ def test_the_longest_allowed() -> None:
 def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advice: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^/limit: .* at most 1,000: {advice}$"):
         parsed(query=["x"] * texts, limit=limit)
-    with pytest.raises(InvalidRequest, match="send fewer texts"):
+    with pytest.raises(InvalidRequest, match="send fewer texts$"):
         parse_request({"query": ["q"] * 6}, 5)
+    with pytest.raises(InvalidRequest, match=r"2 texts with 4 chunks each means 2,000 results; .*: lower it to 125$"):
+        parsed(query=["x"] * 2, limit=250, group_size=4)
+    with pytest.raises(InvalidRequest, match="send fewer texts, or lower group_size$"):
+        parse_request({"query": "q", "group_size": 6}, 5)
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ([], 'the body must be a JSON object such as {"query": "refund failed"}'),
-        ({}, "/query: is missing: a text, or a list of texts"),
+        ({}, "/query: is missing: a text, or a list of texts; or a vector in its place"),
         ({"query": None}, "/query: must be a text, or a list of texts"),
         ({"query": []}, "/query: must be a list of at least one text"),
         ({"query": ["q"] * 33}, "/query: holds 33 texts; at most 32 are allowed"),
@@ -186,8 +205,8 @@ def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advic
         ({"query": "\ud800"}, "/query: contains half a surrogate pair, which is not text"),
         (
             {"query": "q", "limt": 1},
-            "/limt: is not a known key; known are query, mode, fusion, limit, time, filter, fields, group_by, "
-            "min_score, recency, timeout_ms",
+            "/limt: is not a known key; known are query, vector, mode, fusion, params, limit, time, filter, fields, "
+            "group_by, group_size, min_score, recency, timeout_ms, explain, count",
         ),
         ({"query": "q", "limit": "10"}, "/limit: must be a whole number from 1 to 1,000"),
         ({"query": "q", "timeout_ms": 9.5}, "/timeout_ms: must be a whole number from 10 to 60,000"),

@@ -1,0 +1,24 @@
+"""The number of rows that a filter and a time range match, whatever the query."""
+
+from pipeline.errors import NotFound, RequestRefused, Unavailable
+from pipeline.query.plan import SearchPlan
+from pipeline.store import MilvusApi
+
+_LONGEST_S = 1.0
+"""Most time of a count; at most half of what the request has left."""
+_NOT_COUNTED = "total is null: Milvus did not count the rows in the time there was; narrow time or filter"
+
+
+def count_rows(api: MilvusApi, collection: str, plan: SearchPlan, left_s: float) -> tuple[int | None, tuple[str, ...]]:
+    """The rows, by one call, and no warning; or None and a warning where Milvus does not answer in its time.
+
+    Chunks are counted, among them those of an older version while it is replaced.
+    """
+    timeout_s = min(_LONGEST_S, left_s / 2)
+    if timeout_s <= 0:
+        return None, (_NOT_COUNTED,)
+    try:
+        rows = api.query(collection, plan.expression, ["count(*)"], partitions=plan.partitions, timeout=timeout_s)
+    except (Unavailable, NotFound, RequestRefused):
+        return None, (_NOT_COUNTED,)
+    return int(rows[0]["count(*)"]), ()
