@@ -61,5 +61,60 @@ def test_a_terminal_shows_texts_ids_and_titles_as_they_are(
     assert printed.count(shown) >= 3, printed  # title, text, warning, and the id where it fits its column
 
 
+def hit(text: str, **changes: Any) -> dict[str, Any]:
+    (found,) = result(text, "a")["results"]
+    return {**found, **changes}
+
+
+def printed(console: Console, *hits: dict[str, Any]) -> list[str]:
+    """The lines about these hits."""
+    show_results({**result("", ""), "results": list(hits), "warnings": []}, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().split("\n")[: 2 * len(hits)]
+
+
+def pipe(width: int = 40) -> Console:
+    return Console(file=io.StringIO(), width=width, markup=False, highlight=False, soft_wrap=True)
+
+
+def terminal(width: int = 40) -> Console:
+    return Console(file=Terminal(), width=width, force_terminal=True, color_system="standard", legacy_windows=False)
+
+
+def test_two_lines_for_each_result_and_every_id_whole() -> None:
+    ids = ["x" * 300, "b"]
+    for console in (pipe(), terminal()):
+        lines = printed(console, *(hit("A text.", doc_id=doc_id) for doc_id in ids))
+        assert [ids[number] in lines[2 * number] for number in (0, 1)] == [True, True]
+        assert ["A text." in ALLOWED.sub("", line) for line in lines] == [False, True, False, True]
+        assert all(part in lines[2] for part in ("0.500", "d20261122"))
+
+
+def test_the_passage_is_shown_and_bold_on_a_terminal_only() -> None:
+    shown = hit("First. A refund\nfailed here. Last.", passage=[7, 28], highlights=[[0, 5], [9, 15], [16, 22]])
+    assert printed(pipe(), shown)[1] == "         A refund failed here."
+    assert printed(terminal(), shown)[1] == "         A \x1b[1mrefund\x1b[0m \x1b[1mfailed\x1b[0m here."
+
+
+def test_a_terminal_cuts_the_passage_at_its_width_and_a_pipe_does_not() -> None:
+    shown = hit("word " * 40 + "end", passage=[0, 203], highlights=[[0, 4]])
+    assert printed(pipe(), shown)[1].endswith("word end")
+    line = ALLOWED.sub("", printed(terminal(), shown)[1])
+    assert len(line) <= 40
+    assert line.endswith("…")
+
+
+def test_what_is_in_a_highlight_cannot_steer_the_terminal() -> None:
+    text = "a \x1b[31mred\x07 [bold]b[/] c"
+    shown = hit(text, passage=[0, len(text)], highlights=[[0, 1], [2, 10], [17, 18]])
+    line = ALLOWED.sub("", printed(terminal(200), shown)[1])
+    assert line.strip() == "a \\u001b[31mred\\u0007 [bold]b[/] c"
+
+
+def test_a_result_without_a_passage_shows_its_text() -> None:
+    assert printed(pipe(), hit(" one\n two "))[1] == "         one two"
+    assert printed(pipe(), hit("", passage=[0, 0], highlights=[]))[1].strip() == ""
+
+
 def test_control_and_format_characters_are_shown_as_escapes() -> None:
     assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\u009b31m\\u202eb\\u001b c"
