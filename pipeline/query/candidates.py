@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
-from pipeline.query.explain import FetchTrace
+from pipeline.query.answer import FetchRound
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import best, rank, results_in
 from pipeline.query.recency import recent_first
@@ -41,6 +41,22 @@ class FetchSettings:
     """Most hits ranked beyond the limit, in place of those that the ledger shows to be of older versions."""
     whole_rows: int = 128
     """Most rows that one call returns whole. Of more candidates what ranks them comes first, then the best whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTrace:
+    """The reads of candidates, and what the last one found."""
+
+    rounds: tuple[FetchRound, ...] = ()
+    retrieved: Retrieved | None = None
+    eligible: Sequence[Sequence[Hit]] = ()
+    """Of each query, the hits that were ranked."""
+
+    def after(self, limit: int, retrieved: Retrieved, eligible: Sequence[Sequence[Hit]]) -> "FetchTrace":
+        """The trace with one more read, for `limit` rows of each query."""
+        orders = retrieved.legs.values() or [retrieved.hits]
+        rows = sum(len(hits) for of_queries in orders for hits in of_queries)
+        return FetchTrace((*self.rounds, FetchRound(limit, rows)), retrieved, eligible)
 
 
 @dataclass(frozen=True, slots=True)

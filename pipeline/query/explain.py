@@ -1,26 +1,22 @@
 """How an answer was found: what a search notes while it runs, and the explanation made of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pipeline.query.answer import (
     ExplainedIndex,
     ExplainedQuery,
     ExplainedResult,
     Explanation,
-    FetchRound,
     FusionUsed,
-    Mode,
     Place,
     Result,
     Searched,
 )
-from pipeline.query.fusion import DENSE, Fusion
+from pipeline.query.candidates import RankedCandidates
+from pipeline.query.fusion import DENSE
+from pipeline.query.method import SearchMethod
 from pipeline.query.ranking import newest_versions, results_in
-from pipeline.query.request.request import SearchRequest
-from pipeline.query.retrievers import Retrieved
-from pipeline.query.search_parameters import SearchParameters
-from pipeline.store import Hit, IndexInfo
+from pipeline.store import Hit
 
 
 class Phases:
@@ -38,73 +34,42 @@ class Phases:
         self._began = now
 
 
-@dataclass(frozen=True, slots=True)
-class FetchTrace:
-    """The reads of candidates, and what the last one found."""
-
-    rounds: tuple[FetchRound, ...] = ()
-    retrieved: Retrieved | None = None
-    eligible: Sequence[Sequence[Hit]] = ()
-    """Of each query, the hits that were ranked."""
-
-    def after(self, limit: int, retrieved: Retrieved, eligible: Sequence[Sequence[Hit]]) -> "FetchTrace":
-        """The trace with one more read, for `limit` rows of each query."""
-        orders = retrieved.legs.values() or [retrieved.hits]
-        rows = sum(len(hits) for of_queries in orders for hits in of_queries)
-        return FetchTrace((*self.rounds, FetchRound(limit, rows)), retrieved, eligible)
-
-
-@dataclass(frozen=True, slots=True)
-class Explainer:
-    """What a search was made of; explains its results."""
-
-    request: SearchRequest
-    mode: Mode
-    index: IndexInfo
-    """Of the vectors."""
-    parameters: SearchParameters
-    fusion: Callable[[str], Fusion]
-    """Of a text, in a hybrid search."""
-    one_version: bool
-
-    def explanation(
-        self,
-        trace: FetchTrace,
-        *,
-        checked: Sequence[Sequence[Hit]],
-        ranked: Sequence[Sequence[Hit]],
-        results: Sequence[Sequence[Result]],
-        searched: Searched,
-        phases: Phases,
-    ) -> Explanation:
-        """The explanation of `results`; `ranked` are the hits before the check with the ledger, `checked` after it."""
-        assert trace.retrieved is not None  # noqa: S101 - a search without an answer of Milvus has raised
-        orders = trace.retrieved.legs or {self.mode: trace.retrieved.hits}
-        queries = []
-        for number, text in enumerate(self.request.queries):
-            older = self._older(trace.eligible[number]) + left_out(
-                ranked[number], checked[number], limit=self.request.limit, group_by=self.request.group_by
-            )
-            fusion = self.fusion(text) if self.mode == "hybrid" else None
-            used = None if fusion is None else FusionUsed(fusion.k, fusion.weights)
-            of_query = {name: of_queries[number] for name, of_queries in orders.items()}
-            fused = None if fusion is None else trace.retrieved.hits[number]
-            queries.append(ExplainedQuery(used, older, _explained(results[number], of_query, fused)))
-        by_vectors = DENSE in orders
-        return Explanation(
-            mode=self.mode,
-            index=ExplainedIndex(self.index.type, self.index.metric) if by_vectors else None,
-            params=self.parameters.of(self.index, trace.rounds[-1].limit) if by_vectors else {},
-            consistency="bounded",
-            partitions=searched,
-            phases_ms=phases.ms,
-            rounds=trace.rounds,
-            candidates=sum(done.rows for done in trace.rounds),
-            queries=tuple(queries),
-        )
-
-    def _older(self, hits: Sequence[Hit]) -> int:
-        return len(hits) - len(newest_versions(hits)) if self.one_version else 0
+def explained(
+    method: SearchMethod,
+    candidates: RankedCandidates,
+    *,
+    checked: Sequence[Sequence[Hit]],
+    results: Sequence[Sequence[Result]],
+    searched: Searched,
+    phases_ms: Mapping[str, float],
+) -> Explanation:
+    """The explanation of `results`; `checked` are the ranked hits after their check with the ledger."""
+    trace, ranked = candidates.trace, candidates.hits
+    assert trace.retrieved is not None  # noqa: S101 - a search without an answer of Milvus has raised
+    request, retrieved = method.request, trace.retrieved
+    orders = retrieved.legs or {method.mode: retrieved.hits}
+    queries = []
+    for number, text in enumerate(request.queries):
+        eligible = trace.eligible[number]
+        older = len(eligible) - len(newest_versions(eligible)) if method.one_version else 0
+        older += left_out(ranked[number], checked[number], limit=request.limit, group_by=request.group_by)
+        fusion = method.fusion(text) if method.mode == "hybrid" else None
+        used = None if fusion is None else FusionUsed(fusion.k, fusion.weights)
+        of_query = {name: of_queries[number] for name, of_queries in orders.items()}
+        fused = None if fusion is None else retrieved.hits[number]
+        queries.append(ExplainedQuery(used, older, _explained(results[number], of_query, fused)))
+    by_vectors = DENSE in orders
+    return Explanation(
+        mode=method.mode,
+        index=ExplainedIndex(method.index.type, method.index.metric) if by_vectors else None,
+        params=method.parameters.of(method.index, trace.rounds[-1].limit) if by_vectors else {},
+        consistency="bounded",
+        partitions=searched,
+        phases_ms=phases_ms,
+        rounds=trace.rounds,
+        candidates=sum(done.rows for done in trace.rounds),
+        queries=tuple(queries),
+    )
 
 
 def left_out(before: Sequence[Hit], after: Sequence[Hit], *, limit: int, group_by: str | None) -> int:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
-from pipeline.query.explain import Explainer, Phases
+from pipeline.query.explain import Phases, explained
 from pipeline.query.facets import check_facets, read_facets
-from pipeline.query.modes import chosen_mode, chosen_retriever
+from pipeline.query.method import chosen_method
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
@@ -24,12 +24,10 @@ from pipeline.query.request.filter_expressions import FilterableFields, balanced
 from pipeline.query.request.filters import comparisons
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
-from pipeline.query.request.options import FusionOptions
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries
 from pipeline.query.returned import NOTHING, Returned, digest
 from pipeline.query.row_count import count_rows
-from pipeline.query.search_parameters import SearchParameters
 from pipeline.query.shaping import shaped
 from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
@@ -138,9 +136,7 @@ class Searcher:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
         dropped = tuple(Skipped(name, "dropped") for name in existing.names if name not in remaining.names)
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
-        explanation = result.explanation
-        if explanation is not None:
-            explanation = replace(explanation, partitions=searched)
+        explanation = result.explanation and replace(result.explanation, partitions=searched)
         return replace(result, searched=searched, explanation=explanation)
 
     def check(self) -> None:
@@ -170,30 +166,22 @@ class Searcher:
     ) -> SearchResult:
         phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
-        mode = chosen_mode(request, schema.info, self._api.server)
-        if request.vector is not None:
-            request.vector.check_dimension(_dimension(schema.info))
-        index, parameters = (
-            schema.info.indexes[VECTOR_FIELD],
-            SearchParameters(request.params or {}, self._settings.params),
-        )
-        parameters.of(index, 1)
         fields = filterable_fields(schema.info)
         check_facets(request.facets or (), fields)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
-        # As a filter does, the words of a query may hide a newer version that does not have them.
-        checked = schema.one_version and (request.hides_rows or mode != "dense")
-        fusion = (request.fusion or FusionOptions()).of
+        method = chosen_method(
+            request, schema.info, self._api, one_version=schema.one_version, configured=self._settings.params
+        )
         search = CandidateSearch(
             self._api,
-            chosen_retriever(mode, self._api, fusion, parameters, self._clock),
+            method.retriever(self._api, self._clock),
             schema.info,
             request,
             queries,
             plan,
             self._settings.fetch,
             schema.one_version,
-            checked,
+            method.hides_versions,
             now_ms,
             deadline,
             self._clock,
@@ -204,7 +192,7 @@ class Searcher:
         phases.end("candidates")
         ranked = candidates.hits
         warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
-        if checked:
+        if search.checked:
             ranked, of_versions = self._versions.current(
                 schema.info.name,
                 ranked,
@@ -219,30 +207,20 @@ class Searcher:
         warnings = (*self._warnings(search, fields), *warnings)
         phases.end("warnings")
         facets, of_facets = read_facets(search, fields)
-        warnings += of_facets
-        total = None
-        if request.count:
-            total, of_count = count_rows(self._api, schema.info.name, plan, deadline - self._clock())
-            warnings += of_count
-            phases.end("count")
+        total, of_count = self._total(search, phases)
+        warnings += (*of_facets, *of_count)
         searched = Searched(plan.covered, plan.skipped)
         explanation = None
         if request.explain:
-            explainer = Explainer(request, mode, index, parameters, fusion, schema.one_version)
-            explanation = explainer.explanation(
-                candidates.trace,
-                ranked=candidates.hits,
-                checked=ranked,
-                results=results,
-                searched=searched,
-                phases=phases,
+            explanation = explained(
+                method, candidates, checked=ranked, results=results, searched=searched, phases_ms=phases.ms
             )
         return SearchResult(
             results=results,
             partial=not (candidates.complete and whole),
             searched=searched,
             warnings=warnings,
-            mode=mode,
+            mode=method.mode,
             total=total,
             explanation=explanation,
             facets=facets,
@@ -278,6 +256,13 @@ class Searcher:
                 raise
             whole = False
         return tuple(map(tuple, results)), tuple(shown), whole
+
+    def _total(self, search: CandidateSearch, phases: Phases) -> tuple[int | None, tuple[str, ...]]:
+        if not search.request.count:
+            return None, ()
+        counted = count_rows(self._api, search.collection.name, search.plan, search.deadline - self._clock())
+        phases.end("count")
+        return counted
 
     def _too_large(self) -> InvalidRequest:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
@@ -318,10 +303,6 @@ class Searcher:
         near = self._names.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
-
-
-def _dimension(info: CollectionInfo) -> int | None:
-    return next((declared.dimension for declared in info.fields if declared.name == VECTOR_FIELD), None)
 
 
 def _leg_warning(name: str) -> str:

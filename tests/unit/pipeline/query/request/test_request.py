@@ -184,11 +184,11 @@ def test_the_longest_allowed() -> None:
 def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advice: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^/limit: .* at most 1,000: {advice}$"):
         parsed(query=["x"] * texts, limit=limit)
-    with pytest.raises(InvalidRequest, match="send fewer texts$"):
+    with pytest.raises(InvalidRequest, match=r"send fewer texts$"):
         parse_request({"query": ["q"] * 6}, 5)
     with pytest.raises(InvalidRequest, match=r"2 texts with 4 chunks each means 2,000 results; .*: lower it to 125$"):
         parsed(query=["x"] * 2, limit=250, group_size=4)
-    with pytest.raises(InvalidRequest, match="send fewer texts, or lower group_size$"):
+    with pytest.raises(InvalidRequest, match=r"send fewer texts, or lower group_size$"):
         parse_request({"query": "q", "group_size": 6}, 5)
 
 

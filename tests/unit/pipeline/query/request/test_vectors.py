@@ -118,11 +118,12 @@ _ANY = st.recursive(
 @given(st.lists(st.floats(width=64) | st.integers(), min_size=1, max_size=5) | _ANY)
 def test_what_is_accepted_can_be_compared_by_every_metric(value: Any) -> None:
     """The 32-bit squares of an accepted vector are finite and not all zero; a refusal points into the vector."""
+    at, accepted = "/vector", np.ones((1, 1), np.float32)
     try:
-        accepted = values(vector(value)) if value is not None else np.ones((1, 1), np.float32)
+        accepted = values(vector(value))
     except InvalidRequest as refusal:
-        assert refusal.at == "/query" or refusal.at.startswith("/vector")
-        return
+        at = refusal.at
+    assert at.startswith("/vector" if value is not None else "/query")
     squares = np.square(accepted, dtype=np.float32).sum(axis=1, dtype=np.float32)
     assert np.isfinite(squares).all()
     assert (squares > 0).all()
