@@ -5,17 +5,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from consumers.config.access import AuthSection
+from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Secret
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
 _UNITS = ("day", "week", "month", "year")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class KafkaSection(_Section):
@@ -255,6 +253,14 @@ class QuerySection(_Section):
         description="signs cursors, at least 16 characters; the same for all query workers of a collection, so that "
         "each takes the cursors of the others; none: a random one at every start",
     )
+    telemetry_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="further port for probes and metrics, on telemetry.host and without keys; null: none",
+    )
+    audit_text: bool = Field(False, description="write the texts of searches into the audit log")
+    auth: AuthSection = AuthSection()
 
     @field_validator("cursor_key")
     @classmethod

@@ -9,16 +9,20 @@ from starlette.exceptions import HTTPException
 
 from consumers.http.operations import Operations, Problems, exposition, routing_problem
 from consumers.http.problems import ErrorBoundaryMiddleware
+from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
 from consumers.query.routes.search import add_search
 from pipeline.query import SearchService, cursor_request_model, request_model
 
 
-def create_app(service: SearchService, ready: Problems, *, registry: CollectorRegistry) -> FastAPI:
+def create_app(
+    service: SearchService, ready: Problems, *, registry: CollectorRegistry, access: Access | None = None
+) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
-    As many searches are admitted at a time as the service has threads; more are answered 429.
+    `access`: what a caller needs; None: nothing, for an application that only this machine can reach. As many searches
+    are admitted at a time as the service has threads; more are answered 429.
     """
     operations = Operations(exposition(registry), alive=dict, ready=ready)
 
@@ -38,6 +42,7 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
         lifespan=lifespan,
     )
     app.add_middleware(UntilSent)
+    app.add_middleware(AccessLayer, access=access or Access())
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
     add_search(app, service, Admission(service.concurrency))

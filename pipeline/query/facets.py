@@ -10,6 +10,8 @@ from pipeline.query.candidates import CandidateSearch
 from pipeline.query.facet_counts import Facets, count_values
 from pipeline.query.request.filter_expressions import FilterableFields
 from pipeline.query.request.invalid_request import InvalidRequest
+from pipeline.query.row_count import count_rows
+from pipeline.query.tenancy import check_tenant
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
 
 MAX_ROWS = (10_000, 1_000, 100)
@@ -28,13 +30,10 @@ def check_facets(names: Sequence[str], fields: FilterableFields) -> None:
             raise InvalidRequest(f"/facets/{index}", "names no field of the collection")
 
 
-def read_facets(
-    search: CandidateSearch, fields: FilterableFields, tenant: str | None = None
-) -> tuple[Facets | None, tuple[str, ...]]:
+def read_facets(search: CandidateSearch, fields: FilterableFields) -> tuple[Facets | None, tuple[str, ...]]:
     """Count the values of the request's facets over rows that match the plan; at most half of the time left.
 
-    Raises nothing of Milvus: without an answer there are no facets, and a warning. Rows of another tenant than
-    `tenant` (None: of any) are not counted, whatever Milvus returns.
+    Raises nothing of Milvus but ForeignRow: without an answer there are no facets, and a warning.
     """
     names = search.request.facets
     if not names or len(search.returned):  # they are on the first page
@@ -46,9 +45,12 @@ def read_facets(
         _log.warning("query.facets_not_counted", error=type(error).__name__)  # its text may hold the filter
         return None, (_NOT_COUNTED,)
     sampled = len(rows) >= most
-    total = _count(search, deadline) if sampled else len(rows)
-    own = [row for row in rows if tenant is None or row.get(TENANT_FIELD) == tenant]
-    counts = count_values(own, names, group_by=search.request.group_by)
+    total: int | None = len(rows)
+    if sampled:
+        total, _ = count_rows(search.api, search.collection.name, search.plan, search.deadline - search.clock())
+    for row in rows:
+        check_tenant(row, search.tenant)
+    counts = count_values(rows, names, group_by=search.request.group_by)
     return Facets(counts, sampled and total != len(rows), len(rows), total), ()
 
 
@@ -56,8 +58,8 @@ def _read(
     search: CandidateSearch, names: Sequence[str], fields: FilterableFields, deadline: float
 ) -> tuple[list[Mapping[str, Any]], int]:
     """(the rows, how many there could have been)."""
-    declared = {name for name in names if name in fields.declared}
-    wanted = sorted({*declared, "doc_id", METADATA_FIELD if fields.dynamic else "doc_id"})
+    declared = {name for name in (*names, TENANT_FIELD) if name in fields.declared}
+    wanted = sorted({*declared, "doc_id", *((TENANT_FIELD, METADATA_FIELD) if fields.dynamic else ())})
     for most in MAX_ROWS[:-1]:
         try:
             return _query(search, wanted, deadline, limit=most), most
@@ -66,18 +68,7 @@ def _read(
     return _query(search, wanted, deadline, limit=MAX_ROWS[-1]), MAX_ROWS[-1]
 
 
-def _count(search: CandidateSearch, deadline: float) -> int | None:
-    """How many rows match; None where Milvus does not say."""
-    try:
-        (row,) = _query(search, ["count(*)"], deadline)
-        return int(row["count(*)"])
-    except MilvusStreamError:
-        return None
-
-
-def _query(
-    search: CandidateSearch, fields: Sequence[str], deadline: float, limit: int | None = None
-) -> list[Mapping[str, Any]]:
+def _query(search: CandidateSearch, fields: Sequence[str], deadline: float, limit: int) -> list[Mapping[str, Any]]:
     return [
         *search.api.query(
             search.collection.name,

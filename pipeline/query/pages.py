@@ -24,6 +24,8 @@ class Page:
     """What a time range and ages count from, epoch milliseconds: on every page the arrival of the first request."""
     body: Mapping[str, Any]
     """The first request, as it arrived."""
+    tenant: str | None = None
+    """Whose documents it shows; None: those of every tenant."""
     returned: Returned = NOTHING
     """What the pages before have shown."""
 
@@ -35,7 +37,7 @@ def open_page(body: object, max_results: int, now_ms: int, cursors: Cursors | No
     """
     if not isinstance(body, dict) or "cursor" not in body:
         request = parse_request(body, max_results)
-        return Page(request, now_ms, body if isinstance(body, dict) else {})
+        return Page(request, now_ms, body if isinstance(body, dict) else {}, tenant)
     wanted = parse_cursor_request(body, max_results)
     if cursors is None:
         raise InvalidRequest("/cursor", _NO_CURSORS)
@@ -52,15 +54,13 @@ def open_page(body: object, max_results: int, now_ms: int, cursors: Cursors | No
         problem = f"holds a request that this service does not take ({error}); send the first request again"
         raise InvalidRequest("/cursor", problem) from None
     request = request.model_copy(update={"limit": min(request.limit, left)})
-    return Page(request, position.now_ms, position.body, position.returned)
+    return Page(request, position.now_ms, position.body, tenant, position.returned)
 
 
-def next_cursor(
-    page: Page, result: SearchResult, cursors: Cursors | None, tenant: str | None = None
-) -> tuple[str | None, tuple[str, ...]]:
+def next_cursor(page: Page, result: SearchResult, cursors: Cursors | None) -> tuple[str | None, tuple[str, ...]]:
     """(the cursor of the page after this one, warnings); None where there is none, and for a list of texts."""
     if cursors is None or page.request.many or not result.more:
         return None, ()
     returned = Returned(page.returned.digests | frozenset(result.returned))
-    cursor = cursors.make(Position(page.body, page.now_ms, returned), tenant)
+    cursor = cursors.make(Position(page.body, page.now_ms, returned), page.tenant)
     return cursor, () if cursor else (_TOO_LARGE,)

@@ -29,6 +29,7 @@ from pipeline.query.retrievers import Queries
 from pipeline.query.returned import NOTHING, Returned, digest
 from pipeline.query.row_count import count_rows
 from pipeline.query.shaping import shaped
+from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, VECTOR_FIELD
@@ -91,7 +92,7 @@ class Searcher:
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
-        self._names = MetadataNames(self._settings.names_ttl_s, clock)
+        self._names = NamesByTenant(self._settings.names_ttl_s, clock)
         self._versions = VersionCheck(api, clock)
         self._schema: _Schema | None = None
         self._partitions = PartitionList(
@@ -105,19 +106,22 @@ class Searcher:
         timeout_s: float,
         *,
         now_ms: int,
+        tenant: str | None = None,
         returned: Returned = NOTHING,
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
-        milliseconds) is what a time range counts back from. `returned`: what the pages before have shown. Raises
-        InvalidRequest (the filter or the mode does not fit the collection, or a text has no direction),
-        DeadlinePassed, Unavailable (also while there is no collection).
+        milliseconds) is what a time range counts back from. `tenant`: whose documents are searched; None: all.
+        `returned`: what the pages before have shown. Raises InvalidRequest (the filter or the mode does not fit the
+        collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection),
+        ForeignRow.
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
-        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms, returned=returned)
+        queries = Queries(request.queries, vectors)
+        run = partial(self._search, request, queries, deadline, now_ms, tenant=tenant, returned=returned)
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing()
@@ -162,13 +166,15 @@ class Searcher:
         now_ms: int,
         existing: PartitionIndex,
         *,
+        tenant: str | None,
         returned: Returned,
     ) -> SearchResult:
         phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
         fields = filterable_fields(schema.info)
         check_facets(request.facets or (), fields)
-        plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        times, released = request.time_range(now_ms), self._partitions.released()
+        plan = plan_search(times, request.filter, existing, released, fields, tenant=tenant)
         method = chosen_method(
             request, schema.info, self._api, one_version=schema.one_version, configured=self._settings.params
         )
@@ -185,6 +191,7 @@ class Searcher:
             now_ms,
             deadline,
             self._clock,
+            tenant,
             returned,
         )
         phases.end("plan")
@@ -244,7 +251,7 @@ class Searcher:
         whole = True
         try:
             for query, hit in search.whole(ranked):
-                self._names.learn(metadata_names([hit.fields], fields.declared))
+                self._names.of(search.tenant).learn(metadata_names([hit.fields], fields.declared))
                 result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms[query])
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
@@ -277,13 +284,16 @@ class Searcher:
             return ()
         used = list(dict.fromkeys(comparison.key for comparison in comparisons(search.request.filter)))
         metadata = [name for name in used if name not in fields.declared][:_MOST_NAMES_CHECKED]
+        known = self._names.of(search.tenant)
         try:
-            self._look_up(self._names.unknown(metadata), search, fields)
+            self._look_up(known, known.unknown(metadata), search, fields)
         except (Unavailable, NotFound):
             return ()
-        return tuple(self._warning(name, fields, search.deadline) for name in self._names.missing(metadata))
+        return tuple(self._warning(known, name, fields, search.deadline) for name in known.missing(metadata))
 
-    def _look_up(self, names: Sequence[str], search: CandidateSearch, fields: FilterableFields) -> None:
+    def _look_up(
+        self, known: MetadataNames, names: Sequence[str], search: CandidateSearch, fields: FilterableFields
+    ) -> None:
         """Find out with one call which of the names rows carry.
 
         Rows with one name prove nothing about the others. Those stay unknown until a later request names them alone.
@@ -293,14 +303,14 @@ class Searcher:
         expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
         rows = search.sample(expression, (METADATA_FIELD,), _SAMPLE)
         if rows:
-            self._names.learn(metadata_names(rows, fields.declared))
+            known.learn(metadata_names(rows, fields.declared))
         else:
-            self._names.learn_missing(names)
+            known.learn_missing(names)
 
-    def _warning(self, name: str, fields: FilterableFields, deadline: float) -> str:
+    def _warning(self, known: MetadataNames, name: str, fields: FilterableFields, deadline: float) -> str:
         """The warning for a missing name; with the name that was meant, if there is time to find it."""
-        filterable = (known for known, field_type in fields.declared.items() if field_type != "other")
-        near = self._names.near(name, filterable) if self._clock() < deadline else None
+        filterable = (other for other, field_type in fields.declared.items() if field_type != "other")
+        near = known.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
 

@@ -95,13 +95,15 @@ class SearchService:
         self,
         body: object,
         *,
+        tenant: str | None = None,
         admit: Callable[[], None] = lambda: None,
         report: Callable[[SearchReport], None] = lambda _: None,
     ) -> Answer:
         """Answer one request: the bytes of a JSON text, or the same decoded. Its time runs from this call on.
 
-        `admit` is called when the request is known to be valid, and raises Overloaded where too many are under way.
-        `report` is called once at the end, before the call returns or raises.
+        `tenant`: whose documents are searched; None: those of every tenant. It comes from who the caller is, never from
+        the request. `admit` is called when the request is known to be valid, and raises Overloaded where too many are
+        under way. `report` is called once at the end, before the call returns or raises.
 
         Raises MalformedRequest, InvalidRequest, Overloaded, DeadlinePassed, Unavailable, Mismatch; RequestRefused and
         RequestTooLarge where Milvus takes no such request.
@@ -110,7 +112,7 @@ class SearchService:
         request = None
         try:
             decoded = decode_json(body) if isinstance(body, bytes) else body
-            page = open_page(decoded, self.max_results, arrived_ms, self._cursors)
+            page = open_page(decoded, self.max_results, arrived_ms, self._cursors, tenant)
             request = page.request
             admit()
             answer = await self._answer(page, arrived)
@@ -166,7 +168,9 @@ class SearchService:
         left_s = deadline - clock()
         # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
         left_s -= min(_MARGIN_S, left_s / 10)
-        return self._searcher.search(page.request, vectors, left_s, now_ms=page.now_ms, returned=page.returned)
+        return self._searcher.search(
+            page.request, vectors, left_s, now_ms=page.now_ms, tenant=page.tenant, returned=page.returned
+        )
 
 
 def outcome_of(error: Exception) -> Outcome:
