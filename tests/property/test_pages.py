@@ -49,14 +49,14 @@ class Site:
 CHUNKS = st.lists(st.integers(0, 89), min_size=1, max_size=4)
 DOCUMENTS_OF_A_TEST = st.dictionaries(st.sampled_from([f"doc {number}" for number in range(20)]), CHUNKS, max_size=14)
 LIMITS = st.lists(st.integers(1, 7), min_size=1, max_size=5)
-BODIES = st.fixed_dictionaries(
-    {"query": st.just("q")},
-    optional={
-        "group_by": st.none(),
-        "min_score": st.sampled_from([0.3, 0.9]),
-        "time": st.just({"from": "2026-11-20"}),
-    },
-)
+GROUPS: list[dict[str, object]] = [{}, {"group_by": None}, {"group_size": 2}]
+BODIES = st.tuples(
+    st.sampled_from(GROUPS),
+    st.fixed_dictionaries(
+        {"query": st.just("q")},
+        optional={"min_score": st.sampled_from([0.3, 0.9]), "time": st.just({"from": "2026-11-20"})},
+    ),
+).map(lambda parts: {**parts[0], **parts[1]})
 
 
 def key(answer: SearchAnswer, *, grouped: bool) -> list[tuple[str, int]]:

@@ -8,10 +8,18 @@ from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
 from pipeline.query import InvalidRequest, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query.facet_counts import Facets
+from pipeline.query.highlights import mark
+from pipeline.query.request.cursor_request import parse_cursor_request
+from pipeline.query.terms import terms_of
 from tests.docs.blocks import DOCS, blocks
 
 EXAMPLES = [(label, json.loads(content)) for label, content in blocks(DOCS / "search-api.md", "json")]
-SHAPES: dict[str, TypeAdapter[Any]] = {"answer": TypeAdapter(SearchAnswer), "answers": TypeAdapter(SearchAnswers)}
+SHAPES: dict[str, TypeAdapter[Any]] = {
+    "answer": TypeAdapter(SearchAnswer),
+    "answers": TypeAdapter(SearchAnswers),
+    "facets": TypeAdapter(Facets),
+}
 NOW_MS = 1_795_348_800_000
 
 
@@ -22,7 +30,7 @@ def examples(label: str) -> list[Any]:
 
 
 def test_every_example_has_a_known_label() -> None:
-    known = {"request", "problem", *SHAPES}
+    known = {"request", "problem", "highlighted", "cursor", *SHAPES}
     assert [label for label, _ in EXAMPLES if label not in known and not label.startswith("refused /")] == []
 
 
@@ -42,6 +50,18 @@ def test_an_answer_has_exactly_the_fields_of_the_code(label: str) -> None:
     for value in examples(label):
         shape = SHAPES[label]
         assert shape.dump_python(shape.validate_python(value), mode="json") == value
+
+
+def test_the_highlights_shown_are_those_of_the_code() -> None:
+    (shown,) = examples("highlighted")
+    highlights, passage = mark(shown["text"], terms_of("refund failed"))
+    assert [[*span] for span in highlights] == shown["highlights"]
+    assert [*passage] == shown["passage"]
+
+
+def test_the_request_for_a_page_is_accepted() -> None:
+    (body,) = examples("cursor")
+    assert parse_cursor_request(body).limit == body["limit"]
 
 
 def test_a_refused_request_is_answered_with_the_problem_shown() -> None:

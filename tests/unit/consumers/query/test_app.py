@@ -118,8 +118,12 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
                 "partition": "d20261122",
                 "source": {"topic": "topic", "partition": 0, "offset": 7},
                 "metadata": {"title": "A"},
+                "highlights": None,
+                "passage": None,
             }
         ],
+        "facets": None,
+        "next_cursor": None,
         "partial": False,
         "searched": {"partitions": ["d20261122"], "skipped": []},
         "warnings": [],
@@ -144,7 +148,8 @@ def test_answers_match_the_published_schema(bench: Bench, library: Library) -> N
     validator.validate(bench.search().json())
     validator.validate(bench.search(query=["q"]).json())
     assert not validator.is_valid({"results": []})
-    request = {"$ref": "#/components/schemas/SearchRequest"}
+    models = ("SearchRequest", "CursorRequest")
+    request = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in models]}
     assert published["paths"]["/v1/search"]["post"]["requestBody"]["content"]["application/json"]["schema"] == request
     errors = published["paths"]["/v1/search"]["post"]["responses"]
     assert {"400", "413", "415", "422", "429", "503", "504"} <= errors.keys()
@@ -162,6 +167,11 @@ def test_the_published_schema_is_the_one_that_requests_are_checked_with(milvus: 
         ({"query": ["q", "r"], "time": {"last": "1h30m"}, "fields": ["title"], "group_by": None}, 200),
         ({"query": "q", "time": {"from": "2026-11-22", "to": "2026-11-23T00:00:00Z"}, "filter": one}, 200),
         ({"query": "q", "filter": {"type": "or", "filters": [one, {"type": "and", "filters": [one]}]}}, 200),
+        ({"query": "q", "highlights": True, "facets": ["lang", "tags"]}, 200),
+        ({"query": "q", "highlights": 1}, 422),
+        ({"query": "q", "facets": []}, 422),
+        ({"query": "q", "facets": list("abcdef")}, 422),
+        ({"query": "q", "facets": ["$meta"]}, 422),
         ({"query": "q", "limit": 21}, 422),
         ({"query": "q", "limit": "10"}, 422),
         ({"query": "q", "timeout_ms": True}, 422),

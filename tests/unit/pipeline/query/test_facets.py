@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.errors import NotFound, NotLoaded, RequestRefused, RequestTooLarge, Unavailable
-from pipeline.query import InvalidRequest, Searcher
+from pipeline.query import InvalidRequest, Searcher, parse_request
 from pipeline.query import facets as facets_module
 from pipeline.query.facet_counts import Facets
+from pipeline.query.tenancy import ForeignRow
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.search import COLLECTION, Clock, Library, eq, find
+from tests.support.rigs.search import COLLECTION, DOCUMENTS, EAST, Clock, Library, eq, find
 
 
 @pytest.fixture
@@ -50,10 +52,7 @@ def test_the_filter_and_the_time_range_hold(searcher: Searcher, filled: Library)
 
 
 def test_a_list_of_texts_has_one_count(searcher: Searcher, filled: Library) -> None:
-    vectors = [[1.0, 0.0], [0.0, 1.0]]
-    import numpy as np
-
-    found = find(searcher, np.array(vectors, np.float32), query=["a", "b"], facets=["lang"])
+    found = find(searcher, np.repeat(EAST, 2, axis=0), query=["a", "b"], facets=["lang"])
     assert found.facets is not None
     assert counted(found.facets) == {"lang": {"en": 4, "de": 2}}
 
@@ -150,14 +149,34 @@ class TimedMilvus(FakeMilvus):
 
 
 def test_facets_have_half_of_the_time_that_is_left(clock: Clock) -> None:
-    from tests.support.rigs.search import DOCUMENTS
-
     api = TimedMilvus()
     api.timeouts = []
     api.create_collection(DOCUMENTS)
     Library(api).put("a", 0.0, lang="en")
     find(Searcher(api, COLLECTION, None, clock), facets=["lang"], timeout_s=4.0)
     assert api.timeouts == [2.0]
+
+
+def test_a_row_of_another_tenant_ends_the_search(
+    searcher: Searcher, library: Library, milvus: FakeMilvus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.put("a", 0.0, tenant="x", lang="en")
+    request = parse_request({"query": "q", "facets": ["lang"]})
+    found = searcher.search(request, EAST, 5.0, now_ms=0, tenant="x")
+    assert found.facets is not None
+    assert counted(found.facets) == {"lang": {"en": 1}}
+    library.put("b", 90.0, tenant="y", lang="de")
+    found = searcher.search(request, EAST, 5.0, now_ms=0, tenant="x")
+    assert found.facets is not None
+    assert counted(found.facets) == {"lang": {"en": 1}}
+    everything = FakeMilvus.query
+
+    def unfiltered(api: FakeMilvus, collection: str, _: str, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        return everything(api, collection, "", *arguments, **options)
+
+    monkeypatch.setattr(FakeMilvus, "query", unfiltered)
+    with pytest.raises(ForeignRow):
+        searcher.search(request, EAST, 5.0, now_ms=0, tenant="x")
 
 
 def test_a_search_without_facets_reads_nothing_for_them(

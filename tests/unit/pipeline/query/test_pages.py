@@ -15,6 +15,9 @@ from pipeline.query import Cursors, DirectEmbedder, FetchSettings, InvalidReques
 from pipeline.query import SearchSettings as Settings
 from pipeline.telemetry.metrics import QueryMetrics
 from pipeline.timestamps import event_time_ms
+from pipeline.store import IndexSettings
+from pipeline.store.collection.schema import documents_spec
+from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, Library, eq
 
@@ -37,8 +40,8 @@ class Reader:
         self.embedded.extend(texts)
         return np.array([[1, 0]] * len(texts), np.float32)
 
-    def ask(self, **body: Any) -> SearchAnswer:
-        answer = asyncio.run(self.service.answer(body))
+    def ask(self, tenant: str | None = None, **body: Any) -> SearchAnswer:
+        answer = asyncio.run(self.service.answer(body, tenant=tenant))
         assert isinstance(answer, SearchAnswer)
         return answer
 
@@ -215,6 +218,66 @@ def test_a_partial_page_can_be_continued(
     milvus.hook = None
     assert (first.partial, ids(first)) == (True, ["doc 0", "doc 1"])
     assert ids(reader.next(first)) == ["doc 2", "doc 3", "doc 4", "doc 5"]
+
+
+def test_a_cursor_is_of_one_tenant(reader: Reader, library: Library) -> None:
+    for number in range(4):
+        library.put(f"doc {number}", float(number), tenant="x" if number % 2 else "y")
+    first = reader.ask(tenant="x", query="q", limit=1, facets=["tenant"])
+    assert ids(first) == ["doc 1"]
+    assert first.facets is not None
+    assert [(one.value, one.count) for one in first.facets.fields[0].values] == [("x", 2)]
+    assert ids(reader.next(first, tenant="x")) == ["doc 3"]
+    for other in ("y", None, ""):
+        assert reader.refusal(tenant=other, cursor=first.next_cursor).at == "/cursor"
+    of_all = reader.first(limit=1)
+    assert ids(reader.next(of_all, limit=9)) == ["doc 1", "doc 2", "doc 3"]
+    assert reader.refusal(tenant="x", cursor=of_all.next_cursor).at == "/cursor"
+
+
+def test_two_tenants_may_have_the_same_document_id(reader: Reader, library: Library) -> None:
+    library.put("a", 0.0, tenant="x")
+    library.put("a", 1.0, tenant="y")
+    first = reader.first(limit=1)
+    assert [result.metadata["tenant"] for result in reader.next(first).results] == ["y"]
+
+
+def test_several_chunks_of_a_document_are_on_one_page(reader: Reader, filled: Library) -> None:
+    first = reader.first(limit=2, group_size=2)
+    second = reader.next(first)
+    assert [(result.doc_id, result.chunk) for result in first.results] == [
+        ("doc 0", 0),
+        ("doc 0", 1),
+        ("doc 1", 0),
+        ("doc 1", 1),
+    ]
+    assert ids(second) == ["doc 2", "doc 2", "doc 3", "doc 3"]
+
+
+def test_a_vector_is_pinned(reader: Reader, filled: Library) -> None:
+    first = reader.ask(vector=[0.0, 1.0], limit=2)
+    assert ids(first) == ["doc 6", "doc 5"]
+    assert ids(reader.next(first)) == ["doc 4", "doc 3"]
+    assert reader.embedded == []
+
+
+@pytest.mark.parametrize("mode", ["keyword", "hybrid"])
+def test_searches_by_words_are_paged_too(mode: str) -> None:
+    api = FakeMilvus(server=ServerInfo("v2.6.22", (2, 6, 22), lite=False))
+    api.create_collection(
+        documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=True)
+    )
+    library = Library(api)
+    for number in range(20):
+        library.put(f"doc {number}", (number * 37) % 90, text="q " + "x " * (number % 3))
+    reader = Reader(api)
+    answer = reader.first(limit=3, mode=mode)
+    shown = ids(answer)
+    while answer.next_cursor is not None:
+        answer = reader.next(answer)
+        shown += ids(answer)
+    reader.service.close()
+    assert sorted(shown) == sorted(f"doc {number}" for number in range(20))
 
 
 def test_a_list_of_texts_has_no_cursor(reader: Reader, filled: Library) -> None:
