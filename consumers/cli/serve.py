@@ -6,16 +6,18 @@ from consumers.config import Settings
 from consumers.http import check_address
 from consumers.query.server import serve
 from consumers.wiring import connections, documents
+from consumers.wiring.collection import search_params
 from consumers.wiring.query import query_app
 from consumers.wiring.start_checks import check_serve
 from pipeline.telemetry.process_memory import frozen
 
 
 def run(settings: Settings) -> None:
-    """Run a query worker until SIGTERM. Raises UsageError (address), Mismatch for a collection of another model."""
+    """Run a query worker until SIGTERM. Raises UsageError (address, setting), Mismatch for a collection of another model."""
     host, port = settings.query.host, settings.query.port
     # Opened only when there is a model: until then a client is refused at once and need not wait.
     check_address("query", host, port)
+    search_params(settings)
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
         check_serve(settings, api)
