@@ -13,7 +13,7 @@ from pipeline.telemetry.process_memory import frozen
 
 
 def run(settings: Settings) -> None:
-    """Run a query worker until SIGTERM. Raises UsageError (address, setting), Mismatch for a collection of another model."""
+    """Run a query worker until SIGTERM. Raises UsageError (address, setting), Mismatch (another model)."""
     host, port = settings.query.host, settings.query.port
     # Opened only when there is a model: until then a client is refused at once and need not wait.
     check_address("query", host, port)

@@ -8,10 +8,15 @@ from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
 from pipeline.query import InvalidRequest, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query.answer import Explanation
 from tests.docs.blocks import DOCS, blocks
 
 EXAMPLES = [(label, json.loads(content)) for label, content in blocks(DOCS / "search-api.md", "json")]
-SHAPES: dict[str, TypeAdapter[Any]] = {"answer": TypeAdapter(SearchAnswer), "answers": TypeAdapter(SearchAnswers)}
+SHAPES: dict[str, TypeAdapter[Any]] = {
+    "answer": TypeAdapter(SearchAnswer),
+    "answers": TypeAdapter(SearchAnswers),
+    "explain": TypeAdapter(Explanation),
+}
 NOW_MS = 1_795_348_800_000
 
 
@@ -34,6 +39,7 @@ def test_a_request_is_accepted(body: Any) -> None:
 def test_the_requests_use_every_key_and_every_operator() -> None:
     written = json.dumps(examples("request"))
     missing = {"query", "limit", "time", "last", "from", "to", "filter", "fields", "group_by"}
+    missing |= {"vector", "params", "group_size", "count", "explain"}
     assert [key for key in missing if f'"{key}"' not in written] == []
 
 
