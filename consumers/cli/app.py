@@ -152,9 +152,13 @@ def serve(
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="the query")],
+    text: Annotated[str | None, typer.Argument(help="the query; not needed with --vector")] = None,
     config: ConfigFile = None,
     sets: Sets = None,
+    vector: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="search with this vector, a JSON list of numbers, or several; -: from stdin"),
+    ] = None,
     mode: Annotated[
         Literal["dense", "keyword", "hybrid"] | None,
         typer.Option(help="by meaning, by words, or both [default: both where the collection has a keyword index]"),
@@ -171,6 +175,12 @@ def search(
     recency: Annotated[
         str | None, typer.Option(metavar="12h", help="prefer newer documents: the age that costs half of 0.3")
     ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="parameter of the index, e.g. ef=128; repeatable")
+    ] = None,
+    group_size: Annotated[int, typer.Option(min=1, max=10, help="most chunks of a document")] = 1,
+    count: Annotated[bool, typer.Option("--count", help="count the rows that filter and time range match")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="print how the results were found")] = False,
     json_: Json = False,
 ) -> None:
     """Search once, without a server."""
@@ -179,6 +189,7 @@ def search(
 
     body = command.request_body(
         text,
+        vector=vector,
         mode=mode,
         limit=limit,
         last=last,
@@ -187,6 +198,10 @@ def search(
         where=where or [],
         min_score=min_score,
         recency=recency,
+        params=param or [],
+        group_size=group_size,
+        explain=explain,
+        count=count,
     )
     if not json_:
         body["highlights"] = True
@@ -195,9 +210,9 @@ def search(
         print_json(result)
     else:
         from consumers.cli.common.output import stdout
-        from consumers.cli.common.results import show_results
+        from consumers.cli.common.results import show_answer
 
-        show_results(result, stdout())
+        show_answer(result, stdout())
 
 
 app.command()(embed)

@@ -3,25 +3,29 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.wiring import connections, documents
+from consumers.wiring.collection import search_params
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
-from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
+from pipeline.query import MAX_SEARCH_BODY_BYTES, DirectEmbedder, InvalidRequest, answer_json, parse_request
 
 _OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+_MOST_CHARS = MAX_SEARCH_BODY_BYTES
 _CONDITION = re.compile(r"(.+?)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer one request body of POST /v1/search; by words without loading the model.
+    """Answer one request body of POST /v1/search; by words, or by vectors that it has, without loading the model.
 
     Raises UsageError, Unavailable, Mismatch.
     """
@@ -30,11 +34,12 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
         request = parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
+    search_params(settings)
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
         check_search(settings, api)
         model = embedder = None
-        if request.mode != "keyword":
+        if request.embeds:
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             embedder = DirectEmbedder(model.embed_queries)
         configured = searcher(settings, api, model)
@@ -43,8 +48,9 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def request_body(
-    text: str,
+    text: str | None,
     *,
+    vector: str | None = None,
     mode: str | None = None,
     limit: int,
     last: str | None,
@@ -53,9 +59,25 @@ def request_body(
     where: Sequence[str],
     min_score: float | None = None,
     recency: str | None = None,
+    params: Sequence[str] = (),
+    group_size: int = 1,
+    explain: bool = False,
+    count: bool = False,
 ) -> dict[str, Any]:
-    """The options of the command as the body of a request."""
-    body: dict[str, Any] = {"query": text, "limit": limit}
+    """The options of the command as the body of a request. `vector`: path of a JSON file, or `-`; may block.
+
+    Raises UsageError where a file or an option cannot be read.
+    """
+    body: dict[str, Any] = {} if text is None else {"query": text}
+    if vector is not None:
+        body["vector"] = _vector(vector)
+    body["limit"] = limit
+    if params:
+        body["params"] = dict(map(_parameter, params))
+    # What is not given is left to the defaults of a request.
+    body.update({name: value for name, value in (("explain", explain), ("count", count)) if value})
+    if group_size != 1:
+        body["group_size"] = group_size
     if mode is not None:
         body["mode"] = mode
     if last or from_ or to:
@@ -68,6 +90,32 @@ def request_body(
     if where:
         body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
     return body
+
+
+def _vector(path: str) -> Any:
+    try:
+        text = sys.stdin.read(_MOST_CHARS + 1) if path == "-" else _read_file(Path(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--vector {path}: cannot be read as text: {error}") from None
+    if len(text) > _MOST_CHARS:
+        raise UsageError(f"--vector {path}: has more than {_MOST_CHARS:,} characters, as many as a request may have")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"--vector {path}: is no JSON; write a list of numbers, or a list of such lists") from None
+
+
+def _read_file(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.read(_MOST_CHARS + 1)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    """`ef=128`: a whole number is taken as such, everything else as a word."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--param {text!r}: write --param NAME=VALUE, e.g. --param ef=128")
+    return name, int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
 
 
 def _condition(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from consumers.http import ProbeServer, check_address, exposition, listen
 from consumers.query.server import serve
 from consumers.wiring import connections, documents
 from consumers.wiring.access import query_access
+from consumers.wiring.collection import search_params
 from consumers.wiring.query import query_app
 from consumers.wiring.start_checks import check_serve
 from pipeline.errors import UsageError
@@ -19,11 +20,12 @@ log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Run a query worker until SIGTERM. Raises UsageError (address), Mismatch for a collection of another model."""
+    """Run a query worker until SIGTERM. Raises UsageError (address, setting), Mismatch (another model)."""
     host, port = settings.query.host, settings.query.port
     # Opened only when there is a model: until then a client is refused at once and need not wait.
     local = check_address("query", host, port)
     access = query_access(settings, local=local)
+    search_params(settings)
     with ExitStack() as stack:
         registry = CollectorRegistry()
         probes = _probes(settings, registry)

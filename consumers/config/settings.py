@@ -123,6 +123,10 @@ class MilvusSection(_Section):
         timedelta(days=7), description="how long a delete is kept, so that no older record undoes it; null: for ever"
     )
     index: IndexSection = IndexSection()
+    search_params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="parameters of searches in this type of index (`ef`, `nprobe` …), unless a request gives its own",
+    )
 
 
 class TierSection(_Section):

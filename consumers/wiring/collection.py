@@ -1,7 +1,8 @@
 """The configured collection, its index and the writers into it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from consumers.config import Settings
 from consumers.wiring.modes import WriteTarget, mode_of
@@ -21,6 +22,7 @@ from pipeline.store import (
     WritePolicy,
     Writer,
     check_filled,
+    check_search_defaults,
     open_collection,
     open_for_filling,
     open_ledger,
@@ -32,6 +34,13 @@ def index_settings(settings: Settings) -> IndexSettings:
     """The configured index. Raises UsageError for parameters that its type does not have."""
     section = settings.milvus.index
     return IndexSettings(section.type, section.metric, section.params)
+
+
+def search_params(settings: Settings) -> Mapping[str, Any]:
+    """The configured parameters of searches. Raises UsageError for what the configured type of index does not take."""
+    params = settings.milvus.search_params
+    check_search_defaults(index_settings(settings), params)
+    return params
 
 
 def open_existing(settings: Settings, api: MilvusServerApi, model: Embedder) -> CollectionStamp:

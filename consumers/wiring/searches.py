@@ -9,10 +9,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
+from consumers.wiring.collection import search_params
 from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import Cursors, QueryEmbedder, Searcher, SearchService
+from pipeline.query import Cursors, QueryEmbedder, Searcher, SearchService, SearchSettings
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -30,12 +31,13 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -
 
     A collection that does not exist yet is no error: searches are answered 503 until a worker has created it. Its mode
     is that of its stamp, or the configured one where it has no stamp. `model`: None where every search is by words.
-    Raises Mismatch for a collection of another model, or of another program.
+    Raises Mismatch for a collection of another model, or of another program; UsageError (milvus.search_params).
     """
     stamp = None if model is None else asdict(model.stamp)
     new = Searcher(
         api,
         settings.milvus.collection,
+        SearchSettings(params=search_params(settings)),
         accept=lambda info: _accept(info, stamp),
         one_version=lambda info: mode_stamped(_stamp_of(api, info), settings).one_version,
     )

@@ -9,12 +9,19 @@ from pipeline.query.cursor import Cursors
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.cursor_request import cursor_request_model
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
+from pipeline.query.request.request import (
+    MAX_BODY_BYTES,
+    MAX_SEARCH_BODY_BYTES,
+    SearchRequest,
+    parse_request,
+    request_model,
+)
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "MAX_SEARCH_BODY_BYTES",
     "Cursors",
     "DeadlinePassed",
     "DirectEmbedder",

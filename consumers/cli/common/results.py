@@ -1,5 +1,6 @@
 """How `search` and `demo` print the results of a search. The content of documents is shown and never interpreted."""
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -40,6 +41,18 @@ def show_results(result: Mapping[str, Any], console: Console, title: str = "") -
     )
     _print(console, Text(summary, style="dim"))
     for warning in result["warnings"]:
+        stderr().print(one_line(f"warning: {warning}"))
+
+
+def show_answer(answer: Mapping[str, Any], console: Console) -> None:
+    """Print the answer of a search: the results of each of its queries, what they were counted and explained as."""
+    for one in answer.get("answers", [answer]):
+        show_results({**answer, "results": one["results"], "warnings": []}, console)
+    if answer["total"] is not None:
+        console.print(f"{answer['total']:,} rows match filter and time range", highlight=False)
+    if answer["explain"] is not None:
+        console.print(Text(json.dumps(answer["explain"], indent=2)))
+    for warning in answer["warnings"]:
         stderr().print(one_line(f"warning: {warning}"))
 
 

@@ -11,10 +11,9 @@ from starlette.responses import Response
 from consumers.http.problems import problem_of
 from consumers.query.access import caller_of, note
 from consumers.query.admission import Admission
-from consumers.query.body import read_body
+from consumers.query.body import LargeBodies, read_search
 from consumers.query.openapi import json_body, problem_responses
 from pipeline.query import (
-    MAX_BODY_BYTES,
     SearchAnswer,
     SearchAnswers,
     SearchReport,
@@ -29,9 +28,11 @@ _DESCRIPTION = """Find the documents that fit a text by meaning, by exact words,
 where the collection has a keyword index, which Milvus 2.5 and newer fill. The answer says which it was. A `query` that
 is a list is answered with `answers`, one for each text in the same order; a single text with `results`.
 Results are ordered by `score`, higher is better. Only the newest version of a document is shown, and with `group_by`
-`doc_id` (the default) only its best chunk. `searched` names the Milvus partitions that were read and those the time
-range left out; `partial` says that the time ran out before enough documents were collected. `limit` times the number of
-texts and the bytes of the results are bounded; a request beyond is answered 422.
+`doc_id` (the default) only its best chunk, or its best `group_size`. `vector` brings the vectors along, and nothing is
+embedded then. `searched` counts the Milvus partitions that were read and those the time range left out; `partial` says
+that the time ran out before enough documents were collected. `explain` adds how the answer was found, `count` how many
+rows the filter and the time range match. `limit` times the number of texts and the bytes of the results are bounded; a
+request beyond is answered 422.
 `highlights` adds to each result where its text has terms of the query, and the sentence that fits best. `facets` counts
 values of metadata. `next_cursor` leads to the next page: send it as `cursor`, with nothing else but `limit` and
 `timeout_ms`."""
@@ -41,6 +42,7 @@ _log = structlog.get_logger(__name__)
 
 def add_search(app: FastAPI, service: SearchService, admission: Admission) -> None:
     """`POST /v1/search`."""
+    large = LargeBodies()
 
     @app.post(
         "/v1/search",
@@ -51,7 +53,7 @@ def add_search(app: FastAPI, service: SearchService, admission: Admission) -> No
     )
     async def search(request: Request) -> Response:
         try:
-            body = await read_body(request, MAX_BODY_BYTES)
+            body = await read_search(request, large)
             answer = await service.answer(
                 body,
                 tenant=caller_of(request).tenant,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -37,7 +38,9 @@ MIN_TIMEOUT_MS = 10
 MAX_TIMEOUT_MS = 60_000
 DEFAULT_TIMEOUT_MS = 5_000
 MAX_GROUP_SIZE = 10
-MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 64 * 1024
+"""Of a request without vectors of its own."""
+MAX_SEARCH_BODY_BYTES = 1024 * 1024
 """32 vectors of 1,024 numbers with all their digits are some 700 KiB."""
 
 
@@ -108,6 +111,8 @@ _Queries = Annotated[list[_Query], Field(min_length=1, max_length=MAX_QUERIES)]
 
 class SearchRequest(StrictModel):
     """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["query"]}, {"required": ["vector"]}]})
 
     max_results: ClassVar[int] = MAX_RESULTS
 

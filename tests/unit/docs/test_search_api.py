@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
 from pipeline.query import InvalidRequest, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query.answer import Explanation
 from pipeline.query.facet_counts import Facets
 from pipeline.query.highlights import mark
 from pipeline.query.request.cursor_request import parse_cursor_request
@@ -19,6 +20,7 @@ SHAPES: dict[str, TypeAdapter[Any]] = {
     "answer": TypeAdapter(SearchAnswer),
     "answers": TypeAdapter(SearchAnswers),
     "facets": TypeAdapter(Facets),
+    "explain": TypeAdapter(Explanation),
 }
 NOW_MS = 1_795_348_800_000
 
@@ -42,6 +44,7 @@ def test_a_request_is_accepted(body: Any) -> None:
 def test_the_requests_use_every_key_and_every_operator() -> None:
     written = json.dumps(examples("request"))
     missing = {"query", "limit", "time", "last", "from", "to", "filter", "fields", "group_by"}
+    missing |= {"vector", "params", "group_size", "count", "explain"}
     assert [key for key in missing if f'"{key}"' not in written] == []
 
 

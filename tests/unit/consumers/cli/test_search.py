@@ -1,6 +1,10 @@
 """`milvus-stream search`: the body its options make, what is refused, and what needs no model."""
 
+import io
+import json
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +56,81 @@ def test_a_search_by_words_loads_no_model(milvus: FakeMilvus, without_model: Set
     for mode in (None, "dense", "hybrid"):
         with pytest.raises(UsageError, match="nobody/none"):
             search(without_model, body(mode))
+
+
+def options(text: str | None = None, **given: Any) -> dict[str, Any]:
+    return request_body(text, **{"limit": 3, "last": None, "from_": None, "to": None, "where": [], **given})
+
+
+def test_a_search_by_a_vector_loads_no_model(milvus: FakeMilvus, without_model: Settings, tmp_path: Path) -> None:
+    open_collection(milvus, "news", asdict(MODEL.stamp), 8, IndexSettings("FLAT"), create=True)
+    row = {"doc_id": "a", "chunk": 0, "text": "a refund", "vector": np.ones(8, np.float32), "event_time": 0}
+    milvus.upsert(
+        "news", None, [{**row, "kafka_topic": "t", "kafka_partition": 0, "kafka_offset": 1, "id": f"{1:040x}"}]
+    )
+    file = tmp_path / "vector.json"
+    file.write_text(json.dumps([1] * 8))
+    answer = search(without_model, options(vector=str(file), count=True, explain=True))
+    assert ([result["doc_id"] for result in answer["results"]], answer["total"]) == (["a"], 1)
+    assert answer["explain"]["mode"] == "dense"
+    both = search(without_model, options("refund", vector=str(file)))
+    assert both["mode"] == "hybrid"
+    file.write_text("[1, 2]")
+    with pytest.raises(UsageError, match="/vector: has 2 numbers; the collection's vectors have 8"):
+        search(without_model, options(vector=str(file)))
+
+
+def test_options_are_in_the_body_where_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert options("q") == {"query": "q", "limit": 3}
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[[1, 2.5]]"))
+    body = options(vector="-", params=["ef=128", "level=high"], group_size=2, explain=True, count=True)
+    assert body == {
+        "vector": [[1, 2.5]],
+        "params": {"ef": 128, "level": "high"},
+        "group_size": 2,
+        "explain": True,
+        "count": True,
+        "limit": 3,
+    }
+    assert parse_request(body).params == {"ef": 128, "level": "high"}
+
+
+@pytest.mark.parametrize("parameter", ["ef", "=5", ""])
+def test_a_parameter_without_a_name_or_a_value_is_refused(parameter: str) -> None:
+    with pytest.raises(UsageError, match="write --param NAME=VALUE"):
+        options("q", params=[parameter])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff", "cannot be read as text"),
+        (b"1, 2", "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b" " * 2_000_000, "has more than 1,048,576 characters"),
+    ],
+)
+def test_a_file_without_a_vector_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "vector.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        options(vector=str(file))
+
+
+@pytest.mark.parametrize("content", ["{}", "[NaN]", "[]", '["1"]', "[0, 0]"])
+def test_a_file_with_another_value_is_a_usage_error(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "vector.json"
+    file.write_text(content)
+    with pytest.raises(UsageError, match="search /vector"):
+        search(Settings(), options(vector=str(file)))
+
+
+def test_parameters_of_another_index_stop_the_search(without_model: Settings) -> None:
+    settings = load_settings(None, {}, ["milvus.search_params.nprobe=8"])
+    with pytest.raises(UsageError, match=r"milvus\.search_params\.nprobe is not a parameter of HNSW"):
+        search(settings, options("q", mode="keyword"))
 
 
 def test_words_of_a_collection_of_another_program_are_not_searched(milvus: FakeMilvus, without_model: Settings) -> None:

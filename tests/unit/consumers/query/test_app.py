@@ -125,9 +125,11 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
         "facets": None,
         "next_cursor": None,
         "partial": False,
-        "searched": {"partitions": ["d20261122"], "skipped": []},
+        "searched": {"partitions": 1, "skipped": 0, "reasons": {}},
         "warnings": [],
         "mode": "dense",
+        "total": None,
+        "explain": None,
     }
 
 
@@ -147,6 +149,9 @@ def test_answers_match_the_published_schema(bench: Bench, library: Library) -> N
     validator = jsonschema.Draft202012Validator({**published, **content})
     validator.validate(bench.search().json())
     validator.validate(bench.search(query=["q"]).json())
+    everything = {"explain": True, "count": True, "time": {"from": "2026-11-23"}}
+    validator.validate(bench.search(**everything).json())
+    validator.validate(bench.search(query=["q"], **everything).json())
     assert not validator.is_valid({"results": []})
     models = ("SearchRequest", "CursorRequest")
     request = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in models]}
@@ -172,8 +177,19 @@ def test_the_published_schema_is_the_one_that_requests_are_checked_with(milvus: 
         ({"query": "q", "facets": []}, 422),
         ({"query": "q", "facets": list("abcdef")}, 422),
         ({"query": "q", "facets": ["$meta"]}, 422),
+        ({"vector": [1, 0.5]}, 200),
+        ({"vector": [[1, 0.5], [0, 1]], "explain": True, "count": True, "group_size": 2, "limit": 5}, 200),
+        ({"query": "q", "vector": [0, -1], "params": {}}, 200),
         ({"query": "q", "limit": 21}, 422),
         ({"query": "q", "limit": "10"}, 422),
+        ({"limit": 3}, 422),
+        ({"query": "q", "vector": []}, 422),
+        ({"query": "q", "vector": ["1"]}, 422),
+        ({"query": "q", "vector": [[1], 1]}, 422),
+        ({"query": "q", "params": {"ef": 0.5}}, 422),
+        ({"query": "q", "params": {"$ef": 5}}, 422),
+        ({"query": "q", "group_size": 11}, 422),
+        ({"query": "q", "explain": "yes"}, 422),
         ({"query": "q", "timeout_ms": True}, 422),
         ({"query": []}, 422),
         ({"query": "q", "qurey": "q"}, 422),
@@ -213,6 +229,45 @@ def test_the_published_schema_is_the_one_that_requests_are_checked_with(milvus: 
 def test_bad_bodies(bench: Bench, content: bytes, headers: dict[str, str], status: int, code: str) -> None:
     response = bench.call("POST", "/v1/search", content=content, headers=headers)
     problem(response, status, code)
+
+
+def test_a_body_with_vectors_may_be_large(bench: Bench, library: Library) -> None:
+    library.put("east", 0.0)
+    body = {"vector": [[0.123456789012345678 + index, -1.0] for index in range(32)], "limit": 1}
+    padded = json.dumps(body).encode() + b" " * 900_000
+    answered = bench.call("POST", "/v1/search", content=padded, headers=JSON)
+    assert (answered.status_code, len(answered.json()["answers"])) == (200, 32)
+    assert bench.model.batches == [], "nothing is embedded"
+    problem(bench.call("POST", "/v1/search", content=padded + b" " * 200_000, headers=JSON), 413, "body-too-large")
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        ({"vector": [1, 2, 3]}, "/vector"),
+        ({"vector": [0, 0]}, "/vector"),
+        ({"vector": [1, 1e39]}, "/vector"),
+        ({"vector": [1, "x"]}, "/vector/1"),
+        ({"query": "q", "params": {"ef": 64}}, "/params/ef"),
+        ({"query": "q", "group_size": 11}, "/group_size"),
+        ({"limit": 3}, "/query"),
+    ],
+)
+def test_wrong_options_are_422_with_a_pointer(bench: Bench, body: dict[str, object], at: str) -> None:
+    response = bench.call("POST", "/v1/search", json=body)
+    assert problem(response, 422, "invalid-request")["at"] == at
+
+
+def test_an_answer_explains_itself_and_counts(bench: Bench, library: Library) -> None:
+    library.put("a", 0.0, "2026-11-22")
+    library.put("b", 0.0, "2026-11-21")
+    body = bench.search(time={"from": "2026-11-22"}, explain=True, count=True).json()
+    assert body["searched"] == {"partitions": 1, "skipped": 1, "reasons": {"outside_time_range": 1}}
+    skipped = [{"name": "d20261121", "reason": "outside_time_range"}]
+    assert body["explain"]["partitions"] == {"partitions": ["d20261122"], "skipped": skipped}
+    assert body["explain"]["index"] == {"type": "FLAT", "metric": "COSINE"}
+    assert body["explain"]["queries"][0]["results"][0]["orders"] == {"dense": {"rank": 1, "score": 1.0}}
+    assert body["total"] == 1
 
 
 def test_json_may_name_its_charset(bench: Bench) -> None:

@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from pipeline.errors import Unavailable
 from pipeline.query import Cursors, DirectEmbedder, FetchSettings, InvalidRequest, SearchAnswer, Searcher, SearchService
 from pipeline.query import SearchSettings as Settings
-from pipeline.telemetry.metrics import QueryMetrics
-from pipeline.timestamps import event_time_ms
 from pipeline.store import IndexSettings
 from pipeline.store.collection.schema import documents_spec
 from pipeline.store.milvus.api import ServerInfo
+from pipeline.telemetry.metrics import QueryMetrics
+from pipeline.timestamps import event_time_ms
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, Library, eq
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from consumers.cli.common import output
 from consumers.cli.common.output import one_line
-from consumers.cli.common.results import show_results
+from consumers.cli.common.results import show_answer, show_results
 
 HOSTILE = [
     "[/]", "[/INST]", "[INST] hi [/INST]", "[/red]", "[bold]x[/italic]", "[red]x[/red]", "[on red]   [/]",
@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 
 def result(text: str, doc_id: str) -> dict[str, Any]:
     hit = {"score": 0.5, "doc_id": doc_id, "event_time": "2026-11-22T12:00:00Z", "partition": "d20261122", "text": text}
-    searched = {"partitions": ["d20261122"], "skipped": []}
+    searched = {"partitions": 1, "skipped": 0, "reasons": {}}
     return {"results": [hit], "searched": searched, "timing_ms": {"search": 1.0, "embed": 1.0}, "warnings": [text]}
 
 
@@ -118,3 +118,19 @@ def test_a_result_without_a_passage_shows_its_text() -> None:
 
 def test_control_and_format_characters_are_shown_as_escapes() -> None:
     assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\u009b31m\\u202eb\\u001b c"
+
+
+def test_an_answer_is_printed_with_its_count_its_explanation_and_each_warning_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = a_terminal(monkeypatch)
+    one = result("text", "a")
+    explain = {"mode": "dense", "id": "\u202eevil\x1b[31m"}
+    answers = [{"results": one.pop("results")}, {"results": []}]
+    show_answer({**one, "answers": answers, "total": 12_345, "explain": explain}, output.stdout())
+    printed = ALLOWED.sub("", terminal.getvalue())
+    assert printed.count("1 Milvus partitions searched, 0 skipped") == 2
+    assert "12,345 rows match filter and time range" in printed
+    assert '"mode": "dense"' in printed
+    assert printed.count("warning: text") == 1
+    assert printed.replace("\n", "").isprintable()
