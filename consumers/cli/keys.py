@@ -21,10 +21,9 @@ _File = Annotated[
 def create(
     name: Annotated[str, typer.Option("--name", help="who uses the key, for the audit log")],
     file: _File = None,
-    scopes: Annotated[
-        list[Literal["search", "admin"]] | None,
-        typer.Option("--scope", help="what it permits; repeatable [default: search]"),
-    ] = None,
+    scope: Annotated[
+        Literal["search", "admin"], typer.Option(help="what it permits; admin: everything, also the metrics")
+    ] = "search",
     tenant: Annotated[str | None, typer.Option(help="only this tenant's documents [default: all documents]")] = None,
     rate: Annotated[float | None, typer.Option(metavar="N", help="requests a second [default: no limit]")] = None,
     expires_in: Annotated[
@@ -50,9 +49,8 @@ def create(
         raise UsageError(f"--expires-in {expires_in}: {error}") from None
     if expires is not None and expires <= now:
         raise UsageError(f"--expires-in {expires_in}: must be at least a second")
-    granted = tuple(dict.fromkeys(scopes or ["search"]))
     try:
-        key, stored = new_key(name, scopes=granted, tenant=tenant, rate=rate, created=now, expires=expires)
+        key, stored = new_key(name, scopes=(scope,), tenant=tenant, rate=rate, created=now, expires=expires)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         raise UsageError(f"--{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from None

@@ -99,9 +99,7 @@ class SigningKeys:
         async with asyncio.timeout(_TIMEOUT_S), httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
             document = await _json(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
             if document.get("issuer") != self._issuer:
-                raise _Unusable(
-                    "its discovery document names another issuer; query.auth.oidc.issuer must equal it, to the last slash"
-                )
+                raise _Unusable("its discovery document names another issuer; query.auth.oidc.issuer must equal it")
             address = document.get("jwks_uri")
             if not isinstance(address, str) or not is_safe(address):
                 raise _Unusable("its jwks_uri is not an https address")
