@@ -1,5 +1,7 @@
 """Highlights of any text for any query."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +42,7 @@ def test_highlights_are_terms_of_the_query_in_order_and_apart(query: str, text: 
         assert ends <= start < end <= len(text)
         ends = end
         found = text[start:end]
-        pairs = {fold(a) + fold(b) for a, b in zip(found, found[1:], strict=False)}
+        pairs = {fold(a) + fold(b) for a, b in pairwise(found)}
         assert fold(found) in terms.words or fold(found) in terms.singles or pairs & terms.pairs
         assert fold(found) in terms.words or len(found) == 1 or pairs <= terms.pairs
     assert 0 <= first <= last <= len(text)

@@ -105,7 +105,7 @@ def test_the_published_schema_has_both_requests(milvus: FakeMilvus, filled: Libr
 
 
 def test_the_key_is_a_secret_of_some_length() -> None:
-    with pytest.raises(UsageError, match="query.cursor_key: needs at least 16") as refusal:
+    with pytest.raises(UsageError, match=r"query\.cursor_key: needs at least 16") as refusal:
         configured(cursor_key="hunter2")
     assert "hunter2" not in str(refusal.value)
     assert KEY not in repr(configured(cursor_key=KEY))
