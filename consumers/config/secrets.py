@@ -10,11 +10,13 @@ ENV_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """`${NAME}`: replaced by the environment."""
 
 
+NULL_SECRETS = ("milvus.token", "query.cursor_key")
+"""Secrets that may be null: there is none."""
+
+
 def is_secret(name: str) -> bool:
     """Whether a setting (`section.key`) is a password or token: always text, never printed."""
-    return name in ("milvus.token", "query.cursor_key") or (
-        name.startswith("kafka.") and any(word in name.lower() for word in _SECRET_WORDS)
-    )
+    return name in NULL_SECRETS or (name.startswith("kafka.") and any(word in name.lower() for word in _SECRET_WORDS))
 
 
 def masked(value: Any, name: str = "") -> Any:

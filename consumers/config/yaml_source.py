@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from consumers.config.secrets import is_in_clear, is_secret
+from consumers.config.secrets import NULL_SECRETS, is_in_clear, is_secret
 from pipeline.errors import UsageError
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
@@ -111,7 +111,7 @@ def _scalars(node: yaml.Node | None, name: str) -> Iterator[tuple[str, yaml.Node
 
 def _check_secret(name: str, node: yaml.Node, text: str, origin: str) -> None:
     """Raise UsageError where YAML does not read a secret as the text that was written."""
-    if name == "milvus.token" and node.tag == _NULL_TAG and node.value == "null":
+    if name in NULL_SECRETS and node.tag == _NULL_TAG and node.value == "null":
         return
     where = f"{origin}, line {node.start_mark.line + 1}: setting {name}"
     if node.tag != _TEXT_TAG:
