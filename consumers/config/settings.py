@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from consumers.config.units import Bytes, Duration, FormatName, Secret
+from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
 from pipeline.timestamps import format_duration
 
 _UNITS = ("day", "week", "month", "year")
@@ -91,7 +91,7 @@ class IndexSection(_Section):
         description="HNSW, FLAT, IVF_FLAT, IVF_SQ8, AUTOINDEX, SCANN, DISKANN, GPU_IVF_FLAT or GPU_CAGRA",
     )
     metric: str = Field("COSINE", description="COSINE, IP or L2")
-    params: dict[str, Any] = Field(
+    params: Parameters = Field(
         default_factory=lambda: {"M": 16, "efConstruction": 200},
         description="build parameters of the index type; another type than HNSW begins with none",
     )
@@ -124,7 +124,7 @@ class MilvusSection(_Section):
         timedelta(days=7), description="how long a delete is kept, so that no older record undoes it; null: for ever"
     )
     index: IndexSection = IndexSection()
-    search_params: dict[str, Any] = Field(
+    search_params: Parameters = Field(
         default_factory=dict,
         description="parameters of searches in this type of index (`ef`, `nprobe` …), unless a request gives its own",
     )
