@@ -7,9 +7,13 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+<<<<<<< HEAD
 from consumers.config.access import AuthSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Secret
+=======
+from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
+>>>>>>> f855a36
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
@@ -90,7 +94,7 @@ class IndexSection(_Section):
         description="HNSW, FLAT, IVF_FLAT, IVF_SQ8, AUTOINDEX, SCANN, DISKANN, GPU_IVF_FLAT or GPU_CAGRA",
     )
     metric: str = Field("COSINE", description="COSINE, IP or L2")
-    params: dict[str, Any] = Field(
+    params: Parameters = Field(
         default_factory=lambda: {"M": 16, "efConstruction": 200},
         description="build parameters of the index type; another type than HNSW begins with none",
     )
@@ -123,7 +127,7 @@ class MilvusSection(_Section):
         timedelta(days=7), description="how long a delete is kept, so that no older record undoes it; null: for ever"
     )
     index: IndexSection = IndexSection()
-    search_params: dict[str, Any] = Field(
+    search_params: Parameters = Field(
         default_factory=dict,
         description="parameters of searches in this type of index (`ef`, `nprobe` …), unless a request gives its own",
     )

@@ -38,6 +38,19 @@ def _known_format(name: str) -> str:
     return name
 
 
+def _parameters(value: Any) -> Any:
+    """Whole numbers come as text from the environment and `--set`."""
+    if not isinstance(value, dict):
+        return value
+    return {name: int(given) if _is_whole(given) else given for name, given in value.items()}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII) is not None
+
+
+Parameters = Annotated[dict[str, Any], BeforeValidator(_parameters)]
+"""Parameters of an index by name."""
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
 Bytes = Annotated[int, BeforeValidator(_size)]
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: "********" if secret.get_secret_value() else "")]

@@ -128,7 +128,8 @@ class CandidateSearch:
                 return RankedCandidates(ranked, complete=False, trace=trace)
             eligible = [self._eligible(hits) for hits in candidates.hits]
             ranked = [self._best(hits, best) for hits in eligible]
-            trace = trace.after(wanted, candidates, eligible)
+            if request.explain:  # it keeps all candidates until the answer
+                trace = trace.after(wanted, candidates, eligible)
             if candidates.missing:
                 return RankedCandidates(ranked, complete=False, missing=candidates.missing, trace=trace)
             counts = [results_in(hits, request.group_by) for hits in ranked]

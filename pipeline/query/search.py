@@ -251,6 +251,9 @@ class Searcher:
         whole = True
         try:
             for query, hit in search.whole(ranked):
+                if request.highlights and shown and self._clock() >= search.deadline:
+                    whole = False  # many long texts take seconds
+                    break
                 self._names.of(search.tenant).learn(metadata_names([hit.fields], fields.declared))
                 result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms[query])
                 size += len(orjson.dumps(result))

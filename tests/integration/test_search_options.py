@@ -85,7 +85,7 @@ def test_vectors_of_the_client(api: MilvusServerApi, shelf: str) -> None:
     for scale in (1e-18, 1e18):
         (scaled,) = find(api, shelf, [scale * number for number in axis(0)], limit=1).results[0]
         assert scaled.score == pytest.approx(1.0, abs=1e-3)
-    with pytest.raises(InvalidRequest, match="/vector: has 3 numbers; the collection's vectors have 16"):
+    with pytest.raises(InvalidRequest, match=r"/vector: has 3 numbers; the collection's vectors have 16"):
         find(api, shelf, [1, 2, 3])
 
 
@@ -190,7 +190,7 @@ def test_a_built_index_takes_every_parameter_that_is_let_through(api: MilvusServ
         assert configured.search(request, vectors[7:8], 20.0, now_ms=0).results[0][0].score == pytest.approx(
             1, abs=0.02
         )
-        with pytest.raises(InvalidRequest, match="^/params/radius: is not a parameter of"):
+        with pytest.raises(InvalidRequest, match=r"^/params/radius: is not a parameter of"):
             find(api, name, vectors[7].tolist(), params={"radius": 0.5})
     finally:
         api.drop_collection(name)

@@ -1018,6 +1018,27 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         tests=("tests/unit/consumers/query/test_body.py",),
     ),
     Mutation(
+        "a cursor opens for another tenant",
+        function="pipeline.query.cursor.Cursors._mac",
+        old="[self._collection, tenant]",
+        new="[self._collection]",
+        tests=("tests/unit/pipeline/query/test_cursor.py",),
+    ),
+    Mutation(
+        "a page shows again what a page before has shown",
+        function="pipeline.query.returned.Returned.others",
+        old="digest(hit, group_by=group_by, one_version=one_version) not in self.digests",
+        new="hit is not None",
+        tests=("tests/unit/pipeline/query/test_pages.py",),
+    ),
+    Mutation(
+        "the time range of a page counts from its own request",
+        function="pipeline.query.pages.open_page",
+        old="position.now_ms",
+        new="now_ms",
+        tests=("tests/unit/pipeline/query/test_pages.py",),
+    ),
+    Mutation(
         "a query worker believes its own mode",
         function="consumers.wiring.modes.mode_stamped",
         old="named or mode_of(settings)",

@@ -65,14 +65,27 @@ def _vectors(value: object) -> QueryVectors | None:
 def _vector(numbers: list[object], at: str) -> NDArray[np.float32]:
     if not 1 <= len(numbers) <= MAX_DIMENSION:
         raise _problem(f"has {len(numbers):,} numbers; 1 to {MAX_DIMENSION:,} are allowed", at)
-    wide = np.array([_number(number, f"{at}/{index}") for index, number in enumerate(numbers)])
+    wide = _numbers(numbers)
+    if wide is None:
+        wide = np.array([_number(number, f"{at}/{index}") for index, number in enumerate(numbers)])
     largest = float(np.abs(wide).max())
     if not largest:
         raise _problem("is zero, which has no direction", at)
-    length = largest * float(np.linalg.norm(wide / largest))
+    length = largest * math.sqrt(float(np.square(wide / largest).sum()))
     if not MIN_LENGTH <= length <= MAX_LENGTH:
         raise _problem(f"must have a length (the root of the sum of squares) from {MIN_LENGTH} to {MAX_LENGTH}", at)
     return wide.astype(np.float32)
+
+
+def _numbers(values: list[object]) -> NDArray[np.float64] | None:
+    """All of them at once, or None where one is no finite number: a body may hold half a million."""
+    if not set(map(type, values)) <= {int, float}:
+        return None
+    try:
+        numbers = np.array(values, np.float64)
+    except OverflowError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None
 
 
 def _number(value: object, at: str) -> float:

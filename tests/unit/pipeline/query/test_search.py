@@ -30,6 +30,27 @@ def test_a_result_says_everything(searcher: Searcher, library: Library) -> None:
     assert result.metadata == {"title": "A", "tags": ["x"]}
 
 
+class Ticking:
+    """A clock on which a second passes between any two calls."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_highlights_end_with_the_time_of_the_request(milvus: FakeMilvus, library: Library) -> None:
+    for number in range(20):
+        library.put(f"doc {number}", float(number), text="q " * 10)
+    found = find(Searcher(milvus, COLLECTION, None, Ticking()), timeout_s=16.0, highlights=True, limit=20)
+    assert found.partial
+    assert found.more
+    assert 0 < len(doc_ids(found)) < 20
+    assert found.results[0][0].highlights == tuple((start, start + 1) for start in range(0, 20, 2))
+    assert len(doc_ids(find(Searcher(milvus, COLLECTION, None, Ticking()), timeout_s=16.0, limit=20))) == 20
+
+
 def test_fields_choose_the_metadata(searcher: Searcher, library: Library) -> None:
     library.put("a", 0.0, title="A", url="u")
     assert find(searcher, fields=["url", "none"]).results[0][0].metadata == {"url": "u"}
