@@ -7,13 +7,9 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-<<<<<<< HEAD
 from consumers.config.access import AuthSection
 from consumers.config.section import Section as _Section
-from consumers.config.units import Bytes, Duration, FormatName, Secret
-=======
 from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
->>>>>>> f855a36
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
