@@ -20,6 +20,8 @@ from pipeline.store import CollectionInfo, Hit, MilvusApi, literal
 T = TypeVar("T")
 
 _POSITION = ("doc_id", "chunk", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
+_MOST_ROWS = 16_384
+"""Of one search; Milvus's own bound."""
 _CLOCK_SLACK_S = 0.01
 """gRPC may end a call a moment before its deadline."""
 
@@ -110,6 +112,7 @@ class CandidateSearch:
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         rows_wanted = (request.limit + len(self.returned)) * request.group_size
         most = max(rows_wanted, min(settings.max_candidates, settings.max_request_candidates // queries))
+        most = min(most, _MOST_ROWS)
         overfetch = settings.overfetch if request.recency is None else settings.overfetch**2
         wanted = min(rows_wanted * overfetch, most)
         best = request.limit + (settings.spare if self.checked else 0)

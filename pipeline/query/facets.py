@@ -1,8 +1,9 @@
 """The rows that the facets of a search count, read from Milvus within bounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import structlog
 
 from pipeline.errors import MilvusStreamError, RequestTooLarge
@@ -14,8 +15,10 @@ from pipeline.query.row_count import count_rows
 from pipeline.query.tenancy import check_tenant
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
 
-MAX_ROWS = (10_000, 1_000, 100)
-"""Most rows to read; where they are more bytes than Milvus answers at a time, the next number."""
+MAX_ROWS = 10_000
+FIRST_ROWS = 100
+MAX_BYTES = 8 * 1024 * 1024
+"""About so much is read at most, by the size of the first rows: a row may have 64 KiB of metadata."""
 _NOT_COUNTED = "the facets were not counted: Milvus did not answer that read in the time of the search"
 
 _log = structlog.get_logger(__name__)
@@ -39,12 +42,13 @@ def read_facets(search: CandidateSearch, fields: FilterableFields) -> tuple[Face
     if not names or len(search.returned):  # they are on the first page
         return None, ()
     deadline = search.clock() + (search.deadline - search.clock()) / 2
+    declared = {name for name in (*names, TENANT_FIELD) if name in fields.declared}
+    columns = sorted({*declared, "doc_id", *((TENANT_FIELD, METADATA_FIELD) if fields.dynamic else ())})
     try:
-        rows, most = _read(search, names, fields, deadline)
+        rows, sampled = _read(search, columns, deadline)
     except MilvusStreamError as error:
         _log.warning("query.facets_not_counted", error=type(error).__name__)  # its text may hold the filter
         return None, (_NOT_COUNTED,)
-    sampled = len(rows) >= most
     total: int | None = len(rows)
     if sampled:
         total, _ = count_rows(search.api, search.collection.name, search.plan, search.deadline - search.clock())
@@ -54,28 +58,28 @@ def read_facets(search: CandidateSearch, fields: FilterableFields) -> tuple[Face
     return Facets(counts, sampled and total != len(rows), len(rows), total), ()
 
 
-def _read(
-    search: CandidateSearch, names: Sequence[str], fields: FilterableFields, deadline: float
-) -> tuple[list[Mapping[str, Any]], int]:
-    """(the rows, how many there could have been)."""
-    declared = {name for name in (*names, TENANT_FIELD) if name in fields.declared}
-    wanted = sorted({*declared, "doc_id", *((TENANT_FIELD, METADATA_FIELD) if fields.dynamic else ())})
-    for most in MAX_ROWS[:-1]:
-        try:
-            return _query(search, wanted, deadline, limit=most), most
-        except RequestTooLarge:
-            continue
-    return _query(search, wanted, deadline, limit=MAX_ROWS[-1]), MAX_ROWS[-1]
+def _read(search: CandidateSearch, columns: Sequence[str], deadline: float) -> tuple[list[dict[str, Any]], bool]:
+    """(rows that match, whether there may be others). The first of them show how many fit into `MAX_BYTES`."""
+    first = _query(search, columns, FIRST_ROWS, deadline)
+    if len(first) < FIRST_ROWS:
+        return first, False
+    row_bytes = max(len(orjson.dumps(first, default=str)) // FIRST_ROWS, 1)
+    most = min(MAX_ROWS, MAX_BYTES // row_bytes)
+    if most <= FIRST_ROWS:
+        return first, True
+    try:
+        rows = _query(search, columns, most, deadline)
+    except RequestTooLarge:
+        return first, True
+    return rows, len(rows) >= most
 
 
-def _query(search: CandidateSearch, fields: Sequence[str], deadline: float, limit: int) -> list[Mapping[str, Any]]:
-    return [
-        *search.api.query(
-            search.collection.name,
-            search.plan.expression,
-            fields,
-            partitions=search.plan.partitions,
-            limit=limit,
-            timeout=max(deadline - search.clock(), 0.001),
-        )
-    ]
+def _query(search: CandidateSearch, columns: Sequence[str], limit: int, deadline: float) -> list[dict[str, Any]]:
+    return search.api.query(
+        search.collection.name,
+        search.plan.expression,
+        columns,
+        partitions=search.plan.partitions,
+        limit=limit,
+        timeout=max(deadline - search.clock(), 0.001),
+    )

@@ -136,7 +136,8 @@ def test_values_are_counted_over_all_that_match(shelf: Shelf) -> None:
 
 
 def test_more_rows_than_are_read_are_a_sample(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.query.facets.MAX_ROWS", (50, 10, 5))
+    monkeypatch.setattr("pipeline.query.facets.FIRST_ROWS", 10)
+    monkeypatch.setattr("pipeline.query.facets.MAX_ROWS", 50)
     facets = shelf.ask(query="q", facets=["lang"], group_by=None).facets
     assert facets is not None
     assert (facets.sampled, facets.rows_read, facets.rows) == (True, 50, 120)

@@ -78,25 +78,61 @@ def test_the_names_are_checked(searcher: Searcher, value: object, at: str) -> No
     assert refusal.value.at == f"/facets{at}"
 
 
-def test_a_bounded_number_of_rows_is_read(
-    searcher: Searcher, filled: Library, monkeypatch: pytest.MonkeyPatch, milvus: FakeMilvus
-) -> None:
-    monkeypatch.setattr(facets_module, "MAX_ROWS", (5, 3, 2))
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facets_module, "FIRST_ROWS", 3)
+    monkeypatch.setattr(facets_module, "MAX_ROWS", 5)
+
+
+@pytest.mark.usefixtures("small", "filled")
+def test_a_bounded_number_of_rows_is_read(searcher: Searcher, milvus: FakeMilvus) -> None:
     found = facets(searcher, ["lang"])
     assert (found.sampled, found.rows_read, found.rows) == (True, 5, 12)
-    milvus.fail_next("query", RequestTooLarge("x"))
-    assert facets(searcher, ["lang"]).rows_read == 3
-    milvus.fail_next("query", RequestTooLarge("x"))
-    milvus.fail_next("query", RequestTooLarge("x"))
-    assert facets(searcher, ["lang"]).rows_read == 2
+    assert reads(milvus) == 3  # the first rows, the others, and how many there are
 
 
-def test_exactly_as_many_rows_as_may_be_read_are_no_sample(
-    searcher: Searcher, filled: Library, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("small", "filled")
+def test_where_rows_are_large_fewer_are_read(
+    searcher: Searcher, milvus: FakeMilvus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facets_module, "MAX_ROWS", (12, 3, 2))
+    monkeypatch.setattr(facets_module, "MAX_BYTES", 1_000)
+    rows_read = facets(searcher, ["lang"]).rows_read
+    assert 3 < rows_read <= 5
+    monkeypatch.setattr(facets_module, "MAX_BYTES", 100)
+    found = facets(searcher, ["lang"])
+    assert (found.sampled, found.rows_read, found.rows) == (True, 3, 12)
+
+
+@pytest.mark.usefixtures("small", "filled")
+def test_rows_that_milvus_cannot_answer_at_once_are_sampled(searcher: Searcher, milvus: FakeMilvus) -> None:
+    fail_read(milvus, 2, RequestTooLarge("64 MiB"))
+    found = facets(searcher, ["lang"])
+    assert (found.sampled, found.rows_read, found.rows) == (True, 3, 12)
+
+
+@pytest.mark.usefixtures("filled")
+def test_exactly_as_many_rows_as_may_be_read_are_no_sample(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facets_module, "FIRST_ROWS", 3)
+    monkeypatch.setattr(facets_module, "MAX_ROWS", 12)
     found = facets(searcher, ["lang"])
     assert (found.sampled, found.rows_read, found.rows) == (False, 12, 12)
+
+
+def reads(milvus: FakeMilvus) -> int:
+    return sum(operation == "query" for operation, _, _ in milvus.calls)
+
+
+def fail_read(milvus: FakeMilvus, number: int, error: Exception) -> None:
+    """Let the `number`th query fail."""
+    seen = 0
+
+    def fail(operation: str, _collection: str, when: str) -> None:
+        nonlocal seen
+        seen += operation == "query" and when == "before"
+        if operation == "query" and when == "before" and seen == number:
+            raise error
+
+    milvus.hook = fail
 
 
 ERRORS = [
@@ -112,8 +148,7 @@ ERRORS = [
 def test_facets_that_fail_are_a_warning_and_not_the_end_of_the_search(
     searcher: Searcher, filled: Library, milvus: FakeMilvus, error: Exception
 ) -> None:
-    for _ in range(3):
-        milvus.fail_next("query", error)
+    milvus.fail_next("query", error)
     found = find(searcher, facets=["lang"])
     assert len(found.results[0]) == 6
     assert found.facets is None
@@ -121,19 +156,9 @@ def test_facets_that_fail_are_a_warning_and_not_the_end_of_the_search(
     assert not found.partial
 
 
-def test_a_total_that_is_not_known_is_null(
-    searcher: Searcher, filled: Library, milvus: FakeMilvus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(facets_module, "MAX_ROWS", (5, 3, 2))
-    reads = 0
-
-    def fail_the_count(operation: str, _collection: str, when: str) -> None:
-        nonlocal reads
-        reads += operation == "query" and when == "before"
-        if reads == 2:
-            raise Unavailable("no time")
-
-    milvus.hook = fail_the_count
+@pytest.mark.usefixtures("small", "filled")
+def test_a_total_that_is_not_known_is_null(searcher: Searcher, milvus: FakeMilvus) -> None:
+    fail_read(milvus, 3, Unavailable("no time"))
     found = facets(searcher, ["lang"])
     assert (found.sampled, found.rows_read, found.rows) == (True, 5, None)
 
