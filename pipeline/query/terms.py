@@ -67,7 +67,9 @@ class Terms:
 
 def terms_of(query: str) -> Terms:
     """The terms of a query."""
-    words, pairs, singles = set(), set(), set()
+    words: set[str] = set()
+    pairs: set[str] = set()
+    singles: set[str] = set()
     for match in _tokens().finditer(query):
         token = match.group()
         if match.lastgroup != "unspaced":
