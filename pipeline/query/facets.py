@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import structlog
 
-from pipeline.errors import MilvusStreamError, RequestTooLarge
+from pipeline.errors import MilvusStreamError
 from pipeline.query.candidates import CandidateSearch
 from pipeline.query.facet_counts import Facets, count_values
 from pipeline.query.request.filter_expressions import FilterableFields
@@ -69,7 +69,7 @@ def _read(search: CandidateSearch, columns: Sequence[str], deadline: float) -> t
         return first, True
     try:
         rows = _query(search, columns, most, deadline)
-    except RequestTooLarge:
+    except MilvusStreamError:  # too large for one answer, or too slow: the first rows are a sample
         return first, True
     return rows, len(rows) >= most
 

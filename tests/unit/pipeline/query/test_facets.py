@@ -104,8 +104,11 @@ def test_where_rows_are_large_fewer_are_read(
 
 
 @pytest.mark.usefixtures("small", "filled")
-def test_rows_that_milvus_cannot_answer_at_once_are_sampled(searcher: Searcher, milvus: FakeMilvus) -> None:
-    fail_read(milvus, 2, RequestTooLarge("64 MiB"))
+@pytest.mark.parametrize("error", [RequestTooLarge("64 MiB"), Unavailable("no time")])
+def test_rows_that_milvus_cannot_answer_in_time_or_at_once_are_sampled(
+    searcher: Searcher, milvus: FakeMilvus, error: Exception
+) -> None:
+    fail_read(milvus, 2, error)
     found = facets(searcher, ["lang"])
     assert (found.sampled, found.rows_read, found.rows) == (True, 3, 12)
 
