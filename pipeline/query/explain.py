@@ -1,6 +1,7 @@
 """How an answer was found: what a search notes while it runs, and the explanation made of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from pipeline.query.answer import (
     ExplainedIndex,
@@ -72,7 +73,7 @@ def explained(
     )
 
 
-def left_out(before: Sequence[Hit], after: Sequence[Hit], *, limit: int, group_by: str | None) -> int:
+def left_out(before: Sequence[Hit], after: Sequence[Hit], *, limit: int, group_by: Literal["doc_id"] | None) -> int:
     """How many hits of `before` are missing in `after`, without those that only the limit cut off its end."""
     remaining = {hit.id for hit in after}
     end = len(before)

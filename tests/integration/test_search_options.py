@@ -186,11 +186,10 @@ def test_a_built_index_takes_every_parameter_that_is_let_through(api: MilvusServ
                 assert 1 <= len(found.results[0]) <= limit
                 assert found.results[0][0].doc_id == f"{DAYS[0]} 7"
         configured = Searcher(api, name, SearchSettings(params={"ef": 1, "nprobe": 65_536}))
-        request = parse_request({"query": "q", "limit": 5})
-        assert configured.search(request, vectors[7:8], 20.0, now_ms=0).results[0][0].score == pytest.approx(
-            1, abs=0.02
-        )
+        request = parse_request({"query": "q", "limit": 5, "mode": "dense"})
+        best = configured.search(request, vectors[7:8], 20.0, now_ms=0).results[0][0]
+        assert best.score == pytest.approx(1.0, abs=0.02)
         with pytest.raises(InvalidRequest, match=r"^/params/radius: is not a parameter of"):
-            find(api, name, vectors[7].tolist(), params={"radius": 0.5})
+            find(api, name, vectors[7].tolist(), params={"radius": 1})
     finally:
         api.drop_collection(name)

@@ -178,7 +178,7 @@ class SearchRequest(StrictModel):
         else:
             return value
         message = _NO_TEXT if value.get("vector") is None and "query" in value else missing
-        raise PydanticCustomError("query", message, {"mode": str(value.get("mode")), "at": "/query"})  # type: ignore[arg-type]
+        raise PydanticCustomError("query", message, {"mode": str(value.get("mode")), "at": "/query"})
 
     @model_validator(mode="after")
     def _check_vector(self) -> "SearchRequest":

@@ -100,7 +100,7 @@ def _number(value: object, at: str) -> float:
 
 
 def _problem(message: str, at: str = "") -> PydanticCustomError:
-    return PydanticCustomError("vector", message, {"at": at})  # type: ignore[arg-type]  # the text has no placeholders
+    return PydanticCustomError("vector", message, {"at": at})
 
 
 _ONE: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": MAX_DIMENSION}
