@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from consumers.query.access.caller import Caller, Scope, is_tenant
 
 PREFIX = "ms_"
-"""What tells a key from a token; scanners for leaked secrets find keys by it."""
+"""What distinguishes a key from a token; scanners for leaked secrets find keys by it."""
 _KEY = re.compile(r"ms_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 _NO_KEY = "0" * 64
 
