@@ -70,6 +70,7 @@ def test_a_revoked_key_is_gone_and_the_others_stay(path: Path) -> None:
         (["--name", ""], "--name"),
         (["--name", "a\nb"], "--name"),
         (["--name", "a", "--tenant", " "], "--tenant"),
+        (["--name", "a", "--tenant", "acme", "--scope", "admin"], "--tenant"),
         (["--name", "a", "--rate", "0"], "--rate"),
         (["--name", "a", "--rate", "nan"], "--rate"),
         (["--name", "a", "--expires-in", "soon"], "--expires-in"),

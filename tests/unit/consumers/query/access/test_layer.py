@@ -259,3 +259,9 @@ def test_the_description_has_the_scheme_and_the_refusals(site: Site) -> None:
 def test_an_admin_may_search() -> None:
     assert Caller("a", None, frozenset({"admin"})).may("search")
     assert not Caller("a", None, frozenset()).may("search")
+
+
+def test_a_tenant_administers_nothing() -> None:
+    caller = Caller("a", "acme", frozenset({"admin"}))
+    assert caller.may("search")
+    assert not caller.may("admin"), "the metrics, for one, count all tenants"
