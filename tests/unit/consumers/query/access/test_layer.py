@@ -16,8 +16,18 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from consumers.http.problems import HttpProblem
-from consumers.query.access import Access, ApiKey, Caller, KeyFile, OidcTokens, caller_of, change_keys, new_key, require
-from consumers.query.access.caller import ANYBODY
+from consumers.query.access import (
+    ANYBODY,
+    Access,
+    ApiKey,
+    Caller,
+    KeyFile,
+    OidcTokens,
+    caller_of,
+    change_keys,
+    new_key,
+    require,
+)
 from consumers.query.access.rates import Rates
 from consumers.query.app import create_app
 from pipeline.query import DirectEmbedder, Searcher, SearchService
