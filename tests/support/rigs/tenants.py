@@ -10,7 +10,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
     return stored
 
 
-def entries() -> list[dict[str, Any]]:
+def entries() -> list[Mapping[str, Any]]:
     """Ledger rows of changes that are under way: answers name such documents in a warning."""
     return [
         entry_row(

@@ -69,7 +69,8 @@ def test_every_call_to_milvus_holds_the_term(milvus: FakeMilvus, make_searcher: 
         seen.append((collection, expression))
         return query(collection, expression, *args, **options)
 
-    milvus.search, milvus.query = watched_search, watched_query  # type: ignore[method-assign]
+    milvus.search = watched_search  # type: ignore[method-assign,assignment]
+    milvus.query = watched_query  # type: ignore[method-assign]
     searcher = make_searcher(whole_rows=1)
     wanted = {"type": "or", "filters": [eq("lang", "en"), eq("nothing", 1)]}
     found = find(searcher, "acme", filter=wanted, limit=4)

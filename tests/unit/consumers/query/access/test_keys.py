@@ -66,7 +66,7 @@ def test_a_key_expires_at_its_time() -> None:
 
 def test_the_caller_has_name_tenant_and_scopes() -> None:
     caller = make(tenant="acme")[1].caller
-    assert (caller.name, caller.tenant, caller.scopes) == ("shop", "acme", {"search"})
+    assert (caller.name, caller.tenant, caller.scopes) == ("shop", "acme", frozenset({"search"}))
     assert not caller.may("admin")
     assert make(scopes=("admin",))[1].caller.may("admin")
 
