@@ -18,7 +18,7 @@ from pipeline.embedding import EmbeddingSettings, load_embedder
 from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
 from tests.support.names import unique
 from tests.support.processes import running
-from tests.support.rigs.tenants import COLLECTION, TENANTS, attack, fill, rows
+from tests.support.rigs.tenants import COLLECTION, TENANTS, attack, attacking, fill, rows
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -51,13 +51,13 @@ def test_no_request_widens_a_tenant(tenants: tuple[MilvusServerApi, str], tmp_pa
 def test_every_tenant_finds_all_of_its_own(tenants: tuple[MilvusServerApi, str], tmp_path: Path) -> None:
     """Whatever it is called: a restriction that finds nothing would also show nothing foreign."""
     api, name = tenants
-    attacker = attack(api, name, tmp_path, tries=0, seed=1)
+    body = json.dumps({"query": "q", "limit": 100, "mode": "dense", "group_by": None}).encode()
+    with attacking(api, name, tmp_path, seed=1) as attacker:
 
-    async def run() -> list[tuple[int, bytes]]:
-        body = json.dumps({"query": "q", "limit": 100, "mode": "dense", "group_by": None}).encode()
-        return [await attacker.send(number, body) for number in range(len(TENANTS))]
+        async def run() -> list[tuple[int, bytes]]:
+            return [await attacker.send(number, body) for number in range(len(TENANTS))]
 
-    answers = [json.loads(answer) for _, answer in asyncio.run(run())]
+        answers = [json.loads(answer) for _, answer in asyncio.run(run())]
     assert [len(answer["results"]) for answer in answers] == [6] * len(TENANTS)
     found = [{result["metadata"]["tenant"] for result in answer["results"]} for answer in answers]
     assert found == [{tenant} for tenant in TENANTS]
