@@ -53,7 +53,8 @@ def create(
         key, stored = new_key(name, scopes=(scope,), tenant=tenant, rate=rate, created=now, expires=expires)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        raise UsageError(f"--{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from None
+        option = problem["loc"][0] if problem["loc"] else "tenant"  # without a place: tenant and scope do not fit
+        raise UsageError(f"--{option}: {problem['msg'].removeprefix('Value error, ')}") from None
     with change_keys(path) as keys:
         keys.append(stored)
     if json_:

@@ -3,8 +3,7 @@
 import structlog
 
 from consumers.config import Settings
-from consumers.query.access import LOCAL, Access, KeyFile, OidcTokens
-from consumers.query.access.caller import ANYBODY
+from consumers.query.access import ANYBODY, LOCAL, Access, KeyFile, OidcTokens
 from pipeline.errors import UsageError
 
 log = structlog.get_logger(__name__)

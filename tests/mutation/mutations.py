@@ -1066,4 +1066,32 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="1",
         tests=("tests/unit/pipeline/ingest/ownership/test_partition_fencing.py", "tests/property/test_cutting.py"),
     ),
+    Mutation(
+        "a filter may leave the restriction to a tenant",
+        function="pipeline.query.tenancy.within_tenant",
+        old='f"({term}) and ({expression})"',
+        new='f"{term} and {expression}"',
+        tests=("tests/unit/pipeline/query/test_tenancy.py", "tests/property/test_tenants.py"),
+    ),
+    Mutation(
+        "the sample of metadata names crosses tenants",
+        function="pipeline.query.candidates.CandidateSearch.sample",
+        old="within_tenant(self.plan.tenant_term, expression)",
+        new="expression",
+        tests=("tests/unit/pipeline/query/test_tenancy.py",),
+    ),
+    Mutation(
+        "a key is recognised by its id alone",
+        function="consumers.query.access.keys.matches",
+        old="hmac.compare_digest(_digest(text), stored) and key is not None",
+        new="key is not None",
+        tests=("tests/unit/consumers/query/access/test_keys.py",),
+    ),
+    Mutation(
+        "a query worker without keys listens to everybody",
+        function="consumers.wiring.access.query_access",
+        old='auth.mode != "none"',
+        new="False",
+        tests=("tests/unit/consumers/wiring/test_access.py",),
+    ),
 )

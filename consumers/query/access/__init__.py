@@ -5,13 +5,14 @@ Routes use `caller_of`, `require` and `note`; everything else is for the composi
 """
 
 from consumers.query.access.audit import note
-from consumers.query.access.caller import LOCAL, Caller, Scope, caller_of, require
+from consumers.query.access.caller import ANYBODY, LOCAL, Caller, Scope, caller_of, require
 from consumers.query.access.key_file import KeyFile, change_keys, read_keys
 from consumers.query.access.keys import ApiKey, new_key
 from consumers.query.access.layer import Access, AccessLayer
 from consumers.query.access.oidc import OidcTokens
 
 __all__ = [
+    "ANYBODY",
     "LOCAL",
     "Access",
     "AccessLayer",

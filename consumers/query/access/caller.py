@@ -26,7 +26,9 @@ class Caller:
     scopes: frozenset[Scope]
 
     def may(self, scope: Scope) -> bool:
-        """Whether a scope is granted; `admin` includes `search`."""
+        """Whether a scope is granted; `admin` includes `search`, and is for the whole service: no tenant has it."""
+        if scope == "admin":
+            return "admin" in self.scopes and self.tenant is None
         return scope in self.scopes or "admin" in self.scopes
 
 

@@ -10,14 +10,14 @@ import hmac
 import re
 import secrets
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from consumers.query.access.caller import Caller, Scope, is_tenant
 
 PREFIX = "ms_"
-"""What tells a key from a token; scanners for leaked secrets find keys by it."""
+"""What distinguishes a key from a token; scanners for leaked secrets find keys by it."""
 _KEY = re.compile(r"ms_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 _NO_KEY = "0" * 64
 
@@ -50,6 +50,12 @@ class ApiKey(BaseModel):
     """Requests a second; None: without a limit."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _one_tenant_does_not_administer_all(self) -> Self:
+        if self.tenant is not None and "admin" in self.scopes:
+            raise ValueError("a key of one tenant cannot have the scope admin, which is for the whole service")
+        return self
 
     def expired(self, now: datetime) -> bool:
         """Whether the key's time is over."""

@@ -10,7 +10,8 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
     return stored
 
 
-def entries() -> list[dict[str, Any]]:
+def entries() -> list[Mapping[str, Any]]:
     """Ledger rows of changes that are under way: answers name such documents in a warning."""
     return [
         entry_row(
@@ -223,8 +224,9 @@ class East:
         return np.array([[1, 0]] * len(texts), np.float32)
 
 
-def attack(api: MilvusServerApi, collection: str, folder: Path, *, tries: int, seed: int) -> Attacker:
-    """So many tries against the application over these rows; `folder` takes the file of keys."""
+@contextmanager
+def attacking(api: MilvusServerApi, collection: str, folder: Path, *, seed: int) -> Iterator[Attacker]:
+    """An attacker of the application over these rows; `folder` takes the file of keys."""
     path, now = folder / "keys.json", datetime.now(UTC)
     keys = []
     with change_keys(path) as stored:
@@ -236,11 +238,17 @@ def attack(api: MilvusServerApi, collection: str, folder: Path, *, tries: int, s
     # Few whole rows at a time: most of them are read in a second call.
     searcher = Searcher(api, collection, SearchSettings(FetchSettings(whole_rows=16)))
     service = SearchService(searcher, East(), QueryMetrics(registry), concurrency=2)
-    attacker = Attacker(create_app(service, dict, registry=registry, access=Access(KeyFile(path))), keys, seed)
+    app = create_app(service, dict, registry=registry, access=Access(KeyFile(path)))
     try:
-        asyncio.run(attacker.attack(tries))
+        yield Attacker(app, keys, seed)
     finally:
         service.close()
+
+
+def attack(api: MilvusServerApi, collection: str, folder: Path, *, tries: int, seed: int) -> Attacker:
+    """The outcome of so many tries."""
+    with attacking(api, collection, folder, seed=seed) as attacker:
+        asyncio.run(attacker.attack(tries))
     return attacker
 
 

@@ -131,6 +131,7 @@ def test_health_checks_ask_the_ports_in_force(compose: dict[str, Any], services:
     query = settings_of(compose, "query").query
     assert services["query"]["ports"] == [f"127.0.0.1:{query.port}:{query.port}"]
     assert query.host == "0.0.0.0"
+    assert query.auth.mode == "none", "the line above says that the port is published on loopback only"
 
 
 def test_a_health_check_is_a_working_program(services: dict[str, dict[str, Any]]) -> None:

@@ -158,16 +158,20 @@ def test_probes_ask_an_open_port(rendered: list[Resource], tmp_path: Path) -> No
     settings = dict(settings_of(rendered, tmp_path))
     for name in ("milvus-stream-ingest", "milvus-stream-query"):
         container = one(rendered, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]
-        (port,) = container["ports"]
+        port, *further = container["ports"]
         for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
         section = settings[name].telemetry if name.endswith("ingest") else settings[name].query
         assert (section.host, section.port) == ("0.0.0.0", port["containerPort"])
+        metrics = [settings[name].query.telemetry_port] if name.endswith("query") else []
+        assert [other["containerPort"] for other in further] == metrics
+        assert settings[name].telemetry.host == "0.0.0.0"
 
 
 def test_each_port_is_open_to_named_peers_only(rendered: list[Resource], tmp_path: Path) -> None:
     settings = dict(settings_of(rendered, tmp_path))
     query, telemetry = settings["milvus-stream-query"].query.port, settings["milvus-stream-ingest"].telemetry.port
+    assert settings["milvus-stream-query"].query.telemetry_port == telemetry
     policy = one(rendered, "NetworkPolicy", "milvus-stream")["spec"]
     allowed: dict[int, list[dict[str, Any]]] = {}
     for rule in policy["ingress"]:
@@ -179,10 +183,22 @@ def test_each_port_is_open_to_named_peers_only(rendered: list[Resource], tmp_pat
 
     search = {"matchLabels": {"milvus-stream/may-search": "true"}}
     scrape = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    assert allowed == {query: [{"namespaceSelector": search}, {"podSelector": search}, scrape], telemetry: [scrape]}
+    assert allowed == {query: [{"namespaceSelector": search}, {"podSelector": search}], telemetry: [scrape]}
     for kind in ("ingest", "query"):
         labels = one(rendered, "Deployment", f"milvus-stream-{kind}")["spec"]["template"]["metadata"]["labels"]
         assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_a_search_needs_a_key_of_the_secret(rendered: list[Resource], tmp_path: Path) -> None:
+    auth = dict(settings_of(rendered, tmp_path))["milvus-stream-query"].query.auth
+    pod = one(rendered, "Deployment", "milvus-stream-query")["spec"]["template"]["spec"]
+    (volume,) = (item for item in pod["volumes"] if item["name"] == "keys")
+    (mount,) = (item for item in pod["containers"][0]["volumeMounts"] if item["name"] == "keys")
+    assert volume["secret"]["secretName"] == "milvus-stream-keys"
+    assert volume["secret"]["defaultMode"] & 0o007 == 0, "the group of the pod reads it, nobody else"
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount, "a file mounted so never changes"
+    assert (auth.mode, str(auth.keys_file)) == ("auto", f"{mount['mountPath']}/keys.json")
 
 
 def test_the_kill_comes_ten_seconds_after_the_drain_or_later(rendered: list[Resource], tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_every_call_to_milvus_holds_the_term(milvus: FakeMilvus, make_searcher: 
         seen.append((collection, expression))
         return query(collection, expression, *args, **options)
 
-    milvus.search, milvus.query = watched_search, watched_query  # type: ignore[method-assign]
+    milvus.search = watched_search  # type: ignore[method-assign,assignment]
+    milvus.query = watched_query  # type: ignore[method-assign]
     searcher = make_searcher(whole_rows=1)
     wanted = {"type": "or", "filters": [eq("lang", "en"), eq("nothing", 1)]}
     found = find(searcher, "acme", filter=wanted, limit=4)
@@ -95,30 +96,32 @@ def test_hints_show_no_name_of_another_tenants_rows(searcher: Searcher, library:
 class Leaking(FakeMilvus):
     """A server that does not filter by metadata."""
 
-    blind = False
+    blind: str | None = None
+    """The operation that does not filter."""
 
     def search(self, collection: str, search: Any) -> list[list[Hit]]:
-        return super().search(collection, _unfiltered(search) if self.blind else search)
+        return super().search(collection, _unfiltered(search) if self.blind == "search" else search)
 
     def query(self, collection: str, expression: str, *args: Any, **options: Any) -> list[dict[str, Any]]:
         rows = super().query(collection, expression, *args, **options)
-        return [{**row, "tenant": "other"} for row in rows] if self.blind else rows
+        return [{**row, "tenant": "other"} for row in rows] if self.blind == "query" else rows
 
 
 def _unfiltered(search: Any) -> Any:
     return dataclasses.replace(search, expression="")
 
 
-@pytest.mark.parametrize("whole_rows", [1, 128])
-def test_a_server_that_does_not_filter_gives_no_answer(whole_rows: int) -> None:
+@pytest.mark.parametrize(("blind", "whole_rows"), [("search", 1), ("search", 128), ("query", 1)])
+def test_a_server_that_does_not_filter_gives_no_answer(blind: str, whole_rows: int) -> None:
     milvus = Leaking()
     milvus.create_collection(DOCUMENTS)
     library = Library(milvus)
     library.put("a", 0.0, tenant="other")
     library.put("b", 0.0)
+    library.put("c", 0.0, tenant="acme")
     searcher = Searcher(milvus, COLLECTION, SearchSettings(FetchSettings(whole_rows=whole_rows)))
-    assert find(searcher, "acme").results == ((),)
-    milvus.blind = True
+    assert [result.doc_id for result in find(searcher, "acme").results[0]] == ["c"]
+    milvus.blind = blind
     with pytest.raises(ForeignRow):
         find(searcher, "acme")
 

@@ -65,10 +65,10 @@ def test_a_key_expires_at_its_time() -> None:
 
 
 def test_the_caller_has_name_tenant_and_scopes() -> None:
-    caller = make(tenant="acme", scopes=("admin",))[1].caller
-    assert (caller.name, caller.tenant, caller.scopes) == ("shop", "acme", {"admin"})
-    assert caller.may("search")
-    assert not make()[1].caller.may("admin")
+    caller = make(tenant="acme")[1].caller
+    assert (caller.name, caller.tenant, caller.scopes) == ("shop", "acme", frozenset({"search"}))
+    assert not caller.may("admin")
+    assert make(scopes=("admin",))[1].caller.may("admin")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ def test_the_caller_has_name_tenant_and_scopes() -> None:
         {"rate": float("inf")},
         {"scopes": ()},
         {"scopes": ("root",)},
+        {"scopes": ("admin",), "tenant": "acme"},
         {"expires": datetime(2026, 1, 1)},  # noqa: DTZ001 - without a time zone on purpose
     ],
 )

@@ -16,8 +16,18 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from consumers.http.problems import HttpProblem
-from consumers.query.access import Access, ApiKey, Caller, KeyFile, OidcTokens, caller_of, change_keys, new_key, require
-from consumers.query.access.caller import ANYBODY
+from consumers.query.access import (
+    ANYBODY,
+    Access,
+    ApiKey,
+    Caller,
+    KeyFile,
+    OidcTokens,
+    caller_of,
+    change_keys,
+    new_key,
+    require,
+)
 from consumers.query.access.rates import Rates
 from consumers.query.app import create_app
 from pipeline.query import DirectEmbedder, Searcher, SearchService
@@ -259,3 +269,9 @@ def test_the_description_has_the_scheme_and_the_refusals(site: Site) -> None:
 def test_an_admin_may_search() -> None:
     assert Caller("a", None, frozenset({"admin"})).may("search")
     assert not Caller("a", None, frozenset()).may("search")
+
+
+def test_a_tenant_administers_nothing() -> None:
+    caller = Caller("a", "acme", frozenset({"admin"}))
+    assert caller.may("search")
+    assert not caller.may("admin"), "the metrics, for one, count all tenants"

@@ -77,7 +77,7 @@ def tokens(issuer: Issuer) -> Tokens:
 @pytest.mark.parametrize("kid", ["rsa", "ec"])
 def test_a_token_of_the_issuer_is_its_subject(tokens: Tokens, issuer: Issuer, kid: str) -> None:
     caller = tokens.caller(issuer.token(kid, sub="ada", aud=["other", AUDIENCE]))
-    assert (caller.name, caller.tenant, caller.scopes) == ("ada", None, {"search"})
+    assert (caller.name, caller.tenant, caller.scopes) == ("ada", None, frozenset({"search"}))
 
 
 def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> str:
