@@ -41,7 +41,7 @@ class Chaos:
         self._rate = rate
         self.report = Report(seed, seconds / 60, stage.profile.name)
         self.proof = ""
-        """Of the harm, if there was some."""
+        """Of the harm, and of what was shown until a reload."""
         self._faults = Faults(stage, self.report, self._compare_between)
 
     def go(self) -> Report:
@@ -216,7 +216,7 @@ class Chaos:
                 report.verdict.unnoticed += self._unnoticed(Verdict(shared=found.shared), client)
             if report.verdict.harms:
                 scopes = [group.scope(self._stage.bootstrap) for group in self._groups]
-                self.proof = prove(report.verdict, scopes, client, self._stage.folder)
+                self.proof += prove(report.verdict, scopes, client, self._stage.folder)
         report.documents, report.rows = report.verdict.expected_documents, report.verdict.stored_rows
         report.dead_letters = report.verdict.expected_dead_letters
         report.worker_starts = sum(slot.starts for slot in self._workers.slots)
@@ -274,9 +274,13 @@ class Chaos:
             found = by(scope, client)
             if found.harms:
                 say(f"{group.name}: {found.harms} differences; loading the collection again")
+                before = prove(found, [scope], client, self._stage.folder)
                 if _loaded_again(client, scope.collection):
                     shown, found = found, by(scope, client)
-                    self.report.shown_until_reload += _gone(shown, found)
+                    gone = _gone(shown, found)
+                    self.report.shown_until_reload += gone
+                    if gone:
+                        self.proof += f"shown until a reload: {dict(gone)}\n{before}"
             total.add(found)
         return total
 
