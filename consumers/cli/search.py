@@ -14,10 +14,10 @@ from consumers.wiring import connections, documents
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
-from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
+from pipeline.query import DirectEmbedder, InvalidRequest, MalformedRequest, answer_json, decode_json, parse_request
 
-_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
-_CONDITION = re.compile(r"(.+?)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
+_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "~=": "contains"}
+_CONDITION = re.compile(r"(.+?)(!=|>=|<=|~=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,10 +51,11 @@ def request_body(
     from_: str | None,
     to: str | None,
     where: Sequence[str],
+    filters: Sequence[str] = (),
     min_score: float | None = None,
     recency: str | None = None,
 ) -> dict[str, Any]:
-    """The options of the command as the body of a request."""
+    """The options of the command as the body of a request; `filters`: JSON. Raises UsageError."""
     body: dict[str, Any] = {"query": text, "limit": limit}
     if mode is not None:
         body["mode"] = mode
@@ -65,20 +66,35 @@ def request_body(
         body["min_score"] = min_score
     if recency is not None:
         body["recency"] = {"half_life": recency}
-    if where:
-        body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
+    if conditions := [*map(_condition, where), *map(_filter, filters)]:
+        body["filter"] = {"type": "and", "filters": conditions}
     return body
+
+
+def _filter(text: str) -> object:
+    """The filter in a JSON text, as in the body of a request."""
+    try:
+        return decode_json(text.encode("utf-8", "surrogateescape"))
+    except MalformedRequest as error:
+        raise UsageError(
+            f"--filter is not JSON: {error}. Write it as in the search API, e.g. --filter "
+            """'{"type": "exists", "key": "lang", "value": false}'"""
+        ) from None
 
 
 def _condition(text: str) -> dict[str, Any]:
     """`key=value`, or with another operator: numbers, true and false are taken as such, everything else as text.
 
-    So "5" in quotes is a text.
+    So "5" in quotes is a text. Without an operator, `key?`: rows that have the field.
     """
     found = _CONDITION.fullmatch(text)
+    if found is None and len(text) > 1 and text.endswith("?"):
+        return {"type": "exists", "key": text[:-1]}
     if found is None:
         known = " ".join(_OPERATORS)
-        raise UsageError(f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}")
+        raise UsageError(
+            f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}, or key? alone"
+        )
     key, operator, value = found.groups()
     try:
         typed = json.loads(value)

@@ -124,6 +124,17 @@ class MilvusSection(_Section):
         timedelta(days=7), description="how long a delete is kept, so that no older record undoes it; null: for ever"
     )
     index: IndexSection = IndexSection()
+    sparse: Literal["auto", "off"] = Field(
+        "auto", description="keyword index of a new collection; auto: where the server fills one"
+    )
+    analyzer: str | dict[str, Any] = Field(
+        "standard",
+        description="what cuts the texts of a new collection into words: standard, english, chinese, or a mapping as "
+        "Milvus's analyzer_params (Milvus 2.5; Lite: standard, or a mapping with tokenizer standard or jieba)",
+    )
+    enable_match: bool = Field(
+        False, description="filters of type match in a new collection (Milvus 2.5 or newer, or Lite)"
+    )
 
 
 class TierSection(_Section):

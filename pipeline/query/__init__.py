@@ -7,7 +7,13 @@ from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, ans
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
+from pipeline.query.request.request import (
+    MAX_BODY_BYTES,
+    SearchRequest,
+    decode_json,
+    parse_request,
+    request_model,
+)
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
@@ -30,6 +36,7 @@ __all__ = [
     "SearchSettings",
     "Searcher",
     "answer_json",
+    "decode_json",
     "parse_request",
     "request_model",
 ]

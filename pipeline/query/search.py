@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
-from pipeline.query.fusion import DENSE, KEYWORD
+from pipeline.query.filter_warnings import filter_warnings
+from pipeline.query.fusion import DENSE, ID, KEYWORD
+from pipeline.query.id_retriever import IdRetriever, IdsFirst
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
-from pipeline.query.ranking import metadata_names
-from pipeline.query.request.filter_expressions import FilterableFields, balanced, filterable_fields, metadata_reference
-from pipeline.query.request.filters import comparisons
+from pipeline.query.request.filter_expressions import filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.options import FusionOptions
@@ -29,10 +29,10 @@ from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
 from pipeline.timestamps import format_time
 
-_NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
-_MOST_NAMES_CHECKED = 16
-_SAMPLE = 16
-"""Rows read to find out which of several names there are."""
+_NO_BM25 = (
+    "it was created on Milvus older than 2.5, with milvus.sparse: off, or by another program; search by meaning "
+    "(mode dense)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Searcher:
         self._collection = collection
         self._settings = settings or SearchSettings()
         self._clock = clock
-        self._dense, self._keyword = DenseRetriever(api), KeywordRetriever(api)
+        self._dense, self._keyword, self._ids = DenseRetriever(api), KeywordRetriever(api), IdRetriever(api)
         self._names = MetadataNames(self._settings.names_ttl_s, clock)
         self._versions = VersionCheck(api, clock)
         self._schema: _Schema | None = None
@@ -142,7 +142,7 @@ class Searcher:
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         mode = self._mode(request, schema.info)
-        fields = filterable_fields(schema.info)
+        fields = filterable_fields(schema.info, self._api.server.capabilities)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
@@ -172,7 +172,7 @@ class Searcher:
         size = 0
         try:
             for query, hit in search.whole(ranked):
-                self._names.learn(metadata_names([hit.fields], fields.declared))
+                self._names.learn_row(hit.fields, fields.declared)
                 result = _result(hit, request.fields, frozenset(fields.declared), existing)
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
@@ -186,7 +186,7 @@ class Searcher:
             results=tuple(map(tuple, results)),
             partial=not complete,
             searched=Searched(plan.covered, plan.skipped),
-            warnings=(*self._warnings(search, fields), *warnings),
+            warnings=(*filter_warnings(self._names, search, fields, self._clock), *warnings),
             mode=mode,
         )
 
@@ -207,52 +207,19 @@ class Searcher:
             case "dense":
                 return self._dense
             case "keyword":
-                return self._keyword
+                return IdsFirst(self._keyword, self._ids, self._clock)
             case "hybrid":
-                return HybridRetriever({DENSE: self._dense, KEYWORD: self._keyword}, fusion.of, self._clock)
+                legs = {DENSE: self._dense, KEYWORD: self._keyword, ID: self._ids}
+                return HybridRetriever(legs, fusion.of, self._clock)
 
     def _too_large(self) -> InvalidRequest:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
         return InvalidRequest("/limit", f"{bound}; lower it, send fewer texts, or name the metadata wanted in fields")
 
-    def _warnings(self, search: CandidateSearch, fields: FilterableFields) -> tuple[str, ...]:
-        """Name the fields of the filter that no row has: most likely a typing error, which Milvus answers with nothing.
-
-        Not an error: whether a request is right must not depend on which rows have arrived.
-        """
-        if search.request.filter is None:
-            return ()
-        used = list(dict.fromkeys(comparison.key for comparison in comparisons(search.request.filter)))
-        metadata = [name for name in used if name not in fields.declared][:_MOST_NAMES_CHECKED]
-        try:
-            self._look_up(self._names.unknown(metadata), search, fields)
-        except (Unavailable, NotFound):
-            return ()
-        return tuple(self._warning(name, fields, search.deadline) for name in self._names.missing(metadata))
-
-    def _look_up(self, names: Sequence[str], search: CandidateSearch, fields: FilterableFields) -> None:
-        """Find out with one call which of the names rows carry.
-
-        Rows with one name prove nothing about the others. Those stay unknown until a later request names them alone.
-        """
-        if not names:
-            return
-        expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
-        rows = search.sample(expression, (METADATA_FIELD,), _SAMPLE)
-        if rows:
-            self._names.learn(metadata_names(rows, fields.declared))
-        else:
-            self._names.learn_missing(names)
-
-    def _warning(self, name: str, fields: FilterableFields, deadline: float) -> str:
-        """The warning for a missing name; with the name that was meant, if there is time to find it."""
-        filterable = (known for known, field_type in fields.declared.items() if field_type != "other")
-        near = self._names.near(name, filterable) if self._clock() < deadline else None
-        hint = f"; did you mean {near!r}?" if near else ""
-        return f"the filter names {name!r}, and no row with such a field was found{hint}"
-
 
 def _leg_warning(name: str) -> str:
+    if name == ID:
+        return "Milvus did not answer the search for the ids in the query: what only that finds is missing"
     return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
 

@@ -15,6 +15,7 @@ from pipeline.store.collection.filling import (
     unstamped_problems,
 )
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
+from pipeline.store.collection.keywords import KeywordSettings, check_keywords, keyword_settings_of
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
 from pipeline.store.collection.opening import (
     check_collection,
@@ -48,6 +49,7 @@ from pipeline.store.milvus.api import (
     VectorSearch,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
+from pipeline.store.milvus.capabilities import Capabilities, capabilities_of
 from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
@@ -98,6 +100,7 @@ __all__ = [
     "AppendIds",
     "AppendWriter",
     "Applied",
+    "Capabilities",
     "Change",
     "CollectionInfo",
     "CollectionStamp",
@@ -113,6 +116,7 @@ __all__ = [
     "Hit",
     "IndexSettings",
     "Key",
+    "KeywordSettings",
     "Ledger",
     "Mark",
     "Marks",
@@ -140,9 +144,11 @@ __all__ = [
     "Writer",
     "all_partitions",
     "append_row_id",
+    "capabilities_of",
     "check_collection",
     "check_collection_name",
     "check_filled",
+    "check_keywords",
     "check_made_here",
     "check_model",
     "check_server",
@@ -161,6 +167,7 @@ __all__ = [
     "in_order",
     "index_problem",
     "interval",
+    "keyword_settings_of",
     "ledger_id",
     "ledger_name",
     "literal",

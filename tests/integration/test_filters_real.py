@@ -81,7 +81,7 @@ def stored(request: pytest.FixtureRequest, unique_collection: Callable[[], str])
     try:
         api.upsert(name, None, [{**row, "vector": np.ones(2, np.float32)} for row in rows.values()])
         eventually(lambda: len(api.query(name, "chunk >= 0", ["id"], limit=1000)) == ROWS, what="rows visible")
-        yield Stored(api, name, filterable_fields(info), rows)
+        yield Stored(api, name, filterable_fields(info, api.server.capabilities), rows)
     finally:
         api.drop_collection(name)
         api.close()

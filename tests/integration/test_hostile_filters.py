@@ -44,7 +44,7 @@ def find(request: pytest.FixtureRequest) -> Iterator[Find]:
             eventually(lambda: len(api.query(name, "", ["id"], limit=1000)) == len(HOSTILE), what="rows visible")
 
             def matching(node: object) -> set[int]:
-                expression = compile_filter(parse_filter(node), filterable_fields(info))
+                expression = compile_filter(parse_filter(node), filterable_fields(info, api.server.capabilities))
                 return {row["chunk"] for row in api.query(name, expression, ["chunk"], limit=1000)}
 
             yield matching

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.query import InvalidRequest, parse_request, request_model
-from pipeline.query.request.filter_expressions import FilterableFields, compile_filter, metadata_reference
+from pipeline.query.request.filter_expressions import FilterableFields, compile_filter
+from pipeline.query.request.metadata_expressions import metadata_reference
 from tests.support.rigs.search import leaf, parse_filter
 
 FIELDS = FilterableFields({"doc_id": "string", "chunk": "integer", "vector": "other"})

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K
+from pipeline.query.fusion import DENSE, ID, KEYWORD, Fusion, K
 from pipeline.query.recency import Recency
 from pipeline.query.request.filters import StrictModel
 from pipeline.query.request.term_weights import leg_weights
@@ -38,6 +38,8 @@ class FusionOptions(StrictModel):
     """Weight of the order by meaning; null, like the other: chosen by the query's text."""
     keyword: _Weight = None
     """Weight of the order by words."""
+    id: _Weight = None
+    """Weight of documents whose id is in the query; null: twice that of both orders, so that they are the first."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> "FusionOptions":
@@ -50,8 +52,10 @@ class FusionOptions(StrictModel):
     def of(self, text: str) -> Fusion:
         """The fusion for a query."""
         if self.dense is None or self.keyword is None:
-            return Fusion(self.k, leg_weights(text))
-        return Fusion(self.k, {DENSE: self.dense, KEYWORD: self.keyword})
+            weights = dict(leg_weights(text))
+        else:
+            weights = {DENSE: self.dense, KEYWORD: self.keyword}
+        return Fusion(self.k, {**weights, ID: 2 * sum(weights.values()) if self.id is None else self.id})
 
 
 class RecencyOptions(StrictModel):
