@@ -17,7 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.query import DirectEmbedder, InvalidRequest, MalformedRequest, answer_json, decode_json, parse_request
 
 _OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "~=": "contains"}
-_CONDITION = re.compile(r"(.+?)(!=|>=|<=|~=|=|>|<)(.*)", re.DOTALL)
+_CONDITION = re.compile(r"(?![!<>~]=)(.+?)(!=|>=|<=|~=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:

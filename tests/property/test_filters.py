@@ -32,17 +32,26 @@ names = st.one_of(
     ),
 )
 
+inner_names = names.filter(lambda name: not name.isdigit())
 
 leaves = st.one_of(
     st.builds(leaf, st.sampled_from(["eq", "ne"]), names, scalars),
     st.builds(leaf, st.sampled_from(["gt", "gte", "lt", "lte"]), names, scalars.filter(lambda v: type(v) is not bool)),
     st.builds(leaf, st.just("prefix"), names, st.text(min_size=1, max_size=8)),
     st.builds(leaf, st.sampled_from(["in", "nin"]), names, st.lists(scalars, min_size=1, max_size=5)),
+    st.builds(leaf, st.sampled_from(["eq", "contains"]), st.lists(inner_names, min_size=1, max_size=8), scalars),
+    st.builds(
+        leaf, st.sampled_from(["contains_any", "contains_all"]), names, st.lists(scalars, min_size=1, max_size=5)
+    ),
+    st.builds(leaf, st.just("exists"), names, st.booleans()),
 )
 filters = st.recursive(
     leaves,
-    lambda inner: st.fixed_dictionaries(
-        {"type": st.sampled_from(["and", "or"]), "filters": st.lists(inner, min_size=1, max_size=3)}
+    lambda inner: st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["and", "or"]), "filters": st.lists(inner, min_size=1, max_size=3)}
+        ),
+        st.fixed_dictionaries({"type": st.just("not"), "filter": inner}),
     ),
     max_leaves=8,
 )
@@ -50,7 +59,7 @@ filters = st.recursive(
 # A lexer of Milvus expressions that shares nothing with the compiler.
 TOKENS = re.compile(
     r'\s*(?:(?P<string>"(?:[^"\\]|\\["\\nrt])*")|(?P<number>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)'
-    r"|(?P<word>\$meta|doc_id|chunk|exists|not|and|or|in|true|false)|(?P<mark>==|!=|>=|<=|>|<|\(|\)|\[|\]|,))"
+    r"|(?P<word>\$meta|doc_id|chunk|exists|not|and|or|in|true|false|json_contains_any|id)|(?P<mark>==|!=|>=|<=|>|<|\(|\)|\[|\]|,))"
 )
 
 
@@ -68,8 +77,11 @@ def tokens(expression: str) -> list[tuple[str, str]]:
 def strings_of(node: Any) -> set[str]:
     if node["type"] in ("and", "or"):
         return set().union(*(strings_of(part) for part in node["filters"]))
+    if node["type"] == "not":
+        return strings_of(node["filter"])
     values = node["value"] if isinstance(node["value"], list) else [node["value"]]
-    return {node["key"], *(value for value in values if isinstance(value, str))}
+    keys = node["key"] if isinstance(node["key"], list) else [node["key"]]
+    return {*keys, *(value for value in values if isinstance(value, str))}
 
 
 @given(filters)
@@ -87,7 +99,7 @@ def test_only_literals_carry_what_the_user_wrote(node: dict[str, Any]) -> None:
         if kind == "string"
     }
     given_strings = strings_of(node)
-    ends = {text for text in literals if text not in given_strings}  # the upper ends of prefix ranges
+    ends = literals - given_strings - {""}  # the upper ends of prefix ranges; "" is in `id != ""`
     assert len(ends) <= json.dumps(node).count('"prefix"')
     depth = 0
     for _, text in found:
@@ -128,7 +140,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), scalars, st.just(2**63), st.just("\ud800")),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["type", "key", "value", "filters", "eq", "x"]), inner, max_size=4),
+        st.dictionaries(st.sampled_from(["type", "key", "value", "filters", "filter", "eq", "x"]), inner, max_size=4),
     ),
     max_leaves=12,
 )
@@ -137,10 +149,17 @@ nodes = st.one_of(
     anything,
     st.fixed_dictionaries(
         {
-            "type": st.sampled_from(["eq", "gt", "in", "and", "like", "prefix"]),
-            "key": st.one_of(names, st.just("a][b"), anything),
+            "type": st.sampled_from(
+                ["eq", "gt", "in", "and", "like", "prefix", "not", "contains", "contains_any", "exists", "match"]
+            ),
         },
-        optional={"value": anything, "filters": st.lists(st.one_of(leaves, anything), max_size=2)},
+        optional={
+            "key": st.one_of(names, st.lists(names, max_size=3), st.just("a][b"), st.just(["a", "1"]), anything),
+            "value": st.one_of(st.sampled_from(["a b", "?!", True]), anything),
+            "words": st.sampled_from(["all", "any", "none"]),
+            "filter": st.one_of(leaves, anything),
+            "filters": st.lists(st.one_of(leaves, anything), max_size=2),
+        },
     ),
 )
 bodies = st.fixed_dictionaries(
