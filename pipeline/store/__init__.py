@@ -15,7 +15,12 @@ from pipeline.store.collection.filling import (
     unstamped_problems,
 )
 from pipeline.store.collection.indexes import IndexSettings, check_server, index_problem, search_params
-from pipeline.store.collection.keywords import KeywordSettings, check_keywords, keyword_settings_of
+from pipeline.store.collection.keywords import (
+    KeywordSettings,
+    check_keywords,
+    keyword_differences,
+    keyword_settings_of,
+)
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
 from pipeline.store.collection.opening import (
     check_collection,
@@ -167,6 +172,7 @@ __all__ = [
     "in_order",
     "index_problem",
     "interval",
+    "keyword_differences",
     "keyword_settings_of",
     "ledger_id",
     "ledger_name",

@@ -69,7 +69,7 @@ class KeywordSettings:
         return options
 
     def described(self) -> dict[str, Any]:
-        """As a collection's description names them: the field tells of `sparse`, and what is absent is the default."""
+        """As a collection's description names them: the field shows `sparse`, and what is absent is the default."""
         analyzer = self.analyzer if isinstance(self.analyzer, str) else dict(self.analyzer)
         if analyzer == "standard" and not self.enable_match:
             return {}

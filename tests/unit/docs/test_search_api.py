@@ -35,6 +35,8 @@ def test_the_requests_use_every_key_and_every_operator() -> None:
     written = json.dumps(examples("request"))
     missing = {"query", "limit", "time", "last", "from", "to", "filter", "fields", "group_by"}
     assert [key for key in missing if f'"{key}"' not in written] == []
+    operators = {"contains_any", "exists", "match", "not", "prefix", "in", "gte", "ne"}
+    assert [operator for operator in operators if f'"type": "{operator}"' not in written] == []
 
 
 @pytest.mark.parametrize("label", SHAPES)

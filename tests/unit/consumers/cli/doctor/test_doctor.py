@@ -189,3 +189,11 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_and_milvus_is_examined(milvu
 def test_a_wrong_configuration_is_an_error_and_no_finding() -> None:
     with pytest.raises(UsageError, match="efConstruction"):
         examine(_settings("milvus.index.params={M: 16, efConstruction: -1}"))
+
+
+def test_other_keyword_settings_are_a_warning(milvus: FakeMilvus) -> None:
+    settings = _settings("milvus.analyzer=english")
+    assert ("milvus.keywords", "problem") in _bad(_found(settings))  # it cannot be created so
+    _make(milvus)
+    assert ("milvus.keywords", "warning") in _bad(_found(settings))
+    assert "milvus.keywords" not in {one.check for one in _found(_settings())}
