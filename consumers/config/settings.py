@@ -136,6 +136,12 @@ class MilvusSection(_Section):
         False, description="filters of type match in a new collection (Milvus 2.5 or newer, or Lite)"
     )
 
+    @field_validator("sparse", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads `off` without quotes as false."""
+        return "off" if value is False else value
+
 
 class TierSection(_Section):
     """A coarser granularity for event times that lie far before their record."""

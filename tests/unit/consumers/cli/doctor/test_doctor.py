@@ -192,8 +192,11 @@ def test_a_wrong_configuration_is_an_error_and_no_finding() -> None:
 
 
 def test_other_keyword_settings_are_a_warning(milvus: FakeMilvus) -> None:
-    settings = _settings("milvus.analyzer=english")
-    assert ("milvus.keywords", "problem") in _bad(_found(settings))  # it cannot be created so
     _make(milvus)
-    assert ("milvus.keywords", "warning") in _bad(_found(settings))
-    assert "milvus.keywords" not in {one.check for one in _found(_settings())}
+    assert _bad(_found(_settings("milvus.analyzer=english"))) == [("milvus.keywords", "warning")]
+
+
+def test_keyword_settings_that_the_server_cannot_have_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = FakeMilvus(server=ServerInfo("v2.4.9", (2, 4, 9), lite=False))
+    monkeypatch.setattr(connections, "milvus", lambda _: nullcontext(old))
+    assert ("milvus.keywords", "problem") in _bad(_found(_settings("milvus.enable_match=true")))
