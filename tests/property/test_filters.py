@@ -136,6 +136,17 @@ def test_milvus_reads_a_name_as_that_name_or_never_gets_it(name: str) -> None:
     assert not any("][" in text for text in sent)
 
 
+@given(st.lists(st.one_of(st.text(']["\\a', min_size=1, max_size=12), inner_names), min_size=1, max_size=8))
+@example(["a]", "[b"])
+def test_milvus_reads_a_path_as_that_path_or_never_gets_it(path: list[str]) -> None:
+    if any("][" in name for name in path):
+        with pytest.raises(InvalidRequest, match=r"^/filter/key/\d"):
+            parse_filter(leaf("eq", path, "x"))
+        return
+    parse_filter(leaf("eq", path, "x"))
+    assert path_of_milvus(metadata_reference(*path)) == path
+
+
 anything: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), scalars, st.just(2**63), st.just("\ud800")),
     lambda inner: st.one_of(
@@ -194,7 +205,7 @@ def test_what_the_parser_accepts_the_schema_accepts(body: dict[str, Any]) -> Non
     assert refused.at.split("/")[1] in {*body, "query"}
 
 
-BEYOND_A_SCHEMA = ("half a surrogate", "control characters", "is blank")
+BEYOND_A_SCHEMA = ("half a surrogate", "control characters", "is blank", "in its names together")
 """What the parser refuses and JSON Schema has no words for."""
 
 

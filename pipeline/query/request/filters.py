@@ -101,6 +101,15 @@ def _check_no_place(name: str) -> str:
     return name
 
 
+def _check_length(path: list[str]) -> list[str]:
+    """An expression repeats the path for every value."""
+    chars = sum(map(len, path))
+    if chars > MAX_NAME_CHARS:
+        problem = "has {chars} characters in its names together; at most {most} are allowed"
+        raise PydanticCustomError("long_path", problem, {"chars": chars, "most": MAX_NAME_CHARS})
+    return path
+
+
 def _key_shape(value: object) -> str | None:
     if isinstance(value, str):
         return "name"
@@ -165,7 +174,7 @@ _PathName = Annotated[
 ]
 _Key = Annotated[
     Annotated[FilterKey, Tag("name")]
-    | Annotated[list[_PathName], Field(min_length=1, max_length=MAX_PATH), Tag("path")],
+    | Annotated[list[_PathName], Field(min_length=1, max_length=MAX_PATH), AfterValidator(_check_length), Tag("path")],
     Discriminator(
         _key_shape,
         custom_error_type="key",

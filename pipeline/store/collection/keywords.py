@@ -15,7 +15,7 @@ BUILT_IN = ("standard", "english", "chinese")
 """Milvus's analyzers by name."""
 DESCRIBED = "keywords"
 """The key of these settings in a collection's description."""
-_PARTS = ("type", "tokenizer", "filter", "stop_words", "case_insensitive")
+_PARTS = ("type", "tokenizer", "filter", "stop_words")
 _MAX_BYTES = 16_384
 _WORD, _UNSPACED = re.compile(r"\w+"), re.compile(r"\S+")
 

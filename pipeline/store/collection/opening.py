@@ -125,10 +125,11 @@ def _open(
 def _as_it_is(spec: CollectionSpec, info: CollectionInfo) -> CollectionSpec:
     """The spec with the field for keyword search if the collection was created with it, else without."""
     has_field = any(field.name == SPARSE_FIELD for field in info.fields)
-    if VECTOR_FIELD not in spec.indexes or spec.bm25 == has_field:
+    if spec.bm25 == has_field:
         return spec
     if has_field:
-        return replace(spec, fields=info.fields, indexes={**spec.indexes, SPARSE_FIELD: KEYWORD_INDEX}, bm25=True)
+        indexes, options = {**spec.indexes, SPARSE_FIELD: KEYWORD_INDEX}, {**spec.text_options, "enable_analyzer": True}
+        return replace(spec, fields=info.fields, indexes=indexes, bm25=True, text_options=options)
     return replace(
         spec,
         fields=tuple(field for field in spec.fields if field.name != SPARSE_FIELD),

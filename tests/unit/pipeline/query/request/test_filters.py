@@ -72,6 +72,7 @@ def negated(depth: int) -> dict[str, Any]:
         (leaf("eq", [], 1), "/filter/key"),
         (leaf("eq", ["a"] * 9, 1), "/filter/key"),
         (leaf("eq", ["a", ""], 1), "/filter/key/1"),
+        (leaf("eq", ["a" * 128, "b" * 129], 1), "/filter/key"),
         (leaf("eq", ["a", 1], 1), "/filter/key/1"),
         (leaf("eq", ["a", "0"], 1), "/filter/key/1"),
         (leaf("eq", ["a", "b][c"], 1), "/filter/key/1"),
