@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Stored:
     api: MilvusApi
     collection: str
     fields: FilterableFields
-    rows: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, Mapping[str, Any]] = field(repr=False)
     """By id, fields and metadata together."""
 
     def matching(self, node: object) -> set[str]:
@@ -270,6 +270,8 @@ bounded = examples(1, suppress_health_check=[HealthCheck.too_slow])
 @example(node={"type": "nin", "key": "absent", "value": ["a", True]})
 @example(node={"type": "prefix", "key": "word", "value": "%"})
 @example(node={"type": "eq", "key": ["json", "word"], "value": "a"})
+@example(node={"type": "or", "filters": [leaf("exists", "word", True), leaf("eq", "absent", "a")]})
+@example(node={"type": "and", "filters": [leaf("exists", "word", False), leaf("exists", "tags", False)]})
 @example(node={"type": "contains", "key": "json", "value": "a"})
 def test_the_server_agrees_with_python(stored: Stored, node: dict[str, Any]) -> None:
     assert stored.matching(node) == expected(stored, node)
@@ -277,6 +279,7 @@ def test_the_server_agrees_with_python(stored: Stored, node: dict[str, Any]) -> 
 
 
 LEAVES: list[dict[str, Any]] = [
+    leaf("gt", "word", 1), leaf("lte", "big", "a"), leaf("gte", "absent", 1), leaf("lt", "flag", "a"),
     leaf("eq", "word", "a"), leaf("ne", "mixed", 1), leaf("gt", "number", 1), leaf("gte", "number", -0.0),
     leaf("lt", "mixed", "b"), leaf("lte", "mixed", 2), leaf("in", "mixed", ["1", 2.5]), leaf("nin", "flag", [True]),
     leaf("prefix", "word", "a"), leaf("prefix", "mixed", "\U0010ffff"), leaf("gt", "list", "a"), leaf("lt", "list", 5),

@@ -1020,7 +1020,7 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "the opposite of a condition leaves out rows without the field",
         function="pipeline.query.request.metadata_expressions.MetadataField._unless",
-        old='f"((not ({self.exists})) or {otherwise})"',
+        old='f"((not {self.exists}) or {otherwise})"',
         new="otherwise",
         tests=("tests/unit/pipeline/query/request/test_filter_expressions.py",),
     ),

@@ -92,8 +92,8 @@ class MetadataField:
 
     @property
     def exists(self) -> str:
-        """Whether a row has the field."""
-        return self._only(f"exists {self.reference}")
+        """Whether a row has the field; in parentheses, as 2.3.5 takes all of `exists a or b` for the field."""
+        return self._only(f"(exists {self.reference})")
 
     def condition(self, node: Comparison, at: str, *, negated: bool) -> str:
         """A comparison of the field, or its exact opposite; `at` is its JSON pointer.
@@ -102,7 +102,7 @@ class MetadataField:
         """
         match node:
             case Existence():
-                return self.exists if node.value != negated else f"not ({self.exists})"
+                return self.exists if node.value != negated else f"(not {self.exists})"
             case Equality() | Membership():
                 values = [literal(value) for value in values_of(node)]
                 if negated == (node.type in ("ne", "nin")):
@@ -131,7 +131,7 @@ class MetadataField:
         return f"({holds} and {self._guard})" if self._guard else holds
 
     def _unless(self, otherwise: str) -> str:
-        return f"((not ({self.exists})) or {otherwise})"
+        return f"((not {self.exists}) or {otherwise})"
 
     def _not_so(self, holds: str, opposite: str, value: Scalar) -> str:
         """The opposite of an order for rows that have the field."""
@@ -177,9 +177,6 @@ def _contains_any(inside: str, values: Sequence[Scalar]) -> str:
     wholes = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
     floats = [value for value in values if isinstance(value, float)]
     floats = list(dict.fromkeys([*floats, *(float(value) for value in wholes if abs(value) <= _EXACT_FLOAT)]))
-    calls = [
-        f"json_contains_any({inside}, [{', '.join(map(literal, dict.fromkeys(typed)))}])"
-        for typed in (texts, booleans, wholes, floats)
-        if typed
-    ]
-    return balanced(calls, "or")
+    groups: tuple[Sequence[Scalar], ...] = (texts, booleans, wholes, floats)
+    lists = [", ".join(map(literal, dict.fromkeys(group))) for group in groups if group]
+    return balanced([f"json_contains_any({inside}, [{elements}])" for elements in lists], "or")

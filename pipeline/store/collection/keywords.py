@@ -62,8 +62,9 @@ class KeywordSettings:
             return options
         options["enable_analyzer"] = True
         if self.analyzer != "standard":
-            named = isinstance(self.analyzer, str)
-            options["analyzer_params"] = {"type": self.analyzer} if named else dict(self.analyzer)
+            options["analyzer_params"] = (
+                {"type": self.analyzer} if isinstance(self.analyzer, str) else dict(self.analyzer)
+            )
         if self.enable_match:
             options["enable_match"] = True
         return options

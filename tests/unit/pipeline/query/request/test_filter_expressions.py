@@ -49,8 +49,8 @@ def no(node: object) -> dict[str, object]:
             '($meta["a"] == 1 or ($meta["b"] == 2 or $meta["c"] == 3))',
         ),
         (leaf("eq", ["a.b", "c"], 1), '$meta["a.b"]["c"] == 1'),
-        (leaf("exists", "a", True), 'exists $meta["a"]'),
-        (leaf("exists", ["a", "b"], False), 'not (exists $meta["a"]["b"])'),
+        (leaf("exists", "a", True), '(exists $meta["a"])'),
+        (leaf("exists", ["a", "b"], False), '(not (exists $meta["a"]["b"]))'),
         (leaf("exists", "chunk", True), 'id != ""'),
         (leaf("contains", "tags", "x"), 'json_contains_any($meta["tags"], ["x"])'),
         (
