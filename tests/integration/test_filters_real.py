@@ -228,7 +228,7 @@ def list_leaves(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def existence_leaves(draw: st.DrawFn) -> dict[str, Any]:
-    keys = [key for key in VALUES if key != "nothing"] + [list(path) for path in NESTED]  # type: ignore[misc]
+    keys = [key for key in VALUES if key != "nothing"] + [list(path) for path in NESTED]
     return {"type": "exists", "key": draw(st.sampled_from(keys)), "value": draw(st.booleans())}
 
 
@@ -355,7 +355,7 @@ def test_every_hostile_string_is_found_where_it_is(stored: Stored, value: str) -
 def test_the_largest_filter_is_answered_in_time(stored: Stored) -> None:
     values = [f"value {number}" for number in range(998)]
     words, chunks = {"type": "nin", "key": "word", "value": values}, {"type": "ne", "key": "chunk", "value": 3}
-    node = {"type": "and", "filters": [words, chunks]}
+    node: dict[str, Any] = {"type": "and", "filters": [words, chunks]}
     assert stored.matching(node) == expected(stored, node)
     for operator in ("contains_any", "contains_all"):
         node = {"type": "not", "filter": leaf(operator, "tags", [*values, 1, "a"])}
