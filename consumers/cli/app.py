@@ -169,7 +169,14 @@ def search(
     to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339, exclusive")] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="metadata filter, also with != > >= < <=; repeatable"),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="metadata filter, also with != > >= < <= and ~= (a list contains), or KEY? (has it); repeatable",
+        ),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="JSON", help="any filter of the search API; repeatable"),
     ] = None,
     min_score: Annotated[float | None, typer.Option(metavar="N", help="leave out rows with a lower score")] = None,
     recency: Annotated[
@@ -196,6 +203,7 @@ def search(
         from_=from_,
         to=to,
         where=where or [],
+        filters=filters or [],
         min_score=min_score,
         recency=recency,
         params=param or [],

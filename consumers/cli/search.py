@@ -17,11 +17,19 @@ from consumers.wiring.collection import search_params
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
-from pipeline.query import MAX_SEARCH_BODY_BYTES, DirectEmbedder, InvalidRequest, answer_json, parse_request
+from pipeline.query import (
+    MAX_SEARCH_BODY_BYTES,
+    DirectEmbedder,
+    InvalidRequest,
+    MalformedRequest,
+    answer_json,
+    decode_json,
+    parse_request,
+)
 
-_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "~=": "contains"}
 _MOST_CHARS = MAX_SEARCH_BODY_BYTES
-_CONDITION = re.compile(r"(.+?)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
+_CONDITION = re.compile(r"(?![!<>~]=)(.+?)(!=|>=|<=|~=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +65,7 @@ def request_body(
     from_: str | None,
     to: str | None,
     where: Sequence[str],
+    filters: Sequence[str] = (),
     min_score: float | None = None,
     recency: str | None = None,
     params: Sequence[str] = (),
@@ -64,8 +73,9 @@ def request_body(
     explain: bool = False,
     count: bool = False,
 ) -> dict[str, Any]:
-    """The options of the command as the body of a request. `vector`: path of a JSON file, or `-`; may block.
+    """The options of the command as the body of a request. May block.
 
+    `vector`: path of a JSON file, or `-`. `filters`: JSON.
     Raises UsageError where a file or an option cannot be read.
     """
     body: dict[str, Any] = {} if text is None else {"query": text}
@@ -87,8 +97,8 @@ def request_body(
         body["min_score"] = min_score
     if recency is not None:
         body["recency"] = {"half_life": recency}
-    if where:
-        body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
+    if conditions := [*map(_condition, where), *map(_filter, filters)]:
+        body["filter"] = {"type": "and", "filters": conditions}
     return body
 
 
@@ -118,15 +128,30 @@ def _parameter(text: str) -> tuple[str, Any]:
     return name, int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
 
 
+def _filter(text: str) -> object:
+    """The filter in a JSON text, as in the body of a request."""
+    try:
+        return decode_json(text.encode("utf-8", "surrogateescape"))
+    except MalformedRequest as error:
+        raise UsageError(
+            f"--filter is not JSON: {error}. Write it as in the search API, e.g. --filter "
+            """'{"type": "exists", "key": "lang", "value": false}'"""
+        ) from None
+
+
 def _condition(text: str) -> dict[str, Any]:
     """`key=value`, or with another operator: numbers, true and false are taken as such, everything else as text.
 
-    So "5" in quotes is a text.
+    So "5" in quotes is a text. Without an operator, `key?`: rows that have the field.
     """
     found = _CONDITION.fullmatch(text)
+    if found is None and len(text) > 1 and text.endswith("?"):
+        return {"type": "exists", "key": text[:-1]}
     if found is None:
         known = " ".join(_OPERATORS)
-        raise UsageError(f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}")
+        raise UsageError(
+            f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}, or key? alone"
+        )
     key, operator, value = found.groups()
     try:
         typed = json.loads(value)

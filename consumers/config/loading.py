@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from inspect import isclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -157,7 +157,8 @@ def _allowed_kinds(path: list[str], model: type[BaseModel]) -> tuple[bool, bool]
         field = sections[0].model_fields.get(part)
         if field is None:
             return False, name in _LIST_OPTIONS  # an option that is passed through, or a mistake, refused later
-        kinds = get_args(field.annotation) if NoneType in get_args(field.annotation) else (field.annotation,)
+        union = get_origin(field.annotation) in (Union, UnionType)
+        kinds = get_args(field.annotation) if union else (field.annotation,)
     maps = (tuple, list, dict, BaseModel)
     return NoneType in kinds, any(
         issubclass(origin, maps) for kind in kinds if isclass(origin := get_origin(kind) or kind)

@@ -127,6 +127,23 @@ class MilvusSection(_Section):
         default_factory=dict,
         description="parameters of searches in this type of index (`ef`, `nprobe` …), unless a request gives its own",
     )
+    sparse: Literal["auto", "off"] = Field(
+        "auto", description="keyword index of a new collection; auto: where the server fills one"
+    )
+    analyzer: str | dict[str, Any] = Field(
+        "standard",
+        description="what cuts the texts of a new collection into words: standard, english, chinese, or a mapping as "
+        "Milvus's analyzer_params (Milvus 2.5; Lite: standard, or a mapping with tokenizer standard or jieba)",
+    )
+    enable_match: bool = Field(
+        False, description="filters of type match in a new collection (Milvus 2.5 or newer, or Lite)"
+    )
+
+    @field_validator("sparse", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads `off` without quotes as false."""
+        return "off" if value is False else value
 
 
 class TierSection(_Section):

@@ -14,6 +14,7 @@ from pipeline.store import (
     CollectionStamp,
     HasMembers,
     IndexSettings,
+    KeywordSettings,
     Ledger,
     MilvusPartitions,
     MilvusServerApi,
@@ -43,13 +44,27 @@ def search_params(settings: Settings) -> Mapping[str, Any]:
     return params
 
 
+def keyword_settings(settings: Settings) -> KeywordSettings:
+    """What a new collection does with words. Raises UsageError for an analyzer that is none."""
+    section = settings.milvus
+    return KeywordSettings(section.sparse, section.analyzer, section.enable_match)
+
+
 def open_existing(settings: Settings, api: MilvusServerApi, model: Embedder) -> CollectionStamp:
     """Open the collection, and its ledger where the mode has one; returns its stamp. Changes nothing.
 
     Raises Mismatch (schema, model, stamp), NotFound where it is missing, UsageError (index).
     """
     name = settings.milvus.collection
-    open_collection(api, name, asdict(model.stamp), model.stamp.dimension, index_settings(settings), create=False)
+    open_collection(
+        api,
+        name,
+        asdict(model.stamp),
+        model.stamp.dimension,
+        index_settings(settings),
+        create=False,
+        keywords=keyword_settings(settings),
+    )
     stamp = check_filled(api, name, own_stamp(settings, model))
     if mode_of(settings).one_version:
         open_ledger(api, name, create=False)
@@ -69,7 +84,8 @@ def open_configured(
     Raises Mismatch (schema, model, stamp), UsageError (index). `adopt` and `admit` as in `open_for_filling`.
     """
     name, own = settings.milvus.collection, own_stamp(settings, model)
-    return open_for_filling(api, name, own, index_settings(settings), adopt=adopt, admit=admit)
+    index, keywords = index_settings(settings), keyword_settings(settings)
+    return open_for_filling(api, name, own, index, keywords=keywords, adopt=adopt, admit=admit)
 
 
 def open_writer(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from consumers.config import Settings
 from consumers.dead_letters import ensure_dead_letter_topic
 from consumers.kafka import NO_COLLECTION, CollectionBinding, check_topics, fills, topic_commits
-from consumers.wiring.collection import index_settings
+from consumers.wiring.collection import index_settings, keyword_settings
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.stamp import stamp_without_model
 from consumers.wiring.start_warnings import log_warnings
@@ -89,7 +89,8 @@ def _check_filled(settings: Settings, api: MilvusServerApi, *, adopt: bool) -> C
     `adopt`: which groups fill it is checked when it is opened.
     """
     name = settings.milvus.collection
-    stored = None if check_collection(api, name, index_settings(settings)) is None else stored_stamp(api, name)
+    existing = check_collection(api, name, index_settings(settings), keyword_settings(settings))
+    stored = None if existing is None else stored_stamp(api, name)
     if stored is None:
         return None
     own = stamp_without_model(settings, stored)

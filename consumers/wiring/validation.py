@@ -1,7 +1,7 @@
 """Checks of a configuration that need no connection."""
 
 from consumers.config import Settings
-from consumers.wiring.collection import search_params
+from consumers.wiring.collection import keyword_settings, search_params
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.documents import decoder
 from pipeline.chunking import ChunkingPolicy
@@ -12,6 +12,7 @@ def check_settings(settings: Settings) -> None:
     """Raise UsageError for what is wrong in a configuration beyond the types of its values."""
     kafka_settings(settings)
     search_params(settings)
+    keyword_settings(settings)
     decoder(settings)
     FlushPolicy(interval_s=settings.milvus.flush_interval.total_seconds())
     chunking = settings.chunking

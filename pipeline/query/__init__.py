@@ -13,6 +13,7 @@ from pipeline.query.request.request import (
     MAX_BODY_BYTES,
     MAX_SEARCH_BODY_BYTES,
     SearchRequest,
+    decode_json,
     parse_request,
     request_model,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Searcher",
     "answer_json",
     "cursor_request_model",
+    "decode_json",
     "parse_request",
     "request_model",
 ]

@@ -35,8 +35,8 @@ class Result:
     BM25 gives it. By both: up to 1, which a row has that is the first of both orders.
     """
     scores: Mapping[str, float]
-    """By both: the scores `dense` and `keyword` of those of the two searches that found it. With recency the share
-    `recency` that its age has left, up to 1. Else empty.
+    """By both: the scores `dense` and `keyword` of those of the two searches that found it. `id`: 1, where the query
+    names the document by its id. With recency the share `recency` that its age has left, up to 1. Else empty.
     """
     event_time: str
     """RFC 3339, UTC."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.store import Hit
 
-DENSE, KEYWORD = "dense", "keyword"
+DENSE, KEYWORD, ID = "dense", "keyword", "id"
 """Names of the legs of a hybrid search."""
 K = 60
 """How little the first ranks differ: 60 as in Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.query.answer import Mode
-from pipeline.query.fusion import DENSE, KEYWORD, Fusion
+from pipeline.query.fusion import DENSE, ID, KEYWORD, Fusion
+from pipeline.query.id_retriever import IdRetriever, IdsFirst
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.options import FusionOptions
 from pipeline.query.request.request import SearchRequest
@@ -14,7 +15,10 @@ from pipeline.query.search_parameters import SearchParameters
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import CollectionInfo, IndexInfo, MilvusApi
 
-_NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
+_NO_BM25 = (
+    "it was created on Milvus older than 2.5, with milvus.sparse: off, or by another program; search by meaning "
+    "(mode dense)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,13 @@ class SearchMethod:
             case "dense":
                 return DenseRetriever(api, self.parameters)
             case "keyword":
-                return KeywordRetriever(api)
+                return IdsFirst(KeywordRetriever(api), IdRetriever(api), clock)
             case "hybrid":
-                legs = {DENSE: DenseRetriever(api, self.parameters), KEYWORD: KeywordRetriever(api)}
+                legs = {
+                    DENSE: DenseRetriever(api, self.parameters),
+                    KEYWORD: KeywordRetriever(api),
+                    ID: IdRetriever(api),
+                }
                 return HybridRetriever(legs, self.fusion, clock)
 
 

@@ -1,7 +1,7 @@
 """Ranking of one query's hits: one version of each document, one result a group. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from pipeline.records import TENANT_FIELD, Position
 from pipeline.store import Hit
@@ -77,8 +77,3 @@ def _newer(hit: Hit, than: Hit) -> bool:
     if position[:2] == other[:2]:
         return position[2] > other[2]
     return (hit.fields["event_time"], position) > (than.fields["event_time"], other)
-
-
-def metadata_names(rows: Iterable[Mapping[str, Any]], declared: Iterable[str]) -> set[str]:
-    """Names of the metadata that these rows carry."""
-    return {name for row in rows for name in row} - set(declared)

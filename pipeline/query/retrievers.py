@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from pipeline.errors import NotLoaded, RequestRefused, Unavailable
-from pipeline.query.fusion import Fusion, fuse
+from pipeline.query.fusion import ID, Fusion, fuse
 from pipeline.query.search_parameters import DEFAULT_PARAMETERS, SearchParameters
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusApi, VectorSearch
@@ -120,7 +120,7 @@ class KeywordRetriever(Retriever):
 
 
 class HybridRetriever(Retriever):
-    """Finds rows by meaning and by words, and fuses both orders."""
+    """Finds rows by meaning, by words and by ids, and fuses the orders."""
 
     def __init__(
         self,
@@ -149,7 +149,8 @@ class HybridRetriever(Retriever):
             except Unavailable:
                 missing.append(name)
         fused = [
-            fuse({name: of_queries[number] for name, of_queries in hits.items()}, fusion)
+            # Where no id is named, the score of a row that is the first of both orders is 1.
+            fuse({name: found[number] for name, found in hits.items() if name != ID or found[number]}, fusion)
             for number, fusion in enumerate(fusions)
         ]
         return Retrieved(fused, tuple(missing), hits)

@@ -15,15 +15,14 @@ from pipeline.query.answer import Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
 from pipeline.query.explain import Phases, explained
 from pipeline.query.facets import check_facets, read_facets
+from pipeline.query.filter_warnings import filter_warnings
+from pipeline.query.fusion import ID
 from pipeline.query.method import chosen_method
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
-from pipeline.query.ranking import metadata_names
-from pipeline.query.request.filter_expressions import FilterableFields, balanced, filterable_fields, metadata_reference
-from pipeline.query.request.filters import comparisons
+from pipeline.query.request.filter_expressions import FilterableFields, filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
-from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries
 from pipeline.query.returned import NOTHING, Returned, digest
@@ -32,16 +31,13 @@ from pipeline.query.shaping import shaped
 from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
-from pipeline.records import METADATA_FIELD, VECTOR_FIELD
+from pipeline.records import VECTOR_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusServerApi
 
 _CUT_OFF = (
     "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
     "the time range or the filter"
 )
-_MOST_NAMES_CHECKED = 16
-_SAMPLE = 16
-"""Rows read to find out which of several names there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +167,7 @@ class Searcher:
     ) -> SearchResult:
         phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
-        fields = filterable_fields(schema.info)
+        fields = filterable_fields(schema.info, self._api.server.capabilities)
         check_facets(request.facets or (), fields)
         times, released = request.time_range(now_ms), self._partitions.released()
         plan = plan_search(times, request.filter, existing, released, fields, tenant=tenant)
@@ -211,7 +207,7 @@ class Searcher:
             phases.end("versions")
         results, shown, whole = self._results(search, ranked, fields, existing)
         phases.end("rows")
-        warnings = (*self._warnings(search, fields), *warnings)
+        warnings = (*filter_warnings(self._names.of(tenant), search, fields, self._clock), *warnings)
         phases.end("warnings")
         facets, of_facets = read_facets(search, fields)
         total, of_count = self._total(search, phases)
@@ -254,7 +250,7 @@ class Searcher:
                 if request.highlights and shown and self._clock() >= search.deadline:
                     whole = False  # many long texts take seconds
                     break
-                self._names.of(search.tenant).learn(metadata_names([hit.fields], fields.declared))
+                self._names.of(search.tenant).learn_row(hit.fields, fields.declared)
                 result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms[query])
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
@@ -278,47 +274,10 @@ class Searcher:
         bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
         return InvalidRequest("/limit", f"{bound}; lower it, send fewer texts, or name the metadata wanted in fields")
 
-    def _warnings(self, search: CandidateSearch, fields: FilterableFields) -> tuple[str, ...]:
-        """Name the fields of the filter that no row has: most likely a typing error, which Milvus answers with nothing.
-
-        Not an error: whether a request is right must not depend on which rows have arrived.
-        """
-        if search.request.filter is None:
-            return ()
-        used = list(dict.fromkeys(comparison.key for comparison in comparisons(search.request.filter)))
-        metadata = [name for name in used if name not in fields.declared][:_MOST_NAMES_CHECKED]
-        known = self._names.of(search.tenant)
-        try:
-            self._look_up(known, known.unknown(metadata), search, fields)
-        except (Unavailable, NotFound):
-            return ()
-        return tuple(self._warning(known, name, fields, search.deadline) for name in known.missing(metadata))
-
-    def _look_up(
-        self, known: MetadataNames, names: Sequence[str], search: CandidateSearch, fields: FilterableFields
-    ) -> None:
-        """Find out with one call which of the names rows carry.
-
-        Rows with one name prove nothing about the others. Those stay unknown until a later request names them alone.
-        """
-        if not names:
-            return
-        expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
-        rows = search.sample(expression, (METADATA_FIELD,), _SAMPLE)
-        if rows:
-            known.learn(metadata_names(rows, fields.declared))
-        else:
-            known.learn_missing(names)
-
-    def _warning(self, known: MetadataNames, name: str, fields: FilterableFields, deadline: float) -> str:
-        """The warning for a missing name; with the name that was meant, if there is time to find it."""
-        filterable = (other for other, field_type in fields.declared.items() if field_type != "other")
-        near = known.near(name, filterable) if self._clock() < deadline else None
-        hint = f"; did you mean {near!r}?" if near else ""
-        return f"the filter names {name!r}, and no row with such a field was found{hint}"
-
 
 def _leg_warning(name: str) -> str:
+    if name == ID:
+        return "Milvus did not answer the search for the ids in the query: what only that finds is missing"
     return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
 

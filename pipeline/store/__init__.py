@@ -22,6 +22,12 @@ from pipeline.store.collection.indexes import (
     index_problem,
     search_params,
 )
+from pipeline.store.collection.keywords import (
+    KeywordSettings,
+    check_keywords,
+    keyword_differences,
+    keyword_settings_of,
+)
 from pipeline.store.collection.marks import LEDGER_MARK_STATE, Mark, Marks, sweep_ledger_marks
 from pipeline.store.collection.opening import (
     check_collection,
@@ -56,6 +62,7 @@ from pipeline.store.milvus.api import (
     VectorSearch,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
+from pipeline.store.milvus.capabilities import Capabilities, capabilities_of
 from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.milvus.version_floor import VersionWarning, version_warning
 from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
@@ -107,6 +114,7 @@ __all__ = [
     "AppendWriter",
     "Applied",
     "BadParameter",
+    "Capabilities",
     "Change",
     "CollectionInfo",
     "CollectionStamp",
@@ -123,6 +131,7 @@ __all__ = [
     "IndexInfo",
     "IndexSettings",
     "Key",
+    "KeywordSettings",
     "Ledger",
     "Mark",
     "Marks",
@@ -150,9 +159,11 @@ __all__ = [
     "Writer",
     "all_partitions",
     "append_row_id",
+    "capabilities_of",
     "check_collection",
     "check_collection_name",
     "check_filled",
+    "check_keywords",
     "check_made_here",
     "check_model",
     "check_search_defaults",
@@ -172,6 +183,8 @@ __all__ = [
     "in_order",
     "index_problem",
     "interval",
+    "keyword_differences",
+    "keyword_settings_of",
     "ledger_id",
     "ledger_name",
     "literal",

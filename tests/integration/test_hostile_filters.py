@@ -44,7 +44,7 @@ def find(request: pytest.FixtureRequest) -> Iterator[Find]:
             eventually(lambda: len(api.query(name, "", ["id"], limit=1000)) == len(HOSTILE), what="rows visible")
 
             def matching(node: object) -> set[int]:
-                expression = compile_filter(parse_filter(node), filterable_fields(info))
+                expression = compile_filter(parse_filter(node), filterable_fields(info, api.server.capabilities))
                 return {row["chunk"] for row in api.query(name, expression, ["chunk"], limit=1000)}
 
             yield matching
@@ -65,6 +65,8 @@ def stored(index: int, text: str) -> dict[str, Any]:
         "kafka_partition": 0,
         "kafka_offset": index,
         FIELD: text,
+        "words": ["x", text],
+        "inside": {"word": text, "words": [text], **({text: HERE} if text in NAMES else {})},
         **({text: HERE} if text in NAMES else {}),
     }
 
@@ -103,6 +105,41 @@ def test_every_string_as_a_name(find: Find, operator: Operator) -> None:
         holds = operator not in ("ne", "nin", "gt", "lt")
         wanted = {index} if holds else everything - {index} if operator in ("ne", "nin") else set()
         assert find(node(operator, text, HERE)) == wanted, text
+
+
+def test_every_string_in_a_list(find: Find) -> None:
+    for text in HOSTILE:
+        for key in ("words", ["inside", "words"]):
+            assert find({"type": "contains", "key": key, "value": text}) == {HOSTILE.index(text)}, text
+    assert find({"type": "contains_any", "key": "words", "value": list(HOSTILE)}) == set(range(len(HOSTILE)))
+    assert find({"type": "contains_all", "key": "words", "value": list(HOSTILE)}) == set()
+
+
+def test_every_string_inside_an_object(find: Find) -> None:
+    everything = set(range(len(HOSTILE)))
+    for text in HOSTILE:
+        index = HOSTILE.index(text)
+        inside = {"type": "eq", "key": ["inside", "word"], "value": text}
+        assert find(inside) == {index}, text
+        assert find({"type": "not", "filter": inside}) == everything - {index}, text
+    for text in [text for text in NAMES if not (text.isascii() and text.isdigit())]:
+        exists = {"type": "exists", "key": ["inside", text]}
+        others = everything if text in ("word", "words") else {HOSTILE.index(text)}
+        assert find(exists) == others, text
+        assert find({**exists, "value": False}) == everything - others, text
+
+
+def test_every_string_as_the_name_of_a_list(find: Find) -> None:
+    """Where a server cannot look into it, the request is refused; nothing else is found, and the server goes on."""
+    refusals = []
+    for text in NAMES:
+        try:
+            assert find({"type": "contains", "key": text, "value": HERE}) == set(), text
+        except InvalidRequest as refused:
+            refusals.append(refused)
+    assert len(refusals) < len(NAMES)
+    assert {refused.at for refused in refusals} <= {"/filter/key"}
+    assert all("cannot look into" in refused.detail for refused in refusals)
 
 
 def test_every_other_string_is_refused_as_a_name(find: Find) -> None:

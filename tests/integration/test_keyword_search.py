@@ -66,3 +66,19 @@ def test_both_orders_find_what_either_finds(api: MilvusServerApi, store: Store) 
     assert ids(found)[0] == "b"
     assert (set(by_id["a"].scores), set(by_id["b"].scores)) == ({"dense"}, {"dense", "keyword"})
     assert find(api, store, "E1234", mode="dense").mode == "dense"
+
+
+def test_a_document_is_found_by_its_id(api: MilvusServerApi, store: Store) -> None:
+    writer = store.upsert_writer()
+    write(writer, [put("ticket-4711", "alpha beta", 1), put("b", "gamma", 2), put("c", "ticket", 3)])
+    for mode in ("keyword", "hybrid"):
+        eventually(
+            lambda mode=mode: ids(find(api, store, "where is ticket-4711", mode=mode))[:1] == ["ticket-4711"],  # type: ignore[misc]
+            what="the document",
+        )
+    found = find(api, store, "ticket-4711", mode="keyword")
+    assert (found.results[0][0].text, found.results[0][0].scores["id"]) == ("alpha", 1.0)
+    assert ids(found) == ["ticket-4711", "c"]
+    assert ids(find(api, store, "ticket-4711", mode="keyword", time={"to": "2026-11-22"})) == []
+    write(writer, [delete("ticket-4711", 4)])
+    eventually(lambda: ids(find(api, store, "ticket-4711", mode="keyword")) == ["c"], what="no deleted document")

@@ -1094,4 +1094,25 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="False",
         tests=("tests/unit/consumers/wiring/test_access.py",),
     ),
+    Mutation(
+        "the opposite of a condition leaves out rows without the field",
+        function="pipeline.query.request.metadata_expressions.MetadataField._unless",
+        old='f"((not {self.exists}) or {otherwise})"',
+        new="otherwise",
+        tests=("tests/unit/pipeline/query/request/test_filter_expressions.py",),
+    ),
+    Mutation(
+        "a document is found by its id whatever the filter says",
+        function="pipeline.query.id_retriever.IdRetriever.retrieve",
+        old='f"({rows.expression}) and {among}" if rows.expression else among',
+        new="among",
+        tests=("tests/unit/pipeline/query/test_id_retriever.py",),
+    ),
+    Mutation(
+        "a collection is created with words that its server cannot match",
+        function="pipeline.store.collection.keywords.check_keywords",
+        old="settings.enable_match and not capabilities.text_match",
+        new="False",
+        tests=("tests/unit/pipeline/store/collection/test_keywords.py",),
+    ),
 )

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.query import InvalidRequest, parse_request, request_model
-from pipeline.query.request.filter_expressions import FilterableFields, compile_filter, metadata_reference
+from pipeline.query.request.filter_expressions import FilterableFields, compile_filter
+from pipeline.query.request.metadata_expressions import metadata_reference
 from tests.support.rigs.search import leaf, parse_filter
 
 FIELDS = FilterableFields({"doc_id": "string", "chunk": "integer", "vector": "other"})
@@ -31,17 +32,26 @@ names = st.one_of(
     ),
 )
 
+inner_names = names.filter(lambda name: not name.isdigit())
 
 leaves = st.one_of(
     st.builds(leaf, st.sampled_from(["eq", "ne"]), names, scalars),
     st.builds(leaf, st.sampled_from(["gt", "gte", "lt", "lte"]), names, scalars.filter(lambda v: type(v) is not bool)),
     st.builds(leaf, st.just("prefix"), names, st.text(min_size=1, max_size=8)),
     st.builds(leaf, st.sampled_from(["in", "nin"]), names, st.lists(scalars, min_size=1, max_size=5)),
+    st.builds(leaf, st.sampled_from(["eq", "contains"]), st.lists(inner_names, min_size=1, max_size=8), scalars),
+    st.builds(
+        leaf, st.sampled_from(["contains_any", "contains_all"]), names, st.lists(scalars, min_size=1, max_size=5)
+    ),
+    st.builds(leaf, st.just("exists"), names, st.booleans()),
 )
 filters = st.recursive(
     leaves,
-    lambda inner: st.fixed_dictionaries(
-        {"type": st.sampled_from(["and", "or"]), "filters": st.lists(inner, min_size=1, max_size=3)}
+    lambda inner: st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["and", "or"]), "filters": st.lists(inner, min_size=1, max_size=3)}
+        ),
+        st.fixed_dictionaries({"type": st.just("not"), "filter": inner}),
     ),
     max_leaves=8,
 )
@@ -49,7 +59,7 @@ filters = st.recursive(
 # A lexer of Milvus expressions that shares nothing with the compiler.
 TOKENS = re.compile(
     r'\s*(?:(?P<string>"(?:[^"\\]|\\["\\nrt])*")|(?P<number>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)'
-    r"|(?P<word>\$meta|doc_id|chunk|exists|not|and|or|in|true|false)|(?P<mark>==|!=|>=|<=|>|<|\(|\)|\[|\]|,))"
+    r"|(?P<word>\$meta|doc_id|chunk|exists|not|and|or|in|true|false|json_contains_any|id)|(?P<mark>==|!=|>=|<=|>|<|\(|\)|\[|\]|,))"
 )
 
 
@@ -67,8 +77,11 @@ def tokens(expression: str) -> list[tuple[str, str]]:
 def strings_of(node: Any) -> set[str]:
     if node["type"] in ("and", "or"):
         return set().union(*(strings_of(part) for part in node["filters"]))
+    if node["type"] == "not":
+        return strings_of(node["filter"])
     values = node["value"] if isinstance(node["value"], list) else [node["value"]]
-    return {node["key"], *(value for value in values if isinstance(value, str))}
+    keys = node["key"] if isinstance(node["key"], list) else [node["key"]]
+    return {*keys, *(value for value in values if isinstance(value, str))}
 
 
 @given(filters)
@@ -86,7 +99,7 @@ def test_only_literals_carry_what_the_user_wrote(node: dict[str, Any]) -> None:
         if kind == "string"
     }
     given_strings = strings_of(node)
-    ends = {text for text in literals if text not in given_strings}  # the upper ends of prefix ranges
+    ends = literals - given_strings - {""}  # the upper ends of prefix ranges; "" is in `id != ""`
     assert len(ends) <= json.dumps(node).count('"prefix"')
     depth = 0
     for _, text in found:
@@ -123,11 +136,22 @@ def test_milvus_reads_a_name_as_that_name_or_never_gets_it(name: str) -> None:
     assert not any("][" in text for text in sent)
 
 
+@given(st.lists(st.one_of(st.text(']["\\a', min_size=1, max_size=12), inner_names), min_size=1, max_size=8))
+@example(["a]", "[b"])
+def test_milvus_reads_a_path_as_that_path_or_never_gets_it(path: list[str]) -> None:
+    if any("][" in name for name in path):
+        with pytest.raises(InvalidRequest, match=r"^/filter/key/\d"):
+            parse_filter(leaf("eq", path, "x"))
+        return
+    parse_filter(leaf("eq", path, "x"))
+    assert path_of_milvus(metadata_reference(*path)) == path
+
+
 anything: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), scalars, st.just(2**63), st.just("\ud800")),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["type", "key", "value", "filters", "eq", "x"]), inner, max_size=4),
+        st.dictionaries(st.sampled_from(["type", "key", "value", "filters", "filter", "eq", "x"]), inner, max_size=4),
     ),
     max_leaves=12,
 )
@@ -136,10 +160,17 @@ nodes = st.one_of(
     anything,
     st.fixed_dictionaries(
         {
-            "type": st.sampled_from(["eq", "gt", "in", "and", "like", "prefix"]),
-            "key": st.one_of(names, st.just("a][b"), anything),
+            "type": st.sampled_from(
+                ["eq", "gt", "in", "and", "like", "prefix", "not", "contains", "contains_any", "exists", "match"]
+            ),
         },
-        optional={"value": anything, "filters": st.lists(st.one_of(leaves, anything), max_size=2)},
+        optional={
+            "key": st.one_of(names, st.lists(names, max_size=3), st.just("a][b"), st.just(["a", "1"]), anything),
+            "value": st.one_of(st.sampled_from(["a b", "?!", True]), anything),
+            "words": st.sampled_from(["all", "any", "none"]),
+            "filter": st.one_of(leaves, anything),
+            "filters": st.lists(st.one_of(leaves, anything), max_size=2),
+        },
     ),
 )
 bodies = st.fixed_dictionaries(
@@ -174,7 +205,7 @@ def test_what_the_parser_accepts_the_schema_accepts(body: dict[str, Any]) -> Non
     assert refused.at.split("/")[1] in {*body, "query"}
 
 
-BEYOND_A_SCHEMA = ("half a surrogate", "control characters", "is blank")
+BEYOND_A_SCHEMA = ("half a surrogate", "control characters", "is blank", "in its names together")
 """What the parser refuses and JSON Schema has no words for."""
 
 

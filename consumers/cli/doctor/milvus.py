@@ -10,7 +10,7 @@ from consumers.cli.doctor.findings import CLOCK_SKEW_MS, Findings
 from consumers.config import Settings
 from consumers.kafka import NO_COLLECTION, group_lag
 from consumers.wiring import connections, documents
-from consumers.wiring.collection import index_settings, partitioning
+from consumers.wiring.collection import index_settings, keyword_settings, partitioning
 from consumers.wiring.modes import mode_named, mode_of
 from consumers.wiring.stamp import own_stamp
 from consumers.wiring.start_warnings import server_warnings
@@ -22,10 +22,12 @@ from pipeline.store import (
     CollectionStamp,
     MilvusServerApi,
     check_filled,
+    check_keywords,
     check_server,
     granularity,
     index_problem,
     interval,
+    keyword_differences,
     ledger_name,
     mode_by_data,
     open_collection,
@@ -112,6 +114,8 @@ def _no_collection(settings: Settings, api: MilvusServerApi, findings: Findings)
             f"`milvus-stream collections drop {name}` removes the rest",
         )
     else:
+        with findings.checking("milvus.keywords", "correct milvus.analyzer or milvus.enable_match"):
+            check_keywords(keyword_settings(settings), api.server)
         findings.ok("milvus.collection", f"{name} does not exist yet; the first worker creates it")
     _group(settings, NO_COLLECTION, findings)
 
@@ -120,10 +124,13 @@ def _collection(
     settings: Settings, api: MilvusServerApi, own: CollectionStamp | None, info: CollectionInfo, findings: Findings
 ) -> None:
     name, stored = settings.milvus.collection, stored_stamp(api, settings.milvus.collection)
+    for difference in keyword_differences(info, keyword_settings(settings), api.server):
+        do = "nothing, or set milvus.collection to a new name: Milvus cannot change it"
+        findings.warning("milvus.keywords", difference, do)
     if own is not None:
         with findings.checking("milvus.collection", "see the message: a worker refuses to start"):
-            index, dimension = index_settings(settings), own.model["dimension"]
-            open_collection(api, name, own.model, dimension, index, create=False)
+            index, dimension, keywords = index_settings(settings), own.model["dimension"], keyword_settings(settings)
+            open_collection(api, name, own.model, dimension, index, create=False, keywords=keywords)
             findings.ok("milvus.collection", f"{name} fits schema and model ({own.model['name']})")
     elif stored is None:
         do = "set milvus.collection to another name"

@@ -1,33 +1,39 @@
 """Filters as Milvus expressions.
 
 Only typed values reach the expression, each as one literal, and names only as declared fields or as `$meta["name"]`; so
-no value or name can change what the expression means. The forms below were compared on Milvus 2.3.5 and Milvus Lite
-3.2: they mean the same on both, which `in` over metadata, `not` around a comparison and `like` do not.
+no value or name can change what the expression means. Conditions on metadata are in `metadata_expressions.py`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.query.request.filters import (
     MAX_INTEGER,
-    PATH_CUT,
     Combination,
     Comparison,
+    Element,
+    Elements,
     Equality,
+    Existence,
     Filter,
     Membership,
+    Negation,
     Ordering,
     Prefix,
     Scalar,
+    Words,
+    path_of,
     values_of,
 )
 from pipeline.query.request.invalid_request import InvalidRequest
-from pipeline.store import CollectionInfo, literal
+from pipeline.query.request.metadata_expressions import MetadataField, balanced, prefix_range
+from pipeline.store import Capabilities, CollectionInfo, capabilities_of, keyword_settings_of, literal
 
 FieldType = Literal["string", "integer", "number", "boolean", "other"]
 
-_SYMBOLS = {"eq": "==", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_SYMBOLS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _FIELD_TYPES: Mapping[str, FieldType] = {
     "VARCHAR": "string",
     "BOOL": "boolean",
@@ -35,6 +41,8 @@ _FIELD_TYPES: Mapping[str, FieldType] = {
     **dict.fromkeys(("FLOAT", "DOUBLE"), "number"),
 }
 _CONTENTS = {"string": "strings", "boolean": "true and false", "integer": "whole numbers", "number": "numbers"}
+_NO_MATCH = "needs a collection that was created with milvus.enable_match: true, and this one was not"
+_NO_MATCH_HERE = "needs Milvus 2.5 or newer, or Lite, and a collection that was created with milvus.enable_match: true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,67 +53,103 @@ class FilterableFields:
     """Type of each field by its name; `other` (vectors) cannot be filtered on."""
     dynamic: bool = True
     """Whether there is a dynamic field."""
+    nullable: frozenset[str] = frozenset()
+    """The declared fields that a row may lack."""
+    words: re.Pattern[str] | None = None
+    """What a word of the text is, where rows can be filtered by its words; None: they cannot."""
+    server: Capabilities = field(default_factory=lambda: capabilities_of((2, 3, 5), lite=False))
 
 
-def filterable_fields(collection: CollectionInfo) -> FilterableFields:
-    """The fields of an existing collection."""
-    types = {field.name: _FIELD_TYPES.get(field.type, "other") for field in collection.fields}
-    return FilterableFields(types, collection.dynamic)
+def filterable_fields(collection: CollectionInfo, server: Capabilities) -> FilterableFields:
+    """The fields of an existing collection on a server with these capabilities."""
+    keywords = keyword_settings_of(collection)
+    return FilterableFields(
+        {info.name: _FIELD_TYPES.get(info.type, "other") for info in collection.fields},
+        collection.dynamic,
+        frozenset(info.name for info in collection.fields if info.nullable),
+        keywords.word if server.text_match and keywords.enable_match else None,
+        server,
+    )
 
 
-def compile_filter(node: Filter, fields: FilterableFields, at: str = "/filter") -> str:
-    """The Milvus expression of a filter; `at` is its JSON pointer in the request.
+def compile_filter(node: Filter, fields: FilterableFields, at: str = "/filter", *, negated: bool = False) -> str:
+    """The Milvus expression of a filter, or of its exact opposite; `at` is the filter's JSON pointer in the request.
 
-    Raises InvalidRequest where a value does not fit the declared field's type, or the field cannot be filtered on.
+    A negation is moved down to the comparisons, because servers differ in what `not` makes of a row without the field.
+    Raises InvalidRequest where a value does not fit the declared field's type, or the field cannot be filtered on so.
     """
-    if isinstance(node, Combination):
-        parts = enumerate(node.filters)
-        return balanced([compile_filter(part, fields, f"{at}/filters/{index}") for index, part in parts], node.type)
-    field_type = fields.declared.get(node.key)
+    match node:
+        case Negation():
+            return compile_filter(node.filter, fields, f"{at}/filter", negated=not negated)
+        case Combination():
+            parts = enumerate(node.filters)
+            terms = [compile_filter(part, fields, f"{at}/filters/{index}", negated=negated) for index, part in parts]
+            return balanced(terms, "and" if (node.type == "and") != negated else "or")
+        case Words():
+            expression = _compile_words(node, fields, at)
+            return f"not ({expression})" if negated else expression
+    path = path_of(node)
+    field_type = fields.declared.get(path[0])
     if field_type is not None:
-        return _compile_declared(node, field_type, at)
+        return _compile_declared(node, field_type, fields, at, negated=negated)
     if not fields.dynamic:
         known = ", ".join(sorted(name for name, known_type in fields.declared.items() if known_type != "other"))
         raise InvalidRequest(f"{at}/key", f"names no field of the collection; it has {known}")
-    return _compile_metadata(node)
+    return MetadataField(path, fields.server).condition(node, at, negated=negated)
 
 
-def balanced(terms: Sequence[str], operator: str) -> str:
-    """Join terms as a balanced tree of parentheses.
-
-    A flat chain of 1,000 terms takes Milvus 2.3.5 1.3 s to parse, and the time grows with the square; a tree 10 ms.
-    """
-    if len(terms) == 1:
-        return terms[0]
-    half = len(terms) // 2
-    return f"({balanced(terms[:half], operator)} {operator} {balanced(terms[half:], operator)})"
+def _compile_words(node: Words, fields: FilterableFields, at: str) -> str:
+    if fields.words is None:
+        raise InvalidRequest(f"{at}/type", _NO_MATCH if fields.server.text_match else _NO_MATCH_HERE)
+    words = list(dict.fromkeys(fields.words.findall(node.value)))
+    # The server looks for any of the words that it is given in one call.
+    calls = words if node.words == "all" else [" ".join(words)]
+    return balanced([f"text_match(text, {literal(words)})" for words in calls], "and")
 
 
-def metadata_reference(name: str) -> str:
-    """The expression for one key of the dynamic field.
+def _compile_declared(
+    node: Comparison, field_type: FieldType, fields: FilterableFields, at: str, *, negated: bool
+) -> str:
+    """A declared field holds one type, and is in every row unless it may be null."""
+    name = path_of(node)[0]
+    _check_declared(node, field_type, at)
+    values = [literal(_whole(value) if field_type == "integer" else value) for value in values_of(node)]
+    opposite = negated != (node.type in ("ne", "nin"))
+    match node:
+        case Equality():
+            expression = f"{name} {'!=' if opposite else '=='} {values[0]}"
+        case Membership():
+            expression = f"{'not ' * opposite}({name} in [{', '.join(values)}])"
+        case Ordering():
+            comparison = f"{name} {_SYMBOLS[node.type]} {values[0]}"
+            expression = f"not ({comparison})" if opposite else comparison
+        case Prefix():
+            expression = f"not ({prefix_range(name, node.value)})" if opposite else prefix_range(name, node.value)
+        case Element() | Elements():  # refused above
+            raise AssertionError(node.type)
+        case Existence():
+            return _compile_existence(name, fields, wanted=node.value != negated)
+    return f"({name} is null or {expression})" if opposite and name in fields.nullable else expression
 
-    Raises ValueError for a name with `][` inside: Milvus would read another path, and some of them end the server.
-    """
-    if PATH_CUT in name:
-        raise ValueError("a name with ][ inside has no expression that Milvus reads as that name")
-    return f"$meta[{literal(name)}]"
 
-
-def _compile_declared(node: Comparison, field_type: FieldType, at: str) -> str:
-    """A declared field is in every row and holds one type, so Milvus's own operators have their plain meaning."""
+def _check_declared(node: Comparison, field_type: FieldType, at: str) -> None:
+    """Raise InvalidRequest where a comparison of the field has no meaning."""
+    name, *inner = path_of(node)
     if field_type == "other":
         raise InvalidRequest(f"{at}/key", "names a vector field; filter on the others")
-    for value in values_of(node):
-        if not _fits(value, field_type, node):
-            problem = f"does not fit the field {node.key}, which holds {_CONTENTS[field_type]}"
-            raise InvalidRequest(f"{at}/value", problem)
-    if isinstance(node, Prefix):
-        return _prefix_range(node.key, node.value)
-    values = [literal(_whole(value) if field_type == "integer" else value) for value in values_of(node)]
-    if isinstance(node, Membership):
-        negation = "not " if node.type == "nin" else ""
-        return f"{negation}({node.key} in [{', '.join(values)}])"
-    return f"{node.key} {_SYMBOLS[node.type]} {values[0]}"
+    if inner:
+        raise InvalidRequest(f"{at}/key/1", f"names a part of the field {name}, which holds {_CONTENTS[field_type]}")
+    if isinstance(node, Element | Elements):
+        raise InvalidRequest(f"{at}/key", f"names the field {name}, which holds {_CONTENTS[field_type]} and no lists")
+    if not all(_fits(value, field_type, node) for value in values_of(node)):
+        raise InvalidRequest(f"{at}/value", f"does not fit the field {name}, which holds {_CONTENTS[field_type]}")
+
+
+def _compile_existence(name: str, fields: FilterableFields, *, wanted: bool) -> str:
+    """Every row has a declared field that may not be null."""
+    if name in fields.nullable:
+        return f"{name} is not null" if wanted else f"{name} is null"
+    return 'id != ""' if wanted else 'id == ""'
 
 
 def _fits(value: Scalar, field_type: FieldType, node: Comparison) -> bool:
@@ -127,29 +171,3 @@ def _whole(value: Scalar) -> Scalar:
     if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INTEGER:
         return int(value)
     return value
-
-
-def _compile_metadata(node: Comparison) -> str:
-    """A metadata field may be absent, and its rows may hold different types."""
-    reference = metadata_reference(node.key)
-    match node:
-        case Prefix():
-            return _prefix_range(reference, node.value)
-        case Ordering():
-            return f"{reference} {_SYMBOLS[node.type]} {literal(node.value)}"
-        case Equality(type="eq") | Membership(type="in"):
-            return balanced([f"{reference} == {literal(value)}" for value in values_of(node)], "or")
-        case _:
-            # `!=` alone holds for a row without the field on Milvus 2.3.5 and does not on Lite.
-            differs = balanced([f"{reference} != {literal(value)}" for value in values_of(node)], "and")
-            return f"((not (exists {reference})) or {differs})"
-
-
-def _prefix_range(reference: str, start: str) -> str:
-    r"""Strings that begin with `start`, as a range: the servers differ in what `%`, `_` and `\\` mean in `like`."""
-    end = start.rstrip("\U0010ffff")
-    if not end:
-        return f"{reference} >= {literal(start)}"
-    following = ord(end[-1]) + 1
-    after = end[:-1] + chr(0xE000 if following == 0xD800 else following)  # UTF-8 has no surrogates
-    return f"({reference} >= {literal(start)} and {reference} < {literal(after)})"

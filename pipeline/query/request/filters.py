@@ -1,14 +1,25 @@
 """Filters in the shape of OpenAI's vector stores, as pydantic models: what is accepted, and the schema of it.
 
-Meaning: `eq`, `gt` … match rows that carry the field with a value of that type; `ne` and `nin` are exactly the
-complement of `eq` and `in`, so rows without the field match. (Milvus Lite takes true for 1 in metadata.)
+Meaning: `eq`, `gt`, `contains` … match rows that carry the field with a value of that type; `ne` and `nin` are exactly
+the complement of `eq` and `in`, and `not` of any filter, so rows without the field match. (Milvus Lite takes true for 1
+in metadata.)
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
@@ -23,12 +34,15 @@ MAX_VALUES = 1_000
 """Most values in a whole filter, those inside lists included."""
 MAX_DEPTH = 8
 """Far below the depth of parentheses that Milvus parses."""
+MAX_PATH = 8
+"""Most names in the path of a nested field."""
 PATH_CUT = "]["
 """Milvus cuts the path of a key at every `][`, also inside the quotes. `$meta["]["]` then ends the server (2.3.5)."""
 
 Scalar: TypeAlias = bool | int | float | str
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "prefix"]
 COMPARISONS: tuple[Operator, ...] = get_args(Operator)
+_WORD = re.compile(r"\w+")
 
 
 class StrictModel(BaseModel):
@@ -79,6 +93,40 @@ def _check_path(name: str) -> str:
     return name
 
 
+def _check_no_place(name: str) -> str:
+    if name.isascii() and name.isdigit():
+        raise PydanticCustomError(
+            "place", "is digits alone, which Milvus takes for a place in a list; rows cannot be filtered by such a path"
+        )
+    return name
+
+
+def _check_length(path: list[str]) -> list[str]:
+    """An expression repeats the path for every value."""
+    chars = sum(map(len, path))
+    if chars > MAX_NAME_CHARS:
+        problem = "has {chars} characters in its names together; at most {most} are allowed"
+        raise PydanticCustomError("long_path", problem, {"chars": chars, "most": MAX_NAME_CHARS})
+    return path
+
+
+def _key_shape(value: object) -> str | None:
+    if isinstance(value, str):
+        return "name"
+    return "path" if isinstance(value, list) else None
+
+
+def _check_words(value: str) -> str:
+    if not words_of(value):
+        raise PydanticCustomError("no_word", "holds no word")
+    return value
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text by letters, digits and underscores, each once."""
+    return list(dict.fromkeys(_WORD.findall(text)))
+
+
 def _check_scalar(value: object) -> object:
     """Refuse what Milvus cannot compare with.
 
@@ -118,6 +166,21 @@ FieldName = Annotated[
     Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^$\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"),
 ]
 FilterKey = Annotated[FieldName, AfterValidator(_check_path), Field(json_schema_extra={"not": {"pattern": r"\]\["}})]
+_PathName = Annotated[
+    FieldName,
+    AfterValidator(_check_path),
+    AfterValidator(_check_no_place),
+    Field(json_schema_extra={"not": {"anyOf": [{"pattern": r"\]\["}, {"pattern": "^[0-9]+$"}]}}),
+]
+_Key = Annotated[
+    Annotated[FilterKey, Tag("name")]
+    | Annotated[list[_PathName], Field(min_length=1, max_length=MAX_PATH), AfterValidator(_check_length), Tag("path")],
+    Discriminator(
+        _key_shape,
+        custom_error_type="key",
+        custom_error_message='must be a field name, or for a nested field a list of names such as ["customer", "city"]',
+    ),
+]
 _Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 _Text = Annotated[str, Field(max_length=MAX_VALUE_CHARS)]
 _Value = Annotated[_Text | _Integer | float | bool, BeforeValidator(_check_scalar)]
@@ -128,7 +191,7 @@ class Equality(StrictModel):
     """Rows whose field is the value (`eq`), or all others (`ne`)."""
 
     type: Literal["eq", "ne"]
-    key: FilterKey
+    key: _Key
     value: _Value
 
 
@@ -136,7 +199,7 @@ class Ordering(StrictModel):
     """Rows whose field lies on one side of the value; strings are ordered by their UTF-8 bytes."""
 
     type: Literal["gt", "gte", "lt", "lte"]
-    key: FilterKey
+    key: _Key
     value: _OrderedValue
 
 
@@ -144,7 +207,7 @@ class Prefix(StrictModel):
     """Rows whose field is a string that begins with the value."""
 
     type: Literal["prefix"]
-    key: FilterKey
+    key: _Key
     value: Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARS)]
 
 
@@ -152,8 +215,44 @@ class Membership(StrictModel):
     """Rows whose field is one of the values (`in`), or all others (`nin`)."""
 
     type: Literal["in", "nin"]
-    key: FilterKey
+    key: _Key
     value: Annotated[list[_Value], Field(min_length=1, max_length=MAX_VALUES)]
+
+
+class Element(StrictModel):
+    """Rows whose field is a list that contains the value."""
+
+    type: Literal["contains"]
+    key: _Key
+    value: _Value
+
+
+class Elements(StrictModel):
+    """Rows whose field is a list that contains at least one of the values (`contains_any`), or all (`contains_all`)."""
+
+    type: Literal["contains_any", "contains_all"]
+    key: _Key
+    value: Annotated[list[_Value], Field(min_length=1, max_length=MAX_VALUES)]
+
+
+class Existence(StrictModel):
+    """Rows that have the field, whatever its value; with `value` false all others."""
+
+    type: Literal["exists"]
+    key: _Key
+    value: bool = True
+
+
+class Words(StrictModel):
+    """Rows whose text has all of the words, or any; for collections created with `milvus.enable_match`."""
+
+    type: Literal["match"]
+    value: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_VALUE_CHARS, json_schema_extra={"pattern": r"\w"}),
+        AfterValidator(_check_words),
+    ]
+    words: Literal["all", "any"] = "all"
 
 
 class Combination(StrictModel):
@@ -163,28 +262,51 @@ class Combination(StrictModel):
     filters: Annotated[list["Filter"], Field(min_length=1, max_length=MAX_VALUES)]
 
 
-Comparison: TypeAlias = Equality | Ordering | Prefix | Membership
+class Negation(StrictModel):
+    """Rows that do not match the filter: exactly all others."""
+
+    type: Literal["not"]
+    filter: "Filter"
+
+
+Comparison: TypeAlias = Equality | Ordering | Prefix | Membership | Element | Elements | Existence
 Filter: TypeAlias = Annotated[
-    Equality | Ordering | Prefix | Membership | Combination,
+    Equality | Ordering | Prefix | Membership | Element | Elements | Existence | Words | Combination | Negation,
     Field(
         discriminator="type",
-        description="A comparison or a combination. `eq`, `gt` … match rows that carry the field with a value of that "
-        "type; `ne` and `nin` are the exact complement of `eq` and `in`: rows without the field match. A field that no "
-        "row has is reported in `warnings`.",
+        description="A comparison or a combination. `eq`, `gt`, `contains` … match rows that carry the field with a "
+        "value of that type; `ne` and `nin` are the exact complement of `eq` and `in`, and `not` of any filter: rows "
+        "without the field match. A field that no row has, or none with such a value, is reported in `warnings`.",
     ),
 ]
 
 
 def values_of(comparison: Comparison) -> list[Scalar]:
-    """The value of a comparison, or the values of `in` and `nin`."""
-    return [*comparison.value] if isinstance(comparison, Membership) else [comparison.value]
+    """The value of a comparison, or the values of one that takes a list; none for `exists`."""
+    if isinstance(comparison, Existence):
+        return []
+    value = comparison.value
+    return [*value] if isinstance(value, list) else [value]
+
+
+def path_of(comparison: Comparison) -> tuple[str, ...]:
+    """The names that lead to the field: one, or several for a nested field."""
+    return (comparison.key,) if isinstance(comparison.key, str) else tuple(comparison.key)
 
 
 def comparisons(node: Filter) -> Iterator[Comparison]:
-    """Every comparison inside a filter, left to right."""
+    """Every comparison of a field inside a filter, left to right."""
+    for leaf in _leaves(node):
+        if not isinstance(leaf, Words):
+            yield leaf
+
+
+def _leaves(node: Filter) -> Iterator[Comparison | Words]:
     if isinstance(node, Combination):
         for part in node.filters:
-            yield from comparisons(part)
+            yield from _leaves(part)
+    elif isinstance(node, Negation):
+        yield from _leaves(node.filter)
     else:
         yield node
 
@@ -194,15 +316,20 @@ def _check_depth(node: Any, depth: int = 1, at: str = "") -> Any:
     if depth > MAX_DEPTH:
         message = "is nested deeper than {levels} levels"
         raise PydanticCustomError("too_deep", message, {"levels": MAX_DEPTH, "at": at})
-    parts = node.get("filters") if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        return node
+    parts = node.get("filters")
     if isinstance(parts, list):
         for index, part in enumerate(parts):
             _check_depth(part, depth + 1, f"{at}/filters/{index}")
+    if "filter" in node:
+        _check_depth(node["filter"], depth + 1, f"{at}/filter")
     return node
 
 
 def _check_values(node: Filter) -> Filter:
-    if sum(len(values_of(comparison)) for comparison in comparisons(node)) > MAX_VALUES:
+    sizes = (len(words_of(leaf.value) if isinstance(leaf, Words) else values_of(leaf)) for leaf in _leaves(node))
+    if sum(sizes) > MAX_VALUES:
         raise PydanticCustomError("too_many_values", "holds more than {most} values", {"most": f"{MAX_VALUES:,}"})
     return node
 

@@ -11,7 +11,10 @@ _OBJECTS = {
     "RecencyOptions": 'must be an object such as {"half_life": "12h", "weight": 0.3}',
     "TimeWindow": 'must be an object such as {"last": "24h"} or {"from": "2026-11-22", "to": …}',
 }
-_TYPES = "must be one of eq, ne, gt, gte, lt, lte, in, nin, prefix, and, or"
+_TYPES = (
+    "must be one of eq, ne, gt, gte, lt, lte, in, nin, prefix, contains, contains_any, contains_all, exists, match, "
+    "and, or, not"
+)
 _MESSAGES = {
     "missing": "is missing",
     "model_attributes_type": 'must be an object such as {{"type": "eq", "key": "lang", "value": "en"}}',
@@ -25,9 +28,18 @@ _MESSAGES = {
     "list_type": "must be a list of {member}s",
     "too_short": "must be a list of at least one {member}",
     "too_long": "holds {size:,} {member}s; at most {most:,} are allowed",
+    "bool_type": "must be true or false",
+    "literal_error": "must be {expected}",
 }
 """By pydantic's type of error."""
-_MEMBERS = {"query": "text", "filters": "filter", "value": "value", "fields": "field name", "facets": "field name"}
+_MEMBERS = {
+    "query": "text",
+    "filters": "filter",
+    "value": "value",
+    "fields": "field name",
+    "facets": "field name",
+    "key": "field name",
+}
 
 
 class InvalidRequest(UsageError):
@@ -75,7 +87,9 @@ def _path(loc: tuple[str | int, ...]) -> list[str | int]:
             in_branch = False
             continue
         path.append(part)
-        in_branch = path in (["query"], ["filter"]) or (path[0] == "filter" and path[-2] == "filters")
+        in_branch = path == ["query"] or (
+            path[0] == "filter" and (path[-1] in ("filter", "key") or path[-2] == "filters")
+        )
     return path
 
 
@@ -98,4 +112,9 @@ def _message(details: ErrorDetails, name: str) -> str:
         return details["msg"]
     given = details["input"]
     size = len(given) if isinstance(given, str | list) else 0
-    return template.format(size=size, member=_MEMBERS.get(name, "value"), most=context.get("max_length", 0))
+    return template.format(
+        size=size,
+        member=_MEMBERS.get(name, "value"),
+        most=context.get("max_length", 0),
+        expected=context.get("expected", ""),
+    )

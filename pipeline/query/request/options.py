@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.query.fusion import DENSE, KEYWORD, Fusion, K
+from pipeline.query.fusion import DENSE, ID, KEYWORD, Fusion, K
 from pipeline.query.recency import Recency
 from pipeline.query.request.filters import StrictModel
 from pipeline.query.request.invalid_request import pointer
@@ -40,6 +40,8 @@ class FusionOptions(StrictModel):
     """Weight of the order by meaning; null, like the other: chosen by the query's text."""
     keyword: _Weight = None
     """Weight of the order by words."""
+    id: _Weight = None
+    """Weight of documents whose id is in the query; null: twice that of both orders, so that they are the first."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> "FusionOptions":
@@ -52,8 +54,10 @@ class FusionOptions(StrictModel):
     def of(self, text: str) -> Fusion:
         """The fusion for a query."""
         if self.dense is None or self.keyword is None:
-            return Fusion(self.k, leg_weights(text))
-        return Fusion(self.k, {DENSE: self.dense, KEYWORD: self.keyword})
+            weights = dict(leg_weights(text))
+        else:
+            weights = {DENSE: self.dense, KEYWORD: self.keyword}
+        return Fusion(self.k, {**weights, ID: 2 * sum(weights.values()) if self.id is None else self.id})
 
 
 class RecencyOptions(StrictModel):

@@ -9,6 +9,7 @@ import structlog
 
 from pipeline.errors import Mismatch, NotLoaded, Unavailable
 from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.keywords import DEFAULT_KEYWORDS, KeywordSettings
 from pipeline.store.collection.marks import Marks
 from pipeline.store.collection.opening import open_collection, open_ledger, open_marks
 from pipeline.store.collection.schema import ledger_name, marks_name
@@ -36,6 +37,7 @@ def open_for_filling(
     own: CollectionStamp,
     index: IndexSettings,
     *,
+    keywords: KeywordSettings = DEFAULT_KEYWORDS,
     adopt: HasMembers | None = None,
     admit: Callable[[CollectionStamp], None] | None = None,
 ) -> CollectionStamp:
@@ -47,7 +49,9 @@ def open_for_filling(
     """
     new = replace(own, fillers={}, collection_id=uuid.uuid4().hex)
     dimension = own.model["dimension"]
-    info = open_collection(api, name, own.model, dimension, index, create=True, more=stamp_fields(new))
+    info = open_collection(
+        api, name, own.model, dimension, index, create=True, keywords=keywords, more=stamp_fields(new)
+    )
     marks = api.describe(marks_name(name))
     stored = described_stamp(info, marks) or new
     if stored.rules is None and api.describe(ledger_name(name)) is not None:

@@ -9,7 +9,8 @@ import structlog
 from pipeline.errors import Mismatch, NotFound
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.collection.indexes import IndexSettings, check_server
-from pipeline.store.collection.schema import documents_spec, ledger_spec, marks_spec, schema_problems
+from pipeline.store.collection.keywords import DEFAULT_KEYWORDS, KeywordSettings, check_keywords, keyword_differences
+from pipeline.store.collection.schema import KEYWORD_INDEX, documents_spec, ledger_spec, marks_spec, schema_problems
 from pipeline.store.collection.stamp import CollectionStamp, model_problems, read_stamp
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, IndexInfo, MilvusApi
 from pipeline.store.milvus.expressions import literal
@@ -25,19 +26,22 @@ def open_collection(
     index: IndexSettings,
     *,
     create: bool,
+    keywords: KeywordSettings = DEFAULT_KEYWORDS,
     more: Mapping[str, Any] | None = None,
 ) -> CollectionInfo:
     """Open the collection of documents for vectors of the model that `stamp` describes.
 
-    `more`: what the description of a new one says beside the model.
+    `keywords` are those of a new one, `more` is what its description says beside them and the model.
 
     With `create`, a missing collection is created and loaded, also by several workers at once; otherwise it raises
     `NotFound`. Raises `Mismatch` for another schema, dimension, metric or model, and `UsageError` for a name or an
-    index that the server cannot have. Another index type or other parameters are only logged.
+    index that the server cannot have. Another index type, other parameters and keyword settings are only logged.
     """
     check_server(index, api.server)
     bm25 = api.server.capabilities.bm25
-    spec = documents_spec(name, dimension=dimension, index=index, stamp=stamp, bm25=bm25, more=more or {})
+    spec = documents_spec(
+        name, dimension=dimension, index=index, stamp=stamp, bm25=bm25, keywords=keywords, more=more or {}
+    )
 
     def check(info: CollectionInfo) -> None:
         _check_own_name(info, spec.name)
@@ -45,20 +49,24 @@ def open_collection(
         _check_schema(info, spec)
         _check_metric(info, index.info())
 
-    info = _open(api, spec, check, create=create)
+    info = _open(api, spec, check, create=create, before_new=lambda: check_keywords(keywords, api.server))
     _log_other_index(info, index.info())
+    _log_other_keywords(info, keywords, api)
     return info
 
 
-def check_collection(api: MilvusApi, name: str, index: IndexSettings) -> CollectionInfo | None:
+def check_collection(
+    api: MilvusApi, name: str, index: IndexSettings, keywords: KeywordSettings = DEFAULT_KEYWORDS
+) -> CollectionInfo | None:
     """Check all of an existing collection that can be checked without its model; None: it does not exist.
 
     Raises `Mismatch` for an alias, one that milvus-stream did not make, or another metric; `UsageError` for an index
-    that the server cannot have. `open_collection` checks the rest.
+    that the server cannot have, or a new collection with such `keywords`. `open_collection` checks the rest.
     """
     check_server(index, api.server)
     info = api.describe(name)
     if info is None:
+        check_keywords(keywords, api.server)
         return None
     _check_own_name(info, name)
     check_made_here(info)
@@ -88,8 +96,14 @@ def holds_topic(api: MilvusApi, name: str, topic: str) -> bool:
 
 
 def _open(
-    api: MilvusApi, spec: CollectionSpec, check: Callable[[CollectionInfo], None], *, create: bool
+    api: MilvusApi,
+    spec: CollectionSpec,
+    check: Callable[[CollectionInfo], None],
+    *,
+    create: bool,
+    before_new: Callable[[], None] = lambda: None,
 ) -> CollectionInfo:
+    """`before_new` is called before a collection is created, and raises where the server cannot have such a one."""
     info = api.describe(spec.name)
     if info is not None:
         check(info)
@@ -97,8 +111,10 @@ def _open(
         if info is None:
             raise no_collection(spec.name)
         return info
+    if info is None:
+        before_new()
     # Also for an existing one: loads it if it was released, and completes it if its creator died half-way.
-    api.create_collection(spec if info is None else _without_missing(spec, info))
+    api.create_collection(spec if info is None else _as_it_is(spec, info))
     opened = api.describe(spec.name)
     if opened is None:
         raise NotFound(f"collection {spec.name!r} was dropped while it was opened; start again")
@@ -106,10 +122,14 @@ def _open(
     return opened
 
 
-def _without_missing(spec: CollectionSpec, info: CollectionInfo) -> CollectionSpec:
-    """The spec without the field for keyword search, if the collection was created without it."""
-    if not spec.bm25 or any(field.name == SPARSE_FIELD for field in info.fields):
+def _as_it_is(spec: CollectionSpec, info: CollectionInfo) -> CollectionSpec:
+    """The spec with the field for keyword search if the collection was created with it, else without."""
+    has_field = any(field.name == SPARSE_FIELD for field in info.fields)
+    if spec.bm25 == has_field:
         return spec
+    if has_field:
+        indexes, options = {**spec.indexes, SPARSE_FIELD: KEYWORD_INDEX}, {**spec.text_options, "enable_analyzer": True}
+        return replace(spec, fields=info.fields, indexes=indexes, bm25=True, text_options=options)
     return replace(
         spec,
         fields=tuple(field for field in spec.fields if field.name != SPARSE_FIELD),
@@ -166,6 +186,17 @@ def _check_metric(info: CollectionInfo, wanted: IndexInfo) -> None:
         raise Mismatch(
             f"collection {info.name!r} compares vectors by {stored.metric}, but milvus.index.metric is "
             f"{wanted.metric}: write {stored.metric}, or set milvus.collection to a new name"
+        )
+
+
+def _log_other_keywords(info: CollectionInfo, wanted: KeywordSettings, api: MilvusApi) -> None:
+    """Warn of other settings of words: Milvus cannot change them in an existing collection."""
+    if differences := keyword_differences(info, wanted, api.server):
+        log.warning(
+            "keywords.differ",
+            collection=info.name,
+            differences=differences,
+            what="the collection keeps its own; a collection of another name gets the configured ones",
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import UsageError
 from pipeline.records import MAX_DOC_ID_BYTES, MAX_TEXT_BYTES, ROW_FIELDS, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store.collection.indexes import IndexSettings
+from pipeline.store.collection.keywords import DEFAULT_KEYWORDS, KeywordSettings
 from pipeline.store.collection.stamp import STAMP_FORMAT, CollectionStamp, read_description, stamp_fields
 from pipeline.store.milvus.api import CollectionInfo, CollectionSpec, FieldInfo, IndexInfo
 
@@ -17,6 +18,7 @@ MARKS_SUFFIX = "__marks"
 UNUSED_DIMENSION = 2
 """Milvus requires a vector in every collection; that of the ledger and of the marks is constant and never searched."""
 
+KEYWORD_INDEX = IndexInfo("SPARSE_INVERTED_INDEX", "BM25", {})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME = 255 - max(len(LEDGER_SUFFIX), len(MARKS_SUFFIX))
@@ -63,22 +65,30 @@ def documents_spec(
     index: IndexSettings,
     stamp: Mapping[str, Any],
     bm25: bool,
+    keywords: KeywordSettings = DEFAULT_KEYWORDS,
     more: Mapping[str, Any] = _NOTHING,
 ) -> CollectionSpec:
     """The collection of documents: one row a chunk, metadata in the dynamic field.
 
-    `stamp` is the model, `more` what the description says beside it.
-    `bm25` adds the field `sparse`, which the server fills from `text`. Only for a server with that capability:
-    Milvus 2.3 crashes when such a collection is created.
+    `stamp` is the model, `more` what the description says beside it and `keywords`.
+    `bm25` adds the field `sparse`, which the server fills from `text`, unless `keywords` turn it off. Only for a server
+    with that capability: Milvus 2.3 crashes when such a collection is created.
     """
     fields = [_COLUMNS[column] for column in ROW_FIELDS]
     fields.insert(ROW_FIELDS.index("text") + 1, FieldInfo(VECTOR_FIELD, "FLOAT_VECTOR", dimension=dimension))
     indexes = {VECTOR_FIELD: index.info()}
+    bm25 = bm25 and keywords.sparse == "auto"
     if bm25:
         fields.append(FieldInfo(SPARSE_FIELD, "SPARSE_FLOAT_VECTOR"))
-        indexes[SPARSE_FIELD] = IndexInfo("SPARSE_INVERTED_INDEX", "BM25", {})
+        indexes[SPARSE_FIELD] = KEYWORD_INDEX
     return CollectionSpec(
-        check_collection_name(name), write_stamp(stamp, more), tuple(fields), dynamic=True, indexes=indexes, bm25=bm25
+        check_collection_name(name),
+        write_stamp(stamp, {**more, **keywords.described()}),
+        tuple(fields),
+        dynamic=True,
+        indexes=indexes,
+        bm25=bm25,
+        text_options=keywords.text_options(bm25=bm25),
     )
 
 

@@ -120,6 +120,8 @@ class CollectionSpec:
     indexes: Mapping[str, IndexInfo]
     bm25: bool = False
     """Fill the field `sparse` from `text` by a BM25 function."""
+    text_options: Mapping[str, Any] = field(default_factory=dict)
+    """How the words of `text` are read: `enable_analyzer`, `analyzer_params`, `enable_match`."""
 
 
 class MilvusApi(Protocol):

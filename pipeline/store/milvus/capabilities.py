@@ -1,6 +1,7 @@
 """The ways in which Milvus servers differ, each with a name; decided once from the version and the kind of server."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 Version = tuple[int, int, int]
 UNKNOWN: Version = (0, 0, 0)
@@ -16,6 +17,16 @@ class Capabilities:
     """A BM25 function can fill a sparse field from a text."""
     bm25_scores_are_negative: bool
     """In a keyword search a lower score is better."""
+    text_match: bool
+    """Rows can be filtered by the words of a text."""
+    analyzers: Literal["any", "tokenizers", "none"]
+    """What can cut a text into words: Milvus's analyzers; a tokenizer and stop words; nothing can be set."""
+    unknown_comparisons: bool
+    """The order of a value of another type is unknown, and so is its opposite. Elsewhere it is false."""
+    json_in_texts: bool
+    """A path or a function of lists reads a text that is itself JSON."""
+    lists_by_plain_name: bool
+    """A function of lists takes metadata by a plain name only, not as `$meta["name"]`."""
     cagra_index: bool
     """The index type GPU_CAGRA exists. Lite accepts the name of any index."""
     slow_unflushed_search: bool
@@ -57,6 +68,11 @@ def capabilities_of(version: Version, *, lite: bool) -> Capabilities:
     return Capabilities(
         bm25=lite or version >= (2, 5, 0),
         bm25_scores_are_negative=lite,
+        text_match=lite or version >= (2, 5, 0),
+        analyzers="tokenizers" if lite else "any" if version >= (2, 5, 0) else "none",
+        unknown_comparisons=lite,
+        json_in_texts=lite,
+        lists_by_plain_name=lite,
         cagra_index=lite or version >= (2, 4, 0),
         slow_unflushed_search=lite,
         needs_load=not lite,

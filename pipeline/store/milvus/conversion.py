@@ -40,7 +40,7 @@ def server_info(version: str) -> ServerInfo:
 
 def sdk_schema(spec: CollectionSpec) -> CollectionSchema:
     """The collection's schema in pymilvus's types."""
-    fields = [_sdk_field(field, bm25=spec.bm25) for field in spec.fields]
+    fields = [_sdk_field(field, spec.text_options if field.name == "text" else {}) for field in spec.fields]
     functions = []
     if spec.bm25:
         functions.append(
@@ -56,14 +56,12 @@ def sdk_schema(spec: CollectionSpec) -> CollectionSchema:
     )
 
 
-def _sdk_field(field: FieldInfo, *, bm25: bool) -> FieldSchema:
-    options: dict[str, Any] = {}
+def _sdk_field(field: FieldInfo, more: Mapping[str, Any]) -> FieldSchema:
+    options = dict(more)
     if field.dimension is not None:
         options["dim"] = field.dimension
     if field.max_length is not None:
         options["max_length"] = field.max_length
-    if bm25 and field.name == "text":
-        options["enable_analyzer"] = True
     return FieldSchema(field.name, DataType[field.type], is_primary=field.primary, **options)
 
 

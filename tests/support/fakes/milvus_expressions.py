@@ -106,6 +106,13 @@ class _Parser:
         return self._comparison()
 
     def _comparison(self) -> Predicate:
+        if self._accept("json_contains_any"):
+            self._expect("(")
+            elements = self._reference()
+            self._expect(",")
+            any_of = self._list()
+            self._expect(")")
+            return lambda row: any(_equal(found, literal) for found in _list_of(elements(row)) for literal in any_of)
         value = self._reference()
         negated = self._accept("not")
         if self._accept("in"):
@@ -181,6 +188,10 @@ def _ordered(value: Value, compare: Callable[[Any, Any], bool], literal: Any) ->
         return found is not MISSING and _comparable(found, literal) and compare(found, literal)
 
     return holds
+
+
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _equal(found: Any, literal: Any) -> bool:

@@ -118,7 +118,7 @@ def searches(milvus: FakeMilvus) -> int:
     return sum(operation == "search" for operation, _, _ in milvus.calls)
 
 
-def eq(key: str, value: object = "x") -> dict[str, object]:
+def eq(key: object, value: object = "x") -> dict[str, object]:
     return {"type": "eq", "key": key, "value": value}
 
 
@@ -129,6 +129,6 @@ def parse_filter(node: object) -> Filter:
     return parsed
 
 
-def leaf(operator: str, key: str, value: object) -> dict[str, Any]:
+def leaf(operator: str, key: object, value: object) -> dict[str, Any]:
     """A comparison in a request."""
     return {"type": operator, "key": key, "value": value}

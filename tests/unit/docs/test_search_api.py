@@ -46,6 +46,8 @@ def test_the_requests_use_every_key_and_every_operator() -> None:
     missing = {"query", "limit", "time", "last", "from", "to", "filter", "fields", "group_by"}
     missing |= {"vector", "params", "group_size", "count", "explain"}
     assert [key for key in missing if f'"{key}"' not in written] == []
+    operators = {"contains_any", "exists", "match", "not", "prefix", "in", "gte", "ne"}
+    assert [operator for operator in operators if f'"type": "{operator}"' not in written] == []
 
 
 @pytest.mark.parametrize("label", SHAPES)

@@ -152,6 +152,13 @@ def test_words_of_a_collection_of_another_program_are_not_searched(milvus: FakeM
         ('code="5"', {"type": "eq", "key": "code", "value": "5"}),
         ("a!b=1=2", {"type": "eq", "key": "a!b", "value": "1=2"}),
         ("note=", {"type": "eq", "key": "note", "value": ""}),
+        ("tags~=red", {"type": "contains", "key": "tags", "value": "red"}),
+        ("sizes~=4", {"type": "contains", "key": "sizes", "value": 4}),
+        ("lang?", {"type": "exists", "key": "lang"}),
+        ("lang??", {"type": "exists", "key": "lang?"}),
+        ("lang?=en", {"type": "eq", "key": "lang?", "value": "en"}),
+        ("a=b?", {"type": "eq", "key": "a", "value": "b?"}),
+        ("lang=~en", {"type": "eq", "key": "lang", "value": "~en"}),
     ],
 )
 def test_conditions_have_operators(condition: str, filter_: dict[str, object]) -> None:
@@ -159,7 +166,20 @@ def test_conditions_have_operators(condition: str, filter_: dict[str, object]) -
     assert body["filter"]["filters"] == [filter_]
 
 
-@pytest.mark.parametrize("condition", ["", "lang", "=en", ">5"])
+def test_a_filter_of_the_search_api_is_passed_on() -> None:
+    absent = {"type": "not", "filter": {"type": "exists", "key": ["a", "b"]}}
+    body = request_body("q", limit=1, last=None, from_=None, to=None, where=["c=1"], filters=[json.dumps(absent)])
+    assert body["filter"] == {"type": "and", "filters": [{"type": "eq", "key": "c", "value": 1}, absent]}
+    assert parse_request(body).filter is not None
+
+
+@pytest.mark.parametrize("text", ["", "lang=en", "{", '{"type": "eq", "type": "ne"}', "NaN", "\udcff", "[" * 100_000])
+def test_a_filter_that_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--filter is not JSON"):
+        request_body("q", limit=1, last=None, from_=None, to=None, where=[], filters=[text])
+
+
+@pytest.mark.parametrize("condition", ["", "?", "~=1", "!=1", ">=1", "lang", "=en", ">5"])
 def test_a_condition_without_a_key_or_an_operator_is_refused(condition: str) -> None:
     with pytest.raises(UsageError, match="write --where key=value"):
         request_body("q", limit=1, last=None, from_=None, to=None, where=[condition])

@@ -106,3 +106,16 @@ def test_the_schema_names_the_formats() -> None:
 def test_another_index_type_does_not_inherit_the_parameters_of_hnsw() -> None:
     assert load_settings(None, {}, ["milvus.index.type=IVF_FLAT"]).milvus.index.params == {}
     assert load_settings(None, {}, []).milvus.index.params == {"M": 16, "efConstruction": 200}
+
+
+def test_an_analyzer_is_a_name_or_a_map_and_off_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("milvus: {sparse: off, analyzer: {tokenizer: standard, filter: [lowercase]}}\n")
+    milvus = load_settings(file, {}, []).milvus
+    assert (milvus.sparse, milvus.analyzer) == ("off", {"tokenizer": "standard", "filter": ["lowercase"]})
+    for sets in (['milvus.analyzer={"tokenizer": "jieba"}'], ["milvus.analyzer.tokenizer=jieba"]):
+        assert load_settings(None, {}, sets).milvus.analyzer == {"tokenizer": "jieba"}
+    assert load_settings(None, {"MILVUS_STREAM__MILVUS__ANALYZER": "english"}, []).milvus.analyzer == "english"
+    for wrong in ("milvus.analyzer=[1]", "milvus.sparse=true", "milvus.analyzer={"):
+        with pytest.raises(UsageError, match=r"milvus\.(analyzer|sparse)"):
+            load_settings(None, {}, [wrong])

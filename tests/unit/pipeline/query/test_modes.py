@@ -138,7 +138,7 @@ def test_what_is_wrong_is_named(body: dict[str, object], at: str, words: str) ->
 def test_a_weight_may_be_anything_that_can_be_compared(weight: float) -> None:
     fusion = parse_request({"query": "q", "fusion": {"dense": weight, "keyword": 1}}).fusion
     assert fusion is not None
-    assert fusion.of("q").weights == {"dense": weight, "keyword": 1}
+    assert fusion.of("q").weights == {"dense": weight, "keyword": 1, "id": 2 * (weight + 1)}
 
 
 def test_the_second_leg_has_the_time_that_the_first_left(words: FakeMilvus) -> None:

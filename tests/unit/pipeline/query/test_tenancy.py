@@ -137,11 +137,11 @@ def test_a_row_is_the_tenants_or_an_error() -> None:
 def test_names_are_bounded_over_all_tenants() -> None:
     names = NamesByTenant(10.0, Clock())
     first = names.of("first")
-    first.learn({f"name {number}" for number in range(3)})
+    first.learn_row({f"name {number}": 1 for number in range(3)}, ())
     for number in range(127):
-        names.of(f"{number}").learn_missing([f"{at}" for at in range(1_001)])
+        names.of(f"{number}").learn_missing([(f"{at}",) for at in range(1_001)])
     assert names.of("first") is first
-    assert len(names.of("126").missing([f"{at}" for at in range(1_001)])) == 1, "the full set was emptied"
+    assert len(names.of("126").missing([(f"{at}",) for at in range(1_001)])) == 1, "the full set was emptied"
     for number in range(128):
         names.of(f"later {number}")
     assert names.of("first") is not first

@@ -189,3 +189,14 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_and_milvus_is_examined(milvu
 def test_a_wrong_configuration_is_an_error_and_no_finding() -> None:
     with pytest.raises(UsageError, match="efConstruction"):
         examine(_settings("milvus.index.params={M: 16, efConstruction: -1}"))
+
+
+def test_other_keyword_settings_are_a_warning(milvus: FakeMilvus) -> None:
+    _make(milvus)
+    assert _bad(_found(_settings("milvus.analyzer=english"))) == [("milvus.keywords", "warning")]
+
+
+def test_keyword_settings_that_the_server_cannot_have_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = FakeMilvus(server=ServerInfo("v2.4.9", (2, 4, 9), lite=False))
+    monkeypatch.setattr(connections, "milvus", lambda _: nullcontext(old))
+    assert ("milvus.keywords", "problem") in _bad(_found(_settings("milvus.enable_match=true")))

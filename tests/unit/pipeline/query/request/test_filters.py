@@ -17,6 +17,13 @@ def nested(depth: int) -> dict[str, Any]:
     return node
 
 
+def negated(depth: int) -> dict[str, Any]:
+    node: dict[str, Any] = leaf("eq", "a", 1)
+    for _ in range(depth - 1):
+        node = {"type": "not", "filter": node}
+    return node
+
+
 @pytest.mark.parametrize(
     ("node", "at"),
     [
@@ -62,6 +69,35 @@ def nested(depth: int) -> dict[str, Any]:
         ({"type": "or", "filters": [leaf("eq", "a", 1), 3]}, "/filter/filters/1"),
         ({"type": "and", "filters": [leaf("in", "a", [0] * 500)] * 3}, "/filter"),
         (nested(9), "/filter" + "/filters/0" * 8),
+        (leaf("eq", [], 1), "/filter/key"),
+        (leaf("eq", ["a"] * 9, 1), "/filter/key"),
+        (leaf("eq", ["a", ""], 1), "/filter/key/1"),
+        (leaf("eq", ["a" * 128, "b" * 129], 1), "/filter/key"),
+        (leaf("eq", ["a", 1], 1), "/filter/key/1"),
+        (leaf("eq", ["a", "0"], 1), "/filter/key/1"),
+        (leaf("eq", ["a", "b][c"], 1), "/filter/key/1"),
+        (leaf("eq", ["a", "$meta"], 1), "/filter/key/1"),
+        (leaf("eq", {"a": 1}, 1), "/filter/key"),
+        (leaf("contains", "a", [1]), "/filter/value"),
+        (leaf("contains", "a", None), "/filter/value"),
+        (leaf("contains_any", "a", 1), "/filter/value"),
+        (leaf("contains_all", "a", []), "/filter/value"),
+        (leaf("contains_all", "a", [1, {}]), "/filter/value/1"),
+        (leaf("exists", "a", 1), "/filter/value"),
+        ({"type": "exists"}, "/filter/key"),
+        ({"type": "match", "value": "?!"}, "/filter/value"),
+        ({"type": "match", "value": ""}, "/filter/value"),
+        ({"type": "match", "value": "a", "words": "some"}, "/filter/words"),
+        ({"type": "match", "value": "a", "key": "text"}, "/filter/key"),
+        ({"type": "not"}, "/filter/filter"),
+        ({"type": "not", "filter": 1}, "/filter/filter"),
+        ({"type": "not", "filter": leaf("eq", ["a", 1], 1)}, "/filter/filter/key/1"),
+        (
+            {"type": "or", "filters": [{"type": "not", "filter": leaf("eq", "a", None)}]},
+            "/filter/filters/0/filter/value",
+        ),
+        (negated(2_000), "/filter" + "/filter" * 8),
+        ({"type": "match", "value": " ".join(map(str, range(1_001)))}, "/filter"),
     ],
 )
 def test_refused_where(node: object, at: str) -> None:
@@ -91,7 +127,11 @@ def test_messages_do_not_repeat_values(node: object) -> None:
     ("node", "message"),
     [
         ("x", '/filter: must be an object such as {"type": "eq", "key": "lang", "value": "en"}'),
-        ({}, "/filter/type: must be one of eq, ne, gt, gte, lt, lte, in, nin, prefix, and, or"),
+        (
+            {},
+            "/filter/type: must be one of eq, ne, gt, gte, lt, lte, in, nin, prefix, contains, contains_any, "
+            "contains_all, exists, match, and, or, not",
+        ),
         (leaf("eq", "a", 1) | {"keys": 1}, "/filter/keys: is not a known key; known are type, key, value"),
         ({"type": "eq", "key": "a"}, "/filter/value: is missing"),
         (leaf("eq", "a", [1]), "/filter/value: must be a string, a number or a boolean"),
@@ -108,6 +148,19 @@ def test_messages_do_not_repeat_values(node: object) -> None:
         ),
         (nested(9), "/filter" + "/filters/0" * 8 + ": is nested deeper than 8 levels"),
         ({"type": "or", "filters": [leaf("in", "a", [0] * 501)] * 2}, "/filter: holds more than 1,000 values"),
+        (
+            leaf("eq", 1, 1),
+            '/filter/key: must be a field name, or for a nested field a list of names such as ["customer", "city"]',
+        ),
+        (leaf("eq", ["a"] * 9, 1), "/filter/key: holds 9 field names; at most 8 are allowed"),
+        (leaf("exists", "a", "yes"), "/filter/value: must be true or false"),
+        ({"type": "match", "value": "a", "words": "some"}, "/filter/words: must be 'all' or 'any'"),
+        ({"type": "match", "value": "?!"}, "/filter/value: holds no word"),
+        (
+            leaf("eq", ["a", "0"], 1),
+            "/filter/key/1: is digits alone, which Milvus takes for a place in a list; rows cannot be filtered by such "
+            "a path",
+        ),
     ],
 )
 def test_a_refusal_says_what_is_right(node: object, message: str) -> None:

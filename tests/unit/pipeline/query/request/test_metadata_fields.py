@@ -7,7 +7,7 @@ from pipeline.errors import Unavailable
 from pipeline.query import (
     Searcher,
 )
-from pipeline.query.request.metadata_fields import likeliest
+from pipeline.query.request.metadata_fields import MetadataNames, likeliest
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import Clock, Library, doc_ids, eq, find, searches
 
@@ -96,3 +96,91 @@ def test_an_outage_while_looking_for_a_name_spoils_nothing(
     milvus.hook = probe_fails
     found = find(searcher, filter={"type": "ne", "key": "c", "value": 1})
     assert (doc_ids(found), found.warnings, found.partial) == (expected, (), False)
+
+
+# --- types ------------------------------------------------------------------------------------------------------
+
+
+def queries(milvus: FakeMilvus) -> int:
+    return sum(operation == "query" for operation, _, _ in milvus.calls)
+
+
+def test_a_type_that_no_row_has_is_reported(
+    searcher: Searcher, library: Library, milvus: FakeMilvus, clock: Clock
+) -> None:
+    library.put("a", 0.0, priority=2)
+    found = find(searcher, filter=eq("priority", "2"))
+    assert doc_ids(found) == []
+    assert found.warnings == (
+        "the filter looks for a text in 'priority', and no row with such a value was found; rows have a number",
+    )
+    assert find(searcher, filter=eq("priority", 2)).warnings == ()
+    before = queries(milvus)
+    assert find(searcher, filter=eq("priority", "2")).warnings == found.warnings
+    assert find(searcher, filter=eq("priority", "2")).warnings == found.warnings
+    assert queries(milvus) == before + 1  # the type is known to be missing for a while
+    library.put("b", 0.0, priority="2")
+    clock.now += 11
+    assert find(searcher, filter=eq("priority", "2")).warnings == ()
+    assert find(searcher, filter=eq("priority", True)).warnings == (
+        "the filter looks for true or false in 'priority', and no row with such a value was found; rows have a number "
+        "or a text",
+    )
+
+
+def test_a_rare_type_is_found_where_the_sample_has_none(searcher: Searcher, library: Library) -> None:
+    for number in range(20):
+        library.put(f"{number}", 0.0, code=number)
+    library.put("rare", 0.0, code="x")
+    negated = {"type": "not", "filter": eq("code", "y")}
+    find(searcher, filter=eq("code", 1))
+    assert find(searcher, filter=negated, limit=1).warnings == ()
+
+
+def test_one_of_two_types_suffices(searcher: Searcher, library: Library) -> None:
+    library.put("a", 0.0, priority=2)
+    either = {"type": "in", "key": "priority", "value": ["2", 2]}
+    assert find(searcher, filter=either).warnings == ()
+    assert find(searcher, filter={"type": "or", "filters": [eq("priority", "2"), eq("priority", 2)]}).warnings == ()
+
+
+def test_nested_fields_and_lists_are_reported(searcher: Searcher, library: Library, milvus: FakeMilvus) -> None:
+    library.put("a", 0.0, customer={"city": "Ulm", "tags": [1, 2]})
+    assert find(searcher, filter=eq(["customer", "city"], "Ulm")).warnings == ()
+    assert find(searcher, filter=eq(["customer", "town"], "Ulm")).warnings == (
+        "the filter names ['customer', 'town'], and no row with such a field was found",
+    )
+    assert find(searcher, filter=eq(["customer", "city"], 7)).warnings == (
+        "the filter looks for a number in ['customer', 'city'], and no row with such a value was found; rows have a "
+        "text",
+    )
+    contains = {"type": "contains", "key": ["customer", "tags"], "value": "1"}
+    (warning,) = find(searcher, filter=contains).warnings
+    assert warning == (
+        "the filter looks for a list of a text in ['customer', 'tags'], and no row with such a value was found; rows "
+        "have a list or a list of a number"
+    )
+    before = queries(milvus)
+    assert find(searcher, filter=contains).warnings == (warning,)
+    assert find(searcher, filter=contains).warnings == (warning,)
+    assert queries(milvus) == before + 1
+    assert find(searcher, filter={**contains, "value": 1}).warnings == ()
+    assert find(searcher, filter={"type": "exists", "key": ["customer", "tags"]}).warnings == ()
+
+
+def test_a_field_that_is_always_null_has_no_type(searcher: Searcher, library: Library) -> None:
+    library.put("a", 0.0, note=None)
+    (warning,) = find(searcher, filter=eq("note")).warnings
+    assert warning.endswith("rows have null")
+
+
+def test_what_is_known_is_bounded() -> None:
+    clock = Clock()
+    names = MetadataNames(10.0, clock, most=100)
+    for number in range(300):
+        names.learn_row({f"name {number}": [0] * 1_000 + ["x"]}, ())
+        names.learn_missing([(f"missing {number}",)])
+        names.learn_lacking((f"name {number}",), frozenset(["a text"]))
+    assert names.kinds(("name 0",)) == {"a list", "a list of a number"}
+    assert names.unknown([("name 99",), ("name 100",), ("missing 299",)]) == [("name 100",)]
+    assert names.missing([("missing 299",)]) == [("missing 299",)]

@@ -14,7 +14,8 @@ def server(number: Version) -> ServerInfo:
 
 
 @pytest.mark.parametrize(
-    ("capability", "since"), [("bm25", (2, 5, 0)), ("cagra_index", (2, 4, 0)), ("limits_flushes", (2, 4, 0))]
+    ("capability", "since"),
+    [("bm25", (2, 5, 0)), ("text_match", (2, 5, 0)), ("cagra_index", (2, 4, 0)), ("limits_flushes", (2, 4, 0))],
 )
 def test_a_capability_begins_with_a_version(capability: str, since: Version) -> None:
     before = (since[0], since[1] - 1, 9)
