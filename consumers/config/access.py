@@ -39,7 +39,7 @@ class OidcSection(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.issuer is None and self.model_fields_set - {"issuer"}:
+        if self.issuer is None and (self.audience or self.tenant_claim or self.scope_claim):
             raise ValueError("issuer is missing")
         if self.issuer is not None and self.audience is None:
             raise ValueError("audience is missing: without it a token for any other service would do")

@@ -244,7 +244,6 @@ def test_many_tokens_at_a_time_read_the_keys_once(issuer: Issuer) -> None:
         (DISCOVERY, (200, b"no JSON")),
         (DISCOVERY, (200, b"[" * 100_000)),
         (DISCOVERY, (200, b'{"issuer": "https://another.example", "jwks_uri": "https://another.example/keys"}')),
-        (KEYS, (200, b" " * 300_000)),
         (KEYS, (200, b'{"keys": []}')),
         (KEYS, (200, b'{"keys": [5, {}, {"kty": "oct"}, {"kty": "RSA", "n": 5}, {"kty": "EC", "crv": []}]}')),
         (KEYS, (200, b'{"keys": "rsa"}')),
@@ -272,6 +271,25 @@ def test_an_issuer_that_gives_no_keys_is_503_and_left_alone_for_a_while(
 def test_keys_are_read_over_https_or_from_this_machine(tokens: Tokens, issuer: Issuer, address: object) -> None:
     document = {"issuer": issuer.address, "jwks_uri": address}
     issuer.answers[DISCOVERY] = 200, json.dumps(document).encode()
+    tokens.refused(issuer.token(), 503)
+
+
+def test_a_discovery_document_of_another_issuer_is_not_followed(tokens: Tokens, issuer: Issuer) -> None:
+    document = {"issuer": "https://another.example", "jwks_uri": f"{issuer.address}{KEYS}"}
+    issuer.answers[DISCOVERY] = 200, json.dumps(document).encode()
+    tokens.refused(issuer.token(), 503)
+    assert KEYS not in issuer.reads
+
+
+def test_an_address_that_only_resolves_to_this_machine_is_not_read(tokens: Tokens, issuer: Issuer) -> None:
+    address = issuer.address.replace("127.0.0.1", "127.1")
+    issuer.answers[DISCOVERY] = 200, json.dumps({"issuer": issuer.address, "jwks_uri": f"{address}{KEYS}"}).encode()
+    tokens.refused(issuer.token(), 503)
+    assert KEYS not in issuer.reads
+
+
+def test_keys_beyond_the_bound_are_not_read(tokens: Tokens, issuer: Issuer) -> None:
+    issuer.answers[KEYS] = 200, json.dumps({"keys": issuer.published}).encode() + b" " * 300_000
     tokens.refused(issuer.token(), 503)
 
 
