@@ -118,6 +118,18 @@ def test_rows_of_the_filter_and_the_time_range_are_counted_whatever_the_query(
     assert find(searcher, count=True, min_score=0.9, group_by=None).total == 6
 
 
+def test_rows_of_another_tenant_are_neither_counted_nor_explained(searcher: Searcher, library: Library) -> None:
+    for number, tenant in enumerate(["one", "two", "two"]):
+        library.put(f"doc {number}", float(number), tenant=tenant)
+    library.put("doc 1", 5.0, offset=9, tenant="two")
+    for tenant, total, older in (("one", 1, 0), ("two", 3, 1), ("three", 0, 0)):
+        request = parse_request({"vector": [1, 0], "count": True, "explain": True})
+        found = searcher.search(request, EAST, 5.0, now_ms=0, tenant=tenant)
+        assert found.explanation is not None
+        assert (found.total, found.explanation.candidates) == (total, total)
+        assert found.explanation.queries[0].older_versions == older
+
+
 @pytest.mark.parametrize("error", [Unavailable("slow"), NotFound("dropped"), RequestRefused("no")])
 def test_a_count_that_fails_fails_no_search(searcher: Searcher, library: Library, error: Exception) -> None:
     library.put("a", 0.0)
