@@ -11,12 +11,23 @@ from consumers.http.operations import Operations, Problems, exposition, routing_
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
+from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
+from consumers.query.routes.openai_search import VectorStoreSearchRequest, add_vector_store_search
 from consumers.query.routes.search import add_search
-from pipeline.query import SearchService, request_model
+from consumers.query.searches import Searches
+from pipeline.query import EmbeddingService, SearchService, request_model
 
 
-def create_app(service: SearchService, ready: Problems, *, registry: CollectorRegistry) -> FastAPI:
+def create_app(
+    service: SearchService,
+    ready: Problems,
+    *,
+    registry: CollectorRegistry,
+    embeddings: EmbeddingService | None = None,
+) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
+
+    Without `embeddings` texts are not embedded for clients.
 
     As many searches are admitted at a time as the service has threads; more are answered 429.
     """
@@ -40,7 +51,12 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
     app.add_middleware(UntilSent)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    add_search(app, service, Admission(service.concurrency))
+    admission = Admission(service.concurrency)
+    searches = Searches(service, admission)
+    add_search(app, service, admission)
+    add_vector_store_search(app, searches)
+    if embeddings is not None:
+        add_embeddings(app, embeddings, admission)
     app.router.routes.extend(operations.routes())
-    publish(app, [request_model(service.max_results)])
+    publish(app, [request_model(service.max_results), EmbeddingsRequest, VectorStoreSearchRequest])
     return app

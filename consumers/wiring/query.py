@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -12,7 +13,7 @@ from consumers.query.app import create_app
 from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
-from pipeline.query import QueryBatcher, Searcher
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher, embed_documents
 from pipeline.store import MilvusServerApi
 
 log = structlog.get_logger(__name__)
@@ -23,9 +24,13 @@ def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
     """The application of a query worker. Raises Mismatch for a collection of another model."""
     registry = CollectorRegistry()
     search = searcher(settings, api, model)
-    with closing(QueryBatcher(model.embed_queries)) as batcher:
+    with (
+        closing(QueryBatcher(model.embed_queries)) as batcher,
+        closing(QueryBatcher(partial(embed_documents, model), cache_size=0)) as documents,
+    ):
         service = search_service(settings, search, batcher, registry)
-        yield create_app(service, readiness(search), registry=registry)
+        embeddings = EmbeddingService(model, batcher, documents)
+        yield create_app(service, readiness(search), registry=registry, embeddings=embeddings)
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

@@ -3,24 +3,39 @@
 Free of transport: HTTP, the command line and every other way in call the same service.
 """
 
-from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
+from pipeline.query.answer import Result, SearchAnswer, SearchAnswers, SearchResult, answer_json
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
+from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
 from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query.request.body import parse_body
+from pipeline.query.request.filters import StrictModel
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
+from pipeline.query.request.request import (
+    MAX_BODY_BYTES,
+    MAX_QUERY_CHARS,
+    SearchRequest,
+    decode_json,
+    parse_request,
+    request_model,
+)
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "MAX_QUERY_CHARS",
     "DeadlinePassed",
     "DirectEmbedder",
+    "EmbeddingService",
+    "Embeddings",
     "FetchSettings",
+    "InputType",
     "InvalidRequest",
     "MalformedRequest",
     "Overloaded",
     "QueryBatcher",
     "QueryEmbedder",
+    "Result",
     "SearchAnswer",
     "SearchAnswers",
     "SearchReport",
@@ -29,7 +44,11 @@ __all__ = [
     "SearchService",
     "SearchSettings",
     "Searcher",
+    "StrictModel",
     "answer_json",
+    "decode_json",
+    "embed_documents",
+    "parse_body",
     "parse_request",
     "request_model",
 ]

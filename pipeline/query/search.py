@@ -121,6 +121,11 @@ class Searcher:
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
         return replace(result, searched=searched)
 
+    @property
+    def collection(self) -> str:
+        """The name of the collection."""
+        return self._collection
+
     def check(self) -> None:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()

@@ -87,6 +87,11 @@ class SearchService:
         # A thread that Milvus keeps waiting beyond its request still counts, so threads never pile up.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="search")
 
+    @property
+    def collection(self) -> str:
+        """The name of the collection that is searched."""
+        return self._searcher.collection
+
     async def answer(
         self,
         body: object,
