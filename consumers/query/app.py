@@ -1,7 +1,8 @@
 """The query worker's HTTP application: the layers around its routes, and the routes."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -10,12 +11,16 @@ from starlette.exceptions import HTTPException
 from consumers.http.operations import Operations, Problems, exposition, routing_problem
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.admission import Admission, UntilSent
+from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
 from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
 from consumers.query.routes.openai_search import VectorStoreSearchRequest, add_vector_store_search
 from consumers.query.routes.search import add_search
 from consumers.query.searches import Searches
 from pipeline.query import EmbeddingService, SearchService, request_model
+
+if TYPE_CHECKING:
+    from consumers.query.mcp.http import McpEndpoint
 
 
 def create_app(
@@ -24,18 +29,23 @@ def create_app(
     *,
     registry: CollectorRegistry,
     embeddings: EmbeddingService | None = None,
+    mcp: bool = False,
 ) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
-    Without `embeddings` texts are not embedded for clients.
+    Without `embeddings` texts are not embedded for clients. `mcp`: answer `/mcp`, too; it needs the package mcp.
 
     As many searches are admitted at a time as the service has threads; more are answered 429.
     """
     operations = Operations(exposition(registry), alive=dict, ready=ready)
+    admission = Admission(service.concurrency)
+    searches = Searches(service, admission)
+    tools = _mcp_endpoint(searches) if mcp else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with nullcontext() if tools is None else tools.running():
+            yield
         service.close()
         operations.close()
 
@@ -51,12 +61,18 @@ def create_app(
     app.add_middleware(UntilSent)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    admission = Admission(service.concurrency)
-    searches = Searches(service, admission)
     add_search(app, service, admission)
     add_vector_store_search(app, searches)
     if embeddings is not None:
         add_embeddings(app, embeddings, admission)
+    if tools is not None:
+        app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
     publish(app, [request_model(service.max_results), EmbeddingsRequest, VectorStoreSearchRequest])
     return app
+
+
+def _mcp_endpoint(searches: Searches) -> "McpEndpoint":
+    from consumers.query.mcp.http import McpEndpoint  # noqa: PLC0415 - the package may not be installed
+
+    return McpEndpoint(Tools(searches))

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from consumers.query.admission import Admission
 from consumers.query.routes.search import log_search
-from pipeline.query import SearchAnswer, SearchAnswers, SearchService
+from pipeline.query import CollectionDescription, SearchAnswer, SearchAnswers, SearchService
 
 
 class Searches:
@@ -23,11 +23,19 @@ class Searches:
         admit = partial(self._admission.admit, request)
         return await self.service.answer(body, admit=admit, report=log_search)
 
-    async def of_call(self, body: dict[str, Any]) -> SearchAnswer | SearchAnswers:
-        """Answer a body for a call that ends with its answer, such as that of a tool. Raises as `of_request`."""
+    async def of_call(self, body: dict[str, Any], _: Request | None) -> SearchAnswer | SearchAnswers:
+        """Answer a body for a call that ends with its answer, such as that of a tool. Raises as `of_request`.
+
+        The request that the call came with may have ended before: its place would never be given back.
+        """
         with ExitStack() as held:
 
             def admit() -> None:
                 held.enter_context(self._admission.place())
 
             return await self.service.answer(body, admit=admit, report=log_search)
+
+    async def describe(self, _: Request | None) -> CollectionDescription:
+        """Describe the collection for a call. Raises Overloaded, Unavailable, Mismatch, DeadlinePassed."""
+        with self._admission.place():
+            return await self.service.describe()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.query.app import create_app
+from consumers.wiring.mcp import mcp_installed
 from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
@@ -30,7 +31,7 @@ def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
     ):
         service = search_service(settings, search, batcher, registry)
         embeddings = EmbeddingService(model, batcher, documents)
-        yield create_app(service, readiness(search), registry=registry, embeddings=embeddings)
+        yield create_app(service, readiness(search), registry=registry, embeddings=embeddings, mcp=mcp_installed())
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

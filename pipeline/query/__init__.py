@@ -5,6 +5,7 @@ Free of transport: HTTP, the command line and every other way in call the same s
 
 from pipeline.query.answer import Result, SearchAnswer, SearchAnswers, SearchResult, answer_json
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
+from pipeline.query.description import CollectionDescription
 from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.body import parse_body
@@ -24,6 +25,7 @@ from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, Se
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_QUERY_CHARS",
+    "CollectionDescription",
     "DeadlinePassed",
     "DirectEmbedder",
     "EmbeddingService",

@@ -12,7 +12,7 @@ from typing_extensions import override
 from pipeline.errors import NotLoaded, RequestRefused, Unavailable
 from pipeline.query.fusion import Fusion, fuse
 from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
-from pipeline.store import CollectionInfo, Hit, MilvusApi, VectorSearch, search_params
+from pipeline.store import CollectionInfo, Hit, MilvusApi, MilvusServerApi, VectorSearch, search_params
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +171,9 @@ class HybridRetriever(Retriever):
 def similarity_score(metric: str, score: float) -> float:
     """A score where higher is always nearer: COSINE and IP unchanged, an L2 distance d as 1 / (1 + d)."""
     return 1.0 / (1.0 + score) if metric == "L2" else score
+
+
+def has_keyword_index(api: MilvusServerApi, info: CollectionInfo) -> bool:
+    """Whether the server fills an index of words for the collection."""
+    index = info.indexes.get(SPARSE_FIELD)
+    return api.server.capabilities.bm25 and index is not None and index.metric == "BM25"

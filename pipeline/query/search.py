@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.description import CollectionDescription, describe_collection
 from pipeline.query.fusion import DENSE, KEYWORD
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
@@ -22,9 +23,16 @@ from pipeline.query.request.filters import comparisons
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.request import FusionOptions, SearchRequest
-from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
+from pipeline.query.retrievers import (
+    DenseRetriever,
+    HybridRetriever,
+    KeywordRetriever,
+    Queries,
+    Retriever,
+    has_keyword_index,
+)
 from pipeline.query.version_check import VersionCheck
-from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
+from pipeline.records import METADATA_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
 from pipeline.timestamps import format_time
 
@@ -126,6 +134,13 @@ class Searcher:
         """The name of the collection."""
         return self._collection
 
+    def describe(self, *, tenant: str | None = None) -> CollectionDescription:
+        """Describe the collection to a client; blocks for some seconds at most. Raises Unavailable, Mismatch."""
+        try:
+            return describe_collection(self._api, self._describe().info, tenant=tenant)
+        except NotFound as error:
+            raise Unavailable(f"the collection {self._collection} was dropped a moment ago") from error
+
     def check(self) -> None:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()
@@ -196,8 +211,7 @@ class Searcher:
 
     def _mode(self, request: SearchRequest, info: CollectionInfo) -> Mode:
         """The mode of a request: by words only where the server fills a keyword index."""
-        index = info.indexes.get(SPARSE_FIELD)
-        if self._api.server.capabilities.bm25 and index is not None and index.metric == "BM25":
+        if has_keyword_index(self._api, info):
             return request.mode or "hybrid"
         if request.mode not in (None, "dense") or request.fusion is not None:
             at = "/mode" if request.mode is not None else "/fusion"

@@ -15,12 +15,14 @@ from typing_extensions import override
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
+from pipeline.query.description import CollectionDescription
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 
 _MARGIN_S = 0.05
+_DESCRIBE_S = 10.0
 
 Answer: TypeAlias = SearchAnswer | SearchAnswers
 Outcome = Literal["ok", "invalid", "overloaded", "unavailable", "timeout", "error"]
@@ -91,6 +93,15 @@ class SearchService:
     def collection(self) -> str:
         """The name of the collection that is searched."""
         return self._searcher.collection
+
+    async def describe(self, *, tenant: str | None = None) -> CollectionDescription:
+        """Describe the collection to a client. Raises Unavailable, Mismatch, DeadlinePassed."""
+        describe = partial(self._searcher.describe, tenant=tenant)
+        try:
+            async with asyncio.timeout(_DESCRIBE_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, describe)
+        except TimeoutError as error:
+            raise DeadlinePassed("the collection was not described in time; try again") from error
 
     async def answer(
         self,

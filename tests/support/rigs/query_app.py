@@ -1,6 +1,7 @@
 """The query worker's application in this process, over a fake Milvus and the hash model."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -10,12 +11,14 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from consumers.http.server import HttpServer, listen
 from consumers.query.app import create_app
 from pipeline.embedding import HashEmbedder
 from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService, embed_documents
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION
+from tests.support.waiting import eventually
 
 
 class QueryApp:
@@ -45,7 +48,9 @@ class QueryApp:
 
 
 @contextmanager
-def query_app(milvus: FakeMilvus, embedder: HashEmbedder | None = None, *, concurrency: int = 4) -> Iterator[QueryApp]:
+def query_app(
+    milvus: FakeMilvus, embedder: HashEmbedder | None = None, *, concurrency: int = 4, mcp: bool = False
+) -> Iterator[QueryApp]:
     """The application with every route; the embedder is `hash:2` unless given."""
     registry = CollectorRegistry()
     embedder = embedder or HashEmbedder("hash:2")
@@ -57,4 +62,21 @@ def query_app(milvus: FakeMilvus, embedder: HashEmbedder | None = None, *, concu
         ) as service,
     ):
         embeddings = EmbeddingService(embedder, queries, documents)
-        yield QueryApp(create_app(service, dict, registry=registry, embeddings=embeddings), embedder, registry)
+        made = create_app(service, dict, registry=registry, embeddings=embeddings, mcp=mcp)
+        yield QueryApp(made, embedder, registry)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The application on a socket; gives its address."""
+    listener = listen("query", "127.0.0.1", 0)
+    server = HttpServer(app, listener, connections=64, drain_s=5)
+    thread = threading.Thread(target=server.serve_until_stopped)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join()
