@@ -15,6 +15,7 @@ from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
 from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
 from consumers.query.routes.openai_search import VectorStoreSearchRequest, add_vector_store_search
+from consumers.query.routes.pathway import MODELS, add_pathway
 from consumers.query.routes.search import add_search
 from consumers.query.searches import Searches
 from pipeline.query import EmbeddingService, SearchService, request_model
@@ -63,12 +64,13 @@ def create_app(
     app.add_exception_handler(HTTPException, routing_problem)
     add_search(app, service, admission)
     add_vector_store_search(app, searches)
+    add_pathway(app, searches)
     if embeddings is not None:
         add_embeddings(app, embeddings, admission)
     if tools is not None:
         app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
-    publish(app, [request_model(service.max_results), EmbeddingsRequest, VectorStoreSearchRequest])
+    publish(app, [request_model(service.max_results), EmbeddingsRequest, VectorStoreSearchRequest, *MODELS])
     return app
 
 

@@ -1,14 +1,28 @@
 """The searches of every way in but `/v1/search`: a request of its own, in the words of our search request."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import structlog
 from starlette.requests import Request
 
+from consumers.http.problems import problem_of
 from consumers.query.admission import Admission
 from consumers.query.routes.search import log_search
-from pipeline.query import CollectionDescription, SearchAnswer, SearchAnswers, SearchService
+from pipeline.errors import MilvusStreamError
+from pipeline.query import (
+    CollectionDescription,
+    DocumentStatistics,
+    InvalidRequest,
+    ListedDocument,
+    SearchAnswer,
+    SearchAnswers,
+    SearchService,
+)
+
+_log = structlog.get_logger(__name__)
 
 
 class Searches:
@@ -39,3 +53,36 @@ class Searches:
         """Describe the collection for a call. Raises Overloaded, Unavailable, Mismatch, DeadlinePassed."""
         with self._admission.place():
             return await self.service.describe()
+
+    async def statistics(self, _: Request) -> DocumentStatistics:
+        """Count the documents. Raises as `describe`."""
+        with self._read():
+            return await self.service.statistics()
+
+    async def documents(self, _: Request, rows: dict[str, Any] | None) -> list[ListedDocument]:
+        """List the documents that a filter matches. Raises as `describe`, and InvalidRequest at /filter."""
+        with self._read():
+            return await self.service.documents(rows)
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """Hold a place, and log a failure that is not the client's."""
+        try:
+            with self._admission.place():
+                yield
+        except MilvusStreamError as error:
+            if (problem := problem_of(error)).status >= 500:
+                _log.warning("listing.failed", problem=problem.code, reason=problem.reason or problem.detail)
+            raise
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Let a refused key of our search request be called as the client calls it, without what is inside it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        ours = error.at.split("/")[1:2]
+        if ours and ours[0] in names:
+            raise InvalidRequest(f"/{names[ours[0]]}", error.detail) from error
+        raise

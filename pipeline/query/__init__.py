@@ -7,6 +7,7 @@ from pipeline.query.answer import Result, SearchAnswer, SearchAnswers, SearchRes
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
 from pipeline.query.description import CollectionDescription
 from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
+from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.body import parse_body
 from pipeline.query.request.filters import StrictModel
@@ -28,11 +29,13 @@ __all__ = [
     "CollectionDescription",
     "DeadlinePassed",
     "DirectEmbedder",
+    "DocumentStatistics",
     "EmbeddingService",
     "Embeddings",
     "FetchSettings",
     "InputType",
     "InvalidRequest",
+    "ListedDocument",
     "MalformedRequest",
     "Overloaded",
     "QueryBatcher",

@@ -14,6 +14,7 @@ from pipeline.query.answer import Mode, Origin, Result, Searched, SearchResult, 
 from pipeline.query.candidates import CandidateSearch, FetchSettings
 from pipeline.query.description import CollectionDescription, describe_collection
 from pipeline.query.fusion import DENSE, KEYWORD
+from pipeline.query.listing import DocumentListing
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
@@ -136,10 +137,11 @@ class Searcher:
 
     def describe(self, *, tenant: str | None = None) -> CollectionDescription:
         """Describe the collection to a client; blocks for some seconds at most. Raises Unavailable, Mismatch."""
-        try:
-            return describe_collection(self._api, self._describe().info, tenant=tenant)
-        except NotFound as error:
-            raise Unavailable(f"the collection {self._collection} was dropped a moment ago") from error
+        return describe_collection(self._api, self._describe().info, tenant=tenant)
+
+    def listing(self) -> DocumentListing:
+        """The documents without a search. Raises Unavailable, Mismatch."""
+        return DocumentListing(self._api, self._describe().info)
 
     def check(self) -> None:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
