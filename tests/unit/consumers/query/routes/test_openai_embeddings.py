@@ -195,7 +195,7 @@ def test_places_are_those_of_the_searches(milvus: FakeMilvus) -> None:
 def test_a_local_model_keeps_its_folder_to_itself(milvus: FakeMilvus) -> None:
     with query_app(milvus) as local:
         stamp = local.model.stamp
-        object.__setattr__(stamp, "name", "/home/someone/models/mini/")
+        object.__setattr__(stamp, "name", "/srv/someone/models/mini/")
         body = local.post(PATH, input="a", model="mini").json()
         assert body["model"] == "mini"
         assert "someone" not in local.post(PATH, input="a", model="x").text
