@@ -1,9 +1,11 @@
 """Documents of a collection without a search: how many there are, the newest time, and their metadata."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.request.filter_expressions import compile_filter, filterable_fields, metadata_reference
 from pipeline.query.request.filters import Filter
 from pipeline.query.request.invalid_request import InvalidRequest
@@ -12,7 +14,8 @@ from pipeline.store import CollectionInfo, MilvusServerApi, interval, literal
 
 MAX_DOCUMENTS = 1_000
 MAX_ANSWER_CHARS = 8 * 1024 * 1024
-_TIMEOUT_S = 5.0
+TIMEOUT_S = 8.0
+"""For all calls of one read together."""
 _ONE_A_DOCUMENT = "chunk == 0"
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 """The years 1 and 9999."""
@@ -38,14 +41,16 @@ class DocumentStatistics:
 
 
 class DocumentListing:
-    """Reads one collection, within some seconds for each call to Milvus."""
+    """Reads one collection within some seconds; made for one read."""
 
-    def __init__(self, api: MilvusServerApi, info: CollectionInfo) -> None:
+    def __init__(self, api: MilvusServerApi, info: CollectionInfo, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._info = info
+        self._clock = clock
+        self._deadline = clock() + TIMEOUT_S
 
     def statistics(self, *, tenant: str | None = None) -> DocumentStatistics:
-        """Count the documents. Raises Unavailable, NotFound."""
+        """Count the documents. Raises Unavailable, NotFound, DeadlinePassed."""
         expression = self._expression(None, tenant)
         documents = self._count(expression)
         return DocumentStatistics(documents, self._newest(expression) if documents else None)
@@ -53,13 +58,13 @@ class DocumentListing:
     def documents(self, rows: Filter | None, *, tenant: str | None = None) -> list[ListedDocument]:
         """The documents that match, in the order of their ids.
 
-        Raises InvalidRequest at /filter for more than 1,000, or where it does not fit; Unavailable, NotFound.
+        Raises InvalidRequest at /filter for more than 1,000, or where it does not fit; and as `statistics`.
         """
         expression = self._expression(rows, tenant)
         if (count := self._count(expression)) > MAX_DOCUMENTS:
             raise InvalidRequest("/filter", f"matches {count:,} documents; at most {MAX_DOCUMENTS:,} are listed")
         fields = (*_POSITION, METADATA_FIELD)
-        found = self._api.query(self._info.name, expression, fields, limit=MAX_DOCUMENTS, timeout=_TIMEOUT_S)
+        found = self._query(expression, fields, MAX_DOCUMENTS)
         newest: dict[tuple[Any, str], dict[str, Any]] = {}
         for row in sorted(found, key=lambda row: (row["event_time"], row["kafka_offset"])):
             newest[row.get(TENANT_FIELD), row["doc_id"]] = row
@@ -85,7 +90,7 @@ class DocumentListing:
         return " and ".join(terms)
 
     def _count(self, expression: str) -> int:
-        return int(self._api.query(self._info.name, expression, ["count(*)"], timeout=_TIMEOUT_S)[0]["count(*)"])
+        return int(self._query(expression, ["count(*)"])[0]["count(*)"])
 
     def _newest(self, expression: str) -> int:
         """The newest event time, found by halving the range that may hold it: Milvus does not sort."""
@@ -102,4 +107,10 @@ class DocumentListing:
         return low * 1_000
 
     def _any(self, expression: str) -> bool:
-        return bool(self._api.query(self._info.name, expression, ["doc_id"], limit=1, timeout=_TIMEOUT_S))
+        return bool(self._query(expression, ["doc_id"], 1))
+
+    def _query(self, expression: str, fields: Sequence[str], limit: int | None = None) -> list[dict[str, Any]]:
+        left_s = self._deadline - self._clock()
+        if left_s <= 0:
+            raise DeadlinePassed("Milvus did not answer in time; try again")
+        return self._api.query(self._info.name, expression, fields, limit=limit, timeout=left_s)

@@ -26,6 +26,8 @@ from pipeline.query import EmbeddingService, InputType, InvalidRequest, StrictMo
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_INPUT_CHARS = 65_536
+READS = 8
+"""Bodies that are read at a time: many large ones would fill the memory before a search or a text is admitted."""
 
 _DESCRIPTION = """Embed texts with the model of the collection, in the shape of OpenAI's API.
 
@@ -113,6 +115,7 @@ class EmbeddingsAnswer(TypedDict):
 
 def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission) -> None:
     """`POST /v1/embeddings`."""
+    reading = Admission(READS)
 
     @app.post(
         "/v1/embeddings",
@@ -123,7 +126,8 @@ def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission
     )
     async def embeddings(request: Request) -> Response:
         try:
-            body = parse_body(EmbeddingsRequest, decode_json(await read_body(request, MAX_BODY_BYTES)))
+            with reading.place():
+                body = parse_body(EmbeddingsRequest, decode_json(await read_body(request, MAX_BODY_BYTES)))
             answer = await _answer(service, body, partial(admission.admit, request))
         except Exception as error:
             _log_failure(error)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import threading
+from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import structlog
 
+from consumers.query.routes.openai_embeddings import READS
 from pipeline.embedding import HashEmbedder
 from pipeline.query import EmbeddingService, InvalidRequest, Overloaded, QueryBatcher, embed_documents
 from pipeline.records import Chunk
@@ -20,6 +22,7 @@ from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.query_app import QueryApp, query_app
 
 PATH = "/v1/embeddings"
+JSON = {"content-type": "application/json"}
 SEARCH = ("/v1/search", {"query": "q"})
 
 
@@ -190,6 +193,31 @@ def test_places_are_those_of_the_searches(milvus: FakeMilvus) -> None:
     assert refused.headers["retry-after"]
     assert search.status_code == 429
     assert first.status_code == 200
+
+
+def test_few_bodies_are_read_at_a_time(app: QueryApp) -> None:
+    async def run() -> tuple[httpx.Response, list[httpx.Response]]:
+        free = asyncio.Event()
+        begun = asyncio.Semaphore(0)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"input": '
+            begun.release()
+            await free.wait()
+            yield b'"a"}'
+
+        async with app.client() as client:
+            slow = [asyncio.ensure_future(client.post(PATH, content=body(), headers=JSON)) for _ in range(READS)]
+            for _ in slow:
+                await begun.acquire()
+            refused = await client.post(PATH, json={"input": "a"})
+            free.set()
+            return refused, await asyncio.gather(*slow)
+
+    refused, slow = asyncio.run(asyncio.wait_for(run(), 20))
+    error(refused, 429, None)
+    assert [response.status_code for response in slow].count(200) >= 4, "as many as there are places"
+    assert app.post(PATH, input="a").status_code == 200
 
 
 def test_a_local_model_keeps_its_folder_to_itself(milvus: FakeMilvus) -> None:
