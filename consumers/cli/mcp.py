@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,8 +24,22 @@ def run(settings: Settings) -> None:
             check_serve(settings, api)
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             tools = stack.enter_context(mcp_tools(settings, api, model))
+        _end_at_signals()
         # While it runs, the SDK itself keeps other output off the descriptor.
         asyncio.run(serve_stdio(tools))
+
+
+def _end_at_signals() -> None:
+    """Let SIGTERM and SIGINT end the process where it is: it only reads, and a thread waits for standard input.
+
+    No exception ends that thread, so an orderly end would wait for the client to close its side.
+    """
+
+    def end(number: int, _: object) -> None:
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
 
 
 @contextmanager

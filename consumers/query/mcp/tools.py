@@ -233,7 +233,7 @@ async def _fetch(documents: DocumentSource, arguments: Mapping[str, Any], reques
     if not isinstance(doc_id, str) or not 1 <= len(doc_id) <= MAX_ID_CHARS:
         raise InvalidRequest("/id", f"must be a text of 1 to {MAX_ID_CHARS:,} characters")
     document = await documents.fetch(doc_id, request)
-    shown = {
+    shown: dict[str, Any] = {
         "id": document.doc_id,
         "title": _title(document.doc_id, document.metadata),
         "url": _url(document.metadata),

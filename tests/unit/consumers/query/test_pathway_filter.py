@@ -71,7 +71,8 @@ def holds(wanted: dict[str, Any], row: dict[str, Any]) -> bool:
     if not isinstance(value, int):
         return False
     least, most = {"gt": (1, 9), "gte": (0, 9), "lt": (-9, -1), "lte": (-9, 0)}[kind]
-    return least <= (value > wanted["value"]) - (value < wanted["value"]) <= most
+    other: int = wanted["value"]
+    return least <= (value > other) - (value < other) <= most
 
 
 @pytest.mark.parametrize(

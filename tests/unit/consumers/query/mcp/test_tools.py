@@ -139,7 +139,8 @@ def test_metadata_that_does_not_fit_is_left_out_first(tools: Tools, library: Lib
 
 
 def test_texts_cannot_steer_a_terminal_or_hide(tools: Tools, library: Library) -> None:
-    library.put("a\x1b[2J", 0.0, **{"k\u202e": ["v\x00", {"x": "\u200b"}], "title": "T\x07"})
+    hostile: dict[str, Any] = {"k\u202e": ["v\x00", {"x": "\u200b"}], "title": "T\x07"}
+    library.put("a\x1b[2J", 0.0, **hostile)
     (one,) = call(tools, "search", query="q")["results"]
     assert one["id"] == "a\\u001b[2J"
     assert one["title"] == "T\\u0007"
