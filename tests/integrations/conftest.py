@@ -6,6 +6,7 @@ Without it nothing here is collected.
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ collect_ignore_glob = [] if "INTEGRATIONS" in os.environ else ["test_*.py"]
 ROOT = DOCS.parent
 HOUR_MS = 3_600_000
 DIMENSION = 64
+_COLLECTION = re.compile(r'(?<!\[)"documents"')
+"""The collection's name on the page; in brackets it is a key of an answer."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class Place:
         replaced = {
             "http://localhost:8080": self.worker,
             "http://localhost:19530": self.milvus,
-            '"documents"': json.dumps(self.collection),
             "TODAY": self.today,
         }
         for shown, real in replaced.items():
             code = code.replace(shown, real)
+        code = _COLLECTION.sub(json.dumps(self.collection), code)
         environment = ROOT / (".venv-integrations-llamaindex" if label == "llamaindex" else ".venv-integrations")
         ended = subprocess.run(
             [environment / "bin" / "python", "-c", f"{code}\nimport json\nprint(json.dumps(seen))"],
