@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check docs format test bench bench-embed bench-gpu bench-query bench-overload chaos mutants lock clean
+.PHONY: help install demo check docs format test test-integrations bench bench-embed bench-gpu bench-query bench-overload chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -46,6 +46,15 @@ WORKERS ?= 4
 test: install ## every test, against real Apache Kafka and a real Milvus server
 	$(BIN)/pytest --numprocesses $(WORKERS) $(ARGS)
 
+# Other programs need other versions of the same packages, so each lock is an environment of its own.
+.venv-%/.installed: requirements-%.lock $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$*
+	$(BIN)/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements-$*.lock
+	touch $@
+
+test-integrations: .venv-integrations/.installed .venv-integrations-llamaindex/.installed ## LangChain, LlamaIndex, Haystack and others open a collection made here
+	INTEGRATIONS=1 $(BIN)/pytest --numprocesses 0 tests/integrations $(ARGS)
+
 bench: install ## measure this machine against the loop everybody writes, about 25 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)
 
@@ -68,8 +77,12 @@ mutants: install ## break the code in known ways, one at a time; fails where no 
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --extra oidc --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --extra oidc --extra mcp --extra langchain --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
+	for group in integrations integrations-llamaindex; do \
+	  $(BIN)/uv pip compile --group pyproject.toml:$$group --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements-$$group.lock || exit; \
+	done
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) .data .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist ./*.egg-info
+	rm -rf $(VENV) .venv-* .data .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist ./*.egg-info

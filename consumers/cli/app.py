@@ -151,6 +151,16 @@ def serve(
 
 
 @app.command()
+def mcp(config: ConfigFile = None, sets: Sets = None) -> None:
+    """Serve the read-only tools search and describe to a language model over stdin and stdout (MCP)."""
+    exit_on_sigterm()
+    settings = load(config, sets)
+    from consumers.cli import mcp as command
+
+    command.run(settings)
+
+
+@app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="the query; not needed with --vector")] = None,
     config: ConfigFile = None,

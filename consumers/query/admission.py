@@ -23,13 +23,14 @@ class Admission:
 
     def admit(self, request: Request) -> None:
         """Take a place for the rest of this request; raises Overloaded where none is free."""
-        if self._taken >= self._places:
-            raise Overloaded(f"{self._places} searches are under way, as many as allowed; try again")
         held: ExitStack = request.scope[_HELD]
-        held.enter_context(self._place())
+        held.enter_context(self.place())
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def place(self) -> Iterator[None]:
+        """Hold a place; raises Overloaded where none is free."""
+        if self._taken >= self._places:
+            raise Overloaded(f"{self._places} searches are under way, as many as allowed; try again")
         self._taken += 1
         try:
             yield

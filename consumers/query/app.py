@@ -1,7 +1,8 @@
 """The query worker's HTTP application: the layers around its routes, and the routes."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -11,24 +12,44 @@ from consumers.http.operations import Operations, Problems, exposition, routing_
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
+from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
+from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
+from consumers.query.routes.openai_search import VectorStoreSearchRequest, add_vector_store_search
+from consumers.query.routes.pathway import MODELS, add_pathway
 from consumers.query.routes.search import add_search
-from pipeline.query import SearchService, cursor_request_model, request_model
+from consumers.query.searches import Searches
+from pipeline.query import EmbeddingService, SearchService, cursor_request_model, request_model
+
+if TYPE_CHECKING:
+    from consumers.query.mcp.http import McpEndpoint
 
 
 def create_app(
-    service: SearchService, ready: Problems, *, registry: CollectorRegistry, access: Access | None = None
+    service: SearchService,
+    ready: Problems,
+    *,
+    registry: CollectorRegistry,
+    access: Access | None = None,
+    embeddings: EmbeddingService | None = None,
+    mcp: bool = False,
 ) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
-    `access`: what a caller needs; None: nothing, for an application that only this machine can reach. As many searches
-    are admitted at a time as the service has threads; more are answered 429.
+    `access`: what a caller needs; None: nothing, for an application that only this machine can reach. Without
+    `embeddings` texts are not embedded for clients. `mcp`: answer `/mcp`, too; it needs the package mcp.
+
+    As many searches are admitted at a time as the service has threads; more are answered 429.
     """
     operations = Operations(exposition(registry), alive=dict, ready=ready)
+    admission = Admission(service.concurrency)
+    searches = Searches(service, admission)
+    tools = _mcp_endpoint(searches) if mcp else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with nullcontext() if tools is None else tools.running():
+            yield
         service.close()
         operations.close()
 
@@ -45,7 +66,21 @@ def create_app(
     app.add_middleware(AccessLayer, access=access or Access())
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    add_search(app, service, Admission(service.concurrency))
+    add_search(app, service, admission)
+    add_vector_store_search(app, searches)
+    add_pathway(app, searches)
+    if embeddings is not None:
+        add_embeddings(app, embeddings, admission)
+    if tools is not None:
+        app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
-    publish(app, [request_model(service.max_results), cursor_request_model(service.max_results)])
+    most = service.max_results
+    bodies = (request_model(most), cursor_request_model(most), EmbeddingsRequest, VectorStoreSearchRequest)
+    publish(app, [*bodies, *MODELS])
     return app
+
+
+def _mcp_endpoint(searches: Searches) -> "McpEndpoint":
+    from consumers.query.mcp.http import McpEndpoint  # noqa: PLC0415 - the package may not be installed
+
+    return McpEndpoint(Tools(searches))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -11,10 +12,11 @@ from consumers.config import Settings
 from consumers.http import ProbeServer
 from consumers.query.access import Access
 from consumers.query.app import create_app
+from consumers.wiring.mcp import mcp_installed
 from consumers.wiring.searches import cursors, search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
-from pipeline.query import QueryBatcher, Searcher
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher, embed_documents
 from pipeline.store import MilvusServerApi
 
 log = structlog.get_logger(__name__)
@@ -35,12 +37,16 @@ def query_app(
     Raises Mismatch for a collection of another model.
     """
     search = searcher(settings, api, model)
-    with closing(QueryBatcher(model.embed_queries)) as batcher:
+    with (
+        closing(QueryBatcher(model.embed_queries)) as batcher,
+        closing(QueryBatcher(partial(embed_documents, model), cache_size=0)) as documents,
+    ):
         service = search_service(settings, search, batcher, registry, cursors(settings))
         ready = readiness(search)
         if probes is not None:
             probes.watch(alive=dict, ready=ready)
-        yield create_app(service, ready, registry=registry, access=access)
+        embeddings = EmbeddingService(model, batcher, documents)
+        yield create_app(service, ready, registry=registry, access=access, embeddings=embeddings, mcp=mcp_installed())
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

@@ -3,14 +3,20 @@
 Free of transport: HTTP, the command line and every other way in call the same service.
 """
 
-from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
+from pipeline.query.answer import Result, SearchAnswer, SearchAnswers, SearchResult, answer_json
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
 from pipeline.query.cursor import Cursors
+from pipeline.query.description import CollectionDescription
+from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
+from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query.request.body import parse_body
 from pipeline.query.request.cursor_request import cursor_request_model
+from pipeline.query.request.filters import StrictModel
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import (
     MAX_BODY_BYTES,
+    MAX_QUERY_CHARS,
     MAX_SEARCH_BODY_BYTES,
     SearchRequest,
     decode_json,
@@ -22,16 +28,24 @@ from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, Se
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "MAX_QUERY_CHARS",
     "MAX_SEARCH_BODY_BYTES",
+    "CollectionDescription",
     "Cursors",
     "DeadlinePassed",
     "DirectEmbedder",
+    "DocumentStatistics",
+    "EmbeddingService",
+    "Embeddings",
     "FetchSettings",
+    "InputType",
     "InvalidRequest",
+    "ListedDocument",
     "MalformedRequest",
     "Overloaded",
     "QueryBatcher",
     "QueryEmbedder",
+    "Result",
     "SearchAnswer",
     "SearchAnswers",
     "SearchReport",
@@ -40,9 +54,12 @@ __all__ = [
     "SearchService",
     "SearchSettings",
     "Searcher",
+    "StrictModel",
     "answer_json",
     "cursor_request_model",
     "decode_json",
+    "embed_documents",
+    "parse_body",
     "parse_request",
     "request_model",
 ]

@@ -10,9 +10,9 @@ from pipeline.query.id_retriever import IdRetriever, IdsFirst
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.options import FusionOptions
 from pipeline.query.request.request import SearchRequest
-from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Retriever
+from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Retriever, has_keyword_index
 from pipeline.query.search_parameters import SearchParameters
-from pipeline.records import SPARSE_FIELD, VECTOR_FIELD
+from pipeline.records import VECTOR_FIELD
 from pipeline.store import CollectionInfo, IndexInfo, MilvusApi
 
 _NO_BM25 = (
@@ -80,8 +80,7 @@ def chosen_method(
 
 def _mode(request: SearchRequest, info: CollectionInfo, api: MilvusApi) -> Mode:
     """By words only where the server fills a keyword index."""
-    index = info.indexes.get(SPARSE_FIELD)
-    if api.server.capabilities.bm25 and index is not None and index.metric == "BM25":
+    if has_keyword_index(api, info):
         return request.mode_wanted or "hybrid"
     if request.mode not in (None, "dense") or request.fusion is not None:
         at = "/mode" if request.mode is not None else "/fusion"

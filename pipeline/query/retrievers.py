@@ -176,3 +176,9 @@ class HybridRetriever(Retriever):
 def similarity_score(metric: str, score: float) -> float:
     """A score where higher is always nearer: COSINE and IP unchanged, an L2 distance d as 1 / (1 + d)."""
     return 1.0 / (1.0 + score) if metric == "L2" else score
+
+
+def has_keyword_index(api: MilvusApi, info: CollectionInfo) -> bool:
+    """Whether the server fills an index of words for the collection."""
+    index = info.indexes.get(SPARSE_FIELD)
+    return api.server.capabilities.bm25 and index is not None and index.metric == "BM25"

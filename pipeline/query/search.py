@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from pipeline.errors import NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Result, Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.description import CollectionDescription, describe_collection
 from pipeline.query.explain import Phases, explained
 from pipeline.query.facets import check_facets, read_facets
 from pipeline.query.filter_warnings import filter_warnings
 from pipeline.query.fusion import ID
+from pipeline.query.listing import DocumentListing
 from pipeline.query.method import chosen_method
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
@@ -138,6 +140,19 @@ class Searcher:
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
         explanation = result.explanation and replace(result.explanation, partitions=searched)
         return replace(result, searched=searched, explanation=explanation)
+
+    @property
+    def collection(self) -> str:
+        """The name of the collection."""
+        return self._collection
+
+    def describe(self, *, tenant: str | None = None) -> CollectionDescription:
+        """Describe the collection to a client; blocks for some seconds at most. Raises Unavailable, Mismatch."""
+        return describe_collection(self._api, self._describe().info, tenant=tenant)
+
+    def listing(self) -> DocumentListing:
+        """The documents without a search. Raises Unavailable, Mismatch."""
+        return DocumentListing(self._api, self._describe().info)
 
     def check(self) -> None:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""

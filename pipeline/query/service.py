@@ -6,24 +6,28 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.errors import Mismatch, NotFound, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.cursor import Cursors
+from pipeline.query.description import CollectionDescription
+from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.pages import Page, next_cursor, open_page
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, request_model
+from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 
 _MARGIN_S = 0.05
+_READ_S = 10.0
 
+T = TypeVar("T")
 Answer: TypeAlias = SearchAnswer | SearchAnswers
 Outcome = Literal["ok", "invalid", "overloaded", "unavailable", "timeout", "error"]
 """The label of `query_requests_total`."""
@@ -91,6 +95,24 @@ class SearchService:
         # A thread that Milvus keeps waiting beyond its request still counts, so threads never pile up.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="search")
 
+    @property
+    def collection(self) -> str:
+        """The name of the collection that is searched."""
+        return self._searcher.collection
+
+    async def describe(self, *, tenant: str | None = None) -> CollectionDescription:
+        """Describe the collection to a client. Raises Unavailable, Mismatch, DeadlinePassed."""
+        return await self._read(partial(self._searcher.describe, tenant=tenant))
+
+    async def statistics(self, *, tenant: str | None = None) -> DocumentStatistics:
+        """Count the documents. Raises as `describe`."""
+        return await self._read(lambda: self._searcher.listing().statistics(tenant=tenant))
+
+    async def documents(self, rows: object, *, tenant: str | None = None) -> list[ListedDocument]:
+        """List the documents that a filter of a search request matches; None: all. Raises also InvalidRequest."""
+        matching = parse_request({"query": "any", "filter": rows}).filter
+        return await self._read(lambda: self._searcher.listing().documents(matching, tenant=tenant))
+
     async def answer(
         self,
         body: object,
@@ -128,6 +150,16 @@ class SearchService:
     def close(self) -> None:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        """Read in a thread of the searches. Raises Unavailable, Mismatch, DeadlinePassed."""
+        try:
+            async with asyncio.timeout(_READ_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+        except NotFound as error:
+            raise Unavailable(f"the collection {self.collection} was dropped a moment ago") from error
+        except TimeoutError as error:
+            raise DeadlinePassed("Milvus did not answer in time; try again") from error
 
     async def _answer(self, page: Page, arrived: float) -> Answer:
         """`arrived` is on the event loop's clock."""

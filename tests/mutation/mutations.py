@@ -1115,4 +1115,32 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="False",
         tests=("tests/unit/pipeline/store/collection/test_keywords.py",),
     ),
+    Mutation(
+        "another collection's name is answered by this one",
+        function="consumers.query.routes.openai_search.add_vector_store_search.search",
+        old="vector_store_id != searches.service.collection",
+        new="False",
+        tests=("tests/unit/consumers/query/routes/test_openai_search.py",),
+    ),
+    Mutation(
+        "a tool takes any argument",
+        function="consumers.query.mcp.tools.Tools.call",
+        old="[key for key in arguments if key not in known]",
+        new="[key for key in arguments if key is None]",
+        tests=("tests/unit/consumers/query/mcp/test_tools.py",),
+    ),
+    Mutation(
+        "metadata of every tenant is described",
+        function="pipeline.query.description._sample",
+        old="tenant is not None",
+        new="tenant is None and False",
+        tests=("tests/unit/consumers/query/mcp/test_tools.py",),
+    ),
+    Mutation(
+        "the negation of an ordering is its opposite",
+        function="consumers.query.pathway_filter._negated",
+        old="kind not in _NEGATED",
+        new="False",
+        tests=("tests/unit/consumers/query/test_pathway_filter.py",),
+    ),
 )

@@ -58,14 +58,15 @@ def add_search(app: FastAPI, service: SearchService, admission: Admission) -> No
                 body,
                 tenant=caller_of(request).tenant,
                 admit=partial(admission.admit, request),
-                report=partial(_report, request),
+                report=partial(log_and_note, request),
             )
         except Exception as error:
             return problem_of(error).response()
         return Response(orjson.dumps(answer), media_type="application/json")
 
 
-def _report(request: Request, report: SearchReport) -> None:
+def log_and_note(request: Request, report: SearchReport) -> None:
+    """Log a search as `log_search`, and note it for the audit log."""
     log_search(report)
     texts = () if report.request is None else report.request.queries
     note(request, results=result_count(report.answer), texts=texts)

@@ -104,7 +104,7 @@ def _message(details: ErrorDetails, name: str) -> str:
     """The problem of a value by its name; a check of our own has the whole message already."""
     context = details.get("ctx", {})
     if details["type"] == "model_type":
-        return _OBJECTS[context["class_name"]]
+        return _OBJECTS.get(context["class_name"], "must be a JSON object")
     if details["type"] == "missing" and name == "query":
         return "is missing: a text, or a list of texts"
     template = _MESSAGES.get(details["type"])

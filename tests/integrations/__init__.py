@@ -1,0 +1,1 @@
+"""Other programs open a collection made here: `make test-integrations`."""

@@ -1,0 +1,82 @@
+"""The query worker's application in this process, over a fake Milvus and the hash model."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from consumers.http.server import HttpServer, listen
+from consumers.query.app import create_app
+from pipeline.embedding import HashEmbedder
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService, embed_documents
+from pipeline.telemetry.metrics import QueryMetrics
+from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.search import COLLECTION
+from tests.support.waiting import eventually
+
+
+class QueryApp:
+    """An application and a client of it."""
+
+    def __init__(self, app: FastAPI, model: HashEmbedder, registry: CollectorRegistry) -> None:
+        self.app = app
+        self.model = model
+        self.registry = registry
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
+        return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def one() -> httpx.Response:
+            async with self.client() as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(one())
+
+    def post(self, path: str, **body: object) -> httpx.Response:
+        return self.call("POST", path, json=body)
+
+    def outcome(self, name: str) -> float:
+        return self.registry.get_sample_value("query_requests_total", {"outcome": name}) or 0.0
+
+
+@contextmanager
+def query_app(
+    milvus: FakeMilvus, embedder: HashEmbedder | None = None, *, concurrency: int = 4, mcp: bool = False
+) -> Iterator[QueryApp]:
+    """The application with every route; the embedder is `hash:2` unless given."""
+    registry = CollectorRegistry()
+    embedder = embedder or HashEmbedder("hash:2")
+    with (
+        closing(QueryBatcher(embedder.embed_queries)) as queries,
+        closing(QueryBatcher(partial(embed_documents, embedder), cache_size=0)) as documents,
+        closing(
+            SearchService(Searcher(milvus, COLLECTION), queries, QueryMetrics(registry), concurrency=concurrency)
+        ) as service,
+    ):
+        embeddings = EmbeddingService(embedder, queries, documents)
+        made = create_app(service, dict, registry=registry, embeddings=embeddings, mcp=mcp)
+        yield QueryApp(made, embedder, registry)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The application on a socket; gives its address."""
+    listener = listen("query", "127.0.0.1", 0)
+    server = HttpServer(app, listener, connections=64, drain_s=5)
+    thread = threading.Thread(target=server.serve_until_stopped)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join()
