@@ -169,6 +169,13 @@ def search(
     recency: Annotated[
         str | None, typer.Option(metavar="12h", help="prefer newer documents: the age that costs half of 0.3")
     ] = None,
+    wait_for: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
+    ] = None,
+    strong: Annotated[
+        bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Search once, without a server."""
@@ -185,6 +192,8 @@ def search(
         where=where or [],
         min_score=min_score,
         recency=recency,
+        wait_for=wait_for or [],
+        strong=strong,
     )
     result = command.search(settings, body)
     if json_:

@@ -11,10 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.wiring import connections, documents
+from consumers.wiring.freshness import freshness_watch, has_kafka
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
 from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
+from pipeline.telemetry import QueryMetrics
 
 _OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 _CONDITION = re.compile(r"(.+?)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
@@ -30,6 +32,9 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
         request = parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
+    waits = request.freshness is not None and bool(request.freshness.wait_for)
+    if waits and not has_kafka(settings):
+        raise UsageError("search --wait-for reads offsets of the consumer group: set kafka.bootstrap_servers")
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
         check_search(settings, api)
@@ -38,7 +43,9 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             embedder = DirectEmbedder(model.embed_queries)
         configured = searcher(settings, api, model)
-        with closing(search_service(settings, configured, embedder, CollectorRegistry())) as service:
+        fresh = freshness_watch(settings, api) if waits else None
+        metrics = QueryMetrics(CollectorRegistry())
+        with closing(search_service(settings, configured, embedder, metrics, fresh)) as service:
             return answer_json(asyncio.run(service.answer(body)))
 
 
@@ -53,6 +60,8 @@ def request_body(
     where: Sequence[str],
     min_score: float | None = None,
     recency: str | None = None,
+    wait_for: Sequence[str] = (),
+    strong: bool = False,
 ) -> dict[str, Any]:
     """The options of the command as the body of a request."""
     body: dict[str, Any] = {"query": text, "limit": limit}
@@ -65,9 +74,21 @@ def request_body(
         body["min_score"] = min_score
     if recency is not None:
         body["recency"] = {"half_life": recency}
+    if wait_for:
+        body["freshness"] = {"wait_for": [_awaited(text) for text in wait_for]}
+    elif strong:
+        body["freshness"] = {"level": "strong"}
     if where:
         body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
     return body
+
+
+def _awaited(text: str) -> dict[str, Any]:
+    """`topic:partition:offset` as a request has it."""
+    topic, partition, offset = [*text.rsplit(":", 2), "", ""][:3]
+    if not topic or not (partition.isdecimal() and partition.isascii() and offset.isdecimal() and offset.isascii()):
+        raise UsageError(f"--wait-for {text!r}: write --wait-for topic:partition:offset, e.g. documents:0:1024")
+    return {"topic": topic, "partition": int(partition), "offset": int(offset)}
 
 
 def _condition(text: str) -> dict[str, Any]:

@@ -249,6 +249,18 @@ class QuerySection(_Section):
     port: int = Field(8080, ge=0, le=65535, description="0: any free port, logged at the start")
     max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
+    canary: Duration | None = Field(
+        None,
+        ge=timedelta(seconds=10),
+        description="interval at which a document is published, found and deleted, to measure how fresh searches are; "
+        "null or off: never. Needs Write on the first of kafka.topics, and mode upsert",
+    )
+
+    @field_validator("canary", mode="before")
+    @classmethod
+    def _off_is_null(cls, value: Any) -> Any:
+        """In YAML `off` is false."""
+        return None if value is False or value == "off" else value
 
 
 class TelemetrySection(_Section):

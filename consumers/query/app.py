@@ -11,6 +11,7 @@ from consumers.http.operations import Operations, Problems, exposition, routing_
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
+from consumers.query.routes.freshness import add_freshness
 from consumers.query.routes.search import add_search
 from pipeline.query import SearchService, request_model
 
@@ -41,6 +42,8 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
     add_search(app, service, Admission(service.concurrency))
+    if service.freshness is not None:
+        add_freshness(app, service.freshness)
     app.router.routes.extend(operations.routes())
     publish(app, [request_model(service.max_results)])
     return app

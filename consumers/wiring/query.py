@@ -9,11 +9,14 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.query.app import create_app
+from consumers.wiring.canary import canary
+from consumers.wiring.freshness import freshness_watch
 from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
 from pipeline.query import QueryBatcher, Searcher
 from pipeline.store import MilvusServerApi
+from pipeline.telemetry import QueryMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -22,9 +25,10 @@ log = structlog.get_logger(__name__)
 def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iterator[FastAPI]:
     """The application of a query worker. Raises Mismatch for a collection of another model."""
     registry = CollectorRegistry()
+    metrics = QueryMetrics(registry)
     search = searcher(settings, api, model)
-    with closing(QueryBatcher(model.embed_queries)) as batcher:
-        service = search_service(settings, search, batcher, registry)
+    with canary(settings, api, metrics), closing(QueryBatcher(model.embed_queries)) as batcher:
+        service = search_service(settings, search, batcher, metrics, freshness_watch(settings, api))
         yield create_app(service, readiness(search), registry=registry)
 
 

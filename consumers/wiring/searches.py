@@ -5,13 +5,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from consumers.config import Settings
 from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import QueryEmbedder, Searcher, SearchService
+from pipeline.query import FreshnessWatch, QueryEmbedder, Searcher, SearchService
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -36,7 +34,7 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -
         api,
         settings.milvus.collection,
         accept=lambda info: _accept(info, stamp),
-        one_version=lambda info: mode_stamped(_stamp_of(api, info), settings).one_version,
+        one_version=lambda info: mode_stamped(collection_stamp(api, info), settings).one_version,
     )
     with suppress(Unavailable):
         new.check()
@@ -51,7 +49,7 @@ def _accept(info: CollectionInfo, model: Mapping[str, Any] | None) -> None:
         check_model(info, model)
 
 
-def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | None:
+def collection_stamp(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | None:
     """The stamp of a collection without those who fill it; where a former version made it, its marks have the rules."""
     stamp = described_stamp(info, None)
     if stamp is None or stamp.rules is not None:
@@ -60,13 +58,18 @@ def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | N
 
 
 def search_service(
-    settings: Settings, search: Searcher, embedder: QueryEmbedder | None, registry: CollectorRegistry
+    settings: Settings,
+    search: Searcher,
+    embedder: QueryEmbedder | None,
+    metrics: QueryMetrics,
+    freshness: FreshnessWatch | None = None,
 ) -> SearchService:
-    """The service over a searcher; its metrics go to `registry`."""
+    """The service over a searcher."""
     return SearchService(
         search,
         embedder,
-        QueryMetrics(registry),
+        metrics,
         max_results=settings.query.max_limit,
         concurrency=settings.query.concurrency,
+        freshness=freshness,
     )

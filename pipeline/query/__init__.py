@@ -4,7 +4,11 @@ Free of transport: HTTP, the command line and every other way in call the same s
 """
 
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
+from pipeline.query.canary_rows import EXCEPT_CANARIES, is_canary
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
+from pipeline.query.freshness.newest import NewestEventTime
+from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
+from pipeline.query.freshness.watch import FreshnessReport, FreshnessWatch
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
@@ -12,12 +16,19 @@ from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
 __all__ = [
+    "EXCEPT_CANARIES",
     "MAX_BODY_BYTES",
     "DeadlinePassed",
     "DirectEmbedder",
     "FetchSettings",
+    "FreshnessReport",
+    "FreshnessWatch",
     "InvalidRequest",
     "MalformedRequest",
+    "NewestEventTime",
+    "NotFreshYet",
+    "OffsetReader",
+    "OffsetsUnavailable",
     "Overloaded",
     "QueryBatcher",
     "QueryEmbedder",
@@ -30,6 +41,7 @@ __all__ = [
     "SearchSettings",
     "Searcher",
     "answer_json",
+    "is_canary",
     "parse_request",
     "request_model",
 ]

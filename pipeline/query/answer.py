@@ -86,6 +86,16 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Freshness:
+    """How fresh the collection is, as it was read beside earlier requests; null: not known."""
+
+    event_time: str | None = None
+    """The newest event time that is known to be searchable, RFC 3339, UTC."""
+    lag_s: float | None = None
+    """Age in seconds of the oldest record in Kafka that is not committed; 0 without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchAnswer:
     """Answer to a request whose `query` is one text."""
 
@@ -94,6 +104,7 @@ class SearchAnswer:
     searched: Searched
     warnings: tuple[str, ...]
     mode: Mode
+    freshness: Freshness
     timing_ms: Timing
 
 
@@ -113,15 +124,18 @@ class SearchAnswers:
     searched: Searched
     warnings: tuple[str, ...]
     mode: Mode
+    freshness: Freshness
     timing_ms: Timing
 
 
-def shape_answer(result: SearchResult, *, many: bool, timing: Timing) -> SearchAnswer | SearchAnswers:
+def shape_answer(
+    result: SearchResult, *, many: bool, freshness: Freshness, timing: Timing
+) -> SearchAnswer | SearchAnswers:
     """The answer to a request: a list of results for a list of texts, else the results of the one text."""
+    rest = (result.partial, result.searched, result.warnings, result.mode, freshness, timing)
     if many:
-        answers = tuple(QueryResults(results) for results in result.results)
-        return SearchAnswers(answers, result.partial, result.searched, result.warnings, result.mode, timing)
-    return SearchAnswer(result.results[0], result.partial, result.searched, result.warnings, result.mode, timing)
+        return SearchAnswers(tuple(QueryResults(results) for results in result.results), *rest)
+    return SearchAnswer(result.results[0], *rest)
 
 
 def answer_json(answer: SearchAnswer | SearchAnswers) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The calls to Milvus of one search: all within its deadline, each for a bounded number of rows."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
+from pipeline.query.canary_rows import without_canaries
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import rank
 from pipeline.query.recency import recent_first
@@ -72,6 +73,8 @@ class CandidateSearch:
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
+    consistency: Mapping[str, Any] = field(default_factory=dict)
+    """Which writes every read must see; as in `RowSelection`."""
 
     def ranked(self) -> RankedCandidates:
         """Rank more and more candidates until each query has its results.
@@ -87,7 +90,7 @@ class CandidateSearch:
         ranked: list[list[Hit]] = []
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
-            rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions)
+            rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions, self.consistency)
             try:
                 candidates = self.retrieve(self.queries, rows)
             except Unavailable:
@@ -96,14 +99,16 @@ class CandidateSearch:
                 return RankedCandidates(ranked, complete=False)
             if ranked and candidates.missing:
                 return RankedCandidates(ranked, complete=False)
-            eligible = [self._eligible(hits) for hits in candidates.hits]
+            found = [without_canaries(hits) for hits in candidates.hits]
+            hidden = max(len(hits) - len(shown) for hits, shown in zip(candidates.hits, found, strict=True))
+            eligible = [self._eligible(hits) for hits in found]
             ranked = [
                 rank(hits, group_by=request.group_by, one_version=self.one_version, limit=best) for hits in eligible
             ]
             if candidates.missing:
                 return RankedCandidates(ranked, complete=False, missing=candidates.missing)
             pairs = zip(ranked, eligible, strict=True)
-            short = any(len(found) < request.limit and len(hits) >= wanted for found, hits in pairs)
+            short = any(len(shown) < request.limit and len(hits) + hidden >= wanted for shown, hits in pairs)
             if not short or wanted >= most:
                 return RankedCandidates(ranked, complete=True)
             wanted = min(wanted * settings.overfetch, most)
@@ -150,7 +155,12 @@ class CandidateSearch:
         expression = f"{self.plan.expression} and {among}" if self.plan.expression else among
         rows = self._in_time(
             lambda left_s: self.api.query(
-                self.collection.name, expression, self._whole_row(), partitions=self.plan.partitions, timeout=left_s
+                self.collection.name,
+                expression,
+                self._whole_row(),
+                partitions=self.plan.partitions,
+                timeout=left_s,
+                **self.consistency,
             )
         )
         return {row["id"]: row for row in rows}

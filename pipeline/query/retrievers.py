@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class RowSelection:
     fields: Sequence[str]
     partitions: Sequence[str] | None
     """Names of Milvus partitions; None: the whole collection."""
+    consistency: Mapping[str, Any] = field(default_factory=dict)
+    """Which writes must be seen, as `as_of` says it; empty: what was visible some 100 ms ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class DenseRetriever(Retriever):
                 partitions=rows.partitions,
                 params=search_params(index, rows.limit),
                 timeout_s=timeout_s,
+                **rows.consistency,
             ),
         )
         if index.metric != "L2":
@@ -110,6 +113,7 @@ class KeywordRetriever(Retriever):
                 fields=rows.fields,
                 partitions=rows.partitions,
                 timeout_s=timeout_s,
+                **rows.consistency,
             ),
         )
         return Retrieved([[replace(hit, score=self._sign * hit.score) for hit in hits] for hits in hits_of_queries])

@@ -26,7 +26,7 @@ from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
-from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
+from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi, as_of
 from pipeline.timestamps import format_time
 
 _NO_BM25 = "it was created on Milvus older than 2.5, or by another program; search by meaning (mode dense)"
@@ -104,7 +104,7 @@ class Searcher:
         run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
         existing = PartitionIndex()
         try:
-            existing = self._partitions.listing()
+            existing = self._partitions.listing(fresh=request.strong)
             return run(existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
@@ -146,6 +146,8 @@ class Searcher:
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
+        # All reads of the request as of one moment: only the first one waits until the server has passed it.
+        consistency = as_of(self._api.instant()) if request.strong else {}
         search = CandidateSearch(
             self._api,
             self._retriever(mode, request.fusion or FusionOptions()),
@@ -159,13 +161,18 @@ class Searcher:
             now_ms,
             deadline,
             self._clock,
+            consistency,
         )
         candidates = search.ranked()
         ranked, complete = candidates.hits, candidates.complete
         warnings = tuple(map(_leg_warning, candidates.missing))
         if checked:
             ranked, of_versions = self._versions.current(
-                schema.info.name, ranked, limit=request.limit, timeout_s=deadline - self._clock()
+                schema.info.name,
+                ranked,
+                limit=request.limit,
+                timeout_s=deadline - self._clock(),
+                consistency=consistency,
             )
             warnings += of_versions
         results: list[list[Result]] = [[] for _ in ranked]

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
-from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
+from pipeline.query.answer import Freshness, SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
+from pipeline.query.freshness.offsets import NotFreshYet
+from pipeline.query.freshness.watch import NO_KAFKA, FreshnessWatch
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
@@ -23,7 +25,7 @@ from pipeline.telemetry.metrics import QueryMetrics
 _MARGIN_S = 0.05
 
 Answer: TypeAlias = SearchAnswer | SearchAnswers
-Outcome = Literal["ok", "invalid", "overloaded", "unavailable", "timeout", "error"]
+Outcome = Literal["ok", "invalid", "overloaded", "unavailable", "late", "timeout", "error"]
 """The label of `query_requests_total`."""
 
 
@@ -72,11 +74,12 @@ class SearchService:
         *,
         max_results: int = MAX_RESULTS,
         concurrency: int = 1,
+        freshness: FreshnessWatch | None = None,
     ) -> None:
         """Make it ready; starts no thread.
 
         `embedder`: None where every search is by words. `max_results`: of one request, all its texts together.
-        `concurrency`: threads that search.
+        `concurrency`: threads that search. `freshness`: None: not known, and no request can wait for a record.
         """
         request_model(max_results)  # takes some 2 ms, for which the first request need not wait
         self.max_results = max_results
@@ -84,6 +87,7 @@ class SearchService:
         self._searcher = searcher
         self._embedder = embedder
         self._metrics = metrics
+        self.freshness = freshness
         # A thread that Milvus keeps waiting beyond its request still counts, so threads never pile up.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="search")
 
@@ -120,6 +124,8 @@ class SearchService:
     def close(self) -> None:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.freshness is not None:
+            self.freshness.close()
 
     async def _answer(self, request: SearchRequest, arrived: float, arrived_ms: int) -> Answer:
         """`arrived` is on the event loop's clock, `arrived_ms` in epoch milliseconds."""
@@ -129,6 +135,7 @@ class SearchService:
             async with asyncio.timeout_at(deadline):
                 vectors = await self._embed(request)
                 embedded = now()
+                waited = await self._wait(request, deadline - embedded)
                 search = partial(self._search, request, vectors, deadline, now, arrived_ms)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
         except TimeoutError as error:
@@ -137,9 +144,12 @@ class SearchService:
         timing = Timing(*(round(span * 1000, 3) for span in (embedded - arrived, ended - embedded, ended - arrived)))
         for phase in ("search", "total") if vectors is None else ("embed", "search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
+        if waited is not None:
+            self._metrics.seconds.labels("wait").observe(waited)
         for results in result.results:
             self._metrics.results.observe(len(results))
-        return shape_answer(result, many=request.many, timing=timing)
+        fresh = Freshness() if self.freshness is None else self.freshness.last()
+        return shape_answer(result, many=request.many, freshness=fresh, timing=timing)
 
     async def _embed(self, request: SearchRequest) -> NDArray[np.float32] | None:
         if request.mode == "keyword":
@@ -150,6 +160,23 @@ class SearchService:
             return await self._embedder.embed(request.queries)
         except RateLimited as error:
             raise Overloaded(str(error)) from error
+
+    async def _wait(self, request: SearchRequest, left_s: float) -> float | None:
+        """Wait for the records that the request names; returns the seconds, None where it names none."""
+        if request.freshness is None or not request.freshness.wait_for:
+            return None
+        if self.freshness is None:
+            raise InvalidRequest("/freshness/wait_for", NO_KAFKA)
+        began = asyncio.get_running_loop().time()
+        # It ends a little earlier than the request, so that the answer can say what is missing.
+        most_s = left_s - min(_MARGIN_S, left_s / 10)
+        if (wanted_ms := request.freshness.timeout_ms) is not None:
+            most_s = min(most_s, wanted_ms / 1000)
+        try:
+            await self.freshness.wait(request.freshness.wait_for, most_s)
+        except RateLimited as error:
+            raise Overloaded(str(error)) from error
+        return asyncio.get_running_loop().time() - began
 
     def _search(
         self,
@@ -174,6 +201,8 @@ def outcome_of(error: Exception) -> Outcome:
             return "invalid"
         case DeadlinePassed():
             return "timeout"
+        case NotFreshYet():
+            return "late"
         case Unavailable() | Mismatch() | UsageError():
             return "unavailable"
         case _:

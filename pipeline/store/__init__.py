@@ -46,6 +46,7 @@ from pipeline.store.milvus.api import (
     MilvusApi,
     MilvusServerApi,
     VectorSearch,
+    as_of,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.expressions import ids_expression, literal
@@ -140,6 +141,7 @@ __all__ = [
     "Writer",
     "all_partitions",
     "append_row_id",
+    "as_of",
     "check_collection",
     "check_collection_name",
     "check_filled",

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.query.answer import Mode
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
+from pipeline.query.request.freshness import FreshnessOptions
 from pipeline.query.request.invalid_request import MalformedRequest, first_problem
 from pipeline.query.request.options import FusionOptions, RecencyOptions
 from pipeline.query.request.value_types import Between, Duration, Expected, Time
@@ -123,6 +124,8 @@ class SearchRequest(StrictModel):
     """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
     recency: RecencyOptions | None = None
     """Prefer newer documents among the best candidates."""
+    freshness: FreshnessOptions | None = None
+    """How fresh the answer must be; null: bounded."""
     timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
 
@@ -167,6 +170,11 @@ class SearchRequest(StrictModel):
     def hides_rows(self) -> bool:
         """Whether a filter or a time range can hide some rows of a document."""
         return self.filter is not None or self.time is not None
+
+    @property
+    def strong(self) -> bool:
+        """Whether the search must see every write that Milvus has acknowledged."""
+        return self.freshness is not None and self.freshness.strong
 
     def time_range(self, now_ms: int) -> TimeRange | None:
         """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""

@@ -187,7 +187,7 @@ def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advic
         (
             {"query": "q", "limt": 1},
             "/limt: is not a known key; known are query, mode, fusion, limit, time, filter, fields, group_by, "
-            "min_score, recency, timeout_ms",
+            "min_score, recency, freshness, timeout_ms",
         ),
         ({"query": "q", "limit": "10"}, "/limit: must be a whole number from 1 to 1,000"),
         ({"query": "q", "timeout_ms": 9.5}, "/timeout_ms: must be a whole number from 10 to 60,000"),
