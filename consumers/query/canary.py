@@ -7,7 +7,7 @@ an answer is. Searches leave it out (`pipeline.query.canary_rows`).
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,16 +94,19 @@ class Canary:
         records: CanaryRecords,
         sender: Sender,
         topic: str,
-        visible: Visible,
-        metrics: QueryMetrics,
         *,
+        visible: Visible,
+        leftovers: Callable[[], Sequence[str]],
+        metrics: QueryMetrics,
         interval_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`leftovers`: the ids of canaries that former processes have not deleted; read once, at the start."""
         self._records = records
         self._sender = sender
         self._topic = topic
         self._visible = visible
+        self._leftovers = leftovers
         self._metrics = metrics
         self._interval_s = interval_s
         self._clock = clock
@@ -122,6 +125,7 @@ class Canary:
 
     def _run(self) -> None:
         try:
+            self._take_over()
             while not self._stop.is_set():
                 began = self._clock()
                 self._once()
@@ -131,6 +135,12 @@ class Canary:
             self._metrics.canary_failures.inc()
         finally:
             self._sender.close()
+
+    def _take_over(self) -> None:
+        try:
+            self._undeleted = list(self._leftovers())
+        except MilvusStreamError as error:
+            log.warning("canary.leftovers_unread", why=str(error))
 
     def _once(self) -> None:
         """Publish one, wait until it is found or the interval is over, and delete it."""

@@ -1,6 +1,7 @@
 """The canary of a query worker, if one is configured."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from consumers.config import Settings
@@ -12,8 +13,13 @@ from consumers.wiring.documents import decoder
 from consumers.wiring.freshness import has_kafka
 from pipeline.errors import NotFound, UsageError
 from pipeline.intake import RecordMapping
+from pipeline.query import ONLY_CANARIES
 from pipeline.store import MilvusServerApi, ids_expression, row_id
 from pipeline.telemetry import QueryMetrics
+
+_LEFT_S = 3_600
+"""An older canary was left by a process that ended before it could delete it."""
+_MOST_LEFT = 100
 
 
 @contextmanager
@@ -30,8 +36,9 @@ def canary(settings: Settings, api: MilvusServerApi, metrics: QueryMetrics) -> I
         records,
         RecordSender(kafka_settings(settings)),
         settings.kafka.topics[0],
-        _visible(settings, api),
-        metrics,
+        visible=_visible(settings, api),
+        leftovers=lambda: _leftovers(settings, api),
+        metrics=metrics,
         interval_s=settings.query.canary.total_seconds(),
     )
     running.start()
@@ -53,3 +60,13 @@ def _visible(settings: Settings, api: MilvusServerApi) -> Visible:
             return False  # no ingest worker has created it yet
 
     return visible
+
+
+def _leftovers(settings: Settings, api: MilvusServerApi) -> Sequence[str]:
+    before_ms = time.time_ns() // 1_000_000 - _LEFT_S * 1_000
+    where = f"{ONLY_CANARIES} and event_time < {before_ms}"
+    try:
+        rows = api.query(settings.milvus.collection, where, ["doc_id"], limit=_MOST_LEFT)
+    except NotFound:
+        return ()
+    return [row["doc_id"] for row in rows]

@@ -4,7 +4,7 @@ Free of transport: HTTP, the command line and every other way in call the same s
 """
 
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
-from pipeline.query.canary_rows import EXCEPT_CANARIES, is_canary
+from pipeline.query.canary_rows import EXCEPT_CANARIES, ONLY_CANARIES, is_canary
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
 from pipeline.query.freshness.newest import NewestEventTime
 from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
@@ -18,6 +18,7 @@ from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, Se
 __all__ = [
     "EXCEPT_CANARIES",
     "MAX_BODY_BYTES",
+    "ONLY_CANARIES",
     "DeadlinePassed",
     "DirectEmbedder",
     "FetchSettings",

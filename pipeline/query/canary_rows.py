@@ -13,6 +13,8 @@ from pipeline.store import Hit, literal
 _AFTER = CANARY_PREFIX[:-1] + chr(ord(CANARY_PREFIX[-1]) + 1)
 EXCEPT_CANARIES = f"(doc_id < {literal(CANARY_PREFIX)} or doc_id >= {literal(_AFTER)})"
 """Milvus expression of all rows but those of canaries; `like` differs between servers."""
+ONLY_CANARIES = f"(doc_id >= {literal(CANARY_PREFIX)} and doc_id < {literal(_AFTER)})"
+"""Milvus expression of the rows of canaries."""
 
 
 def is_canary(doc_id: object) -> bool:

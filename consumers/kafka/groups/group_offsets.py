@@ -13,7 +13,7 @@ from consumers.kafka.client.connection import KafkaSettings, open_admin
 from consumers.kafka.client.errors import kafka_errors
 from consumers.kafka.groups.commits import Commit, group_commits
 from consumers.kafka.topics.admin import existing_topics, log_ranges
-from pipeline.errors import MilvusStreamError
+from pipeline.errors import MilvusStreamError, Unavailable
 from pipeline.records import KafkaPartition
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class GroupOffsets:
     def _call(self, read: Callable[[KafkaAdminClient], T]) -> T:
         with self._lock:
             if self._closed:
-                raise MilvusStreamError("the connection to Kafka is closed")
+                raise Unavailable("the connection to Kafka is closed")
             try:
                 if self._admin is None:
                     self._admin = open_admin(self._settings)

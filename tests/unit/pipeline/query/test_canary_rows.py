@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.query import EXCEPT_CANARIES, Searcher, is_canary
+from pipeline.query import EXCEPT_CANARIES, ONLY_CANARIES, Searcher, is_canary
 from pipeline.records import CANARY_PREFIX
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, Library, doc_ids, eq, find
@@ -41,6 +41,7 @@ def test_rows_are_counted_without_canaries(milvus: FakeMilvus, library: Library)
         library.put(name, 0.0)
     rows = milvus.query(COLLECTION, EXCEPT_CANARIES, ["doc_id"])
     assert sorted(row["doc_id"] for row in rows) == sorted(NEAR)
+    assert [row["doc_id"] for row in milvus.query(COLLECTION, ONLY_CANARIES, ["doc_id"])] == [f"{CANARY_PREFIX}1"]
     assert not any(map(is_canary, NEAR))
     assert is_canary(f"{CANARY_PREFIX}1")
     assert not is_canary(None)
