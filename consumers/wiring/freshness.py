@@ -7,7 +7,7 @@ from consumers.config import Settings
 from consumers.kafka import GroupOffsets
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.searches import collection_stamp
-from pipeline.query import FreshnessWatch, NewestEventTime
+from pipeline.query import FreshnessWatch
 from pipeline.store import MilvusServerApi
 
 _REREAD_S = 1.0
@@ -22,9 +22,8 @@ def freshness_watch(settings: Settings, api: MilvusServerApi) -> FreshnessWatch:
     offsets = None
     if has_kafka(settings):
         offsets = GroupOffsets(kafka_settings(settings), OwnCollection(api, settings.milvus.collection).is_it)
-    return FreshnessWatch(
-        NewestEventTime(api, settings.milvus.collection), offsets, max_waiting=max(1, settings.query.concurrency // 2)
-    )
+    most = max(1, settings.query.concurrency // 2)
+    return FreshnessWatch(api, settings.milvus.collection, offsets, max_waiting=most)
 
 
 def has_kafka(settings: Settings) -> bool:

@@ -90,18 +90,27 @@ class Searcher:
         )
 
     def search(
-        self, request: SearchRequest, vectors: NDArray[np.float32] | None, timeout_s: float, *, now_ms: int
+        self,
+        request: SearchRequest,
+        vectors: NDArray[np.float32] | None,
+        timeout_s: float,
+        *,
+        now_ms: int,
+        since: int | None = None,
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
-        milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter or the mode does not fit
-        the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection).
+        milliseconds) is what a time range counts back from. `since`: a strong search need only see what was
+        acknowledged before this moment of Milvus's clock; None: before now. Raises InvalidRequest (the filter or the
+        mode does not fit the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is
+        no collection).
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
-        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
+        queries = Queries(request.queries, vectors)
+        run = partial(self._search, request, queries, deadline=deadline, now_ms=now_ms, since=since)
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing(fresh=request.strong)
@@ -138,7 +147,14 @@ class Searcher:
         return _Schema(info, self._one_version(info))
 
     def _search(
-        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: PartitionIndex
+        self,
+        request: SearchRequest,
+        queries: Queries,
+        existing: PartitionIndex,
+        *,
+        deadline: float,
+        now_ms: int,
+        since: int | None,
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         mode = self._mode(request, schema.info)
@@ -147,7 +163,7 @@ class Searcher:
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
         # All reads of the request as of one moment: only the first one waits until the server has passed it.
-        consistency = as_of(self._api.instant()) if request.strong else {}
+        consistency = as_of(since or self._api.instant()) if request.strong else {}
         search = CandidateSearch(
             self._api,
             self._retriever(mode, request.fusion or FusionOptions()),

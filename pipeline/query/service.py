@@ -135,8 +135,9 @@ class SearchService:
             async with asyncio.timeout_at(deadline):
                 vectors = await self._embed(request)
                 embedded = now()
-                waited = await self._wait(request, deadline - embedded)
-                search = partial(self._search, request, vectors, deadline, now, arrived_ms)
+                since = await self._wait(request, deadline - embedded)
+                waited = now()
+                search = partial(self._search, request, vectors, deadline, now, now_ms=arrived_ms, since=since)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
         except TimeoutError as error:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
@@ -144,8 +145,8 @@ class SearchService:
         timing = Timing(*(round(span * 1000, 3) for span in (embedded - arrived, ended - embedded, ended - arrived)))
         for phase in ("search", "total") if vectors is None else ("embed", "search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
-        if waited is not None:
-            self._metrics.seconds.labels("wait").observe(waited)
+        if request.waits:
+            self._metrics.seconds.labels("wait").observe(waited - embedded)
         for results in result.results:
             self._metrics.results.observe(len(results))
         fresh = Freshness() if self.freshness is None else self.freshness.last()
@@ -161,22 +162,21 @@ class SearchService:
         except RateLimited as error:
             raise Overloaded(str(error)) from error
 
-    async def _wait(self, request: SearchRequest, left_s: float) -> float | None:
-        """Wait for the records that the request names; returns the seconds, None where it names none."""
+    async def _wait(self, request: SearchRequest, left_s: float) -> int | None:
+        """Wait for the records that the request names; returns `since` of `Searcher.search`."""
         if request.freshness is None or not request.freshness.wait_for:
             return None
         if self.freshness is None:
             raise InvalidRequest("/freshness/wait_for", NO_KAFKA)
-        began = asyncio.get_running_loop().time()
         # It ends a little earlier than the request, so that the answer can say what is missing.
         most_s = left_s - min(_MARGIN_S, left_s / 10)
         if (wanted_ms := request.freshness.timeout_ms) is not None:
             most_s = min(most_s, wanted_ms / 1000)
         try:
-            await self.freshness.wait(request.freshness.wait_for, most_s)
+            since = await self.freshness.wait(request.freshness.wait_for, most_s)
         except RateLimited as error:
             raise Overloaded(str(error)) from error
-        return asyncio.get_running_loop().time() - began
+        return None if request.freshness.level == "strong" else since
 
     def _search(
         self,
@@ -184,12 +184,14 @@ class SearchService:
         vectors: NDArray[np.float32] | None,
         deadline: float,
         clock: Callable[[], float],
+        *,
         now_ms: int,
+        since: int | None,
     ) -> SearchResult:
         """Search in a thread; what waited for the thread is taken off the time that is left."""
         left_s = deadline - clock()
         # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
-        return self._searcher.search(request, vectors, left_s - min(_MARGIN_S, left_s / 10), now_ms=now_ms)
+        return self._searcher.search(request, vectors, left_s - min(_MARGIN_S, left_s / 10), now_ms=now_ms, since=since)
 
 
 def outcome_of(error: Exception) -> Outcome:

@@ -37,7 +37,13 @@ from pipeline.store.collection.stamp import AppendIds, CollectionStamp, compare,
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition, topic_ids_seen
+from pipeline.store.flushing.positions import (
+    PositionMarks,
+    PositionStore,
+    StoredPosition,
+    positions_seen,
+    topic_ids_seen,
+)
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
@@ -173,6 +179,7 @@ __all__ = [
     "open_for_filling",
     "open_ledger",
     "open_marks",
+    "positions_seen",
     "read_ledger_of",
     "read_marks_of",
     "read_stamp",

@@ -58,6 +58,11 @@ class GroupOffsets:
         """The configured topics."""
         return self._settings.topics
 
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """Kafka's ids of the topics, as the last call has read them; "" on brokers before 2.8."""
+        return self._topic_ids
+
     def partitions(self) -> Mapping[str, int]:
         """How many Kafka partitions each topic has."""
         return self._call(self._partitions)

@@ -23,6 +23,10 @@ class OffsetReader(Protocol):
     def topics(self) -> Collection[str]:
         """The topics that it reads into the collection."""
 
+    @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """Kafka's ids of the topics, as the last call has read them; "" where the broker has none."""
+
     def partitions(self) -> Mapping[str, int]:
         """How many Kafka partitions each topic has."""
 

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 import structlog
 
 from pipeline.errors import MilvusStreamError, RateLimited, Unavailable
+from pipeline.query.freshness.instants import Instants, Seen
 from pipeline.query.freshness.offsets import Behind, NotFreshYet, OffsetReader, OffsetsUnavailable
 from pipeline.query.request.freshness import AwaitedOffset
 from pipeline.query.request.invalid_request import InvalidRequest
@@ -30,6 +31,8 @@ class _Waiting:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.checked = False
         """Whether its Kafka partitions are known to exist."""
+        self.seen: Seen | None = None
+        """A read that saw its records acknowledged."""
 
     def check(self, partitions: Mapping[str, int], *, certain: bool) -> None:
         """Refuse a Kafka partition that does not exist; `certain`: `partitions` was read after the request arrived."""
@@ -62,12 +65,14 @@ class OffsetWaiting:
         reader: OffsetReader,
         thread: Executor,
         *,
+        instants: Instants,
         max_waiting: int,
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader = reader
         self._thread = thread
+        self._instants = instants
         self._max_waiting = max_waiting
         self._poll_s = poll_s
         self._clock = clock
@@ -83,8 +88,10 @@ class OffsetWaiting:
         """Whether offsets are being read."""
         return self._loop is not None and not self._loop.done()
 
-    async def wait(self, awaited: Sequence[AwaitedOffset], timeout_s: float) -> None:
-        """Return when all of these records are committed.
+    async def wait(self, awaited: Sequence[AwaitedOffset], timeout_s: float) -> int | None:
+        """Return when all of these records are committed: a moment of Milvus's clock by which they were acknowledged.
+
+        None: such a moment is not known, and now is one.
 
         Raises InvalidRequest (no such topic or Kafka partition), RateLimited (too many wait), NotFreshYet or
         OffsetsUnavailable after `timeout_s`, and UsageError where Kafka refuses the read.
@@ -104,6 +111,9 @@ class OffsetWaiting:
                 raise late from None
         finally:
             self._waiting.discard(waiting)
+        seen = waiting.seen
+        # What was seen of a topic that was made again since says nothing of the record in the new one.
+        return seen.instant if seen is not None and seen.topic_ids == self._reader.topic_ids else None
 
     def _check_topics(self, awaited: Sequence[AwaitedOffset]) -> None:
         for number, one in enumerate(awaited):
@@ -136,6 +146,7 @@ class OffsetWaiting:
                 except Unavailable as error:
                     self._note(error)
                 else:
+                    self._see()
                     for waiting in new:
                         waiting.check(self._partitions, certain=self._topics_read_at == began)
                     for waiting in self._waiting:
@@ -143,6 +154,15 @@ class OffsetWaiting:
                 await asyncio.sleep(max(0.0, self._poll_s - (self._clock() - began)))
         except Exception as error:  # the edge of this loop: whoever waits gets the error
             self._fail(error)
+
+    def _see(self) -> None:
+        """Note for the requests that their records were acknowledged; after a failure Milvus may have lost them."""
+        ended, seen = self._instants.poll()
+        for waiting in self._waiting if ended else ():
+            if seen is None:
+                waiting.seen = None
+            elif waiting.seen is None and seen.covers(waiting.awaited):
+                waiting.seen = seen
 
     def _all_known(self, new: Sequence[_Waiting]) -> bool:
         return all(one.partition < self._partitions.get(one.topic, 0) for waiting in new for one in waiting.awaited)

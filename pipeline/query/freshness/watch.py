@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pipeline.errors import Unavailable
 from pipeline.query.answer import Freshness
 from pipeline.query.freshness.background import Background
+from pipeline.query.freshness.instants import Instants, see
 from pipeline.query.freshness.lag import LagHistory, PartitionLag, total_seconds
 from pipeline.query.freshness.newest import NewestEventTime
 from pipeline.query.freshness.offsets import OffsetReader, OffsetsUnavailable
 from pipeline.query.freshness.waiting import OffsetWaiting
 from pipeline.query.request.freshness import AwaitedOffset
 from pipeline.query.request.invalid_request import InvalidRequest
+from pipeline.store import MilvusApi
 from pipeline.timestamps import format_time
 
 TTL_S = 1.0
@@ -50,7 +52,8 @@ class FreshnessWatch:
 
     def __init__(
         self,
-        newest: NewestEventTime,
+        api: MilvusApi,
+        collection: str,
         offsets: OffsetReader | None,
         *,
         max_waiting: int = 1,
@@ -64,7 +67,11 @@ class FreshnessWatch:
         self._milvus_thread = ThreadPoolExecutor(1, thread_name_prefix="freshness-milvus")
         self._kafka_thread = ThreadPoolExecutor(1, thread_name_prefix="freshness-kafka")
         self._newest = Background(
-            newest.read, self._milvus_thread, ttl_s=TTL_S, what="the newest event time", clock=clock
+            NewestEventTime(api, collection).read,
+            self._milvus_thread,
+            ttl_s=TTL_S,
+            what="the newest event time",
+            clock=clock,
         )
         self._lags: Background[tuple[PartitionLag, ...]] | None = None
         self._waiting: OffsetWaiting | None = None
@@ -72,18 +79,19 @@ class FreshnessWatch:
             self._lags = Background(
                 lambda: self._read_lags(offsets), self._kafka_thread, ttl_s=TTL_S, what="the lag", clock=clock
             )
-            self._waiting = OffsetWaiting(offsets, self._kafka_thread, max_waiting=max_waiting)
+            instants = Instants(lambda: see(api, collection, offsets.topic_ids), self._milvus_thread)
+            self._waiting = OffsetWaiting(offsets, self._kafka_thread, instants=instants, max_waiting=max_waiting)
 
     def last(self) -> Freshness:
         """What was read last, with no call; where it is old, reading begins beside the request."""
         lags = None if self._lags is None else self._lags.last()
         return Freshness(_time(self._newest.last()), None if lags is None else total_seconds(lags))
 
-    async def wait(self, awaited: Sequence[AwaitedOffset], timeout_s: float) -> None:
-        """Wait until the group has committed these records. Raises InvalidRequest, and as `OffsetWaiting.wait`."""
+    async def wait(self, awaited: Sequence[AwaitedOffset], timeout_s: float) -> int | None:
+        """As `OffsetWaiting.wait`. Raises InvalidRequest without Kafka, and what that raises."""
         if self._waiting is None:
             raise InvalidRequest("/freshness/wait_for", NO_KAFKA)
-        await self._waiting.wait(awaited, timeout_s)
+        return await self._waiting.wait(awaited, timeout_s)
 
     async def report(self) -> FreshnessReport:
         """The state, at most a second old. Raises Unavailable, UsageError."""

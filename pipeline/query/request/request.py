@@ -172,6 +172,11 @@ class SearchRequest(StrictModel):
         return self.filter is not None or self.time is not None
 
     @property
+    def waits(self) -> bool:
+        """Whether the search waits for records."""
+        return self.freshness is not None and bool(self.freshness.wait_for)
+
+    @property
     def strong(self) -> bool:
         """Whether the search must see every write that Milvus has acknowledged."""
         return self.freshness is not None and self.freshness.strong

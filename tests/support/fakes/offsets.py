@@ -13,6 +13,7 @@ class FakeOffsets:
 
     def __init__(self, partitions: int = 1, topic: str = "topic") -> None:
         self.topics = (topic,)
+        self.topic_ids: Mapping[str, str] = {topic: "id"}
         self.counts = {topic: partitions}
         self.commits: dict[KafkaPartition, int] = {}
         self.ends: dict[KafkaPartition, int] = {}

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.query.app import create_app
 from pipeline.errors import Unavailable, UsageError
-from pipeline.query import FreshnessWatch, NewestEventTime, Searcher, SearchService
+from pipeline.query import FreshnessWatch, Searcher, SearchService
 from pipeline.query.freshness.watch import TTL_S
 from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 class Site:
     def __init__(self, milvus: FakeMilvus, offsets: FakeOffsets | None) -> None:
         self.clock = Clock()
-        watch = FreshnessWatch(NewestEventTime(milvus, COLLECTION), offsets, clock=self.clock)
+        watch = FreshnessWatch(milvus, COLLECTION, offsets, clock=self.clock)
         self.service = SearchService(
             Searcher(milvus, COLLECTION), East(), QueryMetrics(CollectorRegistry()), freshness=watch
         )

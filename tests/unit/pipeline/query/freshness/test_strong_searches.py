@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from pipeline.query import (
     FreshnessWatch,
     InvalidRequest,
-    NewestEventTime,
     NotFreshYet,
     Overloaded,
     SearchAnswer,
@@ -77,7 +76,7 @@ class Site:
     def __init__(self, milvus: FakeMilvus) -> None:
         self.registry = CollectorRegistry()
         self.offsets = FakeOffsets()
-        self.watch = FreshnessWatch(NewestEventTime(milvus, COLLECTION), self.offsets)
+        self.watch = FreshnessWatch(milvus, COLLECTION, self.offsets)
         self.service = SearchService(
             Searcher(milvus, COLLECTION), East(), QueryMetrics(self.registry), freshness=self.watch
         )
@@ -134,7 +133,7 @@ def test_too_many_that_wait_are_overload(site: Site) -> None:
 
 @pytest.mark.parametrize("with_watch", [True, False])
 def test_without_kafka_no_request_can_wait(stale: FakeMilvus, with_watch: bool) -> None:
-    watch = FreshnessWatch(NewestEventTime(stale, COLLECTION), None) if with_watch else None
+    watch = FreshnessWatch(stale, COLLECTION, None) if with_watch else None
     service = SearchService(Searcher(stale, COLLECTION), East(), QueryMetrics(CollectorRegistry()), freshness=watch)
     with closing(service):
         wait = {"wait_for": [{"topic": "topic", "partition": 0, "offset": 0}]}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RateLimited, Unavailable, UsageError
+from pipeline.query.freshness.instants import Instants, Seen
 from pipeline.query.freshness.offsets import Behind, NotFreshYet, OffsetsUnavailable
 from pipeline.query.freshness.waiting import OffsetWaiting, behind
 from pipeline.query.request.freshness import AwaitedOffset
@@ -40,7 +41,8 @@ def run(offsets: FakeOffsets, thread: ThreadPoolExecutor) -> Run:
     """Runs a test on an event loop."""
 
     def started(test: Callable[[OffsetWaiting], Coroutine[Any, Any, None]]) -> OffsetWaiting:
-        waiting = OffsetWaiting(offsets, thread, max_waiting=3, poll_s=0.001)
+        instants = Instants(lambda: Seen({}, {}, None), thread)
+        waiting = OffsetWaiting(offsets, thread, instants=instants, max_waiting=3, poll_s=0.001)
         asyncio.run(test(waiting))
         return waiting
 
