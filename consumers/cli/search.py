@@ -32,8 +32,7 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
         request = parse_request(body, settings.query.max_limit)
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
-    waits = request.freshness is not None and bool(request.freshness.wait_for)
-    if waits and not has_kafka(settings):
+    if request.waits and not has_kafka(settings):
         raise UsageError("search --wait-for reads offsets of the consumer group: set kafka.bootstrap_servers")
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
@@ -43,7 +42,7 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             embedder = DirectEmbedder(model.embed_queries)
         configured = searcher(settings, api, model)
-        fresh = freshness_watch(settings, api) if waits else None
+        fresh = freshness_watch(settings, api) if request.waits else None
         metrics = QueryMetrics(CollectorRegistry())
         with closing(search_service(settings, configured, embedder, metrics, fresh)) as service:
             return answer_json(asyncio.run(service.answer(body)))
@@ -74,10 +73,11 @@ def request_body(
         body["min_score"] = min_score
     if recency is not None:
         body["recency"] = {"half_life": recency}
+    freshness: dict[str, Any] = {"level": "strong"} if strong else {}
     if wait_for:
-        body["freshness"] = {"wait_for": [_awaited(text) for text in wait_for]}
-    elif strong:
-        body["freshness"] = {"level": "strong"}
+        freshness["wait_for"] = [_awaited(text) for text in wait_for]
+    if freshness:
+        body["freshness"] = freshness
     if where:
         body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
     return body

@@ -28,12 +28,8 @@ def canary(settings: Settings, api: MilvusServerApi, metrics: QueryMetrics) -> I
     if settings.query.canary is None:
         yield
         return
-    if not has_kafka(settings):
-        raise UsageError("query.canary publishes documents: set kafka.bootstrap_servers and kafka.topics, too")
-    records = CanaryRecords(RecordMapping(**settings.record.model_dump()))
-    records.check(decoder(settings))
     running = Canary(
-        records,
+        canary_records(settings),
         RecordSender(kafka_settings(settings)),
         settings.kafka.topics[0],
         visible=_visible(settings, api),
@@ -46,6 +42,15 @@ def canary(settings: Settings, api: MilvusServerApi, metrics: QueryMetrics) -> I
         yield
     finally:
         running.close()
+
+
+def canary_records(settings: Settings) -> CanaryRecords:
+    """The records of the configured canaries. Raises UsageError where there can be none."""
+    if not has_kafka(settings):
+        raise UsageError("query.canary publishes documents: set kafka.bootstrap_servers and kafka.topics, too")
+    records = CanaryRecords(RecordMapping(**settings.record.model_dump()))
+    records.check(decoder(settings))
+    return records
 
 
 def _visible(settings: Settings, api: MilvusServerApi) -> Visible:

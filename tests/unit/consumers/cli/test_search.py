@@ -46,7 +46,8 @@ def test_the_records_to_wait_for_are_in_the_body() -> None:
     assert freshness([]) is None
     assert freshness([], strong=True) == {"level": "strong"}
     awaited = [{"topic": "a.b-c", "partition": 0, "offset": 7}, {"topic": "d", "partition": 12, "offset": 0}]
-    assert freshness(["a.b-c:0:7", "d:12:0"], strong=True) == {"wait_for": awaited}
+    assert freshness(["a.b-c:0:7", "d:12:0"]) == {"wait_for": awaited}
+    assert freshness(["d:12:0"], strong=True) == {"level": "strong", "wait_for": awaited[1:]}
 
 
 @pytest.mark.parametrize("text", ["", "a", "a:1", "a:1:", ":1:1", "a:-1:1", "a:1:1.5", "a:x:1", "a:²:1"])
