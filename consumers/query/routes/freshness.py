@@ -20,13 +20,13 @@ _log = structlog.get_logger(__name__)
 
 def add_freshness(app: FastAPI, watch: FreshnessWatch) -> None:
     """`GET /v1/freshness`."""
-    problems = {status: answer for status, answer in problem_responses().items() if status in (500, 503)}
+    problems = problem_responses()
 
     @app.get(
         "/v1/freshness",
         summary="Freshness",
         description=_DESCRIPTION,
-        responses={200: {"model": FreshnessReport}, **problems},
+        responses={200: {"model": FreshnessReport}, 500: problems[500], 503: problems[503]},
     )
     async def freshness() -> Response:
         try:

@@ -37,7 +37,7 @@ def stale() -> FakeMilvus:
     return api
 
 
-STRONG = {"freshness": {"level": "strong"}}
+STRONG = {"level": "strong"}
 
 
 def test_a_strong_search_sees_the_last_write(stale: FakeMilvus) -> None:
@@ -45,8 +45,8 @@ def test_a_strong_search_sees_the_last_write(stale: FakeMilvus) -> None:
     library = Library(stale)
     library.put("a", 0.0, lang="en")
     assert doc_ids(find(searcher)) == []
-    assert doc_ids(find(searcher, **STRONG)) == ["a"]
-    assert doc_ids(find(searcher, **STRONG, filter=eq("lang", "en"), limit=200, group_by=None)) == ["a"]
+    assert doc_ids(find(searcher, freshness=STRONG)) == ["a"]
+    assert doc_ids(find(searcher, freshness=STRONG, filter=eq("lang", "en"), limit=200, group_by=None)) == ["a"]
     assert doc_ids(find(searcher, freshness={"level": "bounded"})) == []
 
 
@@ -57,8 +57,7 @@ def test_a_strong_search_sees_the_last_write_of_the_ledger(stale: FakeMilvus) ->
     library.put("b", 1.0, offset=1)
     library.enter("b", 1)
     library.enter("a", 2)
-    time = {"time": {"from": "2026-11-22"}}
-    assert doc_ids(find(searcher, **STRONG, **time)) == ["b"]
+    assert doc_ids(find(searcher, freshness=STRONG, time={"from": "2026-11-22"})) == ["b"]
 
 
 def test_a_strong_search_reads_a_milvus_partition_made_a_moment_ago(stale: FakeMilvus) -> None:
@@ -67,7 +66,7 @@ def test_a_strong_search_reads_a_milvus_partition_made_a_moment_ago(stale: FakeM
     library.put("a", 0.0, "2026-11-21")
     find(searcher)
     library.put("b", 0.0, "2026-11-22")
-    assert doc_ids(find(searcher, **STRONG, time={"from": "2026-11-22"})) == ["b"]
+    assert doc_ids(find(searcher, freshness=STRONG, time={"from": "2026-11-22"})) == ["b"]
 
 
 class Site:
@@ -140,7 +139,8 @@ def test_without_kafka_no_request_can_wait(stale: FakeMilvus, with_watch: bool) 
         with pytest.raises(InvalidRequest, match=r"kafka\.bootstrap_servers") as refused:
             asyncio.run(service.answer({"query": "q", "freshness": wait}))
         assert refused.value.at == "/freshness/wait_for"
-        assert asyncio.run(service.answer({"query": "q", "freshness": {"level": "strong"}}))
+        answer = asyncio.run(service.answer({"query": "q", "freshness": STRONG}))
+        assert answer.freshness.lag_s is None
 
 
 def test_closing_ends_the_connection_to_kafka(site: Site) -> None:
