@@ -53,7 +53,8 @@ class Deployment:
 
     def search(self, text: str, *wait_for: dict[str, Any], **body: Any) -> httpx.Response:
         freshness = {"wait_for": list(wait_for), **body.pop("freshness", {})}
-        request = {"query": text, "limit": 3, "freshness": freshness, "timeout_ms": 30_000, **body}
+        # With hash:16 equal texts have equal vectors; words of other documents must not come first.
+        request = {"query": text, "mode": "dense", "limit": 3, "freshness": freshness, "timeout_ms": 30_000, **body}
         return self.client.post("/v1/search", json=request)
 
     def metric(self, name: str) -> float:

@@ -15,9 +15,12 @@ from pipeline.query import (
     NotFreshYet,
     Overloaded,
     SearchAnswer,
+    SearchAnswers,
     Searcher,
     SearchService,
 )
+from pipeline.query.freshness.waiting import OffsetWaiting
+from pipeline.store import Marks, PositionMarks, open_marks
 from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.offsets import FakeOffsets
@@ -79,6 +82,12 @@ class Site:
         self.service = SearchService(
             Searcher(milvus, COLLECTION), East(), QueryMetrics(self.registry), freshness=self.watch
         )
+
+    @property
+    def waiting(self) -> OffsetWaiting:
+        waiting = self.watch._waiting
+        assert waiting is not None
+        return waiting
 
     def search(self, offset: int, **body: object) -> SearchAnswer:
         freshness = {"wait_for": [{"topic": "topic", "partition": 0, "offset": offset}], **body}
@@ -148,3 +157,28 @@ def test_closing_ends_the_connection_to_kafka(site: Site) -> None:
     site.service.close()
     site.watch._kafka_thread.shutdown()
     assert site.offsets.closed
+
+
+@pytest.mark.parametrize(("level", "found"), [("strong", ["a", "b"]), ("bounded", ["a"])])
+def test_a_search_that_waited_sees_at_least_its_record(
+    site: Site, stale: FakeMilvus, level: str, found: list[str]
+) -> None:
+    stale.staleness_writes = 0
+    open_marks(stale, COLLECTION, create=True)
+    library = Library(stale)
+    library.put("a", 0.0, offset=7)
+    PositionMarks(Marks(stale, COLLECTION), "group").write({("topic", 0): 8}, site.offsets.topic_ids, began={})
+    freshness = {"level": level, "wait_for": [{"topic": "topic", "partition": 0, "offset": 7}]}
+
+    async def run() -> SearchAnswer | SearchAnswers:
+        request = asyncio.create_task(site.service.answer({"query": "q", "freshness": freshness}))
+        while not request.done() and not any(waiting.seen for waiting in site.waiting._waiting):
+            await asyncio.sleep(0.001)
+        stale.staleness_writes = 1
+        library.put("b", 1.0, offset=8)
+        site.offsets.commits = {("topic", 0): 8}
+        return await request
+
+    answer = asyncio.run(run())
+    assert isinstance(answer, SearchAnswer)
+    assert [result.doc_id for result in answer.results] == found
