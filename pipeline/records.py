@@ -40,6 +40,9 @@ RESERVED_NAMES = frozenset({*ROW_FIELDS, VECTOR_FIELD, SPARSE_FIELD, TENANT_FIEL
 and a collection that moves to a newer server must not give other names to the same records.
 """
 
+CANARY_PREFIX = "milvus-stream:canary:"
+"""What the ids of canaries begin with; searches show no such document."""
+
 KafkaPartition: TypeAlias = tuple[str, int]
 """Topic and Kafka partition number; the first two fields of a `Position`."""
 

@@ -198,6 +198,13 @@ def search(
     group_size: Annotated[int, typer.Option(min=1, max=10, help="most chunks of a document")] = 1,
     count: Annotated[bool, typer.Option("--count", help="count the rows that filter and time range match")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="print how the results were found")] = False,
+    wait_for: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
+    ] = None,
+    strong: Annotated[
+        bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Search once, without a server."""
@@ -220,6 +227,8 @@ def search(
         group_size=group_size,
         explain=explain,
         count=count,
+        wait_for=wait_for or [],
+        strong=strong,
     )
     if not json_:
         body["highlights"] = True

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from consumers.config import Settings
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import search_params
+from consumers.wiring.freshness import freshness_watch, has_kafka
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
@@ -26,6 +27,7 @@ from pipeline.query import (
     decode_json,
     parse_request,
 )
+from pipeline.telemetry import QueryMetrics
 
 _OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "~=": "contains"}
 _MOST_CHARS = MAX_SEARCH_BODY_BYTES
@@ -43,6 +45,8 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
     except InvalidRequest as error:
         raise UsageError(f"search {error}") from None
     search_params(settings)
+    if request.waits and not has_kafka(settings):
+        raise UsageError("search --wait-for reads offsets of the consumer group: set kafka.bootstrap_servers")
     with ExitStack() as stack:
         api = stack.enter_context(connections.milvus(settings))
         check_search(settings, api)
@@ -51,7 +55,9 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             embedder = DirectEmbedder(model.embed_queries)
         configured = searcher(settings, api, model)
-        with closing(search_service(settings, configured, embedder, CollectorRegistry())) as service:
+        fresh = freshness_watch(settings, api) if request.waits else None
+        metrics = QueryMetrics(CollectorRegistry())
+        with closing(search_service(settings, configured, embedder, metrics, freshness=fresh)) as service:
             return answer_json(asyncio.run(service.answer(body)))
 
 
@@ -72,6 +78,8 @@ def request_body(
     group_size: int = 1,
     explain: bool = False,
     count: bool = False,
+    wait_for: Sequence[str] = (),
+    strong: bool = False,
 ) -> dict[str, Any]:
     """The options of the command as the body of a request. May block.
 
@@ -97,6 +105,11 @@ def request_body(
         body["min_score"] = min_score
     if recency is not None:
         body["recency"] = {"half_life": recency}
+    freshness: dict[str, Any] = {"level": "strong"} if strong else {}
+    if wait_for:
+        freshness["wait_for"] = [_awaited(text) for text in wait_for]
+    if freshness:
+        body["freshness"] = freshness
     if conditions := [*map(_condition, where), *map(_filter, filters)]:
         body["filter"] = {"type": "and", "filters": conditions}
     return body
@@ -137,6 +150,14 @@ def _filter(text: str) -> object:
             f"--filter is not JSON: {error}. Write it as in the search API, e.g. --filter "
             """'{"type": "exists", "key": "lang", "value": false}'"""
         ) from None
+
+
+def _awaited(text: str) -> dict[str, Any]:
+    """`topic:partition:offset` as a request has it."""
+    topic, partition, offset = [*text.rsplit(":", 2), "", ""][:3]
+    if not topic or not (partition.isdecimal() and partition.isascii() and offset.isdecimal() and offset.isascii()):
+        raise UsageError(f"--wait-for {text!r}: write --wait-for topic:partition:offset, e.g. documents:0:1024")
+    return {"topic": topic, "partition": int(partition), "offset": int(offset)}
 
 
 def _condition(text: str) -> dict[str, Any]:

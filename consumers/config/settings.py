@@ -283,12 +283,25 @@ class QuerySection(_Section):
     audit_text: bool = Field(False, description="write the texts of searches into the audit log")
     auth: AuthSection = AuthSection()
 
+    canary: Duration | None = Field(
+        None,
+        ge=timedelta(seconds=10),
+        description="interval at which a document is published, found and deleted, to measure how fresh searches are; "
+        "null or off: never. Needs Write on the first of kafka.topics, and mode upsert",
+    )
+
     @field_validator("cursor_key")
     @classmethod
     def _check_key(cls, key: Secret | None) -> Secret | None:
         if key is not None and len(key.get_secret_value()) < _LEAST_KEY_CHARS:
             raise ValueError(f"needs at least {_LEAST_KEY_CHARS} random characters, or leave it out")
         return key
+
+    @field_validator("canary", mode="before")
+    @classmethod
+    def _off_is_null(cls, value: Any) -> Any:
+        """In YAML `off` is false."""
+        return None if value is False or value == "off" else value
 
 
 class TelemetrySection(_Section):

@@ -1,7 +1,7 @@
 """Problem JSON (RFC 9457) for every error, and the security headers of every answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
@@ -11,7 +11,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
-from pipeline.query import DeadlinePassed, InvalidRequest, MalformedRequest, Overloaded
+from pipeline.query import (
+    DeadlinePassed,
+    InvalidRequest,
+    MalformedRequest,
+    NotFreshYet,
+    OffsetsUnavailable,
+    Overloaded,
+)
 
 RETRY_AFTER_S = 1
 _TYPE = "urn:milvus-stream:problem:"
@@ -101,6 +108,13 @@ def _not_valid(error: MalformedRequest | InvalidRequest | RequestRefused | Reque
 
 def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
     """Errors of the service. Their text names Milvus's address and the collection, which is for the log."""
+    if isinstance(error, NotFreshYet):
+        more = {"behind": [asdict(one) for one in error.behind]}
+        return Problem(503, "not-fresh", "A record is not processed yet", str(error), more, retry=True)
+    if isinstance(error, OffsetsUnavailable):
+        detail = "what is committed cannot be read from Kafka; the log of the query worker says why"
+        title = "Offsets are not known now"
+        return Problem(503, "offsets-unavailable", title, detail, retry=True, reason=str(error))
     why = "; the line search.failed of the query worker's log says why"
     if isinstance(error, Unavailable):
         code, title, detail = (

@@ -7,6 +7,7 @@ from consumers.kafka.client.connection import KafkaSettings
 from consumers.kafka.client.lease_clock import LeaseClock, suspend_clock
 from consumers.kafka.groups.binding import NO_COLLECTION, CollectionBinding, check_commits, fills, topic_commits
 from consumers.kafka.groups.commits import PartitionLag, group_lag
+from consumers.kafka.groups.group_offsets import GroupOffsets
 from consumers.kafka.groups.group_watch import GroupWatch, forget_group
 from consumers.kafka.groups.job_membership import JobMembership, job_group
 from consumers.kafka.groups.live_group import LiveGroup
@@ -14,6 +15,7 @@ from consumers.kafka.positions.offset_tracker import OffsetTracker
 from consumers.kafka.positions.remembered import PositionMemory, RememberedPositions
 from consumers.kafka.positions.start_positions import start_problems
 from consumers.kafka.producing.publisher import Publisher
+from consumers.kafka.producing.record_sender import RecordSender
 from consumers.kafka.source.group_source import KafkaSource
 from consumers.kafka.source.ports import Lag, Source
 from consumers.kafka.source.rebalance import RebalanceHandler
@@ -34,6 +36,7 @@ __all__ = [
     "NO_COLLECTION",
     "BrokerInfo",
     "CollectionBinding",
+    "GroupOffsets",
     "GroupWatch",
     "JobMembership",
     "KafkaLookup",
@@ -48,6 +51,7 @@ __all__ = [
     "PositionMemory",
     "Publisher",
     "RebalanceHandler",
+    "RecordSender",
     "RememberedPositions",
     "Source",
     "TimeRange",

@@ -14,6 +14,7 @@ from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
+from consumers.query.routes.freshness import add_freshness
 from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
 from consumers.query.routes.openai_search import VectorStoreSearchRequest, add_vector_store_search
 from consumers.query.routes.pathway import MODELS, add_pathway
@@ -71,6 +72,8 @@ def create_app(
     add_pathway(app, searches)
     if embeddings is not None:
         add_embeddings(app, embeddings, admission)
+    if service.freshness is not None:
+        add_freshness(app, service.freshness)
     if tools is not None:
         app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())

@@ -15,6 +15,7 @@ from pipeline.embedding import Embedder
 from pipeline.errors import UsageError
 from pipeline.query import QueryBatcher
 from pipeline.store import MilvusServerApi
+from pipeline.telemetry import QueryMetrics
 
 
 def mcp_installed() -> bool:
@@ -34,6 +35,6 @@ def mcp_tools(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
     search = searcher(settings, api, model)
     with (
         closing(QueryBatcher(model.embed_queries)) as batcher,
-        closing(search_service(settings, search, batcher, CollectorRegistry())) as service,
+        closing(search_service(settings, search, batcher, QueryMetrics(CollectorRegistry()))) as service,
     ):
         yield Tools(Searches(service, Admission(service.concurrency)))

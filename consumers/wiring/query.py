@@ -12,12 +12,15 @@ from consumers.config import Settings
 from consumers.http import ProbeServer
 from consumers.query.access import Access
 from consumers.query.app import create_app
+from consumers.wiring.canary import canary
+from consumers.wiring.freshness import freshness_watch
 from consumers.wiring.mcp import mcp_installed
 from consumers.wiring.searches import cursors, search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
 from pipeline.query import EmbeddingService, QueryBatcher, Searcher, embed_documents
 from pipeline.store import MilvusServerApi
+from pipeline.telemetry import QueryMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -36,12 +39,16 @@ def query_app(
 
     Raises Mismatch for a collection of another model.
     """
+    metrics = QueryMetrics(registry)
     search = searcher(settings, api, model)
     with (
+        canary(settings, api, metrics),
         closing(QueryBatcher(model.embed_queries)) as batcher,
         closing(QueryBatcher(partial(embed_documents, model), cache_size=0)) as documents,
     ):
-        service = search_service(settings, search, batcher, registry, cursors(settings))
+        service = search_service(
+            settings, search, batcher, metrics, cursors=cursors(settings), freshness=freshness_watch(settings, api)
+        )
         ready = readiness(search)
         if probes is not None:
             probes.watch(alive=dict, ready=ready)

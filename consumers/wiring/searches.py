@@ -6,14 +6,12 @@ from dataclasses import asdict
 from secrets import token_bytes
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from consumers.config import Settings
 from consumers.wiring.collection import search_params
 from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import Cursors, QueryEmbedder, Searcher, SearchService, SearchSettings
+from pipeline.query import Cursors, FreshnessWatch, QueryEmbedder, Searcher, SearchService, SearchSettings
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -39,7 +37,7 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -
         settings.milvus.collection,
         SearchSettings(params=search_params(settings)),
         accept=lambda info: _accept(info, stamp),
-        one_version=lambda info: mode_stamped(_stamp_of(api, info), settings).one_version,
+        one_version=lambda info: mode_stamped(collection_stamp(api, info), settings).one_version,
     )
     with suppress(Unavailable):
         new.check()
@@ -54,7 +52,7 @@ def _accept(info: CollectionInfo, model: Mapping[str, Any] | None) -> None:
         check_model(info, model)
 
 
-def _stamp_of(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | None:
+def collection_stamp(api: MilvusServerApi, info: CollectionInfo) -> CollectionStamp | None:
     """The stamp of a collection without those who fill it; where a former version made it, its marks have the rules."""
     stamp = described_stamp(info, None)
     if stamp is None or stamp.rules is not None:
@@ -66,17 +64,20 @@ def search_service(
     settings: Settings,
     search: Searcher,
     embedder: QueryEmbedder | None,
-    registry: CollectorRegistry,
+    metrics: QueryMetrics,
+    *,
     cursors: Cursors | None = None,
+    freshness: FreshnessWatch | None = None,
 ) -> SearchService:
-    """The service over a searcher; its metrics go to `registry`. `cursors`: None where one search is all."""
+    """The service over a searcher. `cursors`: None where one search is all. `freshness`: None where it is not known."""
     return SearchService(
         search,
         embedder,
-        QueryMetrics(registry),
+        metrics,
         max_results=settings.query.max_limit,
         concurrency=settings.query.concurrency,
         cursors=cursors,
+        freshness=freshness,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from consumers.config import Settings
 from consumers.dead_letters import ensure_dead_letter_topic
 from consumers.kafka import NO_COLLECTION, CollectionBinding, check_topics, fills, topic_commits
+from consumers.wiring.canary import canary_records
 from consumers.wiring.collection import index_settings, keyword_settings
 from consumers.wiring.connections import kafka_settings
 from consumers.wiring.stamp import stamp_without_model
@@ -78,7 +79,9 @@ def check_search(settings: Settings, api: MilvusServerApi) -> None:
 
 
 def check_serve(settings: Settings, api: MilvusServerApi) -> None:
-    """Check the collection of a query worker, which may be created later. Raises Mismatch."""
+    """Check canary and collection of a query worker; the latter may be created later. Raises UsageError, Mismatch."""
+    if settings.query.canary is not None:
+        canary_records(settings)
     with suppress(Unavailable):
         check_search(settings, api)
 

@@ -4,10 +4,14 @@ Free of transport: HTTP, the command line and every other way in call the same s
 """
 
 from pipeline.query.answer import Result, SearchAnswer, SearchAnswers, SearchResult, answer_json
+from pipeline.query.canary_rows import EXCEPT_CANARIES, ONLY_CANARIES, is_canary
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
 from pipeline.query.cursor import Cursors
 from pipeline.query.description import CollectionDescription
 from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
+from pipeline.query.freshness.newest import NewestEventTime
+from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
+from pipeline.query.freshness.watch import FreshnessReport, FreshnessWatch
 from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.body import parse_body
@@ -27,9 +31,11 @@ from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
 __all__ = [
+    "EXCEPT_CANARIES",
     "MAX_BODY_BYTES",
     "MAX_QUERY_CHARS",
     "MAX_SEARCH_BODY_BYTES",
+    "ONLY_CANARIES",
     "CollectionDescription",
     "Cursors",
     "DeadlinePassed",
@@ -38,10 +44,16 @@ __all__ = [
     "EmbeddingService",
     "Embeddings",
     "FetchSettings",
+    "FreshnessReport",
+    "FreshnessWatch",
     "InputType",
     "InvalidRequest",
     "ListedDocument",
     "MalformedRequest",
+    "NewestEventTime",
+    "NotFreshYet",
+    "OffsetReader",
+    "OffsetsUnavailable",
     "Overloaded",
     "QueryBatcher",
     "QueryEmbedder",
@@ -59,6 +71,7 @@ __all__ = [
     "cursor_request_model",
     "decode_json",
     "embed_documents",
+    "is_canary",
     "parse_body",
     "parse_request",
     "request_model",

@@ -194,6 +194,16 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Freshness:
+    """How fresh the collection is, as it was read beside earlier requests; null: not known."""
+
+    event_time: str | None = None
+    """The newest event time that is known to be searchable, RFC 3339, UTC."""
+    lag_s: float | None = None
+    """Age in seconds of the oldest record in Kafka that is not committed; 0 without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchAnswer:
     """Answer to a request whose `query` is one text."""
 
@@ -202,6 +212,7 @@ class SearchAnswer:
     searched: SearchedCounts
     warnings: tuple[str, ...]
     mode: Mode
+    freshness: Freshness
     timing_ms: Timing
     total: int | None = None
     """Rows that the filter and the time range match, where the request has `count`; null where that took too long."""
@@ -229,6 +240,7 @@ class SearchAnswers:
     searched: SearchedCounts
     warnings: tuple[str, ...]
     mode: Mode
+    freshness: Freshness
     timing_ms: Timing
     total: int | None = None
     """Rows that the filter and the time range match, where the request has `count`; null where that took too long."""
@@ -239,7 +251,7 @@ class SearchAnswers:
 
 
 def shape_answer(
-    result: SearchResult, *, many: bool, timing: Timing, next_cursor: str | None = None
+    result: SearchResult, *, many: bool, freshness: Freshness, timing: Timing, next_cursor: str | None = None
 ) -> SearchAnswer | SearchAnswers:
     """The answer to a request: a list of results for a list of texts, else the results of the one text."""
     rest: dict[str, Any] = {
@@ -247,6 +259,7 @@ def shape_answer(
         "searched": result.searched.counts(),
         "warnings": result.warnings,
         "mode": result.mode,
+        "freshness": freshness,
         "timing_ms": timing,
         "total": result.total,
         "explain": result.explanation,

@@ -1,12 +1,13 @@
 """The calls to Milvus of one search: all within its deadline, each for a bounded number of rows."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
 from pipeline.query.answer import FetchRound
+from pipeline.query.canary_rows import without_canaries
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import best, rank, results_in
 from pipeline.query.recency import recent_first
@@ -102,6 +103,8 @@ class CandidateSearch:
     """Whose rows may be shown; None: those of every tenant."""
     returned: Returned = NOTHING
     """What the pages before have shown; it is left out."""
+    consistency: Mapping[str, Any] = field(default_factory=dict)
+    """Which writes every read must see; as in `RowSelection`."""
 
     def ranked(self) -> RankedCandidates:
         """Rank more and more candidates until each query has its results.
@@ -120,7 +123,7 @@ class CandidateSearch:
         trace = FetchTrace()
         while True:
             fields = self._whole_row() if wanted * queries <= settings.whole_rows else (*_POSITION, TENANT_FIELD)
-            rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions)
+            rows = RowSelection(wanted, self.plan.expression, fields, self.plan.partitions, self.consistency)
             try:
                 candidates = self.retrieve(self.queries, rows)
             except Unavailable:
@@ -129,7 +132,9 @@ class CandidateSearch:
                 return RankedCandidates(ranked, complete=False, trace=trace)
             if ranked and candidates.missing:
                 return RankedCandidates(ranked, complete=False, trace=trace)
-            eligible = [self._eligible(hits) for hits in candidates.hits]
+            found = [without_canaries(hits) for hits in candidates.hits]
+            hidden = max(len(hits) - len(shown) for hits, shown in zip(candidates.hits, found, strict=True))
+            eligible = [self._eligible(hits) for hits in found]
             ranked = [self._best(hits, best) for hits in eligible]
             if request.explain:  # it keeps all candidates until the answer
                 trace = trace.after(wanted, candidates, eligible)
@@ -137,7 +142,7 @@ class CandidateSearch:
                 return RankedCandidates(ranked, complete=False, missing=candidates.missing, trace=trace)
             counts = [results_in(hits, request.group_by) for hits in ranked]
             pairs = zip(counts, eligible, strict=True)
-            short = any(count < request.limit and len(hits) >= wanted for count, hits in pairs)
+            short = any(count < request.limit and len(hits) + hidden >= wanted for count, hits in pairs)
             if not short or wanted >= most:
                 more = any(count > request.limit or count >= best for count in counts)
                 more = more or (not short and any(len(hits) >= wanted for hits in eligible))
@@ -206,7 +211,12 @@ class CandidateSearch:
         expression = f"{self.plan.expression} and {among}" if self.plan.expression else among
         rows = self._in_time(
             lambda left_s: self.api.query(
-                self.collection.name, expression, self._whole_row(), partitions=self.plan.partitions, timeout=left_s
+                self.collection.name,
+                expression,
+                self._whole_row(),
+                partitions=self.plan.partitions,
+                timeout=left_s,
+                **self.consistency,
             )
         )
         return {row["id"]: row for row in rows}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.query.answer import Mode
+from pipeline.query.canary_rows import except_canaries
 from pipeline.query.request.filter_expressions import FieldType, FilterableFields, filterable_fields
 from pipeline.query.retrievers import has_keyword_index
 from pipeline.query.tenancy import check_tenant, tenant_term, within_tenant
@@ -84,7 +85,7 @@ def describe_collection(
 def _sample(
     api: MilvusServerApi, info: CollectionInfo, fields: FilterableFields, tenant: str | None
 ) -> list[dict[str, Any]]:
-    expression = within_tenant(tenant_term(tenant, fields), "chunk == 0")
+    expression = within_tenant(tenant_term(tenant, fields), except_canaries("chunk == 0"))
     rows = api.query(info.name, expression, [METADATA_FIELD], limit=_SAMPLE, timeout=_TIMEOUT_S)
     for row in rows:
         check_tenant(row, tenant)

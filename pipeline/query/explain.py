@@ -64,7 +64,7 @@ def explained(
         mode=method.mode,
         index=ExplainedIndex(method.index.type, method.index.metric) if by_vectors else None,
         params=method.parameters.of(method.index, trace.rounds[-1].limit) if by_vectors else {},
-        consistency="bounded",
+        consistency="strong" if method.request.strong else "bounded",
         partitions=searched,
         phases_ms=phases_ms,
         rounds=trace.rounds,

@@ -7,6 +7,7 @@ import orjson
 import structlog
 
 from pipeline.errors import MilvusStreamError
+from pipeline.query.canary_rows import except_canaries
 from pipeline.query.candidates import CandidateSearch
 from pipeline.query.facet_counts import Facets, count_values
 from pipeline.query.request.filter_expressions import FilterableFields
@@ -77,9 +78,10 @@ def _read(search: CandidateSearch, columns: Sequence[str], deadline: float) -> t
 def _query(search: CandidateSearch, columns: Sequence[str], limit: int, deadline: float) -> list[dict[str, Any]]:
     return search.api.query(
         search.collection.name,
-        search.plan.expression,
+        except_canaries(search.plan.expression),
         columns,
         partitions=search.plan.partitions,
         limit=limit,
         timeout=max(deadline - search.clock(), 0.001),
+        **search.consistency,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.query.canary_rows import except_canaries
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.request.filter_expressions import compile_filter, filterable_fields
 from pipeline.query.request.filters import Filter
@@ -86,7 +87,7 @@ class DocumentListing:
     def _expression(self, rows: Filter | None, tenant: str | None) -> str:
         fields = filterable_fields(self._info, self._api.server.capabilities)
         matching = "" if rows is None else f" and ({compile_filter(rows, fields)})"
-        return within_tenant(tenant_term(tenant, fields), _ONE_A_DOCUMENT + matching)
+        return within_tenant(tenant_term(tenant, fields), except_canaries(_ONE_A_DOCUMENT + matching))
 
     def _count(self, expression: str) -> int:
         return int(self._query(expression, ["count(*)"])[0]["count(*)"])

@@ -33,11 +33,11 @@ class PartitionList:
         self._expires_at = clock()
         self._refreshing = threading.Lock()
 
-    def listing(self) -> PartitionIndex:
-        """The Milvus partitions. Raises NotFound, Unavailable."""
+    def listing(self, *, fresh: bool = False) -> PartitionIndex:
+        """The Milvus partitions; `fresh`: as they are now. Raises NotFound, Unavailable."""
         now = self._clock()
         last = self._listing
-        if last is not None and now < last[0]:
+        if last is not None and now < last[0] and not fresh:
             return last[1]
         names = tuple(self._api.partitions(self._collection))
         # The intervals of the same names are the same.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class RowSelection:
     fields: Sequence[str]
     partitions: Sequence[str] | None
     """Names of Milvus partitions; None: the whole collection."""
+    consistency: Mapping[str, Any] = field(default_factory=dict)
+    """Which writes must be seen, as `as_of` says it; empty: what was visible some 100 ms ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class DenseRetriever(Retriever):
                 partitions=rows.partitions,
                 params=self._parameters.of(index, rows.limit),
                 timeout_s=timeout_s,
+                **rows.consistency,
             ),
         )
         if index.metric != "L2":
@@ -114,6 +117,7 @@ class KeywordRetriever(Retriever):
                 fields=rows.fields,
                 partitions=rows.partitions,
                 timeout_s=timeout_s,
+                **rows.consistency,
             ),
         )
         return Retrieved([[replace(hit, score=self._sign * hit.score) for hit in hits] for hits in hits_of_queries])

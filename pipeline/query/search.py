@@ -34,7 +34,7 @@ from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import VECTOR_FIELD
-from pipeline.store import CollectionInfo, Hit, MilvusServerApi
+from pipeline.store import CollectionInfo, Hit, MilvusServerApi, as_of
 
 _CUT_OFF = (
     "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
@@ -106,23 +106,34 @@ class Searcher:
         now_ms: int,
         tenant: str | None = None,
         returned: Returned = NOTHING,
+        since: int | None = None,
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
         milliseconds) is what a time range counts back from. `tenant`: whose documents are searched; None: all.
-        `returned`: what the pages before have shown. Raises InvalidRequest (the filter or the mode does not fit the
-        collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection),
-        ForeignRow.
+        `returned`: what the pages before have shown. `since`: a strong search need only see what was acknowledged
+        before this moment of Milvus's clock; None: before now. Raises InvalidRequest (the filter or the mode does not
+        fit the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no
+        collection), ForeignRow.
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
         queries = Queries(request.queries, vectors)
-        run = partial(self._search, request, queries, deadline, now_ms, tenant=tenant, returned=returned)
+        run = partial(
+            self._search,
+            request,
+            queries,
+            deadline=deadline,
+            now_ms=now_ms,
+            tenant=tenant,
+            returned=returned,
+            since=since,
+        )
         existing = PartitionIndex()
         try:
-            existing = self._partitions.listing()
+            existing = self._partitions.listing(fresh=request.strong)
             return run(existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
@@ -173,12 +184,13 @@ class Searcher:
         self,
         request: SearchRequest,
         queries: Queries,
-        deadline: float,
-        now_ms: int,
         existing: PartitionIndex,
         *,
+        deadline: float,
+        now_ms: int,
         tenant: str | None,
         returned: Returned,
+        since: int | None,
     ) -> SearchResult:
         phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
@@ -189,6 +201,8 @@ class Searcher:
         method = chosen_method(
             request, schema.info, self._api, one_version=schema.one_version, configured=self._settings.params
         )
+        # All reads of the request as of one moment: only the first one waits until the server has passed it.
+        consistency = as_of(since or self._api.instant()) if request.strong else {}
         search = CandidateSearch(
             self._api,
             method.retriever(self._api, self._clock),
@@ -204,6 +218,7 @@ class Searcher:
             self._clock,
             tenant,
             returned,
+            consistency,
         )
         phases.end("plan")
         candidates = search.ranked()
@@ -217,6 +232,7 @@ class Searcher:
                 limit=request.limit,
                 timeout_s=deadline - self._clock(),
                 group_by=request.group_by,
+                consistency=consistency,
             )
             warnings += of_versions
             phases.end("versions")
@@ -281,7 +297,8 @@ class Searcher:
     def _total(self, search: CandidateSearch, phases: Phases) -> tuple[int | None, tuple[str, ...]]:
         if not search.request.count:
             return None, ()
-        counted = count_rows(self._api, search.collection.name, search.plan, search.deadline - self._clock())
+        left_s = search.deadline - self._clock()
+        counted = count_rows(self._api, search.collection.name, search.plan, left_s, search.consistency)
         phases.end("count")
         return counted
 

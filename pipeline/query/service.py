@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from pipeline.errors import Mismatch, NotFound, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
-from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
+from pipeline.query.answer import Freshness, SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.cursor import Cursors
 from pipeline.query.description import CollectionDescription
+from pipeline.query.freshness.offsets import NotFreshYet
+from pipeline.query.freshness.watch import NO_KAFKA, FreshnessWatch
 from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.pages import Page, next_cursor, open_page
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
@@ -29,7 +31,7 @@ _READ_S = 10.0
 
 T = TypeVar("T")
 Answer: TypeAlias = SearchAnswer | SearchAnswers
-Outcome = Literal["ok", "invalid", "overloaded", "unavailable", "timeout", "error"]
+Outcome = Literal["ok", "invalid", "overloaded", "unavailable", "late", "timeout", "error"]
 """The label of `query_requests_total`."""
 
 
@@ -79,11 +81,13 @@ class SearchService:
         max_results: int = MAX_RESULTS,
         concurrency: int = 1,
         cursors: Cursors | None = None,
+        freshness: FreshnessWatch | None = None,
     ) -> None:
         """Make it ready; starts no thread.
 
         `embedder`: None where every search is by words. `max_results`: of one request, all its texts together.
-        `concurrency`: threads that search. `cursors`: None where answers have no further pages.
+        `concurrency`: threads that search. `cursors`: None where answers have no further pages. `freshness`: None: not
+        known, and no request can wait for a record.
         """
         request_model(max_results)  # takes some 2 ms, for which the first request need not wait
         self.max_results = max_results
@@ -92,6 +96,7 @@ class SearchService:
         self._embedder = embedder
         self._metrics = metrics
         self._cursors = cursors
+        self.freshness = freshness
         # A thread that Milvus keeps waiting beyond its request still counts, so threads never pile up.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="search")
 
@@ -150,6 +155,8 @@ class SearchService:
     def close(self) -> None:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.freshness is not None:
+            self.freshness.close()
 
     async def _read(self, read: Callable[[], T]) -> T:
         """Read in a thread of the searches. Raises Unavailable, Mismatch, DeadlinePassed."""
@@ -169,7 +176,9 @@ class SearchService:
             async with asyncio.timeout_at(deadline):
                 vectors = await self._vectors(request)
                 embedded = now()
-                search = partial(self._search, page, vectors, deadline, now)
+                since = await self._wait(request, deadline - embedded)
+                waited = now()
+                search = partial(self._search, page, vectors, deadline, now, since)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
         except TimeoutError as error:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
@@ -177,11 +186,14 @@ class SearchService:
         timing = Timing(*(round(span * 1000, 3) for span in (embedded - arrived, ended - embedded, ended - arrived)))
         for phase in ("embed", "search", "total") if request.embeds else ("search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
+        if request.waits:
+            self._metrics.seconds.labels("wait").observe(waited - embedded)
         for results in result.results:
             self._metrics.results.observe(len(results))
         cursor, warnings = next_cursor(page, result, self._cursors)
         result = replace(result, warnings=(*result.warnings, *warnings))
-        return shape_answer(result, many=request.many, timing=timing, next_cursor=cursor)
+        fresh = Freshness() if self.freshness is None else self.freshness.last()
+        return shape_answer(result, many=request.many, freshness=fresh, timing=timing, next_cursor=cursor)
 
     async def _vectors(self, request: SearchRequest) -> NDArray[np.float32] | None:
         if not request.embeds:
@@ -193,15 +205,42 @@ class SearchService:
         except RateLimited as error:
             raise Overloaded(str(error)) from error
 
+    async def _wait(self, request: SearchRequest, left_s: float) -> int | None:
+        """Wait for the records that the request names; returns `since` of `Searcher.search`."""
+        if request.freshness is None or not request.freshness.wait_for:
+            return None
+        if self.freshness is None:
+            raise InvalidRequest("/freshness/wait_for", NO_KAFKA)
+        # It ends a little earlier than the request, so that the answer can say what is missing.
+        most_s = left_s - min(_MARGIN_S, left_s / 10)
+        if (wanted_ms := request.freshness.timeout_ms) is not None:
+            most_s = min(most_s, wanted_ms / 1000)
+        try:
+            since = await self.freshness.wait(request.freshness.wait_for, most_s)
+        except RateLimited as error:
+            raise Overloaded(str(error)) from error
+        return None if request.freshness.level == "strong" else since
+
     def _search(
-        self, page: Page, vectors: NDArray[np.float32] | None, deadline: float, clock: Callable[[], float]
+        self,
+        page: Page,
+        vectors: NDArray[np.float32] | None,
+        deadline: float,
+        clock: Callable[[], float],
+        since: int | None,
     ) -> SearchResult:
         """Search in a thread; what waited for the thread is taken off the time that is left."""
         left_s = deadline - clock()
         # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
         left_s -= min(_MARGIN_S, left_s / 10)
         return self._searcher.search(
-            page.request, vectors, left_s, now_ms=page.now_ms, tenant=page.tenant, returned=page.returned
+            page.request,
+            vectors,
+            left_s,
+            now_ms=page.now_ms,
+            tenant=page.tenant,
+            returned=page.returned,
+            since=since,
         )
 
 
@@ -214,6 +253,8 @@ def outcome_of(error: Exception) -> Outcome:
             return "invalid"
         case DeadlinePassed():
             return "timeout"
+        case NotFreshYet():
+            return "late"
         case Unavailable() | Mismatch() | UsageError():
             return "unavailable"
         case _:

@@ -6,7 +6,8 @@ documents hide the newer ones, only the ledger knows of them.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import structlog
 
@@ -60,13 +61,14 @@ class VersionCheck:
         limit: int,
         timeout_s: float,
         group_by: Literal["doc_id"] | None = None,
+        consistency: Mapping[str, Any] = MappingProxyType({}),
     ) -> tuple[list[list[Hit]], tuple[str, ...]]:
         """The best `limit` hits, or documents, of each query without rows of older versions, and what to warn of.
 
         Raises nothing of Milvus: where the ledger cannot be read within `timeout_s`, all hits remain, with a warning.
         A collection without a ledger is not one of milvus-stream's in upsert mode, and needs none.
         """
-        stored, warnings = self._stored(collection, ranked, timeout_s)
+        stored, warnings = self._stored(collection, ranked, timeout_s, consistency)
         remaining: list[list[Hit]] = []
         uncertain: dict[str, None] = {}
         for hits in ranked:
@@ -79,7 +81,7 @@ class VersionCheck:
         return remaining, warnings
 
     def _stored(
-        self, collection: str, ranked: Ranked, timeout_s: float
+        self, collection: str, ranked: Ranked, timeout_s: float, consistency: Mapping[str, Any]
     ) -> tuple[Mapping[str, StoredVersion], tuple[str, ...]]:
         """Stored versions by the id of their ledger row; and warnings, if they could not be read."""
         ids = list(dict.fromkeys(identifier for hits in ranked for hit in hits if (identifier := _entry_id(hit))))
@@ -89,7 +91,7 @@ class VersionCheck:
             return {}, self._warnings
         wait_s = min(_LOOKUP_S, timeout_s / 2)
         try:
-            return self._read(ledger_name(collection), ids, self._clock() + wait_s), ()
+            return self._read(ledger_name(collection), ids, self._clock() + wait_s, consistency), ()
         except NotFound:
             if not self._missing_logged:
                 self._missing_logged = True
@@ -103,12 +105,14 @@ class VersionCheck:
         self._warnings, self._resumes_at = warnings, self._clock() + _PAUSE_S
         return {}, warnings
 
-    def _read(self, ledger: str, ids: Sequence[str], deadline: float) -> dict[str, StoredVersion]:
+    def _read(
+        self, ledger: str, ids: Sequence[str], deadline: float, consistency: Mapping[str, Any]
+    ) -> dict[str, StoredVersion]:
         stored: dict[str, StoredVersion] = {}
         for start in range(0, len(ids), KEYS_PER_QUERY):
             expression = ids_expression(ids[start : start + KEYS_PER_QUERY])
             left_s = max(deadline - self._clock(), 0.0)
-            rows = self._api.query(ledger, expression, VERSION_FIELDS, timeout=left_s)
+            rows = self._api.query(ledger, expression, VERSION_FIELDS, timeout=left_s, **consistency)
             stored.update({row["id"]: row_version(row) for row in rows})
         return stored
 

@@ -50,7 +50,13 @@ from pipeline.store.collection.stamp import AppendIds, CollectionStamp, compare,
 from pipeline.store.flushing.flusher import Flusher
 from pipeline.store.flushing.governor import FlushGovernor
 from pipeline.store.flushing.policy import FlushPolicy
-from pipeline.store.flushing.positions import PositionMarks, PositionStore, StoredPosition, topic_ids_seen
+from pipeline.store.flushing.positions import (
+    PositionMarks,
+    PositionStore,
+    StoredPosition,
+    positions_seen,
+    topic_ids_seen,
+)
 from pipeline.store.flushing.shared_marker import FlushMarker
 from pipeline.store.milvus.api import (
     DEFAULT_PARTITION,
@@ -60,6 +66,7 @@ from pipeline.store.milvus.api import (
     MilvusApi,
     MilvusServerApi,
     VectorSearch,
+    as_of,
 )
 from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.capabilities import Capabilities, capabilities_of
@@ -159,6 +166,7 @@ __all__ = [
     "Writer",
     "all_partitions",
     "append_row_id",
+    "as_of",
     "capabilities_of",
     "check_collection",
     "check_collection_name",
@@ -195,6 +203,7 @@ __all__ = [
     "open_for_filling",
     "open_ledger",
     "open_marks",
+    "positions_seen",
     "read_ledger_of",
     "read_marks_of",
     "read_stamp",

@@ -197,7 +197,13 @@ class QueryMetrics:
         self.results = declare.histogram(
             "query_results", "Results of a search.", (0, 1, 2, 5, 10, 20, 50, 100, 500, 1000)
         )
-        for outcome in ("ok", "invalid", "overloaded", "unavailable", "timeout", "error"):
+        self.canary_seconds = declare.histogram(
+            "milvus_stream_canary_seconds", "From the publishing of a canary to a search that finds it.", _FRESHNESS
+        )
+        self.canary_failures = declare.counter(
+            "milvus_stream_canary_failures_total", "Canaries that could not be published, or not be found in time."
+        )
+        for outcome in ("ok", "invalid", "overloaded", "unavailable", "late", "timeout", "error"):
             self.requests.labels(outcome)
-        for phase in ("embed", "search", "total"):
+        for phase in ("embed", "wait", "search", "total"):
             self.seconds.labels(phase)

@@ -19,7 +19,7 @@ from pipeline.records import SPARSE_FIELD
 from pipeline.store.collection.indexes import IndexSettings, search_params
 from pipeline.store.collection.schema import documents_spec
 from pipeline.store.collection.stamp import read_stamp
-from pipeline.store.milvus.api import CollectionSpec, MilvusServerApi, ServerInfo, VectorSearch
+from pipeline.store.milvus.api import CollectionSpec, MilvusServerApi, ServerInfo, VectorSearch, as_of
 from pipeline.store.milvus.client import connect
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
@@ -193,6 +193,14 @@ def test_a_read_since_an_instant_sees_what_was_acknowledged_before_it(subject: S
         assert (instant is None) == subject.lite
         found = subject.api.query(subject.collection, "chunk >= 0", ["id"], partitions=[partition], since=instant)
         assert len(found) == number + 1
+
+
+def test_a_search_since_an_instant_sees_what_was_acknowledged_before_it(subject: Subject) -> None:
+    partition = subject.partition()
+    for number in range(5):
+        subject.put(partition, row(f"{number:02x}"))
+        search = VectorSearch(vector(1.0)[None], 10, partitions=[partition], **as_of(subject.api.instant()))
+        assert len(subject.api.search(subject.collection, search)[0]) == number + 1
 
 
 def test_a_dropped_partition_takes_its_rows_along(subject: Subject) -> None:

@@ -79,7 +79,7 @@ def test_a_document_is_read_by_its_id(api: MilvusServerApi, store: Store) -> Non
 
 
 def test_a_type_that_no_row_has_is_a_warning(api: MilvusServerApi, store: Store) -> None:
-    metadata = {"priority": 2, "tags": ["red", "blue"], "customer": {"city": "Ulm"}}
+    metadata: dict[str, JsonValue] = {"priority": 2, "tags": ["red", "blue"], "customer": {"city": "Ulm"}}
     write(store.upsert_writer(), [put(f"{number}", "alpha", number, metadata=metadata) for number in range(3)])
     searcher = Searcher(api, store.name)
 

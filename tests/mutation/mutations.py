@@ -1143,4 +1143,32 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="False",
         tests=("tests/unit/consumers/query/test_pathway_filter.py",),
     ),
+    Mutation(
+        "a search does not wait for the last record committed",
+        function="pipeline.query.freshness.waiting.behind",
+        old="at <= one.offset",
+        new="at < one.offset",
+        tests=("tests/unit/pipeline/query/freshness/test_waiting.py",),
+    ),
+    Mutation(
+        "a search that has waited reads what is visible",
+        function="pipeline.query.request.freshness.FreshnessOptions.strong",
+        old='self.level == "strong" or bool(self.wait_for)',
+        new='self.level == "strong"',
+        tests=("tests/unit/pipeline/query/freshness/test_strong_searches.py",),
+    ),
+    Mutation(
+        "a commit for a collection that was dropped counts",
+        function="consumers.wiring.freshness.OwnCollection.is_it",
+        old="return collection_id == self._id",
+        new="return True",
+        tests=("tests/unit/consumers/wiring/test_freshness.py",),
+    ),
+    Mutation(
+        "searches show canaries",
+        function="pipeline.query.candidates.CandidateSearch.ranked",
+        old="without_canaries(hits)",
+        new="hits",
+        tests=("tests/unit/pipeline/query/test_canary_rows.py",),
+    ),
 )

@@ -9,6 +9,8 @@ _OBJECTS = {
     "SearchRequest": 'the body must be a JSON object such as {"query": "refund failed"}',
     "FusionOptions": 'must be an object such as {"k": 60, "dense": 1, "keyword": 1}',
     "RecencyOptions": 'must be an object such as {"half_life": "12h", "weight": 0.3}',
+    "FreshnessOptions": 'must be an object such as {"level": "strong"}',
+    "AwaitedOffset": 'must be an object such as {"topic": "documents", "partition": 0, "offset": 42}',
     "TimeWindow": 'must be an object such as {"last": "24h"} or {"from": "2026-11-22", "to": …}',
 }
 _TYPES = (
@@ -39,6 +41,7 @@ _MEMBERS = {
     "fields": "field name",
     "facets": "field name",
     "key": "field name",
+    "wait_for": "record",
 }
 
 

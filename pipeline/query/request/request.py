@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.query.answer import Mode
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
+from pipeline.query.request.freshness import FreshnessOptions
 from pipeline.query.request.invalid_request import MalformedRequest, first_problem
 from pipeline.query.request.options import FusionOptions, IndexParameters, RecencyOptions
 from pipeline.query.request.value_types import Between, Duration, Expected, Time
@@ -158,6 +159,8 @@ class SearchRequest(StrictModel):
     """Say where the terms of the query are in each text, and which sentence fits best."""
     facets: FacetNames = None
     """Names of metadata whose values are counted, over all rows that the filter and the time range leave."""
+    freshness: FreshnessOptions | None = None
+    """How fresh the answer must be; null: bounded."""
     timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
     explain: Annotated[bool, Expected("must be true or false")] = False
@@ -257,6 +260,16 @@ class SearchRequest(StrictModel):
     def hides_rows(self) -> bool:
         """Whether a filter or a time range can hide some rows of a document."""
         return self.filter is not None or self.time is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the search waits for records."""
+        return self.freshness is not None and bool(self.freshness.wait_for)
+
+    @property
+    def strong(self) -> bool:
+        """Whether the search must see every write that Milvus has acknowledged."""
+        return self.freshness is not None and self.freshness.strong
 
     def time_range(self, now_ms: int) -> TimeRange | None:
         """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""

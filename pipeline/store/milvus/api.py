@@ -105,6 +105,8 @@ class VectorSearch:
     """Parameters of a search in this type of index (`ef` …)."""
     strong: bool = False
     """See every write acknowledged before the call, not only those older than some 100 ms."""
+    since: int | None = None
+    """See every write acknowledged before this `MilvusApi.instant`."""
     timeout_s: float | None = None
     """Limit of all attempts together; None: the connection's own."""
 
@@ -237,7 +239,7 @@ class MilvusServerApi(MilvusApi, Protocol):
 
 
 def as_of(instant: int | None) -> dict[str, Any]:
-    """Options of `query` for reads that see every write acknowledged before that `MilvusApi.instant`.
+    """Options of `query` and `VectorSearch` for reads that see every write acknowledged before that instant.
 
     All reads with one instant wait once, until the server has passed it. A strong read waits every time, because it is
     as of its own moment (some 300 ms on 2.3.5); without an instant the reads are strong.

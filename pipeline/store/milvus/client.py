@@ -158,11 +158,8 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
         limit: int | None = None,
         timeout: float | None = None,
     ) -> list[dict[str, Any]]:
-        # A strong read costs some 300 ms each time; `since` waits only until the server has passed that instant.
         self._check_partitions(collection, partitions)
-        options: dict[str, Any] = {"consistency_level": "Strong" if strong else "Bounded"}
-        if since is not None:
-            options = {"consistency_level": "Customized", "guarantee_timestamp": since}
+        options = _consistency(strong, since)
         if limit is not None:
             options["limit"] = limit
         rows = self._read(
@@ -197,7 +194,7 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
             total_s=search.timeout_s,
             anns_field=search.anns_field,
             filter=search.expression,
-            consistency_level="Strong" if search.strong else "Bounded",
+            **_consistency(search.strong, search.since),
             **({} if by_words else {"search_params": {"params": dict(search.params)}}),
         )
         return hits(answer, search.fields)
@@ -252,3 +249,10 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
             missing = set(partitions) - {DEFAULT_PARTITION, *self.partitions(collection)}
             if missing:
                 raise NotFound(f"collection {collection!r} has no Milvus partition {', '.join(sorted(missing))}")
+
+
+def _consistency(strong: bool, since: int | None) -> dict[str, Any]:
+    """The options of a read. A strong one costs some 300 ms; `since` waits until the server has passed that instant."""
+    if since is not None:
+        return {"consistency_level": "Customized", "guarantee_timestamp": since}
+    return {"consistency_level": "Strong" if strong else "Bounded"}

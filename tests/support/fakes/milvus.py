@@ -336,7 +336,7 @@ class FakeMilvus:
             raise UsageError(f"keyword search needs Milvus 2.5 or newer, or Lite; the server is {self._server.version}")
         with self._call("search", collection, len(search.queries)):
             held = self._get(collection)
-            rows = self._matching(held, search.expression, search.partitions, strong=search.strong)
+            rows = self._matching(held, search.expression, search.partitions, strong=search.strong, since=search.since)
             if isinstance(search.queries, np.ndarray):
                 return self._nearest(held.spec, rows, search, search.queries)
             return [self._sharing_words(held.spec, rows, search, text) for text in search.queries]

@@ -26,5 +26,5 @@ def test_the_page_explains_every_metric() -> None:
 
 
 def test_every_metric_of_the_page_exists() -> None:
-    named = set(re.findall(r"\b(?:ingest|query|rekey)_[a-z_]+\b", PAGE))
+    named = set(re.findall(r"\b(?:ingest|query|rekey|milvus_stream)_[a-z_]+\b", PAGE))
     assert sorted(named - declared()) == []

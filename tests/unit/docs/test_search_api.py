@@ -7,9 +7,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
-from pipeline.query import InvalidRequest, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query import FreshnessReport, InvalidRequest, NotFreshYet, SearchAnswer, SearchAnswers, parse_request
 from pipeline.query.answer import Explanation
 from pipeline.query.facet_counts import Facets
+from pipeline.query.freshness.waiting import behind
 from pipeline.query.highlights import mark
 from pipeline.query.request.cursor_request import parse_cursor_request
 from pipeline.query.terms import terms_of
@@ -21,6 +22,7 @@ SHAPES: dict[str, TypeAdapter[Any]] = {
     "answers": TypeAdapter(SearchAnswers),
     "facets": TypeAdapter(Facets),
     "explain": TypeAdapter(Explanation),
+    "freshness": TypeAdapter(FreshnessReport),
 }
 NOW_MS = 1_795_348_800_000
 
@@ -32,7 +34,7 @@ def examples(label: str) -> list[Any]:
 
 
 def test_every_example_has_a_known_label() -> None:
-    known = {"request", "problem", "highlighted", "cursor", *SHAPES}
+    known = {"request", "problem", "highlighted", "cursor", "late", *SHAPES}
     assert [label for label, _ in EXAMPLES if label not in known and not label.startswith("refused /")] == []
 
 
@@ -43,7 +45,7 @@ def test_a_request_is_accepted(body: Any) -> None:
 
 def test_the_requests_use_every_key_and_every_operator() -> None:
     written = json.dumps(examples("request"))
-    missing = {"query", "limit", "time", "last", "from", "to", "filter", "fields", "group_by"}
+    missing = {"query", "limit", "time", "last", "from", "to", "filter", "fields", "group_by", "wait_for"}
     missing |= {"vector", "params", "group_size", "count", "explain"}
     assert [key for key in missing if f'"{key}"' not in written] == []
     operators = {"contains_any", "exists", "match", "not", "prefix", "in", "gte", "ne"}
@@ -75,6 +77,14 @@ def test_a_refused_request_is_answered_with_the_problem_shown() -> None:
         parse_request(body)
     assert refusal.value.at == label.removeprefix("refused ")
     assert json.loads(bytes(problem_of(refusal.value).response().body)) == examples("problem")[0]
+
+
+def test_a_late_record_is_answered_with_the_problem_shown() -> None:
+    ((_, request),) = [(label, body) for label, body in EXAMPLES if label == "request" and "freshness" in body]
+    freshness = parse_request(request).freshness
+    assert freshness is not None
+    late = NotFreshYet(behind(freshness.wait_for, {("documents", 3): 1000}))
+    assert [json.loads(bytes(problem_of(late).response().body))] == examples("late")
 
 
 def test_the_answer_in_the_readme_has_fields_of_the_code_only() -> None:

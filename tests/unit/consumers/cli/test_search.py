@@ -39,6 +39,33 @@ def test_the_mode_is_in_the_body_where_one_is_given() -> None:
     assert [parse_request(body(mode)).mode for mode in ("dense", "keyword", "hybrid")] == ["dense", "keyword", "hybrid"]
 
 
+def freshness(wait_for: list[str], *, strong: bool = False) -> Any:
+    options: Any = {"last": None, "from_": None, "to": None, "where": [], "wait_for": wait_for, "strong": strong}
+    body = request_body("refund", limit=3, **options)
+    parse_request(body)
+    return body.get("freshness")
+
+
+def test_the_records_to_wait_for_are_in_the_body() -> None:
+    assert freshness([]) is None
+    assert freshness([], strong=True) == {"level": "strong"}
+    awaited = [{"topic": "a.b-c", "partition": 0, "offset": 7}, {"topic": "d", "partition": 12, "offset": 0}]
+    assert freshness(["a.b-c:0:7", "d:12:0"]) == {"wait_for": awaited}
+    assert freshness(["d:12:0"], strong=True) == {"level": "strong", "wait_for": awaited[1:]}
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:1", "a:1:", ":1:1", "a:-1:1", "a:1:1.5", "a:x:1", "a:²:1"])
+def test_another_form_of_a_record_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"write --wait-for topic:partition:offset"):
+        freshness([text])
+
+
+def test_waiting_without_a_configured_kafka_is_refused_before_anything_connects() -> None:
+    body = request_body("refund", limit=3, last=None, from_=None, to=None, where=[], wait_for=["a:0:1"])
+    with pytest.raises(UsageError, match=r"set kafka\.bootstrap_servers"):
+        search(Settings(), body)
+
+
 @pytest.fixture
 def without_model() -> Settings:
     """The model is not on this machine."""

@@ -105,6 +105,7 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
     assert response.status_code == 200
     body = response.json()
     assert set(body.pop("timing_ms")) == {"embed", "search", "total"}
+    assert body.pop("freshness") == {"event_time": None, "lag_s": None}
     assert body == {
         "results": [
             {

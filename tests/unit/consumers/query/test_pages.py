@@ -18,6 +18,7 @@ from consumers.query.app import create_app
 from consumers.wiring.searches import cursors, search_service
 from pipeline.errors import UsageError
 from pipeline.query import DirectEmbedder, Searcher
+from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION, Library
 
@@ -35,7 +36,9 @@ def east(texts: Sequence[str]) -> NDArray[np.float32]:
 @contextmanager
 def worker(milvus: FakeMilvus, settings: Settings) -> Iterator[TestClient]:
     registry = CollectorRegistry()
-    service = search_service(settings, Searcher(milvus, COLLECTION), DirectEmbedder(east), registry, cursors(settings))
+    service = search_service(
+        settings, Searcher(milvus, COLLECTION), DirectEmbedder(east), QueryMetrics(registry), cursors=cursors(settings)
+    )
     app: FastAPI = create_app(service, dict, registry=registry)
     with TestClient(app) as client:
         yield client
