@@ -11,6 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.query import InvalidRequest, Searcher, SearchResult, parse_request
 from pipeline.query.id_retriever import IdRetriever
 from pipeline.query.retrievers import Queries, RowSelection
+from pipeline.records import JsonValue
 from pipeline.store import (
     IndexSettings,
     KeywordSettings,
