@@ -11,8 +11,10 @@ from consumers.http.operations import Operations, Problems, exposition, routing_
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
+from consumers.query.routes.documents import add_documents
 from consumers.query.routes.search import add_search
-from pipeline.query import SearchService, request_model
+from consumers.query.routes.similar import add_similar
+from pipeline.query import DocumentService, SearchService, request_model, similar_model
 
 
 def create_app(service: SearchService, ready: Problems, *, registry: CollectorRegistry) -> FastAPI:
@@ -40,7 +42,10 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
     app.add_middleware(UntilSent)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    add_search(app, service, Admission(service.concurrency))
+    admission, documents = Admission(service.concurrency), DocumentService(service)
+    add_search(app, service, admission)
+    add_documents(app, documents, admission)
+    add_similar(app, documents, admission)
     app.router.routes.extend(operations.routes())
-    publish(app, [request_model(service.max_results)])
+    publish(app, [request_model(service.max_results), similar_model(service.max_results)])
     return app

@@ -57,6 +57,18 @@ class _Schema:
     one_version: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is known of a collection at the moment."""
+
+    info: CollectionInfo
+    one_version: bool
+    """Whether a document has one current version (mode upsert)."""
+    partitions: PartitionIndex
+    released: frozenset[str]
+    """Milvus partitions that are not loaded."""
+
+
 class Searcher:
     """Searches one collection; made once, used by many threads at a time."""
 
@@ -89,27 +101,34 @@ class Searcher:
         )
 
     def search(
-        self, request: SearchRequest, vectors: NDArray[np.float32] | None, timeout_s: float, *, now_ms: int
+        self,
+        request: SearchRequest,
+        vectors: NDArray[np.float32] | None,
+        timeout_s: float,
+        *,
+        now_ms: int,
+        besides: str = "",
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
-        milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter or the mode does not fit
+        milliseconds) is what a time range counts back from. `besides`: an expression that rows must match, too, true of
+        all rows of a document or of none. Raises InvalidRequest (the filter or the mode does not fit
         the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection).
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
-        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
+        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms, besides=besides)
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing()
             return run(existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
-            self._forget()
+            self.forget()
         except Unavailable:
-            self._forget()
+            self.forget()
             raise
         self._schema = self._describe()
         try:
@@ -125,7 +144,23 @@ class Searcher:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
-    def _forget(self) -> None:
+    @property
+    def api(self) -> MilvusServerApi:
+        """The server."""
+        return self._api
+
+    @property
+    def settings(self) -> SearchSettings:
+        """How much a search may read."""
+        return self._settings
+
+    def snapshot(self) -> Snapshot:
+        """What searches know of the collection. Raises Unavailable, Mismatch; NotFound where it was dropped since."""
+        schema = self._schema = self._schema or self._describe()
+        return Snapshot(schema.info, schema.one_version, self._partitions.listing(), self._partitions.released())
+
+    def forget(self) -> None:
+        """Read the collection again at the next use: what was known of it is wrong."""
         self._schema = None
         self._partitions.forget()
 
@@ -137,12 +172,20 @@ class Searcher:
         return _Schema(info, self._one_version(info))
 
     def _search(
-        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: PartitionIndex
+        self,
+        request: SearchRequest,
+        queries: Queries,
+        deadline: float,
+        now_ms: int,
+        existing: PartitionIndex,
+        *,
+        besides: str,
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         mode = self._mode(request, schema.info)
         fields = filterable_fields(schema.info)
         plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        plan = replace(plan, expression=" and ".join(filter(None, (plan.expression, besides))))
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
         search = CandidateSearch(
@@ -274,13 +317,13 @@ def _result(hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], ex
         scores=hit.legs,
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
-        partition=_partition_of(row["event_time"], existing),
+        partition=partition_of(row["event_time"], existing),
         source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
         metadata={name: row[name] for name in names if name != METADATA_FIELD},
     )
 
 
-def _partition_of(event_time: int, existing: PartitionIndex) -> str | None:
+def partition_of(event_time: int, existing: PartitionIndex) -> str | None:
     """The Milvus partition that must hold a row of this time; None where two granularities overlap."""
     holding = existing.holding(event_time)
     if len(holding) > 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,13 @@ from typing_extensions import override
 from pipeline.errors import Mismatch, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
+from pipeline.query.documents.errors import NoSuchDocument
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
+
+T = TypeVar("T")
 
 _MARGIN_S = 0.05
 
@@ -117,6 +120,28 @@ class SearchService:
         report(SearchReport("ok", request, answer))
         return answer
 
+    @property
+    def searcher(self) -> Searcher:
+        """What it searches with."""
+        return self._searcher
+
+    @property
+    def metrics(self) -> QueryMetrics:
+        """Its metrics."""
+        return self._metrics
+
+    async def on_thread(self, call: Callable[[float], T], deadline: float) -> T:
+        """Call with the seconds that are left, on a thread of the pool. `deadline` is on the event loop's clock.
+
+        Raises DeadlinePassed, and what the call raises.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await loop.run_in_executor(self._threads, lambda: call(_ends_earlier(deadline - loop.time())))
+        except TimeoutError as error:
+            raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
+
     def close(self) -> None:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -160,9 +185,12 @@ class SearchService:
         now_ms: int,
     ) -> SearchResult:
         """Search in a thread; what waited for the thread is taken off the time that is left."""
-        left_s = deadline - clock()
-        # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
-        return self._searcher.search(request, vectors, left_s - min(_MARGIN_S, left_s / 10), now_ms=now_ms)
+        return self._searcher.search(request, vectors, _ends_earlier(deadline - clock()), now_ms=now_ms)
+
+
+def _ends_earlier(left_s: float) -> float:
+    """The time of a call: it ends a little earlier than the request, so that part of an answer can still be sent."""
+    return left_s - min(_MARGIN_S, left_s / 10)
 
 
 def outcome_of(error: Exception) -> Outcome:
@@ -170,7 +198,7 @@ def outcome_of(error: Exception) -> Outcome:
     match error:
         case Overloaded():
             return "overloaded"
-        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge():
+        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge() | NoSuchDocument():
             return "invalid"
         case DeadlinePassed():
             return "timeout"

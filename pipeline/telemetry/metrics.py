@@ -197,7 +197,10 @@ class QueryMetrics:
         self.results = declare.histogram(
             "query_results", "Results of a search.", (0, 1, 2, 5, 10, 20, 50, 100, 500, 1000)
         )
+        self.documents = declare.counter("query_documents_total", "Reads of one document answered.", ("outcome",))
         for outcome in ("ok", "invalid", "overloaded", "unavailable", "timeout", "error"):
             self.requests.labels(outcome)
+            self.documents.labels(outcome)
+        self.documents.labels("not_found")
         for phase in ("embed", "search", "total"):
             self.seconds.labels(phase)

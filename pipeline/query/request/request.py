@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -44,6 +44,10 @@ MAX_BODY_BYTES = 64 * 1024
 _LONGEST = timedelta(days=100 * 366)
 _LEAST_WEIGHT = 1e-6
 """Below it a weight other than 0 is a mistake, and its products lose their digits."""
+
+
+V = TypeVar("V", bound=StrictModel)
+M = TypeVar("M", bound="ResultOptions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ _Queries = Annotated[list[_Query], Field(min_length=1, max_length=MAX_QUERIES)]
 
 
 @dataclass(frozen=True)
-class _Between:
+class Between:
     """A whole number from `low` to `high`, with one message for everything else."""
 
     low: int
@@ -186,7 +190,7 @@ _Weight = Annotated[
 class FusionOptions(StrictModel):
     """How the orders by meaning and by words become one: the weighted sum of reciprocal ranks."""
 
-    k: Annotated[int, _Between(1, 1_000)] = K
+    k: Annotated[int, Between(1, 1_000)] = K
     """How little the first ranks differ."""
     dense: _Weight = None
     """Weight of the order by meaning; null, like the other: chosen by the query's text."""
@@ -224,10 +228,8 @@ class RecencyOptions(StrictModel):
         return Recency(self.half_life, self.weight)
 
 
-class SearchRequest(StrictModel):
-    """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
-
-    max_results: ClassVar[int] = MAX_RESULTS
+class TextQuery(StrictModel):
+    """What to search for, and how."""
 
     query: Annotated[
         Annotated[_Query, Tag("text")] | Annotated[_Queries, Tag("texts")],
@@ -239,7 +241,14 @@ class SearchRequest(StrictModel):
     """By meaning, by exact words, or both; null: both where the collection has a keyword index, else by meaning."""
     fusion: FusionOptions | None = None
     """How both orders become one; only for hybrid."""
-    limit: Annotated[int, _Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
+
+
+class ResultOptions(StrictModel):
+    """Which results are wanted: the part of every request that has a list of results for an answer."""
+
+    max_results: ClassVar[int] = MAX_RESULTS
+
+    limit: Annotated[int, Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
     """Most results for each text. The largest limit also bounds the results of all texts together."""
     time: TimeWindow | None = None
     filter: BoundedFilter | None = None
@@ -258,8 +267,21 @@ class SearchRequest(StrictModel):
     """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
     recency: RecencyOptions | None = None
     """Prefer newer documents among the best candidates."""
-    timeout_ms: Annotated[int, _Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
+    timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
     """Most milliseconds from the arrival of the request to its answer."""
+
+    @property
+    def hides_rows(self) -> bool:
+        """Whether a filter or a time range can hide some rows of a document."""
+        return self.filter is not None or self.time is not None
+
+    def time_range(self, now_ms: int) -> TimeRange | None:
+        """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""
+        return None if self.time is None else self.time.range(now_ms)
+
+
+class SearchRequest(ResultOptions, TextQuery):
+    """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
 
     @model_validator(mode="after")
     def _check_fusion(self) -> "SearchRequest":
@@ -298,31 +320,32 @@ class SearchRequest(StrictModel):
         """Whether the texts came as a list, so that the answer is a list too."""
         return not isinstance(self.query, str)
 
-    @property
-    def hides_rows(self) -> bool:
-        """Whether a filter or a time range can hide some rows of a document."""
-        return self.filter is not None or self.time is not None
-
-    def time_range(self, now_ms: int) -> TimeRange | None:
-        """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""
-        return None if self.time is None else self.time.range(now_ms)
-
 
 @cache
 def request_model(most: int) -> type[SearchRequest]:
     """The model of the requests to a service that gives at most `most` results."""
-    description = SearchRequest.model_fields["limit"].description
-    bounded: Any = Annotated[int, _Between(1, most), Field(description=description)]
-    limit = (bounded, min(DEFAULT_LIMIT, most))
-    model = create_model("SearchRequest", __base__=SearchRequest, __doc__=SearchRequest.__doc__, limit=limit)
-    model.max_results = most
-    return model
+    return bounded(SearchRequest, most)
+
+
+def bounded(model: type[M], most: int) -> type[M]:
+    """The model for requests of at most `most` results."""
+    description = model.model_fields["limit"].description
+    bounds: Any = Annotated[int, Between(1, most), Field(description=description)]
+    limit = (bounds, min(DEFAULT_LIMIT, most))
+    made = create_model(model.__name__, __base__=model, __doc__=model.__doc__, limit=limit)
+    made.max_results = most
+    return made
 
 
 def parse_request(body: object, max_results: int = MAX_RESULTS) -> SearchRequest:
     """Check a decoded JSON body. Raises InvalidRequest that names the place by JSON pointer."""
+    return validated(request_model(max_results), body)
+
+
+def validated(model: type[V], body: object) -> V:
+    """The model of a decoded JSON body. Raises InvalidRequest."""
     try:
-        return request_model(max_results).model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         raise first_problem(error) from None
 
