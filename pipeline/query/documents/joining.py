@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-_MOST_OVERLAPS = 64
+_MOST_OVERLAPS = 256
 """Possible overlaps of two neighbours that are considered, the longest first, and 0."""
 _MOST_COMPARED = 32 * 2**20
 """Characters compared to find overlaps: a chunk that nearly repeats itself has many that fail late."""
@@ -33,11 +33,12 @@ def join(chunks: Sequence[str], is_original: Callable[[str], bool] | None) -> Jo
     """The text of these chunks, which are all of a document in order; at least one.
 
     `is_original`: whether a text is the document's; None: nobody knows. Then only the text of a single chunk is exact,
-    and of several chunks the longest overlaps are taken.
+    and of several chunks the longest overlaps are taken, those that may be chance left out.
     """
-    if is_original is None:
-        return JoinedText(_joined(chunks, [found[0] for found in _overlaps(chunks)]), len(chunks) == 1)
     overlaps = _overlaps(chunks)
+    if is_original is None:
+        likely = [possible[0] if possible[0] >= _CHANCE else 0 for possible in overlaps]
+        return JoinedText(_joined(chunks, likely), len(chunks) == 1)
     first = ""
     hashed = 0
     for number, choice in enumerate(_choices(overlaps)):

@@ -80,13 +80,14 @@ class DocumentReads:
         return own if entry is not None or not keys else keys[0]
 
     def pages(self, ids: Sequence[str], fields: Sequence[str], **options: Any) -> Iterator[Row]:
-        """The rows with these ids, read as the iteration goes on."""
+        """The rows with these ids, mostly in their order, read as the iteration goes on."""
         size = self.settings.fetch.whole_rows
+        order = {identifier: number for number, identifier in enumerate(ids)}
         for start in range(0, len(ids), size):
             wanted = set(ids[start : start + size])
             while wanted:
                 rows = self.query(f"id in [{', '.join(map(literal, sorted(wanted)))}]", fields, **options)
-                yield from rows
+                yield from sorted(rows, key=lambda row: order[row["id"]])
                 wanted -= {row["id"] for row in rows}
                 # Rows with a repeated id keep other rows out of an answer of 2.3.5: those are read by themselves.
                 if not rows or not self.api.server.capabilities.stores_repeated_ids:
