@@ -90,7 +90,7 @@ class DocumentService:
 
         def search(left_s: float) -> SearchResult:
             return self._searches.searcher.search(
-                request.search, likened.vectors, left_s, now_ms=arrived_ms, besides=likened.others
+                request.search, likened.vectors, left_s, now_ms=arrived_ms, besides=likened.others(tenant)
             )
 
         result = await self._searches.on_thread(search, deadline)

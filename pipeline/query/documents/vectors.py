@@ -28,15 +28,18 @@ class Likened:
     """Shape (1, dimension)."""
     warnings: tuple[str, ...] = ()
 
-    @property
-    def others(self) -> str:
-        """The expression for rows of other documents; one of another tenant with the same id is another one."""
+    def others(self, permitted: str | None) -> str:
+        """The expression for rows of other documents; one of another tenant with the same id is another one.
+
+        `permitted`: the tenant whose documents may be found; None: those of every tenant.
+        """
         tenant, doc_id = self.key
         reference = metadata_reference(TENANT_FIELD)
-        if tenant is None:
-            return f"(doc_id != {literal(doc_id)} or exists {reference})"
-        differs = f"(not (exists {reference})) or {reference} != {literal(tenant)}"
-        return f"(doc_id != {literal(doc_id)} or {differs})"
+        another = f"exists {reference}"
+        if tenant is not None:
+            another = f"(not (exists {reference})) or {reference} != {literal(tenant)}"
+        others = f"(doc_id != {literal(doc_id)} or {another})"
+        return others if permitted is None else f"{others} and {reference} == {literal(permitted)}"
 
 
 def mean_vector(rows: Sequence[Row]) -> NDArray[np.float32]:

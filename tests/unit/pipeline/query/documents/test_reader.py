@@ -166,7 +166,7 @@ def test_a_collection_that_is_dropped_and_made_again(documents: Documents, api: 
     assert read(documents).text == NEW
 
 
-@pytest.mark.parametrize("bounds", [{"fetch": FetchSettings(max_candidates=3)}, {"max_answer_bytes": 600}])
+@pytest.mark.parametrize("bounds", [{"fetch": FetchSettings(max_candidates=3)}, {"max_answer_bytes": 400}])
 def test_a_document_that_is_too_large_is_cut(api: FakeMilvus, bounds: dict[str, Any]) -> None:
     documents = Documents(make_store(api, "documents"), settings=SearchSettings(**bounds))
     documents.write(put("a", LONGER, 1))
