@@ -7,11 +7,24 @@ import pytest
 from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
-from pipeline.query import InvalidRequest, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query import (
+    DocumentHistory,
+    InvalidRequest,
+    SearchAnswer,
+    SearchAnswers,
+    StoredDocument,
+    parse_request,
+    parse_similar,
+)
 from tests.docs.blocks import DOCS, blocks
 
 EXAMPLES = [(label, json.loads(content)) for label, content in blocks(DOCS / "search-api.md", "json")]
-SHAPES: dict[str, TypeAdapter[Any]] = {"answer": TypeAdapter(SearchAnswer), "answers": TypeAdapter(SearchAnswers)}
+SHAPES: dict[str, TypeAdapter[Any]] = {
+    "answer": TypeAdapter(SearchAnswer),
+    "answers": TypeAdapter(SearchAnswers),
+    "document": TypeAdapter(StoredDocument),
+    "history": TypeAdapter(DocumentHistory),
+}
 NOW_MS = 1_795_348_800_000
 
 
@@ -22,13 +35,18 @@ def examples(label: str) -> list[Any]:
 
 
 def test_every_example_has_a_known_label() -> None:
-    known = {"request", "problem", *SHAPES}
+    known = {"request", "similar request", "problem", *SHAPES}
     assert [label for label, _ in EXAMPLES if label not in known and not label.startswith("refused /")] == []
 
 
 @pytest.mark.parametrize("body", examples("request"), ids=str)
 def test_a_request_is_accepted(body: Any) -> None:
     assert parse_request(body).queries
+
+
+@pytest.mark.parametrize("body", examples("similar request"), ids=str)
+def test_a_request_for_similar_documents_is_accepted(body: Any) -> None:
+    assert parse_similar(body).search.mode == "dense"
 
 
 def test_the_requests_use_every_key_and_every_operator() -> None:
