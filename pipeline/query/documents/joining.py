@@ -61,7 +61,7 @@ def _overlaps(chunks: Sequence[str]) -> list[list[int]]:
     compared = 0
     overlaps = []
     for before, chunk in pairwise(chunks):
-        possible = []
+        possible: list[int] = []
         # A chunk begins after the first character of the one before it, and ends after its end.
         at = max(1, len(before) - len(chunk) + 1)
         while compared < _MOST_COMPARED and len(possible) < _MOST_OVERLAPS:
