@@ -77,6 +77,15 @@ def test_a_half_written_change_is_never_shown(documents: Documents, upserts: int
     assert (read(documents).text, read(documents).pending) == (LONGER, False)
 
 
+def test_a_pending_document_without_its_end_is_not_shown(documents: Documents) -> None:
+    documents.write(put("a", OLD, 1))
+    last = len(read(documents).chunks) - 1
+    documents.enter("a", pending=True)
+    documents.lose("a", [last])
+    with pytest.raises(DocumentUnreadable, match="is being changed"):
+        read(documents)
+
+
 def test_a_change_that_ends_is_waited_for(documents: Documents, api: FakeMilvus) -> None:
     documents.write(put("a", OLD, 1))
     documents.interrupt(put("a", LONGER, 2), after_upserts=2)
