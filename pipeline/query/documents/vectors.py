@@ -55,7 +55,8 @@ def mean_vector(rows: Sequence[Row]) -> NDArray[np.float32]:
     usual = float(np.linalg.norm(vectors, axis=1).mean())
     if not length > _LEAST_LENGTH * usual:
         raise InvalidRequest("/doc_id", "names a document whose chunks have no common direction; take one by chunk_id")
-    return (mean * (usual / length)).astype(np.float32)[np.newaxis]
+    scaled: NDArray[np.float32] = (mean * (usual / length)).astype(np.float32)
+    return scaled[np.newaxis]
 
 
 def chunk_vector(reads: DocumentReads, chunk_id: str, tenant: str | None) -> Likened:
