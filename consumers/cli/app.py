@@ -26,6 +26,7 @@ from consumers.cli.common.options import (
 )
 from consumers.cli.common.signals import StopSignals, exit_on_sigterm
 from consumers.cli.dlq.app import app as dlq_app
+from consumers.cli.documents.app import app as documents_app
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.model.app import app as model_app
 from pipeline.errors import MilvusStreamError
@@ -43,6 +44,7 @@ for name, group in (
     ("local", local_group.app),
     ("dlq", dlq_app),
     ("collections", collections_app),
+    ("documents", documents_app),
     ("keys", keys_group.app),
     ("model", model_app),
     ("bench", bench_app),

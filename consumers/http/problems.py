@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
 from pipeline.query import (
     DeadlinePassed,
+    DocumentUnreadable,
     InvalidRequest,
     MalformedRequest,
+    NoSuchDocument,
     NotFreshYet,
     OffsetsUnavailable,
     Overloaded,
@@ -79,7 +81,7 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case HttpProblem():
             return error.problem
-        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge():
+        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge() | NoSuchDocument():
             return _not_valid(error)
         case Overloaded():
             return Problem(429, "overloaded", "Too many searches at a time", str(error), retry=True)
@@ -93,8 +95,15 @@ def problem_of(error: Exception) -> Problem:
             return Problem(500, "internal", "Internal error", detail)
 
 
-def _not_valid(error: MalformedRequest | InvalidRequest | RequestRefused | RequestTooLarge) -> Problem:
+def _not_valid(
+    error: MalformedRequest | InvalidRequest | RequestRefused | RequestTooLarge | NoSuchDocument,
+) -> Problem:
     """What another request would not meet. Milvus's own words are left out: they repeat the filter."""
+    if isinstance(error, NoSuchDocument):
+        if error.deleted_at is None:
+            return Problem(404, "no-such-document", "No such document", str(error))
+        more = {"deleted_at": error.deleted_at}
+        return Problem(404, "document-deleted", "The document was deleted", str(error), more)
     if isinstance(error, MalformedRequest):
         return Problem(400, "malformed", "The body is not JSON", str(error))
     if isinstance(error, InvalidRequest):
@@ -115,6 +124,8 @@ def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
         detail = "what is committed cannot be read from Kafka; the log of the query worker says why"
         title = "Offsets are not known now"
         return Problem(503, "offsets-unavailable", title, detail, retry=True, reason=str(error))
+    if isinstance(error, DocumentUnreadable):
+        return Problem(503, error.why, "The document cannot be read now", str(error), retry=True)
     why = "; the line search.failed of the query worker's log says why"
     if isinstance(error, Unavailable):
         code, title, detail = (

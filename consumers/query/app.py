@@ -14,13 +14,22 @@ from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
+from consumers.query.routes.documents import add_documents
 from consumers.query.routes.freshness import add_freshness
 from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
 from consumers.query.routes.openai_search import VectorStoreSearchRequest, add_vector_store_search
 from consumers.query.routes.pathway import MODELS, add_pathway
 from consumers.query.routes.search import add_search
+from consumers.query.routes.similar import add_similar
 from consumers.query.searches import Searches
-from pipeline.query import EmbeddingService, SearchService, cursor_request_model, request_model
+from pipeline.query import (
+    DocumentService,
+    EmbeddingService,
+    SearchService,
+    cursor_request_model,
+    request_model,
+    similar_model,
+)
 
 if TYPE_CHECKING:
     from consumers.query.mcp.http import McpEndpoint
@@ -67,7 +76,10 @@ def create_app(
     app.add_middleware(AccessLayer, access=access or Access())
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
+    documents = DocumentService(service)
     add_search(app, service, admission)
+    add_documents(app, documents, admission)
+    add_similar(app, documents, admission)
     add_vector_store_search(app, searches)
     add_pathway(app, searches)
     if embeddings is not None:
@@ -78,8 +90,8 @@ def create_app(
         app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
     most = service.max_results
-    bodies = (request_model(most), cursor_request_model(most), EmbeddingsRequest, VectorStoreSearchRequest)
-    publish(app, [*bodies, *MODELS])
+    searched = (request_model(most), cursor_request_model(most), similar_model(most))
+    publish(app, [*searched, EmbeddingsRequest, VectorStoreSearchRequest, *MODELS])
     return app
 
 

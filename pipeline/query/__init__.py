@@ -8,6 +8,10 @@ from pipeline.query.canary_rows import EXCEPT_CANARIES, ONLY_CANARIES, is_canary
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
 from pipeline.query.cursor import Cursors
 from pipeline.query.description import CollectionDescription
+from pipeline.query.documents.answer import DocumentHistory, StoredDocument
+from pipeline.query.documents.errors import DocumentUnreadable, NoSuchDocument
+from pipeline.query.documents.reader import DocumentReader
+from pipeline.query.documents.service import DocumentService
 from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
 from pipeline.query.freshness.newest import NewestEventTime
 from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
@@ -27,6 +31,7 @@ from pipeline.query.request.request import (
     parse_request,
     request_model,
 )
+from pipeline.query.request.similar import DocumentRequest, SimilarRequest, parse_similar, similar_model
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 
@@ -40,7 +45,12 @@ __all__ = [
     "Cursors",
     "DeadlinePassed",
     "DirectEmbedder",
+    "DocumentHistory",
+    "DocumentReader",
+    "DocumentRequest",
+    "DocumentService",
     "DocumentStatistics",
+    "DocumentUnreadable",
     "EmbeddingService",
     "Embeddings",
     "FetchSettings",
@@ -51,6 +61,7 @@ __all__ = [
     "ListedDocument",
     "MalformedRequest",
     "NewestEventTime",
+    "NoSuchDocument",
     "NotFreshYet",
     "OffsetReader",
     "OffsetsUnavailable",
@@ -66,6 +77,8 @@ __all__ = [
     "SearchService",
     "SearchSettings",
     "Searcher",
+    "SimilarRequest",
+    "StoredDocument",
     "StrictModel",
     "answer_json",
     "cursor_request_model",
@@ -74,5 +87,7 @@ __all__ = [
     "is_canary",
     "parse_body",
     "parse_request",
+    "parse_similar",
     "request_model",
+    "similar_model",
 ]

@@ -225,12 +225,17 @@ class CandidateSearch:
         return (*_POSITION, "text", TENANT_FIELD if self.request.fields == [] else METADATA_FIELD)
 
     def _in_time(self, call: Callable[[float], T]) -> T:
-        left_s = self.deadline - self.clock()
-        if left_s <= 0:
-            raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms")
-        try:
-            return call(left_s)
-        except Unavailable as error:
-            if self.clock() >= self.deadline - _CLOCK_SLACK_S:
-                raise DeadlinePassed("Milvus did not answer in the time of the request") from error
-            raise
+        return in_time(call, self.deadline, self.clock)
+
+
+def in_time(call: Callable[[float], T], deadline: float, clock: Callable[[], float]) -> T:
+    """Call with the seconds that are left. Raises DeadlinePassed where there are none, or they were too few."""
+    left_s = deadline - clock()
+    if left_s <= 0:
+        raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms")
+    try:
+        return call(left_s)
+    except Unavailable as error:
+        if clock() >= deadline - _CLOCK_SLACK_S:
+            raise DeadlinePassed("Milvus did not answer in the time of the request") from error
+        raise

@@ -67,6 +67,18 @@ class _Schema:
     one_version: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is known of a collection at the moment."""
+
+    info: CollectionInfo
+    one_version: bool
+    """Whether a document has one current version (mode upsert)."""
+    partitions: PartitionIndex
+    released: frozenset[str]
+    """Milvus partitions that are not loaded."""
+
+
 class Searcher:
     """Searches one collection; made once, used by many threads at a time."""
 
@@ -107,15 +119,16 @@ class Searcher:
         tenant: str | None = None,
         returned: Returned = NOTHING,
         since: int | None = None,
+        besides: str = "",
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
         milliseconds) is what a time range counts back from. `tenant`: whose documents are searched; None: all.
         `returned`: what the pages before have shown. `since`: a strong search need only see what was acknowledged
-        before this moment of Milvus's clock; None: before now. Raises InvalidRequest (the filter or the mode does not
-        fit the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no
-        collection), ForeignRow.
+        before this moment of Milvus's clock; None: before now. `besides`: an expression that rows must match, too, true
+        of all rows of a document or of none. Raises InvalidRequest (the filter or the mode does not fit the collection,
+        or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection), ForeignRow.
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
@@ -130,6 +143,7 @@ class Searcher:
             tenant=tenant,
             returned=returned,
             since=since,
+            besides=besides,
         )
         existing = PartitionIndex()
         try:
@@ -137,9 +151,9 @@ class Searcher:
             return run(existing)
         except (NotFound, NotLoaded):
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
-            self._forget()
+            self.forget()
         except Unavailable:
-            self._forget()
+            self.forget()
             raise
         self._schema = self._describe()
         try:
@@ -169,7 +183,23 @@ class Searcher:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
-    def _forget(self) -> None:
+    @property
+    def api(self) -> MilvusServerApi:
+        """The server."""
+        return self._api
+
+    @property
+    def settings(self) -> SearchSettings:
+        """How much a search may read."""
+        return self._settings
+
+    def snapshot(self) -> Snapshot:
+        """What searches know of the collection. Raises Unavailable, Mismatch; NotFound where it was dropped since."""
+        schema = self._schema = self._schema or self._describe()
+        return Snapshot(schema.info, schema.one_version, self._partitions.listing(), self._partitions.released())
+
+    def forget(self) -> None:
+        """Read the collection again at the next use: what was known of it is wrong."""
         self._schema = None
         self._partitions.forget()
 
@@ -191,6 +221,7 @@ class Searcher:
         tenant: str | None,
         returned: Returned,
         since: int | None,
+        besides: str,
     ) -> SearchResult:
         phases = Phases(self._clock)
         schema = self._schema = self._schema or self._describe()
@@ -198,6 +229,8 @@ class Searcher:
         check_facets(request.facets or (), fields)
         times, released = request.time_range(now_ms), self._partitions.released()
         plan = plan_search(times, request.filter, existing, released, fields, tenant=tenant)
+        if besides:
+            plan = replace(plan, expression=f"({plan.expression}) and ({besides})" if plan.expression else besides)
         method = chosen_method(
             request, schema.info, self._api, one_version=schema.one_version, configured=self._settings.params
         )

@@ -17,6 +17,7 @@ from pipeline.query.answer import Freshness, SearchAnswer, SearchAnswers, Search
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.cursor import Cursors
 from pipeline.query.description import CollectionDescription
+from pipeline.query.documents.errors import NoSuchDocument
 from pipeline.query.freshness.offsets import NotFreshYet
 from pipeline.query.freshness.watch import NO_KAFKA, FreshnessWatch
 from pipeline.query.listing import DocumentStatistics, ListedDocument
@@ -25,6 +26,8 @@ from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequ
 from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
+
+T = TypeVar("T")
 
 _MARGIN_S = 0.05
 _READ_S = 10.0
@@ -152,6 +155,28 @@ class SearchService:
         report(SearchReport("ok", request, answer))
         return answer
 
+    @property
+    def searcher(self) -> Searcher:
+        """What it searches with."""
+        return self._searcher
+
+    @property
+    def metrics(self) -> QueryMetrics:
+        """Its metrics."""
+        return self._metrics
+
+    async def on_thread(self, call: Callable[[float], T], deadline: float) -> T:
+        """Call with the seconds that are left, on a thread of the pool. `deadline` is on the event loop's clock.
+
+        Raises DeadlinePassed, and what the call raises.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await loop.run_in_executor(self._threads, lambda: call(_ends_earlier(deadline - loop.time())))
+        except TimeoutError as error:
+            raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
+
     def close(self) -> None:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -192,8 +217,12 @@ class SearchService:
             self._metrics.results.observe(len(results))
         cursor, warnings = next_cursor(page, result, self._cursors)
         result = replace(result, warnings=(*result.warnings, *warnings))
-        fresh = Freshness() if self.freshness is None else self.freshness.last()
+        fresh = self.last_freshness()
         return shape_answer(result, many=request.many, freshness=fresh, timing=timing, next_cursor=cursor)
+
+    def last_freshness(self) -> Freshness:
+        """How fresh an answer of now is, as it was last read."""
+        return Freshness() if self.freshness is None else self.freshness.last()
 
     async def _vectors(self, request: SearchRequest) -> NDArray[np.float32] | None:
         if not request.embeds:
@@ -230,13 +259,10 @@ class SearchService:
         since: int | None,
     ) -> SearchResult:
         """Search in a thread; what waited for the thread is taken off the time that is left."""
-        left_s = deadline - clock()
-        # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
-        left_s -= min(_MARGIN_S, left_s / 10)
         return self._searcher.search(
             page.request,
             vectors,
-            left_s,
+            _ends_earlier(deadline - clock()),
             now_ms=page.now_ms,
             tenant=page.tenant,
             returned=page.returned,
@@ -244,12 +270,17 @@ class SearchService:
         )
 
 
+def _ends_earlier(left_s: float) -> float:
+    """The time of a call: it ends a little earlier than the request, so that part of an answer can still be sent."""
+    return left_s - min(_MARGIN_S, left_s / 10)
+
+
 def outcome_of(error: Exception) -> Outcome:
     """The outcome that an error of `SearchService.answer` counts as."""
     match error:
         case Overloaded():
             return "overloaded"
-        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge():
+        case MalformedRequest() | InvalidRequest() | RequestRefused() | RequestTooLarge() | NoSuchDocument():
             return "invalid"
         case DeadlinePassed():
             return "timeout"

@@ -26,7 +26,7 @@ def shaped(
         scores=hit.legs,
         event_time=format_time(row["event_time"]),
         chunk=row["chunk"],
-        partition=_partition_of(row["event_time"], existing),
+        partition=partition_of(row["event_time"], existing),
         source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
         metadata={name: row[name] for name in names if name != METADATA_FIELD},
         highlights=highlights,
@@ -34,7 +34,7 @@ def shaped(
     )
 
 
-def _partition_of(event_time: int, existing: PartitionIndex) -> str | None:
+def partition_of(event_time: int, existing: PartitionIndex) -> str | None:
     """The Milvus partition that must hold a row of this time; None where two granularities overlap."""
     holding = existing.holding(event_time)
     if len(holding) > 1:

@@ -76,7 +76,8 @@ from pipeline.store.partition_names import Partitioning, Tier, granularity, in_o
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
-from pipeline.store.writing.ledger.ledger import KEYS_PER_QUERY, STALENESS_S, Ledger
+from pipeline.store.writing.ledger.entry_reads import KEYS_PER_QUERY, keys_of, read_entries
+from pipeline.store.writing.ledger.ledger import STALENESS_S, Ledger
 from pipeline.store.writing.ledger.ledger_rows import (
     ENTRY_FIELDS,
     VERSION_FIELDS,
@@ -101,7 +102,15 @@ from pipeline.store.writing.protocol.decisions import (
     final,
 )
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
-from pipeline.store.writing.rows import append_row_id, check_storable, content_hash, ledger_id, row_hash, row_id
+from pipeline.store.writing.rows import (
+    append_row_id,
+    check_storable,
+    content_hash,
+    ledger_id,
+    row_hash,
+    row_id,
+    row_ids,
+)
 from pipeline.store.writing.upsert_writer import UpsertWriter
 from pipeline.store.writing.vector_reuse import Vectors
 
@@ -191,6 +200,7 @@ __all__ = [
     "in_order",
     "index_problem",
     "interval",
+    "keys_of",
     "keyword_differences",
     "keyword_settings_of",
     "ledger_id",
@@ -204,6 +214,7 @@ __all__ = [
     "open_ledger",
     "open_marks",
     "positions_seen",
+    "read_entries",
     "read_ledger_of",
     "read_marks_of",
     "read_stamp",
@@ -211,6 +222,7 @@ __all__ = [
     "row_entry",
     "row_hash",
     "row_id",
+    "row_ids",
     "row_version",
     "search_params",
     "stored_stamp",

@@ -203,7 +203,10 @@ class QueryMetrics:
         self.canary_failures = declare.counter(
             "milvus_stream_canary_failures_total", "Canaries that could not be published, or not be found in time."
         )
+        self.documents = declare.counter("query_documents_total", "Reads of one document answered.", ("outcome",))
         for outcome in ("ok", "invalid", "overloaded", "unavailable", "late", "timeout", "error"):
             self.requests.labels(outcome)
+        for outcome in ("ok", "invalid", "overloaded", "unavailable", "timeout", "error", "not_found"):
+            self.documents.labels(outcome)
         for phase in ("embed", "wait", "search", "total"):
             self.seconds.labels(phase)

@@ -1171,4 +1171,32 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="hits",
         tests=("tests/unit/pipeline/query/test_canary_rows.py",),
     ),
+    Mutation(
+        "a document is shown with rows of another record",
+        function="pipeline.query.documents.current.CurrentVersions._version",
+        old="position_in(found) != written_at(entry)",
+        new="False",
+        tests=("tests/unit/pipeline/query/documents/test_reader.py",),
+    ),
+    Mutation(
+        "a half-written document is shown as the version before",
+        function="pipeline.query.documents.current.CurrentVersion.whole",
+        old="self.joined is not None and self.joined.exact",
+        new="self.joined is not None",
+        tests=("tests/unit/pipeline/query/documents/test_reader.py",),
+    ),
+    Mutation(
+        "a caller of one tenant reads the document of another",
+        function="pipeline.query.documents.service._permitted",
+        old="wanted if tenant is None else tenant",
+        new="wanted",
+        tests=("tests/unit/consumers/query/test_documents.py",),
+    ),
+    Mutation(
+        "similar documents are those of every tenant",
+        function="pipeline.query.documents.vectors.Likened.others",
+        old='others if permitted is None else f"{others} and {reference} == {literal(permitted)}"',
+        new="others",
+        tests=("tests/unit/consumers/query/test_documents.py",),
+    ),
 )

@@ -71,3 +71,16 @@ def embed_all(records: Sequence[Put], dimension: int = DIMENSION) -> list[Embedd
 def _vector(word: str, dimension: int) -> list[float]:
     seed = int.from_bytes(blake2b(word.encode(), digest_size=8).digest())
     return np.random.default_rng(seed).standard_normal(dimension).tolist()  # type: ignore[no-any-return]
+
+
+def cut(record: Put, size: int, overlap: int, dimension: int = DIMENSION) -> EmbeddedPut:
+    """The document with chunks of `size` characters, each with `overlap` of the one before it."""
+    text = record.document.text
+    starts = range(0, max(len(text) - overlap, 1), size - overlap)
+    ids = np.arange(1, 3, dtype=np.int32)
+    chunks = [
+        Chunk(index, start, min(start + size, len(text)), text[start : start + size], ids)
+        for index, start in enumerate(starts)
+    ]
+    vectors = np.array([_vector(chunk.text, dimension) for chunk in chunks], dtype=np.float32)
+    return EmbeddedPut(record, chunks, vectors)

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from consumers.http.problems import problem_of
 from consumers.query.admission import Admission
-from consumers.query.body import read_body
+from consumers.query.body import LargeBodies, read_body
 from consumers.query.openai import error_response, error_responses
 from consumers.query.openapi import json_body
 from pipeline.query import EmbeddingService, InputType, InvalidRequest, StrictModel, decode_json, parse_body
@@ -115,7 +115,7 @@ class EmbeddingsAnswer(TypedDict):
 
 def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission) -> None:
     """`POST /v1/embeddings`."""
-    reading = Admission(READS)
+    reading, large = Admission(READS), LargeBodies(READS * MAX_BODY_BYTES)
 
     @app.post(
         "/v1/embeddings",
@@ -127,7 +127,7 @@ def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission
     async def embeddings(request: Request) -> Response:
         try:
             with reading.place():
-                body = parse_body(EmbeddingsRequest, decode_json(await read_body(request, MAX_BODY_BYTES)))
+                body = parse_body(EmbeddingsRequest, decode_json(await read_body(request, MAX_BODY_BYTES, large)))
             answer = await _answer(service, body, partial(admission.admit, request))
         except Exception as error:
             _log_failure(error)

@@ -7,6 +7,7 @@ from pipeline.errors import UsageError
 
 _OBJECTS = {
     "SearchRequest": 'the body must be a JSON object such as {"query": "refund failed"}',
+    "SimilarRequest": 'the body must be a JSON object such as {"doc_id": "ticket-4711"}',
     "FusionOptions": 'must be an object such as {"k": 60, "dense": 1, "keyword": 1}',
     "RecencyOptions": 'must be an object such as {"half_life": "12h", "weight": 0.3}',
     "FreshnessOptions": 'must be an object such as {"level": "strong"}',

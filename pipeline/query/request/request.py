@@ -6,7 +6,7 @@ HTTP, the command line and every other way in use the same models.
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import override
 
 from pipeline.query.answer import Mode
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
@@ -43,6 +44,10 @@ MAX_BODY_BYTES = 64 * 1024
 """Of a request without vectors of its own."""
 MAX_SEARCH_BODY_BYTES = 1024 * 1024
 """32 vectors of 1,024 numbers with all their digits are some 700 KiB."""
+
+
+V = TypeVar("V", bound=StrictModel)
+M = TypeVar("M", bound="ResultOptions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +115,8 @@ _Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARS), AfterVa
 _Queries = Annotated[list[_Query], Field(min_length=1, max_length=MAX_QUERIES)]
 
 
-class SearchRequest(StrictModel):
-    """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
-
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["query"]}, {"required": ["vector"]}]})
-
-    max_results: ClassVar[int] = MAX_RESULTS
+class TextQuery(StrictModel):
+    """What to search for, and how."""
 
     query: (
         Annotated[
@@ -134,6 +135,13 @@ class SearchRequest(StrictModel):
     """How both orders become one; only for hybrid."""
     params: IndexParameters = None
     """Parameters of the search by vectors, such as `ef`, as the collection's type of index has them."""
+
+
+class ResultOptions(StrictModel):
+    """Which results are wanted: the part of every request that has a list of results for an answer."""
+
+    max_results: ClassVar[int] = MAX_RESULTS
+
     limit: Annotated[int, Between(1, MAX_RESULTS)] = DEFAULT_LIMIT
     """Most results for each text. The largest limit also bounds the results of all texts together."""
     time: TimeWindow | None = None
@@ -155,14 +163,65 @@ class SearchRequest(StrictModel):
     """Leave out rows with a lower `score`, before recency. What a score means depends on the mode."""
     recency: RecencyOptions | None = None
     """Prefer newer documents among the best candidates."""
+    timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
+    """Most milliseconds from the arrival of the request to its answer."""
+
+    @model_validator(mode="after")
+    def _check_group_size(self) -> Self:
+        if self.group_size > 1 and self.group_by is None:
+            message = "is for results by document; with group_by null every chunk is one"
+            raise PydanticCustomError("group_size", message, {"at": "/group_size"})
+        return self
+
+    @model_validator(mode="after")
+    def _check_results(self) -> Self:
+        texts, chunks = self.texts, self.group_size
+        results = self.limit * texts * chunks
+        if results > self.max_results:
+            lower = self.max_results // (texts * chunks)
+            fewer = "send fewer texts" if chunks == 1 else "send fewer texts, or lower group_size"
+            message = "for {texts} texts means {results} results; at most {most}: {advice}"
+            if chunks > 1:
+                message = (
+                    "for {texts} texts with {chunks} chunks each means {results} results; at most {most}: {advice}"
+                )
+            context = {
+                "texts": texts,
+                "chunks": chunks,
+                "results": f"{results:,}",
+                "most": f"{self.max_results:,}",
+                "advice": f"lower it to {lower:,}" if lower else fewer,
+                "at": "/limit",
+            }
+            raise PydanticCustomError("too_many_results", message, context)
+        return self
+
+    @property
+    def texts(self) -> int:
+        """How many lists of results the answer has."""
+        return 1
+
+    @property
+    def hides_rows(self) -> bool:
+        """Whether a filter or a time range can hide some rows of a document."""
+        return self.filter is not None or self.time is not None
+
+    def time_range(self, now_ms: int) -> TimeRange | None:
+        """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""
+        return None if self.time is None else self.time.range(now_ms)
+
+
+class SearchRequest(ResultOptions, TextQuery):
+    """A search for the documents that fit one text or each of several, by meaning, by words, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["query"]}, {"required": ["vector"]}]})
+
     highlights: Annotated[bool, Expected("must be true or false")] = False
     """Say where the terms of the query are in each text, and which sentence fits best."""
     facets: FacetNames = None
     """Names of metadata whose values are counted, over all rows that the filter and the time range leave."""
     freshness: FreshnessOptions | None = None
     """How fresh the answer must be; null: bounded."""
-    timeout_ms: Annotated[int, Between(MIN_TIMEOUT_MS, MAX_TIMEOUT_MS)] = DEFAULT_TIMEOUT_MS
-    """Most milliseconds from the arrival of the request to its answer."""
     explain: Annotated[bool, Expected("must be true or false")] = False
     """Add to the answer how it was found."""
     count: Annotated[bool, Expected("must be true or false")] = False
@@ -206,32 +265,6 @@ class SearchRequest(StrictModel):
         if self.params is not None and mode == "keyword":
             message = "is for searches by vectors; this one is by words"
             raise PydanticCustomError("params", message, {"at": "/params"})
-        if self.group_size > 1 and self.group_by is None:
-            message = "is for results by document; with group_by null every chunk is one"
-            raise PydanticCustomError("group_size", message, {"at": "/group_size"})
-        return self
-
-    @model_validator(mode="after")
-    def _check_results(self) -> "SearchRequest":
-        texts, chunks = len(self.queries), self.group_size
-        results = self.limit * texts * chunks
-        if results > self.max_results:
-            lower = self.max_results // (texts * chunks)
-            fewer = "send fewer texts" if chunks == 1 else "send fewer texts, or lower group_size"
-            message = "for {texts} texts means {results} results; at most {most}: {advice}"
-            if chunks > 1:
-                message = (
-                    "for {texts} texts with {chunks} chunks each means {results} results; at most {most}: {advice}"
-                )
-            context = {
-                "texts": texts,
-                "chunks": chunks,
-                "results": f"{results:,}",
-                "most": f"{self.max_results:,}",
-                "advice": f"lower it to {lower:,}" if lower else fewer,
-                "at": "/limit",
-            }
-            raise PydanticCustomError("too_many_results", message, context)
         return self
 
     @property
@@ -240,6 +273,11 @@ class SearchRequest(StrictModel):
         if self.query is None:
             return ("",) * (0 if self.vector is None else len(self.vector.values))
         return (self.query,) if isinstance(self.query, str) else tuple(self.query)
+
+    @property
+    @override
+    def texts(self) -> int:
+        return len(self.queries)
 
     @property
     def many(self) -> bool:
@@ -252,16 +290,6 @@ class SearchRequest(StrictModel):
         return "dense" if self.mode is None and self.query is None else self.mode
 
     @property
-    def embeds(self) -> bool:
-        """Whether a model must embed the texts."""
-        return self.mode != "keyword" and self.vector is None
-
-    @property
-    def hides_rows(self) -> bool:
-        """Whether a filter or a time range can hide some rows of a document."""
-        return self.filter is not None or self.time is not None
-
-    @property
     def waits(self) -> bool:
         """Whether the search waits for records."""
         return self.freshness is not None and bool(self.freshness.wait_for)
@@ -271,26 +299,37 @@ class SearchRequest(StrictModel):
         """Whether the search must see every write that Milvus has acknowledged."""
         return self.freshness is not None and self.freshness.strong
 
-    def time_range(self, now_ms: int) -> TimeRange | None:
-        """The event times wanted, at the time `now_ms` (epoch milliseconds); None: all."""
-        return None if self.time is None else self.time.range(now_ms)
+    @property
+    def embeds(self) -> bool:
+        """Whether a model must embed the texts."""
+        return self.mode != "keyword" and self.vector is None
 
 
 @cache
 def request_model(most: int) -> type[SearchRequest]:
     """The model of the requests to a service that gives at most `most` results."""
-    description = SearchRequest.model_fields["limit"].description
-    bounded: Any = Annotated[int, Between(1, most), Field(description=description)]
-    limit = (bounded, min(DEFAULT_LIMIT, most))
-    model = create_model("SearchRequest", __base__=SearchRequest, __doc__=SearchRequest.__doc__, limit=limit)
-    model.max_results = most
-    return model
+    return bounded(SearchRequest, most)
+
+
+def bounded(model: type[M], most: int) -> type[M]:
+    """The model for requests of at most `most` results."""
+    description = model.model_fields["limit"].description
+    bounds: Any = Annotated[int, Between(1, most), Field(description=description)]
+    limit = (bounds, min(DEFAULT_LIMIT, most))
+    made = create_model(model.__name__, __base__=model, __doc__=model.__doc__, limit=limit)
+    made.max_results = most
+    return made
 
 
 def parse_request(body: object, max_results: int = MAX_RESULTS) -> SearchRequest:
     """Check a decoded JSON body. Raises InvalidRequest that names the place by JSON pointer."""
+    return validated(request_model(max_results), body)
+
+
+def validated(model: type[V], body: object) -> V:
+    """The model of a decoded JSON body. Raises InvalidRequest."""
     try:
-        return request_model(max_results).model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         raise first_problem(error) from None
 

@@ -7,7 +7,17 @@ import pytest
 from pydantic import TypeAdapter
 
 from consumers.http.problems import problem_of
-from pipeline.query import FreshnessReport, InvalidRequest, NotFreshYet, SearchAnswer, SearchAnswers, parse_request
+from pipeline.query import (
+    DocumentHistory,
+    FreshnessReport,
+    InvalidRequest,
+    NotFreshYet,
+    SearchAnswer,
+    SearchAnswers,
+    StoredDocument,
+    parse_request,
+    parse_similar,
+)
 from pipeline.query.answer import Explanation
 from pipeline.query.facet_counts import Facets
 from pipeline.query.freshness.waiting import behind
@@ -23,6 +33,8 @@ SHAPES: dict[str, TypeAdapter[Any]] = {
     "facets": TypeAdapter(Facets),
     "explain": TypeAdapter(Explanation),
     "freshness": TypeAdapter(FreshnessReport),
+    "document": TypeAdapter(StoredDocument),
+    "history": TypeAdapter(DocumentHistory),
 }
 NOW_MS = 1_795_348_800_000
 
@@ -34,13 +46,18 @@ def examples(label: str) -> list[Any]:
 
 
 def test_every_example_has_a_known_label() -> None:
-    known = {"request", "problem", "highlighted", "cursor", "late", *SHAPES}
+    known = {"request", "similar request", "problem", "highlighted", "cursor", "late", *SHAPES}
     assert [label for label, _ in EXAMPLES if label not in known and not label.startswith("refused /")] == []
 
 
 @pytest.mark.parametrize("body", examples("request"), ids=str)
 def test_a_request_is_accepted(body: Any) -> None:
     assert parse_request(body).queries
+
+
+@pytest.mark.parametrize("body", examples("similar request"), ids=str)
+def test_a_request_for_similar_documents_is_accepted(body: Any) -> None:
+    assert parse_similar(body).search.mode == "dense"
 
 
 def test_the_requests_use_every_key_and_every_operator() -> None:

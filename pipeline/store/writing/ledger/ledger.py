@@ -11,14 +11,12 @@ from pipeline.errors import UnlistedAnswer
 from pipeline.records import KafkaPartition
 from pipeline.store.collection.schema import ledger_name
 from pipeline.store.milvus.api import MilvusApi, as_of
-from pipeline.store.milvus.expressions import ids_expression
-from pipeline.store.writing.ledger.ledger_rows import ENTRY_FIELDS, entry_row, row_entry
-from pipeline.store.writing.ledger.repeated_rows import repeated_entries
+from pipeline.store.writing.ledger.entry_reads import KEYS_PER_QUERY, read_entries
+from pipeline.store.writing.ledger.ledger_rows import entry_row
 from pipeline.store.writing.protocol.decisions import NOWHERE, Entry, Key
 from pipeline.store.writing.requests.upsert_requests import RowGroup, Sent, UpsertRequests, WritePolicy
 from pipeline.store.writing.rows import ledger_id
 
-KEYS_PER_QUERY = 1000
 STALENESS_S = 20.0
 """Any read sees every write older than this. Milvus promises 5 s (`common.gracefulTime`: the server answers only after
 that time); four times that leaves room for another setting."""
@@ -266,15 +264,7 @@ class Ledger:
 
     def _query(self, keys: Sequence[Key], **consistency: Any) -> dict[Key, Entry | None]:
         """The stored entries; keys without one are left out."""
-        entries: dict[Key, Entry | None] = {}
-        for start in range(0, len(keys), KEYS_PER_QUERY):
-            by_id = {ledger_id(*key): key for key in keys[start : start + KEYS_PER_QUERY]}
-            rows = self._api.query(self._name, ids_expression(list(by_id)), ENTRY_FIELDS, **consistency)
-            entries.update({by_id[row["id"]]: row_entry(row) for row in rows})
-            if rows and self._api.server.capabilities.answers_older_rows:
-                repeated = repeated_entries(self._api, self._name, list(by_id), len(rows), consistency)
-                entries.update({by_id[identifier]: entry for identifier, entry in repeated.items()})
-        return entries
+        return {**read_entries(self._api, self._name, keys, **consistency)}
 
     def _evict(self, now: float) -> None:
         """Drop expired keys and, over the limit, the oldest; until those would expire, reads must see their writes."""

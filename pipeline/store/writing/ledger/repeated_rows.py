@@ -26,7 +26,7 @@ def repeated_entries(
     """
     if _count(api, ledger, ids, consistency) <= distinct:
         return {}
-    now = as_of(api.instant())  # some dozens of reads
+    now = {**consistency, **as_of(api.instant())}  # some dozens of reads
     entries: dict[str, Entry] = {}
     waiting = [list(ids)]
     while waiting:

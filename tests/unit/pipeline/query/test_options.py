@@ -218,7 +218,7 @@ def test_a_hybrid_search_takes_its_words_from_the_text_and_its_vector_from_the_r
     assert explanation is not None
     assert (found.mode, explanation.mode, explanation.params) == ("hybrid", "hybrid", {"ef": 64})
     (query,) = explanation.queries
-    assert query.fusion == FusionUsed(60, {"dense": 1, "keyword": 1})
+    assert query.fusion == FusionUsed(60, {"dense": 1, "keyword": 1, "id": 4})
     orders = {
         result.doc_id: {name: place.rank for name, place in one.orders.items()}
         for result, one in zip(found.results[0], query.results, strict=True)
