@@ -1,8 +1,6 @@
 """`milvus-stream search`: one search without a server, answered as the query worker answers."""
 
 import asyncio
-import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -10,14 +8,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
+from consumers.query.conditions import OPERATORS, all_of, condition
 from consumers.wiring import connections, documents
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
 from pipeline.query import DirectEmbedder, InvalidRequest, answer_json, parse_request
-
-_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
-_CONDITION = re.compile(r"(.+?)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,24 +62,13 @@ def request_body(
     if recency is not None:
         body["recency"] = {"half_life": recency}
     if where:
-        body["filter"] = {"type": "and", "filters": [_condition(text) for text in where]}
+        body["filter"] = all_of([_condition(text) for text in where])
     return body
 
 
 def _condition(text: str) -> dict[str, Any]:
-    """`key=value`, or with another operator: numbers, true and false are taken as such, everything else as text.
-
-    So "5" in quotes is a text.
-    """
-    found = _CONDITION.fullmatch(text)
-    if found is None:
-        known = " ".join(_OPERATORS)
+    typed = condition(text)
+    if typed is None:
+        known = " ".join(OPERATORS)
         raise UsageError(f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}")
-    key, operator, value = found.groups()
-    try:
-        typed = json.loads(value)
-    except ValueError:
-        typed = value
-    if not isinstance(typed, str | int | float | bool):
-        typed = value
-    return {"type": _OPERATORS[operator], "key": key, "value": typed}
+    return typed

@@ -249,6 +249,7 @@ class QuerySection(_Section):
     port: int = Field(8080, ge=0, le=65535, description="0: any free port, logged at the start")
     max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
+    page: bool = Field(True, description="serve the page for browsers at `/`")
 
 
 class TelemetrySection(_Section):

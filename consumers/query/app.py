@@ -12,13 +12,16 @@ from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
 from consumers.query.routes.search import add_search
+from consumers.query.web import Page
 from pipeline.query import SearchService, request_model
 
 
-def create_app(service: SearchService, ready: Problems, *, registry: CollectorRegistry) -> FastAPI:
+def create_app(
+    service: SearchService, ready: Problems, *, registry: CollectorRegistry, page: Page | None = None
+) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
-    As many searches are admitted at a time as the service has threads; more are answered 429.
+    As many searches are admitted at a time as the service has threads; more are answered 429. `page`: None for none.
     """
     operations = Operations(exposition(registry), alive=dict, ready=ready)
 
@@ -26,6 +29,8 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         service.close()
+        if page is not None:
+            page.close()
         operations.close()
 
     # The documentation pages of FastAPI load scripts from a CDN; /openapi.json stays.
@@ -40,7 +45,10 @@ def create_app(service: SearchService, ready: Problems, *, registry: CollectorRe
     app.add_middleware(UntilSent)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    add_search(app, service, Admission(service.concurrency))
+    admission = Admission(service.concurrency)
+    add_search(app, service, admission)
     app.router.routes.extend(operations.routes())
+    if page is not None:
+        app.router.routes.extend(page.routes(admission))
     publish(app, [request_model(service.max_results)])
     return app

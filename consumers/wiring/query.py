@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.query.app import create_app
+from consumers.wiring.page import page
 from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
@@ -25,7 +26,8 @@ def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
     search = searcher(settings, api, model)
     with closing(QueryBatcher(model.embed_queries)) as batcher:
         service = search_service(settings, search, batcher, registry)
-        yield create_app(service, readiness(search), registry=registry)
+        web = page(settings, api, search, service)
+        yield create_app(service, readiness(search), registry=registry, page=web)
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

@@ -5,6 +5,7 @@ Free of transport: HTTP, the command line and every other way in call the same s
 
 from pipeline.query.answer import SearchAnswer, SearchAnswers, SearchResult, answer_json
 from pipeline.query.candidates import DeadlinePassed, FetchSettings
+from pipeline.query.partition_census import PartitionCensus, PartitionState
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import MAX_BODY_BYTES, SearchRequest, parse_request, request_model
@@ -19,6 +20,8 @@ __all__ = [
     "InvalidRequest",
     "MalformedRequest",
     "Overloaded",
+    "PartitionCensus",
+    "PartitionState",
     "QueryBatcher",
     "QueryEmbedder",
     "SearchAnswer",

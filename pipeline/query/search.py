@@ -125,6 +125,10 @@ class Searcher:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
+    def metadata_names(self, most: int) -> list[str]:
+        """Up to `most` metadata names that results carried so far, of documents of every tenant; calls nothing."""
+        return self._names.known(most)
+
     def _forget(self) -> None:
         self._schema = None
         self._partitions.forget()

@@ -40,6 +40,10 @@ class MetadataNames:
         """Those of `names` that no row carried a moment ago."""
         return [name for name in names if name not in self._seen and self._is_missing(name)]
 
+    def known(self, most: int) -> list[str]:
+        """Up to `most` of the names that rows were seen to carry, sorted."""
+        return heapq.nsmallest(most, self._seen.copy())
+
     def near(self, name: str, declared: Iterable[str]) -> str | None:
         """The name that rows carry and that is most like `name`; None where none is like it."""
         candidates = likeliest(name, {*self._seen.copy(), *declared})
