@@ -8,6 +8,7 @@ from typing_extensions import override
 from consumers.config import Settings
 from consumers.query.web import Page, PageParts
 from consumers.query.web.ports import Searches
+from consumers.wiring.pipeline_state import PipelineReader
 from pipeline.errors import UsageError
 from pipeline.query import PartitionCensus, SearchAnswer, SearchAnswers, Searcher, SearchReport, SearchService
 from pipeline.store import MilvusServerApi
@@ -26,6 +27,10 @@ def page(settings: Settings, api: MilvusServerApi, search: Searcher, service: Se
             max_results=settings.query.max_limit,
             names=partial(search.metadata_names, _MOST_NAMES),
             partitions=PartitionCensus(api, settings.milvus.collection).read,
+            # The default of the setting is not used: a query worker without it has no Kafka.
+            pipeline=PipelineReader(settings, api).read
+            if "bootstrap_servers" in settings.kafka.model_fields_set
+            else None,
         )
     )
 

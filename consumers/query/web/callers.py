@@ -26,9 +26,9 @@ def from_elsewhere(request: Request) -> bool:
     return request.method != "GET" or request.headers.get("sec-fetch-dest") != "document"
 
 
-def caller(request: Request, access: Access | None) -> str | None:
+async def caller(request: Request, access: Access | None) -> str | None:
     """The tenant that the caller is bound to, None: all documents; raises KeyRefused."""
-    return None if access is None else access.tenant(cookie_key(request))
+    return None if access is None else await access.tenant(cookie_key(request))
 
 
 def cookie_key(request: Request) -> str | None:
@@ -48,7 +48,7 @@ async def enter_key(request: Request, access: Access) -> Response:
     try:
         if len(key) > _MOST_KEY_CHARS:
             raise KeyRefused
-        access.tenant(key)
+        await access.tenant(key)
     except KeyRefused:
         return key_form(next_, refused=True)
     entered = Response(status_code=303, headers={"location": next_})

@@ -72,7 +72,7 @@ class Page:
             if from_elsewhere(request):
                 return self._message(403, "Refused", "Another web site made this request.")
             try:
-                return await answer(request, caller(request, self._parts.access))
+                return await answer(request, await caller(request, self._parts.access))
             except KeyRefused:
                 address = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
                 return key_form(address, refused=False)

@@ -138,5 +138,8 @@ class KeyRefused(Exception):
 class Access(Protocol):
     """The keys that callers need."""
 
-    def tenant(self, key: str | None) -> str | None:
-        """The tenant of a key, None: all documents; raises KeyRefused, also for no key where one is needed."""
+    async def tenant(self, key: str | None) -> str | None:
+        """The tenant of a key, None: all documents.
+
+        Raises KeyRefused, also for no key where one is needed; HttpProblem where the key may not be used now.
+        """

@@ -75,7 +75,7 @@ class Shelf:
     async def freshness(self) -> Freshness:
         return Freshness(searchable_until_ms=1_795_000_000_000, lag_records=1_234)
 
-    def tenant(self, key: str | None) -> str | None:
+    async def tenant(self, key: str | None) -> str | None:
         if key not in KEYS:
             raise KeyRefused
         return KEYS[key]
