@@ -20,6 +20,8 @@ def page(settings: Settings, api: MilvusServerApi, search: Searcher, service: Se
     """The page, None where it is switched off."""
     if not settings.query.page:
         return None
+    # The default of the setting is not used: a query worker without it has no Kafka.
+    has_kafka = "bootstrap_servers" in settings.kafka.model_fields_set
     return Page(
         PageParts(
             collection=settings.milvus.collection,
@@ -27,10 +29,7 @@ def page(settings: Settings, api: MilvusServerApi, search: Searcher, service: Se
             max_results=settings.query.max_limit,
             names=partial(search.metadata_names, _MOST_NAMES),
             partitions=PartitionCensus(api, settings.milvus.collection).read,
-            # The default of the setting is not used: a query worker without it has no Kafka.
-            pipeline=PipelineReader(settings, api).read
-            if "bootstrap_servers" in settings.kafka.model_fields_set
-            else None,
+            pipeline=PipelineReader(settings, api).read if has_kafka else None,
         )
     )
 

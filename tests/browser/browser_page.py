@@ -20,6 +20,7 @@ PAGES = (
     "/?q=chunk&scores=1",
     "/?q=chunk&where=lang=en&from=2026-11-05",
     "/?q=x&last=soon",
+    "/document?id=document-01",
     "/partitions",
     "/pipeline",
 )
@@ -82,10 +83,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on(
-            "console", lambda line: complaints.append(line.text) if "Content Security Policy" in line.text else None
-        )
-        page.on("request", lambda request: None if request.url.startswith(address) else elsewhere.append(request.url))
+        page.on("console", lambda line: complaints.extend([line.text] if "Security Policy" in line.text else []))
+        page.on("request", lambda request: elsewhere.extend([request.url][request.url.startswith(address) :]))
         page.goto(path)
         return page
 
