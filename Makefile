@@ -80,7 +80,7 @@ mutants: install ## break the code in known ways, one at a time; fails where no 
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --extra oidc --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 	$(BIN)/uv pip compile tests/browser/requirements.in --constraint requirements.lock --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --upgrade \

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from consumers.cli import config as config_group
+from consumers.cli import keys as keys_group
 from consumers.cli import local as local_group
 from consumers.cli.collections.app import app as collections_app
 from consumers.cli.common.options import (
@@ -42,6 +43,7 @@ for name, group in (
     ("local", local_group.app),
     ("dlq", dlq_app),
     ("collections", collections_app),
+    ("keys", keys_group.app),
     ("model", model_app),
     ("bench", bench_app),
 ):

@@ -5,16 +5,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from consumers.config.access import AuthSection
+from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Secret
 from pipeline.timestamps import format_duration
 
 _UNITS = ("day", "week", "month", "year")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class KafkaSection(_Section):
@@ -250,6 +248,14 @@ class QuerySection(_Section):
     max_limit: int = Field(1000, ge=1, le=4096, description="most results of a search, all its texts together")
     concurrency: int = Field(32, ge=1, description="searches at a time; more are answered 429")
     page: bool = Field(True, description="serve the page for browsers at `/`")
+    telemetry_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="further port for probes and metrics, on telemetry.host and without keys; null: none",
+    )
+    audit_text: bool = Field(False, description="write the texts of searches into the audit log")
+    auth: AuthSection = AuthSection()
 
 
 class TelemetrySection(_Section):

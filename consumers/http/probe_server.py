@@ -1,4 +1,4 @@
-"""The HTTP server for probes and metrics of an ingest worker, a replay job or a rekey stage, on a thread of its own."""
+"""The HTTP server for probes and metrics of a worker, a replay job or a rekey stage, on a thread of its own."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ class ProbeServer:
 
     def __init__(
         self,
-        process: Literal["ingest", "replay", "rekey"],
+        process: Literal["ingest", "replay", "rekey", "query"],
         listener: socket.socket,
         metrics: Exposition,
         *,

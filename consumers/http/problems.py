@@ -54,11 +54,12 @@ class Problem:
 
 
 class HttpProblem(MilvusStreamError):
-    """An error with the problem that the client gets."""
+    """An error with the problem that the client gets, and further headers of that answer."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+        self.headers = headers
 
 
 def bad_body(status: int, code: str, title: str, detail: str) -> HttpProblem:

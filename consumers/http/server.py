@@ -251,9 +251,10 @@ def listen_from(section: str, host: str, port: int) -> socket.socket:
     return listen(section, host, port)
 
 
-def check_address(section: str, host: str, port: int) -> None:
-    """Raise as `listen` would at this moment; nothing stays open."""
-    listen(section, host, port).close()
+def check_address(section: str, host: str, port: int) -> bool:
+    """Whether only this machine can connect to the address. Raises as `listen` would at this moment."""
+    with listen(section, host, port) as listener:
+        return is_loopback(listener)
 
 
 def is_loopback(listener: socket.socket) -> bool:

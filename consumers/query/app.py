@@ -9,19 +9,26 @@ from starlette.exceptions import HTTPException
 
 from consumers.http.operations import Operations, Problems, exposition, routing_problem
 from consumers.http.problems import ErrorBoundaryMiddleware
+from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
 from consumers.query.openapi import publish
 from consumers.query.routes.search import add_search
-from consumers.query.web import Page
+from consumers.query.web import Page, PageLayer
 from pipeline.query import SearchService, request_model
 
 
 def create_app(
-    service: SearchService, ready: Problems, *, registry: CollectorRegistry, page: Page | None = None
+    service: SearchService,
+    ready: Problems,
+    *,
+    registry: CollectorRegistry,
+    access: Access | None = None,
+    page: Page | None = None,
 ) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
-    As many searches are admitted at a time as the service has threads; more are answered 429. `page`: None for none.
+    `access`: what a caller needs; None: nothing, for an application that only this machine can reach. As many searches
+    are admitted at a time as the service has threads; more are answered 429. `page`: None for none.
     """
     operations = Operations(exposition(registry), alive=dict, ready=ready)
 
@@ -43,6 +50,9 @@ def create_app(
         lifespan=lifespan,
     )
     app.add_middleware(UntilSent)
+    app.add_middleware(AccessLayer, access=access or Access())
+    if page is not None:
+        app.add_middleware(PageLayer)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
     admission = Admission(service.concurrency)

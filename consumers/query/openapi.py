@@ -11,10 +11,12 @@ from typing_extensions import TypedDict
 _COMPONENT = "#/components/schemas/"
 _ERRORS = {
     400: "The body is not JSON.",
+    401: "No key or token, or a wrong one; see WWW-Authenticate.",
+    403: "The key or token does not permit this.",
     413: "The body is too large.",
     415: "The body is not declared as application/json.",
     422: "The request is not valid; `at` is the JSON pointer of what is wrong.",
-    429: "Too many searches at a time; see Retry-After.",
+    429: "Too many searches at a time, or requests of the key; see Retry-After.",
     500: "Internal error.",
     503: "Milvus or the model cannot be used at the moment; see Retry-After.",
     504: "No result in the time of the request.",
@@ -51,6 +53,8 @@ def publish(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
         if not document:
             document.update(get_openapi(title=app.title, version=app.version, routes=app.routes))
             document["components"]["schemas"].update(_schemas(models))
+            document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"bearer": []}, {}]  # {}: on this machine, where no keys are configured
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema

@@ -7,6 +7,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from consumers.http.server import HttpServer, is_loopback, listen
+from pipeline.errors import UsageError
 
 CONNECTIONS = 1024
 """Clients at a time; of their searches `query.concurrency` are under way."""
@@ -14,14 +15,16 @@ CONNECTIONS = 1024
 _log = structlog.get_logger(__name__)
 
 
-def serve(app: ASGIApp, host: str, port: int, *, drain_s: float = 30.0) -> None:
+def serve(app: ASGIApp, host: str, port: int, *, local_only: bool = False, drain_s: float = 30.0) -> None:
     """Serve until SIGTERM or SIGINT, then answer what is under way for at most `drain_s`, then return.
 
-    `port` 0 takes a free one; the log line `query.listening` names it. Raises UsageError where the address is taken.
+    `port` 0 takes a free one; the log line `query.listening` names it. Raises UsageError where the address is taken,
+    and with `local_only` where others than this machine can connect to it.
     """
     listener = listen("query", host, port)
-    if not is_loopback(listener):
-        _log.warning("query.no_authentication", host=host, advice="anyone who reaches this port can search everything")
+    if local_only and not is_loopback(listener):
+        listener.close()
+        raise UsageError(f"query.host {host} is an address that others can connect to, and no keys are configured")
     server = HttpServer(app, listener, connections=CONNECTIONS, drain_s=drain_s)
     previous = {}
     # After a graceful stop uvicorn raises the signal again for the handler of before: with Python's that is exit 143.

@@ -1,22 +1,18 @@
 """The page of the query worker over the configured collection."""
 
-from collections.abc import Callable
-from functools import partial
-
-from typing_extensions import override
-
 from consumers.config import Settings
+from consumers.query.access import Access
 from consumers.query.web import Page, PageParts
-from consumers.query.web.ports import Searches
 from consumers.wiring.pipeline_state import PipelineReader
-from pipeline.errors import UsageError
-from pipeline.query import PartitionCensus, SearchAnswer, SearchAnswers, Searcher, SearchReport, SearchService
+from pipeline.query import PartitionCensus, Searcher, SearchService
 from pipeline.store import MilvusServerApi
 
 _MOST_NAMES = 200
 
 
-def page(settings: Settings, api: MilvusServerApi, search: Searcher, service: SearchService) -> Page | None:
+def page(
+    settings: Settings, api: MilvusServerApi, search: Searcher, service: SearchService, access: Access
+) -> Page | None:
     """The page, None where it is switched off."""
     if not settings.query.page:
         return None
@@ -25,30 +21,10 @@ def page(settings: Settings, api: MilvusServerApi, search: Searcher, service: Se
     return Page(
         PageParts(
             collection=settings.milvus.collection,
-            searches=_AllDocuments(service),
-            max_results=settings.query.max_limit,
-            names=partial(search.metadata_names, _MOST_NAMES),
+            searches=service,
+            access=access,
+            names=lambda tenant: search.metadata_names(_MOST_NAMES, tenant=tenant),
             partitions=PartitionCensus(api, settings.milvus.collection).read,
             pipeline=PipelineReader(settings, api).read if has_kafka else None,
         )
     )
-
-
-class _AllDocuments(Searches):
-    """The search service without tenants."""
-
-    def __init__(self, service: SearchService) -> None:
-        self._service = service
-
-    @override
-    async def answer(
-        self,
-        body: object,
-        *,
-        tenant: str | None,
-        admit: Callable[[], None],
-        report: Callable[[SearchReport], None],
-    ) -> SearchAnswer | SearchAnswers:
-        if tenant is not None:
-            raise UsageError("searches of one tenant are not composed here")
-        return await self._service.answer(body, admit=admit, report=report)

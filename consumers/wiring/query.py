@@ -8,6 +8,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
+from consumers.http import ProbeServer
+from consumers.query.access import Access
 from consumers.query.app import create_app
 from consumers.wiring.page import page
 from consumers.wiring.searches import search_service, searcher
@@ -20,14 +22,27 @@ log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def query_app(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iterator[FastAPI]:
-    """The application of a query worker. Raises Mismatch for a collection of another model."""
-    registry = CollectorRegistry()
+def query_app(
+    settings: Settings,
+    api: MilvusServerApi,
+    model: Embedder,
+    *,
+    access: Access,
+    registry: CollectorRegistry,
+    probes: ProbeServer | None = None,
+) -> Iterator[FastAPI]:
+    """The application of a query worker; `probes` answer as it does.
+
+    Raises Mismatch for a collection of another model.
+    """
     search = searcher(settings, api, model)
     with closing(QueryBatcher(model.embed_queries)) as batcher:
         service = search_service(settings, search, batcher, registry)
-        web = page(settings, api, search, service)
-        yield create_app(service, readiness(search), registry=registry, page=web)
+        ready = readiness(search)
+        if probes is not None:
+            probes.watch(alive=dict, ready=ready)
+        web = page(settings, api, search, service, access)
+        yield create_app(service, ready, registry=registry, access=access, page=web)
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

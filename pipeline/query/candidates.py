@@ -11,6 +11,7 @@ from pipeline.query.ranking import rank
 from pipeline.query.recency import recent_first
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.retrievers import Queries, Retrieved, Retriever, RowSelection
+from pipeline.query.tenancy import check_tenant, within_tenant
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusApi, literal
 
@@ -72,12 +73,14 @@ class CandidateSearch:
     deadline: float
     """On the clock, seconds."""
     clock: Callable[[], float] = time.monotonic
+    tenant: str | None = None
+    """Whose rows may be shown; None: those of every tenant."""
 
     def ranked(self) -> RankedCandidates:
         """Rank more and more candidates until each query has its results.
 
-        The hits are whole rows, or hold only what ranks them: see `whole`. Raises what the first read raises; where a
-        later one fails or lacks a leg, the candidates before it remain.
+        The hits are whole rows, or hold only what ranks them: see `whole`. Raises what the first read raises, and
+        ForeignRow; where a later read fails or lacks a leg, the candidates before it remain.
         """
         request, settings, queries = self.request, self.settings, len(self.queries.texts)
         most = max(request.limit, min(settings.max_candidates, settings.max_request_candidates // queries))
@@ -121,6 +124,7 @@ class CandidateSearch:
                 if "text" in hit.fields:
                     yield query, hit
                 elif hit.id in rows:
+                    check_tenant(rows[hit.id], self.tenant)
                     yield query, replace(hit, fields=rows[hit.id])
 
     def retrieve(self, queries: Queries, rows: RowSelection) -> Retrieved:
@@ -130,6 +134,8 @@ class CandidateSearch:
     def _eligible(self, hits: list[Hit]) -> list[Hit]:
         """The hits with the least score or more, best first. Where one is left out, further ones would be, too."""
         request = self.request
+        for hit in hits:
+            check_tenant(hit.fields, self.tenant)
         if request.min_score is not None:
             hits = [hit for hit in hits if hit.score >= request.min_score]
         if request.recency is not None:
@@ -137,9 +143,10 @@ class CandidateSearch:
         return hits
 
     def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
-        """At most `limit` rows that match, wherever they are. Raises as `retrieve`."""
+        """At most `limit` rows of the tenant that match, wherever they are. Raises as `retrieve`."""
+        own = within_tenant(self.plan.tenant_term, expression)
         return self._in_time(
-            lambda left_s: self.api.query(self.collection.name, expression, fields, limit=limit, timeout=left_s)
+            lambda left_s: self.api.query(self.collection.name, own, fields, limit=limit, timeout=left_s)
         )
 
     def _rows(self, ids: set[str]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.request.filter_expressions import FilterableFields, compile_filter
 from pipeline.query.request.filters import Filter
 from pipeline.query.request.request import TimeRange
+from pipeline.query.tenancy import tenant_term, within_tenant
 from pipeline.store import DEFAULT_PARTITION
 
 
@@ -23,7 +24,9 @@ class SearchPlan:
     """
     skipped: tuple[Skipped, ...]
     expression: str
-    """Empty: every row."""
+    """Empty: every row. Holds `tenant_term`."""
+    tenant_term: str = ""
+    """What every row of the caller's tenant matches, for further lookups of the same search."""
 
 
 def plan_search(
@@ -32,6 +35,8 @@ def plan_search(
     existing: PartitionIndex,
     released: Collection[str],
     fields: FilterableFields,
+    *,
+    tenant: str | None = None,
 ) -> SearchPlan:
     """Leave out the Milvus partitions that cannot hold a matching row, and those that are not loaded.
 
@@ -39,13 +44,14 @@ def plan_search(
     2. The partition is in `released`: skipped, `not_loaded`; a search that names it would fail.
     3. Any other, also one whose name gives no interval: searched.
 
-    The expression checks the `event_time` of each row as well, because an interval is wider than the range. Raises
-    InvalidRequest where the filter does not fit the collection.
+    The expression checks the `event_time` of each row as well, because an interval is wider than the range. With a
+    tenant it matches rows of this tenant only. Raises InvalidRequest where the filter does not fit the collection.
     """
     terms = [] if time is None else _time_terms(time)
     if rows is not None:
         terms.append(f"({compile_filter(rows, fields)})")
-    expression = " and ".join(terms)
+    term = tenant_term(tenant, fields)
+    expression = within_tenant(term, " and ".join(terms))
     reasons: dict[str, SkipReason] = {}
     if time is not None:
         reasons = dict.fromkeys(existing.outside(time), "outside_time_range")
@@ -53,9 +59,9 @@ def plan_search(
         reasons.setdefault(name, "not_loaded")
     skipped = tuple(Skipped(name, reasons[name]) for name in existing.names if name in reasons)
     if not skipped:
-        return SearchPlan(None, existing.names or (DEFAULT_PARTITION,), (), expression)
+        return SearchPlan(None, existing.names or (DEFAULT_PARTITION,), (), expression, term)
     searched = tuple(name for name in existing.names if name not in reasons)
-    return SearchPlan((DEFAULT_PARTITION, *searched), searched or (DEFAULT_PARTITION,), skipped, expression)
+    return SearchPlan((DEFAULT_PARTITION, *searched), searched or (DEFAULT_PARTITION,), skipped, expression, term)
 
 
 def _time_terms(time: TimeRange) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
 from pipeline.query.request.request import FusionOptions, SearchRequest
 from pipeline.query.retrievers import DenseRetriever, HybridRetriever, KeywordRetriever, Queries, Retriever
+from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import METADATA_FIELD, SPARSE_FIELD, VECTOR_FIELD
 from pipeline.store import DEFAULT_PARTITION, CollectionInfo, Hit, MilvusServerApi
@@ -81,7 +82,7 @@ class Searcher:
         self._settings = settings or SearchSettings()
         self._clock = clock
         self._dense, self._keyword = DenseRetriever(api), KeywordRetriever(api)
-        self._names = MetadataNames(self._settings.names_ttl_s, clock)
+        self._names = NamesByTenant(self._settings.names_ttl_s, clock)
         self._versions = VersionCheck(api, clock)
         self._schema: _Schema | None = None
         self._partitions = PartitionList(
@@ -89,18 +90,25 @@ class Searcher:
         )
 
     def search(
-        self, request: SearchRequest, vectors: NDArray[np.float32] | None, timeout_s: float, *, now_ms: int
+        self,
+        request: SearchRequest,
+        vectors: NDArray[np.float32] | None,
+        timeout_s: float,
+        *,
+        now_ms: int,
+        tenant: str | None = None,
     ) -> SearchResult:
         """Find the best rows for each query; blocks up to `timeout_s`.
 
         `vectors` has shape (queries, dimension), and is None where the request's mode is keyword. `now_ms` (epoch
-        milliseconds) is what a time range counts back from. Raises InvalidRequest (the filter or the mode does not fit
-        the collection, or a text has no direction), DeadlinePassed, Unavailable (also while there is no collection).
+        milliseconds) is what a time range counts back from. `tenant`: whose documents are searched; None: all. Raises
+        InvalidRequest (the filter or the mode does not fit the collection, or a text has no direction),
+        DeadlinePassed, Unavailable (also while there is no collection), ForeignRow.
         """
         deadline = self._clock() + timeout_s
         if vectors is not None:
             _check_vectors(vectors, request.many)
-        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms)
+        run = partial(self._search, request, Queries(request.queries, vectors), deadline, now_ms, tenant=tenant)
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing()
@@ -125,9 +133,9 @@ class Searcher:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
-    def metadata_names(self, most: int) -> list[str]:
-        """Up to `most` metadata names that results carried so far, of documents of every tenant; calls nothing."""
-        return self._names.known(most)
+    def metadata_names(self, most: int, *, tenant: str | None = None) -> list[str]:
+        """Up to `most` metadata names that results of searches for this tenant carried so far; calls nothing."""
+        return self._names.of(tenant).known(most)
 
     def _forget(self) -> None:
         self._schema = None
@@ -141,12 +149,20 @@ class Searcher:
         return _Schema(info, self._one_version(info))
 
     def _search(
-        self, request: SearchRequest, queries: Queries, deadline: float, now_ms: int, existing: PartitionIndex
+        self,
+        request: SearchRequest,
+        queries: Queries,
+        deadline: float,
+        now_ms: int,
+        existing: PartitionIndex,
+        *,
+        tenant: str | None,
     ) -> SearchResult:
         schema = self._schema = self._schema or self._describe()
         mode = self._mode(request, schema.info)
         fields = filterable_fields(schema.info)
-        plan = plan_search(request.time_range(now_ms), request.filter, existing, self._partitions.released(), fields)
+        times, released = request.time_range(now_ms), self._partitions.released()
+        plan = plan_search(times, request.filter, existing, released, fields, tenant=tenant)
         # As a filter does, the words of a query may hide a newer version that does not have them.
         checked = schema.one_version and (request.hides_rows or mode != "dense")
         search = CandidateSearch(
@@ -162,6 +178,7 @@ class Searcher:
             now_ms,
             deadline,
             self._clock,
+            tenant,
         )
         candidates = search.ranked()
         ranked, complete = candidates.hits, candidates.complete
@@ -175,7 +192,7 @@ class Searcher:
         size = 0
         try:
             for query, hit in search.whole(ranked):
-                self._names.learn(metadata_names([hit.fields], fields.declared))
+                self._names.of(tenant).learn(metadata_names([hit.fields], fields.declared))
                 result = _result(hit, request.fields, frozenset(fields.declared), existing)
                 size += len(orjson.dumps(result))
                 if size > self._settings.max_answer_bytes:
@@ -227,13 +244,16 @@ class Searcher:
             return ()
         used = list(dict.fromkeys(comparison.key for comparison in comparisons(search.request.filter)))
         metadata = [name for name in used if name not in fields.declared][:_MOST_NAMES_CHECKED]
+        known = self._names.of(search.tenant)
         try:
-            self._look_up(self._names.unknown(metadata), search, fields)
+            self._look_up(known, known.unknown(metadata), search, fields)
         except (Unavailable, NotFound):
             return ()
-        return tuple(self._warning(name, fields, search.deadline) for name in self._names.missing(metadata))
+        return tuple(self._warning(known, name, fields, search.deadline) for name in known.missing(metadata))
 
-    def _look_up(self, names: Sequence[str], search: CandidateSearch, fields: FilterableFields) -> None:
+    def _look_up(
+        self, known: MetadataNames, names: Sequence[str], search: CandidateSearch, fields: FilterableFields
+    ) -> None:
         """Find out with one call which of the names rows carry.
 
         Rows with one name prove nothing about the others. Those stay unknown until a later request names them alone.
@@ -243,14 +263,14 @@ class Searcher:
         expression = balanced([f"exists {metadata_reference(name)}" for name in names], "or")
         rows = search.sample(expression, (METADATA_FIELD,), _SAMPLE)
         if rows:
-            self._names.learn(metadata_names(rows, fields.declared))
+            known.learn(metadata_names(rows, fields.declared))
         else:
-            self._names.learn_missing(names)
+            known.learn_missing(names)
 
-    def _warning(self, name: str, fields: FilterableFields, deadline: float) -> str:
+    def _warning(self, known: MetadataNames, name: str, fields: FilterableFields, deadline: float) -> str:
         """The warning for a missing name; with the name that was meant, if there is time to find it."""
-        filterable = (known for known, field_type in fields.declared.items() if field_type != "other")
-        near = self._names.near(name, filterable) if self._clock() < deadline else None
+        filterable = (other for other, field_type in fields.declared.items() if field_type != "other")
+        near = known.near(name, filterable) if self._clock() < deadline else None
         hint = f"; did you mean {near!r}?" if near else ""
         return f"the filter names {name!r}, and no row with such a field was found{hint}"
 

@@ -91,13 +91,15 @@ class SearchService:
         self,
         body: object,
         *,
+        tenant: str | None = None,
         admit: Callable[[], None] = lambda: None,
         report: Callable[[SearchReport], None] = lambda _: None,
     ) -> Answer:
         """Answer one request: the bytes of a JSON text, or the same decoded. Its time runs from this call on.
 
-        `admit` is called when the request is known to be valid, and raises Overloaded where too many are under way.
-        `report` is called once at the end, before the call returns or raises.
+        `tenant`: whose documents are searched; None: those of every tenant. It comes from who the caller is, never from
+        the request. `admit` is called when the request is known to be valid, and raises Overloaded where too many are
+        under way. `report` is called once at the end, before the call returns or raises.
 
         Raises MalformedRequest, InvalidRequest, Overloaded, DeadlinePassed, Unavailable, Mismatch; RequestRefused and
         RequestTooLarge where Milvus takes no such request.
@@ -107,7 +109,7 @@ class SearchService:
         try:
             request = parse_request(decode_json(body) if isinstance(body, bytes) else body, self.max_results)
             admit()
-            answer = await self._answer(request, arrived, arrived_ms)
+            answer = await self._answer(request, arrived, arrived_ms, tenant)
         except Exception as error:
             outcome = outcome_of(error)
             self._metrics.requests.labels(outcome).inc()
@@ -121,7 +123,7 @@ class SearchService:
         """Take no further search; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, request: SearchRequest, arrived: float, arrived_ms: int) -> Answer:
+    async def _answer(self, request: SearchRequest, arrived: float, arrived_ms: int, tenant: str | None) -> Answer:
         """`arrived` is on the event loop's clock, `arrived_ms` in epoch milliseconds."""
         now = asyncio.get_running_loop().time
         deadline = arrived + request.timeout_ms / 1000
@@ -129,7 +131,7 @@ class SearchService:
             async with asyncio.timeout_at(deadline):
                 vectors = await self._embed(request)
                 embedded = now()
-                search = partial(self._search, request, vectors, deadline, now, arrived_ms)
+                search = partial(self._search, request, vectors, deadline, now, arrived_ms, tenant=tenant)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
         except TimeoutError as error:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
@@ -158,11 +160,14 @@ class SearchService:
         deadline: float,
         clock: Callable[[], float],
         now_ms: int,
+        *,
+        tenant: str | None,
     ) -> SearchResult:
         """Search in a thread; what waited for the thread is taken off the time that is left."""
         left_s = deadline - clock()
         # The searcher ends a little earlier than the request, so that part of an answer can still be sent.
-        return self._searcher.search(request, vectors, left_s - min(_MARGIN_S, left_s / 10), now_ms=now_ms)
+        left_s -= min(_MARGIN_S, left_s / 10)
+        return self._searcher.search(request, vectors, left_s, now_ms=now_ms, tenant=tenant)
 
 
 def outcome_of(error: Exception) -> Outcome:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from consumers.query.web.ports import WholeDocument
 from tests.browser.chromium import chromium, served
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.page import HOSTILE, PageRig, Shelf, marks, pipeline_state
+from tests.support.rigs.page import HOSTILE, PageRig, Shelf, keys, marks, pipeline_state
 from tests.support.rigs.search import COLLECTION, DOCUMENTS, Library
 
 LANGUAGES = ("en", "de", "fr")
@@ -63,11 +63,12 @@ def address(milvus: FakeMilvus, shelf: Shelf) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def locked(milvus: FakeMilvus, shelf: Shelf) -> Iterator[str]:
-    """The same behind keys."""
-    rig = PageRig(milvus, access=shelf)
+def locked(milvus: FakeMilvus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The same behind keys: the address, and the key of an operator."""
+    access, texts = keys(tmp_path_factory.mktemp("keys") / "keys.json")
+    rig = PageRig(milvus, access=access)
     with served(rig.app) as address:
-        yield address
+        yield address, texts["operator"]
     rig.close()
 
 
@@ -212,15 +213,16 @@ def test_everything_can_be_reached_by_keyboard(open_page: Callable[..., Page], a
         assert name in names
 
 
-def test_a_key_is_entered_kept_and_forgotten(open_page: Callable[..., Page], locked: str) -> None:
-    page = open_page(locked, "/?q=chunk")
+def test_a_key_is_entered_kept_and_forgotten(open_page: Callable[..., Page], locked: tuple[str, str]) -> None:
+    address, key = locked
+    page = open_page(address, "/?q=chunk")
     page.get_by_label("Key for searches").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("opens nothing")
-    page.get_by_label("Key for searches").fill("operator")
+    page.get_by_label("Key for searches").fill(key)
     page.keyboard.press("Enter")
     expect(page.locator(".card").first).to_be_visible()
-    assert page.url == f"{locked}/?q=chunk"
+    assert page.url == f"{address}/?q=chunk"
     assert page.evaluate("document.cookie") == ""
     page.get_by_role("link", name="Partitions").click()
     expect(page.locator("table")).to_contain_text("d20261101")
@@ -244,8 +246,8 @@ def test_axe_finds_nothing_serious(open_page: Callable[..., Page], address: str,
     assert problems == []
 
 
-def test_axe_on_the_key_form(open_page: Callable[..., Page], locked: str) -> None:
-    page = open_page(locked, color_scheme="dark")
+def test_axe_on_the_key_form(open_page: Callable[..., Page], locked: tuple[str, str]) -> None:
+    page = open_page(locked[0], color_scheme="dark")
     assert [violation["id"] for violation in Axe().run(page).response["violations"]] == []
 
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from consumers.http.problems import problem_of
+from consumers.query.access import caller_of, note
 from consumers.query.admission import Admission
 from consumers.query.body import read_body
 from consumers.query.openapi import json_body, problem_responses
@@ -40,10 +41,31 @@ def add_search(app: FastAPI, service: SearchService, admission: Admission) -> No
     async def search(request: Request) -> Response:
         try:
             body = await read_body(request, MAX_BODY_BYTES)
-            answer = await service.answer(body, admit=partial(admission.admit, request), report=log_search)
+            answer = await service.answer(
+                body,
+                tenant=caller_of(request).tenant,
+                admit=partial(admission.admit, request),
+                report=partial(report_search, request),
+            )
         except Exception as error:
             return problem_of(error).response()
         return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def report_search(request: Request, report: SearchReport) -> None:
+    """Log a search that has ended, and note it for the audit log."""
+    log_search(report)
+    texts = () if report.request is None else report.request.queries
+    note(request, results=result_count(report.answer), texts=texts)
+
+
+def result_count(answer: SearchAnswer | SearchAnswers | None) -> int:
+    """The number of results of all texts; None: there is no answer."""
+    if answer is None:
+        return 0
+    if isinstance(answer, SearchAnswer):
+        return len(answer.results)
+    return sum(len(one.results) for one in answer.answers)
 
 
 def log_search(report: SearchReport) -> None:
@@ -57,13 +79,12 @@ def log_search(report: SearchReport) -> None:
         log = _log.exception if problem.status == 500 else _log.warning
         log("search.failed", **facts, reason=problem.reason or problem.detail)
     elif (answer := report.answer) is not None:
-        results = [answer.results] if isinstance(answer, SearchAnswer) else [one.results for one in answer.answers]
         _log.info(
             "search.answered",
             status=200,
             **facts,
             mode=answer.mode,
-            results=sum(map(len, results)),
+            results=result_count(answer),
             partial=answer.partial,
             partitions_searched=len(answer.searched.partitions),
             partitions_skipped=len(answer.searched.skipped),

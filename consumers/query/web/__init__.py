@@ -1,9 +1,11 @@
 """The page of the query worker: HTML made on the server, which needs no script; htmx only saves whole page loads.
 
-`Page` has the routes; `PageParts` names what it shows. Nothing is loaded from elsewhere.
+`Page` has the routes, `PageParts` names what it shows, `PageLayer` is around the application. Nothing is loaded from
+elsewhere.
 """
 
+from consumers.query.web.layer import PageLayer
 from consumers.query.web.page import Page
 from consumers.query.web.parts import PageParts
 
-__all__ = ["Page", "PageParts"]
+__all__ = ["Page", "PageLayer", "PageParts"]

@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from consumers.query.access import Caller
 from consumers.query.admission import Admission
 from consumers.query.web.form import SearchForm
 from consumers.query.web.parts import PageParts
@@ -18,13 +19,13 @@ class DocumentPage:
         self._documents = documents
         self._admission = admission
 
-    async def answer(self, request: Request, tenant: str | None) -> Response:
+    async def answer(self, request: Request, caller: Caller) -> Response:
         """The page for the id in the address."""
-        frame = self._parts.frame(tenant, "/document")
+        frame = self._parts.frame(caller, "/document")
         if not (doc_id := request.query_params.get("id", "")):
             return html("message.html", 404, **frame, title="No such document", detail="The address names no id.")
         self._admission.admit(request)
-        document = await self._documents.document(doc_id, tenant=tenant)
+        document = await self._documents.document(doc_id, tenant=caller.tenant)
         if document is None:
             detail = "It has no stored version now; it may have been deleted."
             return html("message.html", 404, **frame, title="No such document", detail=detail)

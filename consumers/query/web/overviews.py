@@ -6,15 +6,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from consumers.query.access import Caller
 from consumers.query.web.form import SearchForm
 from consumers.query.web.histogram import HEIGHT, WIDTH, bars
-from consumers.query.web.parts import PageParts
+from consumers.query.web.parts import PageParts, sees_counts, sees_pipeline
 from consumers.query.web.ports import FreshnessSource, PipelineState
 from consumers.query.web.refreshed import Reading, Refreshed
 from consumers.query.web.render import clock_time, html
 from pipeline.query import PartitionState
 
-_ALL_TENANTS = "It counts rows and records of every tenant, and the key that was entered is for one tenant."
+_OF_ALL = "The rows of every tenant are counted here, and the key is for one tenant."
+_FOR_OPERATORS = "Offsets and rejected records of every tenant are for a key with the scope admin."
 
 
 class Overviews:
@@ -30,11 +32,11 @@ class Overviews:
         self._partitions = partitions
         self._pipeline = pipeline
 
-    async def partitions(self, _: Request, tenant: str | None) -> Response:
+    async def partitions(self, _: Request, caller: Caller) -> Response:
         """Every Milvus partition: its interval, rows, and whether searches cover it."""
-        frame = self._parts.frame(tenant, "/partitions")
-        if tenant is not None:
-            return self._refused(frame)
+        frame = self._parts.frame(caller, "/partitions")
+        if not sees_counts(caller):
+            return self._refused(frame, _OF_ALL)
         reading = None if self._partitions is None else await self._partitions.latest()
         states = (reading.value if reading is not None else None) or ()
         return html(
@@ -50,11 +52,11 @@ class Overviews:
             search=SearchForm(),
         )
 
-    async def pipeline(self, _: Request, tenant: str | None) -> Response:
+    async def pipeline(self, _: Request, caller: Caller) -> Response:
         """The way from Kafka to Milvus as it is seen from outside."""
-        frame = self._parts.frame(tenant, "/pipeline")
-        if tenant is not None:
-            return self._refused(frame)
+        frame = self._parts.frame(caller, "/pipeline")
+        if not sees_pipeline(caller):
+            return self._refused(frame, _FOR_OPERATORS)
         reading = None if self._pipeline is None else await self._pipeline.latest()
         state = None if reading is None else reading.value
         lags = [partition.lag for partition in state.kafka_partitions] if state is not None else []
@@ -71,13 +73,13 @@ class Overviews:
     def freshness(self, source: FreshnessSource) -> Any:
         """The handler of the strip."""
 
-        async def strip(_: Request, tenant: str | None) -> Response:
-            return html("freshness.html", fresh=await source.freshness(), tenant=tenant)
+        async def strip(_: Request, __: Caller) -> Response:
+            return html("freshness.html", fresh=await source.freshness())
 
         return strip
 
-    def _refused(self, frame: dict[str, Any]) -> Response:
-        return html("message.html", 403, **frame, title="Not with this key", detail=_ALL_TENANTS)
+    def _refused(self, frame: dict[str, Any], why: str) -> Response:
+        return html("message.html", 403, **frame, title="Not with this key", detail=why)
 
 
 def _when(reading: Reading[Any] | None) -> dict[str, Any]:

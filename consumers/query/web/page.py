@@ -6,15 +6,17 @@ from typing import TypeAlias
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+from typing_extensions import override
 
 from consumers.http import Problem, problem_of
+from consumers.query.access import Caller, caller_of
 from consumers.query.admission import Admission
-from consumers.query.web.callers import caller, enter_key, from_elsewhere, key_form
 from consumers.query.web.document import DocumentPage
+from consumers.query.web.keys import KeyPage
 from consumers.query.web.overviews import Overviews
 from consumers.query.web.parts import PageParts
-from consumers.query.web.ports import Access, KeyRefused
 from consumers.query.web.refreshed import Refreshed
 from consumers.query.web.render import html, static_files
 from consumers.query.web.search import SearchPage
@@ -23,8 +25,8 @@ _PARTITIONS_TTL_S = 30.0
 _PIPELINE_TTL_S = 10.0
 _KEPT = {"cache-control": "public, max-age=31536000, immutable"}
 
-Answer: TypeAlias = Callable[[Request, str | None], Awaitable[Response]]
-"""Answers a request of a caller who is bound to a tenant, or to none."""
+Answer: TypeAlias = Callable[[Request, Caller], Awaitable[Response]]
+"""Answers a request of a caller."""
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _log = structlog.get_logger(__name__)
@@ -54,9 +56,9 @@ class Page:
             answers["/document"] = DocumentPage(parts, parts.documents, admission).answer
         if parts.freshness is not None:
             answers["/freshness"] = overviews.freshness(parts.freshness)
-        routes: list[BaseRoute] = [Route(path, self._guarded(answer)) for path, answer in answers.items()]
-        if parts.access is not None:
-            routes.append(Route("/key", self._key(parts.access), methods=["GET", "POST"]))
+        routes: list[BaseRoute] = [_Named(path, self._guarded(answer)) for path, answer in answers.items()]
+        if parts.access.authenticates:
+            routes.append(Route("/key", KeyPage(parts.access).answer, methods=["GET", "POST"]))
         return [*routes, Route("/static/{name}", _static)]
 
     def close(self) -> None:
@@ -66,37 +68,31 @@ class Page:
                 part.close()
 
     def _guarded(self, answer: Answer) -> Handler:
-        """The handler of a page: not for other web sites, not without a key where one is needed, errors as a page."""
+        """The handler of a page: an error is a page, too."""
 
         async def handle(request: Request) -> Response:
-            if from_elsewhere(request):
-                return self._message(403, "Refused", "Another web site made this request.")
+            caller = caller_of(request)
             try:
-                return await answer(request, await caller(request, self._parts.access))
-            except KeyRefused:
-                address = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-                return key_form(address, refused=False)
+                return await answer(request, caller)
             except Exception as error:
                 problem = problem_of(error)
                 if problem.status == 500:
                     _log.exception("page.failed", path=request.url.path, error=type(error).__name__)
                 else:
                     _log_refusal(request.url.path, problem)
-                return self._message(problem.status, problem.title, problem.detail)
+                frame = self._parts.frame(caller, "")
+                return html("message.html", problem.status, **frame, title=problem.title, detail=problem.detail)
 
         return handle
 
-    def _key(self, access: Access) -> Handler:
-        async def handle(request: Request) -> Response:
-            if from_elsewhere(request):
-                return self._message(403, "Refused", "Another web site made this request.")
-            return await enter_key(request, access) if request.method == "POST" else key_form("/", refused=False)
 
-        return handle
+class _Named(Route):
+    """A route that the audit log names, as it does FastAPI's."""
 
-    def _message(self, status: int, title: str, detail: str) -> Response:
-        """A page that only says what is wrong; with the tabs of a caller who is bound, because it may be one."""
-        return html("message.html", status, **self._parts.frame("", ""), title=title, detail=detail)
+    @override
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        return match, {**child_scope, "route": self}
 
 
 def _log_refusal(path: str, problem: Problem) -> None:

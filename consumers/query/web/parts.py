@@ -4,16 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consumers.query.web.ports import (
-    Access,
-    Documents,
-    FreshnessSource,
-    Marks,
-    ReadsPartitions,
-    ReadsPipeline,
-    Searches,
-    Similar,
-)
+from consumers.query.access import Access, Caller
+from consumers.query.web.ports import Documents, FreshnessSource, Marks, ReadsPartitions, ReadsPipeline, Similar
+from pipeline.query import SearchService
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,22 +14,32 @@ class PageParts:
     """What the page shows; a part that is None has no link and no panel."""
 
     collection: str
-    searches: Searches
-    max_results: int
-    """Most results of one search."""
-    names: Callable[[], Sequence[str]]
-    """Known names of metadata, of all tenants; calls nothing."""
+    searches: SearchService
+    access: Access
+    names: Callable[[str | None], Sequence[str]]
+    """Known names of a tenant's metadata, None: of documents of every tenant; calls nothing."""
     partitions: ReadsPartitions | None = None
     documents: Documents | None = None
     similar: Similar | None = None
     marks: Marks | None = None
     freshness: FreshnessSource | None = None
     pipeline: ReadsPipeline | None = None
-    access: Access | None = None
 
-    def frame(self, tenant: str | None, here: str) -> dict[str, Any]:
+    def frame(self, caller: Caller, here: str) -> dict[str, Any]:
         """What every page shows around its own content: `here` is its path."""
         tabs = [("/", "Search")]
-        if tenant is None:
-            tabs += [("/partitions", "Partitions"), ("/pipeline", "Pipeline")]
-        return {"collection": self.collection, "tabs": tabs, "here": here, "keys": self.access is not None}
+        if sees_counts(caller):
+            tabs.append(("/partitions", "Partitions"))
+        if sees_pipeline(caller):
+            tabs.append(("/pipeline", "Pipeline"))
+        return {"collection": self.collection, "tabs": tabs, "here": here, "keys": self.access.authenticates}
+
+
+def sees_counts(caller: Caller) -> bool:
+    """Whether the caller may see numbers of rows, which are of every tenant."""
+    return caller.tenant is None
+
+
+def sees_pipeline(caller: Caller) -> bool:
+    """Whether the caller may see offsets and rejected records, as it may see the metrics."""
+    return caller.tenant is None and caller.may("admin")

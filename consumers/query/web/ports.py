@@ -1,24 +1,10 @@
 """What the page reads beside searches. A part that is absent (None in `Page`) has no link and no panel."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.query import PartitionState, SearchAnswer, SearchAnswers, SearchReport
-
-
-class Searches(Protocol):
-    """The search service, with the tenant of the caller."""
-
-    async def answer(
-        self,
-        body: object,
-        *,
-        tenant: str | None,
-        admit: Callable[[], None],
-        report: Callable[[SearchReport], None],
-    ) -> SearchAnswer | SearchAnswers:
-        """Answer one request of `POST /v1/search`; raises as `SearchService.answer` does."""
+from pipeline.query import PartitionState, SearchAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +115,3 @@ class ReadsPartitions(Protocol):
 
     def __call__(self) -> Sequence[PartitionState]:
         """The partitions now, the earliest first; raises MilvusStreamError."""
-
-
-class KeyRefused(Exception):
-    """The key of a caller opens nothing."""
-
-
-class Access(Protocol):
-    """The keys that callers need."""
-
-    async def tenant(self, key: str | None) -> str | None:
-        """The tenant of a key, None: all documents.
-
-        Raises KeyRefused, also for no key where one is needed; HttpProblem where the key may not be used now.
-        """

@@ -1,6 +1,6 @@
 """The search page: one search through the service of `POST /v1/search`, with its limits, as HTML."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from consumers.http.problems import problem_of
+from consumers.query.access import Caller
 from consumers.query.admission import Admission
-from consumers.query.routes.search import log_search
+from consumers.query.routes.search import report_search
 from consumers.query.web.cards import Card, cards
 from consumers.query.web.form import (
     COMPARISONS,
@@ -24,14 +25,13 @@ from consumers.query.web.form import (
     parse_form,
 )
 from consumers.query.web.histogram import HEIGHT, WIDTH, bars
-from consumers.query.web.parts import PageParts
+from consumers.query.web.parts import PageParts, sees_counts
 from consumers.query.web.refreshed import Reading, Refreshed
 from consumers.query.web.render import clock_time, html
-from pipeline.query import InvalidRequest, PartitionState, SearchAnswer
+from pipeline.query import InvalidRequest, PartitionState, SearchAnswer, SearchAnswers
 
 _MOST_PAGES = 20
 """Further results are a question for `POST /v1/search`: each page is a search for all results up to its last one."""
-_MOST_NAMES = 200
 _FIELDS = {
     "/query": "q",
     "/mode": "mode",
@@ -64,10 +64,10 @@ class SearchPage:
         self._parts = parts
         self._partitions = partitions
         self._admission = admission
-        self._size = min(PAGE_SIZE, parts.max_results)
-        self._most_pages = min(_MOST_PAGES, parts.max_results // self._size)
+        self._size = min(PAGE_SIZE, parts.searches.max_results)
+        self._most_pages = min(_MOST_PAGES, parts.searches.max_results // self._size)
 
-    async def answer(self, request: Request, tenant: str | None) -> Response:
+    async def answer(self, request: Request, caller: Caller) -> Response:
         """The page for the address of a request."""
         parsed = parse_form(request.query_params.multi_items())
         form = parsed.form
@@ -78,57 +78,50 @@ class SearchPage:
             status, view = 422, _View(problem={"title": "The condition is not complete", "text": parsed.problem})
             view.wrong = "value"
         elif form.q or form.similar:
-            status, view = await self._search(request, form, tenant)
+            status, view = await self._search(request, form, caller)
         reading = _NOTHING
-        if tenant is None and self._partitions is not None:
+        if sees_counts(caller) and self._partitions is not None:
             reading = await self._partitions.latest()
         fresh = await self._parts.freshness.freshness() if self._parts.freshness is not None else None
-        return html("search.html", status, **self._values(form, view, reading, tenant), fresh=fresh)
+        return html("search.html", status, **self._values(form, view, reading, caller), fresh=fresh)
 
-    async def _search(self, request: Request, form: SearchForm, tenant: str | None) -> tuple[int, "_View"]:
+    async def _search(self, request: Request, form: SearchForm, caller: Caller) -> tuple[int, "_View"]:
         """Search; the status and what there is to show."""
         page = min(form.page, self._most_pages)
-        limit = min(page * self._size + 1, self._parts.max_results)
-        admit = partial(self._admission.admit, request)
+        limit = min(page * self._size + 1, self._parts.searches.max_results)
         try:
-            answer = await (
-                self._similar(form, limit, tenant, admit) if form.similar else self._find(form, limit, tenant, admit)
-            )
+            answer = await self._answer(request, form, limit, caller)
         except BadCondition as error:
             return 422, _View(problem={"title": "A condition is not right", "text": str(error)}, wrong="value")
         except Exception as error:
             return _problem(error)
-        if answer is None:
+        if not isinstance(answer, SearchAnswer):
             return 404, _View(problem={"title": "No such document", "text": "It has no stored version now."})
         first = (page - 1) * self._size
         shown = cards(answer, form.q, first, self._size, self._parts.marks)
         further = len(answer.results) > first + self._size and page < self._most_pages
         return 200, _View(answer=answer, cards=shown, page=page, further=further)
 
-    async def _find(
-        self, form: SearchForm, limit: int, tenant: str | None, admit: Callable[[], None]
-    ) -> SearchAnswer | None:
-        answer = await self._parts.searches.answer(form.body(limit), tenant=tenant, admit=admit, report=log_search)
-        return answer if isinstance(answer, SearchAnswer) else None
-
-    async def _similar(
-        self, form: SearchForm, limit: int, tenant: str | None, admit: Callable[[], None]
-    ) -> SearchAnswer | None:
+    async def _answer(
+        self, request: Request, form: SearchForm, limit: int, caller: Caller
+    ) -> SearchAnswer | SearchAnswers | None:
+        """The answer to the form; None: there is no document that others could be like."""
+        admit = partial(self._admission.admit, request)
+        if not form.similar:
+            report = partial(report_search, request)
+            return await self._parts.searches.answer(form.body(limit), tenant=caller.tenant, admit=admit, report=report)
         if self._parts.similar is None:
             return None
         admit()
-        return await self._parts.similar.similar(form.similar, limit=limit, tenant=tenant)
+        return await self._parts.similar.similar(form.similar, limit=limit, tenant=caller.tenant)
 
     def _values(
-        self, form: SearchForm, view: "_View", reading: Reading[Sequence[PartitionState]], tenant: str | None
+        self, form: SearchForm, view: "_View", reading: Reading[Sequence[PartitionState]], caller: Caller
     ) -> dict[str, Any]:
         answer = view.answer
         skipped = {} if answer is None else {part.name: part.reason for part in answer.searched.skipped}
-        # What is known of names comes from results of every tenant: a bound caller sees those of its own results.
-        own = sorted({name for card in view.cards for name in card.metadata})
-        names = self._parts.names() if tenant is None else own
         return {
-            **self._parts.frame(tenant, "/"),
+            **self._parts.frame(caller, "/"),
             "form": form,
             "conditions": form.conditions,
             "modes": _with(MODES, form.mode),
@@ -136,7 +129,7 @@ class SearchPage:
             "span": form.last or (CUSTOM if form.times else ""),
             "half_lives": _with(HALF_LIVES, form.recency),
             "comparisons": COMPARISONS,
-            "names": ["doc_id", *names[:_MOST_NAMES]],
+            "names": ["doc_id", *self._parts.names(caller.tenant)],
             "answer": answer,
             "cards": view.cards,
             "status": view.status(form),

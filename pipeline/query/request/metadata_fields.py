@@ -14,21 +14,23 @@ _ALIKE = 0.7
 class MetadataNames:
     """A cache of names seen in results and of names that were missing a moment ago, shared by threads."""
 
-    def __init__(self, ttl_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, ttl_s: float, clock: Callable[[], float], most: int = _MOST_NAMES) -> None:
+        """`most`: names kept of each of the two kinds."""
         self._seen: set[str] = set()
         self._missing: dict[str, float] = {}
         self._ttl_s = ttl_s
+        self._most = most
         self._clock = clock
 
     def learn(self, names: Iterable[str]) -> None:
         """Note names that rows carry."""
-        if len(self._seen) < _MOST_NAMES:
+        if len(self._seen) < self._most:
             self._seen.update(names)
 
     def learn_missing(self, names: Iterable[str]) -> None:
         """Note names that no row carries, for `ttl_s`."""
         for name in names:
-            if len(self._missing) >= _MOST_NAMES:
+            if len(self._missing) >= self._most:
                 self._missing.clear()
             self._missing[name] = self._clock() + self._ttl_s
 

@@ -146,7 +146,8 @@ class _Parser:
     def _literal(self) -> Any:
         kind, text = self._next()
         if kind == "string":
-            return json.loads(text if text[0] == '"' else json.dumps(text[1:-1]))
+            # Milvus takes control characters as they are.
+            return json.loads(text if text[0] == '"' else json.dumps(text[1:-1]), strict=False)
         if kind == "number":
             return json.loads(text)
         if kind == "name" and text in _CONSTANTS:

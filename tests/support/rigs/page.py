@@ -1,7 +1,9 @@
 """The query worker's application with its page, over a fake Milvus."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,31 +12,35 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from consumers.query.access import Access, KeyFile, Scope, change_keys, new_key
 from consumers.query.app import create_app
 from consumers.query.web import Page, PageParts
 from consumers.query.web.ports import (
     DeadLetterSample,
     Freshness,
     KafkaPartitionState,
-    KeyRefused,
     PipelineState,
     WholeDocument,
 )
-from pipeline.query import (
-    PartitionCensus,
-    QueryBatcher,
-    SearchAnswer,
-    SearchAnswers,
-    Searcher,
-    SearchReport,
-    SearchService,
-)
+from pipeline.query import PartitionCensus, QueryBatcher, Searcher, SearchService
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">\"'&{{7*7}} hx-get=/x"
-KEYS: Mapping[str, str | None] = {"operator": None, "acme-key": "acme"}
+
+
+def keys(path: Path) -> tuple[Access, dict[str, str]]:
+    """Access by a file of three keys, and the keys by name: an operator's, one for every tenant, one for `acme`."""
+    texts = {}
+    options: list[tuple[str, Scope, str | None]] = [("operator", "admin", None), ("reader", "search", None)]
+    with change_keys(path) as stored:
+        for name, scope, tenant in [*options, ("acme", "search", "acme")]:
+            texts[name], key = new_key(
+                name, scopes=(scope,), tenant=tenant, rate=None, created=datetime.now(UTC), expires=None
+            )
+            stored.append(key)
+    return Access(KeyFile(path)), texts
 
 
 def embed(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -42,27 +48,8 @@ def embed(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.array([[1, 0]] * len(texts), np.float32)
 
 
-class Tenants:
-    """Searches that note the tenant they were made for."""
-
-    def __init__(self, service: SearchService) -> None:
-        self._service = service
-        self.tenants: list[str | None] = []
-
-    async def answer(
-        self,
-        body: object,
-        *,
-        tenant: str | None,
-        admit: Callable[[], None],
-        report: Callable[[SearchReport], None],
-    ) -> SearchAnswer | SearchAnswers:
-        self.tenants.append(tenant)
-        return await self._service.answer(body, admit=admit, report=report)
-
-
 class Shelf:
-    """Documents, documents like others, words that match, freshness, keys: what other parts of the worker give."""
+    """Documents and freshness: what other parts of the worker give."""
 
     def __init__(self) -> None:
         self.documents: dict[str, WholeDocument] = {}
@@ -74,11 +61,6 @@ class Shelf:
 
     async def freshness(self) -> Freshness:
         return Freshness(searchable_until_ms=1_795_000_000_000, lag_records=1_234)
-
-    async def tenant(self, key: str | None) -> str | None:
-        if key not in KEYS:
-            raise KeyRefused
-        return KEYS[key]
 
 
 def marks(query: str, text: str) -> list[tuple[int, int]]:
@@ -110,25 +92,33 @@ def pipeline_state() -> PipelineState:
 class PageRig:
     """One application with its page; `parts` are the optional parts of `PageParts`."""
 
-    def __init__(self, milvus: FakeMilvus, *, concurrency: int = 4, max_results: int = 1_000, **parts: Any) -> None:
+    def __init__(
+        self,
+        milvus: FakeMilvus,
+        *,
+        concurrency: int = 4,
+        max_results: int = 1_000,
+        access: Access | None = None,
+        **parts: Any,
+    ) -> None:
         self.milvus = milvus
         self.batcher = QueryBatcher(embed)
         registry = CollectorRegistry()
         searcher = Searcher(milvus, COLLECTION)
+        access = access or Access()
         service = SearchService(
             searcher, self.batcher, QueryMetrics(registry), max_results=max_results, concurrency=concurrency
         )
-        self.tenants = Tenants(service)
         self.page = Page(
             PageParts(
                 collection=COLLECTION,
-                searches=self.tenants,
-                max_results=max_results,
-                names=lambda: searcher.metadata_names(200),
+                searches=service,
+                access=access,
+                names=lambda tenant: searcher.metadata_names(200, tenant=tenant),
                 **{"partitions": PartitionCensus(milvus, COLLECTION).read, **parts},
             )
         )
-        self.app: FastAPI = create_app(service, dict, registry=registry, page=self.page)
+        self.app: FastAPI = create_app(service, dict, registry=registry, access=access, page=self.page)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """One request by a client that runs no script."""

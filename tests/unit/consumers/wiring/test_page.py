@@ -5,6 +5,7 @@ from contextlib import closing
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
+from consumers.query.access import Access
 from consumers.query.web import Page
 from consumers.wiring.page import page
 from consumers.wiring.searches import search_service, searcher
@@ -16,7 +17,7 @@ def composed(**options: object) -> Page | None:
     api = FakeMilvus()
     search = searcher(settings, api, None)
     with closing(search_service(settings, search, None, CollectorRegistry())) as service:
-        return page(settings, api, search, service)
+        return page(settings, api, search, service, Access())
 
 
 def test_it_is_there_unless_it_is_switched_off() -> None:
