@@ -1017,4 +1017,25 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="1",
         tests=("tests/unit/pipeline/ingest/ownership/test_partition_fencing.py", "tests/property/test_cutting.py"),
     ),
+    Mutation(
+        "a page that lets hostile texts in as they are",
+        function="consumers.query.web.render._environment",
+        old="autoescape=True",
+        new="autoescape=False",
+        tests=("tests/unit/consumers/query/web/test_page.py",),
+    ),
+    Mutation(
+        "a page that another web site can make search",
+        function="consumers.query.web.layer.from_elsewhere",
+        old='request.headers.get("sec-fetch-dest") != "document"',
+        new="False",
+        tests=("tests/unit/consumers/query/web/test_page.py",),
+    ),
+    Mutation(
+        "a page that shows one tenant the rows of all",
+        function="consumers.query.web.parts.sees_counts",
+        old="caller.tenant is None",
+        new="True",
+        tests=("tests/unit/consumers/query/web/test_keys.py",),
+    ),
 )
