@@ -1,25 +1,20 @@
-"""Screenshots of a page: `python -m tests.browser.screenshots FOLDER [ADDRESS]`; without an address of a small one."""
+"""Screenshots of a query worker's page: `python -m tests.browser.screenshots ADDRESS FOLDER`.
+
+Those of the docs are of `milvus-stream demo --keep`.
+"""
 
 import sys
 from pathlib import Path
 
-from tests.browser.chromium import chromium, served
-from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.page import PageRig, Shelf, marks, pipeline_state
-from tests.support.rigs.search import COLLECTION, DOCUMENTS, Library
+from tests.browser.chromium import chromium
 
-SIZES = {320: 900, 1280: 1000, 3840: 2160}
+SIZES = {1280: 900, 320: 900, 3840: 2160}
 SCHEMES = ("light", "dark")
-PAGES = {
-    "search": "/?q=compress+data+into+an+archive&scores=1",
-    "partitions": "/partitions",
-    "pipeline": "/pipeline",
-}
-TEXT = "Compress data into an archive. The archive has a header for each file, and its data may be compressed. "
+PAGES = {"search": "/?q=compress+data+into+an+archive&scores=1", "partitions": "/partitions", "pipeline": "/pipeline"}
 
 
 def take(address: str, folder: Path) -> None:
-    """Every page at every size, light and dark."""
+    """Take every page at every size, light and dark."""
     folder.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
         for width, height in SIZES.items():
@@ -32,34 +27,5 @@ def take(address: str, folder: Path) -> None:
                 context.close()
 
 
-def example() -> PageRig:
-    """Some documents over a month, one Milvus partition not loaded."""
-    milvus = FakeMilvus()
-    milvus.create_collection(DOCUMENTS)
-    library = Library(milvus)
-    for number in range(60):
-        day = f"2026-11-{number * number % 29 + 1:02}"
-        metadata = {
-            "title": f"Archives, part {number}",
-            "kind": "class" if number % 2 else "function",
-            "module": "zipfile",
-        }
-        library.put(f"zipfile.part{number}", number, day, text=TEXT * (number % 8 + 1), **metadata)
-    milvus.release_partitions(COLLECTION, ["d20261101", "d20261102"])
-    shelf = Shelf()
-    return PageRig(milvus, documents=shelf, freshness=shelf, marks=marks, pipeline=pipeline_state)
-
-
-def main() -> None:
-    """Take them."""
-    if len(sys.argv) > 2:
-        take(sys.argv[2], Path(sys.argv[1]))
-        return
-    rig = example()
-    with served(rig.app) as address:
-        take(address, Path(sys.argv[1]))
-    rig.close()
-
-
 if __name__ == "__main__":
-    main()
+    take(sys.argv[1], Path(sys.argv[2]))

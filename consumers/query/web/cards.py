@@ -10,7 +10,7 @@ from pipeline.query import SearchAnswer
 
 _HEADINGS = ("title", "name", "subject", "headline")
 _LINKS = ("url", "link", "source_url")
-_EXCERPT = 600
+_EXCERPT = 450
 """Characters of a chunk that a card shows at first."""
 _BEFORE = 120
 """Of them before the first mark."""

@@ -41,7 +41,7 @@ def test_no_ranges_change_the_text(text: str, spans: list[tuple[int, int]]) -> N
     excerpt = "".join(piece.text for piece in shown.excerpt)
     whole = "".join(piece.text for piece in shown.whole)
     assert excerpt in text
-    assert len(excerpt) == min(len(text), 600)
+    assert len(excerpt) == min(len(text), 450)
     assert whole in ("", text)
     assert (excerpt == text) is (whole == "")
     assert shown.cut_before is not text.startswith(excerpt) or not shown.cut_before
