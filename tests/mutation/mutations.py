@@ -1018,11 +1018,11 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         tests=("tests/unit/pipeline/ingest/ownership/test_partition_fencing.py", "tests/property/test_cutting.py"),
     ),
     Mutation(
-        "a page that lets hostile texts in as they are",
-        function="consumers.query.web.render._environment",
-        old="autoescape=True",
-        new="autoescape=False",
-        tests=("tests/unit/consumers/query/web/test_page.py",),
+        "a key leads to wherever an address says",
+        function="consumers.query.web.keys._local",
+        old="parts.path not in PAGES",
+        new="False",
+        tests=("tests/unit/consumers/query/web/test_keys.py",),
     ),
     Mutation(
         "a page that another web site can make search",

@@ -1,7 +1,8 @@
 """Results as cards: a heading, an excerpt around the words that matched, facts. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ _BEFORE = 120
 """Of them before the first mark."""
 _LONGEST_HEADING = 160
 _SCORE_WIDTH = 100
+_MOST_METADATA = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Card:
     partition: str | None
     source: str
     metadata: Mapping[str, Any]
+    further_metadata: int
+    """Names that are not in `metadata`."""
     scores: Sequence[Score]
 
 
@@ -82,11 +86,17 @@ def cards(answer: SearchAnswer, query: str, first: int, most: int, marks: Marks 
                 event_time=result.event_time,
                 partition=result.partition,
                 source=f"{result.source.topic}/{result.source.partition} @ {result.source.offset}",
-                metadata={name: value for name, value in sorted(result.metadata.items()) if name not in names[:1]},
+                metadata=dict(islice(_others(result.metadata, names[:1]), _MOST_METADATA)),
+                further_metadata=max(0, len(result.metadata) - len(names[:1]) - _MOST_METADATA),
                 scores=[Score(name, value, _width(name, value, top)) for name, value in scores],
             )
         )
     return made
+
+
+def _others(metadata: Mapping[str, Any], shown: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The metadata that is no heading, by name."""
+    return ((name, value) for name, value in sorted(metadata.items()) if name not in shown)
 
 
 def _window(size: int, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -16,6 +16,9 @@ HALF_LIVES = {"": "off", "1h": "half-life 1 hour", "24h": "half-life 1 day", "7d
 COMPARISONS = {"=": "is", "!=": "is not", ">": "more than", ">=": "at least", "<": "less than", "<=": "at most"}
 CUSTOM = "custom"
 """In place of a span: `from` and `to` count."""
+_MOST_CONDITIONS = 20
+_LONGEST_LINKED = 2_000
+"""Characters of an address that a page repeats in a link for each bar and each value."""
 _LONGEST_VALUE = 100
 """Of a value that a link narrows a search to; a longer one is a text."""
 _LARGEST = 2**53
@@ -107,6 +110,11 @@ class SearchForm:
         query = urlencode([(name, value) for name, value in pairs if value], errors="replace")
         return f"/?{query}" if query else "/"
 
+    @property
+    def linkable(self) -> bool:
+        """Whether the address is short enough to be in a hundred links of its page."""
+        return len(self.address()) <= _LONGEST_LINKED
+
     def without(self, text: str) -> str:
         """The address of this search without one of its conditions."""
         return self.address(where=tuple(other for other in self.where if other != text))
@@ -136,7 +144,7 @@ class Parsed:
 
     form: SearchForm
     rewritten: bool = False
-    """The three fields of a new condition became one of `where`, so the search has another address."""
+    """It came from the form, with empty fields and those of a new condition: the search has a shorter address."""
     problem: str = ""
     """Why those three fields make no condition."""
 
@@ -151,6 +159,8 @@ def parse_form(pairs: Sequence[tuple[str, str]]) -> Parsed:
             where.append(_written(last.get("key", "").strip(), last.get("op", "="), added))
         except BadCondition as error:
             problem = str(error)
+    if len(where) > _MOST_CONDITIONS:
+        problem = f"a page takes {_MOST_CONDITIONS} conditions; POST /v1/search takes more"
     span = last.get("last", "").strip()
     custom = span in ("", CUSTOM)
     form = SearchForm(
@@ -160,13 +170,13 @@ def parse_form(pairs: Sequence[tuple[str, str]]) -> Parsed:
         last="" if custom else span,
         from_=last.get("from", "").strip() if custom else "",
         to=last.get("to", "").strip() if custom else "",
-        where=tuple(dict.fromkeys(where)),
+        where=tuple(dict.fromkeys(where))[:_MOST_CONDITIONS],
         recency=last.get("recency", ""),
         chunks=last.get("chunks", "") not in ("", "0"),
         scores=last.get("scores", "") not in ("", "0"),
         page=_page(last.get("page", "")),
     )
-    return Parsed(form, bool(added) and not problem, problem)
+    return Parsed(form, "value" in last and not problem, problem)
 
 
 def _written(key: str, operator: str, value: str) -> str:

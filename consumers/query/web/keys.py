@@ -48,7 +48,8 @@ class KeyPage:
             _log.warning("page.key_refused")
             return key_form(next_, refused=True)
         entered = Response(status_code=303, headers={"location": next_})
-        secure = request.url.scheme == "https"
+        # Behind a proxy that ends TLS only the header says it. Whoever forges it gets a cookie that is sent less often.
+        secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         entered.set_cookie(COOKIE, key, path="/", httponly=True, samesite="lax", secure=secure)
         return entered
 

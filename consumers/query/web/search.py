@@ -123,6 +123,7 @@ class SearchPage:
         return {
             **self._parts.frame(caller, "/"),
             "form": form,
+            "linkable": form.linkable,
             "conditions": form.conditions,
             "modes": _with(MODES, form.mode),
             "spans": _with({**SPANS, CUSTOM: "from … to"}, form.last or (CUSTOM if form.times else "")),

@@ -76,6 +76,13 @@ def test_a_key_is_kept_in_a_cookie_that_scripts_cannot_read(locked: Locked, libr
     assert "1 result" in text(locked.rig.get("/?q=x", headers={"cookie": cookie.split(";")[0]}).text)
 
 
+def test_behind_tls_the_cookie_is_secure(locked: Locked) -> None:
+    headers = {**FORM, "x-forwarded-proto": "https"}
+    response = locked.rig.call("POST", "/key", data={"key": locked.keys["reader"]}, headers=headers)
+    assert "Secure" in response.headers["set-cookie"].split("; ")
+    assert "Secure" not in locked.enter(locked.keys["reader"]).headers["set-cookie"].split("; ")
+
+
 def test_the_cookie_opens_no_api(locked: Locked) -> None:
     cookie = {"cookie": f"milvus_stream_key={locked.keys['operator']}"}
     assert locked.rig.call("POST", "/v1/search", json={"query": "x"}, headers=cookie).status_code == 401

@@ -150,6 +150,12 @@ def test_a_new_condition_gets_an_address_of_its_own(rig: PageRig) -> None:
     assert response.headers["location"] == "/?q=x&where=n%3E1&where=lang%21%3Den"
 
 
+def test_what_a_form_sends_leads_to_the_address_that_is_shared(rig: PageRig) -> None:
+    sent = "/?q=x&mode=&last=custom&recency=&from=&to=&key=&op=%3D&value="
+    assert rig.get(sent).headers["location"] == "/?q=x"
+    assert rig.get("/?q=&value=").headers["location"] == "/"
+
+
 @pytest.mark.parametrize(
     ("query", "wrong", "says"),
     [
@@ -212,6 +218,22 @@ def test_the_last_page_ends_where_a_search_may_not_give_more(make_page: MakePage
     assert len(elements(few.text, "h3")) == 5
     assert "Further results" not in few.text
     assert len(elements(make_page(max_results=10).get("/?q=x").text, "h3")) == 10
+
+
+def test_a_long_address_and_many_fields_make_no_large_page(rig: PageRig, library: Library) -> None:
+    for number in range(30):
+        fields = {f"field{name:03}": number for name in range(200)}
+        library.put(f"document-{number:02}", number, f"2026-11-{number % 28 + 1:02}", **fields)
+    everything = [("q", "ü" * 8_000), *(("where", f"field{number:03}>=0") for number in range(20))]
+    response = rig.get("/", params=everything)
+    assert response.status_code == 200
+    assert len(elements(response.text, "h3")) == 10
+    assert len(response.content) < 2_000_000
+    assert "and further fields 160" in text(response.text)
+    refused = rig.get("/", params=[("q", "x"), *(("where", f"n={number}") for number in range(2_000))])
+    assert refused.status_code == 422
+    assert "takes 20 conditions" in text(refused.text)
+    assert len(refused.content) < 2_000_000
 
 
 def test_known_names_are_offered(rig: PageRig, library: Library) -> None:
