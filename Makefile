@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check docs format test test-integrations bench bench-embed bench-gpu bench-query bench-overload chaos mutants lock clean
+.PHONY: help install demo check docs format test test-integrations test-browser bench bench-embed bench-gpu bench-query bench-overload chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -55,6 +55,18 @@ test: install ## every test, against real Apache Kafka and a real Milvus server
 test-integrations: .venv-integrations/.installed .venv-integrations-llamaindex/.installed ## LangChain, LlamaIndex, Haystack and others open a collection made here
 	INTEGRATIONS=1 $(BIN)/pytest --numprocesses 0 tests/integrations $(ARGS)
 
+# Debian's Chromium; another one: make test-browser CHROMIUM=/path/to/chromium
+CHROMIUM ?= chromium
+export CHROMIUM
+$(VENV)/.browser: tests/browser/requirements.txt $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/browser/requirements.txt
+	touch $@
+
+test-browser: $(VENV)/.browser ## the page of the query worker in a real Chromium; installs Debian's where there is none
+	@command -v $(CHROMIUM) > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || { echo "install Chromium, or name one: make $@ CHROMIUM=/path/to/chromium" >&2; exit 2; }
+	$(BIN)/pytest -o python_files='browser_*.py' tests/browser $(ARGS)
+
 bench: install ## measure this machine against the loop everybody writes, about 25 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)
 
@@ -83,6 +95,9 @@ lock: install ## resolve the newest versions allowed by pyproject.toml into requ
 	  $(BIN)/uv pip compile --group pyproject.toml:$$group --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements-$$group.lock || exit; \
 	done
+	$(BIN)/uv pip compile tests/browser/requirements.in --constraint requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --upgrade \
+	  --output-file tests/browser/requirements.txt
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .venv-* .data .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist ./*.egg-info

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
+from consumers.query.conditions import OPERATORS, all_of, condition
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import search_params
 from consumers.wiring.freshness import freshness_watch, has_kafka
@@ -29,9 +30,7 @@ from pipeline.query import (
 )
 from pipeline.telemetry import QueryMetrics
 
-_OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "~=": "contains"}
 _MOST_CHARS = MAX_SEARCH_BODY_BYTES
-_CONDITION = re.compile(r"(?![!<>~]=)(.+?)(!=|>=|<=|~=|=|>|<)(.*)", re.DOTALL)
 
 
 def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def request_body(
     if freshness:
         body["freshness"] = freshness
     if conditions := [*map(_condition, where), *map(_filter, filters)]:
-        body["filter"] = {"type": "and", "filters": conditions}
+        body["filter"] = all_of(conditions)
     return body
 
 
@@ -161,23 +160,10 @@ def _awaited(text: str) -> dict[str, Any]:
 
 
 def _condition(text: str) -> dict[str, Any]:
-    """`key=value`, or with another operator: numbers, true and false are taken as such, everything else as text.
-
-    So "5" in quotes is a text. Without an operator, `key?`: rows that have the field.
-    """
-    found = _CONDITION.fullmatch(text)
-    if found is None and len(text) > 1 and text.endswith("?"):
-        return {"type": "exists", "key": text[:-1]}
-    if found is None:
-        known = " ".join(_OPERATORS)
+    typed = condition(text)
+    if typed is None:
+        known = " ".join(OPERATORS)
         raise UsageError(
             f"--where {text!r}: write --where key=value, e.g. --where lang=en; operators: {known}, or key? alone"
         )
-    key, operator, value = found.groups()
-    try:
-        typed = json.loads(value)
-    except ValueError:
-        typed = value
-    if not isinstance(typed, str | int | float | bool):
-        typed = value
-    return {"type": _OPERATORS[operator], "key": key, "value": typed}
+    return typed

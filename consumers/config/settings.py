@@ -274,6 +274,7 @@ class QuerySection(_Section):
         description="signs cursors, at least 16 characters; the same for all query workers of a collection, so that "
         "each takes the cursors of the others; none: a random one at every start",
     )
+    page: bool = Field(True, description="serve the page for browsers at `/`")
     telemetry_port: int | None = Field(
         None,
         ge=0,

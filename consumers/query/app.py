@@ -22,6 +22,7 @@ from consumers.query.routes.pathway import MODELS, add_pathway
 from consumers.query.routes.search import add_search
 from consumers.query.routes.similar import add_similar
 from consumers.query.searches import Searches
+from consumers.query.web import Page, PageLayer
 from pipeline.query import (
     DocumentService,
     EmbeddingService,
@@ -43,11 +44,13 @@ def create_app(
     access: Access | None = None,
     embeddings: EmbeddingService | None = None,
     mcp: bool = False,
+    page: Page | None = None,
 ) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
     `access`: what a caller needs; None: nothing, for an application that only this machine can reach. Without
-    `embeddings` texts are not embedded for clients. `mcp`: answer `/mcp`, too; it needs the package mcp.
+    `embeddings` texts are not embedded for clients. `mcp`: answer `/mcp`, too; it needs the package mcp. `page`: None
+    for none.
 
     As many searches are admitted at a time as the service has threads; more are answered 429.
     """
@@ -61,6 +64,8 @@ def create_app(
         async with nullcontext() if tools is None else tools.running():
             yield
         service.close()
+        if page is not None:
+            page.close()
         operations.close()
 
     # The documentation pages of FastAPI load scripts from a CDN; /openapi.json stays.
@@ -74,6 +79,8 @@ def create_app(
     )
     app.add_middleware(UntilSent)
     app.add_middleware(AccessLayer, access=access or Access())
+    if page is not None:
+        app.add_middleware(PageLayer)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
     documents = DocumentService(service)
@@ -89,6 +96,8 @@ def create_app(
     if tools is not None:
         app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
+    if page is not None:
+        app.router.routes.extend(page.routes(admission))
     most = service.max_results
     searched = (request_model(most), cursor_request_model(most), similar_model(most))
     publish(app, [*searched, EmbeddingsRequest, VectorStoreSearchRequest, *MODELS])

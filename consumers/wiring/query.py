@@ -15,6 +15,7 @@ from consumers.query.app import create_app
 from consumers.wiring.canary import canary
 from consumers.wiring.freshness import freshness_watch
 from consumers.wiring.mcp import mcp_installed
+from consumers.wiring.page import page
 from consumers.wiring.searches import cursors, search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
@@ -52,8 +53,15 @@ def query_app(
         ready = readiness(search)
         if probes is not None:
             probes.watch(alive=dict, ready=ready)
-        embeddings = EmbeddingService(model, batcher, documents)
-        yield create_app(service, ready, registry=registry, access=access, embeddings=embeddings, mcp=mcp_installed())
+        yield create_app(
+            service,
+            ready,
+            registry=registry,
+            access=access,
+            embeddings=EmbeddingService(model, batcher, documents),
+            mcp=mcp_installed(),
+            page=page(settings, api, search, service, access),
+        )
 
 
 def readiness(search: Searcher) -> Callable[[], Mapping[str, str]]:

@@ -16,7 +16,9 @@ from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, e
 from pipeline.query.freshness.newest import NewestEventTime
 from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
 from pipeline.query.freshness.watch import FreshnessReport, FreshnessWatch
+from pipeline.query.highlights import mark
 from pipeline.query.listing import DocumentStatistics, ListedDocument
+from pipeline.query.partition_census import PartitionCensus, PartitionState
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.body import parse_body
 from pipeline.query.request.cursor_request import cursor_request_model
@@ -34,6 +36,7 @@ from pipeline.query.request.request import (
 from pipeline.query.request.similar import DocumentRequest, SimilarRequest, parse_similar, similar_model
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
+from pipeline.query.terms import terms_of
 
 __all__ = [
     "EXCEPT_CANARIES",
@@ -66,6 +69,8 @@ __all__ = [
     "OffsetReader",
     "OffsetsUnavailable",
     "Overloaded",
+    "PartitionCensus",
+    "PartitionState",
     "QueryBatcher",
     "QueryEmbedder",
     "Result",
@@ -85,9 +90,11 @@ __all__ = [
     "decode_json",
     "embed_documents",
     "is_canary",
+    "mark",
     "parse_body",
     "parse_request",
     "parse_similar",
     "request_model",
     "similar_model",
+    "terms_of",
 ]

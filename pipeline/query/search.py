@@ -183,6 +183,10 @@ class Searcher:
         """Read the collection's schema. Raises Unavailable where Milvus does not answer or has none such, Mismatch."""
         self._schema = self._describe()
 
+    def metadata_names(self, most: int, *, tenant: str | None = None) -> list[str]:
+        """Up to `most` metadata names that results of searches for this tenant carried so far; calls nothing."""
+        return self._names.of(tenant).known(most)
+
     @property
     def api(self) -> MilvusServerApi:
         """The server."""

@@ -1199,4 +1199,25 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="others",
         tests=("tests/unit/consumers/query/test_documents.py",),
     ),
+    Mutation(
+        "a key leads to wherever an address says",
+        function="consumers.query.web.keys._local",
+        old="parts.path not in PAGES",
+        new="False",
+        tests=("tests/unit/consumers/query/web/test_keys.py",),
+    ),
+    Mutation(
+        "a page that another web site can make search",
+        function="consumers.query.web.layer.from_elsewhere",
+        old='request.headers.get("sec-fetch-dest") != "document"',
+        new="False",
+        tests=("tests/unit/consumers/query/web/test_page.py",),
+    ),
+    Mutation(
+        "a page that shows one tenant the rows of all",
+        function="consumers.query.web.parts.sees_counts",
+        old="caller.tenant is None",
+        new="True",
+        tests=("tests/unit/consumers/query/web/test_keys.py",),
+    ),
 )

@@ -1,6 +1,6 @@
 """The access layer: every request is let in or refused before its body is read.
 
-1. A path in `_OPEN` (probes, the description of the API): let in.
+1. A path in `_OPEN` (probes, the description of the API, the page's form for a key and its static files): let in.
 2. No keys and no issuer: the caller is `Access.anonymous`.
 3. `Authorization: Bearer` with a key or a token: the caller it names; a wrong one is 401.
 4. A key whose bucket is empty: 429 with the seconds to wait.
@@ -24,7 +24,8 @@ from consumers.query.access.oidc import OidcTokens
 from consumers.query.access.rates import Rates
 from consumers.query.access.refusals import no_credentials, unauthenticated
 
-_OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+_OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/key"})
+_OPEN_FOLDER = "/static/"
 _METRICS = "/metrics"
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+)", re.ASCII | re.IGNORECASE)
 
@@ -78,7 +79,7 @@ class AccessLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
-        if scope["type"] != "http" or scope["path"] in _OPEN:
+        if scope["type"] != "http" or scope["path"] in _OPEN or scope["path"].startswith(_OPEN_FOLDER):
             await self._app(scope, receive, send)
             return
         if not (self._access.authenticates or self._access.audit_text):

@@ -92,6 +92,10 @@ class MetadataNames:
         """Those fields that no row carried a moment ago."""
         return [path for path in paths if path not in self._kinds and self._is_missing(path)]
 
+    def known(self, most: int) -> list[str]:
+        """Up to `most` of the names that rows were seen to carry, sorted."""
+        return heapq.nsmallest(most, {path[0] for path in self._kinds.copy()})
+
     def near(self, name: str, declared: Iterable[str]) -> str | None:
         """The name that rows carry and that is most like `name`; None where none is like it."""
         candidates = likeliest(name, {*(path[0] for path in self._kinds.copy()), *declared})

@@ -1,0 +1,93 @@
+"""The page of the query worker over the configured collection, and what connects it to the services."""
+
+import time
+from collections.abc import Sequence
+
+from consumers.config import Settings
+from consumers.query.access import Access
+from consumers.query.web import Documents, Freshness, FreshnessSource, Page, PageParts, Similar, WholeDocument
+from consumers.wiring.freshness import has_kafka
+from consumers.wiring.pipeline_state import PipelineReader
+from pipeline.errors import MilvusStreamError
+from pipeline.query import (
+    DocumentService,
+    FreshnessWatch,
+    NoSuchDocument,
+    PartitionCensus,
+    SearchAnswer,
+    Searcher,
+    SearchService,
+    mark,
+    terms_of,
+)
+from pipeline.store import MilvusServerApi
+
+_MOST_NAMES = 200
+
+
+def page(
+    settings: Settings, api: MilvusServerApi, search: Searcher, service: SearchService, access: Access
+) -> Page | None:
+    """The page, None where it is switched off."""
+    if not settings.query.page:
+        return None
+    documents = StoredDocuments(DocumentService(service))
+    watch = service.freshness
+    return Page(
+        PageParts(
+            collection=settings.milvus.collection,
+            searches=service,
+            access=access,
+            names=lambda tenant: search.metadata_names(_MOST_NAMES, tenant=tenant),
+            partitions=PartitionCensus(api, settings.milvus.collection).read,
+            documents=documents,
+            similar=documents,
+            marks=highlights,
+            freshness=KnownFreshness(watch) if watch is not None and has_kafka(settings) else None,
+            pipeline=PipelineReader(settings, api).read if has_kafka(settings) else None,
+        )
+    )
+
+
+def highlights(query: str, text: str) -> Sequence[tuple[int, int]]:
+    """The places of the query's words in a text."""
+    return mark(text, terms_of(query))[0]
+
+
+class StoredDocuments(Documents, Similar):
+    """Documents as the page shows them."""
+
+    def __init__(self, service: DocumentService) -> None:
+        self._service = service
+
+    async def document(self, doc_id: str, *, tenant: str | None) -> WholeDocument | None:
+        """The document; of one that is not whole, the chunks that are there."""
+        try:
+            found = await self._service.read({"doc_id": doc_id}, tenant=tenant)
+        except NoSuchDocument:
+            return None
+        text = "\n\n".join(chunk.text for chunk in found.chunks) if found.text is None else found.text
+        return WholeDocument(found.doc_id, text, found.event_time, found.metadata, complete=found.complete)
+
+    async def similar(self, doc_id: str, *, limit: int, tenant: str | None) -> SearchAnswer | None:
+        """Documents like this one."""
+        try:
+            return await self._service.similar({"doc_id": doc_id, "limit": limit}, tenant=tenant)
+        except NoSuchDocument:
+            return None
+
+
+class KnownFreshness(FreshnessSource):
+    """The freshness that the query worker knows."""
+
+    def __init__(self, watch: FreshnessWatch) -> None:
+        self._watch = watch
+
+    async def freshness(self) -> Freshness:
+        """The state, at most a second old."""
+        try:
+            report = await self._watch.report()
+        except MilvusStreamError as error:
+            return Freshness(None, None, str(error))
+        until = None if report.lag_s is None else int((time.time() - report.lag_s) * 1000)
+        return Freshness(until, report.lag)

@@ -1,0 +1,37 @@
+"""The page as it is composed: whether there is one, and what it reads."""
+
+from contextlib import closing
+
+from prometheus_client import CollectorRegistry
+
+from consumers.config import Settings
+from consumers.query.access import Access
+from consumers.query.web import Page
+from consumers.wiring.page import page
+from consumers.wiring.searches import search_service, searcher
+from tests.support.fakes.milvus import FakeMilvus
+
+
+def composed(**options: object) -> Page | None:
+    settings = Settings.model_validate(options)
+    api = FakeMilvus()
+    search = searcher(settings, api, None)
+    with closing(search_service(settings, search, None, CollectorRegistry())) as service:
+        return page(settings, api, search, service, Access())
+
+
+def test_it_is_there_unless_it_is_switched_off() -> None:
+    made = composed()
+    assert made is not None
+    made.close()
+    assert composed(query={"page": False}) is None
+
+
+def test_kafka_is_read_only_where_it_is_configured() -> None:
+    without, configured = composed(), composed(kafka={"bootstrap_servers": "localhost:9092"})
+    assert without is not None
+    assert configured is not None
+    assert without._pipeline is None
+    assert configured._pipeline is not None
+    without.close()
+    configured.close()
