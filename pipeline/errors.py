@@ -106,5 +106,11 @@ class MembershipLost(MilvusStreamError):
     """This worker no longer owns its Kafka partitions (or was fenced); it must not write for them any more."""
 
 
+class JobMembershipLost(MembershipLost):
+    """A job was no member of its group any more, as after an outage of Kafka; started again, it goes on."""
+
+    exit_code = 3
+
+
 class Stopped(MilvusStreamError):
     """A stage of the flow has ended; `__cause__` is the reason."""

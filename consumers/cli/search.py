@@ -140,7 +140,7 @@ def _parameter(text: str) -> tuple[str, Any]:
     return name, int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
 
 
-def _filter(text: str) -> object:
+def _filter(text: str) -> Any:
     """The filter in a JSON text, as in the body of a request."""
     try:
         return decode_json(text.encode("utf-8", "surrogateescape"))

@@ -67,7 +67,7 @@ class StoredDocuments(Documents, Similar):
         except NoSuchDocument:
             return None
         text = "\n\n".join(chunk.text for chunk in found.chunks) if found.text is None else found.text
-        return WholeDocument(found.doc_id, text, found.event_time, found.metadata, complete=found.complete)
+        return WholeDocument(found.doc_id, text, found.event_time or "", found.metadata, complete=found.complete)
 
     async def similar(self, doc_id: str, *, limit: int, tenant: str | None) -> SearchAnswer | None:
         """Documents like this one."""

@@ -27,8 +27,6 @@ from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_js
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 
-T = TypeVar("T")
-
 _MARGIN_S = 0.05
 _READ_S = 10.0
 

@@ -48,8 +48,9 @@ def milvus() -> FakeMilvus:
     milvus.create_collection(DOCUMENTS)
     library = Library(milvus)
     for number in range(24):
-        metadata = {"lang": LANGUAGES[number % 3], "priority": number, "title": f"Title {number:02} {HOSTILE}"}
-        library.put(f"document-{number:02}", number, f"2026-11-{number + 1:02}", **metadata, **{f"k{HOSTILE}": HOSTILE})
+        metadata: dict[str, Any] = {"lang": LANGUAGES[number % 3], "priority": number, f"k{HOSTILE}": HOSTILE}
+        metadata["title"] = f"Title {number:02} {HOSTILE}"
+        library.put(f"document-{number:02}", number, f"2026-11-{number + 1:02}", **metadata)
     milvus.release_partitions(COLLECTION, ["d20261124"])
     return milvus
 

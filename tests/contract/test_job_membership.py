@@ -127,7 +127,7 @@ def test_a_stopped_job_that_goes_on_later_is_lost(rig: RealRig, kafka_bootstrap:
         second.join()
         stopped.process.send_signal(signal.SIGCONT)
         assert stopped.process.wait(30) == 1
-        assert "MembershipLost: this job is no member of the Kafka group" in stopped.errors()
+        assert "JobMembershipLost: this job is no member of the Kafka group" in stopped.errors()
         second.check()
 
 

@@ -1132,8 +1132,8 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "metadata of every tenant is described",
         function="pipeline.query.description._sample",
-        old="tenant is not None",
-        new="tenant is None and False",
+        old='within_tenant(tenant_term(tenant, fields), except_canaries("chunk == 0"))',
+        new='except_canaries("chunk == 0")',
         tests=("tests/unit/consumers/query/mcp/test_tools.py",),
     ),
     Mutation(

@@ -61,6 +61,7 @@ def similar(
     if json_:
         print_json(result)
     else:
-        from consumers.cli.common.output import show_results, stdout
+        from consumers.cli.common.output import stdout
+        from consumers.cli.common.results import show_results
 
         show_results(result, stdout())

@@ -25,7 +25,7 @@ from consumers.kafka.client.errors import error_text, translated
 from consumers.kafka.client.internals import finish_join, follow_membership, last_beat, member_id
 from consumers.kafka.client.lease_clock import NEVER, LeaseClock
 from consumers.kafka.groups.group_watch import forget_group
-from pipeline.errors import MembershipLost, MilvusStreamError
+from pipeline.errors import JobMembershipLost, MilvusStreamError
 from pipeline.timestamps import format_time
 
 log = structlog.get_logger(__name__)
@@ -214,8 +214,8 @@ class JobMembership:
             "collection at a time: wait until it ends, or stop it, and start this one again"
         )
 
-    def _lost(self) -> MembershipLost:
-        return MembershipLost(
+    def _lost(self) -> JobMembershipLost:
+        return JobMembershipLost(
             f"this job is no member of the Kafka group {self.group_id} any more (its heartbeats were not answered for "
             f"kafka.session_timeout), so another job may write the collection {self._collection}. Nothing is written "
             "after that; start it again, and it goes on where it stopped"

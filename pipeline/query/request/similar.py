@@ -12,12 +12,12 @@ from pipeline.query.request.request import (
     MAX_RESULTS,
     MAX_TIMEOUT_MS,
     MIN_TIMEOUT_MS,
-    Between,
     ResultOptions,
     SearchRequest,
     bounded,
     validated,
 )
+from pipeline.query.request.value_types import Between
 from pipeline.records import MAX_DOC_ID_BYTES
 
 _MAX_ROW_ID = 64

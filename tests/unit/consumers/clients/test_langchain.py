@@ -37,6 +37,7 @@ def test_documents_keep_their_metadata_and_what_the_search_says(address: str, li
         "mode": "dense",
         "partial": False,
         "warnings": [],
+        "freshness": {"event_time": None, "lag_s": None},
     }
 
 

@@ -9,6 +9,7 @@ from consumers.query.access import Access
 from consumers.query.web import Page
 from consumers.wiring.page import page
 from consumers.wiring.searches import search_service, searcher
+from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 
 
@@ -16,7 +17,7 @@ def composed(**options: object) -> Page | None:
     settings = Settings.model_validate(options)
     api = FakeMilvus()
     search = searcher(settings, api, None)
-    with closing(search_service(settings, search, None, CollectorRegistry())) as service:
+    with closing(search_service(settings, search, None, QueryMetrics(CollectorRegistry()))) as service:
         return page(settings, api, search, service, Access())
 
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from consumers.query.web.cards import Card, cards
 from pipeline.query import SearchAnswer
-from pipeline.query.answer import Origin, Result, Searched, SearchResult, Timing, shape_answer
+from pipeline.query.answer import Freshness, Origin, Result, Searched, SearchResult, Timing, shape_answer
 
 
 def answer(*results: Result) -> SearchAnswer:
     found = SearchResult((results,), False, Searched((), ()), (), "dense")
-    shaped = shape_answer(found, many=False, timing=Timing(0, 0, 0))
+    shaped = shape_answer(found, many=False, freshness=Freshness(), timing=Timing(0, 0, 0))
     assert isinstance(shaped, SearchAnswer)
     return shaped
 

@@ -139,7 +139,8 @@ def test_a_body_that_is_no_small_form_enters_nothing(locked: Locked, options: di
 
 def test_a_caller_of_one_tenant_sees_nothing_of_others(locked: Locked, milvus: FakeMilvus, library: Library) -> None:
     library.put("a", 0.0, lang="en", secret_project="x")
-    library.put("b", 0.0, lang="en", **{TENANT_FIELD: "acme"})
+    of_acme: dict[str, Any] = {TENANT_FIELD: "acme", "lang": "en"}
+    library.put("b", 0.0, **of_acme)
     assert "secret_project" in locked.get("/?q=x", "operator").text
     counted = sum(operation == "count" for operation, _, _ in milvus.calls)
     assert counted > 0

@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -49,7 +50,8 @@ PAGES = [
 def hostile_page(make_page: MakePage, library: Library) -> PageRig:
     """A page whose every text is hostile."""
     for number in range(12):
-        library.put(f"{number} {HOSTILE}", number, **{"title": HOSTILE, "lang": "en", f"k{HOSTILE}": HOSTILE})
+        metadata: dict[str, Any] = {"title": HOSTILE, "lang": "en", f"k{HOSTILE}": HOSTILE}
+        library.put(f"{number} {HOSTILE}", number, **metadata)
     library.api.create_partition(COLLECTION, "any_time")
     shelf = Shelf()
     shelf.documents["a"] = WholeDocument(HOSTILE, HOSTILE, "2026-11-22T00:00:00Z", {HOSTILE: [HOSTILE]}, complete=False)
