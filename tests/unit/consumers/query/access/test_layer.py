@@ -172,7 +172,8 @@ def test_a_key_may_send_as_many_requests_as_its_rate_and_no_other_pays_for_it(si
 
 
 def test_metrics_are_for_admins_where_others_can_connect(site: Site) -> None:
-    problem(site.call("GET", "/metrics", site.key()), 403, "forbidden")
+    for path in ("/metrics", "/metrics%0A"):
+        problem(site.call("GET", path, site.key()), 403, "forbidden")
     assert "query_requests_total" in site.call("GET", "/metrics", site.key(scopes=("admin",))).text
     site.serve(Access(anonymous=ANYBODY))
     assert site.search().status_code == 200
