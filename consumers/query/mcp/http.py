@@ -55,4 +55,9 @@ class McpEndpoint:
 def _is_foreign(request: Request) -> bool:
     """Whether a web page of another site sends the request, which a server must refuse."""
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    if origin is None:
+        return False
+    try:
+        return urlsplit(origin).netloc != request.headers.get("host", "")
+    except ValueError:  # as of [, which is no address
+        return True
