@@ -55,7 +55,7 @@ class Page:
         if parts.documents is not None:
             answers["/document"] = DocumentPage(parts, parts.documents, admission).answer
         if parts.freshness is not None:
-            answers["/freshness"] = overviews.freshness(parts.freshness)
+            answers["/freshness"] = overviews.freshness
         routes: list[BaseRoute] = [_Named(path, self._guarded(answer)) for path, answer in answers.items()]
         if parts.access.authenticates:
             routes.append(Route("/key", KeyPage(parts.access).answer, methods=["GET", "POST"]))

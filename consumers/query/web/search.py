@@ -82,7 +82,7 @@ class SearchPage:
         reading = _NOTHING
         if sees_counts(caller) and self._partitions is not None:
             reading = await self._partitions.latest()
-        fresh = await self._parts.freshness.freshness() if self._parts.freshness is not None else None
+        fresh = await self._parts.fresh(caller)
         return html("search.html", status, **self._values(form, view, reading, caller), fresh=fresh)
 
     async def _search(self, request: Request, form: SearchForm, caller: Caller) -> tuple[int, "_View"]:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +17,7 @@ from pipeline.errors import Unavailable
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.markup import elements, links, text
 from tests.support.rigs.page import HOSTILE, PageRig, Shelf, marks, pipeline_state
+from tests.support.rigs.page import keys as stored_keys
 from tests.support.rigs.search import COLLECTION, Library
 
 MakePage = Callable[..., PageRig]
@@ -379,6 +381,16 @@ def test_a_document_is_shown_whole(make_page: MakePage, library: Library) -> Non
     whole = rig.get(link).text
     assert "first\nsecond" in whole
     assert shelf.calls == [("document", "a/b?c", None)]
+
+
+def test_the_strip_counts_no_records_for_a_tenant(make_page: MakePage, tmp_path: Path) -> None:
+    access, keys = stored_keys(tmp_path / "keys.json")
+    rig = make_page(freshness=Shelf(), access=access)
+    for path in ("/", "/freshness"):
+        of = {name: text(rig.get(path, headers={"authorization": f"Bearer {key}"}).text) for name, key in keys.items()}
+        assert "1,234 records wait" in of["reader"]
+        assert "searchable up to" in of["acme"]
+        assert "wait" not in of["acme"]
 
 
 def test_freshness_is_a_strip_and_a_fragment(make_page: MakePage) -> None:
