@@ -1,5 +1,6 @@
 """The search page: one search through the service of `POST /v1/search`, with its limits, as HTML."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -98,7 +99,8 @@ class SearchPage:
         if not isinstance(answer, SearchAnswer):
             return 404, _View(problem={"title": "No such document", "text": "It has no stored version now."})
         first = (page - 1) * self._size
-        shown = cards(answer, form.q, first, self._size, self._parts.marks)
+        # Ten long texts take half a second to mark, for which no other request waits.
+        shown = await asyncio.to_thread(cards, answer, form.q, first, self._size, self._parts.marks)
         further = len(answer.results) > first + self._size and page < self._most_pages
         return 200, _View(answer=answer, cards=shown, page=page, further=further)
 

@@ -383,6 +383,19 @@ def test_a_document_is_shown_whole(make_page: MakePage, library: Library) -> Non
     assert shelf.calls == [("document", "a/b?c", None)]
 
 
+def test_texts_are_marked_beside_the_event_loop(make_page: MakePage, library: Library) -> None:
+    library.put("a", 0)
+    threads = []
+
+    def marking(query: str, content: str) -> list[tuple[int, int]]:
+        threads.append(threading.current_thread())
+        return marks(query, content)
+
+    assert make_page(marks=marking).get("/?q=chunk").status_code == 200
+    assert threads
+    assert threading.main_thread() not in threads
+
+
 def test_the_strip_counts_no_records_for_a_tenant(make_page: MakePage, tmp_path: Path) -> None:
     access, keys = stored_keys(tmp_path / "keys.json")
     rig = make_page(freshness=Shelf(), access=access)
