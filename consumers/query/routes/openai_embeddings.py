@@ -18,6 +18,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from consumers.http.problems import problem_of
+from consumers.query.access import note
 from consumers.query.admission import Admission
 from consumers.query.body import LargeBodies, read_body
 from consumers.query.openai import error_response, error_responses
@@ -143,6 +144,7 @@ def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission
         except Exception as error:
             _log_failure(error)
             return error_response(error)
+        note(request, results=1 if isinstance(body.input, str) else len(body.input))
         return Response(answer, media_type="application/json")
 
 

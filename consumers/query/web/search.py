@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from consumers.http.problems import problem_of
-from consumers.query.access import Caller
+from consumers.query.access import Caller, note
 from consumers.query.admission import Admission
 from consumers.query.routes.search import log_and_note
 from consumers.query.web.cards import Card, cards
@@ -116,7 +116,9 @@ class SearchPage:
         if self._parts.similar is None:
             return None
         admit()
-        return await self._parts.similar.similar(form.similar, limit=limit, tenant=caller.tenant)
+        answer = await self._parts.similar.similar(form.similar, limit=limit, tenant=caller.tenant)
+        note(request, results=0 if answer is None else len(answer.results))
+        return answer
 
     def _values(
         self, form: SearchForm, view: "_View", reading: Reading[Sequence[PartitionState]], caller: Caller

@@ -247,6 +247,16 @@ def test_the_audit_log_has_who_what_and_how_many_and_no_text(site: Site, library
     assert all(line["total_ms"] >= 0 for line in audit)
 
 
+def test_the_audit_log_names_routes_that_are_not_of_fastapi(site: Site) -> None:
+    site.app = create_app(site.service, dict, registry=site.registry, access=Access(site.file()), mcp=True)
+    key = site.key(scopes=("admin",))
+    with structlog.testing.capture_logs() as lines:
+        site.call("GET", "/metrics", key)
+        site.call("GET", "/mcp", key)
+    routes = [(line["route"], line["status"]) for line in lines if line["event"] == "query.audit"]
+    assert routes == [("/metrics", 200), ("/mcp", 405)]
+
+
 def test_the_audit_log_has_texts_only_where_that_is_set(site: Site) -> None:
     site.serve(Access(site.file(), audit_text=True))
     with structlog.testing.capture_logs() as lines:
