@@ -212,7 +212,7 @@ class CandidateSearch:
             return {}
         # Not `ids_expression`, which takes digests only: rows of other programs are found, too, and have any ids.
         among = f"id in [{', '.join(map(literal, sorted(ids)))}]"
-        expression = f"{self.plan.expression} and {among}" if self.plan.expression else among
+        expression = f"({self.plan.expression}) and {among}" if self.plan.expression else among
         rows = self._in_time(
             lambda left_s: self.api.query(
                 self.collection.name,
