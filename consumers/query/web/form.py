@@ -13,7 +13,15 @@ PAGE_SIZE = 10
 MODES = {"": "automatic", "hybrid": "meaning and words", "dense": "meaning", "keyword": "exact words"}
 SPANS = {"": "any time", "1h": "last hour", "24h": "last 24 hours", "7d": "last 7 days", "30d": "last 30 days"}
 HALF_LIVES = {"": "off", "1h": "half-life 1 hour", "24h": "half-life 1 day", "7d": "half-life 7 days"}
-COMPARISONS = {"=": "is", "!=": "is not", ">": "more than", ">=": "at least", "<": "less than", "<=": "at most", "~=": "contains"}
+COMPARISONS = {
+    "=": "is",
+    "!=": "is not",
+    ">": "more than",
+    ">=": "at least",
+    "<": "less than",
+    "<=": "at most",
+    "~=": "contains",
+}
 CUSTOM = "custom"
 """In place of a span: `from` and `to` count."""
 _MOST_CONDITIONS = 20
@@ -180,7 +188,9 @@ def _written(key: str, operator: str, value: str) -> str:
     if not key:
         raise BadCondition("choose the field that the new condition compares")
     if not _plain(key):
-        raise BadCondition("a field whose name contains = ! < or >, or ends with ~, can be compared by POST /v1/search only")
+        raise BadCondition(
+            "a field whose name contains = ! < or >, or ends with ~, can be compared by POST /v1/search only"
+        )
     if operator not in OPERATORS:
         raise BadCondition(f"a condition is one of {' '.join(OPERATORS)}")
     return f"{key}{operator}{value}"

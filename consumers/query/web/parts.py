@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from consumers.query.access import Access, Caller
-from consumers.query.web.ports import Documents, Freshness, FreshnessSource, Marks, ReadsPartitions, ReadsPipeline, Similar
+from consumers.query.web.ports import (
+    Documents,
+    Freshness,
+    FreshnessSource,
+    Marks,
+    ReadsPartitions,
+    ReadsPipeline,
+    Similar,
+)
 from pipeline.query import SearchService
 
 
