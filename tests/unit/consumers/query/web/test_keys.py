@@ -78,9 +78,7 @@ def test_a_key_is_kept_in_a_cookie_that_scripts_cannot_read(locked: Locked, libr
     assert "1 result" in text(locked.rig.get("/?q=x", headers={"cookie": cookie.split(";")[0]}).text)
 
 
-def test_a_key_without_a_request_left_gets_a_page_that_says_when(
-    make_page: Callable[..., PageRig], tmp_path: Path
-) -> None:
+def test_a_key_that_is_too_fast_gets_a_page_that_says_when(make_page: Callable[..., PageRig], tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     with change_keys(path) as stored:
         key, entry = new_key(
