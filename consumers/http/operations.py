@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
+from consumers.http.named_route import NamedRoute
 from consumers.http.problems import ErrorBoundaryMiddleware, http_problem
 
 READY_TIMEOUT_S = 2.0
@@ -48,9 +49,9 @@ class Operations:
     def routes(self) -> list[BaseRoute]:
         """The routes, for the router of an application."""
         return [
-            Route("/healthz", self._healthz),
-            Route("/readyz", self._readyz),
-            Route("/metrics", self._metrics),
+            NamedRoute("/healthz", self._healthz),
+            NamedRoute("/readyz", self._readyz),
+            NamedRoute("/metrics", self._metrics),
         ]
 
     def close(self) -> None:

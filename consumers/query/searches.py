@@ -29,8 +29,10 @@ _log = structlog.get_logger(__name__)
 class Searches:
     """Runs searches for clients of another API: each is admitted and logged as one of `/v1/search`."""
 
-    def __init__(self, service: SearchService, admission: Admission) -> None:
+    def __init__(self, service: SearchService, admission: Admission, *, local: bool = False) -> None:
+        """`local`: calls come without a request, of a process on this machine that may see every document."""
         self.service = service
+        self._local = local
         self._admission = admission
 
     async def of_request(self, request: Request, body: dict[str, Any]) -> SearchAnswer | SearchAnswers:
@@ -54,22 +56,22 @@ class Searches:
         self, body: dict[str, Any], request: Request | None, admit: Callable[[], None]
     ) -> SearchAnswer | SearchAnswers:
         report = log_search if request is None else partial(log_and_note, request)
-        return await self.service.answer(body, tenant=_tenant_of(request), admit=admit, report=report)
+        return await self.service.answer(body, tenant=self._tenant_of(request), admit=admit, report=report)
 
     async def describe(self, request: Request | None) -> CollectionDescription:
         """Describe the collection for a call. Raises Overloaded, Unavailable, Mismatch, DeadlinePassed."""
         with self._admission.place():
-            return await self.service.describe(tenant=_tenant_of(request))
+            return await self.service.describe(tenant=self._tenant_of(request))
 
     async def statistics(self, request: Request) -> DocumentStatistics:
         """Count the documents. Raises as `describe`."""
         with self._read():
-            return await self.service.statistics(tenant=_tenant_of(request))
+            return await self.service.statistics(tenant=self._tenant_of(request))
 
     async def documents(self, request: Request, rows: dict[str, Any] | None) -> list[ListedDocument]:
         """List the documents that a filter matches. Raises as `describe`, and InvalidRequest at /filter."""
         with self._read():
-            listed = await self.service.documents(rows, tenant=_tenant_of(request))
+            listed = await self.service.documents(rows, tenant=self._tenant_of(request))
         note(request, results=len(listed))
         return listed
 
@@ -84,10 +86,13 @@ class Searches:
                 _log.warning("listing.failed", problem=problem.code, reason=problem.reason or problem.detail)
             raise
 
-
-def _tenant_of(request: Request | None) -> str | None:
-    """Whose documents the caller may see; a call without a request is of a process on this machine."""
-    return None if request is None else caller_of(request).tenant
+    def _tenant_of(self, request: Request | None) -> str | None:
+        """Whose documents the caller may see; RuntimeError where it is not known who calls."""
+        if request is not None:
+            return caller_of(request).tenant
+        if not self._local:
+            raise RuntimeError("the call has lost its request, which says whose documents it may see")
+        return None
 
 
 @contextmanager

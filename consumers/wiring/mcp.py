@@ -37,4 +37,4 @@ def mcp_tools(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iter
         closing(QueryBatcher(model.embed_queries)) as batcher,
         closing(search_service(settings, search, batcher, QueryMetrics(CollectorRegistry()))) as service,
     ):
-        yield Tools(Searches(service, Admission(service.concurrency)))
+        yield Tools(Searches(service, Admission(service.concurrency), local=True))

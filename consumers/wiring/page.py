@@ -1,9 +1,11 @@
 """The page of the query worker over the configured collection, and what connects it to the services."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
 from consumers.config import Settings
+from consumers.http.problems import problem_of
 from consumers.query.access import Access
 from consumers.query.web import Documents, Freshness, FreshnessSource, Page, PageParts, Similar, WholeDocument
 from consumers.wiring.freshness import has_kafka
@@ -78,16 +80,20 @@ class StoredDocuments(Documents, Similar):
 
 
 class KnownFreshness(FreshnessSource):
-    """The freshness that the query worker knows."""
+    """The freshness that the query worker knows; a page waits for it for `wait_s` at most, with its place held."""
 
-    def __init__(self, watch: FreshnessWatch) -> None:
+    def __init__(self, watch: FreshnessWatch, wait_s: float = 1.0) -> None:
         self._watch = watch
+        self._wait_s = wait_s
 
     async def freshness(self) -> Freshness:
         """The state, at most a second old."""
         try:
-            report = await self._watch.report()
+            async with asyncio.timeout(self._wait_s):
+                report = await self._watch.report()
+        except TimeoutError:
+            return Freshness(None, None, "Kafka or Milvus did not answer in time")
         except MilvusStreamError as error:
-            return Freshness(None, None, str(error))
+            return Freshness(None, None, problem_of(error).detail)  # its own text names addresses
         until = None if report.lag_s is None else int((time.time() - report.lag_s) * 1000)
         return Freshness(until, report.lag)

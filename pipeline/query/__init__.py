@@ -12,7 +12,7 @@ from pipeline.query.documents.answer import DocumentHistory, StoredDocument
 from pipeline.query.documents.errors import DocumentUnreadable, NoSuchDocument
 from pipeline.query.documents.reader import DocumentReader
 from pipeline.query.documents.service import DocumentService
-from pipeline.query.embeddings import Embeddings, EmbeddingService, InputType, embed_documents
+from pipeline.query.embeddings import MAX_INPUTS, Embeddings, EmbeddingService, InputType, embed_documents
 from pipeline.query.freshness.newest import NewestEventTime
 from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
 from pipeline.query.freshness.watch import FreshnessReport, FreshnessWatch
@@ -41,6 +41,7 @@ from pipeline.query.terms import terms_of
 __all__ = [
     "EXCEPT_CANARIES",
     "MAX_BODY_BYTES",
+    "MAX_INPUTS",
     "MAX_QUERY_CHARS",
     "MAX_SEARCH_BODY_BYTES",
     "ONLY_CANARIES",

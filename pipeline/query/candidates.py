@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import Unavailable
 from pipeline.query.answer import FetchRound
-from pipeline.query.canary_rows import without_canaries
+from pipeline.query.canary_rows import except_canaries, without_canaries
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import best, rank, results_in
 from pipeline.query.recency import recent_first
@@ -137,7 +137,8 @@ class CandidateSearch:
             eligible = [self._eligible(hits) for hits in found]
             ranked = [self._best(hits, best) for hits in eligible]
             if request.explain:  # it keeps all candidates until the answer
-                trace = trace.after(wanted, candidates, eligible)
+                legs = {name: [*map(without_canaries, of_leg)] for name, of_leg in candidates.legs.items()}
+                trace = trace.after(wanted, replace(candidates, hits=found, legs=legs), eligible)
             if candidates.missing:
                 return RankedCandidates(ranked, complete=False, missing=candidates.missing, trace=trace)
             counts = [results_in(hits, request.group_by) for hits in ranked]
@@ -197,18 +198,21 @@ class CandidateSearch:
         return hits
 
     def sample(self, expression: str, fields: Sequence[str], limit: int) -> list[dict[str, Any]]:
-        """At most `limit` rows of the tenant that match, wherever they are. Raises as `retrieve`."""
-        own = within_tenant(self.plan.tenant_term, expression)
-        return self._in_time(
+        """At most `limit` rows of the tenant that match, wherever they are; `fields` hold it. Raises as `ranked`."""
+        own = within_tenant(self.plan.tenant_term, except_canaries(expression))
+        rows = self._in_time(
             lambda left_s: self.api.query(self.collection.name, own, fields, limit=limit, timeout=left_s)
         )
+        for row in rows:
+            check_tenant(row, self.tenant)
+        return rows
 
     def _rows(self, ids: set[str]) -> dict[str, dict[str, Any]]:
         if not ids:
             return {}
         # Not `ids_expression`, which takes digests only: rows of other programs are found, too, and have any ids.
         among = f"id in [{', '.join(map(literal, sorted(ids)))}]"
-        expression = f"{self.plan.expression} and {among}" if self.plan.expression else among
+        expression = f"({self.plan.expression}) and {among}" if self.plan.expression else among
         rows = self._in_time(
             lambda left_s: self.api.query(
                 self.collection.name,

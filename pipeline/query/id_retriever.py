@@ -46,6 +46,7 @@ class IdRetriever(Retriever):
             partitions=rows.partitions,
             limit=min(_ROWS_PER_ID * len(wanted), _MOST_ROWS),
             timeout=timeout_s,
+            **rows.consistency,
         )
         return Retrieved([_hits(ids, stored)[: rows.limit] for ids in ids_of_queries])
 

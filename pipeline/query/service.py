@@ -215,12 +215,13 @@ class SearchService:
             self._metrics.results.observe(len(results))
         cursor, warnings = next_cursor(page, result, self._cursors)
         result = replace(result, warnings=(*result.warnings, *warnings))
-        fresh = self.last_freshness()
+        fresh = self.last_freshness(page.tenant)
         return shape_answer(result, many=request.many, freshness=fresh, timing=timing, next_cursor=cursor)
 
-    def last_freshness(self) -> Freshness:
-        """How fresh an answer of now is, as it was last read."""
-        return Freshness() if self.freshness is None else self.freshness.last()
+    def last_freshness(self, tenant: str | None) -> Freshness:
+        """How fresh an answer of now is, as it was last read; the newest event time may be another tenant's."""
+        fresh = Freshness() if self.freshness is None else self.freshness.last()
+        return fresh if tenant is None else replace(fresh, event_time=None)
 
     async def _vectors(self, request: SearchRequest) -> NDArray[np.float32] | None:
         if not request.embeds:

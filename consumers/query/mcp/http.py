@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from consumers.http.named_route import NamedRoute
 from consumers.http.problems import Problem, http_problem
 from consumers.query.mcp.server import mcp_server
 from consumers.query.mcp.tools import Tools
@@ -35,9 +35,9 @@ class McpEndpoint:
         async with self._manager.run():
             yield
 
-    def route(self) -> Route:
+    def route(self) -> NamedRoute:
         """The route, for the router of an application."""
-        return Route(PATH, self)
+        return NamedRoute(PATH, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -55,4 +55,9 @@ class McpEndpoint:
 def _is_foreign(request: Request) -> bool:
     """Whether a web page of another site sends the request, which a server must refuse."""
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    if origin is None:
+        return False
+    try:
+        return urlsplit(origin).netloc != request.headers.get("host", "")
+    except ValueError:  # as of [, which is no address
+        return True

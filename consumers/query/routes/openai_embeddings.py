@@ -18,11 +18,20 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from consumers.http.problems import problem_of
+from consumers.query.access import note
 from consumers.query.admission import Admission
 from consumers.query.body import LargeBodies, read_body
 from consumers.query.openai import error_response, error_responses
 from consumers.query.openapi import json_body
-from pipeline.query import EmbeddingService, InputType, InvalidRequest, StrictModel, decode_json, parse_body
+from pipeline.query import (
+    MAX_INPUTS,
+    EmbeddingService,
+    InputType,
+    InvalidRequest,
+    StrictModel,
+    decode_json,
+    parse_body,
+)
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_INPUT_CHARS = 65_536
@@ -47,6 +56,9 @@ def _check_input(value: object) -> object:
         raise PydanticCustomError("input", "must be a text, or a list of texts")
     if not value:
         raise PydanticCustomError("input", "must be a list of at least one text")
+    if len(value) > MAX_INPUTS and isinstance(value[0], str):  # a million texts would take half a second to check
+        problem = "holds {texts} texts; at most {most} are allowed"
+        raise PydanticCustomError("many_inputs", problem, {"texts": f"{len(value):,}", "most": f"{MAX_INPUTS:,}"})
     for index, text in enumerate(value):
         if isinstance(text, int | list):
             raise PydanticCustomError(
@@ -132,6 +144,7 @@ def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission
         except Exception as error:
             _log_failure(error)
             return error_response(error)
+        note(request, results=1 if isinstance(body.input, str) else len(body.input))
         return Response(answer, media_type="application/json")
 
 

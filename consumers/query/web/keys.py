@@ -44,7 +44,12 @@ class KeyPage:
             forgotten = Response(status_code=303, headers={"location": "/"})
             forgotten.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
             return forgotten
-        if _KEY.fullmatch(key) is None or not await self._opens(key):
+        try:
+            opens = _KEY.fullmatch(key) is not None and await self._opens(key)
+        except HttpProblem as error:
+            problem = error.problem
+            return html("message.html", problem.status, error.headers, title=problem.title, detail=problem.detail)
+        if not opens:
             _log.warning("page.key_refused")
             return key_form(next_, refused=True)
         entered = Response(status_code=303, headers={"location": next_})

@@ -10,7 +10,7 @@ from consumers.query.access import Caller
 from consumers.query.web.form import SearchForm
 from consumers.query.web.histogram import HEIGHT, WIDTH, bars
 from consumers.query.web.parts import PageParts, sees_counts, sees_pipeline
-from consumers.query.web.ports import FreshnessSource, PipelineState
+from consumers.query.web.ports import PipelineState
 from consumers.query.web.refreshed import Reading, Refreshed
 from consumers.query.web.render import clock_time, html
 from pipeline.query import PartitionState
@@ -70,13 +70,9 @@ class Overviews:
             most=max(lags, default=0),
         )
 
-    def freshness(self, source: FreshnessSource) -> Any:
-        """The handler of the strip."""
-
-        async def strip(_: Request, __: Caller) -> Response:
-            return html("freshness.html", fresh=await source.freshness())
-
-        return strip
+    async def freshness(self, _: Request, caller: Caller) -> Response:
+        """The strip."""
+        return html("freshness.html", fresh=await self._parts.fresh(caller))
 
     def _refused(self, frame: dict[str, Any], why: str) -> Response:
         return html("message.html", 403, **frame, title="Not with this key", detail=why)

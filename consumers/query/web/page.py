@@ -6,11 +6,10 @@ from typing import TypeAlias
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Scope
-from typing_extensions import override
+from starlette.routing import BaseRoute, Route
 
 from consumers.http import Problem, problem_of
+from consumers.http.named_route import NamedRoute
 from consumers.query.access import Caller, caller_of
 from consumers.query.admission import Admission
 from consumers.query.web.document import DocumentPage
@@ -55,8 +54,8 @@ class Page:
         if parts.documents is not None:
             answers["/document"] = DocumentPage(parts, parts.documents, admission).answer
         if parts.freshness is not None:
-            answers["/freshness"] = overviews.freshness(parts.freshness)
-        routes: list[BaseRoute] = [_Named(path, self._guarded(answer)) for path, answer in answers.items()]
+            answers["/freshness"] = overviews.freshness
+        routes: list[BaseRoute] = [NamedRoute(path, self._guarded(answer)) for path, answer in answers.items()]
         if parts.access.authenticates:
             routes.append(Route("/key", KeyPage(parts.access).answer, methods=["GET", "POST"]))
         return [*routes, Route("/static/{name}", _static)]
@@ -84,15 +83,6 @@ class Page:
                 return html("message.html", problem.status, **frame, title=problem.title, detail=problem.detail)
 
         return handle
-
-
-class _Named(Route):
-    """A route that the audit log names, as it does FastAPI's."""
-
-    @override
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        return match, {**child_scope, "route": self}
 
 
 def _log_refusal(path: str, problem: Problem) -> None:

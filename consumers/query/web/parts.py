@@ -1,11 +1,19 @@
 """The parts of the page that its composition chooses."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consumers.query.access import Access, Caller
-from consumers.query.web.ports import Documents, FreshnessSource, Marks, ReadsPartitions, ReadsPipeline, Similar
+from consumers.query.web.ports import (
+    Documents,
+    Freshness,
+    FreshnessSource,
+    Marks,
+    ReadsPartitions,
+    ReadsPipeline,
+    Similar,
+)
 from pipeline.query import SearchService
 
 
@@ -33,6 +41,13 @@ class PageParts:
         if sees_pipeline(caller):
             tabs.append(("/pipeline", "Pipeline"))
         return {"collection": self.collection, "tabs": tabs, "here": here, "keys": self.access.authenticates}
+
+    async def fresh(self, caller: Caller) -> Freshness | None:
+        """How recent searches are; the records that wait are of every tenant. None: the page does not show it."""
+        if self.freshness is None:
+            return None
+        fresh = await self.freshness.freshness()
+        return fresh if sees_counts(caller) else replace(fresh, lag_records=None)
 
 
 def sees_counts(caller: Caller) -> bool:

@@ -1,5 +1,6 @@
 """The search page: one search through the service of `POST /v1/search`, with its limits, as HTML."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from consumers.http.problems import problem_of
-from consumers.query.access import Caller
+from consumers.query.access import Caller, note
 from consumers.query.admission import Admission
 from consumers.query.routes.search import log_and_note
 from consumers.query.web.cards import Card, cards
@@ -82,7 +83,7 @@ class SearchPage:
         reading = _NOTHING
         if sees_counts(caller) and self._partitions is not None:
             reading = await self._partitions.latest()
-        fresh = await self._parts.freshness.freshness() if self._parts.freshness is not None else None
+        fresh = await self._parts.fresh(caller)
         return html("search.html", status, **self._values(form, view, reading, caller), fresh=fresh)
 
     async def _search(self, request: Request, form: SearchForm, caller: Caller) -> tuple[int, "_View"]:
@@ -98,7 +99,8 @@ class SearchPage:
         if not isinstance(answer, SearchAnswer):
             return 404, _View(problem={"title": "No such document", "text": "It has no stored version now."})
         first = (page - 1) * self._size
-        shown = cards(answer, form.q, first, self._size, self._parts.marks)
+        # Ten long texts take half a second to mark, for which no other request waits.
+        shown = await asyncio.to_thread(cards, answer, form.q, first, self._size, self._parts.marks)
         further = len(answer.results) > first + self._size and page < self._most_pages
         return 200, _View(answer=answer, cards=shown, page=page, further=further)
 
@@ -114,7 +116,9 @@ class SearchPage:
         if self._parts.similar is None:
             return None
         admit()
-        return await self._parts.similar.similar(form.similar, limit=limit, tenant=caller.tenant)
+        answer = await self._parts.similar.similar(form.similar, limit=limit, tenant=caller.tenant)
+        note(request, results=0 if answer is None else len(answer.results))
+        return answer
 
     def _values(
         self, form: SearchForm, view: "_View", reading: Reading[Sequence[PartitionState]], caller: Caller

@@ -108,7 +108,8 @@ class DocumentService:
             metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
         metrics.results.observe(len(result.results[0]))
         result = replace(result, warnings=(*likened.warnings, *result.warnings))
-        answer = shape_answer(result, many=False, freshness=self._searches.last_freshness(), timing=timing)
+        fresh = self._searches.last_freshness(tenant)
+        answer = shape_answer(result, many=False, freshness=fresh, timing=timing)
         assert isinstance(answer, SearchAnswer)  # noqa: S101 - the answer to one text
         return answer
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.query.canary_rows import is_canary
 from pipeline.query.documents.errors import NoLedger, NoSuchDocument
 from pipeline.query.documents.reads import POSITION_FIELDS, DocumentReads, Row, position_in, tenant_of
 from pipeline.query.request.invalid_request import InvalidRequest
@@ -65,7 +66,7 @@ def chunk_vector(reads: DocumentReads, chunk_id: str, tenant: str | None) -> Lik
     if tenant is not None:
         expression += f" and {metadata_reference(TENANT_FIELD)} == {literal(tenant)}"
     rows = reads.query(expression, (*POSITION_FIELDS, TENANT_FIELD, VECTOR_FIELD))
-    if not rows:
+    if not rows or is_canary(rows[0]["doc_id"]):
         raise NoSuchDocument("no chunk with this id is stored")
     key: Key = (tenant_of(rows[0]), rows[0]["doc_id"])
     warnings: tuple[str, ...] = ()

@@ -42,6 +42,11 @@ class FreshnessReport:
     """Records that are not committed, of all Kafka partitions."""
     partitions: tuple[PartitionLag, ...] | None
 
+    @property
+    def of_one_tenant(self) -> "FreshnessReport":
+        """What a tenant may know: the other values count the records of every tenant."""
+        return FreshnessReport(None, self.lag_s, None, None, None)
+
 
 class FreshnessWatch:
     """Answers how fresh the collection is, from reads of the last second; and makes requests wait for records.

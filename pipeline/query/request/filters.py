@@ -32,6 +32,9 @@ MAX_NAME_CHARS = 256
 MAX_VALUE_CHARS = 8_192
 MAX_VALUES = 1_000
 """Most values in a whole filter, those inside lists included."""
+MAX_PARTS = 2 * MAX_VALUES
+"""Most filters and members of lists in a whole filter, right or wrong: pydantic reports each wrong one, and half a
+million of them take 5 s."""
 MAX_DEPTH = 8
 """Far below the depth of parentheses that Milvus parses."""
 MAX_PATH = 8
@@ -311,20 +314,29 @@ def _leaves(node: Filter) -> Iterator[Comparison | Words]:
         yield node
 
 
-def _check_depth(node: Any, depth: int = 1, at: str = "") -> Any:
-    """Refuse a filter that is nested too deep before pydantic descends into it."""
+def _check_shape(node: Any) -> Any:
+    """Refuse a filter that is nested too deep or has too many parts before pydantic descends into it."""
+    if _parts(node) > MAX_PARTS:
+        raise PydanticCustomError("too_many_parts", "holds more than {most} parts", {"most": f"{MAX_PARTS:,}"})
+    return node
+
+
+def _parts(node: Any, depth: int = 1, at: str = "") -> int:
+    """How many filters and members of lists there are; beyond `MAX_PARTS` not all are counted."""
     if depth > MAX_DEPTH:
         message = "is nested deeper than {levels} levels"
         raise PydanticCustomError("too_deep", message, {"levels": MAX_DEPTH, "at": at})
     if not isinstance(node, dict):
-        return node
+        return 1
+    count = 1 + sum(len(members) for name in ("key", "value") if isinstance(members := node.get(name), list))
     parts = node.get("filters")
-    if isinstance(parts, list):
-        for index, part in enumerate(parts):
-            _check_depth(part, depth + 1, f"{at}/filters/{index}")
+    for index, part in enumerate(parts if isinstance(parts, list) else ()):
+        if count > MAX_PARTS:
+            break
+        count += _parts(part, depth + 1, f"{at}/filters/{index}")
     if "filter" in node:
-        _check_depth(node["filter"], depth + 1, f"{at}/filter")
-    return node
+        count += _parts(node["filter"], depth + 1, f"{at}/filter")
+    return count
 
 
 def _check_values(node: Filter) -> Filter:
@@ -334,5 +346,5 @@ def _check_values(node: Filter) -> Filter:
     return node
 
 
-BoundedFilter: TypeAlias = Annotated[Filter, BeforeValidator(_check_depth), AfterValidator(_check_values)]
+BoundedFilter: TypeAlias = Annotated[Filter, BeforeValidator(_check_shape), AfterValidator(_check_values)]
 """A whole filter; its parts are `Filter`."""

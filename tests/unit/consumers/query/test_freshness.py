@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from pipeline.query.freshness.watch import TTL_S
 from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.offsets import FakeOffsets
+from tests.support.rigs.page import keys as page_keys
 from tests.support.rigs.search import COLLECTION, Clock, Library
 from tests.support.rigs.served import East
 from tests.support.waiting import eventually
@@ -79,6 +81,20 @@ def test_the_state_of_every_kafka_partition(site: Site, library: Library, offset
     offsets.commits[("topic", 1)] = 3
     site.clock.now += TTL_S
     assert (site.freshness().json()["lag"], site.freshness().json()["lag_s"]) == (0, 0.0)
+
+
+def test_a_tenant_learns_neither_times_nor_offsets_of_others(
+    site: Site, library: Library, offsets: FakeOffsets, tmp_path: Path
+) -> None:
+    library.put("a", 0.0, "2026-11-22", tenant="globex")
+    offsets.commits[("topic", 1)] = 3
+    access, keys = page_keys(tmp_path / "keys.json")
+    site.app = create_app(site.service, dict, registry=CollectorRegistry(), access=access)
+    headers = {"authorization": f"Bearer {keys['acme']}"}
+    answer = site.call("GET", "/v1/freshness", headers=headers)[0].json()
+    assert answer == {"event_time": None, "lag_s": 0.0, "group": None, "lag": None, "partitions": None}
+    body = site.call("POST", "/v1/search", json={"query": "q"}, headers=headers)[0].json()
+    assert body["freshness"] == {"event_time": None, "lag_s": 0.0}
 
 
 def test_kafka_is_read_once_a_second_whatever_clients_do(site: Site, offsets: FakeOffsets) -> None:

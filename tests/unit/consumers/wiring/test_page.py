@@ -1,5 +1,6 @@
 """The page as it is composed: whether there is one, and what it reads."""
 
+import asyncio
 from contextlib import closing
 
 from prometheus_client import CollectorRegistry
@@ -7,10 +8,14 @@ from prometheus_client import CollectorRegistry
 from consumers.config import Settings
 from consumers.query.access import Access
 from consumers.query.web import Page
-from consumers.wiring.page import page
+from consumers.wiring.page import KnownFreshness, page
 from consumers.wiring.searches import search_service, searcher
+from pipeline.errors import Unavailable
+from pipeline.query import FreshnessWatch
 from pipeline.telemetry import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.fakes.offsets import FakeOffsets
+from tests.support.rigs.search import COLLECTION
 
 
 def composed(**options: object) -> Page | None:
@@ -36,3 +41,22 @@ def test_kafka_is_read_only_where_it_is_configured() -> None:
     assert configured._pipeline is not None
     without.close()
     configured.close()
+
+
+def test_a_kafka_that_hangs_holds_no_page_up() -> None:
+    offsets = FakeOffsets()
+    offsets.free.clear()
+    with closing(FreshnessWatch(FakeMilvus(), COLLECTION, offsets)) as watch:
+        fresh = asyncio.run(KnownFreshness(watch, wait_s=0.05).freshness())
+        offsets.free.set()
+    assert (fresh.searchable_until_ms, fresh.lag_records) == (None, None)
+    assert "did not answer" in fresh.problem
+
+
+def test_a_page_names_no_address_of_kafka() -> None:
+    offsets = FakeOffsets()
+    offsets.error = Unavailable("broker:9092 is away")
+    with closing(FreshnessWatch(FakeMilvus(), COLLECTION, offsets)) as watch:
+        problem = asyncio.run(KnownFreshness(watch).freshness()).problem
+    assert problem
+    assert "broker" not in problem

@@ -45,3 +45,22 @@ def test_rows_are_counted_without_canaries(milvus: FakeMilvus, library: Library)
     assert not any(map(is_canary, NEAR))
     assert is_canary(f"{CANARY_PREFIX}1")
     assert not is_canary(None)
+
+
+def test_an_explanation_counts_no_canary(make_searcher: Callable[..., Searcher], library: Library) -> None:
+    library.put(f"{CANARY_PREFIX}1", 0.0)
+    library.put("a", 1.0)
+    explanation = find(make_searcher(), explain=True).explanation
+    assert explanation is not None
+    assert explanation.candidates == 1
+    [result] = explanation.queries[0].results
+    assert result.orders["dense"].rank == 1
+
+
+def test_the_metadata_of_canaries_is_not_known(make_searcher: Callable[..., Searcher], library: Library) -> None:
+    library.put(f"{CANARY_PREFIX}1", 0.0, probe="x")
+    library.put("a", 1.0)
+    searcher = make_searcher()
+    [warning] = find(searcher, filter=eq("probe")).warnings
+    assert "no row with such a field" in warning
+    assert searcher.metadata_names(10) == []

@@ -81,6 +81,23 @@ def test_a_document_is_found_by_its_id(words: FakeMilvus, library: Library, mode
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.parametrize("mode", ["keyword", "hybrid"])
+def test_a_strong_search_reads_ids_strongly(words: FakeMilvus, library: Library, mode: str) -> None:
+    put(library, "ticket-4711", 0.0)
+    seen: list[dict[str, Any]] = []
+    query = words.query
+
+    def watched(collection: str, *args: Any, **options: Any) -> list[dict[str, Any]]:
+        if collection == COLLECTION:
+            seen.append(options)
+        return query(collection, *args, **options)
+
+    words.query = watched  # type: ignore[method-assign]
+    assert doc_ids(search(words, "ticket-4711", mode=mode, freshness={"level": "strong"})) == ["ticket-4711"]
+    assert seen
+    assert all(options.keys() & {"strong", "since"} for options in seen)
+
+
 def test_a_dense_search_reads_no_ids(words: FakeMilvus, library: Library) -> None:
     put(library, "near", 0.0)
     put(library, "ticket-4711", 170.0)

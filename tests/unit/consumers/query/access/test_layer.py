@@ -172,7 +172,8 @@ def test_a_key_may_send_as_many_requests_as_its_rate_and_no_other_pays_for_it(si
 
 
 def test_metrics_are_for_admins_where_others_can_connect(site: Site) -> None:
-    problem(site.call("GET", "/metrics", site.key()), 403, "forbidden")
+    for path in ("/metrics", "/metrics%0A"):
+        problem(site.call("GET", path, site.key()), 403, "forbidden")
     assert "query_requests_total" in site.call("GET", "/metrics", site.key(scopes=("admin",))).text
     site.serve(Access(anonymous=ANYBODY))
     assert site.search().status_code == 200
@@ -244,6 +245,16 @@ def test_the_audit_log_has_who_what_and_how_many_and_no_text(site: Site, library
     assert "secret" not in json.dumps(audit)
     assert key.rpartition("_")[2] not in json.dumps(lines)
     assert all(line["total_ms"] >= 0 for line in audit)
+
+
+def test_the_audit_log_names_routes_that_are_not_of_fastapi(site: Site) -> None:
+    site.app = create_app(site.service, dict, registry=site.registry, access=Access(site.file()), mcp=True)
+    key = site.key(scopes=("admin",))
+    with structlog.testing.capture_logs() as lines:
+        site.call("GET", "/metrics", key)
+        site.call("GET", "/mcp", key)
+    routes = [(line["route"], line["status"]) for line in lines if line["event"] == "query.audit"]
+    assert routes == [("/metrics", 200), ("/mcp", 405)]
 
 
 def test_the_audit_log_has_texts_only_where_that_is_set(site: Site) -> None:

@@ -104,6 +104,7 @@ def test_other_methods_are_refused_at_once(address: str, method: str) -> None:
     [
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
         ({"content-type": "text/plain"}, 400),
         ({"host": "evil.example"}, 421),
     ],

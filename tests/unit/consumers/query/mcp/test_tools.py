@@ -50,7 +50,7 @@ def admission() -> Admission:
 def searches(milvus: FakeMilvus, admission: Admission) -> Iterator[Searches]:
     embedder = DirectEmbedder(HashEmbedder("hash:2").embed_queries)
     with closing(SearchService(Searcher(milvus, COLLECTION), embedder, QueryMetrics(CollectorRegistry()))) as service:
-        yield Searches(service, admission)
+        yield Searches(service, admission, local=True)
 
 
 @pytest.fixture
@@ -60,6 +60,15 @@ def tools(searches: Searches) -> Tools:
 
 def call(tools: Tools, name: str, /, **arguments: Any) -> dict[str, Any]:
     return asyncio.run(tools.call(name, arguments))
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("search", {"query": "q"}), ("describe", {})])
+def test_a_call_that_has_lost_its_request_sees_nothing(
+    searches: Searches, admission: Admission, name: str, arguments: dict[str, Any]
+) -> None:
+    over_http = Tools(Searches(searches.service, admission))
+    with pytest.raises(RuntimeError, match="request"):
+        asyncio.run(over_http.call(name, arguments))
 
 
 def test_a_search_gives_the_best_chunk_of_each_document(tools: Tools, library: Library) -> None:

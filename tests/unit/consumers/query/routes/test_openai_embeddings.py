@@ -137,6 +137,7 @@ def test_a_full_queue_is_overload() -> None:
         ({"input": None}, "input", "text"),
         ({"input": ["a", None]}, "input[1]", "text"),
         ({"input": ["a", " "]}, "input[1]", "blank"),
+        ({"input": [*["a"] * 1_024, " "]}, "input", "1,025 texts"),
         ({"input": ["x" * 65_537]}, "input[0]", "65,536"),
         ({"input": [1, 2, 3]}, "input", "check_embedding_ctx_length"),
         ({"input": [[1, 2], [3]]}, "input", "check_embedding_ctx_length"),

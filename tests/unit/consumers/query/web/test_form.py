@@ -97,6 +97,7 @@ def test_a_value_narrows_a_search_to_exactly_itself(value: object, condition: di
         ("k", 1.5),
         ("k", 2**60),
         ("a=b", "x"),
+        ("a~", "x"),
         ("", "x"),
         (" k", "x"),
         ("k", " "),
@@ -112,6 +113,20 @@ def test_no_metadata_makes_a_bad_link(key: str, value: object) -> None:
     if address:
         [condition] = parsed(address).body(1)["filter"]["filters"]
         assert (condition["key"], condition["value"]) == (key, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("tags~=new", ("tags", "contains", "new")),
+        ("tags?", ("tags", "exists", "")),
+        ('k="\\ud800"', ("k", "is", '"\\ud800"')),
+    ],
+)
+def test_every_condition_can_be_shown(text: str, shown: tuple[str, str, str]) -> None:
+    [one] = SearchForm(where=(text,)).conditions
+    assert (one.key, one.comparison, one.value) == shown
+    one.value.encode()
 
 
 def test_a_condition_without_an_operator_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Keys of browsers: the form, the cookie, what callers of one tenant and without the scope admin see."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 import structlog
 
+from consumers.query.access import Access, KeyFile, change_keys, new_key
 from pipeline.records import TENANT_FIELD
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.markup import elements, text
@@ -74,6 +76,20 @@ def test_a_key_is_kept_in_a_cookie_that_scripts_cannot_read(locked: Locked, libr
     assert {"HttpOnly", "Path=/", "SameSite=lax"} <= set(cookie.split("; "))
     assert "max-age" not in cookie.lower()
     assert "1 result" in text(locked.rig.get("/?q=x", headers={"cookie": cookie.split(";")[0]}).text)
+
+
+def test_a_key_that_is_too_fast_gets_a_page_that_says_when(make_page: Callable[..., PageRig], tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with change_keys(path) as stored:
+        key, entry = new_key(
+            "slow", scopes=("search",), tenant=None, rate=0.001, created=datetime.now(UTC), expires=None
+        )
+        stored.append(entry)
+    rig = make_page(access=Access(KeyFile(path)))
+    first, second = (rig.call("POST", "/key", data={"key": key}, headers=FORM) for _ in range(2))
+    assert first.status_code == 303
+    assert (second.status_code, second.headers["content-type"]) == (429, "text/html; charset=utf-8")
+    assert int(second.headers["retry-after"]) > 900
 
 
 def test_behind_tls_the_cookie_is_secure(locked: Locked) -> None:

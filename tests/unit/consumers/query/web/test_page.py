@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +17,7 @@ from pipeline.errors import Unavailable
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.markup import elements, links, text
 from tests.support.rigs.page import HOSTILE, PageRig, Shelf, marks, pipeline_state
+from tests.support.rigs.page import keys as stored_keys
 from tests.support.rigs.search import COLLECTION, Library
 
 MakePage = Callable[..., PageRig]
@@ -379,6 +381,41 @@ def test_a_document_is_shown_whole(make_page: MakePage, library: Library) -> Non
     whole = rig.get(link).text
     assert "first\nsecond" in whole
     assert shelf.calls == [("document", "a/b?c", None)]
+
+
+def test_documents_and_their_likes_are_audited_with_their_number(make_page: MakePage, tmp_path: Path) -> None:
+    access, keys = stored_keys(tmp_path / "keys.json")
+    shelf = Shelf()
+    shelf.documents["a"] = WholeDocument("a", "text", "2026-11-22T00:00:00Z", {})
+    rig = make_page(documents=shelf, similar=Likes(), access=access)
+    with structlog.testing.capture_logs() as lines:
+        for path in ("/document?id=a", "/?similar=a"):
+            rig.get(path, headers={"authorization": f"Bearer {keys['acme']}"})
+    audit = [line for line in lines if line["event"] == "query.audit"]
+    assert [(line["route"], line["results"]) for line in audit] == [("/document", 1), ("/", 0)]
+
+
+def test_texts_are_marked_beside_the_event_loop(make_page: MakePage, library: Library) -> None:
+    library.put("a", 0)
+    threads = []
+
+    def marking(query: str, content: str) -> list[tuple[int, int]]:
+        threads.append(threading.current_thread())
+        return marks(query, content)
+
+    assert make_page(marks=marking).get("/?q=chunk").status_code == 200
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_the_strip_counts_no_records_for_a_tenant(make_page: MakePage, tmp_path: Path) -> None:
+    access, keys = stored_keys(tmp_path / "keys.json")
+    rig = make_page(freshness=Shelf(), access=access)
+    for path in ("/", "/freshness"):
+        of = {name: text(rig.get(path, headers={"authorization": f"Bearer {key}"}).text) for name, key in keys.items()}
+        assert "1,234 records wait" in of["reader"]
+        assert "searchable up to" in of["acme"]
+        assert "wait" not in of["acme"]
 
 
 def test_freshness_is_a_strip_and_a_fragment(make_page: MakePage) -> None:

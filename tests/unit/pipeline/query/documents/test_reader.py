@@ -16,7 +16,7 @@ from pipeline.query import (
     StoredDocument,
 )
 from pipeline.query.answer import Origin
-from pipeline.records import VECTOR_FIELD
+from pipeline.records import CANARY_PREFIX, VECTOR_FIELD
 from pipeline.store import ledger_name
 from tests.support.documents import delete, put
 from tests.support.fakes.milvus import FakeMilvus
@@ -369,6 +369,14 @@ def test_a_document_is_compared_by_the_mean_of_its_chunks(documents: Documents, 
         assert np.linalg.norm(vector) == pytest.approx(np.linalg.norm(vectors, axis=1).mean())
         only = made.reader.document_vector("b", None, 5.0).vectors
         assert only == pytest.approx(chunked(put("b", "short", 2)).vectors)
+
+
+def test_a_chunk_of_a_canary_is_none(documents: Documents) -> None:
+    doc_id = f"{CANARY_PREFIX}1"
+    documents.write(put(doc_id, OLD, 1))
+    chunk = read(documents, doc_id).chunks[0].id
+    with pytest.raises(NoSuchDocument):
+        documents.reader.chunk_vector(chunk, None, 5.0)
 
 
 def test_a_chunk_is_compared_by_its_vector(documents: Documents) -> None:

@@ -149,6 +149,11 @@ def test_messages_do_not_repeat_values(node: object) -> None:
         (nested(9), "/filter" + "/filters/0" * 8 + ": is nested deeper than 8 levels"),
         ({"type": "or", "filters": [leaf("in", "a", [0] * 501)] * 2}, "/filter: holds more than 1,000 values"),
         (
+            {"type": "or", "filters": [{"type": "and", "filters": [1] * 990}] * 3},
+            "/filter: holds more than 2,000 parts",
+        ),
+        ({"type": "or", "filters": [leaf("in", "a", [{}] * 990)] * 3}, "/filter: holds more than 2,000 parts"),
+        (
             leaf("eq", 1, 1),
             '/filter/key: must be a field name, or for a nested field a list of names such as ["customer", "city"]',
         ),
