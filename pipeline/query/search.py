@@ -278,6 +278,8 @@ class Searcher:
         warnings = (*filter_warnings(self._names.of(tenant), search, fields, self._clock), *warnings)
         phases.end("warnings")
         facets, of_facets = read_facets(search, fields)
+        if request.facets:
+            phases.end("facets")
         total, of_count = self._total(search, phases)
         warnings += (*of_facets, *of_count)
         searched = Searched(plan.covered, plan.skipped)

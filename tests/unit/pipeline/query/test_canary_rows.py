@@ -45,3 +45,13 @@ def test_rows_are_counted_without_canaries(milvus: FakeMilvus, library: Library)
     assert not any(map(is_canary, NEAR))
     assert is_canary(f"{CANARY_PREFIX}1")
     assert not is_canary(None)
+
+
+def test_a_canary_among_the_candidates_does_not_hide_that_there_are_more(searcher: Searcher, library: Library) -> None:
+    library.put(f"{CANARY_PREFIX}1", 0.0, lang="en")
+    for chunk in range(3):
+        library.put("long", 1.0 + chunk, chunk=chunk, lang="en")
+    library.put("b", 50.0, lang="en")
+    found = find(searcher, limit=1, filter=eq("lang", "en"))  # reads 4 rows: none of b
+    assert doc_ids(found) == ["long"]
+    assert found.more
