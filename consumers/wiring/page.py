@@ -1,11 +1,12 @@
 """The page of the query worker over the configured collection, and what connects it to the services."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
 from consumers.config import Settings
 from consumers.query.access import Access
-from consumers.query.web import Documents, Freshness, FreshnessSource, Page, PageParts, Similar, WholeDocument
+from consumers.query.web import Documents, Freshness, FreshnessSource, Page, PageParts, WholeDocument
 from consumers.wiring.freshness import has_kafka
 from consumers.wiring.pipeline_state import PipelineReader
 from pipeline.errors import MilvusStreamError
@@ -14,7 +15,6 @@ from pipeline.query import (
     FreshnessWatch,
     NoSuchDocument,
     PartitionCensus,
-    SearchAnswer,
     Searcher,
     SearchService,
     mark,
@@ -23,6 +23,8 @@ from pipeline.query import (
 from pipeline.store import MilvusServerApi
 
 _MOST_NAMES = 200
+_LONGEST_S = 1.0
+"""Every page with results waits for the state."""
 
 
 def page(
@@ -31,7 +33,7 @@ def page(
     """The page, None where it is switched off."""
     if not settings.query.page:
         return None
-    documents = StoredDocuments(DocumentService(service))
+    documents = DocumentService(service)
     watch = service.freshness
     return Page(
         PageParts(
@@ -40,7 +42,7 @@ def page(
             access=access,
             names=lambda tenant: search.metadata_names(_MOST_NAMES, tenant=tenant),
             partitions=PartitionCensus(api, settings.milvus.collection).read,
-            documents=documents,
+            documents=StoredDocuments(documents),
             similar=documents,
             marks=highlights,
             freshness=KnownFreshness(watch) if watch is not None and has_kafka(settings) else None,
@@ -54,7 +56,7 @@ def highlights(query: str, text: str) -> Sequence[tuple[int, int]]:
     return mark(text, terms_of(query))[0]
 
 
-class StoredDocuments(Documents, Similar):
+class StoredDocuments(Documents):
     """Documents as the page shows them."""
 
     def __init__(self, service: DocumentService) -> None:
@@ -69,13 +71,6 @@ class StoredDocuments(Documents, Similar):
         text = "\n\n".join(chunk.text for chunk in found.chunks) if found.text is None else found.text
         return WholeDocument(found.doc_id, text, found.event_time or "", found.metadata, complete=found.complete)
 
-    async def similar(self, doc_id: str, *, limit: int, tenant: str | None) -> SearchAnswer | None:
-        """Documents like this one."""
-        try:
-            return await self._service.similar({"doc_id": doc_id, "limit": limit}, tenant=tenant)
-        except NoSuchDocument:
-            return None
-
 
 class KnownFreshness(FreshnessSource):
     """The freshness that the query worker knows."""
@@ -84,9 +79,12 @@ class KnownFreshness(FreshnessSource):
         self._watch = watch
 
     async def freshness(self) -> Freshness:
-        """The state, at most a second old."""
+        """The state, at most a second old; nothing is known where Kafka or Milvus does not answer in a second."""
         try:
-            report = await self._watch.report()
+            async with asyncio.timeout(_LONGEST_S):
+                report = await self._watch.report()
+        except TimeoutError:
+            return Freshness(None, None, "Kafka or Milvus does not answer at the moment")
         except MilvusStreamError as error:
             return Freshness(None, None, str(error))
         until = None if report.lag_s is None else int((time.time() - report.lag_s) * 1000)

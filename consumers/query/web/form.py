@@ -1,6 +1,6 @@
 """The search form: what an address means, the request it makes, and the addresses of other searches. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -13,7 +13,15 @@ PAGE_SIZE = 10
 MODES = {"": "automatic", "hybrid": "meaning and words", "dense": "meaning", "keyword": "exact words"}
 SPANS = {"": "any time", "1h": "last hour", "24h": "last 24 hours", "7d": "last 7 days", "30d": "last 30 days"}
 HALF_LIVES = {"": "off", "1h": "half-life 1 hour", "24h": "half-life 1 day", "7d": "half-life 7 days"}
-COMPARISONS = {"=": "is", "!=": "is not", ">": "more than", ">=": "at least", "<": "less than", "<=": "at most"}
+COMPARISONS = {
+    "=": "is",
+    "!=": "is not",
+    ">": "more than",
+    ">=": "at least",
+    "<": "less than",
+    "<=": "at most",
+    "~=": "contains",
+}
 CUSTOM = "custom"
 """In place of a span: `from` and `to` count."""
 _MOST_CONDITIONS = 20
@@ -71,15 +79,16 @@ class SearchForm:
     def conditions(self) -> list[Condition]:
         """The conditions as they are understood, without those that are none."""
         return [
-            Condition(text, parsed["key"], COMPARISONS[_SIGNS[parsed["type"]]], _shown(parsed["value"]))
+            _condition(text, parsed)
             for text in self.where
             if (parsed := condition(text)) is not None
         ]
 
     def body(self, limit: int) -> dict[str, Any]:
-        """The request of the search; raises BadCondition."""
-        body: dict[str, Any] = {"query": self.q, "limit": limit}
-        if self.mode:
+        """The request of the search, or of the search for similar documents; raises BadCondition."""
+        body: dict[str, Any] = {"doc_id": self.similar} if self.similar else {"query": self.q}
+        body["limit"] = limit
+        if self.mode and not self.similar:
             body["mode"] = self.mode
         if self.times:
             body["time"] = self.times
@@ -184,7 +193,7 @@ def _written(key: str, operator: str, value: str) -> str:
     if not key:
         raise BadCondition("choose the field that the new condition compares")
     if not _plain(key):
-        raise BadCondition("a field whose name contains = ! < or > can be compared by POST /v1/search only")
+        raise BadCondition("a field whose name contains = ! < or >, or ends with ~, can be compared by POST /v1/search only")
     if operator not in OPERATORS:
         raise BadCondition(f"a condition is one of {' '.join(OPERATORS)}")
     return f"{key}{operator}{value}"
@@ -192,7 +201,7 @@ def _written(key: str, operator: str, value: str) -> str:
 
 def _plain(key: str) -> bool:
     """Whether a condition on this field can be written as text."""
-    return bool(key) and key == key.strip() and not any(sign in key for sign in "=<>!")
+    return bool(key) and key == key.strip() and not any(sign in key for sign in "=<>!") and not key.endswith("~")
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -200,6 +209,12 @@ def _parsed(text: str) -> dict[str, Any]:
     if parsed is None:
         raise BadCondition(f"a condition is written where=key=value; operators: {' '.join(OPERATORS)}")
     return parsed
+
+
+def _condition(text: str, parsed: Mapping[str, Any]) -> Condition:
+    if parsed["type"] == "exists":
+        return Condition(text, parsed["key"], "exists", "")
+    return Condition(text, parsed["key"], COMPARISONS[_SIGNS[parsed["type"]]], _shown(parsed["value"]))
 
 
 def _shown(value: object) -> str:
