@@ -54,22 +54,22 @@ class Searches:
         self, body: dict[str, Any], request: Request | None, admit: Callable[[], None]
     ) -> SearchAnswer | SearchAnswers:
         report = log_search if request is None else partial(log_and_note, request)
-        return await self.service.answer(body, tenant=_tenant_of(request), admit=admit, report=report)
+        return await self.service.answer(body, tenant=tenant_of(request), admit=admit, report=report)
 
     async def describe(self, request: Request | None) -> CollectionDescription:
         """Describe the collection for a call. Raises Overloaded, Unavailable, Mismatch, DeadlinePassed."""
         with self._admission.place():
-            return await self.service.describe(tenant=_tenant_of(request))
+            return await self.service.describe(tenant=tenant_of(request))
 
     async def statistics(self, request: Request) -> DocumentStatistics:
         """Count the documents. Raises as `describe`."""
         with self._read():
-            return await self.service.statistics(tenant=_tenant_of(request))
+            return await self.service.statistics(tenant=tenant_of(request))
 
     async def documents(self, request: Request, rows: dict[str, Any] | None) -> list[ListedDocument]:
         """List the documents that a filter matches. Raises as `describe`, and InvalidRequest at /filter."""
         with self._read():
-            listed = await self.service.documents(rows, tenant=_tenant_of(request))
+            listed = await self.service.documents(rows, tenant=tenant_of(request))
         note(request, results=len(listed))
         return listed
 
@@ -85,7 +85,7 @@ class Searches:
             raise
 
 
-def _tenant_of(request: Request | None) -> str | None:
+def tenant_of(request: Request | None) -> str | None:
     """Whose documents the caller may see; a call without a request is of a process on this machine."""
     return None if request is None else caller_of(request).tenant
 

@@ -68,8 +68,9 @@ class StoredDocuments(Documents):
             found = await self._service.read({"doc_id": doc_id}, tenant=tenant)
         except NoSuchDocument:
             return None
-        text = "\n\n".join(chunk.text for chunk in found.chunks) if found.text is None else found.text
-        return WholeDocument(found.doc_id, text, found.event_time or "", found.metadata, complete=found.complete)
+        return WholeDocument(
+            found.doc_id, found.readable, found.event_time or "", found.metadata, complete=found.complete
+        )
 
 
 class KnownFreshness(FreshnessSource):

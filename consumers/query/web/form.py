@@ -78,11 +78,7 @@ class SearchForm:
     @property
     def conditions(self) -> list[Condition]:
         """The conditions as they are understood, without those that are none."""
-        return [
-            _condition(text, parsed)
-            for text in self.where
-            if (parsed := condition(text)) is not None
-        ]
+        return [_condition(text, parsed) for text in self.where if (parsed := condition(text)) is not None]
 
     def body(self, limit: int) -> dict[str, Any]:
         """The request of the search, or of the search for similar documents; raises BadCondition."""
@@ -193,7 +189,9 @@ def _written(key: str, operator: str, value: str) -> str:
     if not key:
         raise BadCondition("choose the field that the new condition compares")
     if not _plain(key):
-        raise BadCondition("a field whose name contains = ! < or >, or ends with ~, can be compared by POST /v1/search only")
+        raise BadCondition(
+            "a field whose name contains = ! < or >, or ends with ~, can be compared by POST /v1/search only"
+        )
     if operator not in OPERATORS:
         raise BadCondition(f"a condition is one of {' '.join(OPERATORS)}")
     return f"{key}{operator}{value}"

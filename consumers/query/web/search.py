@@ -113,9 +113,7 @@ class SearchPage:
         if self._parts.similar is None:
             return None
         try:
-            return await self._parts.similar.similar(
-                form.body(limit), admit=admit, report=report, tenant=caller.tenant
-            )
+            return await self._parts.similar.similar(form.body(limit), admit=admit, report=report, tenant=caller.tenant)
         except NoSuchDocument:
             return None
 
