@@ -87,15 +87,7 @@ def create_app(
         app.add_middleware(PageLayer)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    add_search(app, service, admission)
-    add_documents(app, documents, admission)
-    add_similar(app, documents, admission)
-    add_vector_store_search(app, searches)
-    add_pathway(app, searches)
-    if embeddings is not None:
-        add_embeddings(app, embeddings, admission)
-    if service.freshness is not None:
-        add_freshness(app, service.freshness)
+    _add_routes(app, service, documents=documents, searches=searches, embeddings=embeddings, admission=admission)
     if tools is not None:
         app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
@@ -105,6 +97,27 @@ def create_app(
     searched = (request_model(most), cursor_request_model(most), similar_model(most))
     publish(app, [*searched, EmbeddingsRequest, VectorStoreSearchRequest, *MODELS])
     return app
+
+
+def _add_routes(
+    app: FastAPI,
+    service: SearchService,
+    *,
+    documents: DocumentService,
+    searches: Searches,
+    embeddings: EmbeddingService | None,
+    admission: Admission,
+) -> None:
+    """The routes below `/v1`."""
+    add_search(app, service, admission)
+    add_documents(app, documents, admission)
+    add_similar(app, documents, admission)
+    add_vector_store_search(app, searches)
+    add_pathway(app, searches)
+    if embeddings is not None:
+        add_embeddings(app, embeddings, admission)
+    if service.freshness is not None:
+        add_freshness(app, service.freshness)
 
 
 def _mcp_endpoint(searches: Searches, documents: DocumentService, admission: Admission) -> "McpEndpoint":
