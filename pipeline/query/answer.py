@@ -37,7 +37,8 @@ class Result:
     """
     scores: Mapping[str, float]
     """By both: the scores `dense` and `keyword` of those of the two searches that found it. `id`: 1, where the query
-    names the document by its id; by words then `keyword` as well, where they are there. With recency the share `recency` that its age has left, up to 1. Else empty.
+    names the document by its id; by words then `keyword` as well, where they are there. With recency the share
+    `recency` that its age has left, up to 1. Else empty.
     """
     event_time: str
     """RFC 3339, UTC."""

@@ -55,19 +55,21 @@ def command(milvus_lite_uri: str) -> Iterator[list[str]]:
 
 
 def test_the_tools_are_called_over_standard_input_and_output(command: list[str]) -> None:
-    async def run() -> tuple[set[str], *tuple[CallToolResult, ...]]:
+    async def run() -> tuple[set[str], list[CallToolResult]]:
         server = StdioServerParameters(command=command[0], args=command[1:], cwd=Path.cwd())
         async with Client(server) as client:
             return (
                 {tool.name for tool in (await client.list_tools()).tools},
-                await client.call_tool("search", {"query": "the refund failed"}),
-                await client.call_tool("describe", {}),
-                await client.call_tool("search", {"query": ""}),
-                await client.call_tool("fetch", {"id": "ticket-1"}),
-                await client.call_tool("freshness", {}),
+                [
+                    await client.call_tool("search", {"query": "the refund failed"}),
+                    await client.call_tool("describe", {}),
+                    await client.call_tool("search", {"query": ""}),
+                    await client.call_tool("fetch", {"id": "ticket-1"}),
+                    await client.call_tool("freshness", {}),
+                ],
             )
 
-    names, found, described, refused, fetched, fresh = asyncio.run(asyncio.wait_for(run(), 120))
+    names, (found, described, refused, fetched, fresh) = asyncio.run(asyncio.wait_for(run(), 120))
     assert names == {"search", "describe", "fetch", "freshness"}
     assert [one["id"] for one in found.structured_content["results"]] == ["ticket-1"]
     assert described.structured_content["modes"] == ["dense", "keyword", "hybrid"]

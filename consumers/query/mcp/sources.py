@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from starlette.requests import Request
 from typing_extensions import override
 
+from consumers.query.access import note
 from consumers.query.admission import Admission
 from consumers.query.mcp.tools import DocumentSource, FetchedDocument
 from consumers.query.searches import tenant_of
@@ -28,4 +29,6 @@ class StoredDocuments(DocumentSource):
 
             named = {"doc_id": doc_id, "tenant": tenant}
             found = await self._documents.read(named, admit=admit, tenant=tenant_of(request))
+        if request is not None:
+            note(request, results=1)
         return FetchedDocument(found.doc_id, found.readable, found.event_time, found.metadata, found.warnings)

@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from consumers.query.access import Caller
+from consumers.query.access import Caller, note
 from consumers.query.admission import Admission
 from consumers.query.web.form import SearchForm
 from consumers.query.web.parts import PageParts
@@ -29,5 +29,6 @@ class DocumentPage:
         if document is None:
             detail = "It has no stored version now; it may have been deleted."
             return html("message.html", 404, **frame, title="No such document", detail=detail)
+        note(request, results=1)
         similar = SearchForm(similar=doc_id).address() if self._parts.similar is not None else ""
         return html("document.html", **frame, document=document, similar=similar)

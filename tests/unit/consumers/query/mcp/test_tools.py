@@ -8,9 +8,11 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import orjson
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
+from consumers.query.access.audit import AuditEntry
 from consumers.query.access.caller import Caller, admit
 from consumers.query.admission import Admission
 from consumers.query.mcp.sources import StoredDocuments
@@ -290,8 +292,9 @@ def test_a_caller_fetches_documents_of_its_tenant_only(
 ) -> None:
     library.put("a", 0.0, tenant="x", text="the text of x")
     library.put("b", 0.0, tenant="y", text="the text of y")
-    request = Request({"type": "http"})
+    request = Request({"type": "http", "method": "POST"})
     admit(request.scope, Caller("x", "x", frozenset({"search"})))
+    entry = AuditEntry(request.scope, with_texts=False)
     tools = Tools(searches, StoredDocuments(DocumentService(searches.service), admission))
 
     def fetch(**arguments: str) -> dict[str, Any]:
@@ -301,3 +304,6 @@ def test_a_caller_fetches_documents_of_its_tenant_only(
     for arguments in ({"id": "b"}, {"id": "b", "tenant": "y"}):
         with pytest.raises(NoSuchDocument):
             fetch(**arguments)
+    with structlog.testing.capture_logs() as lines:
+        entry.write()
+    assert lines[0]["results"] == 1

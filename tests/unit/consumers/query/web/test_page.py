@@ -11,6 +11,7 @@ import httpx
 import pytest
 import structlog
 
+from consumers.query.access import Access
 from consumers.query.web.ports import DeadLetterSample, PipelineState, WholeDocument
 from pipeline.errors import Unavailable
 from pipeline.query import NoSuchDocument, SearchAnswer
@@ -435,3 +436,14 @@ def test_every_condition_of_an_address_is_shown(make_page: MakePage, library: Li
     shown = text(response.text)
     assert "chunk 0 of a" in shown
     assert ("exists" in shown) == condition.endswith("?")
+
+
+def test_a_document_of_the_page_is_counted_in_the_audit_log(make_page: MakePage) -> None:
+    shelf = Shelf()
+    shelf.documents["a"] = WholeDocument("a", "text", "2026-11-22T00:00:00Z", {})
+    rig = make_page(documents=shelf, access=Access(audit_text=True))
+    with structlog.testing.capture_logs() as lines:
+        rig.get("/document?id=a")
+        rig.get("/document?id=missing")
+    audit = [line for line in lines if line["event"] == "query.audit"]
+    assert [(line["status"], line.get("results")) for line in audit] == [(200, 1), (404, None)]
