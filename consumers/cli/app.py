@@ -8,7 +8,7 @@ and 143 ended by SIGINT or SIGTERM before the work began.
 import os
 import signal
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.model.app import app as model_app
+from consumers.cli.search_options import search
 from pipeline.errors import MilvusStreamError
 
 app = typer.Typer(
@@ -162,88 +163,7 @@ def mcp(config: ConfigFile = None, sets: Sets = None) -> None:
     command.run(settings)
 
 
-@app.command()
-def search(
-    text: Annotated[str | None, typer.Argument(help="the query; not needed with --vector")] = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    vector: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="search with this vector, a JSON list of numbers, or several; -: from stdin"),
-    ] = None,
-    mode: Annotated[
-        Literal["dense", "keyword", "hybrid"] | None,
-        typer.Option(help="by meaning, by words, or both [default: both where the collection has a keyword index]"),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 10,
-    last: Annotated[str | None, typer.Option(metavar="24h", help="only documents of this long ago until now")] = None,
-    from_: Annotated[str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, inclusive")] = None,
-    to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="RFC 3339, exclusive")] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="metadata filter, also with != > >= < <= and ~= (a list contains), or KEY? (has it); repeatable",
-        ),
-    ] = None,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option("--filter", metavar="JSON", help="any filter of the search API; repeatable"),
-    ] = None,
-    min_score: Annotated[float | None, typer.Option(metavar="N", help="leave out rows with a lower score")] = None,
-    recency: Annotated[
-        str | None, typer.Option(metavar="12h", help="prefer newer documents: the age that costs half of 0.3")
-    ] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="parameter of the index, e.g. ef=128; repeatable")
-    ] = None,
-    group_size: Annotated[int, typer.Option(min=1, max=10, help="most chunks of a document")] = 1,
-    count: Annotated[bool, typer.Option("--count", help="count the rows that filter and time range match")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="print how the results were found")] = False,
-    wait_for: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
-    ] = None,
-    strong: Annotated[
-        bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
-    ] = False,
-    json_: Json = False,
-) -> None:
-    """Search once, without a server."""
-    settings = load(config, sets)
-    from consumers.cli import search as command
-
-    body = command.request_body(
-        text,
-        vector=vector,
-        mode=mode,
-        limit=limit,
-        last=last,
-        from_=from_,
-        to=to,
-        where=where or [],
-        filters=filters or [],
-        min_score=min_score,
-        recency=recency,
-        params=param or [],
-        group_size=group_size,
-        explain=explain,
-        count=count,
-        wait_for=wait_for or [],
-        strong=strong,
-    )
-    if not json_:
-        body["highlights"] = True
-    result = command.search(settings, body)
-    if json_:
-        print_json(result)
-    else:
-        from consumers.cli.common.output import stdout
-        from consumers.cli.common.results import show_answer
-
-        show_answer(result, stdout())
-
-
+app.command()(search)
 app.command()(embed)
 
 

@@ -12,6 +12,7 @@ from consumers.http.operations import Operations, Problems, exposition, routing_
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
+from consumers.query.mcp.sources import StoredDocuments
 from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
 from consumers.query.routes.documents import add_documents
@@ -57,16 +58,19 @@ def create_app(
     operations = Operations(exposition(registry), alive=dict, ready=ready)
     admission = Admission(service.concurrency)
     searches = Searches(service, admission)
-    tools = _mcp_endpoint(searches) if mcp else None
+    documents = DocumentService(service)
+    tools = _mcp_endpoint(searches, documents) if mcp else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with nullcontext() if tools is None else tools.running():
-            yield
-        service.close()
-        if page is not None:
-            page.close()
-        operations.close()
+        try:
+            async with nullcontext() if tools is None else tools.running():
+                yield
+        finally:
+            service.close()
+            if page is not None:
+                page.close()
+            operations.close()
 
     # The documentation pages of FastAPI load scripts from a CDN; /openapi.json stays.
     app = FastAPI(
@@ -83,16 +87,7 @@ def create_app(
         app.add_middleware(PageLayer)
     app.add_middleware(ErrorBoundaryMiddleware)
     app.add_exception_handler(HTTPException, routing_problem)
-    documents = DocumentService(service)
-    add_search(app, service, admission)
-    add_documents(app, documents, admission)
-    add_similar(app, documents, admission)
-    add_vector_store_search(app, searches)
-    add_pathway(app, searches)
-    if embeddings is not None:
-        add_embeddings(app, embeddings, admission)
-    if service.freshness is not None:
-        add_freshness(app, service.freshness)
+    _add_routes(app, service, documents=documents, searches=searches, embeddings=embeddings, admission=admission)
     if tools is not None:
         app.router.routes.append(tools.route())
     app.router.routes.extend(operations.routes())
@@ -104,7 +99,28 @@ def create_app(
     return app
 
 
-def _mcp_endpoint(searches: Searches) -> "McpEndpoint":
+def _add_routes(
+    app: FastAPI,
+    service: SearchService,
+    *,
+    documents: DocumentService,
+    searches: Searches,
+    embeddings: EmbeddingService | None,
+    admission: Admission,
+) -> None:
+    """The routes below `/v1`."""
+    add_search(app, service, admission)
+    add_documents(app, documents, admission)
+    add_similar(app, documents, admission)
+    add_vector_store_search(app, searches)
+    add_pathway(app, searches)
+    if embeddings is not None:
+        add_embeddings(app, embeddings, admission)
+    if service.freshness is not None:
+        add_freshness(app, service.freshness)
+
+
+def _mcp_endpoint(searches: Searches, documents: DocumentService) -> "McpEndpoint":
     from consumers.query.mcp.http import McpEndpoint  # noqa: PLC0415 - the package may not be installed
 
-    return McpEndpoint(Tools(searches))
+    return McpEndpoint(Tools(searches, StoredDocuments(documents, searches), searches.service.freshness))

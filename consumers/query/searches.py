@@ -1,7 +1,7 @@
 """The searches of every way in but `/v1/search`: a request of its own, in the words of our search request."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,10 @@ class Searches:
         self._local = local
         self._admission = admission
 
+    def place(self) -> AbstractContextManager[None]:
+        """A place for a read that ends with its call; raises Overloaded where none is free."""
+        return self._admission.place()
+
     async def of_request(self, request: Request, body: dict[str, Any]) -> SearchAnswer | SearchAnswers:
         """Answer a body of POST /v1/search for an HTTP request. Raises as `SearchService.answer`."""
         admit = partial(self._admission.admit, request)
@@ -56,22 +60,22 @@ class Searches:
         self, body: dict[str, Any], request: Request | None, admit: Callable[[], None]
     ) -> SearchAnswer | SearchAnswers:
         report = log_search if request is None else partial(log_and_note, request)
-        return await self.service.answer(body, tenant=self._tenant_of(request), admit=admit, report=report)
+        return await self.service.answer(body, tenant=self.tenant_of(request), admit=admit, report=report)
 
     async def describe(self, request: Request | None) -> CollectionDescription:
         """Describe the collection for a call. Raises Overloaded, Unavailable, Mismatch, DeadlinePassed."""
         with self._admission.place():
-            return await self.service.describe(tenant=self._tenant_of(request))
+            return await self.service.describe(tenant=self.tenant_of(request))
 
     async def statistics(self, request: Request) -> DocumentStatistics:
         """Count the documents. Raises as `describe`."""
         with self._read():
-            return await self.service.statistics(tenant=self._tenant_of(request))
+            return await self.service.statistics(tenant=self.tenant_of(request))
 
     async def documents(self, request: Request, rows: dict[str, Any] | None) -> list[ListedDocument]:
         """List the documents that a filter matches. Raises as `describe`, and InvalidRequest at /filter."""
         with self._read():
-            listed = await self.service.documents(rows, tenant=self._tenant_of(request))
+            listed = await self.service.documents(rows, tenant=self.tenant_of(request))
         note(request, results=len(listed))
         return listed
 
@@ -86,7 +90,7 @@ class Searches:
                 _log.warning("listing.failed", problem=problem.code, reason=problem.reason or problem.detail)
             raise
 
-    def _tenant_of(self, request: Request | None) -> str | None:
+    def tenant_of(self, request: Request | None) -> str | None:
         """Whose documents the caller may see; RuntimeError where it is not known who calls."""
         if request is not None:
             return caller_of(request).tenant

@@ -8,12 +8,14 @@ from prometheus_client import CollectorRegistry
 
 from consumers.config import Settings
 from consumers.query.admission import Admission
+from consumers.query.mcp.sources import StoredDocuments
 from consumers.query.mcp.tools import Tools
 from consumers.query.searches import Searches
+from consumers.wiring.freshness import freshness_watch
 from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import UsageError
-from pipeline.query import QueryBatcher
+from pipeline.query import DocumentService, QueryBatcher
 from pipeline.store import MilvusServerApi
 from pipeline.telemetry import QueryMetrics
 
@@ -32,9 +34,12 @@ def check_mcp_installed() -> None:
 @contextmanager
 def mcp_tools(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iterator[Tools]:
     """The tools over the configured collection. Raises Mismatch for a collection of another model."""
-    search = searcher(settings, api, model)
+    search, metrics = searcher(settings, api, model), QueryMetrics(CollectorRegistry())
     with (
         closing(QueryBatcher(model.embed_queries)) as batcher,
-        closing(search_service(settings, search, batcher, QueryMetrics(CollectorRegistry()))) as service,
+        closing(
+            search_service(settings, search, batcher, metrics, freshness=freshness_watch(settings, api))
+        ) as service,
     ):
-        yield Tools(Searches(service, Admission(service.concurrency), local=True))
+        searches = Searches(service, Admission(service.concurrency), local=True)
+        yield Tools(searches, StoredDocuments(DocumentService(service), searches), service.freshness)

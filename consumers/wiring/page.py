@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from consumers.config import Settings
 from consumers.http.problems import problem_of
 from consumers.query.access import Access
-from consumers.query.web import Documents, Freshness, FreshnessSource, Page, PageParts, Similar, WholeDocument
+from consumers.query.web import Documents, Freshness, FreshnessSource, Page, PageParts, WholeDocument
 from consumers.wiring.freshness import has_kafka
 from consumers.wiring.pipeline_state import PipelineReader
 from pipeline.errors import MilvusStreamError
@@ -16,7 +16,6 @@ from pipeline.query import (
     FreshnessWatch,
     NoSuchDocument,
     PartitionCensus,
-    SearchAnswer,
     Searcher,
     SearchService,
     mark,
@@ -33,7 +32,7 @@ def page(
     """The page, None where it is switched off."""
     if not settings.query.page:
         return None
-    documents = StoredDocuments(DocumentService(service))
+    documents = DocumentService(service)
     watch = service.freshness
     return Page(
         PageParts(
@@ -42,7 +41,7 @@ def page(
             access=access,
             names=lambda tenant: search.metadata_names(_MOST_NAMES, tenant=tenant),
             partitions=PartitionCensus(api, settings.milvus.collection).read,
-            documents=documents,
+            documents=StoredDocuments(documents),
             similar=documents,
             marks=highlights,
             freshness=KnownFreshness(watch) if watch is not None and has_kafka(settings) else None,
@@ -56,7 +55,7 @@ def highlights(query: str, text: str) -> Sequence[tuple[int, int]]:
     return mark(text, terms_of(query))[0]
 
 
-class StoredDocuments(Documents, Similar):
+class StoredDocuments(Documents):
     """Documents as the page shows them."""
 
     def __init__(self, service: DocumentService) -> None:
@@ -68,15 +67,9 @@ class StoredDocuments(Documents, Similar):
             found = await self._service.read({"doc_id": doc_id}, tenant=tenant)
         except NoSuchDocument:
             return None
-        text = "\n\n".join(chunk.text for chunk in found.chunks) if found.text is None else found.text
-        return WholeDocument(found.doc_id, text, found.event_time or "", found.metadata, complete=found.complete)
-
-    async def similar(self, doc_id: str, *, limit: int, tenant: str | None) -> SearchAnswer | None:
-        """Documents like this one."""
-        try:
-            return await self._service.similar({"doc_id": doc_id, "limit": limit}, tenant=tenant)
-        except NoSuchDocument:
-            return None
+        return WholeDocument(
+            found.doc_id, found.readable, found.event_time or "", found.metadata, complete=found.complete
+        )
 
 
 class KnownFreshness(FreshnessSource):
@@ -87,7 +80,7 @@ class KnownFreshness(FreshnessSource):
         self._wait_s = wait_s
 
     async def freshness(self) -> Freshness:
-        """The state, at most a second old."""
+        """The state, at most a second old; nothing is known where Kafka or Milvus does not answer in a second."""
         try:
             async with asyncio.timeout(self._wait_s):
                 report = await self._watch.report()

@@ -20,7 +20,7 @@ from pipeline.query.highlights import mark
 from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.partition_census import PartitionCensus, PartitionState
 from pipeline.query.query_batcher import QueryBatcher
-from pipeline.query.request.body import parse_body
+from pipeline.query.request.body import decode_json, parse_body
 from pipeline.query.request.cursor_request import cursor_request_model
 from pipeline.query.request.filters import StrictModel
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
@@ -29,7 +29,6 @@ from pipeline.query.request.request import (
     MAX_QUERY_CHARS,
     MAX_SEARCH_BODY_BYTES,
     SearchRequest,
-    decode_json,
     parse_request,
     request_model,
 )

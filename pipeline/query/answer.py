@@ -32,11 +32,13 @@ class Result:
     """Text of the chunk."""
     score: float
     """Higher is always better. By meaning: COSINE and IP as Milvus gives them, L2 as 1 / (1 + distance). By words: as
-    BM25 gives it. By both: up to 1, which a row has that is the first of both orders.
+    BM25 gives it. By both: up to 1, which a row has that is the first of both orders; where the query names a stored
+    document by its id, that order counts too, and the others then have at most a third unless `fusion` has weights.
     """
     scores: Mapping[str, float]
     """By both: the scores `dense` and `keyword` of those of the two searches that found it. `id`: 1, where the query
-    names the document by its id. With recency the share `recency` that its age has left, up to 1. Else empty.
+    names the document by its id; by words then `keyword` as well, where they are there. With recency the share
+    `recency` that its age has left, up to 1. Else empty.
     """
     event_time: str
     """RFC 3339, UTC."""
@@ -97,7 +99,7 @@ class FetchRound:
     """One read of candidates; a further one reads more of them, where too few documents were found."""
 
     limit: int
-    """Most rows for each text and each of the searches `dense` and `keyword`."""
+    """Most rows for each text and each order."""
     rows: int
     """Rows read, all of these together."""
 
@@ -124,7 +126,7 @@ class ExplainedResult:
 
     id: str
     orders: Mapping[str, Place]
-    """By `dense` and `keyword`, whichever found the row."""
+    """By `dense`, `keyword` and `id`, whichever found the row."""
     fused: float | None
     """Of a hybrid search: the score of both, before recency."""
 

@@ -146,7 +146,7 @@ class CandidateSearch:
             short = any(count < request.limit and len(hits) + hidden >= wanted for count, hits in pairs)
             if not short or wanted >= most:
                 more = any(count > request.limit or count >= best for count in counts)
-                more = more or (not short and any(len(hits) >= wanted for hits in eligible))
+                more = more or (not short and any(len(hits) + hidden >= wanted for hits in eligible))
                 return RankedCandidates(ranked, complete=True, trace=trace, more=more, cut_off=short)
             wanted = min(wanted * settings.overfetch, most)
 

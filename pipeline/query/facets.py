@@ -52,7 +52,8 @@ def read_facets(search: CandidateSearch, fields: FilterableFields) -> tuple[Face
         return None, (_NOT_COUNTED,)
     total: int | None = len(rows)
     if sampled:
-        total, _ = count_rows(search.api, search.collection.name, search.plan, search.deadline - search.clock())
+        left_s = search.deadline - search.clock()
+        total, _ = count_rows(search.api, search.collection.name, search.plan, left_s, search.consistency)
     for row in rows:
         check_tenant(row, search.tenant)
     counts = count_values(rows, names, group_by=search.request.group_by)

@@ -82,7 +82,8 @@ class IdsFirst(Retriever):
         except RequestRefused:
             return found
         pairs = zip(by_id, found.hits, strict=True)
-        return replace(found, hits=[self._first(ids, hits)[: rows.limit] for ids, hits in pairs])
+        hits = [self._first(ids, hits)[: rows.limit] for ids, hits in pairs]
+        return replace(found, hits=hits, legs={self._name: found.hits, ID: by_id})
 
     def _first(self, ids: Sequence[Hit], hits: Sequence[Hit]) -> list[Hit]:
         best = hits[0].score if hits else 1.0

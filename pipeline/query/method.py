@@ -39,9 +39,11 @@ class SearchMethod:
     def hides_versions(self) -> bool:
         """Whether a newer version of a document may be hidden, so that the ledger must be read.
 
-        The words of a query hide one that does not have them, as a filter does.
+        The words of a query hide one that does not have them, and a least score one that is less similar, as a filter
+        does.
         """
-        return self.one_version and (self.request.hides_rows or self.mode != "dense")
+        hides = self.request.hides_rows or self.request.min_score is not None or self.mode != "dense"
+        return self.one_version and hides
 
     def retriever(self, api: MilvusApi, clock: Callable[[], float]) -> Retriever:
         """What finds the candidates."""

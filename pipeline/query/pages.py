@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.query.answer import SearchResult
 from pipeline.query.cursor import Cursors, Position
 from pipeline.query.request.cursor_request import parse_cursor_request
+from pipeline.query.request.freshness import FreshnessOptions
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.request import SearchRequest, parse_request
 from pipeline.query.returned import NOTHING, Returned
@@ -53,8 +54,16 @@ def open_page(body: object, max_results: int, now_ms: int, cursors: Cursors | No
     except InvalidRequest as error:
         problem = f"holds a request that this service does not take ({error}); send the first request again"
         raise InvalidRequest("/cursor", problem) from None
-    request = request.model_copy(update={"limit": min(request.limit, left)})
+    changed = {"limit": min(request.limit, left), "freshness": _after_waiting(request.freshness)}
+    request = request.model_copy(update=changed)
     return Page(request, position.now_ms, position.body, tenant, position.returned)
+
+
+def _after_waiting(freshness: FreshnessOptions | None) -> FreshnessOptions | None:
+    """The freshness of a further page: the first one has waited, so what it waited for is acknowledged."""
+    if freshness is None or not freshness.wait_for:
+        return freshness
+    return FreshnessOptions(level="strong")
 
 
 def next_cursor(page: Page, result: SearchResult, cursors: Cursors | None) -> tuple[str | None, tuple[str, ...]]:

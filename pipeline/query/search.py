@@ -1,17 +1,16 @@
 """One search over Milvus: plan, find candidates, shape the results, and list what was covered."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from pipeline.errors import NotFound, NotLoaded, Unavailable
-from pipeline.query.answer import Result, Searched, SearchResult, Skipped
+from pipeline.query.answer import Searched, SearchResult, Skipped
 from pipeline.query.candidates import CandidateSearch, FetchSettings
 from pipeline.query.description import CollectionDescription, describe_collection
 from pipeline.query.explain import Phases, explained
@@ -19,22 +18,21 @@ from pipeline.query.facets import check_facets, read_facets
 from pipeline.query.filter_warnings import filter_warnings
 from pipeline.query.fusion import ID
 from pipeline.query.listing import DocumentListing
-from pipeline.query.method import chosen_method
+from pipeline.query.method import SearchMethod, chosen_method
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
 from pipeline.query.request.filter_expressions import FilterableFields, filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.request import SearchRequest
+from pipeline.query.result_rows import read_results
 from pipeline.query.retrievers import Queries
-from pipeline.query.returned import NOTHING, Returned, digest
+from pipeline.query.returned import NOTHING, Returned
 from pipeline.query.row_count import count_rows
-from pipeline.query.shaping import shaped
 from pipeline.query.tenancy import NamesByTenant
-from pipeline.query.terms import terms_of
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import VECTOR_FIELD
-from pipeline.store import CollectionInfo, Hit, MilvusServerApi, as_of
+from pipeline.store import CollectionInfo, MilvusServerApi, as_of
 
 _CUT_OFF = (
     "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
@@ -65,6 +63,20 @@ class _Schema:
 
     info: CollectionInfo
     one_version: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One call of `Searcher.search`; `deadline` is on the clock."""
+
+    request: SearchRequest
+    queries: Queries
+    deadline: float
+    now_ms: int
+    tenant: str | None
+    returned: Returned
+    since: int | None
+    besides: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +146,7 @@ class Searcher:
         if vectors is not None:
             _check_vectors(vectors, request.many)
         queries = Queries(request.queries, vectors)
-        run = partial(
-            self._search,
-            request,
-            queries,
-            deadline=deadline,
-            now_ms=now_ms,
-            tenant=tenant,
-            returned=returned,
-            since=since,
-            besides=besides,
-        )
+        run = partial(self._search, _Wanted(request, queries, deadline, now_ms, tenant, returned, since, besides))
         existing = PartitionIndex()
         try:
             existing = self._partitions.listing(fresh=request.strong)
@@ -214,49 +216,10 @@ class Searcher:
         self._accept(info)
         return _Schema(info, self._one_version(info))
 
-    def _search(
-        self,
-        request: SearchRequest,
-        queries: Queries,
-        existing: PartitionIndex,
-        *,
-        deadline: float,
-        now_ms: int,
-        tenant: str | None,
-        returned: Returned,
-        since: int | None,
-        besides: str,
-    ) -> SearchResult:
+    def _search(self, wanted: _Wanted, existing: PartitionIndex) -> SearchResult:
         phases = Phases(self._clock)
-        schema = self._schema = self._schema or self._describe()
-        fields = filterable_fields(schema.info, self._api.server.capabilities)
-        check_facets(request.facets or (), fields)
-        times, released = request.time_range(now_ms), self._partitions.released()
-        plan = plan_search(times, request.filter, existing, released, fields, tenant=tenant)
-        if besides:
-            plan = replace(plan, expression=f"({plan.expression}) and ({besides})" if plan.expression else besides)
-        method = chosen_method(
-            request, schema.info, self._api, one_version=schema.one_version, configured=self._settings.params
-        )
-        # All reads of the request as of one moment: only the first one waits until the server has passed it.
-        consistency = as_of(since or self._api.instant()) if request.strong else {}
-        search = CandidateSearch(
-            self._api,
-            method.retriever(self._api, self._clock),
-            schema.info,
-            request,
-            queries,
-            plan,
-            self._settings.fetch,
-            schema.one_version,
-            method.hides_versions,
-            now_ms,
-            deadline,
-            self._clock,
-            tenant,
-            returned,
-            consistency,
-        )
+        request = wanted.request
+        method, search, fields = self._planned(wanted, existing)
         phases.end("plan")
         candidates = search.ranked()
         phases.end("candidates")
@@ -264,72 +227,77 @@ class Searcher:
         warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
         if search.checked:
             ranked, of_versions = self._versions.current(
-                schema.info.name,
+                search.collection.name,
                 ranked,
                 limit=request.limit,
-                timeout_s=deadline - self._clock(),
+                timeout_s=wanted.deadline - self._clock(),
                 group_by=request.group_by,
-                consistency=consistency,
+                consistency=search.consistency,
             )
             warnings += of_versions
             phases.end("versions")
-        results, shown, whole = self._results(search, ranked, fields, existing)
+        names = self._names.of(wanted.tenant)
+        shown = read_results(search, ranked, fields, existing, names, max_bytes=self._settings.max_answer_bytes)
         phases.end("rows")
-        warnings = (*filter_warnings(self._names.of(tenant), search, fields, self._clock), *warnings)
+        warnings = (*filter_warnings(names, search, fields, self._clock), *warnings)
         phases.end("warnings")
         facets, of_facets = read_facets(search, fields)
+        if request.facets:
+            phases.end("facets")
         total, of_count = self._total(search, phases)
-        warnings += (*of_facets, *of_count)
-        searched = Searched(plan.covered, plan.skipped)
+        searched = Searched(search.plan.covered, search.plan.skipped)
         explanation = None
         if request.explain:
             explanation = explained(
-                method, candidates, checked=ranked, results=results, searched=searched, phases_ms=phases.ms
+                method, candidates, checked=ranked, results=shown.results, searched=searched, phases_ms=phases.ms
             )
         return SearchResult(
-            results=results,
-            partial=not (candidates.complete and whole),
+            results=shown.results,
+            partial=not (candidates.complete and shown.whole),
             searched=searched,
-            warnings=warnings,
+            warnings=(*warnings, *of_facets, *of_count),
             mode=method.mode,
             total=total,
             explanation=explanation,
             facets=facets,
-            more=candidates.more or not whole,
-            returned=shown,
+            more=candidates.more or not shown.whole,
+            returned=shown.digests,
         )
 
-    def _results(
-        self,
-        search: CandidateSearch,
-        ranked: Sequence[Sequence[Hit]],
-        fields: FilterableFields,
-        existing: PartitionIndex,
-    ) -> tuple[tuple[tuple[Result, ...], ...], tuple[bytes, ...], bool]:
-        """(results of each query, their digests, whether they are all); raises Unavailable where there is none."""
-        request = search.request
-        terms = [terms_of(text) if request.highlights else None for text in request.queries]
-        shown: list[bytes] = []
-        results: list[list[Result]] = [[] for _ in ranked]
-        size = 0
-        whole = True
-        try:
-            for query, hit in search.whole(ranked):
-                if request.highlights and shown and self._clock() >= search.deadline:
-                    whole = False  # many long texts take seconds
-                    break
-                self._names.of(search.tenant).learn_row(hit.fields, fields.declared)
-                result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms[query])
-                size += len(orjson.dumps(result))
-                if size > self._settings.max_answer_bytes:
-                    raise self._too_large()
-                results[query].append(result)
-                shown.append(digest(hit, group_by=request.group_by, one_version=search.one_version))
-        except Unavailable:
-            if not any(results):
-                raise
-            whole = False
-        return tuple(map(tuple, results)), tuple(shown), whole
+    def _planned(
+        self, wanted: _Wanted, existing: PartitionIndex
+    ) -> tuple[SearchMethod, CandidateSearch, FilterableFields]:
+        """How the rows are found, the search for them, and the fields of the collection. Raises InvalidRequest."""
+        request = wanted.request
+        schema = self._schema = self._schema or self._describe()
+        fields = filterable_fields(schema.info, self._api.server.capabilities)
+        check_facets(request.facets or (), fields)
+        times, released = request.time_range(wanted.now_ms), self._partitions.released()
+        plan = plan_search(times, request.filter, existing, released, fields, tenant=wanted.tenant)
+        if besides := wanted.besides:
+            plan = replace(plan, expression=f"({plan.expression}) and ({besides})" if plan.expression else besides)
+        method = chosen_method(
+            request, schema.info, self._api, one_version=schema.one_version, configured=self._settings.params
+        )
+        search = CandidateSearch(
+            self._api,
+            method.retriever(self._api, self._clock),
+            schema.info,
+            request,
+            wanted.queries,
+            plan,
+            self._settings.fetch,
+            schema.one_version,
+            method.hides_versions,
+            wanted.now_ms,
+            wanted.deadline,
+            self._clock,
+            wanted.tenant,
+            wanted.returned,
+            # All reads of the request as of one moment: only the first one waits until the server has passed it.
+            as_of(wanted.since or self._api.instant()) if request.strong else {},
+        )
+        return method, search, fields
 
     def _total(self, search: CandidateSearch, phases: Phases) -> tuple[int | None, tuple[str, ...]]:
         if not search.request.count:
@@ -338,10 +306,6 @@ class Searcher:
         counted = count_rows(self._api, search.collection.name, search.plan, left_s, search.consistency)
         phases.end("count")
         return counted
-
-    def _too_large(self) -> InvalidRequest:
-        bound = f"makes an answer of more than {self._settings.max_answer_bytes:,} bytes"
-        return InvalidRequest("/limit", f"{bound}; lower it, send fewer texts, or name the metadata wanted in fields")
 
 
 def _leg_warning(name: str) -> str:

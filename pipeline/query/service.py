@@ -22,8 +22,9 @@ from pipeline.query.freshness.offsets import NotFreshYet
 from pipeline.query.freshness.watch import NO_KAFKA, FreshnessWatch
 from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.pages import Page, next_cursor, open_page
+from pipeline.query.request.body import decode_json
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
-from pipeline.query.request.request import MAX_RESULTS, SearchRequest, decode_json, parse_request, request_model
+from pipeline.query.request.request import MAX_RESULTS, SearchRequest, parse_request, request_model
 from pipeline.query.search import Searcher
 from pipeline.telemetry.metrics import QueryMetrics
 

@@ -55,22 +55,28 @@ def command(milvus_lite_uri: str) -> Iterator[list[str]]:
 
 
 def test_the_tools_are_called_over_standard_input_and_output(command: list[str]) -> None:
-    async def run() -> tuple[set[str], CallToolResult, CallToolResult, CallToolResult]:
+    async def run() -> tuple[set[str], list[CallToolResult]]:
         server = StdioServerParameters(command=command[0], args=command[1:], cwd=Path.cwd())
         async with Client(server) as client:
             return (
                 {tool.name for tool in (await client.list_tools()).tools},
-                await client.call_tool("search", {"query": "the refund failed"}),
-                await client.call_tool("describe", {}),
-                await client.call_tool("search", {"query": ""}),
+                [
+                    await client.call_tool("search", {"query": "the refund failed"}),
+                    await client.call_tool("describe", {}),
+                    await client.call_tool("search", {"query": ""}),
+                    await client.call_tool("fetch", {"id": "ticket-1"}),
+                    await client.call_tool("freshness", {}),
+                ],
             )
 
-    names, found, described, refused = asyncio.run(asyncio.wait_for(run(), 120))
-    assert names == {"search", "describe"}
+    names, (found, described, refused, fetched, fresh) = asyncio.run(asyncio.wait_for(run(), 120))
+    assert names == {"search", "describe", "fetch", "freshness"}
     assert [one["id"] for one in found.structured_content["results"]] == ["ticket-1"]
     assert described.structured_content["modes"] == ["dense", "keyword", "hybrid"]
     assert [one["name"] for one in described.structured_content["metadata"]] == ["lang"]
     assert refused.is_error
+    assert fetched.structured_content["text"] == "the refund failed"
+    assert (fresh.structured_content["event_time"], fresh.structured_content["lag"]) == ("2026-11-22T00:00:00Z", None)
 
 
 def test_nothing_but_messages_is_on_standard_output(command: list[str]) -> None:

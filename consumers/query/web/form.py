@@ -81,9 +81,10 @@ class SearchForm:
         return [_condition(text, parsed) for text in self.where if (parsed := condition(text)) is not None]
 
     def body(self, limit: int) -> dict[str, Any]:
-        """The request of the search; raises BadCondition."""
-        body: dict[str, Any] = {"query": self.q, "limit": limit}
-        if self.mode:
+        """The request of the search, or of the search for similar documents; raises BadCondition."""
+        body: dict[str, Any] = {"doc_id": self.similar} if self.similar else {"query": self.q}
+        body["limit"] = limit
+        if self.mode and not self.similar:
             body["mode"] = self.mode
         if self.times:
             body["time"] = self.times

@@ -1,10 +1,10 @@
 """What the page reads beside searches. A part that is absent (None in `Page`) has no link and no panel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.query import PartitionState, SearchAnswer
+from pipeline.query import PartitionState, SearchAnswer, SearchReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,15 @@ class Documents(Protocol):
 class Similar(Protocol):
     """Documents that are like a stored one."""
 
-    async def similar(self, doc_id: str, *, limit: int, tenant: str | None) -> SearchAnswer | None:
-        """Documents like this one, without it; None where there is none of this id; raises as a search does."""
+    async def similar(
+        self,
+        body: object,
+        *,
+        admit: Callable[[], None],
+        report: Callable[[SearchReport], None],
+        tenant: str | None,
+    ) -> SearchAnswer:
+        """As `DocumentService.similar`."""
 
 
 class Marks(Protocol):

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from consumers.http.problems import problem_of
-from consumers.query.access import Caller, note
+from consumers.query.access import Caller
 from consumers.query.admission import Admission
 from consumers.query.routes.search import log_and_note
 from consumers.query.web.cards import Card, cards
@@ -29,7 +29,7 @@ from consumers.query.web.histogram import HEIGHT, WIDTH, bars
 from consumers.query.web.parts import PageParts, sees_counts
 from consumers.query.web.refreshed import Reading, Refreshed
 from consumers.query.web.render import clock_time, html
-from pipeline.query import InvalidRequest, PartitionState, SearchAnswer, SearchAnswers
+from pipeline.query import InvalidRequest, NoSuchDocument, PartitionState, SearchAnswer, SearchAnswers
 
 _MOST_PAGES = 20
 """Further results are a question for `POST /v1/search`: each page is a search for all results up to its last one."""
@@ -108,17 +108,16 @@ class SearchPage:
         self, request: Request, form: SearchForm, limit: int, caller: Caller
     ) -> SearchAnswer | SearchAnswers | None:
         """The answer to the form; None: there is no document that others could be like."""
-        admit = partial(self._admission.admit, request)
+        admit, report = partial(self._admission.admit, request), partial(log_and_note, request)
         if not form.similar:
-            report = partial(log_and_note, request)
             body = {**form.body(limit), "explain": True}  # the histogram shows which partitions were left out
             return await self._parts.searches.answer(body, tenant=caller.tenant, admit=admit, report=report)
         if self._parts.similar is None:
             return None
-        admit()
-        answer = await self._parts.similar.similar(form.similar, limit=limit, tenant=caller.tenant)
-        note(request, results=0 if answer is None else len(answer.results))
-        return answer
+        try:
+            return await self._parts.similar.similar(form.body(limit), admit=admit, report=report, tenant=caller.tenant)
+        except NoSuchDocument:
+            return None
 
     def _values(
         self, form: SearchForm, view: "_View", reading: Reading[Sequence[PartitionState]], caller: Caller
@@ -147,7 +146,7 @@ class SearchPage:
             "bars": bars(reading.value or (), skipped, answer is not None),
             "drawing": (WIDTH, HEIGHT),
             "stale": clock_time(reading.read_ms) if reading.failed and reading.value else "",
-            "body": _indented(form.body(self._size)) if answer and form.q else "",
+            "body": _indented(form.body(self._size)) if answer and not form.similar else "",
             "documents": self._parts.documents is not None,
             "similar": self._parts.similar is not None,
             "freshness": self._parts.freshness is not None,

@@ -45,6 +45,11 @@ class DocumentVersion:
     """Whether `chunks` has all that is stored; where not, `warnings` says why."""
     chunks: tuple[StoredChunk, ...]
 
+    @property
+    def readable(self) -> str:
+        """The text, or where it is null the chunks that are there, with blank lines between them."""
+        return "\n\n".join(chunk.text for chunk in self.chunks) if self.text is None else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument(DocumentVersion):

@@ -13,7 +13,7 @@ from pipeline.query.documents.answer import DocumentHistory, StoredDocument
 from pipeline.query.documents.errors import NoSuchDocument
 from pipeline.query.documents.reader import DocumentReader
 from pipeline.query.documents.vectors import Likened
-from pipeline.query.request.request import decode_json
+from pipeline.query.request.body import decode_json
 from pipeline.query.request.similar import DocumentRequest, SimilarRequest, parse_document_request, parse_similar
 from pipeline.query.service import SearchReport, SearchService, outcome_of
 

@@ -3,10 +3,10 @@
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, create_model
 
+from pipeline.query.request.body import parse_body
 from pipeline.query.request.filters import StrictModel
-from pipeline.query.request.invalid_request import first_problem
 from pipeline.query.request.request import MAX_RESULTS, MAX_TIMEOUT_MS, MIN_TIMEOUT_MS
 from pipeline.query.request.value_types import Between
 
@@ -35,7 +35,4 @@ def cursor_request_model(most: int) -> type[CursorRequest]:
 
 def parse_cursor_request(body: object, max_results: int = MAX_RESULTS) -> CursorRequest:
     """Check a decoded JSON body. Raises InvalidRequest that names the place by JSON pointer."""
-    try:
-        return cursor_request_model(max_results).model_validate(body)
-    except ValidationError as error:
-        raise first_problem(error) from None
+    return parse_body(cursor_request_model(max_results), body)

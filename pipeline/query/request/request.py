@@ -3,10 +3,9 @@
 HTTP, the command line and every other way in use the same models.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,7 +13,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     create_model,
     model_validator,
 )
@@ -22,9 +20,9 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
 from pipeline.query.answer import Mode
+from pipeline.query.request.body import parse_body
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
 from pipeline.query.request.freshness import FreshnessOptions
-from pipeline.query.request.invalid_request import MalformedRequest, first_problem
 from pipeline.query.request.options import FusionOptions, IndexParameters, RecencyOptions
 from pipeline.query.request.value_types import Between, Duration, Expected, Time
 from pipeline.query.request.vectors import MAX_VECTORS, Vector
@@ -46,7 +44,6 @@ MAX_SEARCH_BODY_BYTES = 1024 * 1024
 """32 vectors of 1,024 numbers with all their digits are some 700 KiB."""
 
 
-V = TypeVar("V", bound=StrictModel)
 M = TypeVar("M", bound="ResultOptions")
 
 
@@ -323,36 +320,4 @@ def bounded(model: type[M], most: int) -> type[M]:
 
 def parse_request(body: object, max_results: int = MAX_RESULTS) -> SearchRequest:
     """Check a decoded JSON body. Raises InvalidRequest that names the place by JSON pointer."""
-    return validated(request_model(max_results), body)
-
-
-def validated(model: type[V], body: object) -> V:
-    """The model of a decoded JSON body. Raises InvalidRequest."""
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        raise first_problem(error) from None
-
-
-def decode_json(body: bytes) -> object:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no key twice in one object. Raises MalformedRequest."""
-
-    def refuse(_: str) -> NoReturn:
-        raise ValueError("NaN and Infinity are not JSON")
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if len(members := dict(pairs)) != len(pairs):
-            raise ValueError("a key is given twice in one object")
-        return members
-
-    try:
-        decoded: object = json.loads(body.decode(), parse_constant=refuse, object_pairs_hook=once)
-    except UnicodeDecodeError:
-        raise MalformedRequest("it is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise MalformedRequest(f"the syntax is wrong at character {error.pos}") from None
-    except RecursionError:
-        raise MalformedRequest("it is nested too deep") from None
-    except ValueError as error:
-        raise MalformedRequest(str(error)) from None
-    return decoded
+    return parse_body(request_model(max_results), body)

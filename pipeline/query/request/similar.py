@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.query.request.body import parse_body
 from pipeline.query.request.filters import StrictModel
 from pipeline.query.request.request import (
     DEFAULT_TIMEOUT_MS,
@@ -15,7 +16,6 @@ from pipeline.query.request.request import (
     ResultOptions,
     SearchRequest,
     bounded,
-    validated,
 )
 from pipeline.query.request.value_types import Between
 from pipeline.records import MAX_DOC_ID_BYTES
@@ -79,9 +79,9 @@ def similar_model(most: int) -> type[SimilarRequest]:
 
 def parse_similar(body: object, max_results: int = MAX_RESULTS) -> SimilarRequest:
     """Check a decoded JSON body. Raises InvalidRequest."""
-    return validated(similar_model(max_results), body)
+    return parse_body(similar_model(max_results), body)
 
 
 def parse_document_request(values: object) -> DocumentRequest:
     """Check the parts of an address. Raises InvalidRequest."""
-    return validated(DocumentRequest, values)
+    return parse_body(DocumentRequest, values)

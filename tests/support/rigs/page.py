@@ -22,7 +22,7 @@ from consumers.query.web.ports import (
     PipelineState,
     WholeDocument,
 )
-from pipeline.query import PartitionCensus, QueryBatcher, Searcher, SearchService
+from pipeline.query import DocumentService, PartitionCensus, QueryBatcher, Searcher, SearchService
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.search import COLLECTION
@@ -99,6 +99,7 @@ class PageRig:
         concurrency: int = 4,
         max_results: int = 1_000,
         access: Access | None = None,
+        finds_similar: bool = False,
         **parts: Any,
     ) -> None:
         self.milvus = milvus
@@ -109,6 +110,8 @@ class PageRig:
         service = SearchService(
             searcher, self.batcher, QueryMetrics(registry), max_results=max_results, concurrency=concurrency
         )
+        if finds_similar:
+            parts["similar"] = DocumentService(service)
         self.page = Page(
             PageParts(
                 collection=COLLECTION,

@@ -64,3 +64,13 @@ def test_the_metadata_of_canaries_is_not_known(make_searcher: Callable[..., Sear
     [warning] = find(searcher, filter=eq("probe")).warnings
     assert "no row with such a field" in warning
     assert searcher.metadata_names(10) == []
+
+
+def test_a_canary_among_the_candidates_does_not_hide_that_there_are_more(searcher: Searcher, library: Library) -> None:
+    library.put(f"{CANARY_PREFIX}1", 0.0, lang="en")
+    for chunk in range(3):
+        library.put("long", 1.0 + chunk, chunk=chunk, lang="en")
+    library.put("b", 50.0, lang="en")
+    found = find(searcher, limit=1, filter=eq("lang", "en"))  # reads 4 rows: none of b
+    assert doc_ids(found) == ["long"]
+    assert found.more

@@ -212,3 +212,21 @@ def test_a_search_without_facets_reads_nothing_for_them(
 ) -> None:
     assert find(searcher).facets is None
     assert "query" not in [operation for operation, _, _ in milvus.calls]
+
+
+def test_the_rows_of_a_strong_search_are_counted_as_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facets_module, "FIRST_ROWS", 2)
+    monkeypatch.setattr(facets_module, "MAX_ROWS", 2)
+    stale = FakeMilvus(staleness_writes=1)
+    stale.create_collection(DOCUMENTS)
+    library = Library(stale)
+    for number in range(3):
+        library.put(f"doc {number}", 0.0, lang="en")
+    found = facets(Searcher(stale, COLLECTION), ["lang"], freshness={"level": "strong"})
+    assert (found.sampled, found.rows_read, found.rows) == (True, 2, 3)
+
+
+def test_the_time_of_facets_is_a_phase_of_its_own(searcher: Searcher, filled: Library) -> None:
+    found = find(searcher, facets=["lang"], explain=True, count=True)
+    assert found.explanation is not None
+    assert list(found.explanation.phases_ms)[-2:] == ["facets", "count"]

@@ -178,3 +178,27 @@ def test_a_partition_that_is_not_loaded_is_planned_again(words: FakeMilvus, libr
     failing(words, NotLoaded("released"))
     with pytest.raises(NotLoaded):
         search(words, "a-1", mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["keyword", "hybrid"])
+def test_a_strong_search_finds_the_last_write_by_its_id(mode: str) -> None:
+    stale = FakeMilvus(server=ServerInfo("2.5.0", (2, 5, 0), lite=False), staleness_writes=1)
+    spec = documents_spec(COLLECTION, dimension=2, index=IndexSettings("FLAT"), stamp={"name": "test"}, bm25=True)
+    stale.create_collection(spec)
+    library = Library(stale)
+    put(library, "near", 0.0)
+    put(library, "ticket-4711", 170.0)
+    found = search(stale, "ticket-4711", mode=mode, limit=1, freshness={"level": "strong"})
+    assert doc_ids(found) == ["ticket-4711"]
+    assert found.results[0][0].scores["id"] == 1.0
+
+
+def test_an_id_has_its_own_order_beside_the_words(words: FakeMilvus, library: Library) -> None:
+    library.put("a", 0.0, text="about ticket-4711")
+    put(library, "ticket-4711", 0.0)
+    found = search(words, "ticket-4711", mode="keyword", explain=True)
+    assert doc_ids(found) == ["ticket-4711", "a"]
+    assert found.explanation is not None
+    assert found.explanation.candidates == 2
+    orders = [{name: place.rank for name, place in one.orders.items()} for one in found.explanation.queries[0].results]
+    assert orders == [{"id": 1}, {"keyword": 1}]

@@ -235,3 +235,12 @@ def test_the_ledger_of_an_alias_is_that_of_its_collection() -> None:
     library.put("a", 1.0, offset=5)
     library.enter("a", 6)
     assert doc_ids(find_in_range(Searcher(milvus, "alias"))) == []
+
+
+def test_a_least_score_does_not_let_an_older_version_through(searcher: Searcher, library: Library) -> None:
+    library.put("a", 0.0, offset=1)
+    library.put("a", 80.0, offset=2)
+    library.put("b", 10.0)
+    library.enter("a", 2)
+    assert doc_ids(find(searcher, min_score=0.5)) == ["b"]
+    assert doc_ids(find(searcher)) == ["b", "a"]

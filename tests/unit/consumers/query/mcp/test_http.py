@@ -50,7 +50,7 @@ def test_the_tools_are_read_only_and_have_schemas(address: str) -> None:
             return (await client.list_tools()).tools
 
     tools = asyncio.run(asyncio.wait_for(run(), 30))
-    assert {tool.name for tool in tools} == {"search", "describe"}
+    assert {tool.name for tool in tools} == {"search", "describe", "fetch"}
     for tool in tools:
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is True
@@ -66,6 +66,8 @@ def test_a_search_is_answered_with_structured_content_and_the_same_as_text(addre
     assert [one["id"] for one in result.structured_content["results"]] == ["a"]
     assert json.loads(text(result)) == result.structured_content
     assert called(address, "describe").structured_content["collection"] == "documents"
+    assert called(address, "fetch", id="a").structured_content["text"] == "chunk 0 of a"
+    assert "No such document" in text(called(address, "fetch", id="b"))
 
 
 def test_what_is_wrong_is_said_to_the_model(address: str, milvus: FakeMilvus) -> None:

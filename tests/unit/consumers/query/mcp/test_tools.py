@@ -1,24 +1,38 @@
 """The tools for language models: what they find, what they refuse, and how large an answer can be."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import orjson
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
+from consumers.query.access.audit import AuditEntry
+from consumers.query.access.caller import Caller, admit
 from consumers.query.admission import Admission
-from consumers.query.mcp.tools import MAX_ANSWER_BYTES, DocumentSource, FetchedDocument, FreshnessSource, Tools
+from consumers.query.mcp.sources import StoredDocuments
+from consumers.query.mcp.tools import MAX_ANSWER_BYTES, DocumentSource, FetchedDocument, Tools
 from consumers.query.searches import Searches
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import NotFound
-from pipeline.query import DirectEmbedder, InvalidRequest, Overloaded, Searcher, SearchService
+from pipeline.query import (
+    DirectEmbedder,
+    DocumentService,
+    FreshnessWatch,
+    InvalidRequest,
+    NoSuchDocument,
+    Overloaded,
+    Searcher,
+    SearchService,
+)
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.fakes.offsets import FakeOffsets
 from tests.support.rigs.search import COLLECTION, Library
 
 
@@ -28,17 +42,10 @@ class Documents(DocumentSource):
     def __init__(self) -> None:
         self.stored: dict[str, FetchedDocument] = {}
 
-    async def fetch(self, doc_id: str, request: Request | None) -> FetchedDocument:
+    async def fetch(self, doc_id: str, tenant: str | None, request: Request | None) -> FetchedDocument:
         if doc_id not in self.stored:
             raise NotFound("no such document")
         return self.stored[doc_id]
-
-
-class Fresh(FreshnessSource):
-    """A collection that is 850 ms behind."""
-
-    async def freshness(self, request: Request | None) -> Mapping[str, Any]:
-        return {"lag_ms": 850}
 
 
 @pytest.fixture
@@ -223,8 +230,56 @@ def test_a_fetched_document_is_bounded(searches: Searches) -> None:
         call(tools, "fetch", id="b")
 
 
-def test_freshness_is_that_of_its_service(searches: Searches) -> None:
-    assert call(Tools(searches, freshness=Fresh()), "freshness") == {"lag_ms": 850}
+@pytest.fixture
+def watch(milvus: FakeMilvus) -> Iterator[FreshnessWatch]:
+    """Of a group that has three records to process."""
+    offsets = FakeOffsets()
+    offsets.ends, offsets.commits = {("topic", 0): 10}, {("topic", 0): 7}
+    with closing(FreshnessWatch(milvus, COLLECTION, offsets)) as made:
+        yield made
+
+
+def test_freshness_is_that_of_its_service(searches: Searches, watch: FreshnessWatch, library: Library) -> None:
+    library.put("a", 0.0)
+    answer = call(Tools(searches, freshness=watch), "freshness")
+    assert (answer["event_time"], answer["group"], answer["lag"]) == ("2026-11-22T00:00:00Z", "group", 3)
+    assert [(one["topic"], one["partition"], one["lag"]) for one in answer["partitions"]] == [("topic", 0, 3)]
+
+
+def test_a_tenant_learns_how_late_its_documents_are_and_no_more(searches: Searches, watch: FreshnessWatch) -> None:
+    request = Request({"type": "http", "method": "POST"})
+    admit(request.scope, Caller("x", "x", frozenset({"search"})))
+    answer = asyncio.run(Tools(searches, freshness=watch).call("freshness", {}, request))
+    assert (answer["event_time"], answer["lag"], answer["partitions"]) == (None, None, None)
+
+
+def test_a_stored_document_is_fetched_whole(searches: Searches, admission: Admission, library: Library) -> None:
+    library.put("a", 0.0, title="A", text="The first half. ")
+    library.put("a", 1.0, chunk=1, title="A", text="The second half.")
+    tools = Tools(searches, StoredDocuments(DocumentService(searches.service), searches))
+    answer = call(tools, "fetch", id="a")
+    assert (answer["id"], answer["title"], answer["metadata"]) == ("a", "A", {"title": "A"})
+    assert "The first half." in answer["text"]
+    assert "The second half." in answer["text"]
+    with pytest.raises(NoSuchDocument):
+        call(tools, "fetch", id="b")
+    with admission.place(), pytest.raises(Overloaded):
+        call(tools, "fetch", id="a")
+    assert call(tools, "fetch", id="a") == answer
+
+
+def test_a_document_of_several_tenants_is_fetched_by_its_tenant(
+    searches: Searches, admission: Admission, library: Library
+) -> None:
+    for tenant in ("x", "y"):
+        library.put("a", 0.0, tenant=tenant, text=f"the text of {tenant}")
+    tools = Tools(searches, StoredDocuments(DocumentService(searches.service), searches))
+    with pytest.raises(InvalidRequest) as refused:
+        call(tools, "fetch", id="a")
+    assert refused.value.at == "/tenant"
+    assert call(tools, "fetch", id="a", tenant="y")["text"] == "the text of y"
+    with pytest.raises(InvalidRequest):
+        call(tools, "fetch", id="a", tenant=7)
 
 
 def test_calls_hold_places_and_give_them_back(tools: Tools, admission: Admission, library: Library) -> None:
@@ -237,12 +292,34 @@ def test_calls_hold_places_and_give_them_back(tools: Tools, admission: Admission
     assert call(tools, "describe")["collection"] == COLLECTION
 
 
-def test_answers_match_their_schemas(searches: Searches, library: Library) -> None:
+def test_answers_match_their_schemas(searches: Searches, watch: FreshnessWatch, library: Library) -> None:
     library.put("a", 0.0, n=1)
-    tools = Tools(searches, Documents(), Fresh())
+    tools = Tools(searches, Documents(), watch)
     arguments: dict[str, dict[str, Any]] = {"search": {"query": "q"}, "describe": {}, "freshness": {}}
     texts = {text.name: text for text in tools.texts}
     assert set(texts) == {"search", "describe", "fetch", "freshness"}
     for name, given in arguments.items():
         jsonschema.Draft202012Validator(texts[name].input_schema).validate(given)
         jsonschema.Draft202012Validator(texts[name].output_schema).validate(call(tools, name, **given))
+
+
+def test_a_caller_fetches_documents_of_its_tenant_only(
+    searches: Searches, admission: Admission, library: Library
+) -> None:
+    library.put("a", 0.0, tenant="x", text="the text of x")
+    library.put("b", 0.0, tenant="y", text="the text of y")
+    request = Request({"type": "http", "method": "POST"})
+    admit(request.scope, Caller("x", "x", frozenset({"search"})))
+    entry = AuditEntry(request.scope, with_texts=False)
+    tools = Tools(searches, StoredDocuments(DocumentService(searches.service), searches))
+
+    def fetch(**arguments: str) -> dict[str, Any]:
+        return asyncio.run(tools.call("fetch", arguments, request))
+
+    assert fetch(id="a")["text"] == "the text of x"
+    for arguments in ({"id": "b"}, {"id": "b", "tenant": "y"}):
+        with pytest.raises(NoSuchDocument):
+            fetch(**arguments)
+    with structlog.testing.capture_logs() as lines:
+        entry.write()
+    assert lines[0]["results"] == 1

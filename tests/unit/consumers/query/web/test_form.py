@@ -133,3 +133,8 @@ def test_a_condition_without_an_operator_is_refused() -> None:
     with pytest.raises(BadCondition, match="where=key=value"):
         SearchForm(q="a", where=("nonsense",)).body(1)
     assert SearchForm(where=("nonsense",)).conditions == []
+
+
+def test_a_name_that_ends_like_an_operator_is_not_compared_with_another_one() -> None:
+    assert "POST /v1/search" in parse_form([("key", "a~"), ("op", "="), ("value", "x")]).problem
+    assert SearchForm(q="a").narrower("a~", "x") == ""

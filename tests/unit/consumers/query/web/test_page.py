@@ -12,8 +12,10 @@ import httpx
 import pytest
 import structlog
 
+from consumers.query.access import Access
 from consumers.query.web.ports import DeadLetterSample, PipelineState, WholeDocument
 from pipeline.errors import Unavailable
+from pipeline.query import NoSuchDocument, SearchAnswer
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.markup import elements, links, text
 from tests.support.rigs.page import HOSTILE, PageRig, Shelf, marks, pipeline_state
@@ -63,8 +65,8 @@ def hostile_page(make_page: MakePage, library: Library) -> PageRig:
 
 
 class Likes:
-    async def similar(self, doc_id: str, *, limit: int, tenant: str | None) -> None:
-        return None
+    async def similar(self, body: object, **options: Any) -> SearchAnswer:
+        raise NoSuchDocument("no document with this id is stored")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -437,3 +439,48 @@ def test_an_empty_pipeline_is_no_error(make_page: MakePage) -> None:
     page = make_page(pipeline=lambda: PipelineState(samples=[sample])).get("/pipeline")
     assert page.status_code == 200
     assert "None." in text(page.text)
+
+
+def test_similar_documents_are_those_that_the_form_allows(make_page: MakePage, library: Library) -> None:
+    library.put("a", 0.0, lang="en")
+    library.put("b", 10.0, "2026-11-20", lang="en")
+    library.put("c", 20.0, lang="en")
+    library.put("d", 30.0, lang="de")
+    rig = make_page(finds_similar=True)
+
+    def found(address: str) -> list[str]:
+        return [one for one in ("a", "b", "c", "d") if f"chunk 0 of {one}" in text(rig.get(address).text)]
+
+    assert found("/?similar=a") == ["b", "c", "d"]
+    assert found("/?similar=a&where=lang=en&from=2026-11-21") == ["c"]
+    assert rig.get("/?similar=missing").status_code == 404
+
+
+def test_similar_documents_are_logged_as_a_search(make_page: MakePage, library: Library) -> None:
+    library.put("a", 0.0)
+    library.put("b", 10.0)
+    rig = make_page(finds_similar=True)
+    with structlog.testing.capture_logs() as logs:
+        rig.get("/?similar=a")
+    assert [line["results"] for line in logs if line["event"] == "search.answered"] == [1]
+
+
+@pytest.mark.parametrize("condition", ["lang?", "tags~=x"])
+def test_every_condition_of_an_address_is_shown(make_page: MakePage, library: Library, condition: str) -> None:
+    library.put("a", 0.0, lang="en", tags=["x"])
+    response = make_page().get("/", params={"q": "chunk", "where": condition})
+    assert response.status_code == 200
+    shown = text(response.text)
+    assert "chunk 0 of a" in shown
+    assert ("exists" in shown) == condition.endswith("?")
+
+
+def test_a_document_of_the_page_is_counted_in_the_audit_log(make_page: MakePage) -> None:
+    shelf = Shelf()
+    shelf.documents["a"] = WholeDocument("a", "text", "2026-11-22T00:00:00Z", {})
+    rig = make_page(documents=shelf, access=Access(audit_text=True))
+    with structlog.testing.capture_logs() as lines:
+        rig.get("/document?id=a")
+        rig.get("/document?id=missing")
+    audit = [line for line in lines if line["event"] == "query.audit"]
+    assert [(line["status"], line.get("results")) for line in audit] == [(200, 1), (404, None)]

@@ -9,7 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from pipeline.errors import Unavailable
 from pipeline.query import (
+    Cursors,
     FreshnessWatch,
     InvalidRequest,
     NotFreshYet,
@@ -80,7 +82,11 @@ class Site:
         self.offsets = FakeOffsets()
         self.watch = FreshnessWatch(milvus, COLLECTION, self.offsets)
         self.service = SearchService(
-            Searcher(milvus, COLLECTION), East(), QueryMetrics(self.registry), freshness=self.watch
+            Searcher(milvus, COLLECTION),
+            East(),
+            QueryMetrics(self.registry),
+            cursors=Cursors(b"k" * 16, COLLECTION),
+            freshness=self.watch,
         )
 
     @property
@@ -182,3 +188,22 @@ def test_a_search_that_waited_sees_at_least_its_record(
     answer = asyncio.run(run())
     assert isinstance(answer, SearchAnswer)
     assert [result.doc_id for result in answer.results] == found
+
+
+def test_a_further_page_does_not_wait_again_and_sees_the_record(site: Site, stale: FakeMilvus) -> None:
+    stale.staleness_writes = 0
+    library = Library(stale)
+    library.put("a", 0.0, offset=6)
+    site.offsets.commits = {("topic", 0): 8}
+    freshness = {"wait_for": [{"topic": "topic", "partition": 0, "offset": 7}]}
+
+    def ask(**body: object) -> SearchAnswer:
+        answer = asyncio.run(site.service.answer(body))
+        assert isinstance(answer, SearchAnswer)
+        return answer
+
+    library.put("c", 2.0, offset=7)
+    first = ask(query="q", freshness=freshness, limit=1, timeout_ms=500)
+    site.offsets.error = Unavailable("Kafka is away")
+    stale.staleness_writes = 1
+    assert [result.doc_id for result in ask(cursor=first.next_cursor).results] == ["c"]

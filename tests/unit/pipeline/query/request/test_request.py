@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.query import InvalidRequest, MalformedRequest
+from pipeline.query.request.body import decode_json
 from pipeline.query.request.filters import Equality
-from pipeline.query.request.request import SearchRequest, TimeRange, decode_json, parse_request, request_model
+from pipeline.query.request.request import SearchRequest, TimeRange, parse_request, request_model
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000

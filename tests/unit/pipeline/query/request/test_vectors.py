@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.query import InvalidRequest, parse_request
-from pipeline.query.request.request import SearchRequest, decode_json
+from pipeline.query.request.body import decode_json
+from pipeline.query.request.request import SearchRequest
 from pipeline.query.request.vectors import MAX_DIMENSION, MAX_LENGTH, MIN_LENGTH
 from tests.support.examples import examples
 
