@@ -1076,7 +1076,7 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "the sample of metadata names crosses tenants",
         function="pipeline.query.candidates.CandidateSearch.sample",
-        old="within_tenant(self.plan.tenant_term, expression)",
+        old="within_tenant(self.plan.tenant_term, except_canaries(expression))",
         new="expression",
         tests=("tests/unit/pipeline/query/test_tenancy.py",),
     ),

@@ -385,16 +385,15 @@ def test_a_document_is_shown_whole(make_page: MakePage, library: Library) -> Non
     assert shelf.calls == [("document", "a/b?c", None)]
 
 
-def test_documents_and_their_likes_are_audited_with_their_number(make_page: MakePage, tmp_path: Path) -> None:
+def test_a_document_is_audited_with_its_number(make_page: MakePage, tmp_path: Path) -> None:
     access, keys = stored_keys(tmp_path / "keys.json")
     shelf = Shelf()
     shelf.documents["a"] = WholeDocument("a", "text", "2026-11-22T00:00:00Z", {})
-    rig = make_page(documents=shelf, similar=Likes(), access=access)
+    rig = make_page(documents=shelf, access=access)
     with structlog.testing.capture_logs() as lines:
-        for path in ("/document?id=a", "/?similar=a"):
-            rig.get(path, headers={"authorization": f"Bearer {keys['acme']}"})
+        rig.get("/document?id=a", headers={"authorization": f"Bearer {keys['acme']}"})
     audit = [line for line in lines if line["event"] == "query.audit"]
-    assert [(line["route"], line["results"]) for line in audit] == [("/document", 1), ("/", 0)]
+    assert [(line["route"], line["results"]) for line in audit] == [("/document", 1)]
 
 
 def test_texts_are_marked_beside_the_event_loop(make_page: MakePage, library: Library) -> None:
