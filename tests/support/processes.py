@@ -16,6 +16,8 @@ import psutil
 
 from tests.support.waiting import eventually
 
+_SHOWN_CHARACTERS = 20_000
+
 
 class Running:
     """A command under test: its standard output line by line, its descendants, its end."""
@@ -61,18 +63,23 @@ class Running:
 def running(arguments: list[str], errors: Path, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Run `python arguments`, standard error to a file; killed with its descendants at the end if still there.
 
-    `environment` is what it finds beside this process's own.
+    `environment` is what it finds beside this process's own. One that does not end in time fails the test with its
+    log and the stacks of its threads.
     """
     with errors.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
         )
     try:
         yield Running(process, errors)
+    except subprocess.TimeoutExpired as error:
+        process.send_signal(signal.SIGABRT)  # the fault handler writes the stacks
+        process.wait(30)
+        raise AssertionError(f"{error}\n{errors.read_text()[-_SHOWN_CHARACTERS:]}") from error
     finally:
         if process.poll() is None:
             left = psutil.Process(process.pid).children(recursive=True)
