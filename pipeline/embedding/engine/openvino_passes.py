@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _MOST_STEP = 16
 _LEAST_NORM = 1e-12
 """As in torch's `normalize`: a vector of zeros stays one."""
+_FIRST_PASS = threading.Lock()
 _OUT_OF_MEMORY = ("bad_alloc", "can't allocate", "could not allocate", "out of memory")
 
 
@@ -48,6 +49,23 @@ class OpenVinoPasses(Passes):
         self._dimension = dimension
         self._unit_length = unit_length
         self._thread = threading.local()
+        with _FIRST_PASS:
+            self._pass_once(compiled)
+
+    def _pass_once(self, compiled: "openvino.CompiledModel") -> None:
+        """Make one pass before there are threads.
+
+        OpenVINO makes its tables of types in the first pass of a process. It then waits for Python's lock while it
+        holds the lock of the table: two threads that both make their first pass wait for each other for ever, and with
+        them the process (2026.4.1: 15 of 60 processes that tried).
+        """
+        row = np.full((1, 1), self._padding_id, np.int64)
+        inputs = {"input_ids": row, "attention_mask": np.ones_like(row)}
+        if self._masks_prompt:
+            inputs["pooling_mask"] = np.ones_like(row)
+        request = compiled.create_infer_request()
+        request.infer(inputs, share_inputs=True)
+        np.array(request.get_output_tensor(0).data)
 
     @override
     def run(self, ids: Ids, special_tokens: SpecialTokens) -> VectorsFuture | None:
