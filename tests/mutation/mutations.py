@@ -1220,4 +1220,11 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="True",
         tests=("tests/unit/consumers/query/web/test_keys.py",),
     ),
+    Mutation(
+        "threads make the first pass of a process",
+        function="pipeline.embedding.engine.openvino_passes.OpenVinoPasses.__init__",
+        old="self._pass_once(compiled)",
+        new="None",
+        tests=("tests/unit/pipeline/embedding/engine/test_openvino_passes.py",),
+    ),
 )
