@@ -5,11 +5,12 @@ Those of the docs are of `milvus-stream demo --keep`.
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from tests.browser.chromium import chromium
 
 SIZES = {1280: 900, 320: 900, 3840: 2160}
-SCHEMES = ("light", "dark")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PAGES = {"search": "/?q=compress+data+into+an+archive&scores=1", "partitions": "/partitions", "pipeline": "/pipeline"}
 
 
