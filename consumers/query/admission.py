@@ -1,6 +1,6 @@
 """The limit on concurrent searches: each counts from when its request is valid until its answer has been sent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from starlette.requests import Request
@@ -36,6 +36,12 @@ class Admission:
             yield
         finally:
             self._taken -= 1
+
+    @contextmanager
+    def during(self) -> Iterator[Callable[[], None]]:
+        """A function that takes a place until the end of the block; it raises Overloaded where none is free."""
+        with ExitStack() as held:
+            yield lambda: held.enter_context(self.place())
 
 
 class UntilSent:

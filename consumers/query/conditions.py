@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from pipeline.query import is_text
+
 OPERATORS = {"=": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "~=": "contains"}
 _CONDITION = re.compile(r"(?![!<>~]=)(.+?)(!=|>=|<=|~=|=|>|<)(.*)", re.DOTALL)
 
@@ -23,18 +25,9 @@ def condition(text: str) -> dict[str, Any] | None:
         typed = json.loads(value)
     except (ValueError, RecursionError):
         typed = value
-    if not isinstance(typed, str | int | float | bool) or (isinstance(typed, str) and not _is_text(typed)):
+    if not isinstance(typed, str | int | float | bool) or (isinstance(typed, str) and not is_text(typed)):
         typed = value
     return {"type": OPERATORS[operator], "key": key, "value": typed}
-
-
-def _is_text(value: str) -> bool:
-    """Whether UTF-8 can carry it: an escape of JSON can be half a surrogate pair."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def all_of(conditions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The searches of every way in but `/v1/search`: a request of its own, in the words of our search request."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,15 +33,11 @@ class Searches:
         """`local`: calls come without a request, of a process on this machine that may see every document."""
         self.service = service
         self._local = local
-        self._admission = admission
-
-    def place(self) -> AbstractContextManager[None]:
-        """A place for a read that ends with its call; raises Overloaded where none is free."""
-        return self._admission.place()
+        self.admission = admission
 
     async def of_request(self, request: Request, body: dict[str, Any]) -> SearchAnswer | SearchAnswers:
         """Answer a body of POST /v1/search for an HTTP request. Raises as `SearchService.answer`."""
-        admit = partial(self._admission.admit, request)
+        admit = partial(self.admission.admit, request)
         return await self._answer(body, request, admit)
 
     async def of_call(self, body: dict[str, Any], request: Request | None) -> SearchAnswer | SearchAnswers:
@@ -49,11 +45,7 @@ class Searches:
 
         The request that the call came with may have ended before: its place would never be given back.
         """
-        with ExitStack() as held:
-
-            def admit() -> None:
-                held.enter_context(self._admission.place())
-
+        with self.admission.during() as admit:
             return await self._answer(body, request, admit)
 
     async def _answer(
@@ -64,7 +56,7 @@ class Searches:
 
     async def describe(self, request: Request | None) -> CollectionDescription:
         """Describe the collection for a call. Raises Overloaded, Unavailable, Mismatch, DeadlinePassed."""
-        with self._admission.place():
+        with self.admission.place():
             return await self.service.describe(tenant=self.tenant_of(request))
 
     async def statistics(self, request: Request) -> DocumentStatistics:
@@ -83,7 +75,7 @@ class Searches:
     def _read(self) -> Iterator[None]:
         """Hold a place, and log a failure that is not the client's."""
         try:
-            with self._admission.place():
+            with self.admission.place():
                 yield
         except MilvusStreamError as error:
             if (problem := problem_of(error)).status >= 500:

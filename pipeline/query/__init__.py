@@ -22,7 +22,7 @@ from pipeline.query.partition_census import PartitionCensus, PartitionState
 from pipeline.query.query_batcher import QueryBatcher
 from pipeline.query.request.body import decode_json, parse_body
 from pipeline.query.request.cursor_request import cursor_request_model
-from pipeline.query.request.filters import StrictModel
+from pipeline.query.request.filters import StrictModel, is_text
 from pipeline.query.request.invalid_request import InvalidRequest, MalformedRequest
 from pipeline.query.request.request import (
     MAX_BODY_BYTES,
@@ -90,6 +90,7 @@ __all__ = [
     "decode_json",
     "embed_documents",
     "is_canary",
+    "is_text",
     "mark",
     "parse_body",
     "parse_request",

@@ -11,7 +11,7 @@ from pipeline.query.request.filter_expressions import FieldType, FilterableField
 from pipeline.query.retrievers import has_keyword_index
 from pipeline.query.tenancy import check_tenant, tenant_term, within_tenant
 from pipeline.records import METADATA_FIELD, TENANT_FIELD, VECTOR_FIELD
-from pipeline.store import CollectionInfo, MilvusServerApi, interval
+from pipeline.store import MAX_EVENT_TIME_MS, CollectionInfo, MilvusServerApi, interval
 from pipeline.timestamps import format_time
 
 _SAMPLE = 64
@@ -19,8 +19,6 @@ _SAMPLE = 64
 _MOST_NAMES = 64
 _LONGEST_NAME = 256
 _TIMEOUT_S = 5.0
-_LAST_MS = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z, the last time that can be written."""
 
 ValueType = Literal["string", "number", "boolean", "list", "object", "null"]
 
@@ -78,7 +76,7 @@ def describe_collection(
         ),
         metadata=_metadata(_sample(api, info, fields, tenant), fields.declared) if fields.dynamic else (),
         from_time=format_time(min(start for start, _ in spans)) if spans else None,
-        to_time=format_time(min(max(end for _, end in spans), _LAST_MS)) if spans else None,
+        to_time=format_time(min(max(end for _, end in spans), MAX_EVENT_TIME_MS)) if spans else None,
     )
 
 

@@ -12,15 +12,13 @@ from pipeline.query.request.filters import Filter
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.tenancy import check_tenant, tenant_term, within_tenant
 from pipeline.records import METADATA_FIELD, TENANT_FIELD
-from pipeline.store import CollectionInfo, MilvusServerApi, interval
+from pipeline.store import MAX_EVENT_TIME_MS, MIN_EVENT_TIME_MS, CollectionInfo, MilvusServerApi, interval
 
 MAX_DOCUMENTS = 1_000
 MAX_ANSWER_CHARS = 8 * 1024 * 1024
 TIMEOUT_S = 8.0
 """For all calls of one read together."""
 _ONE_A_DOCUMENT = "chunk == 0"
-_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
-"""The years 1 and 9999."""
 _POSITION = ("doc_id", "event_time", "kafka_topic", "kafka_partition", "kafka_offset")
 
 
@@ -95,9 +93,9 @@ class DocumentListing:
     def _newest(self, expression: str) -> int:
         """The newest event time, found by halving the range that may hold it: Milvus does not sort."""
         ends = [span[1] for name in self._api.partitions(self._info.name) if (span := interval(name)) is not None]
-        low, high = _FIRST_MS // 1_000, min(max(ends, default=_LAST_MS), _LAST_MS) // 1_000
+        low, high = MIN_EVENT_TIME_MS // 1_000, min(max(ends, default=MAX_EVENT_TIME_MS), MAX_EVENT_TIME_MS) // 1_000
         if self._any(f"{expression} and event_time >= {high * 1_000}"):
-            high = _LAST_MS // 1_000
+            high = MAX_EVENT_TIME_MS // 1_000
         while low < high:
             middle = (low + high + 1) // 2
             if self._any(f"{expression} and event_time >= {middle * 1_000}"):

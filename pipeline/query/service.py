@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, TypeAlias, TypeVar
@@ -69,6 +70,14 @@ class SearchReport:
     """None: it was not valid."""
     answer: Answer | None = None
     error: Exception | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of a search so far, for its report."""
+
+    request: SearchRequest | None = None
+    answer: Answer | None = None
 
 
 class SearchService:
@@ -138,21 +147,40 @@ class SearchService:
         RequestTooLarge where Milvus takes no such request.
         """
         arrived, arrived_ms = asyncio.get_running_loop().time(), time.time_ns() // 1_000_000
-        request = None
-        try:
+        with self.reported(report) as progress:
             decoded = decode_json(body) if isinstance(body, bytes) else body
             page = open_page(decoded, self.max_results, arrived_ms, self._cursors, tenant)
-            request = page.request
+            progress.request = page.request
             admit()
-            answer = await self._answer(page, arrived)
+            progress.answer = answer = await self._answer(page, arrived)
+        return answer
+
+    @contextmanager
+    def reported(self, report: Callable[[SearchReport], None]) -> Iterator[Progress]:
+        """Count a search by its outcome and report it, once, when the block ends."""
+        progress = Progress()
+        try:
+            yield progress
         except Exception as error:
             outcome = outcome_of(error)
             self._metrics.requests.labels(outcome).inc()
-            report(SearchReport(outcome, request, error=error))
+            report(SearchReport(outcome, progress.request, error=error))
             raise
         self._metrics.requests.labels("ok").inc()
-        report(SearchReport("ok", request, answer))
-        return answer
+        report(SearchReport("ok", progress.request, progress.answer))
+
+    def timed(self, result: SearchResult, arrived: float, ready: float, *, embedded: bool) -> Timing:
+        """The timing of an answer that ends now, counted with its results. On the event loop's clock.
+
+        `ready`: when there were vectors; `embedded`: whether a model made them.
+        """
+        ended = asyncio.get_running_loop().time()
+        timing = Timing(*(round(span * 1000, 3) for span in (ready - arrived, ended - ready, ended - arrived)))
+        for phase in ("embed", "search", "total") if embedded else ("search", "total"):
+            self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
+        for results in result.results:
+            self._metrics.results.observe(len(results))
+        return timing
 
     @property
     def searcher(self) -> Searcher:
@@ -206,14 +234,9 @@ class SearchService:
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
         except TimeoutError as error:
             raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
-        ended = now()
-        timing = Timing(*(round(span * 1000, 3) for span in (embedded - arrived, ended - embedded, ended - arrived)))
-        for phase in ("embed", "search", "total") if request.embeds else ("search", "total"):
-            self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
+        timing = self.timed(result, arrived, embedded, embedded=request.embeds)
         if request.waits:
             self._metrics.seconds.labels("wait").observe(waited - embedded)
-        for results in result.results:
-            self._metrics.results.observe(len(results))
         cursor, warnings = next_cursor(page, result, self._cursors)
         result = replace(result, warnings=(*result.warnings, *warnings))
         fresh = self.last_freshness(page.tenant)
@@ -241,7 +264,7 @@ class SearchService:
         if self.freshness is None:
             raise InvalidRequest("/freshness/wait_for", NO_KAFKA)
         # It ends a little earlier than the request, so that the answer can say what is missing.
-        most_s = left_s - min(_MARGIN_S, left_s / 10)
+        most_s = _ends_earlier(left_s)
         if (wanted_ms := request.freshness.timeout_ms) is not None:
             most_s = min(most_s, wanted_ms / 1000)
         try:

@@ -72,7 +72,15 @@ from pipeline.store.milvus.calls import Observer, unobserved
 from pipeline.store.milvus.capabilities import Capabilities, capabilities_of
 from pipeline.store.milvus.expressions import ids_expression, literal
 from pipeline.store.milvus.version_floor import VersionWarning, version_warning
-from pipeline.store.partition_names import Partitioning, Tier, granularity, in_order, interval
+from pipeline.store.partition_names import (
+    MAX_EVENT_TIME_MS,
+    MIN_EVENT_TIME_MS,
+    Partitioning,
+    Tier,
+    granularity,
+    in_order,
+    interval,
+)
 from pipeline.store.partitions import MANY_PARTITIONS, MilvusPartitions, reserved_partitions
 from pipeline.store.scan import RowScan, StoredRows, all_partitions
 from pipeline.store.writing.append_writer import AppendWriter, Unfinished, Writer
@@ -123,6 +131,8 @@ __all__ = [
     "KEYS_PER_QUERY",
     "LEDGER_MARK_STATE",
     "MANY_PARTITIONS",
+    "MAX_EVENT_TIME_MS",
+    "MIN_EVENT_TIME_MS",
     "NOWHERE",
     "STALENESS_S",
     "VERSION_FIELDS",

@@ -1,7 +1,6 @@
 """Documents read from real servers: any id, versions, tenants, partitions that are released or dropped."""
 
 from collections.abc import Iterator
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from pipeline.errors import MilvusStreamError
 from pipeline.query import DocumentReader, DocumentUnreadable, InvalidRequest, NoSuchDocument, StoredDocument
 from pipeline.query.request.similar import parse_similar
 from pipeline.records import EmbeddedPut, Put
-from pipeline.store import MilvusServerApi, connect
+from pipeline.store import MilvusServerApi
 from tests.docs.blocks import DOCS
 from tests.support.documents import DIMENSION, delete, put
 from tests.support.rigs.documents import Documents, chunked
@@ -25,12 +24,6 @@ pytestmark = pytest.mark.servers
 OLD = "The refund failed twice on Monday, and nobody knows why."
 NEW = "It was sent again on Tuesday; this time the bank took it at once."
 IDS = (*HOSTILE, "a/history", "x" * 1_024, "é" * 512)
-
-
-@pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
-def api(request: pytest.FixtureRequest) -> Iterator[MilvusServerApi]:
-    with closing(connect(request.getfixturevalue(request.param))) as connected:
-        yield connected
 
 
 @pytest.fixture
@@ -71,7 +64,7 @@ def test_any_id_names_its_document_and_no_other(api: MilvusServerApi, store: Sto
         assert [rows.rows for rows in history.partitions] == [len(document.chunks)]
         likened = documents.reader.document_vector(doc_id, None, 20.0)
         request = parse_similar({"doc_id": doc_id, "limit": last}).search
-        found = searcher.search(request, likened.vectors, 20.0, now_ms=0, besides=likened.others(None))
+        found = searcher.search(request, likened.vectors, 20.0, now_ms=0, besides=likened.others())
         assert doc_id not in [result.doc_id for result in found.results[0]]
         assert len(found.results[0]) > last / 2
 
@@ -119,7 +112,9 @@ def test_versions_tenants_and_deletes(api: MilvusServerApi, store: Store) -> Non
     request = parse_similar({"doc_id": "t"}).search
 
     def similar(permitted: str | None) -> set[tuple[str, object]]:
-        found = documents.searcher.search(request, likened.vectors, 20.0, now_ms=0, besides=likened.others(permitted))
+        found = documents.searcher.search(
+            request, likened.vectors, 20.0, now_ms=0, tenant=permitted, besides=likened.others()
+        )
         return {(result.doc_id, result.metadata.get("tenant")) for result in found.results[0]}
 
     eventually(lambda: similar(None) == {("a", None), ("t", 'two"')}, what="the others")

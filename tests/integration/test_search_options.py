@@ -1,14 +1,13 @@
 """Options of a search on real servers: own vectors, parameters of every index, groups, counts, explanations."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.query import InvalidRequest, Searcher, SearchResult, SearchSettings, parse_request
-from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
+from pipeline.store import IndexSettings, MilvusServerApi, open_collection
 from pipeline.store.partition_names import partition_name
 from pipeline.timestamps import event_time_ms
 from tests.support.names import unique
@@ -18,12 +17,6 @@ pytestmark = pytest.mark.servers
 
 DIMENSION = 16
 DAYS = ("2026-11-20", "2026-11-21", "2026-11-22")
-
-
-@pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
-def api(request: pytest.FixtureRequest) -> Iterator[MilvusServerApi]:
-    with closing(connect(request.getfixturevalue(request.param))) as connected:
-        yield connected
 
 
 def axis(number: int) -> list[float]:

@@ -1,7 +1,6 @@
 """Searches of a document of which rows of two versions are visible, on real servers."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.query import Searcher, SearchResult, parse_request
-from pipeline.store import MilvusServerApi, connect, entry_row, ledger_name
+from pipeline.store import MilvusServerApi, entry_row, ledger_name
 from pipeline.store.writing.rows import document_rows
 from tests.support.documents import DIMENSION, embedded, put
 from tests.support.stores import Store, temporary_store, write
@@ -21,12 +20,6 @@ HIDES_THE_NEWER: tuple[dict[str, Any], ...] = (
     {"filter": {"type": "eq", "key": "lang", "value": "en"}},
     {"time": {"to": "2026-11-23"}},
 )
-
-
-@pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
-def api(request: pytest.FixtureRequest) -> Iterator[MilvusServerApi]:
-    with closing(connect(request.getfixturevalue(request.param))) as connected:
-        yield connected
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Words of texts, ids in queries and types of metadata, on servers as they are."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from pipeline.store import (
     IndexSettings,
     KeywordSettings,
     MilvusServerApi,
-    connect,
     keyword_settings_of,
     open_collection,
 )
@@ -29,12 +27,6 @@ pytestmark = pytest.mark.servers
 
 MODEL = {"name": "model"}
 INDEX = IndexSettings("FLAT", "COSINE", {})
-
-
-@pytest.fixture(scope="module", params=["milvus_uri", "milvus_lite_uri"])
-def api(request: pytest.FixtureRequest) -> Iterator[MilvusServerApi]:
-    with closing(connect(request.getfixturevalue(request.param))) as connected:
-        yield connected
 
 
 @pytest.fixture

@@ -1194,9 +1194,11 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     ),
     Mutation(
         "similar documents are those of every tenant",
-        function="pipeline.query.documents.vectors.Likened.others",
-        old='others if permitted is None else f"{others} and {reference} == {literal(permitted)}"',
-        new="others",
+        function="pipeline.query.documents.service.DocumentService._similar",
+        old="self._searches.searcher.search(request.search, likened.vectors, left_s, now_ms=arrived_ms, "
+        "tenant=tenant, besides=likened.others())",
+        new="self._searches.searcher.search(request.search, likened.vectors, left_s, now_ms=arrived_ms, "
+        "besides=likened.others())",
         tests=("tests/unit/consumers/query/test_documents.py",),
     ),
     Mutation(

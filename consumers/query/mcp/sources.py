@@ -1,7 +1,5 @@
 """What the tools read beside searches, from the services of the query worker."""
 
-from contextlib import ExitStack
-
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -21,12 +19,8 @@ class StoredDocuments(DocumentSource):
     @override
     async def fetch(self, doc_id: str, tenant: str | None, request: Request | None) -> FetchedDocument:
         """Raises what `DocumentService.read` raises."""
-        with ExitStack() as held:
-
-            def admit() -> None:
-                held.enter_context(self._searches.place())
-
-            named = {"doc_id": doc_id, "tenant": tenant}
+        named = {"doc_id": doc_id, "tenant": tenant}
+        with self._searches.admission.during() as admit:
             found = await self._documents.read(named, admit=admit, tenant=self._searches.tenant_of(request))
         if request is not None:
             note(request, results=1)

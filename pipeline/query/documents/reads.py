@@ -10,9 +10,10 @@ import orjson
 from pipeline.errors import NotFound
 from pipeline.query.candidates import in_time
 from pipeline.query.documents.errors import DocumentUnreadable, NoLedger, NoSuchDocument
+from pipeline.query.request.filter_expressions import filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
-from pipeline.query.request.metadata_expressions import metadata_reference
 from pipeline.query.search import SearchSettings, Snapshot
+from pipeline.query.tenancy import tenant_term, within_tenant
 from pipeline.records import METADATA_FIELD, TENANT_FIELD, VECTOR_FIELD, Position
 from pipeline.store import DEFAULT_PARTITION, Entry, Key, MilvusServerApi, keys_of, ledger_name, literal, read_entries
 
@@ -54,6 +55,11 @@ class DocumentReads:
             self.deadline,
             self.clock,
         )
+
+    def within(self, tenant: str | None, expression: str) -> str:
+        """The rows of an expression that are of this tenant; None: of any."""
+        fields = filterable_fields(self.snapshot.info, self.api.server.capabilities)
+        return within_tenant(tenant_term(tenant, fields), expression)
 
     def entry(self, key: Key, **consistency: Any) -> Entry | None:
         """The ledger's entry of a document. Raises NoLedger."""
@@ -99,10 +105,8 @@ class DocumentReads:
         Without a tenant: of the document without one, or else of the only tenant that has it. Raises InvalidRequest
         where several have.
         """
-        terms = [f"doc_id == {literal(doc_id)}"]
-        if tenant is not None:
-            terms.append(f"{metadata_reference(TENANT_FIELD)} == {literal(tenant)}")
-        rows = self.query(" and ".join(terms), (*fields, TENANT_FIELD), limit=self.max_rows + 1)
+        expression = self.within(tenant, f"doc_id == {literal(doc_id)}")
+        rows = self.query(expression, (*fields, TENANT_FIELD), limit=self.max_rows + 1)
         tenants = {row.get(TENANT_FIELD) for row in rows}
         if tenant is None and len(tenants) > 1:
             if None not in tenants:

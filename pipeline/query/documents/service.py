@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from pipeline.query.answer import SearchAnswer, SearchResult, Timing, shape_answer
+from pipeline.query.answer import SearchAnswer, SearchResult, shape_answer
 from pipeline.query.canary_rows import is_canary
 from pipeline.query.documents.answer import DocumentHistory, StoredDocument
 from pipeline.query.documents.errors import NoSuchDocument
@@ -61,19 +61,11 @@ class DocumentService:
         Raises what `SearchService.answer` raises, NoSuchDocument and DocumentUnreadable.
         """
         arrived, arrived_ms = asyncio.get_running_loop().time(), time.time_ns() // 1_000_000
-        metrics = self._searches.metrics
-        request = None
-        try:
+        with self._searches.reported(report) as progress:
             request = parse_similar(decode_json(body) if isinstance(body, bytes) else body, self.max_results)
+            progress.request = request.search
             admit()
-            answer = await self._similar(request, arrived, arrived_ms, tenant)
-        except Exception as error:
-            outcome = outcome_of(error)
-            metrics.requests.labels(outcome).inc()
-            report(SearchReport(outcome, None if request is None else request.search, error=error))
-            raise
-        metrics.requests.labels("ok").inc()
-        report(SearchReport("ok", request.search, answer))
+            progress.answer = answer = await self._similar(request, arrived, arrived_ms, tenant)
         return answer
 
     async def _similar(
@@ -81,14 +73,13 @@ class DocumentService:
     ) -> SearchAnswer:
         deadline = arrived + request.timeout_ms / 1000
         whose = _permitted(request.doc_id, request.tenant, tenant)
-        now = asyncio.get_running_loop().time
         read: Callable[[float], Likened]
         if request.doc_id is not None:
             read = partial(self._reader.document_vector, request.doc_id, whose)
         else:
             read = partial(self._reader.chunk_vector, str(request.chunk_id), whose)
         likened = await self._searches.on_thread(read, deadline)
-        compared = now()
+        compared = asyncio.get_running_loop().time()
 
         def search(left_s: float) -> SearchResult:
             return self._searches.searcher.search(
@@ -97,16 +88,11 @@ class DocumentService:
                 left_s,
                 now_ms=arrived_ms,
                 tenant=tenant,
-                besides=likened.others(tenant),
+                besides=likened.others(),
             )
 
         result = await self._searches.on_thread(search, deadline)
-        ended = now()
-        timing = Timing(*(round(span * 1000, 3) for span in (compared - arrived, ended - compared, ended - arrived)))
-        metrics = self._searches.metrics
-        for phase in ("search", "total"):
-            metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
-        metrics.results.observe(len(result.results[0]))
+        timing = self._searches.timed(result, arrived, compared, embedded=False)
         result = replace(result, warnings=(*likened.warnings, *result.warnings))
         fresh = self._searches.last_freshness(tenant)
         answer = shape_answer(result, many=False, freshness=fresh, timing=timing)

@@ -29,18 +29,14 @@ class Likened:
     """Shape (1, dimension)."""
     warnings: tuple[str, ...] = ()
 
-    def others(self, permitted: str | None) -> str:
-        """The expression for rows of other documents; one of another tenant with the same id is another one.
-
-        `permitted`: the tenant whose documents may be found; None: those of every tenant.
-        """
+    def others(self) -> str:
+        """The expression for rows of other documents; one of another tenant with the same id is another one."""
         tenant, doc_id = self.key
         reference = metadata_reference(TENANT_FIELD)
         another = f"(exists {reference})"
         if tenant is not None:
             another = f"(not (exists {reference})) or {reference} != {literal(tenant)}"
-        others = f"(doc_id != {literal(doc_id)} or {another})"
-        return others if permitted is None else f"{others} and {reference} == {literal(permitted)}"
+        return f"(doc_id != {literal(doc_id)} or {another})"
 
 
 def mean_vector(rows: Sequence[Row]) -> NDArray[np.float32]:
@@ -63,9 +59,7 @@ def mean_vector(rows: Sequence[Row]) -> NDArray[np.float32]:
 def chunk_vector(reads: DocumentReads, chunk_id: str, tenant: str | None) -> Likened:
     """The vector of one row. Raises NoSuchDocument, also for a row of an older version."""
     expression = f"id == {literal(chunk_id)}"
-    if tenant is not None:
-        expression += f" and {metadata_reference(TENANT_FIELD)} == {literal(tenant)}"
-    rows = reads.query(expression, (*POSITION_FIELDS, TENANT_FIELD, VECTOR_FIELD))
+    rows = reads.query(reads.within(tenant, expression), (*POSITION_FIELDS, TENANT_FIELD, VECTOR_FIELD))
     if not rows or is_canary(rows[0]["doc_id"]):
         raise NoSuchDocument("no chunk with this id is stored")
     key: Key = (tenant_of(rows[0]), rows[0]["doc_id"])

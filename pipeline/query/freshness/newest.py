@@ -1,7 +1,7 @@
 """The newest event time that is searchable, found by a few reads of bounded size."""
 
 from pipeline.errors import NotFound
-from pipeline.query.canary_rows import EXCEPT_CANARIES
+from pipeline.query.canary_rows import except_canaries
 from pipeline.store import MilvusApi
 
 _ROWS = 256
@@ -26,9 +26,9 @@ class NewestEventTime:
         """Epoch milliseconds; None without a document. Raises Unavailable."""
         try:
             for _ in range(_READS):
-                later = "" if self._newest is None else f" and event_time > {self._newest}"
+                later = "" if self._newest is None else f"event_time > {self._newest}"
                 rows = self._api.query(
-                    self._collection, EXCEPT_CANARIES + later, ["event_time"], limit=_ROWS, timeout=_TIMEOUT_S
+                    self._collection, except_canaries(later), ["event_time"], limit=_ROWS, timeout=_TIMEOUT_S
                 )
                 if not rows:
                     break

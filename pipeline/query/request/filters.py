@@ -73,13 +73,13 @@ def _unknown_key(key: str, known: Iterable[str]) -> PydanticCustomError:
     if len(key) > MAX_NAME_CHARS:
         problem = "has a key of {chars} characters; at most {most} are allowed"
         return PydanticCustomError("long_key", problem, {"chars": len(key), "most": MAX_NAME_CHARS})
-    if not _is_text(key):
+    if not is_text(key):
         return PydanticCustomError("key_unicode", "contains half a surrogate pair, which is not text")
     message = "is not a known key; known are {known}"
     return PydanticCustomError("unknown_key", message, {"known": ", ".join(known), "at": pointer("", key)})
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether UTF-8 can carry the string: JSON's escapes can write half a surrogate pair."""
     try:
         value.encode()
@@ -142,7 +142,7 @@ def _check_scalar(value: object) -> object:
             raise PydanticCustomError(
                 "long_value", problem, {"chars": f"{len(value):,}", "most": f"{MAX_VALUE_CHARS:,}"}
             )
-        if not _is_text(value):
+        if not is_text(value):
             raise PydanticCustomError("value_unicode", "contains half a surrogate pair, which is not text")
     elif isinstance(value, bool):
         pass

@@ -1,6 +1,5 @@
 """The query worker's application with its page, over a fake Milvus."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from consumers.query.web.ports import (
 from pipeline.query import DocumentService, PartitionCensus, QueryBatcher, Searcher, SearchService
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.asgi import send
 from tests.support.rigs.search import COLLECTION
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">\"'&{{7*7}} hx-get=/x"
@@ -129,13 +129,7 @@ class PageRig:
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request; redirects are not followed."""
-
-        async def one() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(one())
+        return send(self.app, method, path, **options)
 
     def close(self) -> None:
         """End its threads."""

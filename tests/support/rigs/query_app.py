@@ -1,6 +1,5 @@
 """The query worker's application in this process, over a fake Milvus and the hash model."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +16,7 @@ from pipeline.embedding import HashEmbedder
 from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService, embed_documents
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.asgi import client_of, send
 from tests.support.rigs.search import COLLECTION
 from tests.support.waiting import eventually
 
@@ -30,15 +30,10 @@ class QueryApp:
         self.registry = registry
 
     def client(self) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
-        return httpx.AsyncClient(transport=transport, base_url="http://test")
+        return client_of(self.app)
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def one() -> httpx.Response:
-            async with self.client() as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(one())
+        return send(self.app, method, path, **options)
 
     def post(self, path: str, **body: object) -> httpx.Response:
         return self.call("POST", path, json=body)

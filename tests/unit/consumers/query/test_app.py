@@ -22,6 +22,7 @@ from pipeline.query import QueryBatcher, Searcher, SearchService
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.log_text import LogText
+from tests.support.rigs.asgi import client_of, send
 from tests.support.rigs.search import COLLECTION, Library
 
 JSON = {"content-type": "application/json"}
@@ -63,15 +64,10 @@ class Bench:
         self.app: FastAPI = create_app(service, lambda: self.problems, registry=self.registry)
 
     def client(self) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
-        return httpx.AsyncClient(transport=transport, base_url="http://test")
+        return client_of(self.app)
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def one() -> httpx.Response:
-            async with self.client() as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(one())
+        return send(self.app, method, path, **options)
 
     def search(self, **body: object) -> httpx.Response:
         return self.call("POST", "/v1/search", json={"query": "q", **body})

@@ -20,6 +20,7 @@ from pipeline.query.documents.service import DocumentService
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.documents import delete, put
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.asgi import send
 from tests.support.rigs.documents import Documents
 from tests.support.rigs.hostile import HOSTILE
 from tests.support.stores import make_store
@@ -39,12 +40,7 @@ class Bench:
         self.app: FastAPI = create_app(self.service, dict, registry=self.registry)
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def one() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(one())
+        return send(self.app, method, path, **options)
 
     def get(self, doc_id: str, below: str = "", **parameters: object) -> httpx.Response:
         address = f"/v1/documents/{quote(doc_id, safe='')}{below}"
