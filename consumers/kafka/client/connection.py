@@ -13,7 +13,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from consumers.kafka.client.errors import kafka_errors
-from consumers.kafka.client.internals import bound_reads, check_client
+from consumers.kafka.client.internals import bound_reads, check_client, open_network
 from consumers.kafka.records.batches import ReadLimits
 from pipeline.errors import MilvusStreamError, UsageError
 from pipeline.timestamps import rfc3339_microseconds
@@ -215,7 +215,7 @@ def _open(make: Callable[..., T], settings: KafkaSettings, config: Mapping[str, 
     networks: list[Any] = []
 
     def network(**configs: Any) -> Any:
-        networks.append(KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configs))
+        networks.append(open_network(**configs))
         return networks[0]
 
     logger = logging.getLogger("kafka")

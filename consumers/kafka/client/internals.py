@@ -1,6 +1,7 @@
 """The internals of kafka-python that this program uses or replaces; with `batches`, the only user of its private names.
 
-Replaced is what happens to a member that is refused while it joins, and how fetched batches become records.
+Replaced is what happens to a member that is refused while it joins, how fetched batches become records, and how a
+client ends.
 kafka-python 3.0 unpacks a whole batch before the size of a record is known, and stops for ever at a header name that is
 not UTF-8. Here a batch is unpacked piece by piece, a record too large for memory is cut on the way, and a record with
 such a header name gets a defect, which dead-letters it.
@@ -16,6 +17,8 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.coordinator.heartbeat import Heartbeat
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.selector import NetworkSelector
 from kafka.structs import OffsetAndMetadata
 
 from consumers.kafka.client.lease_clock import NEVER, Beat, LeaseClock
@@ -44,6 +47,11 @@ def check_client() -> None:
             f"records compressed with {' and '.join(codec.name for codec in lacking)} cannot be read, because of "
             f"missing packages: pip install {' '.join(codec.package for codec in lacking)}"
         )
+
+
+def open_network(**config: Any) -> KafkaNetClient:
+    """Return the network of one client, which leaves no socket open when it is closed."""
+    return KafkaNetClient(net=_Network(**config), **config)
 
 
 def bound_reads(consumer: KafkaConsumer, limits: ReadLimits) -> None:
@@ -160,6 +168,24 @@ def wait_for_transactions(admin: KafkaAdminClient) -> None:
 def broker_version(admin: KafkaAdminClient) -> tuple[int, ...]:
     """Return the newest Kafka version whose protocol the broker speaks."""
     return tuple(admin.config["api_version"] or admin._manager.broker_version)
+
+
+class _Network(NetworkSelector):  # type: ignore[misc]
+    """An event loop that also closes the sockets on which its tasks wait when it ends.
+
+    kafka-python cancels these tasks. The socket of a connection that is being made, and that of a closed connection
+    with unsent bytes, then belong to nobody and stay open until the interpreter collects garbage.
+    """
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.stop()
+        self.drain()
+        waiting = [key.fileobj for key in self._selector.get_map().values() if key.fileobj is not self._wakeup_r]
+        super().close()
+        for connection in waiting:
+            connection.close()
 
 
 class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
