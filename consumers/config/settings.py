@@ -1,5 +1,6 @@
 """The settings: their names, types, defaults and limits."""
 
+import re
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,8 @@ from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secr
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
+_BEARER = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+"""RFC 6750."""
 _UNITS = ("day", "week", "month", "year")
 
 
@@ -305,6 +308,19 @@ class QuerySection(_Section):
         return None if value is False or value == "off" else value
 
 
+class ClientSection(_Section):
+    """The commands that ask a query worker, those with `--url`."""
+
+    api_key: Secret | None = Field(None, description="API key or token for the query worker; null: none is sent")
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: Secret | None) -> Secret | None:
+        if key is not None and not _BEARER.fullmatch(key.get_secret_value()):
+            raise ValueError("has characters that no key or token has")
+        return key
+
+
 class TelemetrySection(_Section):
     """Metrics and probes of the ingest worker, and logs."""
 
@@ -329,5 +345,6 @@ class Settings(_Section):
     embedding: EmbeddingSection = EmbeddingSection()
     batch: BatchSection = BatchSection()
     query: QuerySection = QuerySection()
+    client: ClientSection = ClientSection()
     telemetry: TelemetrySection = TelemetrySection()
     shutdown_timeout: Duration = Field(timedelta(seconds=30), description="to finish the records under way at SIGTERM")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.options import ConfigFile, Json, Sets, Url, load
 
 Vector = Annotated[
     str | None,
@@ -61,13 +61,14 @@ def search(
     strong: Annotated[
         bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
     ] = False,
+    url: Url = None,
     json_: Json = False,
 ) -> None:
-    """Search once, without a server."""
+    """Search once, without a server; or with --url by a running query worker."""
     settings = load(config, sets)
-    from consumers.cli import search as command
+    from consumers.cli.search.request import request_body
 
-    body = command.request_body(
+    body = request_body(
         text,
         vector=vector,
         mode=mode,
@@ -86,13 +87,6 @@ def search(
         wait_for=wait_for or [],
         strong=strong,
     )
-    if not json_:
-        body["highlights"] = True
-    result = command.search(settings, body)
-    if json_:
-        print_json(result)
-    else:
-        from consumers.cli.common.output import stdout
-        from consumers.cli.common.results import show_answer
+    from consumers.cli.search import run as command
 
-        show_answer(result, stdout())
+    command.run(settings, body, url=url, json_=json_)

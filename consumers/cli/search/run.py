@@ -1,0 +1,37 @@
+"""The run of `milvus-stream search`: the request is answered here or by a query worker, and printed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from consumers.cli.common.options import print_json
+from consumers.cli.common.output import stdout
+from consumers.cli.common.results import show_answer
+from consumers.config import Settings
+
+
+def run(settings: Settings, body: Mapping[str, Any], *, url: str | None, json_: bool) -> None:
+    """Answer one request body of POST /v1/search and print the answer.
+
+    `url`: of the query worker to ask; None: Milvus is searched from here. Raises UsageError, Unavailable, Mismatch.
+    """
+    if not json_:
+        body = {**body, "highlights": True}
+    with _searches(settings, body, url) as ask:
+        answer = ask()
+    print_json(answer) if json_ else show_answer(answer, stdout())
+
+
+@contextmanager
+def _searches(settings: Settings, body: Mapping[str, Any], url: str | None) -> Iterator[Callable[[], dict[str, Any]]]:
+    """A function that answers the request. Imported is only what it needs: Milvus's client, or that of HTTP."""
+    if url is None:
+        from consumers.cli.search.local import local_search
+
+        with local_search(settings, body) as ask:
+            yield ask
+        return
+    from consumers.cli.common.remote import query_worker
+
+    yield partial(query_worker(settings, url).search, body)
