@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import httpx
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter, ValidationError
 
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, RateLimited, Unavailable, UsageError
 from pipeline.query import (
@@ -89,8 +89,7 @@ class QueryWorker:
         except MalformedRequest as error:
             raise Unavailable(f"{address}: the answer is not JSON: {error}; try again") from None
         try:
-            form.validate_python(answer)
-            _check_times(answer)
+            _check_times(form.validate_python(answer))
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = "/".join(str(part) for part in problem["loc"]) or "event_time"
@@ -150,7 +149,12 @@ def _with_zone(text: str) -> str:
 
 
 _TIME: TypeAdapter[str] = TypeAdapter(Annotated[str, AfterValidator(_with_zone)])
-_SEARCH: TypeAdapter[Any] = TypeAdapter(SearchAnswer | SearchAnswers)
+_SEARCH: TypeAdapter[Any] = TypeAdapter(
+    Annotated[
+        Annotated[SearchAnswer, Tag("answer")] | Annotated[SearchAnswers, Tag("answers")],
+        Discriminator(lambda value: "answers" if isinstance(value, dict) and "answers" in value else "answer"),
+    ]
+)
 _SIMILAR: TypeAdapter[Any] = TypeAdapter(SearchAnswer)
 _DOCUMENT: TypeAdapter[Any] = TypeAdapter(StoredDocument)
 _HISTORY: TypeAdapter[Any] = TypeAdapter(DocumentHistory)
@@ -189,11 +193,17 @@ def _document_path(doc_id: str, below: str, tenant: str | None) -> str:
     return f"/v1/documents/{name}{below}?timeout_ms={_DOCUMENT_MS}{whose}"
 
 
-def _check_times(answer: Mapping[str, Any]) -> None:
+def _check_times(answer: object) -> None:
     """Raise ValidationError where the event time of a result is none: their age is printed."""
-    for one in answer.get("answers") or [answer]:
-        for result in one.get("results", ()):
-            _TIME.validate_python(result["event_time"])
+    match answer:
+        case SearchAnswer():
+            results = list(answer.results)
+        case SearchAnswers():
+            results = [result for one in answer.answers for result in one.results]
+        case _:
+            results = []
+    for result in results:
+        _TIME.validate_python(result.event_time)
 
 
 def _refused(command: str, address: str, status: int, headers: httpx.Headers, content: bytes) -> NoReturn:

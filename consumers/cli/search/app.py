@@ -37,6 +37,10 @@ Records = Annotated[
     list[str] | None,
     typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
 ]
+Interval = Annotated[
+    str | None,
+    typer.Option(metavar="5s", help="repeat the search; off a terminal only results that are new or changed"),
+]
 
 
 def search(
@@ -62,9 +66,10 @@ def search(
         bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
     ] = False,
     url: Url = None,
+    watch: Interval = None,
     json_: Json = False,
 ) -> None:
-    """Search once, without a server; or with --url by a running query worker."""
+    """Search once, or with --watch repeatedly; without a server, or with --url by a running query worker."""
     settings = load(config, sets)
     from consumers.cli.search.request import request_body
 
@@ -89,4 +94,4 @@ def search(
     )
     from consumers.cli.search import run as command
 
-    command.run(settings, body, url=url, json_=json_)
+    command.run(settings, body, url=url, every=watch, json_=json_)

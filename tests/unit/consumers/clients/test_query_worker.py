@@ -203,6 +203,7 @@ def test_a_long_refusal_is_cut(server: ScriptedServer) -> None:
         (b"9" * 10_000, {}, "the answer is not JSON"),
         (b"[]", {}, "none of a query worker of this version"),
         (b"{}", {}, "none of a query worker of this version: .*results"),
+        (json.dumps({**ANSWER, "answers": [5]}).encode(), {}, "answers/answers/0"),
         (json.dumps({**ANSWER, "results": [{**RESULT, "text": None}]}).encode(), {}, "results/0/text"),
         (json.dumps({**ANSWER, "results": [{**RESULT, "event_time": "soon"}]}).encode(), {}, "event_time"),
         (json.dumps({**ANSWER, "results": [{**RESULT, "event_time": "2026-11-22"}]}).encode(), {}, "no time zone"),
