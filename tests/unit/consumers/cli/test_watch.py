@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def test_a_reader_of_the_changes_knows_every_result(rounds: list[list[tuple[str,
 def test_a_terminal_shows_the_last_answer() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system=None)
-    screen = Screen(console, SECONDS, lambda: datetime(2026, 11, 22, 9, 30, 15))
+    screen = Screen(console, SECONDS, lambda: datetime(2026, 11, 22, 9, 30, 15, tzinfo=UTC))
     watched(screen, answer(hit("a")), answer(hit("a"), hit("b")))
     _, first, second = out.getvalue().split("\x1b[2J")
     assert "every 5s, 09:30:15" in second
