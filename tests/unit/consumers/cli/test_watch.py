@@ -108,7 +108,7 @@ def test_only_what_is_new_or_changed_is_printed(capsys: pytest.CaptureFixture[st
     assert ran.waited == [5.0] * 5
 
 
-def test_the_results_of_several_vectors_are_told_apart_by_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_results_of_several_vectors_have_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     several = {key: value for key, value in answer().items() if key != "results"}
     watched(JsonLines(), {**several, "answers": [{"results": [hit("a")]}, {"results": [hit("a")]}]})
     assert [(line["query"], line["doc_id"]) for line in json_lines(capsys)] == [(0, "a"), (1, "a")]
