@@ -1,6 +1,5 @@
 """The settings: their names, types, defaults and limits."""
 
-import re
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -8,14 +7,12 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from consumers.config.access import AuthSection
+from consumers.config.access import AuthSection, ClientSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
-_BEARER = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
-"""RFC 6750."""
 _UNITS = ("day", "week", "month", "year")
 
 
@@ -141,6 +138,17 @@ class MilvusSection(_Section):
     enable_match: bool = Field(
         False, description="filters of type match in a new collection (Milvus 2.5 or newer, or Lite)"
     )
+
+    compat: tuple[Literal["llamaindex"], ...] = Field(
+        (),
+        description="programs that open the collection by themselves and need fields of their own in its rows; "
+        "llamaindex: node and metadata, some 250 bytes a row and the metadata again",
+    )
+
+    @field_validator("compat", mode="before")
+    @classmethod
+    def _names_are_a_list(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("sparse", mode="before")
     @classmethod
@@ -306,19 +314,6 @@ class QuerySection(_Section):
     def _off_is_null(cls, value: Any) -> Any:
         """In YAML `off` is false."""
         return None if value is False or value == "off" else value
-
-
-class ClientSection(_Section):
-    """The commands that ask a query worker, those with `--url`."""
-
-    api_key: Secret | None = Field(None, description="API key or token for the query worker; null: none is sent")
-
-    @field_validator("api_key")
-    @classmethod
-    def _fits_a_header(cls, key: Secret | None) -> Secret | None:
-        if key is not None and not _BEARER.fullmatch(key.get_secret_value()):
-            raise ValueError("has characters that no key or token has")
-        return key
 
 
 class TelemetrySection(_Section):
