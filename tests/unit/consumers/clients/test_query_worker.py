@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -246,7 +247,7 @@ def test_a_server_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) 
 def test_every_id_arrives_as_it_is(doc_id: str) -> None:
     for below, wants_history in (("", False), ("/history", True)):
         path = query_worker._document_path(doc_id, below, None)
-        assert named_in(str(query_worker.httpx.URL(f"http://h{path}").raw_path, "ascii").encode()) == (
+        assert named_in(str(httpx.URL(f"http://h{path}").raw_path, "ascii").encode()) == (
             doc_id,
             wants_history,
         )
