@@ -28,6 +28,7 @@ document after 30 s."""
 _DOCUMENT_MS = 30_000
 _MOST_BYTES = 32 * 1024 * 1024
 """Results and documents have at most 8 MiB of JSON; warnings, facets and explanations come on top."""
+_MOST_DEPTH = 100
 _MOST_DETAIL_CHARS = 1_000
 _MOST_WAIT_S = 86_400
 _PROBLEM = "urn:milvus-stream:problem:"
@@ -86,6 +87,7 @@ class QueryWorker:
             raise UsageError(f"{address} answers with {kind or 'no content-type'} and not JSON: {_NO_WORKER}")
         try:
             answer = decode_json(content)
+            _check_depth(answer)
         except MalformedRequest as error:
             raise Unavailable(f"{address}: the answer is not JSON: {error}; try again") from None
         try:
@@ -191,6 +193,21 @@ def _document_path(doc_id: str, below: str, tenant: str | None) -> str:
         name = name.replace(".", "%2E")  # `.` and `..` would be taken out of the address
     whose = "" if tenant is None else f"&tenant={quote(tenant, safe='', errors='surrogateescape')}"
     return f"/v1/documents/{name}{below}?timeout_ms={_DOCUMENT_MS}{whose}"
+
+
+def _check_depth(answer: object) -> None:
+    """Raise MalformedRequest where printing the answer could need more stack than there is; metadata has 32 levels."""
+    level = [answer]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            member
+            for value in level
+            if isinstance(value, dict | list)
+            for member in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise MalformedRequest("it is nested too deep")
 
 
 def _check_times(answer: object) -> None:

@@ -222,8 +222,9 @@ def test_a_search_from_here_is_opened_again_until_milvus_is_there(
 def test_a_signal_ends_it_with_0_and_without_a_word(number: signal.Signals, tmp_path: Path) -> None:
     with scripted_server() as server:
         server.body = json.dumps(answer(hit("a"))).encode()
+        environment = {"PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": ""}
         command = ["-m", "consumers.cli", "search", "q", "--watch", "1s", "--json", "--url", server.address]
-        with running(command, tmp_path / "log", {"PYTHONPATH": os.getcwd()}) as process:
+        with running(command, tmp_path / "log", environment) as process:
             assert process.json_line(within=60)["doc_id"] == "a"
             server.body = json.dumps(answer(hit("b"), hit("a"))).encode()
             assert process.json_line(within=60)["doc_id"] == "b"

@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumers.clients import query_worker
@@ -201,6 +201,7 @@ def test_a_long_refusal_is_cut(server: ScriptedServer) -> None:
         (b"{", {}, "the answer is not JSON"),
         (b"\xff", {}, "the answer is not JSON"),
         (b"[" * 100_000, {}, "the answer is not JSON"),
+        (json.dumps({**ANSWER, "more": json.loads("[" * 120 + "]" * 120)}).encode(), {}, "nested too deep"),
         (b"9" * 10_000, {}, "the answer is not JSON"),
         (b"[]", {}, "none of a query worker of this version"),
         (b"{}", {}, "none of a query worker of this version: .*results"),
@@ -244,6 +245,8 @@ def test_a_server_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
+@example(".")
+@example("..")
 def test_every_id_arrives_as_it_is(doc_id: str) -> None:
     for below, wants_history in (("", False), ("/history", True)):
         path = query_worker._document_path(doc_id, below, None)
