@@ -89,7 +89,7 @@ class QueryWorker:
             answer = decode_json(content)
             _check_depth(answer)
         except MalformedRequest as error:
-            raise Unavailable(f"{address}: the answer is not JSON: {error}; try again") from None
+            raise Unavailable(f"{address}: the answer is not JSON: {error}") from None
         try:
             _check_times(form.validate_python(answer))
         except ValidationError as error:
@@ -254,7 +254,7 @@ def _refused(command: str, address: str, status: int, headers: httpx.Headers, co
 def _refused_by_other(address: str, status: int) -> NoReturn:
     """Raise the error for an answer that no query worker wrote: that of a proxy, or of another program."""
     if status == 429 or status >= 500:
-        raise Unavailable(f"{address} answers {status} without a reason, as a proxy does without its server; try again")
+        raise Unavailable(f"{address} answers {status} without a reason, as a proxy does without its server")
     if status in (401, 403):
         raise UsageError(f"{address} answers {status}, and not by a query worker: a proxy before it refuses access")
     raise UsageError(f"{address} answers {status}, which is no answer of a query worker: {_NO_WORKER}")

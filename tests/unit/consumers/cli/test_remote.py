@@ -8,16 +8,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from consumers.cli.app import app
 from consumers.cli.common.remote import query_worker
 from consumers.config import load_settings
+from consumers.query.access import Access, KeyFile, change_keys, new_key
+from consumers.query.app import create_app
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import MilvusStreamError, UsageError
+from pipeline.query import DirectEmbedder, Searcher, SearchService
 from pipeline.store import IndexSettings, open_collection, open_ledger, open_marks
+from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.documents import DIMENSION, delete, put
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.documents import Documents
@@ -49,6 +56,23 @@ def url(milvus: FakeMilvus) -> Iterator[str]:
     with ExitStack() as stack:
         worker = stack.enter_context(query_app(milvus, model))
         yield stack.enter_context(served(worker.app))
+
+
+@pytest.fixture
+def guarded(url: str, milvus: FakeMilvus, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A query worker that wants a key, and a key of one tenant for a single request."""
+    del url  # it has filled the collection
+    file = tmp_path / "keys.json"
+    options: Any = {"scopes": ("search",), "tenant": "one", "created": datetime.now(UTC), "expires": None}
+    key, stored = new_key("shop", rate=0.01, **options)
+    file.write_text('{"keys": []}')
+    with change_keys(file) as keys:
+        keys.append(stored)
+    registry = CollectorRegistry()
+    embed = DirectEmbedder(HashEmbedder(f"hash:{DIMENSION}").embed_queries)
+    service = SearchService(Searcher(milvus, COLLECTION), embed, QueryMetrics(registry))
+    with served(create_app(service, dict, registry=registry, access=Access(KeyFile(file)))) as address:
+        yield address, key
 
 
 def run(*arguments: str) -> None:
@@ -139,6 +163,22 @@ def test_the_key_is_that_of_the_settings(capsys: pytest.CaptureFixture[str], tmp
         assert [sent.headers.get("authorization") for sent in server.sent] == [None, "Bearer ms_1_secret"]
     shown = capsys.readouterr()
     assert "secret" not in shown.out + shown.err
+
+
+def test_a_key_of_a_tenant_finds_that_tenants_documents(
+    guarded: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, key = guarded
+    command = ["search", "refund", "--json", *ELSEWHERE, "--url", address]
+    assert str(failed(*command)).startswith(f"{address}/v1/search: send the header authorization")
+    monkeypatch.setenv("MILVUS_STREAM__CLIENT__API_KEY", "ms_0_unknown")
+    assert "the key is not known here" in str(failed(*command))
+    monkeypatch.setenv("MILVUS_STREAM__CLIENT__API_KEY", key)
+    run(*command)
+    assert {result["doc_id"] for result in json.loads(capsys.readouterr().out)["results"]} == {"a/b"}
+    limited = failed(*command)
+    assert limited.exit_code == 3
+    assert re.search(r"0\.01 requests a second; .*; try again in \d+ s$", str(limited))
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "grün", ""])
