@@ -111,7 +111,7 @@ class QueryWorker:
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             if "CERTIFICATE_VERIFY_FAILED" in why:
-                why += "; the environment variable SSL_CERT_FILE names a file of further certificates to trust"
+                why += "; the environment variable SSL_CERT_FILE names the file of the certificates to trust instead"
             raise Unavailable(f"{address} cannot be reached: {why}") from None
 
     async def _sent(self, address: str, body: Mapping[str, Any] | None) -> tuple[int, httpx.Headers, bytes]:
@@ -123,10 +123,7 @@ class QueryWorker:
         content = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
-            # What listens on this machine is not reached through a proxy.
-            httpx.AsyncClient(
-                timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(_HERE)
-            ) as client,
+            _client() as client,
             client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
         ):
             if response.is_redirect:
@@ -160,6 +157,22 @@ _SEARCH: TypeAdapter[Any] = TypeAdapter(
 _SIMILAR: TypeAdapter[Any] = TypeAdapter(SearchAnswer)
 _DOCUMENT: TypeAdapter[Any] = TypeAdapter(StoredDocument)
 _HISTORY: TypeAdapter[Any] = TypeAdapter(DocumentHistory)
+
+
+def _client() -> httpx.AsyncClient:
+    """A client that takes proxies and certificates from the environment. Raises UsageError."""
+    try:
+        # What listens on this machine is not reached through a proxy.
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(_HERE), follow_redirects=False
+        )
+    except OSError as error:
+        raise UsageError(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None
+    except (ValueError, ImportError, httpx.InvalidURL):
+        # The message would repeat the address, which may hold a password.
+        raise UsageError(
+            "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: write http://HOST:PORT"
+        ) from None
 
 
 def _checked(url: str) -> str:

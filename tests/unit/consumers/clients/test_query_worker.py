@@ -102,6 +102,23 @@ def test_what_listens_here_is_not_reached_through_a_proxy(
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SSL_CERT_FILE", "/none/there.pem", "SSL_CERT_FILE or SSL_CERT_DIR names cannot be read"),
+        ("HTTPS_PROXY", "gopher://u:secret@h", "HTTPS_PROXY or ALL_PROXY cannot be used"),
+        ("ALL_PROXY", "socks5://u:secret@h", "HTTPS_PROXY or ALL_PROXY cannot be used"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_one_error(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message) as caught:
+        QueryWorker("https://search.example").search(BODY)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "",
