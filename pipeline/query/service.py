@@ -151,9 +151,17 @@ class SearchService:
             decoded = decode_json(body) if isinstance(body, bytes) else body
             page = open_page(decoded, self.max_results, arrived_ms, self._cursors, tenant)
             progress.request = page.request
-            admit()
+            self.enter(admit)
             progress.answer = answer = await self._answer(page, arrived)
         return answer
+
+    def enter(self, admit: Callable[[], None]) -> None:
+        """Begin a request that needs Milvus. Raises MilvusAway where it does not answer, and what `admit` raises.
+
+        Known beforehand, so that nothing is embedded for it, and no thread waits.
+        """
+        self._searcher.api.check_reachable()
+        admit()
 
     @contextmanager
     def reported(self, report: Callable[[SearchReport], None]) -> Iterator[Progress]:
@@ -212,6 +220,7 @@ class SearchService:
 
     async def _read(self, read: Callable[[], T]) -> T:
         """Read in a thread of the searches. Raises Unavailable, Mismatch, DeadlinePassed."""
+        self._searcher.api.check_reachable()
         try:
             async with asyncio.timeout(_READ_S):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, read)

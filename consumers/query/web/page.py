@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from consumers.http import Problem, problem_of
 from consumers.http.named_route import NamedRoute
+from consumers.http.problems import RETRY_AFTER_S
 from consumers.query.access import Caller, caller_of
 from consumers.query.admission import Admission
 from consumers.query.web.document import DocumentPage
@@ -80,7 +81,8 @@ class Page:
                 else:
                     _log_refusal(request.url.path, problem)
                 frame = self._parts.frame(caller, "")
-                return html("message.html", problem.status, **frame, title=problem.title, detail=problem.detail)
+                retry = {"retry-after": str(RETRY_AFTER_S)} if problem.retry else None
+                return html("message.html", problem.status, retry, **frame, title=problem.title, detail=problem.detail)
 
         return handle
 

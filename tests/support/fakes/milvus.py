@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from pipeline import failpoints
 from pipeline.errors import (
+    MilvusAway,
     NotFound,
     NotLoaded,
     RecordRejected,
     RequestTooLarge,
-    Unavailable,
     UsageError,
 )
 from pipeline.store.milvus.api import (
@@ -91,7 +91,7 @@ class FakeMilvus:
 
     `staleness_writes`: a read without `strong` misses this many of the collection's last writes, unless they are older
     than `staleness_s` by `clock`.
-    `down`: every call raises `Unavailable`; when it becomes True, every connection breaks.
+    `down`: every call raises `MilvusAway`; when it becomes True, every connection breaks.
     `gate`: cleared, every call waits until it is set again. `on_write`: called before each write.
     `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
     """
@@ -139,6 +139,10 @@ class FakeMilvus:
         for lost in self._lost if broke else ():
             lost()
 
+    def check_reachable(self) -> None:
+        if self.down:
+            raise MilvusAway("the server cannot be reached")
+
     def on_lost(self, lost: Callable[[], None]) -> None:
         self._lost.append(lost)
 
@@ -172,7 +176,7 @@ class FakeMilvus:
         with self._lock:
             self.calls.append((operation, collection, size))
             if self.down or self._closed:
-                raise Unavailable(f"{operation}: the server cannot be reached")
+                raise MilvusAway(f"{operation}: the server cannot be reached")
             failure = next((failure for failure in self._failures if failure.hits(operation, collection)), None)
             if failure is not None:
                 self._failures.remove(failure)
