@@ -33,12 +33,12 @@ from pipeline.query import (
 
 RETRY_AFTER_S = 1
 _AWAY = (
-    "nothing can be searched or read until Milvus is back; what is published is kept in Kafka and stored then. Retry after "
-    "the seconds of Retry-After; more time for the request does not help"
+    "nothing can be searched or read until Milvus is back; what is published is kept in Kafka and stored then. Retry "
+    "after the seconds of Retry-After; more time for the request does not help"
 )
 _NOT_LOADED = (
-    "Milvus has not loaded what the request needs, as for up to a minute after its restart: retry; where that does not help, "
-    "load the collection"
+    "Milvus has not loaded what the request needs, as for up to a minute after its restart: retry; where that does not "
+    "help, load the collection"
 )
 _TYPE = "urn:milvus-stream:problem:"
 SECURITY_HEADERS = {
@@ -67,14 +67,18 @@ class Problem:
     reason: str | None = None
     """For the log, where that may say more than clients need to know."""
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of every answer with it."""
+        return {"retry-after": str(RETRY_AFTER_S)} if self.retry else {}
+
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """The HTTP answer."""
         body = {"type": _TYPE + self.code, "title": self.title, "status": self.status, "detail": self.detail}
-        retry = {"retry-after": str(RETRY_AFTER_S)} if self.retry else {}
         return Response(
             orjson.dumps({**body, **(self.more or {})}),
             self.status,
-            {**(headers or {}), **retry},
+            {**(headers or {}), **self.headers},
             media_type="application/problem+json",
         )
 
@@ -197,5 +201,6 @@ class ErrorBoundaryMiddleware:
         except Exception as error:
             if started:
                 raise
-            _log.exception("http.failed", path=scope["path"], error=type(error).__name__)
+            if not isinstance(error, HttpProblem):
+                _log.exception("http.failed", path=scope["path"], error=type(error).__name__)
             await problem_of(error).response()(scope, receive, guarded)

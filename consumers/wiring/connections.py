@@ -43,9 +43,7 @@ def _connected(
 
     token = settings.milvus.token.get_secret_value() if settings.milvus.token else None
     timeout_s = settings.milvus.timeout.total_seconds()
-    api = connect(
-        uri, token, timeout_s=timeout_s, recovering_s=recovering_s, observe=observe, fail_fast=fail_fast
-    )
+    api = connect(uri, token, timeout_s=timeout_s, recovering_s=recovering_s, observe=observe, fail_fast=fail_fast)
     try:
         yield api
     finally:

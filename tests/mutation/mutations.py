@@ -1210,7 +1210,7 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     ),
     Mutation(
         "a page that another web site can make search",
-        function="consumers.query.web.layer.from_elsewhere",
+        function="consumers.query.origins.from_elsewhere",
         old='request.headers.get("sec-fetch-dest") != "document"',
         new="False",
         tests=("tests/unit/consumers/query/web/test_page.py",),

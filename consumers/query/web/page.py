@@ -10,7 +10,6 @@ from starlette.routing import BaseRoute, Route
 
 from consumers.http import Problem, problem_of
 from consumers.http.named_route import NamedRoute
-from consumers.http.problems import RETRY_AFTER_S
 from consumers.query.access import Caller, caller_of
 from consumers.query.admission import Admission
 from consumers.query.web.document import DocumentPage
@@ -81,8 +80,8 @@ class Page:
                 else:
                     _log_refusal(request.url.path, problem)
                 frame = self._parts.frame(caller, "")
-                retry = {"retry-after": str(RETRY_AFTER_S)} if problem.retry else None
-                return html("message.html", problem.status, retry, **frame, title=problem.title, detail=problem.detail)
+                words = {"title": problem.title, "detail": problem.detail}
+                return html("message.html", problem.status, problem.headers, **frame, **words)
 
         return handle
 

@@ -54,9 +54,10 @@ def connect(
     """Open a new connection and read the server's version.
 
     `timeout_s` bounds each attempt of a data call; `retry` bounds all attempts. `recovering_s`, where no `retry` is
-    given: how long a call waits for a shard that is not serviceable. `fail_fast`: calls raise MilvusAway at once, and are
-    not repeated, while the server does not answer at all; for processes whose clients wait. Raises `Unavailable` at once
-    where nothing answers (the caller decides whether to wait for a server), `UsageError` for a bad address or token.
+    given: how long a call waits for a shard that is not serviceable. `fail_fast`: calls raise MilvusAway at once, and
+    are not repeated, while the server does not answer at all; for processes whose clients wait. Raises `Unavailable` at
+    once where nothing answers (the caller decides whether to wait for a server), `UsageError` for a bad address or
+    token.
     """
     address = server_address(uri)
     # pymilvus logs a traceback at ERROR for every failed call, with parts of the request in it.

@@ -14,7 +14,8 @@ from tests.support.fakes.offsets import FakeOffsets
 from tests.support.rigs.query_app import QueryApp, query_app
 from tests.support.rigs.search import COLLECTION, EAST, Clock, Library, find
 
-ROUTES: list[tuple[str, str, dict[str, object] | None]] = [
+Sent = tuple[str, str, dict[str, object] | None]
+ROUTES: list[Sent] = [
     ("POST", "/v1/search", {"query": "q"}),
     ("POST", "/v1/search", {"query": "q", "count": True, "facets": ["lang"], "mode": "dense"}),
     ("POST", "/v1/search", {"vector": [1, 0]}),
@@ -44,34 +45,30 @@ def is_away(response: httpx.Response) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_known_to_be_away_it_is_not_called(
-    app: QueryApp, milvus: FakeMilvus, library: Library, method: str, path: str, body: dict[str, object] | None
-) -> None:
+@pytest.mark.parametrize("request_", ROUTES, ids=str)
+def test_known_to_be_away_it_is_not_called(app: QueryApp, milvus: FakeMilvus, library: Library, request_: Sent) -> None:
     library.put("a", 0.0)
     milvus.down = True
     before = len(milvus.calls)
-    assert is_away(call(app, method, path, body))["away_s"] == 0.0
+    assert is_away(call(app, *request_))["away_s"] == 0.0
     assert len(milvus.calls) == before
     milvus.down = False
-    assert call(app, method, path, body).status_code == 200
+    assert call(app, *request_).status_code == 200
 
 
-@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_found_out_by_the_request_itself(
-    app: QueryApp, milvus: FakeMilvus, library: Library, method: str, path: str, body: dict[str, object] | None
-) -> None:
+@pytest.mark.parametrize("request_", ROUTES, ids=str)
+def test_found_out_by_the_request_itself(app: QueryApp, milvus: FakeMilvus, library: Library, request_: Sent) -> None:
     library.put("a", 0.0)
 
     def away(operation: str, collection: str, when: str) -> None:
         raise MilvusAway(f"{operation}: Milvus at http://milvus.internal:19530 is away", 3.21)
 
     milvus.hook = away
-    response = call(app, method, path, body)
+    response = call(app, *request_)
     assert is_away(response)["away_s"] == 3.2
     assert "milvus.internal" not in response.text
     milvus.hook = None
-    assert call(app, method, path, body).status_code == 200
+    assert call(app, *request_).status_code == 200
 
 
 def test_openai_clients_read_it_in_their_shape(app: QueryApp, milvus: FakeMilvus, library: Library) -> None:

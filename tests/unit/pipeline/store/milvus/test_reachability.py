@@ -89,7 +89,9 @@ def test_a_refused_connection_is_found_out_by_one_call_and_further_ones_are_not_
 
 
 def test_without_the_view_a_refused_connection_is_waited_for(server: Server) -> None:
-    patient = RetryingCaller(FAILURES, timeout_s=10.0, retry=RetryPolicy(), clock=lambda: server.now, sleep=server.pass_time)
+    patient = RetryingCaller(
+        FAILURES, timeout_s=10.0, retry=RetryPolicy(), clock=lambda: server.now, sleep=server.pass_time
+    )
     server.error = REFUSED
     with pytest.raises(Unavailable):
         patient(QUERY, server.call, total_s=5.0)
