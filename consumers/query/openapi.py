@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 from typing_extensions import TypedDict
 
 _COMPONENT = "#/components/schemas/"
+_TEXT = {"type": "string"}
 _ERRORS = {
     400: "The body is not JSON.",
     401: "No key or token, or a wrong one; see WWW-Authenticate.",
@@ -44,6 +45,23 @@ def json_body(*models: type[BaseModel]) -> dict[str, Any]:
     references = [{"$ref": f"{_COMPONENT}{model.__name__}"} for model in models]
     content = {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def parameters(model: type[BaseModel], *, path: str = "") -> dict[str, Any]:
+    """The extra of a route that reads the keys of this model from its address; `path`: the one that is no parameter."""
+    schema = model.model_json_schema()
+    required = {path, *schema.get("required", ())}
+    described = [
+        {
+            "name": name,
+            "in": "path" if name == path else "query",
+            "required": name in required,
+            "schema": {key: value for key, value in about.items() if key not in ("title", "description")} or _TEXT,
+            "description": about.get("description", ""),
+        }
+        for name, about in schema.get("properties", {}).items()
+    ]
+    return {"parameters": described}
 
 
 def publish(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
