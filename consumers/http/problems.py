@@ -148,8 +148,8 @@ def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
     if isinstance(error, DocumentUnreadable):
         return Problem(503, error.why, "The document cannot be read now", str(error), retry=True)
     if isinstance(error, MilvusAway):
-        more = {"away_s": round(error.away_s, 1)}
-        return Problem(503, "milvus-away", "Milvus does not answer", _AWAY, more, retry=True, reason=str(error))
+        so_far = {"away_s": round(error.away_s, 1)}
+        return Problem(503, "milvus-away", "Milvus does not answer", _AWAY, so_far, retry=True, reason=str(error))
     if isinstance(error, NotLoaded):
         title = "The collection is not loaded"
         return Problem(503, "not-loaded", title, _NOT_LOADED, retry=True, reason=str(error))

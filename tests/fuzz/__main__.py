@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.telemetry import configure_logging
@@ -30,7 +30,8 @@ def main() -> None:
     where.add_argument("--url", help="a query worker that runs already, without keys")
     options = parser.parse_args()
     configure_logging("error", "text")
-    with nullcontext((options.url, {})) if options.url else worker(options.milvus) as (address, known):
+    with ExitStack() as stack:
+        address, known = (options.url, {}) if options.url else stack.enter_context(worker(options.milvus))
         arguments = ["--url", address, "--requests", str(options.requests), "--seed", str(options.seed)]
         arguments += ["--slow", str(options.slow), "--known", json.dumps(known)]
         python = os.environ.get("FUZZ_PYTHON", str(PYTHON))

@@ -38,14 +38,14 @@ STARTING = {AWAY, "unavailable", "not-loaded", "timeout"}
 class Site:
     """A query worker over a real Milvus, and a client of it."""
 
-    def __init__(self, machine: Killable, address: str) -> None:
+    def __init__(self, machine: Killable, client: httpx.Client) -> None:
         self.machine = machine
-        self.client = httpx.Client(base_url=address, timeout=20)
+        self.client = client
         self.seen: set[str] = set()
 
     def call(self, method: str, path: str, **body: object) -> str:
         """`ok`, or the last part of the problem's type."""
-        answer = self.client.request(method, path, **({"json": body} if method == "POST" else {}))
+        answer = self.client.request(method, path, json=body if method == "POST" else None)
         if answer.status_code == 200:
             return "ok"
         problem: dict[str, Any] = answer.json()
@@ -99,7 +99,8 @@ def site(machine: Killable) -> Iterator[Site]:
         app = create_app(
             service, readiness(search), registry=registry, embeddings=EmbeddingService(model, queries, documents)
         )
-        yield Site(machine, stack.enter_context(served(app)))
+        client = httpx.Client(base_url=stack.enter_context(served(app)), timeout=20)
+        yield Site(machine, stack.enter_context(client))
 
 
 @pytest.mark.timeout(600)

@@ -19,6 +19,7 @@ Observer = Callable[[str, float, MilvusStreamError | None], None]
 """Called when a call ends with the operation, the seconds of all its attempts, and the error or None."""
 
 _SHOWN_CHARACTERS = 300
+_NOT_SERVING = frozenset({FailureKind.UNAVAILABLE, FailureKind.NOT_LOADED, FailureKind.RECOVERING})
 
 
 def unobserved(operation: str, seconds: float, error: MilvusStreamError | None) -> None:
@@ -84,6 +85,11 @@ class RetryingCaller:
         if self._reachability is not None:
             self._reachability.check()
 
+    def check_serving(self) -> None:
+        """As `Reachability.check_serving`; calls nothing."""
+        if self._reachability is not None:
+            self._reachability.check_serving()
+
     def __call__(
         self,
         call: Call,
@@ -115,15 +121,14 @@ class RetryingCaller:
                         timeout = self.lease.bounded(timeout)
                     with self._awaited():
                         answer = function(*arguments, timeout=timeout, retry_on_rate_limit=False, **options)
-                    self._answered()
+                    self._answered(call)
                     return answer
                 except self._failures as error:
-                    self._failed(error)
+                    kind = self._failed(call, error)
                     self._check_open(call)
                     self.check_reachable()
                     if leased and (expired := _lease_expired(error)):
                         raise expired from error
-                    kind = classify(error)
                     wait = self._wait(call, kind, attempt, self._clock() - began, total_s) if repeat else None
                     if wait is None:
                         raise to_error(kind, call, error_text(error)) from error
@@ -137,15 +142,19 @@ class RetryingCaller:
     def _awaited(self) -> AbstractContextManager[None]:
         return nullcontext() if self._reachability is None else self._reachability.calling()
 
-    def _answered(self) -> None:
+    def _answered(self, call: Call) -> None:
         self.watch.answered()
         if self._reachability is not None:
-            self._reachability.answered()
+            self._reachability.served(call.operation)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, call: Call, error: Exception) -> FailureKind:
         self.watch.failed(error)
+        kind = classify(error)
         if self._reachability is not None:
             self._reachability.failed(error)
+            if kind in _NOT_SERVING:
+                self._reachability.refused(call.operation, to_error(kind, call, error_text(error)))
+        return kind
 
     def _attempt_timeout(self, attempt_s: float | None, total_s: float | None, elapsed_s: float) -> float:
         if total_s is not None:

@@ -84,9 +84,7 @@ def connect(
             raise failed from error
         hint = proxy_hint(uri, os.environ)
         raise Unavailable(f"Milvus at {address} does not answer; is it running?{hint} {error_text(error)}") from error
-    reachability = None
-    if fail_fast:
-        reachability = Reachability(FAILURES, partial(_probe, client), clock)
+    reachability = Reachability(FAILURES, partial(_probe, client), clock) if fail_fast else None
     run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,
@@ -121,6 +119,10 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     @override
     def check_reachable(self) -> None:
         self._run.check_reachable()
+
+    @override
+    def check_serving(self) -> None:
+        self._run.check_serving()
 
     @override
     def fence(self, left_s: LeftS) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from pipeline.errors import MilvusAway
+from pipeline.errors import MilvusAway, MilvusStreamError
 from pipeline.store.milvus.error_mapping import FailureKind, classify, is_broken_connection
 
 log = structlog.get_logger(__name__)
@@ -24,6 +24,9 @@ INTERVAL_S = 0.5
 """Between two probes of a server that is away."""
 SILENT_PROBES = 2
 """A busy server may miss one probe; after so many without an answer it is away."""
+
+REFUSAL_S = 30.0
+"""How long a refusal says something about the server: an operation may never be called again."""
 
 Probe = Callable[[float], object]
 """A call that every server answers at once, with its deadline in seconds."""
@@ -58,6 +61,8 @@ class Reachability:
         """The last answer, or the moment from which one is waited for."""
         self._away_since: float | None = None
         self._silent_probes = 0
+        self._refusals: dict[str, tuple[float, MilvusStreamError]] = {}
+        """By operation, where its last call was refused because the server could not serve it: when, and how."""
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="milvus-probe", daemon=True)
@@ -79,6 +84,25 @@ class Reachability:
         if since is not None:
             away_s = max(self._clock() - since, 0.0)
             raise MilvusAway(f"Milvus is away since {away_s:.0f} s; the line milvus.away of the log says why", away_s)
+
+    def check_serving(self) -> None:
+        """Raise MilvusAway as `check`, or a refusal of a moment ago of an operation that has not succeeded since.
+
+        Whoever has waited in vain learns from it that the server is starting, and not that it is slow.
+        """
+        self.check()
+        for refused_at, refusal in [*self._refusals.values()]:
+            if self._clock() - refused_at < REFUSAL_S:
+                raise refusal
+
+    def served(self, operation: str) -> None:
+        """A call succeeded."""
+        self._refusals.pop(operation, None)
+        self.answered()
+
+    def refused(self, operation: str, refusal: MilvusStreamError) -> None:
+        """A call met a server that cannot serve it now."""
+        self._refusals[operation] = self._clock(), refusal
 
     @contextmanager
     def calling(self) -> Iterator[None]:

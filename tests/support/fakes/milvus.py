@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline import failpoints
 from pipeline.errors import (
     MilvusAway,
+    MilvusStreamError,
     NotFound,
     NotLoaded,
     RecordRejected,
@@ -93,7 +94,8 @@ class FakeMilvus:
     than `staleness_s` by `clock`.
     `down`: every call raises `MilvusAway`; when it becomes True, every connection breaks.
     `gate`: cleared, every call waits until it is set again. `on_write`: called before each write.
-    `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
+    `refusal`: what `check_serving` raises. `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or
+    ids).
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class FakeMilvus:
         self.gate = threading.Event()
         self.gate.set()
         self.hook: Hook | None = None
+        self.refusal: MilvusStreamError | None = None
         self.calls: list[tuple[str, str, int]] = []
         self.flushes = 0
         self.on_write: list[OnWrite] = []
@@ -142,6 +145,11 @@ class FakeMilvus:
     def check_reachable(self) -> None:
         if self.down:
             raise MilvusAway("the server cannot be reached")
+
+    def check_serving(self) -> None:
+        self.check_reachable()
+        if self.refusal is not None:
+            raise self.refusal
 
     def on_lost(self, lost: Callable[[], None]) -> None:
         self._lost.append(lost)

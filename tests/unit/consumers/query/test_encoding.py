@@ -169,9 +169,10 @@ def unpacked(messages: list[Message]) -> list[bytes]:
 def cut(content: bytes, places: list[int]) -> list[Message]:
     ends = [*sorted(place % (len(content) + 1) for place in places), len(content)]
     starts = [0, *ends[:-1]]
-    parts = [content[start:end] for start, end in zip(starts, ends, strict=True)]
-    return [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]] + [
-        {"type": "http.request", "body": parts[-1], "more_body": False}
+    last = len(starts) - 1
+    return [
+        {"type": "http.request", "body": content[start:end], "more_body": number < last}
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
 

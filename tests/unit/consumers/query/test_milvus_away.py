@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline.errors import MilvusAway, NotLoaded
+from pipeline.errors import MilvusAway, MilvusStreamError, NotLoaded, Unavailable
 from pipeline.query import FreshnessWatch, Searcher
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.fakes.offsets import FakeOffsets
@@ -125,6 +125,35 @@ def test_freshness_does_not_wait_for_a_read_that_hangs(milvus: FakeMilvus) -> No
     finally:
         milvus.gate.set()
         watch.close()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "answer"),
+    [
+        (None, "504 timeout"),
+        (NotLoaded("search: the collection is not loaded"), "503 not-loaded"),
+        (Unavailable("query: Milvus at http://milvus.internal:19530 is not ready"), "503 unavailable"),
+        (MilvusAway("away"), "503 milvus-away"),
+    ],
+)
+def test_time_that_ran_out_while_milvus_could_not_serve_is_no_timeout(
+    app: QueryApp, milvus: FakeMilvus, library: Library, refusal: MilvusStreamError | None, answer: str
+) -> None:
+    library.put("a", 0.0)
+    milvus.refusal = refusal
+    milvus.gate.clear()
+    try:
+        requests: list[Sent] = [
+            ("POST", "/v1/search", {"query": "q", "timeout_ms": 50}),
+            ("POST", "/v1/similar", {"doc_id": "a", "timeout_ms": 50}),
+            ("GET", "/v1/documents/a?timeout_ms=50", None),
+        ]
+        for request in requests:
+            response = call(app, *request)
+            assert f"{response.status_code} {response.json()['type'].rpartition(':')[2]}" == answer
+            assert "milvus.internal" not in response.text
+    finally:
+        milvus.gate.set()
 
 
 def test_the_deadline_of_a_request_hides_no_outage(

@@ -9,7 +9,7 @@ from pymilvus.exceptions import MilvusException
 from pipeline.errors import MilvusAway, RequestRefused, Unavailable
 from pipeline.store.milvus.calls import RetryingCaller
 from pipeline.store.milvus.error_mapping import Call, RetryPolicy
-from pipeline.store.milvus.reachability import INTERVAL_S, PROBE_S, SILENT_S, Reachability
+from pipeline.store.milvus.reachability import INTERVAL_S, PROBE_S, REFUSAL_S, SILENT_S, Reachability
 from tests.support.waiting import eventually
 
 FAILURES = (MilvusException, grpc.RpcError)
@@ -160,6 +160,28 @@ def test_a_server_that_says_that_it_is_not_ready_is_waited_for(server: Server) -
         server.query()
     assert not isinstance(raised.value, MilvusAway)
     assert server.now > 101.0
+
+
+def test_who_waited_in_vain_learns_that_the_server_could_not_serve(server: Server) -> None:
+    server.error = NOT_READY
+    with pytest.raises(Unavailable):
+        server.query()
+    with pytest.raises(Unavailable, match=r"query of collection 'documents'.*not ready"):
+        server.run.check_serving()
+    server.pass_time(REFUSAL_S)
+    server.run.check_serving()
+    with pytest.raises(Unavailable):
+        server.query()
+    server.error = None
+    server.run(Call("describe", "documents"), server.call)
+    with pytest.raises(Unavailable, match="not ready"):
+        server.run.check_serving()
+    server.query()
+    server.run.check_serving()
+    server.error = BAD_EXPRESSION
+    with pytest.raises(RequestRefused):
+        server.query()
+    server.run.check_serving()
 
 
 def test_nothing_is_sent_while_there_are_no_calls(server: Server) -> None:
