@@ -11,15 +11,15 @@ from typing_extensions import TypedDict
 _COMPONENT = "#/components/schemas/"
 _TEXT = {"type": "string"}
 _ERRORS = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or not the gzip that it is declared to be.",
     401: "No key or token, or a wrong one; see WWW-Authenticate.",
-    403: "The key or token does not permit this.",
+    403: "The key or token does not permit this, or another web site sent it.",
     413: "The body is too large.",
-    415: "The body is not declared as application/json.",
+    415: "The body is not declared as application/json, or has an encoding other than gzip.",
     422: "The request is not valid; `at` is the JSON pointer of what is wrong.",
     429: "Too many searches at a time, or requests of the key; see Retry-After.",
     500: "Internal error.",
-    503: "Milvus or the model cannot be used at the moment; see Retry-After.",
+    503: "Milvus is away, or Milvus or the model cannot be used at the moment; see Retry-After.",
     504: "No result in the time of the request.",
 }
 

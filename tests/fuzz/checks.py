@@ -1,7 +1,9 @@
 """What every answer of the query worker must be, whatever was sent."""
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -53,9 +55,9 @@ class Checks:
         operation = self._operation(sent)
         if (schema := _schema(operation["responses"].get("200", {}))) and (wrong := self._validate(schema, value)):
             yield "answer against its schema", wrong
-        if sent.body is None or "content-encoding" in sent.headers:
+        if sent.body is None:
             return
-        body, broken = _json(sent.body)
+        body, broken = _json(_unpacked(sent))
         if broken is not None:
             yield "accepted what is no JSON", broken
         elif (schema := _schema(operation.get("requestBody", {}))) and (wrong := self._validate(schema, body)):
@@ -108,14 +110,24 @@ def _no_constant(name: str) -> float:
 
 def _late(sent: Sent, received: Received) -> bool:
     """Whether a request that limits its own time has met that limit."""
-    wanted = b"timeout_ms" in (sent.body or b"") or "timeout_ms" in sent.path
+    body = _unpacked(sent)
     if received.status == 504:
-        return wanted
-    return received.status == 503 and b"wait_for" in (sent.body or b"") and b":not-fresh" in received.body
+        return b"timeout_ms" in body or "timeout_ms" in sent.path
+    return received.status == 503 and b"wait_for" in body and b":not-fresh" in received.body
+
+
+def _unpacked(sent: Sent) -> bytes:
+    """The body as the worker reads it."""
+    if sent.body is None or sent.headers.get("content-encoding") != "gzip":
+        return sent.body or b""
+    try:
+        return gzip.decompress(sent.body)
+    except (OSError, EOFError, zlib.error):
+        return b""
 
 
 def _waits_s(sent: Sent) -> float:
     """The seconds that a request allows itself."""
-    allowed = re.findall(rb'"timeout_ms"\s*:\s*([0-9]{1,6})\b', sent.body or b"")
+    allowed = re.findall(rb'"timeout_ms"\s*:\s*([0-9]{1,6})\b', _unpacked(sent))
     allowed += [part.encode() for part in re.findall(r"timeout_ms=([0-9]{1,6})\b", sent.path)]
     return max((min(int(number), 60_000) for number in allowed), default=0) / 1000

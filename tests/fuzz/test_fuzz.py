@@ -1,6 +1,7 @@
 """The fuzzer's checks on answers that are wrong, its variants, and its report."""
 
 import base64
+import gzip
 import json
 import random
 import re
@@ -34,6 +35,8 @@ DOCUMENT = {
     }
 }
 SENT = Sent("POST", "/v1/search", "POST /v1/search", b'{"query": "q"}', {"content-type": "application/json"})
+PACKED = {"content-type": "application/json", "content-encoding": "gzip"}
+AGAINST = "accepted against the schema of the request"
 OPENAI = replace(SENT, path="/v1/embeddings", route="POST /v1/embeddings")
 PROBLEM = {"type": "urn:x", "title": "t", "status": 422, "detail": "d", "at": "/query"}
 GOOD = Received(200, "application/json", b'{"results": []}', 0.1)
@@ -60,6 +63,7 @@ def found(sent: Sent, received: Received) -> list[str]:
         (SENT, refusal(at="")),
         (SENT, refusal(415)),
         (replace(SENT, body=b'{"timeout_ms": 10}'), refusal(504)),
+        (replace(SENT, body=gzip.compress(b'{"timeout_ms": 10}'), headers=PACKED), refusal(504)),
         (replace(SENT, body=b'{"timeout_ms": 9000}'), replace(refusal(), seconds=13.0)),
         (replace(SENT, method="HEAD"), Received(200, "application/json", b"", 0.1)),
         (OPENAI, Received(400, "application/json", b'{"error":{"message":"m","type":"","param":null,"code":""}}', 0.1)),
@@ -85,6 +89,8 @@ def test_what_is_right_is_no_finding(sent: Sent, received: Received) -> None:
         (SENT, replace(GOOD, status=302), "unexpected status"),
         (replace(SENT, body=b'{"qurey": "q"}'), GOOD, "accepted against the schema of the request"),
         (replace(SENT, body=b'{"query": '), GOOD, "accepted what is no JSON"),
+        (replace(SENT, body=gzip.compress(b'{"query": 1}'), headers=PACKED), GOOD, AGAINST),
+        (replace(SENT, body=b"no gzip", headers=PACKED), GOOD, "accepted what is no JSON"),
         (SENT, refusal(kind="application/json"), "content type of an error"),
         (SENT, refusal(detail=""), "an error is a problem"),
         (SENT, replace(refusal(404), status=422), "an error is a problem"),

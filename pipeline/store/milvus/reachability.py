@@ -93,7 +93,7 @@ class Reachability:
         self.check()
         for refused_at, refusal in [*self._refusals.values()]:
             if self._clock() - refused_at < REFUSAL_S:
-                raise refusal
+                raise type(refusal)(str(refusal))  # a new one: each raise adds to the traceback
 
     def served(self, operation: str) -> None:
         """A call succeeded."""
@@ -135,7 +135,7 @@ class Reachability:
             self.answered()
 
     def watch(self) -> float:
-        """Probe where it is time to; returns the seconds until the next look."""
+        """Probe where it is time to; returns the seconds until the next call of this."""
         away = self._away_since is not None
         silent = self._under_way > 0 and self._clock() - self._heard_at >= SILENT_S
         if not (away or silent):
