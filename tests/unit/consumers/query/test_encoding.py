@@ -179,6 +179,14 @@ REPEATED = st.builds(lambda part, times: part * times, st.binary(max_size=9), st
 CONTENT = st.binary(max_size=200) | REPEATED
 
 
+def test_a_bomb_is_unpacked_by_pieces() -> None:
+    packed_zeros = gzip.compress(bytes(3_000_000))
+    assert len(packed_zeros) < PIECE_BYTES
+    pieces = unpacked(cut(packed_zeros, []))
+    assert max(map(len, pieces)) == PIECE_BYTES
+    assert sum(map(len, pieces)) == 3_000_000
+
+
 @given(CONTENT, st.integers(0, 9), st.lists(st.integers(0, 10**6), max_size=4))
 def test_unpacking_gives_the_body_in_bounded_pieces_however_it_arrives(
     content: bytes, level: int, places: list[int]
