@@ -1,5 +1,7 @@
 """A query worker whose Milvus is killed, started again, frozen and let go on: what its clients see."""
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -20,6 +22,7 @@ from pipeline.store import connect
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.chaos.servers import Killable
 from tests.support.documents import DIMENSION, put
+from tests.support.processes import running
 from tests.support.rigs.query_app import served
 from tests.support.stores import make_store, write
 from tests.support.waiting import eventually
@@ -129,3 +132,19 @@ def test_a_frozen_milvus_is_a_question_of_time_at_first_and_away_then(site: Site
         site.machine.thaw()
     eventually(lambda: site.search() == "ok", within=30)
     assert site.seen <= STARTING
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("machine", [LocalMilvusLite], indirect=True)
+def test_the_command_serve_does_not_wait_for_a_milvus_that_is_gone(machine: Killable, tmp_path: Path) -> None:
+    given = (f"milvus.uri={machine.server.address}", "embedding.model=hash:8", "query.port=0",
+             "telemetry.log_format=json")  # fmt: skip
+    command = ["-m", "consumers.cli", "serve", *(part for one in given for part in ("--set", one))]
+    with running(command, tmp_path / "log") as worker:
+        listening = eventually(lambda: re.search(r".*query\.listening.*", worker.errors()), within=60)
+        port = json.loads(listening[0])["port"]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            site = Site(machine, client)
+            assert site.search(**LONG) == "unavailable", "there is no collection yet"
+            machine.kill()
+            assert site.search(**LONG) == AWAY

@@ -168,7 +168,7 @@ def test_who_waited_in_vain_learns_that_the_server_could_not_serve(server: Serve
         server.query()
     with pytest.raises(Unavailable, match=r"query of collection 'documents'.*not ready"):
         server.run.check_serving()
-    server.pass_time(REFUSAL_S)
+    server.pass_time(REFUSAL_S + 1)
     server.run.check_serving()
     with pytest.raises(Unavailable):
         server.query()
