@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo check docs format test test-integrations test-browser bench bench-embed bench-gpu bench-query bench-overload chaos mutants lock clean
+.PHONY: help install demo check docs format test test-integrations test-browser fuzz bench bench-embed bench-gpu bench-query bench-overload chaos mutants lock clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -67,6 +67,9 @@ test-browser: $(VENV)/.browser ## the page of the query worker in a real Chromiu
 	  || { echo "install Chromium, or name one: make $@ CHROMIUM=/path/to/chromium" >&2; exit 2; }
 	$(BIN)/pytest -o python_files='browser_*.py' tests/browser $(ARGS)
 
+fuzz: .venv-fuzz/.installed ## 20,000 requests by openapi.json to every route of a query worker: make fuzz ARGS="--requests N --seed S"
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 bench: install ## measure this machine against the loop everybody writes, about 25 minutes; see docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(ARGS)
 
@@ -91,7 +94,7 @@ mutants: install ## break the code in known ways, one at a time; fails where no 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --extra oidc --extra mcp --extra langchain --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
-	for group in integrations integrations-llamaindex; do \
+	for group in integrations integrations-llamaindex fuzz; do \
 	  $(BIN)/uv pip compile --group pyproject.toml:$$group --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements-$$group.lock || exit; \
 	done

@@ -6,6 +6,7 @@ MilvusStreamError                      exit code of a command that ends with it
 ├── Unavailable           back off and try again; nothing happened       3
 │   ├── RateLimited       the same, after a longer wait                  3
 │   ├── NotLoaded         load it, or skip it in a search                3
+│   ├── MilvusAway        wait until Milvus is back: until then no call is sent 3
 │   ├── LeaseExpired      wait: this worker may own its records no more  3
 │   ├── UnlistedAnswer    the same call again; a refusal, if it goes on  3
 │   └── OutcomeUnknown    the same call again: it may have happened      3
@@ -49,6 +50,15 @@ class RateLimited(Unavailable):
 
 class NotLoaded(Unavailable):
     """The collection or Milvus partition exists but is not in memory; load it, or wait while the server recovers."""
+
+
+class MilvusAway(Unavailable):
+    """Milvus does not answer at all: no connection can be made, or it takes calls and answers none."""
+
+    def __init__(self, message: str, away_s: float = 0.0) -> None:
+        """`away_s`: seconds since that was found out."""
+        super().__init__(message)
+        self.away_s = away_s
 
 
 class LeaseExpired(Unavailable):

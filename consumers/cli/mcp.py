@@ -20,7 +20,7 @@ def run(settings: Settings) -> None:
 
     with ExitStack() as stack:
         with _only_json_on_stdout():
-            api = stack.enter_context(connections.milvus(settings))
+            api = stack.enter_context(connections.milvus(settings, fail_fast=True))
             check_serve(settings, api)
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             tools = stack.enter_context(mcp_tools(settings, api, model))

@@ -31,7 +31,7 @@ def run(settings: Settings) -> None:
         probes = _probes(settings, registry)
         if probes is not None:
             stack.enter_context(probes)
-        api = stack.enter_context(connections.milvus(settings))
+        api = stack.enter_context(connections.milvus(settings, fail_fast=True))
         check_serve(settings, api)
         model = stack.enter_context(documents.embedder(settings, queries_first=True))
         app = stack.enter_context(query_app(settings, api, model, access=access, registry=registry, probes=probes))

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.access import AuthSection, ClientSection
 from consumers.config.section import Section as _Section
-from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
+from consumers.config.units import Bytes, Duration, FormatName, Origins, Parameters, Secret
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
@@ -294,6 +294,11 @@ class QuerySection(_Section):
     )
     audit_text: bool = Field(False, description="write the texts of searches into the audit log")
     auth: AuthSection = AuthSection()
+    cors_origins: Origins = Field(
+        (),
+        description="web sites whose scripts may use the API and read its answers (CORS), such as "
+        "https://app.example.com; `*`: all",
+    )
 
     canary: Duration | None = Field(
         None,

@@ -13,6 +13,8 @@ from pipeline.timestamps import format_duration, parse_duration
 _BYTE_SIZE = TypeAdapter(ByteSize)
 _NUMBER_AND_UNIT = re.compile(r"\d+(\.\d+)?\s*[A-Za-z]*", re.ASCII)
 """ByteSize would ignore whatever follows the unit."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+"""As a browser sends it: no path, no slash at the end."""
 
 
 def _duration(value: Any) -> timedelta:
@@ -49,6 +51,19 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII) is not None
 
 
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+            raise ValueError(f"{origin!r} is no origin: write scheme://host or scheme://host:port, in lower case")
+    if "*" in value and len(value) > 1:
+        raise ValueError("* is all origins: leave the others out")
+    return value
+
+
 Parameters = Annotated[dict[str, Any], BeforeValidator(_parameters)]
 """Parameters of an index by name."""
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
@@ -56,3 +71,5 @@ Bytes = Annotated[int, BeforeValidator(_size)]
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: "********" if secret.get_secret_value() else "")]
 FormatName = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": [*FORMATS]})]
 """A name in the registry of record formats."""
+Origins = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_origins)]
+"""Web sites as browsers name them, or `*` alone."""

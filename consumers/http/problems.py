@@ -10,7 +10,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.errors import MilvusStreamError, Mismatch, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.errors import (
+    MilvusAway,
+    MilvusStreamError,
+    Mismatch,
+    NotLoaded,
+    RequestRefused,
+    RequestTooLarge,
+    Unavailable,
+    UsageError,
+)
 from pipeline.query import (
     DeadlinePassed,
     DocumentUnreadable,
@@ -23,6 +32,14 @@ from pipeline.query import (
 )
 
 RETRY_AFTER_S = 1
+_AWAY = (
+    "nothing can be searched or read until Milvus is back; what is published is kept in Kafka and stored then. Retry "
+    "after the seconds of Retry-After; more time for the request does not help"
+)
+_NOT_LOADED = (
+    "Milvus has not loaded what the request needs, as for up to a minute after its restart: retry; where that does not "
+    "help, load the collection"
+)
 _TYPE = "urn:milvus-stream:problem:"
 SECURITY_HEADERS = {
     "cache-control": "no-store",
@@ -50,14 +67,18 @@ class Problem:
     reason: str | None = None
     """For the log, where that may say more than clients need to know."""
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of every answer with it."""
+        return {"retry-after": str(RETRY_AFTER_S)} if self.retry else {}
+
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """The HTTP answer."""
         body = {"type": _TYPE + self.code, "title": self.title, "status": self.status, "detail": self.detail}
-        retry = {"retry-after": str(RETRY_AFTER_S)} if self.retry else {}
         return Response(
             orjson.dumps({**body, **(self.more or {})}),
             self.status,
-            {**(headers or {}), **retry},
+            {**(headers or {}), **self.headers},
             media_type="application/problem+json",
         )
 
@@ -126,6 +147,12 @@ def _not_available(error: Unavailable | Mismatch | UsageError) -> Problem:
         return Problem(503, "offsets-unavailable", title, detail, retry=True, reason=str(error))
     if isinstance(error, DocumentUnreadable):
         return Problem(503, error.why, "The document cannot be read now", str(error), retry=True)
+    if isinstance(error, MilvusAway):
+        so_far = {"away_s": round(error.away_s, 1)}
+        return Problem(503, "milvus-away", "Milvus does not answer", _AWAY, so_far, retry=True, reason=str(error))
+    if isinstance(error, NotLoaded):
+        title = "The collection is not loaded"
+        return Problem(503, "not-loaded", title, _NOT_LOADED, retry=True, reason=str(error))
     why = "; the line search.failed of the query worker's log says why"
     if isinstance(error, Unavailable):
         code, title, detail = (
@@ -174,5 +201,6 @@ class ErrorBoundaryMiddleware:
         except Exception as error:
             if started:
                 raise
-            _log.exception("http.failed", path=scope["path"], error=type(error).__name__)
+            if not isinstance(error, HttpProblem):
+                _log.exception("http.failed", path=scope["path"], error=type(error).__name__)
             await problem_of(error).response()(scope, receive, guarded)

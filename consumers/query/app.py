@@ -12,9 +12,12 @@ from consumers.http.operations import Operations, Problems, exposition, routing_
 from consumers.http.problems import ErrorBoundaryMiddleware
 from consumers.query.access import Access, AccessLayer
 from consumers.query.admission import Admission, UntilSent
+from consumers.query.encoding import CompressedAnswers, UnpackedBodies
+from consumers.query.head import HeadAsGet
 from consumers.query.mcp.sources import StoredDocuments
 from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
+from consumers.query.origins import NO_ORIGINS, OriginLayer, Origins
 from consumers.query.routes.documents import add_documents
 from consumers.query.routes.freshness import add_freshness
 from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
@@ -46,12 +49,13 @@ def create_app(
     embeddings: EmbeddingService | None = None,
     mcp: bool = False,
     page: Page | None = None,
+    origins: Origins = NO_ORIGINS,
 ) -> FastAPI:
     """The HTTP application, which closes the service at its end. `ready` may block, see Operations.
 
     `access`: what a caller needs; None: nothing, for an application that only this machine can reach. Without
     `embeddings` texts are not embedded for clients. `mcp`: answer `/mcp`, too; it needs the package mcp. `page`: None
-    for none.
+    for none. `origins`: the web sites whose scripts may use the API.
 
     As many searches are admitted at a time as the service has threads; more are answered 429.
     """
@@ -59,7 +63,7 @@ def create_app(
     admission = Admission(service.concurrency)
     searches = Searches(service, admission)
     documents = DocumentService(service)
-    tools = _mcp_endpoint(searches, documents) if mcp else None
+    tools = _mcp_endpoint(searches, documents, origins) if mcp else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -81,11 +85,7 @@ def create_app(
         redirect_slashes=False,  # the redirect would lead to whatever the Host header says
         lifespan=lifespan,
     )
-    app.add_middleware(UntilSent)
-    app.add_middleware(AccessLayer, access=access or Access())
-    if page is not None:
-        app.add_middleware(PageLayer)
-    app.add_middleware(ErrorBoundaryMiddleware)
+    _add_layers(app, access or Access(), origins, pages=page is not None)
     app.add_exception_handler(HTTPException, routing_problem)
     _add_routes(app, service, documents=documents, searches=searches, embeddings=embeddings, admission=admission)
     if tools is not None:
@@ -97,6 +97,19 @@ def create_app(
     searched = (request_model(most), cursor_request_model(most), similar_model(most))
     publish(app, [*searched, EmbeddingsRequest, VectorStoreSearchRequest, *MODELS])
     return app
+
+
+def _add_layers(app: FastAPI, access: Access, origins: Origins, *, pages: bool) -> None:
+    """The layers around the routes, from the innermost to the outermost."""
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(UnpackedBodies)
+    app.add_middleware(UntilSent)
+    app.add_middleware(AccessLayer, access=access)
+    if pages:
+        app.add_middleware(PageLayer)
+    app.add_middleware(OriginLayer, origins=origins)
+    app.add_middleware(CompressedAnswers)
+    app.add_middleware(ErrorBoundaryMiddleware)
 
 
 def _add_routes(
@@ -120,7 +133,7 @@ def _add_routes(
         add_freshness(app, service.freshness)
 
 
-def _mcp_endpoint(searches: Searches, documents: DocumentService) -> "McpEndpoint":
+def _mcp_endpoint(searches: Searches, documents: DocumentService, origins: Origins) -> "McpEndpoint":
     from consumers.query.mcp.http import McpEndpoint  # noqa: PLC0415 - the package may not be installed
 
-    return McpEndpoint(Tools(searches, StoredDocuments(documents, searches), searches.service.freshness))
+    return McpEndpoint(Tools(searches, StoredDocuments(documents, searches), searches.service.freshness), origins)

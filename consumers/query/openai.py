@@ -7,7 +7,7 @@ import orjson
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from consumers.http.problems import RETRY_AFTER_S, Problem, problem_of
+from consumers.http.problems import Problem, problem_of
 from pipeline.query import DeadlinePassed, InvalidRequest
 
 _TYPES = {
@@ -52,8 +52,7 @@ def problem_response(problem: Problem, message: str, param: str | None = None) -
     status = 400 if problem.status == _UNPROCESSABLE else problem.status
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
     detail = ErrorDetail(message=message, type=kind, param=param, code=problem.code.replace("-", "_"))
-    headers = {"retry-after": str(RETRY_AFTER_S)} if problem.retry else {}
-    return Response(orjson.dumps(ErrorBody(error=detail)), status, headers, media_type="application/json")
+    return Response(orjson.dumps(ErrorBody(error=detail)), status, problem.headers, media_type="application/json")
 
 
 def error_responses() -> dict[int | str, dict[str, Any]]:

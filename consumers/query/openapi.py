@@ -9,16 +9,17 @@ from pydantic import BaseModel, TypeAdapter
 from typing_extensions import TypedDict
 
 _COMPONENT = "#/components/schemas/"
+_TEXT = {"type": "string"}
 _ERRORS = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or not the gzip that it is declared to be.",
     401: "No key or token, or a wrong one; see WWW-Authenticate.",
-    403: "The key or token does not permit this.",
+    403: "The key or token does not permit this, or another web site sent it.",
     413: "The body is too large.",
-    415: "The body is not declared as application/json.",
+    415: "The body is not declared as application/json, or has an encoding other than gzip.",
     422: "The request is not valid; `at` is the JSON pointer of what is wrong.",
     429: "Too many searches at a time, or requests of the key; see Retry-After.",
     500: "Internal error.",
-    503: "Milvus or the model cannot be used at the moment; see Retry-After.",
+    503: "Milvus is away, or Milvus or the model cannot be used at the moment; see Retry-After.",
     504: "No result in the time of the request.",
 }
 
@@ -44,6 +45,23 @@ def json_body(*models: type[BaseModel]) -> dict[str, Any]:
     references = [{"$ref": f"{_COMPONENT}{model.__name__}"} for model in models]
     content = {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def parameters(model: type[BaseModel], *, path: str = "") -> dict[str, Any]:
+    """The extra of a route that reads the keys of this model from its address; `path`: the one that is no parameter."""
+    schema = model.model_json_schema()
+    required = {path, *schema.get("required", ())}
+    described = [
+        {
+            "name": name,
+            "in": "path" if name == path else "query",
+            "required": name in required,
+            "schema": {key: value for key, value in about.items() if key not in ("title", "description")} or _TEXT,
+            "description": about.get("description", ""),
+        }
+        for name, about in schema.get("properties", {}).items()
+    ]
+    return {"parameters": described}
 
 
 def publish(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:

@@ -11,31 +11,39 @@ from pipeline.store import MilvusServerApi, Observer, unobserved
 
 @contextmanager
 def milvus(
-    settings: Settings, observe: Observer = unobserved, *, recovering_s: float | None = None
+    settings: Settings,
+    observe: Observer = unobserved,
+    *,
+    recovering_s: float | None = None,
+    fail_fast: bool = False,
 ) -> Iterator[MilvusServerApi]:
     """A connection to the configured Milvus; a path ending in .db is served by a Milvus Lite of this machine.
 
-    `observe` is called after every call: operation, seconds, error. `recovering_s` as in `pipeline.store.connect`.
+    `observe` is called after every call: operation, seconds, error. `recovering_s` and `fail_fast` as in
+    `pipeline.store.connect`.
     """
     if not settings.milvus.uri.endswith(".db"):
-        with _connected(settings, settings.milvus.uri, observe, recovering_s) as api:
+        with _connected(settings, settings.milvus.uri, observe, recovering_s, fail_fast) as api:
             yield api
         return
     from consumers.local import LocalMilvusLite  # noqa: PLC0415 - needs the extra `local`
 
-    with LocalMilvusLite(Path(settings.milvus.uri)) as uri, _connected(settings, uri, observe, recovering_s) as api:
+    with (
+        LocalMilvusLite(Path(settings.milvus.uri)) as uri,
+        _connected(settings, uri, observe, recovering_s, fail_fast) as api,
+    ):
         yield api
 
 
 @contextmanager
 def _connected(
-    settings: Settings, uri: str, observe: Observer, recovering_s: float | None
+    settings: Settings, uri: str, observe: Observer, recovering_s: float | None, fail_fast: bool
 ) -> Iterator[MilvusServerApi]:
     from pipeline.store import connect  # noqa: PLC0415 - imports pymilvus, a second that not every command needs
 
     token = settings.milvus.token.get_secret_value() if settings.milvus.token else None
     timeout_s = settings.milvus.timeout.total_seconds()
-    api = connect(uri, token, timeout_s=timeout_s, recovering_s=recovering_s, observe=observe)
+    api = connect(uri, token, timeout_s=timeout_s, recovering_s=recovering_s, observe=observe, fail_fast=fail_fast)
     try:
         yield api
     finally:

@@ -12,6 +12,7 @@ from consumers.config import Settings
 from consumers.http import ProbeServer
 from consumers.query.access import Access
 from consumers.query.app import create_app
+from consumers.query.origins import Origins
 from consumers.wiring.canary import canary
 from consumers.wiring.freshness import freshness_watch
 from consumers.wiring.mcp import mcp_installed
@@ -61,6 +62,7 @@ def query_app(
             embeddings=EmbeddingService(model, batcher, documents),
             mcp=mcp_installed(),
             page=page(settings, api, search, service, access),
+            origins=Origins(settings.query.cors_origins),
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from pipeline.errors import Unavailable
+from pipeline.errors import MilvusAway, NotLoaded, Unavailable
 from pipeline.query.answer import FetchRound
 from pipeline.query.canary_rows import except_canaries, without_canaries
 from pipeline.query.plan import SearchPlan
@@ -239,6 +239,8 @@ def in_time(call: Callable[[float], T], deadline: float, clock: Callable[[], flo
         raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms")
     try:
         return call(left_s)
+    except (MilvusAway, NotLoaded):
+        raise  # more time is no advice
     except Unavailable as error:
         if clock() >= deadline - _CLOCK_SLACK_S:
             raise DeadlinePassed("Milvus did not answer in the time of the request") from error

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import NotFound, NotLoaded, Unavailable
+from pipeline.errors import MilvusStreamError, NotFound, NotLoaded, Unavailable
 from pipeline.query.answer import Searched, SearchResult, Skipped
-from pipeline.query.candidates import CandidateSearch, FetchSettings
+from pipeline.query.candidates import CandidateSearch, DeadlinePassed, FetchSettings
 from pipeline.query.description import CollectionDescription, describe_collection
 from pipeline.query.explain import Phases, explained
 from pipeline.query.facets import check_facets, read_facets
@@ -151,8 +151,9 @@ class Searcher:
         try:
             existing = self._partitions.listing(fresh=request.strong)
             return run(existing)
-        except (NotFound, NotLoaded):
+        except (NotFound, NotLoaded) as error:
             # Retention may drop a Milvus partition between the listing and the search, an operator release it.
+            first: MilvusStreamError = error
             self.forget()
         except Unavailable:
             self.forget()
@@ -163,6 +164,10 @@ class Searcher:
             result = run(remaining)
         except NotFound as error:
             raise Unavailable(f"Milvus partitions of {self._collection} change too fast: {error}") from error
+        except DeadlinePassed:
+            if isinstance(first, NotLoaded):  # as after a restart of Milvus: more time for the request is no advice
+                raise first from None
+            raise
         dropped = tuple(Skipped(name, "dropped") for name in existing.names if name not in remaining.names)
         searched = Searched(result.searched.partitions, (*result.searched.skipped, *dropped))
         explanation = result.explanation and replace(result.explanation, partitions=searched)

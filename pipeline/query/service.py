@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pipeline.errors import Mismatch, NotFound, RateLimited, RequestRefused, RequestTooLarge, Unavailable, UsageError
+from pipeline.errors import (
+    MilvusStreamError,
+    Mismatch,
+    NotFound,
+    RateLimited,
+    RequestRefused,
+    RequestTooLarge,
+    Unavailable,
+    UsageError,
+)
 from pipeline.query.answer import Freshness, SearchAnswer, SearchAnswers, SearchResult, Timing, shape_answer
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.cursor import Cursors
@@ -151,9 +160,17 @@ class SearchService:
             decoded = decode_json(body) if isinstance(body, bytes) else body
             page = open_page(decoded, self.max_results, arrived_ms, self._cursors, tenant)
             progress.request = page.request
-            admit()
+            self.enter(admit)
             progress.answer = answer = await self._answer(page, arrived)
         return answer
+
+    def enter(self, admit: Callable[[], None]) -> None:
+        """Begin a request that needs Milvus. Raises MilvusAway where it does not answer, and what `admit` raises.
+
+        Known beforehand, so that nothing is embedded for it, and no thread waits.
+        """
+        self._searcher.api.check_reachable()
+        admit()
 
     @contextmanager
     def reported(self, report: Callable[[SearchReport], None]) -> Iterator[Progress]:
@@ -201,8 +218,8 @@ class SearchService:
         try:
             async with asyncio.timeout_at(deadline):
                 return await loop.run_in_executor(self._threads, lambda: call(_ends_earlier(deadline - loop.time())))
-        except TimeoutError as error:
-            raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
+        except (TimeoutError, DeadlinePassed) as error:
+            raise self._late() from error
 
     def close(self) -> None:
         """Take no further search; those that wait for a thread are cancelled."""
@@ -212,13 +229,22 @@ class SearchService:
 
     async def _read(self, read: Callable[[], T]) -> T:
         """Read in a thread of the searches. Raises Unavailable, Mismatch, DeadlinePassed."""
+        self._searcher.api.check_reachable()
         try:
             async with asyncio.timeout(_READ_S):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, read)
         except NotFound as error:
             raise Unavailable(f"the collection {self.collection} was dropped a moment ago") from error
-        except TimeoutError as error:
-            raise DeadlinePassed("Milvus did not answer in time; try again") from error
+        except (TimeoutError, DeadlinePassed) as error:
+            raise self._late() from error
+
+    def _late(self) -> Exception:
+        """The error of a request whose time ran out: more time is no advice where Milvus is away or starting."""
+        try:
+            self._searcher.api.check_serving()
+        except MilvusStreamError as error:
+            return error
+        return DeadlinePassed("the time of the request ran out; allow more with timeout_ms")
 
     async def _answer(self, page: Page, arrived: float) -> Answer:
         """`arrived` is on the event loop's clock."""
@@ -232,8 +258,8 @@ class SearchService:
                 waited = now()
                 search = partial(self._search, page, vectors, deadline, now, since)
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, search)
-        except TimeoutError as error:
-            raise DeadlinePassed("the time of the request ran out; allow more with timeout_ms") from error
+        except (TimeoutError, DeadlinePassed) as error:
+            raise self._late() from error
         timing = self.timed(result, arrived, embedded, embedded=request.embeds)
         if request.waits:
             self._metrics.seconds.labels("wait").observe(waited - embedded)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import structlog
 
-from pipeline.errors import MilvusStreamError, NotFound
+from pipeline.errors import MilvusAway, MilvusStreamError, NotFound
 from pipeline.query.ranking import best, document_of, position_of
 from pipeline.records import Position
 from pipeline.store import (
@@ -99,8 +99,8 @@ class VersionCheck:
             warnings: tuple[str, ...] = ()
         except MilvusStreamError as error:
             warnings = (_UNCHECKED,)
-            if wait_s < _LOOKUP_S:
-                return {}, warnings  # the hurry of one request says nothing about the ledger
+            if wait_s < _LOOKUP_S or isinstance(error, MilvusAway):
+                return {}, warnings  # the hurry of one request says nothing about the ledger, nor does an outage
             log.warning("query.versions_unchecked", why=str(error), seconds=_PAUSE_S)
         self._warnings, self._resumes_at = warnings, self._clock() + _PAUSE_S
         return {}, warnings

@@ -1210,7 +1210,7 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     ),
     Mutation(
         "a page that another web site can make search",
-        function="consumers.query.web.layer.from_elsewhere",
+        function="consumers.query.origins.from_elsewhere",
         old='request.headers.get("sec-fetch-dest") != "document"',
         new="False",
         tests=("tests/unit/consumers/query/web/test_page.py",),
@@ -1249,5 +1249,33 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         old="with_nodes(fingerprint) if nodes else fingerprint",
         new="fingerprint",
         tests=("tests/unit/pipeline/store/writing/test_llama_nodes.py",),
+    ),
+    Mutation(
+        "every request finds out by itself that Milvus is away",
+        function="pipeline.store.milvus.reachability.Reachability._leave",
+        old="new = self._away_since is None",
+        new="new = False",
+        tests=("tests/unit/pipeline/store/milvus/test_reachability.py",),
+    ),
+    Mutation(
+        "a Milvus that is back stays away",
+        function="pipeline.store.milvus.reachability.Reachability.answered",
+        old="since, self._away_since = self._away_since, None",
+        new="since = self._away_since",
+        tests=("tests/unit/pipeline/store/milvus/test_reachability.py",),
+    ),
+    Mutation(
+        "a bomb is unpacked whole",
+        function="consumers.query.encoding._Unpacking._unpack",
+        old="self._unpacker.decompress(self._packed, PIECE_BYTES)",
+        new="self._unpacker.decompress(self._packed)",
+        tests=("tests/unit/consumers/query/test_encoding.py",),
+    ),
+    Mutation(
+        "every web site may read the API",
+        function="consumers.query.origins.Origins.allow",
+        old='origin is not None and ("*" in self.allowed or origin in self.allowed)',
+        new="origin is not None",
+        tests=("tests/unit/consumers/query/test_origins.py",),
     ),
 )

@@ -12,6 +12,7 @@ from consumers.http.named_route import NamedRoute
 from consumers.http.problems import Problem, http_problem
 from consumers.query.mcp.server import mcp_server
 from consumers.query.mcp.tools import Tools
+from consumers.query.origins import Origins
 
 PATH = "/mcp"
 MAX_BODY_BYTES = 128 * 1024
@@ -24,7 +25,9 @@ class McpEndpoint:
     client opens with GET would stay empty, and is refused as the protocol provides.
     """
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, origins: Origins) -> None:
+        """`origins`: further web sites whose scripts may call."""
+        self._origins = origins
         self._manager = StreamableHTTPSessionManager(
             mcp_server(tools), json_response=True, stateless=True, max_request_body_size=MAX_BODY_BYTES
         )
@@ -45,7 +48,7 @@ class McpEndpoint:
         if request.method != "POST":
             refusal = http_problem(405, "Method Not Allowed").response({"allow": "POST"})
             await refusal(scope, receive, send)
-        elif _is_foreign(request):
+        elif _is_foreign(request) and not self._origins.allow(request.headers.get("origin")):
             detail = "the page that sent this request belongs to another site"
             await Problem(403, "foreign-origin", "Not a page of this server", detail).response()(scope, receive, send)
         else:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from consumers.http.problems import problem_of
 from consumers.query.access import caller_of, note
 from consumers.query.admission import Admission
-from consumers.query.openapi import problem_responses
+from consumers.query.openapi import parameters, problem_responses
 from pipeline.query import DocumentHistory, DocumentRequest, DocumentService, InvalidRequest, StoredDocument
 
 NO_DOCUMENT: dict[int | str, dict[str, Any]] = {
@@ -131,20 +131,9 @@ def _failed(error: Exception) -> Response:
 def _described(summary: str, description: str, model: type) -> dict[str, Any]:
     """The options of a route for OpenAPI."""
     errors = {status: of for status, of in problem_responses().items() if status not in (400, 413, 415)}
-    properties = DocumentRequest.model_json_schema()["properties"]
-    parameters = [
-        {
-            "name": name,
-            "in": "path" if name == "doc_id" else "query",
-            "required": name == "doc_id",
-            "schema": {key: value for key, value in schema.items() if key not in ("title", "description")},
-            "description": schema["description"],
-        }
-        for name, schema in properties.items()
-    ]
     return {
         "summary": summary,
         "description": description,
         "responses": {200: {"model": model}, **errors, **NO_DOCUMENT},
-        "openapi_extra": {"parameters": parameters},
+        "openapi_extra": parameters(DocumentRequest, path="doc_id"),
     }

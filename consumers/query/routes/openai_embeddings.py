@@ -35,8 +35,8 @@ from pipeline.query import (
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_INPUT_CHARS = 65_536
-READS = 8
-"""Bodies that are read at a time: many large ones would fill the memory before a search or a text is admitted."""
+LARGE_BODIES_BYTES = 8 * MAX_BODY_BYTES
+"""The memory for bodies that are being read. A place is taken only when one is there: slow senders take none."""
 
 _DESCRIPTION = """Embed texts with the model of the collection, in the shape of OpenAI's API.
 
@@ -127,7 +127,7 @@ class EmbeddingsAnswer(TypedDict):
 
 def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission) -> None:
     """`POST /v1/embeddings`."""
-    reading, large = Admission(READS), LargeBodies(READS * MAX_BODY_BYTES)
+    large = LargeBodies(LARGE_BODIES_BYTES)
 
     @app.post(
         "/v1/embeddings",
@@ -138,8 +138,7 @@ def add_embeddings(app: FastAPI, service: EmbeddingService, admission: Admission
     )
     async def embeddings(request: Request) -> Response:
         try:
-            with reading.place():
-                body = parse_body(EmbeddingsRequest, decode_json(await read_body(request, MAX_BODY_BYTES, large)))
+            body = parse_body(EmbeddingsRequest, decode_json(await read_body(request, MAX_BODY_BYTES, large)))
             answer = await _answer(service, body, partial(admission.admit, request))
         except Exception as error:
             _log_failure(error)

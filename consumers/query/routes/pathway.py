@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from consumers.http.problems import problem_of
 from consumers.query.body import read_body
-from consumers.query.openapi import json_body, problem_responses
+from consumers.query.openapi import json_body, parameters, problem_responses
 from consumers.query.pathway_filter import MAX_CHARS, MODIFIED_AT, pathway_filter
 from consumers.query.searches import Searches, renamed
 from pipeline.errors import MilvusStreamError
@@ -102,7 +102,7 @@ def _add(app: FastAPI, path: str, summary: str, model: type[StrictModel], answer
             return problem_of(error).response()
 
     name = path.rpartition("/")[2]
-    for method, extra in (("POST", json_body(model)), ("GET", {})):
+    for method, extra in (("POST", json_body(model)), ("GET", parameters(model))):
         app.add_api_route(
             path,
             route,

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from consumers.query.origins import from_elsewhere
 from consumers.query.web.keys import PAGES, cookie_key, key_form
 from consumers.query.web.render import html
 
@@ -74,14 +75,3 @@ class _Pages:
             headers = {} if retry is None else {"retry-after": retry}
             page = html("message.html", status, headers, title=problem["title"], detail=problem["detail"])
         await page(self._request.scope, self._receive, self._send)
-
-
-def from_elsewhere(request: Request) -> bool:
-    """Whether another web site makes its visitor's browser send this, other than by a link to a page.
-
-    Such a request cannot be read there, but it would search. Programs and old browsers do not send these headers.
-    """
-    site = request.headers.get("sec-fetch-site", "none")
-    if site in ("none", "same-origin"):
-        return False
-    return request.method not in ("GET", "HEAD") or request.headers.get("sec-fetch-dest") != "document"

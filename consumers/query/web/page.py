@@ -80,7 +80,8 @@ class Page:
                 else:
                     _log_refusal(request.url.path, problem)
                 frame = self._parts.frame(caller, "")
-                return html("message.html", problem.status, **frame, title=problem.title, detail=problem.detail)
+                words = {"title": problem.title, "detail": problem.detail}
+                return html("message.html", problem.status, problem.headers, **frame, **words)
 
         return handle
 

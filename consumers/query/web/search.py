@@ -84,7 +84,7 @@ class SearchPage:
         if sees_counts(caller) and self._partitions is not None:
             reading = await self._partitions.latest()
         fresh = await self._parts.fresh(caller)
-        return html("search.html", status, **self._values(form, view, reading, caller), fresh=fresh)
+        return html("search.html", status, view.headers, **self._values(form, view, reading, caller), fresh=fresh)
 
     async def _search(self, request: Request, form: SearchForm, caller: Caller) -> tuple[int, "_View"]:
         """Search; the status and what there is to show."""
@@ -165,6 +165,7 @@ class _View:
         further: bool = False,
         problem: Mapping[str, str] | None = None,
         wrong: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.answer = answer
         self.cards = cards
@@ -173,6 +174,8 @@ class _View:
         self.problem = problem
         self.wrong = wrong
         """The field of the form that the problem is about."""
+        self.headers = headers
+        """Of the answer, beside those of every page."""
 
     def status(self, form: SearchForm) -> str:
         """One sentence for the live region."""
@@ -203,7 +206,8 @@ def _problem(error: Exception) -> tuple[int, _View]:
             at = at.rpartition("/")[0]
         wrong = _FIELDS.get(at, "")
         text = f"{_LABELS[wrong]}: {error.detail}" if wrong else str(error)
-    return problem.status, _View(problem={"title": problem.title, "text": text}, wrong=wrong)
+    shown = {"title": problem.title, "text": text}
+    return problem.status, _View(problem=shown, wrong=wrong, headers=problem.headers)
 
 
 def _indented(body: Mapping[str, Any]) -> str:

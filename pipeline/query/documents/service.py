@@ -64,7 +64,7 @@ class DocumentService:
         with self._searches.reported(report) as progress:
             request = parse_similar(decode_json(body) if isinstance(body, bytes) else body, self.max_results)
             progress.request = request.search
-            admit()
+            self._searches.enter(admit)
             progress.answer = answer = await self._similar(request, arrived, arrived_ms, tenant)
         return answer
 
@@ -110,7 +110,7 @@ class DocumentService:
         counts = self._searches.metrics.documents
         try:
             request: DocumentRequest = parse_document_request(values)
-            admit()
+            self._searches.enter(admit)
             whose = _permitted(request.doc_id, request.tenant, tenant)
             call = partial(read, request.doc_id, whose)
             answer = await self._searches.on_thread(call, arrived + request.timeout_ms / 1000)

@@ -65,6 +65,7 @@ class FreshnessWatch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`offsets`: None where Kafka is not configured. `max_waiting`: requests that may wait at a time."""
+        self._api = api
         self._offsets = offsets
         self._clock = clock
         self._history = LagHistory()
@@ -100,6 +101,7 @@ class FreshnessWatch:
 
     async def report(self) -> FreshnessReport:
         """The state, at most a second old. Raises Unavailable, UsageError."""
+        self._api.check_reachable()  # a read that began before may hang
         try:
             async with asyncio.timeout(_REPORT_S):
                 newest = await self._newest.now()

@@ -138,6 +138,12 @@ class MilvusApi(Protocol):
     def server(self) -> ServerInfo:
         """Version, kind and capabilities, read when the connection was opened."""
 
+    def check_reachable(self) -> None:
+        """Raise MilvusAway where the server is known not to answer; calls nothing. See `fail_fast` of `connect`."""
+
+    def check_serving(self) -> None:
+        """Raise MilvusAway, or the last answer where it was that the server cannot serve such calls; calls nothing."""
+
     def collections(self) -> list[str]:
         """Names of all collections."""
 

@@ -4,11 +4,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from pipeline.errors import LeaseExpired, MilvusStreamError, Unavailable
 from pipeline.store.milvus.connection_watch import ConnectionWatch
 from pipeline.store.milvus.error_mapping import Call, FailureKind, RetryPolicy, chain, classify, to_error
+from pipeline.store.milvus.reachability import Reachability
 from pipeline.store.milvus.write_lease import Lease
 
 T = TypeVar("T")
@@ -17,6 +19,7 @@ Observer = Callable[[str, float, MilvusStreamError | None], None]
 """Called when a call ends with the operation, the seconds of all its attempts, and the error or None."""
 
 _SHOWN_CHARACTERS = 300
+_NOT_SERVING = frozenset({FailureKind.UNAVAILABLE, FailureKind.NOT_LOADED, FailureKind.RECOVERING})
 
 
 def unobserved(operation: str, seconds: float, error: MilvusStreamError | None) -> None:
@@ -38,7 +41,9 @@ class RetryingCaller:
         observe: Observer = unobserved,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
+        reachability: Reachability | None = None,
     ) -> None:
+        """`reachability`: calls fail with MilvusAway, and are not repeated, while it says that the server is away."""
         self._failures = failures
         self._timeout_s = timeout_s
         self._retry = retry
@@ -49,6 +54,7 @@ class RetryingCaller:
         self._seen_loaded: set[str] = set()
         self.lease = Lease()
         self.watch = ConnectionWatch()
+        self._reachability = reachability
 
     @property
     def longest_s(self) -> float:
@@ -71,6 +77,18 @@ class RetryingCaller:
         """Fail every further call, and those that wait for another attempt."""
         self._closed.set()
         self.watch.close()
+        if self._reachability is not None:
+            self._reachability.close()
+
+    def check_reachable(self) -> None:
+        """Raise MilvusAway where the server is known to be away; calls nothing."""
+        if self._reachability is not None:
+            self._reachability.check()
+
+    def check_serving(self) -> None:
+        """As `Reachability.check_serving`; calls nothing."""
+        if self._reachability is not None:
+            self._reachability.check_serving()
 
     def __call__(
         self,
@@ -96,19 +114,21 @@ class RetryingCaller:
                 attempt += 1
                 elapsed = self._clock() - began
                 self._check_open(call)
+                self.check_reachable()
                 try:
                     timeout = self._attempt_timeout(attempt_s, total_s, elapsed)
                     if leased:
                         timeout = self.lease.bounded(timeout)
-                    answer = function(*arguments, timeout=timeout, retry_on_rate_limit=False, **options)
-                    self.watch.answered()
+                    with self._awaited():
+                        answer = function(*arguments, timeout=timeout, retry_on_rate_limit=False, **options)
+                    self._answered(call)
                     return answer
                 except self._failures as error:
-                    self.watch.failed(error)
+                    kind = self._failed(call, error)
                     self._check_open(call)
+                    self.check_reachable()
                     if leased and (expired := _lease_expired(error)):
                         raise expired from error
-                    kind = classify(error)
                     wait = self._wait(call, kind, attempt, self._clock() - began, total_s) if repeat else None
                     if wait is None:
                         raise to_error(kind, call, error_text(error)) from error
@@ -118,6 +138,23 @@ class RetryingCaller:
             raise
         finally:
             self._observe(call.operation, self._clock() - began, failed)
+
+    def _awaited(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._reachability is None else self._reachability.calling()
+
+    def _answered(self, call: Call) -> None:
+        self.watch.answered()
+        if self._reachability is not None:
+            self._reachability.served(call.operation)
+
+    def _failed(self, call: Call, error: Exception) -> FailureKind:
+        self.watch.failed(error)
+        kind = classify(error)
+        if self._reachability is not None:
+            self._reachability.failed(error)
+            if kind in _NOT_SERVING:
+                self._reachability.refused(call.operation, to_error(kind, call, error_text(error)))
+        return kind
 
     def _attempt_timeout(self, attempt_s: float | None, total_s: float | None, elapsed_s: float) -> float:
         if total_s is not None:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -27,6 +28,7 @@ from pipeline.store.milvus.conversion import (
 )
 from pipeline.store.milvus.error_mapping import Call, RetryPolicy, classify, to_error
 from pipeline.store.milvus.expressions import ids_expression
+from pipeline.store.milvus.reachability import Reachability
 from pipeline.store.milvus.write_lease import LeftS
 
 T = TypeVar("T")
@@ -45,14 +47,17 @@ def connect(
     retry: RetryPolicy | None = None,
     recovering_s: float | None = None,
     observe: Observer = unobserved,
+    fail_fast: bool = False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
 ) -> "MilvusServer":
     """Open a new connection and read the server's version.
 
     `timeout_s` bounds each attempt of a data call; `retry` bounds all attempts. `recovering_s`, where no `retry` is
-    given: how long a call waits for a shard that is not serviceable. Raises `Unavailable` at once where
-    nothing answers (the caller decides whether to wait for a server), `UsageError` for a bad address or token.
+    given: how long a call waits for a shard that is not serviceable. `fail_fast`: calls raise MilvusAway at once, and
+    are not repeated, while the server does not answer at all; for processes whose clients wait. Raises `Unavailable` at
+    once where nothing answers (the caller decides whether to wait for a server), `UsageError` for a bad address or
+    token.
     """
     address = server_address(uri)
     # pymilvus logs a traceback at ERROR for every failed call, with parts of the request in it.
@@ -79,6 +84,7 @@ def connect(
             raise failed from error
         hint = proxy_hint(uri, os.environ)
         raise Unavailable(f"Milvus at {address} does not answer; is it running?{hint} {error_text(error)}") from error
+    reachability = Reachability(FAILURES, partial(_probe, client), clock) if fail_fast else None
     run = RetryingCaller(
         FAILURES,
         timeout_s=timeout_s,
@@ -86,9 +92,16 @@ def connect(
         observe=observe,
         clock=clock,
         sleep=sleep,
+        reachability=reachability,
     )
     pack_upserts(client, run.lease.check)
+    if reachability is not None:
+        reachability.start()
     return MilvusServer(client, server_info(version), run)
+
+
+def _probe(client: MilvusClient, timeout_s: float) -> None:
+    client.get_server_version(timeout=timeout_s, retry_on_rate_limit=False)
 
 
 class MilvusServer(CollectionAdmin, MilvusServerApi):
@@ -102,6 +115,14 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
     def longest_write_s(self) -> float:
         """Upper limit in seconds of an `upsert` or `delete`, whatever its outcome."""
         return self._run.longest_s + CONNECT_TIMEOUT_S
+
+    @override
+    def check_reachable(self) -> None:
+        self._run.check_reachable()
+
+    @override
+    def check_serving(self) -> None:
+        self._run.check_serving()
 
     @override
     def fence(self, left_s: LeftS) -> None:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from pipeline import failpoints
 from pipeline.errors import (
+    MilvusAway,
+    MilvusStreamError,
     NotFound,
     NotLoaded,
     RecordRejected,
     RequestTooLarge,
-    Unavailable,
     UsageError,
 )
 from pipeline.store.milvus.api import (
@@ -91,9 +92,10 @@ class FakeMilvus:
 
     `staleness_writes`: a read without `strong` misses this many of the collection's last writes, unless they are older
     than `staleness_s` by `clock`.
-    `down`: every call raises `Unavailable`; when it becomes True, every connection breaks.
+    `down`: every call raises `MilvusAway`; when it becomes True, every connection breaks.
     `gate`: cleared, every call waits until it is set again. `on_write`: called before each write.
-    `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or ids).
+    `refusal`: what `check_serving` raises. `hook`: a `Hook`. `calls`: all calls, as (operation, collection, rows or
+    ids).
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class FakeMilvus:
         self.gate = threading.Event()
         self.gate.set()
         self.hook: Hook | None = None
+        self.refusal: MilvusStreamError | None = None
         self.calls: list[tuple[str, str, int]] = []
         self.flushes = 0
         self.on_write: list[OnWrite] = []
@@ -138,6 +141,15 @@ class FakeMilvus:
         broke, self._down = down and not self._down, down
         for lost in self._lost if broke else ():
             lost()
+
+    def check_reachable(self) -> None:
+        if self.down:
+            raise MilvusAway("the server cannot be reached")
+
+    def check_serving(self) -> None:
+        self.check_reachable()
+        if self.refusal is not None:
+            raise self.refusal
 
     def on_lost(self, lost: Callable[[], None]) -> None:
         self._lost.append(lost)
@@ -172,7 +184,7 @@ class FakeMilvus:
         with self._lock:
             self.calls.append((operation, collection, size))
             if self.down or self._closed:
-                raise Unavailable(f"{operation}: the server cannot be reached")
+                raise MilvusAway(f"{operation}: the server cannot be reached")
             failure = next((failure for failure in self._failures if failure.hits(operation, collection)), None)
             if failure is not None:
                 self._failures.remove(failure)

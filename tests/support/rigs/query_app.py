@@ -44,9 +44,9 @@ class QueryApp:
 
 @contextmanager
 def query_app(
-    milvus: FakeMilvus, embedder: HashEmbedder | None = None, *, concurrency: int = 4, mcp: bool = False
+    milvus: FakeMilvus, embedder: HashEmbedder | None = None, *, concurrency: int = 4, **options: Any
 ) -> Iterator[QueryApp]:
-    """The application with every route; the embedder is `hash:2` unless given."""
+    """The application with every route; the embedder is `hash:2` unless given. `options` are those of `create_app`."""
     registry = CollectorRegistry()
     embedder = embedder or HashEmbedder("hash:2")
     with (
@@ -57,7 +57,7 @@ def query_app(
         ) as service,
     ):
         embeddings = EmbeddingService(embedder, queries, documents)
-        made = create_app(service, dict, registry=registry, embeddings=embeddings, mcp=mcp)
+        made = create_app(service, dict, registry=registry, embeddings=embeddings, **options)
         yield QueryApp(made, embedder, registry)
 
 

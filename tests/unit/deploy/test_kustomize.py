@@ -14,6 +14,7 @@ import yaml
 
 from consumers.config import Settings, load_settings
 from pipeline.errors import UsageError
+from tests.docs.configuration import environment_name
 from tests.support.kustomize import Resource, Unsupported, render
 
 ROOT = Path(__file__).parents[3]
@@ -199,6 +200,23 @@ def test_a_search_needs_a_key_of_the_secret(rendered: list[Resource], tmp_path: 
     assert mount["readOnly"] is True
     assert "subPath" not in mount, "a file mounted so never changes"
     assert (auth.mode, str(auth.keys_file)) == ("auto", f"{mount['mountPath']}/keys.json")
+
+
+def test_replicas_take_each_others_cursors(rendered: list[Resource]) -> None:
+    deployment = one(rendered, "Deployment", "milvus-stream-query")
+    assert deployment["spec"]["replicas"] > 1
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (key,) = (item for item in container["env"] if item["name"] == environment_name("query.cursor_key"))
+    reference = key["valueFrom"]["secretKeyRef"]
+    assert load_settings(None, {key["name"]: "0" * 64}).query.cursor_key is not None
+    file = (ROOT / "k8s/base/milvus-stream.yaml").read_text(encoding="utf-8")
+    page = (ROOT / "docs/operations/deploy.md").read_text(encoding="utf-8")
+    for text in (file, page):
+        assert f"create secret generic {reference['name']} --from-literal={reference['key']}=" in text
+    assert reference["optional"] is True, "a pod without it would wait, and only Kubernetes would say why"
+    for name, _, other in workloads(rendered):
+        if name != "milvus-stream-query":
+            assert key not in other["env"], f"{name} signs nothing"
 
 
 def test_the_kill_comes_ten_seconds_after_the_drain_or_later(rendered: list[Resource], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def milvus(monkeypatch: pytest.MonkeyPatch) -> FakeMilvus:
     fake = FakeMilvus(server=ServerInfo("v2.6.22", (2, 6, 22), lite=False))
 
     @contextmanager
-    def connected(_: Settings) -> Iterator[FakeMilvus]:
+    def connected(_: Settings, *, fail_fast: bool = False) -> Iterator[FakeMilvus]:
         yield fake
 
     monkeypatch.setattr(connections, "milvus", connected)

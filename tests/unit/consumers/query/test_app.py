@@ -316,7 +316,8 @@ def test_security_headers_are_everywhere(bench: Bench, path: str) -> None:
 def test_milvus_down_is_503(bench: Bench) -> None:
     bench.milvus.down = True
     response = bench.search()
-    problem(response, 503, "unavailable")
+    assert "kept in Kafka" in problem(response, 503, "milvus-away")["detail"]
+    assert bench.model.batches == [], "nothing is embedded for it"
     assert int(response.headers["retry-after"]) >= 1
     assert bench.outcome("unavailable") == 1
 

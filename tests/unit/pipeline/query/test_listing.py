@@ -1,13 +1,16 @@
 """Documents without a search: counted, dated and listed, within a deadline and for one tenant."""
 
+from typing import Any
+
 import pytest
+from typing_extensions import override
 
 from pipeline.query import InvalidRequest
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.listing import TIMEOUT_S, DocumentListing
 from pipeline.timestamps import event_time_ms
 from tests.support.fakes.milvus import FakeMilvus
-from tests.support.rigs.search import COLLECTION, Clock, Library, eq, parse_filter
+from tests.support.rigs.search import COLLECTION, DOCUMENTS, Clock, Library, eq, parse_filter
 
 
 def listing(milvus: FakeMilvus, clock: Clock | None = None) -> DocumentListing:
@@ -65,8 +68,51 @@ def test_all_calls_share_one_deadline(milvus: FakeMilvus, library: Library) -> N
     assert calls == 4
 
 
-def test_metadata_of_an_answer_is_bounded(milvus: FakeMilvus, library: Library) -> None:
-    for number in range(130):
-        library.put(f"d{number}", 0.0, big="x" * 65_000)
+class Weighed(FakeMilvus):
+    """Counts the characters of each answer to a query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.create_collection(DOCUMENTS)
+        self.sizes: list[int] = []
+
+    @override
+    def query(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        rows = super().query(*arguments, **options)
+        self.sizes.append(len(str(rows)))
+        return rows
+
+
+def test_metadata_is_read_by_pages_and_no_further_than_an_answer_may_be_long() -> None:
+    milvus = Weighed()
+    library = Library(milvus)
+    for number in range(400):
+        library.put(f"d{number:03}", 0.0, big="x" * 60_000)
     with pytest.raises(InvalidRequest, match="too large"):
         listing(milvus).documents(None)
+    assert max(milvus.sizes) < 128 * 61_000
+    assert sum(milvus.sizes) < 3 * 128 * 61_000, "the third page and the fourth are not read"
+    assert len(listing(milvus).documents(parse_filter({"type": "prefix", "key": "doc_id", "value": "d00"}))) == 10
+
+
+def test_documents_of_several_pages_are_all_listed_once(milvus: FakeMilvus, library: Library) -> None:
+    names = [f"d{number:03}" for number in range(300)]
+    for name in names:
+        library.put(name, 0.0, "2026-11-20", old=True)
+        library.put(name, 0.0, "2026-11-22", offset=2, new=True)
+    found = listing(milvus).documents(None)
+    assert [one.doc_id for one in found] == names
+    assert all(one.metadata == {"new": True} for one in found)
+
+
+def test_a_document_that_is_deleted_between_the_reads_is_left_out(milvus: FakeMilvus, library: Library) -> None:
+    library.put("a", 0.0)
+    gone = library.put("b", 0.0)
+
+    def delete(operation: str, collection: str, when: str) -> None:
+        if operation == "query" and when == "after" and len(milvus.calls) == before + 2:
+            milvus.put_back(COLLECTION, "d20261122", gone, None)
+
+    before = len(milvus.calls) + 1  # the description, the count, the ids
+    milvus.hook = delete
+    assert [one.doc_id for one in listing(milvus).documents(None)] == ["a"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import structlog
 
-from consumers.query.routes.openai_embeddings import READS
+from consumers.query.routes.openai_embeddings import LARGE_BODIES_BYTES
 from pipeline.embedding import HashEmbedder
 from pipeline.query import EmbeddingService, InvalidRequest, Overloaded, QueryBatcher, embed_documents
 from pipeline.records import Chunk
@@ -196,28 +196,43 @@ def test_places_are_those_of_the_searches(milvus: FakeMilvus) -> None:
     assert first.status_code == 200
 
 
-def test_few_bodies_are_read_at_a_time(app: QueryApp) -> None:
+def slow_senders(
+    app: QueryApp, first: bytes, count: int, refused: int = 0
+) -> tuple[httpx.Response, list[httpx.Response]]:
+    """The answer to a small request while so many others have sent only this much, and the answers to those."""
+
     async def run() -> tuple[httpx.Response, list[httpx.Response]]:
         free = asyncio.Event()
         begun = asyncio.Semaphore(0)
 
         async def body() -> AsyncIterator[bytes]:
-            yield b'{"input": '
+            yield first
             begun.release()
             await free.wait()
             yield b'"a"}'
 
         async with app.client() as client:
-            slow = [asyncio.ensure_future(client.post(PATH, content=body(), headers=JSON)) for _ in range(READS)]
-            for _ in slow:
+            slow = [asyncio.ensure_future(client.post(PATH, content=body(), headers=JSON)) for _ in range(count)]
+            for _ in slow[refused:]:
                 await begun.acquire()
-            refused = await client.post(PATH, json={"input": "a"})
+            small = await client.post(PATH, json={"input": "a"})
             free.set()
-            return refused, await asyncio.gather(*slow)
+            return small, await asyncio.gather(*slow)
 
-    refused, slow = asyncio.run(asyncio.wait_for(run(), 20))
-    error(refused, 429, None)
+    return asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_slow_senders_hold_no_place(app: QueryApp) -> None:
+    small, slow = slow_senders(app, b'{"input": ', 40)
+    assert small.status_code == 200
     assert [response.status_code for response in slow].count(200) >= 4, "as many as there are places"
+
+
+def test_the_memory_for_large_bodies_that_are_being_read_is_bounded(app: QueryApp) -> None:
+    most = LARGE_BODIES_BYTES // (3 * 1024 * 1024)
+    small, slow = slow_senders(app, b" " * 3 * 1024 * 1024 + b'{"input": ', most + 3, refused=3)
+    assert small.status_code == 200, "small ones are read all the same"
+    assert [response.status_code for response in slow].count(429) >= 3, "those beyond, and those without a place"
     assert app.post(PATH, input="a").status_code == 200
 
 

@@ -285,6 +285,13 @@ def test_milvus_away_is_said_and_where_it_is_stays_in_the_log(rig: PageRig, milv
     assert "milvus.internal" in str(lines)
 
 
+def test_a_page_without_milvus_says_when_to_try_again(rig: PageRig, milvus: FakeMilvus) -> None:
+    milvus.down = True
+    response = rig.get("/?q=x")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert "kept in Kafka" in text(response.text)
+
+
 def test_the_last_known_partitions_are_shown_while_milvus_is_away(
     rig: PageRig, milvus: FakeMilvus, library: Library
 ) -> None:
