@@ -183,7 +183,7 @@ def _commits(offsets: GroupOffsets, records: Sequence[tuple[str, int, int]]) -> 
     seen: dict[tuple[str, int, int], float] = {}
     deadline = time.monotonic() + 60
     while len(seen) < len(records):
-        committed = {(key.topic, key.partition): offset for key, offset in offsets.committed().items()}
+        committed = {(topic, partition): offset for (topic, partition), offset in offsets.committed().items()}
         now = time.monotonic()
         if now > deadline:
             raise RuntimeError("a record was not committed within 60 s")
