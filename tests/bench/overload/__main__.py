@@ -27,7 +27,7 @@ def main() -> None:
     """Run the parts; tables on standard output, the last line one JSON object. Exit 1 where a target is missed."""
     parser = argparse.ArgumentParser(prog="make bench-overload ARGS=…", description=__doc__)
     parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--clients", type=int, default=300, help="of the burst; by default ten times query.concurrency")
+    parser.add_argument("--clients", type=int, default=320, help="of the burst; by default ten times query.concurrency")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the burst")
     parser.add_argument("--minutes", type=float, default=8.0, help="of the soak")
     parser.add_argument("--model", default="hash:384")
