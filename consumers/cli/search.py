@@ -16,6 +16,7 @@ from consumers.query.conditions import OPERATORS, all_of, condition
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import search_params
 from consumers.wiring.freshness import freshness_watch, has_kafka
+from consumers.wiring.reranking import reranking
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
@@ -53,7 +54,9 @@ def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
         if request.embeds:
             model = stack.enter_context(documents.embedder(settings, queries_first=True))
             embedder = DirectEmbedder(model.embed_queries)
-        configured = searcher(settings, api, model)
+        wanted = settings.query.rerank.default if request.rerank is None else bool(request.rerank)
+        reranker = stack.enter_context(reranking(settings, wanted=wanted))
+        configured = searcher(settings, api, model, reranker)
         fresh = freshness_watch(settings, api) if request.waits else None
         metrics = QueryMetrics(CollectorRegistry())
         with closing(search_service(settings, configured, embedder, metrics, freshness=fresh)) as service:
@@ -77,6 +80,7 @@ def request_body(
     group_size: int = 1,
     explain: bool = False,
     count: bool = False,
+    rerank: bool | None = None,
     wait_for: Sequence[str] = (),
     strong: bool = False,
 ) -> dict[str, Any]:
@@ -93,6 +97,8 @@ def request_body(
         body["params"] = dict(map(_parameter, params))
     # What is not given is left to the defaults of a request.
     body.update({name: value for name, value in (("explain", explain), ("count", count)) if value})
+    if rerank is not None:
+        body["rerank"] = rerank
     if group_size != 1:
         body["group_size"] = group_size
     if mode is not None:

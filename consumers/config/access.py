@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from consumers.config.section import Section
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class OidcSection(Section):
@@ -32,7 +32,7 @@ class OidcSection(Section):
     def _nobody_changes_its_keys_on_the_way(cls, value: str | None) -> str | None:
         if value is not None:
             parts = urlsplit(value)
-            local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+            local = parts.scheme == "http" and parts.hostname in LOOPBACK
             if not (parts.hostname and (parts.scheme == "https" or local)):
                 raise ValueError("must be an https address (http on this machine only)")
         return value

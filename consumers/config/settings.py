@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.access import AuthSection
+from consumers.config.rerank import RerankSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
 from pipeline.timestamps import format_duration
@@ -283,6 +284,7 @@ class QuerySection(_Section):
     )
     audit_text: bool = Field(False, description="write the texts of searches into the audit log")
     auth: AuthSection = AuthSection()
+    rerank: RerankSection = RerankSection()
 
     canary: Duration | None = Field(
         None,

@@ -11,7 +11,7 @@ from consumers.wiring.collection import search_params
 from consumers.wiring.modes import mode_stamped
 from pipeline.embedding import Embedder
 from pipeline.errors import Unavailable
-from pipeline.query import Cursors, FreshnessWatch, QueryEmbedder, Searcher, SearchService, SearchSettings
+from pipeline.query import Cursors, FreshnessWatch, QueryEmbedder, Reranking, Searcher, SearchService, SearchSettings
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -24,11 +24,14 @@ from pipeline.store import (
 from pipeline.telemetry import QueryMetrics
 
 
-def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -> Searcher:
+def searcher(
+    settings: Settings, api: MilvusServerApi, model: Embedder | None, reranking: Reranking | None = None
+) -> Searcher:
     """A searcher over the configured collection.
 
     A collection that does not exist yet is no error: searches are answered 503 until a worker has created it. Its mode
-    is that of its stamp, or the configured one where it has no stamp. `model`: None where every search is by words.
+    is that of its stamp, or the configured one where it has no stamp. `model`: None where every search is by words;
+    `reranking`: None where none is reranked.
     Raises Mismatch for a collection of another model, or of another program; UsageError (milvus.search_params).
     """
     stamp = None if model is None else asdict(model.stamp)
@@ -38,6 +41,7 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -
         SearchSettings(params=search_params(settings)),
         accept=lambda info: _accept(info, stamp),
         one_version=lambda info: mode_stamped(collection_stamp(api, info), settings).one_version,
+        reranking=reranking,
     )
     with suppress(Unavailable):
         new.check()

@@ -33,6 +33,9 @@ from pipeline.query.request.request import (
     request_model,
 )
 from pipeline.query.request.similar import DocumentRequest, SimilarRequest, parse_similar, similar_model
+from pipeline.query.rerank.model_reranker import ModelReranker
+from pipeline.query.rerank.reranker import Reranker, RerankFailed
+from pipeline.query.rerank.step import Reranking
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 from pipeline.query.terms import terms_of
@@ -63,6 +66,7 @@ __all__ = [
     "InvalidRequest",
     "ListedDocument",
     "MalformedRequest",
+    "ModelReranker",
     "NewestEventTime",
     "NoSuchDocument",
     "NotFreshYet",
@@ -73,6 +77,9 @@ __all__ = [
     "PartitionState",
     "QueryBatcher",
     "QueryEmbedder",
+    "RerankFailed",
+    "Reranker",
+    "Reranking",
     "Result",
     "SearchAnswer",
     "SearchAnswers",

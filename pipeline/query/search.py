@@ -22,9 +22,11 @@ from pipeline.query.method import SearchMethod, chosen_method
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
+from pipeline.query.ranking import results_in
 from pipeline.query.request.filter_expressions import FilterableFields, filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.request import SearchRequest
+from pipeline.query.rerank.step import Reranked, Reranking, rerank_step
 from pipeline.query.result_rows import read_results
 from pipeline.query.retrievers import Queries
 from pipeline.query.returned import NOTHING, Returned
@@ -103,12 +105,15 @@ class Searcher:
         *,
         accept: Callable[[CollectionInfo], None] = lambda _: None,
         one_version: Callable[[CollectionInfo], bool] = lambda _: True,
+        reranking: Reranking | None = None,
     ) -> None:
         """`accept` raises Mismatch for a collection that must not be searched with this query's vectors.
 
-        `one_version`: whether a document of the collection has one current version (mode upsert).
+        `one_version`: whether a document of the collection has one current version (mode upsert). `reranking`: None
+        where there is no reranker.
         """
         self._accept = accept
+        self._reranking = reranking
         self._one_version = one_version
         self._api = api
         self._collection = collection
@@ -219,6 +224,8 @@ class Searcher:
     def _search(self, wanted: _Wanted, existing: PartitionIndex) -> SearchResult:
         phases = Phases(self._clock)
         request = wanted.request
+        if (step := rerank_step(self._reranking, request)) is not None:
+            wanted = replace(wanted, request=step.candidates)
         method, search, fields = self._planned(wanted, existing)
         phases.end("plan")
         candidates = search.ranked()
@@ -229,15 +236,20 @@ class Searcher:
             ranked, of_versions = self._versions.current(
                 search.collection.name,
                 ranked,
-                limit=request.limit,
+                limit=wanted.request.limit,
                 timeout_s=wanted.deadline - self._clock(),
                 group_by=request.group_by,
                 consistency=search.consistency,
             )
             warnings += of_versions
             phases.end("versions")
+        reranked = Reranked([[*hits] for hits in ranked])
+        if step is not None:
+            reranked = step.reranked(search, ranked)
+            warnings += reranked.warnings
+            phases.end("rerank")
         names = self._names.of(wanted.tenant)
-        shown = read_results(search, ranked, fields, existing, names, max_bytes=self._settings.max_answer_bytes)
+        shown = read_results(search, reranked.hits, fields, existing, names, max_bytes=self._settings.max_answer_bytes)
         phases.end("rows")
         warnings = (*filter_warnings(names, search, fields, self._clock), *warnings)
         phases.end("warnings")
@@ -246,10 +258,17 @@ class Searcher:
             phases.end("facets")
         total, of_count = self._total(search, phases)
         searched = Searched(search.plan.covered, search.plan.skipped)
+        cut = any(results_in(hits, request.group_by) > request.limit for hits in ranked)
         explanation = None
         if request.explain:
             explanation = explained(
-                method, candidates, checked=ranked, results=shown.results, searched=searched, phases_ms=phases.ms
+                method,
+                candidates,
+                checked=ranked,
+                reranked=reranked.changed,
+                results=shown.results,
+                searched=searched,
+                phases_ms=phases.ms,
             )
         return SearchResult(
             results=shown.results,
@@ -260,8 +279,10 @@ class Searcher:
             total=total,
             explanation=explanation,
             facets=facets,
-            more=candidates.more or not shown.whole,
+            more=candidates.more or not shown.whole or cut,
             returned=shown.digests,
+            rerank_s=reranked.seconds,
+            rerank_failure=reranked.failure,
         )
 
     def _planned(
