@@ -18,9 +18,9 @@ from consumers.wiring.mcp import mcp_installed
 from consumers.wiring.page import page
 from consumers.wiring.reranking import reranking
 from consumers.wiring.searches import cursors, search_service, searcher
-from pipeline.embedding import Embedder
+from pipeline.embedding import Embedder, embed_documents
 from pipeline.errors import MilvusStreamError
-from pipeline.query import EmbeddingService, QueryBatcher, Searcher, embed_documents
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher
 from pipeline.store import MilvusServerApi
 from pipeline.telemetry import QueryMetrics
 

@@ -8,10 +8,20 @@ from typing import Any
 
 from consumers.config import Settings
 from consumers.wiring.collection import search_params
+from consumers.wiring.documents import embedding_settings
 from consumers.wiring.modes import mode_stamped
-from pipeline.embedding import Embedder
+from pipeline.embedding import Embedder, unrelated_similarity
 from pipeline.errors import Unavailable
-from pipeline.query import Cursors, FreshnessWatch, QueryEmbedder, Reranking, Searcher, SearchService, SearchSettings
+from pipeline.query import (
+    Cursors,
+    FreshnessWatch,
+    QueryEmbedder,
+    RelevanceScale,
+    Reranking,
+    Searcher,
+    SearchService,
+    SearchSettings,
+)
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -42,10 +52,17 @@ def searcher(
         accept=lambda info: _accept(info, stamp),
         one_version=lambda info: mode_stamped(collection_stamp(api, info), settings).one_version,
         reranking=reranking,
+        scale=_scale(settings, model),
     )
     with suppress(Unavailable):
         new.check()
     return new
+
+
+def _scale(settings: Settings, model: Embedder | None) -> RelevanceScale | None:
+    """The model's scale of relevance; None where there is none. The first use of a model measures it."""
+    unrelated = None if model is None else unrelated_similarity(model, embedding_settings(settings))
+    return None if unrelated is None else RelevanceScale(unrelated)
 
 
 def _accept(info: CollectionInfo, model: Mapping[str, Any] | None) -> None:

@@ -7,13 +7,14 @@ when called.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pipeline.embedding.embedder import Embedder, EmbeddingSettings, Execution, ModelStamp
+from pipeline.embedding.embedder import Embedder, EmbeddingSettings, Execution, ModelStamp, embed_documents
 from pipeline.embedding.engine.cross_encoder import CrossEncoder
 from pipeline.embedding.engine.hash_embedder import HashEmbedder
 from pipeline.embedding.kernels.processor import available_cpus
 from pipeline.embedding.loading.load import load_embedder, prepared_model
 from pipeline.embedding.loading.model_files import find_model
 from pipeline.embedding.loading.prepared.folder import PreparedModel, PreparedModels, Refused
+from pipeline.embedding.loading.unrelated import UnrelatedSimilarity, unrelated_similarity
 
 if TYPE_CHECKING:
     from pipeline.embedding.kernels.roofline import (
@@ -35,7 +36,9 @@ __all__ = [
     "PreparedModel",
     "PreparedModels",
     "Refused",
+    "UnrelatedSimilarity",
     "available_cpus",
+    "embed_documents",
     "find_model",
     "forget_gpu_peak",
     "forward_cost",
@@ -46,6 +49,7 @@ __all__ = [
     "prepared_cross_encoder",
     "prepared_model",
     "processor_name",
+    "unrelated_similarity",
 ]
 
 _HEAVY_MODULES = {

@@ -54,6 +54,10 @@ class Result:
     """Offsets [start, end) in `text`, in code points, of the terms of the query; null where they were not wanted."""
     passage: tuple[int, int] | None = None
     """Offsets of the sentence of `text` that fits best; null with `highlights`."""
+    relevance: float | None = None
+    """From 0 to 1: 0.5 at a similarity that a text which has nothing to do with the query rarely reaches. Of reranked
+    results the reranker's score. Null where it is not known, as for what only words or ids found.
+    """
 
 
 @dataclass(frozen=True, slots=True)

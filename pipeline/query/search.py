@@ -23,6 +23,7 @@ from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
 from pipeline.query.ranking import results_in
+from pipeline.query.relevance import RelevanceScale
 from pipeline.query.request.filter_expressions import FilterableFields, filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.request import SearchRequest
@@ -106,14 +107,16 @@ class Searcher:
         accept: Callable[[CollectionInfo], None] = lambda _: None,
         one_version: Callable[[CollectionInfo], bool] = lambda _: True,
         reranking: Reranking | None = None,
+        scale: RelevanceScale | None = None,
     ) -> None:
         """`accept` raises Mismatch for a collection that must not be searched with this query's vectors.
 
         `one_version`: whether a document of the collection has one current version (mode upsert). `reranking`: None
-        where there is no reranker.
+        where there is no reranker. `scale`: of the model; None where it is not known.
         """
         self._accept = accept
         self._reranking = reranking
+        self._scale = scale
         self._one_version = one_version
         self._api = api
         self._collection = collection
@@ -249,7 +252,8 @@ class Searcher:
             warnings += reranked.warnings
             phases.end("rerank")
         names = self._names.of(wanted.tenant)
-        shown = read_results(search, reranked.hits, fields, existing, names, max_bytes=self._settings.max_answer_bytes)
+        most = self._settings.max_answer_bytes
+        shown = read_results(search, reranked.hits, fields, existing, names, max_bytes=most, scale=self._scale)
         phases.end("rows")
         warnings = (*filter_warnings(names, search, fields, self._clock), *warnings)
         phases.end("warnings")

@@ -27,7 +27,7 @@ class ModelReranker(Reranker):
             found = self._thread.submit(self._run, query, texts, given_up)
         except RuntimeError as error:  # of an executor that was shut down
             raise RerankFailed("failed", "the query worker is closing") from error
-        return sigmoid(self._waited(found, given_up, timeout_s)).tolist()
+        return [float(score) for score in sigmoid(self._waited(found, given_up, timeout_s))]
 
     @override
     def close(self) -> None:

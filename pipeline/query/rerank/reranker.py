@@ -7,6 +7,10 @@ RerankFailure: TypeAlias = Literal["timeout", "overloaded", "failed"]
 """The label of `query_rerank_failures_total`."""
 
 
+RERANK = "rerank"
+"""The name under which a hit carries the reranker's score."""
+
+
 class RerankFailed(Exception):
     """A reranker gave no scores; the order of the search is kept. Its message is for the log, never for a client."""
 

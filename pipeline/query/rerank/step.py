@@ -14,11 +14,8 @@ from pipeline.query.recency import recent_first
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.request import SearchRequest
 from pipeline.query.request.rerank import DEFAULT_RERANK, MAX_CANDIDATES, RerankOptions
-from pipeline.query.rerank.reranker import Reranker, RerankFailed, RerankFailure
+from pipeline.query.rerank.reranker import RERANK, Reranker, RerankFailed, RerankFailure
 from pipeline.store import Hit
-
-RERANK = "rerank"
-"""The name under which a hit carries the reranker's score."""
 
 _NONE = (
     "needs a reranker, which this service does not have: set query.rerank.model or query.rerank.url, or leave it out"

@@ -251,14 +251,14 @@ def cross_encoder(folder: Path, kind: str = "bert", labels: int = 1) -> Path:
     model: Any
     if kind == "bert":
         tokenizer = _wordpiece(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
-        bert = BertConfig(vocab_size=30522, max_position_embeddings=64, num_labels=labels, **_SMALL)
+        bert = BertConfig(vocab_size=30522, max_position_embeddings=64, **_SMALL)
+        bert.num_labels = labels
         model = BertForSequenceClassification(bert)
     else:
         tokenizer = _unigram()
         tokenizer.model_max_length = 128
-        roberta = XLMRobertaConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=1, num_labels=labels, **_SMALL
-        )
+        roberta = XLMRobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=1, **_SMALL)
+        roberta.num_labels = labels
         model = XLMRobertaForSequenceClassification(roberta)
     _randomize(model)
     model.save_pretrained(folder)

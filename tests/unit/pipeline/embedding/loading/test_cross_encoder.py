@@ -16,7 +16,7 @@ from pipeline.embedding import EmbeddingSettings, PreparedModels, load_cross_enc
 from pipeline.embedding.engine.cross_encoder import CrossEncoder
 from pipeline.embedding.loading.cross_encoder import logits_of
 from pipeline.embedding.loading.cross_encoder_files import cross_encoder_request
-from pipeline.embedding.loading.prepared.conversion import convert_cross_encoder
+from pipeline.embedding.loading.prepared.cross_encoder_conversion import convert_cross_encoder
 from pipeline.errors import UsageError
 from tests.unit.pipeline.embedding.loaded_models import WORDS
 from tests.unit.pipeline.embedding.tiny_models import cross_encoder, minilm
