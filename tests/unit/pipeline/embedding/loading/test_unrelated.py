@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from consumers.local.sample_documents import stdlib_documents
 from pipeline.embedding import (
     Embedder,
     EmbeddingSettings,
@@ -76,6 +77,31 @@ def test_the_text_that_answers_a_query_is_relevant(model: Embedder, scale: Relev
     assert max(found) >= 0.5
 
 
+@pytest.fixture(scope="module")
+def modules(model: Embedder) -> tuple[list[str], NDArray[np.float32]]:
+    """A real corpus: the modules of the standard library by their documentation; names and vectors."""
+    found = [document for document in stdlib_documents() if document.kind == "module"][:250]
+    return [document.id for document in found], embed_documents(model, [document.text for document in found])
+
+
+@pytest.mark.parametrize("query", NONSENSE)
+def test_nonsense_is_relevant_to_nothing_of_a_real_corpus(
+    model: Embedder, scale: RelevanceScale, modules: tuple[list[str], NDArray[np.float32]], query: str
+) -> None:
+    cosines = modules[1] @ model.embed_queries([query])[0]
+    assert scale.of(float(cosines.max())) < 0.5
+
+
+@pytest.mark.parametrize(
+    "query", ["temporary files and folders", "read and write CSV files", "parse command line options"]
+)
+def test_a_query_has_a_relevant_result_in_a_real_corpus(
+    model: Embedder, scale: RelevanceScale, modules: tuple[list[str], NDArray[np.float32]], query: str
+) -> None:
+    cosines = modules[1] @ model.embed_queries([query])[0]
+    assert scale.of(float(cosines.max())) >= 0.5, modules[0][int(cosines.argmax())]
+
+
 class Quick(HashEmbedder):
     """A model that takes no time, and counts how often it is run on queries."""
 
@@ -130,6 +156,6 @@ def test_cosines_that_say_nothing(cosines: list[float]) -> None:
 
 
 def test_what_is_no_number_does_not_count() -> None:
-    known = summarized(np.array([np.nan, np.inf, *np.linspace(0, 1, 101)], np.float32))
+    known = summarized(np.array([np.nan, np.inf, *np.linspace(0, 1, 201)], np.float32))
     assert known is not None
-    assert (known.usual, known.rare) == pytest.approx((0.5, 0.99))
+    assert (known.usual, known.rare) == pytest.approx((0.5, 0.995))
