@@ -37,7 +37,7 @@ class RerankSection(Section):
         if value is None:
             return None
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("must be an http or https address")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must have no user, query or fragment; a secret belongs into key")

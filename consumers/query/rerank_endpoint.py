@@ -78,11 +78,13 @@ class RerankEndpoint(Reranker):
                 return await self._of_batches(query, texts)
         except (TimeoutError, httpx.TimeoutException):
             raise RerankFailed("timeout") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # Not its message, in which a header that cannot be sent would be the key.
-            raise RerankFailed("failed", f"the request to the server ended with {type(error).__name__}") from None
         except _TooLarge:
             raise RerankFailed("failed", "the server answers 413 to a single text") from None
+        except RerankFailed:
+            raise
+        except Exception as error:  # the edge of this loop: the search that waits keeps its order, whatever it was
+            # Not its message, in which a header that cannot be sent would be the key.
+            raise RerankFailed("failed", f"the request to the server ended with {type(error).__name__}") from None
 
     async def _of_batches(self, query: str, texts: Sequence[str]) -> list[float]:
         """The scores of all texts, by several requests at a time; where one fails, the others are ended."""

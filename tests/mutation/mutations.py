@@ -1250,4 +1250,11 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="candidates.more or not shown.whole",
         tests=("tests/unit/pipeline/query/rerank/test_service.py",),
     ),
+    Mutation(
+        "a client's own vector has the relevance of a query",
+        function="pipeline.query.result_rows.read_results",
+        old="request.vector is None and any(request.queries)",
+        new="True",
+        tests=("tests/unit/pipeline/query/test_relevance.py",),
+    ),
 )

@@ -16,16 +16,16 @@ from pipeline.embedding.loading.cross_encoder_files import cross_encoder_request
 from pipeline.embedding.loading.model_files import find_model
 from pipeline.embedding.loading.openvino_model import has_native_bf16
 from pipeline.embedding.loading.prepared.folder import PreparedModel, PreparedModels, Refused
-from pipeline.embedding.loading.prepared.manifest import MODEL_FILE, REFERENCE_FILE, TOKENIZER_FILE
+from pipeline.embedding.loading.prepared.manifest import MODEL_FILE, REFERENCE_FILE, SETTINGS, TOKENIZER_FILE
 from pipeline.embedding.loading.prepared.prepare import prepared
 from pipeline.errors import UsageError
 
-SETTING = "query.rerank.model"
 PAIR_PROBES = (
     ("what does the fox do", ("The quick brown fox jumps over the lazy dog.", "Refunds take 14 days.", "A")),
     ("refund failed", ("The quick brown fox jumps over the lazy dog, 27 times. " * 40, "The refund failed twice.")),
 )
 """Queries and texts, short ones and one that is cut, for which every engine must give the model's logits."""
+_SETTING = SETTINGS["cross-encoder"]
 _MOST_DISTANCE = {"f32": 1e-3, "bf16": 0.1}
 
 log = structlog.get_logger(__name__)
@@ -57,13 +57,13 @@ def load_cross_encoder(model: str, settings: EmbeddingSettings) -> CrossEncoder:
         compiled = openvino.Core().compile_model(found.folder / MODEL_FILE, "CPU", options)
     except RuntimeError as error:
         why = " ".join(str(error).split())[:300]
-        raise UsageError(f"{SETTING}: OpenVINO cannot compile the model in {found.folder}: {why}") from error
+        raise UsageError(f"{_SETTING}: OpenVINO cannot compile the model in {found.folder}: {why}") from error
     encoder = OpenVinoCrossEncoder(compiled, tokenizer, input_names(token_types=manifest.token_types))
     reference = np.load(found.folder / REFERENCE_FILE, allow_pickle=False)
     if not (distance := logit_distance(probe_logits(encoder), reference)) <= _MOST_DISTANCE[precision]:
         encoder.close()
         raise UsageError(
-            f"{SETTING}: the model prepared in {found.folder} gives wrong logits on this machine (they differ by "
+            f"{_SETTING}: the model prepared in {found.folder} gives wrong logits on this machine (they differ by "
             f"{distance:.1e} of the largest, {precision}): set embedding.dtype to float32, or use another model"
         )
     seconds = round(time.perf_counter() - started, 2)
@@ -76,7 +76,7 @@ def prepared_cross_encoder(model: str, settings: EmbeddingSettings) -> PreparedM
     """The cross-encoder prepared for OpenVINO; prepares it where it is not. Raises as `load_cross_encoder`."""
     models = PreparedModels(settings.models_folder)
     try:
-        folder = find_model(model, SETTING)
+        folder = find_model(model, _SETTING)
     except UsageError:
         if (found := models.named(model, "float", "cross-encoder")) is not None:
             return found
@@ -85,7 +85,7 @@ def prepared_cross_encoder(model: str, settings: EmbeddingSettings) -> PreparedM
         return prepared(models, cross_encoder_request(model, folder))
     except Refused as refused:
         raise UsageError(
-            f"{SETTING}: OpenVINO cannot run {model}: {refused}. Use another cross-encoder, or serve this one by a "
+            f"{_SETTING}: OpenVINO cannot run {model}: {refused}. Use another cross-encoder, or serve this one by a "
             "program such as TEI and set query.rerank.url"
         ) from refused
 

@@ -19,8 +19,8 @@ from pipeline.embedding.loading.tuning_cache import write_whole
 RARE_PERCENTILE = 99.5
 """A similarity that one in two hundred unrelated pairs exceeds.
 
-Some topics do have to do with each other. So with MiniLM it is 0.43, and of 100 queries of random letters one has a text
-above it among 4,000, while 0.5 to 0.7 is usual for a text that answers a query.
+Some topics do have to do with each other. So with MiniLM it is 0.43, and of 100 queries of random characters one has a
+text above it among 4,000, while 0.5 to 0.7 is usual for a text that answers a query.
 """
 _TEXTS = 200
 _MIN_CHARS = 40

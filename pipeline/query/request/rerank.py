@@ -9,7 +9,7 @@ from pipeline.query.request.value_types import Between
 
 MAX_CANDIDATES = 200
 """Most texts of a request that are reranked, all its queries and all chunks of documents together."""
-DEFAULT_TOP = 50
+DEFAULT_TOP = 20
 DEFAULT_BUDGET_MS = 1_000
 _MIN_BUDGET_MS, _MAX_BUDGET_MS = 10, 60_000
 _EXPECTED = 'must be true, false, or an object such as {"top": 50, "budget_ms": 500}'
@@ -19,7 +19,7 @@ class RerankOptions(StrictModel):
     """How many of the best candidates are reranked, and how long that may take."""
 
     top: Annotated[int, Between(1, MAX_CANDIDATES)] | None = None
-    """Candidates of each text, at least `limit`; null: 50, or fewer where the request has many texts."""
+    """Candidates of each text, at least `limit`; null: 20, or fewer where the request has many texts."""
     budget_ms: Annotated[int, Between(_MIN_BUDGET_MS, _MAX_BUDGET_MS)] = DEFAULT_BUDGET_MS
     """Most milliseconds; afterwards the order of the search is kept."""
 

@@ -16,6 +16,7 @@ import structlog
 
 from pipeline.embedding.loading.prepared.manifest import (
     CONVERTER,
+    SETTINGS,
     Kind,
     Manifest,
     Precision,
@@ -110,9 +111,9 @@ class PreparedModels:
         ]
         if len({one.manifest.digest for one in usable}) > 1:
             raise UsageError(
-                f"embedding.model: {name!r} is not on this machine, and {self.folder} has {len(usable)} prepared "
-                "models of that name: set embedding.model to the folder of the one that is meant, or remove the others "
-                "with `milvus-stream model remove`"
+                f"{SETTINGS[kind]}: {name!r} is not on this machine, and {self.folder} has {len(usable)} prepared "
+                f"models of that name: set {SETTINGS[kind]} to the folder of the one that is meant, or remove the "
+                "others with `milvus-stream model remove`"
             )
         return next((one for one in usable if one.manifest.files == file_digests(one.folder)), None)
 

@@ -21,6 +21,8 @@ Precision: TypeAlias = Literal["float", "int8"]
 """Of the stored weights. `float` runs in float32 or bfloat16, as chosen when it is compiled."""
 Kind: TypeAlias = Literal["embedding", "cross-encoder"]
 """What the model computes: a vector of a text, or how well a text answers a query."""
+SETTINGS: dict[Kind, str] = {"embedding": "embedding.model", "cross-encoder": "query.rerank.model"}
+"""Where a model of this kind is configured."""
 
 
 @dataclass(frozen=True, slots=True)

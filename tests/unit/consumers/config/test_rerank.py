@@ -20,6 +20,8 @@ def sets(*names: str) -> list[str]:
         (sets("url=ftp://rerank.example"), "http"),
         (sets("url=http://"), "http"),
         (sets("url=http://[x"), "url"),
+        (sets("url=http://tei:99999"), "url"),
+        (sets("url=http://tei:0"), "http"),
         (sets(f"url=https://u:{KEY}@rerank.example"), "no user"),
         (sets(f"url=https://rerank.example/?key={KEY}"), "no user"),
         (sets("url=http://rerank.example", f"key={KEY}"), "https"),
