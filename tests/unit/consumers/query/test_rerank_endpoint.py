@@ -185,7 +185,13 @@ def test_what_is_no_json_is_a_failure(content: bytes) -> None:
 
 
 def test_a_huge_answer_is_not_read_to_its_end() -> None:
-    assert failure(lambda _: (200, {}, b"[" + b" " * 3_000_000)).reason == "failed"
+    """It would be a right one."""
+
+    def padded(body: dict[str, Any]) -> Answer:
+        status, headers, content = tei(body)
+        return status, headers, content + b" " * 3_000_000
+
+    assert failure(padded).reason == "failed"
 
 
 def test_a_compressed_answer_is_not_unpacked() -> None:
