@@ -35,7 +35,7 @@ from pipeline.query.row_count import count_rows
 from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import VECTOR_FIELD
-from pipeline.store import CollectionInfo, MilvusServerApi, as_of
+from pipeline.store import CollectionInfo, Hit, MilvusServerApi, as_of
 
 _CUT_OFF = (
     "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
@@ -233,19 +233,9 @@ class Searcher:
         phases.end("plan")
         candidates = search.ranked()
         phases.end("candidates")
-        ranked = candidates.hits
         warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
-        if search.checked:
-            ranked, of_versions = self._versions.current(
-                search.collection.name,
-                ranked,
-                limit=wanted.request.limit,
-                timeout_s=wanted.deadline - self._clock(),
-                group_by=request.group_by,
-                consistency=search.consistency,
-            )
-            warnings += of_versions
-            phases.end("versions")
+        ranked, of_versions = self._current(search, candidates.hits, phases)
+        warnings += of_versions
         reranked = Reranked([[*hits] for hits in ranked])
         if step is not None:
             reranked = step.reranked(search, ranked)
@@ -323,6 +313,23 @@ class Searcher:
             as_of(wanted.since or self._api.instant()) if request.strong else {},
         )
         return method, search, fields
+
+    def _current(
+        self, search: CandidateSearch, ranked: list[list[Hit]], phases: Phases
+    ) -> tuple[list[list[Hit]], tuple[str, ...]]:
+        """The hits without rows of older versions, and what to warn of."""
+        if not search.checked:
+            return ranked, ()
+        current = self._versions.current(
+            search.collection.name,
+            ranked,
+            limit=search.request.limit,
+            timeout_s=search.deadline - self._clock(),
+            group_by=search.request.group_by,
+            consistency=search.consistency,
+        )
+        phases.end("versions")
+        return current
 
     def _total(self, search: CandidateSearch, phases: Phases) -> tuple[int | None, tuple[str, ...]]:
         if not search.request.count:
