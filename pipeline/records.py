@@ -33,11 +33,15 @@ TENANT_FIELD = "tenant"
 """A key of the dynamic field, present only in rows of documents with a tenant."""
 METADATA_FIELD = "$meta"
 """Milvus's name of the dynamic field: all keys of a row that are not declared."""
-RESERVED_NAMES = frozenset({*ROW_FIELDS, VECTOR_FIELD, SPARSE_FIELD, TENANT_FIELD, METADATA_FIELD})
+NODE_FIELDS = ("_node_content", "_node_type")
+"""Keys of the dynamic field that LlamaIndex reads, in rows written with `milvus.compat: [llamaindex]`."""
+NOT_METADATA = frozenset({METADATA_FIELD, *NODE_FIELDS})
+"""What a row holds beside its columns and is no metadata of its document."""
+RESERVED_NAMES = frozenset({*ROW_FIELDS, VECTOR_FIELD, SPARSE_FIELD, TENANT_FIELD, METADATA_FIELD, *NODE_FIELDS})
 """Names that metadata cannot have; metadata of such a name is kept as `meta_<name>`.
 
-`tenant` and `sparse` are reserved always, not only where they are in use: searches tell documents apart by `tenant`,
-and a collection that moves to a newer server must not give other names to the same records.
+`tenant`, `sparse` and the node fields are reserved always, not only where they are in use: searches tell documents
+apart by `tenant`, and a collection that moves to a newer server must not give other names to the same records.
 """
 
 CANARY_PREFIX = "milvus-stream:canary:"

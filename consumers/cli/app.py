@@ -29,7 +29,7 @@ from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.model.app import app as model_app
-from consumers.cli.search_options import search
+from consumers.cli.search.app import search
 from pipeline.errors import MilvusStreamError
 
 app = typer.Typer(

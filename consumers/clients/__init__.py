@@ -1,1 +1,4 @@
-"""Clients of the query worker for other frameworks, a file each; a file imports its framework and nothing of ours."""
+"""Clients of the query worker: of the commands, and for other frameworks.
+
+Those of frameworks are a file each, which imports its framework and nothing of ours.
+"""

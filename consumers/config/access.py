@@ -1,5 +1,6 @@
-"""The settings of who may ask the query worker."""
+"""The settings of who may ask the query worker, and of what the commands that ask one send."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -7,7 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from consumers.config.section import Section
+from consumers.config.units import Secret
 
+BEARER = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+"""RFC 6750."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -64,3 +68,16 @@ class AuthSection(Section):
         if self.mode == "none" and (self.keys_file is not None or self.oidc.issuer is not None):
             raise ValueError("mode none lets everybody in, so keys_file and oidc must not be set")
         return self
+
+
+class ClientSection(Section):
+    """The commands that ask a query worker, those with `--url`."""
+
+    api_key: Secret | None = Field(None, description="API key or token for the query worker; null: none is sent")
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: Secret | None) -> Secret | None:
+        if key is not None and not BEARER.fullmatch(key.get_secret_value()):
+            raise ValueError("has characters that no key or token has")
+        return key

@@ -1,12 +1,11 @@
 """The settings of the reranker."""
 
-import re
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from consumers.config.access import LOOPBACK
+from consumers.config.access import BEARER, LOOPBACK
 from consumers.config.section import Section
 from consumers.config.units import Secret
 
@@ -46,8 +45,8 @@ class RerankSection(Section):
     @field_validator("key")
     @classmethod
     def _fits_a_header(cls, key: Secret | None) -> Secret | None:
-        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
-            raise ValueError("must be printable ASCII characters without spaces")
+        if key is not None and not BEARER.fullmatch(key.get_secret_value()):
+            raise ValueError("has characters that no key or token has")
         return key
 
     @model_validator(mode="after")

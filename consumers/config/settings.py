@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from consumers.config.access import AuthSection
+from consumers.config.access import AuthSection, ClientSection
 from consumers.config.rerank import RerankSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Parameters, Secret
@@ -139,6 +139,17 @@ class MilvusSection(_Section):
     enable_match: bool = Field(
         False, description="filters of type match in a new collection (Milvus 2.5 or newer, or Lite)"
     )
+
+    compat: tuple[Literal["llamaindex"], ...] = Field(
+        (),
+        description="programs that open the collection by themselves and need fields of their own in its rows; "
+        "llamaindex: node and metadata, some 250 bytes a row and the metadata again",
+    )
+
+    @field_validator("compat", mode="before")
+    @classmethod
+    def _names_are_a_list(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("sparse", mode="before")
     @classmethod
@@ -331,5 +342,6 @@ class Settings(_Section):
     embedding: EmbeddingSection = EmbeddingSection()
     batch: BatchSection = BatchSection()
     query: QuerySection = QuerySection()
+    client: ClientSection = ClientSection()
     telemetry: TelemetrySection = TelemetrySection()
     shutdown_timeout: Duration = Field(timedelta(seconds=30), description="to finish the records under way at SIGTERM")

@@ -143,6 +143,7 @@ def new_writer(
         fingerprint(settings, model),
         append_ids,
         durable=durable,
+        nodes="llamaindex" in settings.milvus.compat,
         verify=verify,
     )
     return mode_of(settings).new_writer(target, ledger)

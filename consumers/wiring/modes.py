@@ -35,6 +35,8 @@ class WriteTarget:
     """As the collection's stamp says."""
     durable: Callable[[Position], bool] = lambda _: False
     """Whether all that the record of this position has changed survives the loss of the machine."""
+    nodes: bool = False
+    """Whether rows have LlamaIndex's fields."""
     verify: bool = True
     """Compare rows with the ledger where a record is met again. Not beside live workers, who change them."""
 
@@ -64,12 +66,18 @@ def _upsert_writer(target: WriteTarget, ledger: Ledger | None) -> Writer:
         ledger=ledger,
         durable=target.durable,
         verify=target.verify,
+        nodes=target.nodes,
     )
 
 
 def _append_writer(target: WriteTarget, _: Ledger | None) -> Writer:
     return AppendWriter(
-        target.api, target.collection, target.partitions, target.partitioning, append_ids=target.append_ids
+        target.api,
+        target.collection,
+        target.partitions,
+        target.partitioning,
+        append_ids=target.append_ids,
+        nodes=target.nodes,
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.audit.case import (
 )
 from pipeline.audit.expected_state import ExpectedWrite
 from pipeline.audit.findings import Finding, StoredRow
-from pipeline.store import DEFAULT_PARTITION, NOWHERE, interval
+from pipeline.store import DEFAULT_PARTITION, NOWHERE, chunking_of, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def check_put(
     if not own_rows and stored_as_expected and not case.problems and _is_gone(case, home):
         return Finding("pruned", (), expected)
     # Texts cut by another chunking cannot be compared, and their number is in the ledger only.
-    other_chunking = entry is not None and stored_as_expected and entry.fingerprint != scope.fingerprint
+    other_chunking = entry is not None and stored_as_expected and chunking_of(entry.fingerprint) != scope.fingerprint
     count = entry.footprint.get(home, 0) if entry is not None and other_chunking else len(expected.chunks)
     rows = _classify(expected, home, count, own_rows, compare_text=not other_chunking)
     for check in _CHECKS:

@@ -10,7 +10,7 @@ from pipeline.query.canary_rows import except_canaries
 from pipeline.query.request.filter_expressions import FieldType, FilterableFields, filterable_fields
 from pipeline.query.retrievers import has_keyword_index
 from pipeline.query.tenancy import check_tenant, tenant_term, within_tenant
-from pipeline.records import METADATA_FIELD, TENANT_FIELD, VECTOR_FIELD
+from pipeline.records import METADATA_FIELD, NOT_METADATA, TENANT_FIELD, VECTOR_FIELD
 from pipeline.store import MAX_EVENT_TIME_MS, CollectionInfo, MilvusServerApi, interval
 from pipeline.timestamps import format_time
 
@@ -91,7 +91,7 @@ def _sample(
 
 
 def _metadata(rows: list[dict[str, Any]], declared: Mapping[str, FieldType]) -> tuple[DescribedName, ...]:
-    hidden = {*declared, METADATA_FIELD, TENANT_FIELD}
+    hidden = {*declared, *NOT_METADATA, TENANT_FIELD}
     types: dict[str, set[ValueType]] = defaultdict(set)
     for row in rows:
         for name in row.keys() - hidden:

@@ -14,7 +14,7 @@ from pipeline.query.request.filter_expressions import FilterableFields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.row_count import count_rows
 from pipeline.query.tenancy import check_tenant
-from pipeline.records import METADATA_FIELD, TENANT_FIELD
+from pipeline.records import METADATA_FIELD, NODE_FIELDS, TENANT_FIELD
 
 MAX_ROWS = 10_000
 FIRST_ROWS = 100
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 def check_facets(names: Sequence[str], fields: FilterableFields) -> None:
     """Raise InvalidRequest where one of the names is no field that can be counted."""
     for index, name in enumerate(names):
-        if name == "text" or fields.declared.get(name) == "other":
+        if name == "text" or name in NODE_FIELDS or fields.declared.get(name) == "other":
             raise InvalidRequest(f"/facets/{index}", "names a field that is not counted: name metadata")
         if name not in fields.declared and not fields.dynamic:
             raise InvalidRequest(f"/facets/{index}", "names no field of the collection")

@@ -11,7 +11,7 @@ from pipeline.query.request.filter_expressions import compile_filter, filterable
 from pipeline.query.request.filters import Filter
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.tenancy import check_tenant, tenant_term, within_tenant
-from pipeline.records import METADATA_FIELD, TENANT_FIELD
+from pipeline.records import METADATA_FIELD, NOT_METADATA, TENANT_FIELD
 from pipeline.store import MAX_EVENT_TIME_MS, MIN_EVENT_TIME_MS, CollectionInfo, MilvusServerApi, interval
 
 MAX_DOCUMENTS = 1_000
@@ -69,12 +69,12 @@ class DocumentListing:
         for row in sorted(found, key=lambda row: (row["event_time"], row["kafka_offset"])):
             check_tenant(row, tenant)
             newest[row.get(TENANT_FIELD), row["doc_id"]] = row
-        declared = {METADATA_FIELD, *(field.name for field in self._info.fields)}
+        hidden = {*NOT_METADATA, *(field.name for field in self._info.fields)}
         listed = [
             ListedDocument(
                 row["doc_id"],
                 row["event_time"],
-                {name: value for name, value in row.items() if name not in declared},
+                {name: value for name, value in row.items() if name not in hidden},
             )
             for row in newest.values()
         ]

@@ -16,7 +16,6 @@ from pipeline.query.description import CollectionDescription, describe_collectio
 from pipeline.query.explain import Phases, explained
 from pipeline.query.facets import check_facets, read_facets
 from pipeline.query.filter_warnings import filter_warnings
-from pipeline.query.fusion import ID
 from pipeline.query.listing import DocumentListing
 from pipeline.query.method import SearchMethod, chosen_method
 from pipeline.query.partition_index import PartitionIndex
@@ -36,11 +35,6 @@ from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import VECTOR_FIELD
 from pipeline.store import CollectionInfo, Hit, MilvusServerApi, as_of
-
-_CUT_OFF = (
-    "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
-    "the time range or the filter"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +227,8 @@ class Searcher:
         phases.end("plan")
         candidates = search.ranked()
         phases.end("candidates")
-        warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
         ranked, of_versions = self._current(search, candidates.hits, phases)
-        warnings += of_versions
+        warnings = (*candidates.warnings, *of_versions)
         reranked = Reranked([[*hits] for hits in ranked])
         if step is not None:
             reranked = step.reranked(search, ranked)
@@ -338,12 +331,6 @@ class Searcher:
         counted = count_rows(self._api, search.collection.name, search.plan, left_s, search.consistency)
         phases.end("count")
         return counted
-
-
-def _leg_warning(name: str) -> str:
-    if name == ID:
-        return "Milvus did not answer the search for the ids in the query: what only that finds is missing"
-    return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
 
 def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:

@@ -8,7 +8,7 @@ from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.relevance import RelevanceScale
 from pipeline.query.rerank.reranker import RERANK
 from pipeline.query.terms import Terms
-from pipeline.records import METADATA_FIELD
+from pipeline.records import NOT_METADATA
 from pipeline.store import DEFAULT_PARTITION, Hit
 from pipeline.timestamps import format_time
 
@@ -39,7 +39,7 @@ def shaped(
         chunk=row["chunk"],
         partition=partition_of(row["event_time"], existing),
         source=Origin(row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]),
-        metadata={name: row[name] for name in names if name != METADATA_FIELD},
+        metadata={name: row[name] for name in names if name not in NOT_METADATA},
         highlights=highlights,
         passage=passage,
         relevance=_relevance(hit, scale),

@@ -95,6 +95,7 @@ from pipeline.store.writing.ledger.ledger_rows import (
     row_version,
 )
 from pipeline.store.writing.ledger.tombstone_cleanup import SweepPolicy, TombstoneSweep
+from pipeline.store.writing.llama_nodes import chunking_of
 from pipeline.store.writing.protocol.decisions import (
     NOWHERE,
     Applied,
@@ -196,6 +197,7 @@ __all__ = [
     "check_search_defaults",
     "check_server",
     "check_storable",
+    "chunking_of",
     "compare",
     "compare_entry",
     "connect",

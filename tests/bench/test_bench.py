@@ -13,10 +13,10 @@ import pytest
 from tests.bench import drain, hash_drain
 from tests.bench.children import contender
 from tests.bench.corpus import BenchDocument, longer, small_records, spread
-from tests.bench.overload.workers import Figures
 from tests.bench.report import Target
 from tests.bench.stage import Stage
 from tests.bench.stage_clock import StageClock
+from tests.bench.workers import Figures
 from tests.support.waiting import eventually
 
 _RATIOS = ("ratio_documents", "ratio_tokens", "share_of_bare_engine", "ledger_share_of_drain")

@@ -1,8 +1,9 @@
 """`python -m tests.chaos.server_alone`: does Milvus by itself keep every write and delete? No code of ours is in it.
 
 One client for each Milvus partition upserts and deletes, and repeats a call until it is answered, while the collection
-is flushed every few seconds; with `--restarts` the server is killed and started again in between. Then each Milvus
-partition is compared with what was written, as it is and after the collection was loaded again.
+is flushed every few seconds; with `--faults` the server is struck in between, one fault after the other at equal
+distances. Then each Milvus partition is compared with what was written, as it is and after the collection was loaded
+again.
 """
 
 import argparse
@@ -13,8 +14,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -34,7 +35,10 @@ NAME = "alone"
 DIMENSION = 32
 _SECONDS, _FLUSH_EVERY_S = 90.0, 2.0
 """Long and often enough to show on most runs what a run of chaos meets now and then."""
-_RESTARTS = 2
+FAULTS = ("kill", "freeze", "power loss")
+_TRIED: Sequence[Sequence[str]] = ((), ("kill", "kill"), ("kill", "freeze", "power loss"))
+_FROZEN_S = 15.0
+_OPEN = nullcontext()
 _ROWS, _DELETED = 20, 3
 _AWAY_S = 300.0
 """Most seconds for which the server may be away after a restart."""
@@ -52,7 +56,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--flush-every", type=float, default=3.0, help="seconds")
     parser.add_argument("--without-compaction", action="store_true")
-    parser.add_argument("--restarts", type=int, default=0, help="kill -9 and start, so many times")
+    parser.add_argument(
+        "--faults",
+        nargs="*",
+        default=[],
+        choices=FAULTS,
+        help="kill: kill -9 and start; freeze: stopped for a while; power loss: set back to a moment without calls",
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="alone-") as folder:
         found = measure(
@@ -60,7 +70,7 @@ def main() -> int:
             chosen.seconds,
             chosen.flush_every,
             compacts=not chosen.without_compaction,
-            restarts=chosen.restarts,
+            faults=chosen.faults,
         )
     sys.stdout.write(
         json.dumps({"milvus": STANDALONE_VERSION, "compaction": not chosen.without_compaction, **found}) + "\n"
@@ -69,20 +79,20 @@ def main() -> int:
 
 
 def measure(
-    folder: Path, seconds: float, flush_every_s: float, *, compacts: bool, restarts: int = 0
+    folder: Path, seconds: float, flush_every_s: float, *, compacts: bool, faults: Sequence[str] = ()
 ) -> dict[str, dict[str, int]]:
     """Differences as the server shows them after the writes, and after the collection was loaded again."""
     server = (Compacting if compacts else LocalMilvusStandalone)(folder, free_ports(1)[0])
     with server as uri:
         client = milvus_client(uri)
         _create(client)
-        with _written(uri, flush_every_s) as written:
-            for _ in range(restarts):
-                time.sleep(seconds / (restarts + 1))
-                _restart(server)
+        with _written(uri, flush_every_s) as (written, gates):
+            for fault in faults:
+                time.sleep(seconds / (len(faults) + 1))
+                _strike(fault, server, gates, folder / "snapshot")
                 client = milvus_client(uri)
                 _insist(partial(client.query, NAME, filter='id == ""', consistency_level="Strong", timeout=5))
-            time.sleep(seconds / (restarts + 1))
+            time.sleep(seconds / (len(faults) + 1))
         client.flush(NAME, timeout=60)
         first = _differences(client, written)
         client.release_collection(NAME)
@@ -90,9 +100,22 @@ def measure(
         return {"as_it_is": first, "loaded_again": _differences(client, written)}
 
 
-def _restart(server: LocalMilvusStandalone) -> None:
+def _strike(fault: str, server: LocalMilvusStandalone, gates: Sequence[threading.Lock], copy: Path) -> None:
     milvus = Killable(server)
-    milvus.kill()
+    if fault == "freeze":
+        milvus.freeze()
+        time.sleep(_FROZEN_S)
+        milvus.thaw()
+        return
+    if fault == "power loss":
+        with ExitStack() as stack:
+            for gate in gates:  # nobody calls until the server is away, so nothing that was answered is lost
+                stack.enter_context(gate)
+            milvus.snapshot(copy)
+            milvus.kill()
+        milvus.restore(copy)
+    else:
+        milvus.kill()
     milvus.launch()
     milvus.await_ready()
 
@@ -101,12 +124,12 @@ def unexplained(kinds: Collection[str], folder: Path) -> list[str]:
     """Those kinds of differences, shown until a reload, that this build of the server does not show by itself.
 
     It shows by itself what it has deleted or replaced: a document's older rows, and so a ledger that differs from the
-    rows. Rows that are missing it has to lose by itself, too. A run of chaos restarts it, so it is restarted here.
+    rows. Rows that are missing it has to lose by itself, too. A run of chaos strikes it, so it is struck here.
     """
     shown = Counter[str]()
-    for restarts in (0, _RESTARTS):
-        place = folder / f"restarts-{restarts}"
-        shown.update(measure(place, _SECONDS, _FLUSH_EVERY_S, compacts=False, restarts=restarts)["as_it_is"])
+    for number, faults in enumerate(_TRIED):
+        place = folder / f"alone-{number}"
+        shown.update(measure(place, _SECONDS, _FLUSH_EVERY_S, compacts=False, faults=faults)["as_it_is"])
         if not not_shown(kinds, shown):
             break
     return not_shown(kinds, shown)
@@ -131,9 +154,13 @@ def _create(client: MilvusClient) -> None:
 
 
 @contextmanager
-def _written(uri: str, flush_every: float) -> Iterator[dict[str, dict[str, int]]]:
-    """Write until the block ends; then it holds what must be there: Milvus partition -> id -> version."""
+def _written(uri: str, flush_every: float) -> Iterator[tuple[dict[str, dict[str, int]], Sequence[threading.Lock]]]:
+    """Write until the block ends; then it holds what must be there: Milvus partition -> id -> version.
+
+    While one of the locks is held, one of the writers makes no call.
+    """
     ending = threading.Event()
+    gates = [threading.Lock() for _ in PARTITIONS]
     written: dict[str, dict[str, int]] = {partition: {} for partition in PARTITIONS}
 
     def flush() -> None:
@@ -143,37 +170,41 @@ def _written(uri: str, flush_every: float) -> Iterator[dict[str, dict[str, int]]
                 flusher.flush(NAME, timeout=60)
 
     threads = [threading.Thread(target=flush, daemon=True)]
-    threads += [threading.Thread(target=_write, args=(uri, name, written[name], ending)) for name in PARTITIONS]
+    threads += [
+        threading.Thread(target=_write, args=(uri, name, written[name], gate, ending))
+        for name, gate in zip(PARTITIONS, gates, strict=True)
+    ]
     for thread in threads:
         thread.start()
     try:
-        yield written
+        yield written, gates
     finally:
         ending.set()
         for thread in threads[1:]:
             thread.join()
 
 
-def _write(uri: str, partition: str, written: dict[str, int], ending: threading.Event) -> None:
+def _write(uri: str, partition: str, written: dict[str, int], gate: threading.Lock, ending: threading.Event) -> None:
     client, rng, version = milvus_client(uri), random.Random(partition), 0
     while not ending.is_set():
         version += 1
         rows = {row["id"]: row for row in (_row(rng, partition, version) for _ in range(_ROWS))}
         upsert = partial(client.upsert, NAME, list(rows.values()), partition_name=partition, timeout=20)
-        _insist(upsert)
+        _insist(upsert, gate)
         written.update(dict.fromkeys(rows, version))
         gone = rng.sample(list(written), _DELETED)
-        _insist(partial(client.delete, NAME, ids=gone, partition_name=partition, timeout=20))
+        _insist(partial(client.delete, NAME, ids=gone, partition_name=partition, timeout=20), gate)
         for each in gone:
             del written[each]
 
 
-def _insist(call: Callable[[], object]) -> None:
-    """Repeat a call until it is answered: an upsert or a delete may be done twice."""
+def _insist(call: Callable[[], object], gate: AbstractContextManager[object] = _OPEN) -> None:
+    """Repeat a call, each within `gate`, until it is answered: an upsert or a delete may be done twice."""
     deadline = time.monotonic() + _AWAY_S
     while True:
         try:
-            call()
+            with gate:
+                call()
         except (MilvusException, grpc.RpcError):
             if time.monotonic() > deadline:
                 raise

@@ -1257,4 +1257,25 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         new="True",
         tests=("tests/unit/pipeline/query/test_relevance.py",),
     ),
+    Mutation(
+        "a command that reads an answer of any size",
+        function="consumers.clients.query_worker.QueryWorker._sent",
+        old="len(received) > _MOST_BYTES",
+        new="False",
+        tests=("tests/unit/consumers/clients/test_query_worker.py",),
+    ),
+    Mutation(
+        "fields for LlamaIndex that make Milvus refuse the row",
+        function="pipeline.store.writing.llama_nodes.node_maker",
+        old="fields if size <= MAX_METADATA_BYTES else None",
+        new="fields",
+        tests=("tests/unit/pipeline/store/writing/test_llama_nodes.py",),
+    ),
+    Mutation(
+        "a replay that leaves old rows without the fields of LlamaIndex",
+        function="pipeline.store.writing.upsert_writer.UpsertWriter.__init__",
+        old="with_nodes(fingerprint) if nodes else fingerprint",
+        new="fingerprint",
+        tests=("tests/unit/pipeline/store/writing/test_llama_nodes.py",),
+    ),
 )

@@ -27,14 +27,16 @@ class Store:
     api: MilvusApi
     name: str
 
-    def upsert_writer(self, *, fingerprint: str = "model", max_partitions: int = 1000) -> UpsertWriter:
+    def upsert_writer(
+        self, *, fingerprint: str = "model", max_partitions: int = 1000, nodes: bool = False
+    ) -> UpsertWriter:
         """A new worker's writer: it remembers nothing."""
-        return UpsertWriter(
-            self.api, self.name, self.partitions(max_partitions), Partitioning("day"), fingerprint=fingerprint
-        )
+        partitions, rule = self.partitions(max_partitions), Partitioning("day")
+        return UpsertWriter(self.api, self.name, partitions, rule, fingerprint=fingerprint, nodes=nodes)
 
-    def append_writer(self, policy: WritePolicy | None = None) -> AppendWriter:
-        return AppendWriter(self.api, self.name, self.partitions(), Partitioning("day"), policy or WritePolicy())
+    def append_writer(self, policy: WritePolicy | None = None, *, nodes: bool = False) -> AppendWriter:
+        policy = policy or WritePolicy()
+        return AppendWriter(self.api, self.name, self.partitions(), Partitioning("day"), policy, nodes=nodes)
 
     def partitions(self, max_partitions: int = 1000) -> MilvusPartitions:
         return MilvusPartitions(self.api, self.name, max_partitions)

@@ -21,6 +21,10 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VA
 FOUND_PROBLEMS = 5
 """The exit code of a check that found something wrong."""
 
+Url = Annotated[
+    str | None,
+    typer.Option(metavar="http://HOST:PORT", help="ask this query worker, with client.api_key, and open no Milvus"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 
 

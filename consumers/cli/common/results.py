@@ -23,17 +23,8 @@ def show_results(result: Mapping[str, Any], console: Console, title: str = "") -
     """
     if title:
         _print(console, Text(one_line(title), style="italic"))
-    now = datetime.now(UTC)
     for hit in result["results"]:
-        hours = (now - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
-        age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
-        facts = f"{hit['score']:7.3f}", one_line(hit["doc_id"]), age, one_line(hit["partition"] or "-")
-        _print(console, Text("  ".join(facts)))
-        passage = _passage(hit)
-        passage.pad_left(len(_INDENT))
-        if console.is_terminal:
-            passage.truncate(console.width, overflow="ellipsis")
-        _print(console, passage)
+        show_result(hit, console)
     searched, timing = result["searched"], result["timing_ms"]
     summary = (
         f"{timing['search'] + timing['embed']:.0f} ms, {searched['partitions']} Milvus partitions searched, "
@@ -44,16 +35,34 @@ def show_results(result: Mapping[str, Any], console: Console, title: str = "") -
         stderr().print(one_line(f"warning: {warning}"))
 
 
+def show_result(hit: Mapping[str, Any], console: Console) -> None:
+    """Print the two lines of one result, as `show_results`."""
+    hours = (datetime.now(UTC) - datetime.fromisoformat(hit["event_time"])).total_seconds() / 3600
+    age = f"{hours / 24:.1f} d" if abs(hours) >= 48 else f"{hours:.1f} h"
+    facts = f"{hit['score']:7.3f}", one_line(hit["doc_id"]), age, one_line(hit["partition"] or "-")
+    _print(console, Text("  ".join(facts)))
+    passage = _passage(hit)
+    passage.pad_left(len(_INDENT))
+    if console.is_terminal:
+        passage.truncate(console.width, overflow="ellipsis")
+    _print(console, passage)
+
+
 def show_answer(answer: Mapping[str, Any], console: Console) -> None:
     """Print the answer of a search: the results of each of its queries, what they were counted and explained as."""
     for one in answer.get("answers", [answer]):
         show_results({**answer, "results": one["results"], "warnings": []}, console)
-    if answer["total"] is not None:
-        console.print(f"{answer['total']:,} rows match filter and time range", highlight=False)
-    if answer["explain"] is not None:
+    show_total(answer, console)
+    if answer.get("explain") is not None:
         console.print(Text(json.dumps(answer["explain"], indent=2)))
     for warning in answer["warnings"]:
         stderr().print(one_line(f"warning: {warning}"))
+
+
+def show_total(answer: Mapping[str, Any], console: Console) -> None:
+    """Print how many rows match, where they were counted."""
+    if answer.get("total") is not None:
+        console.print(f"{answer['total']:,} rows match filter and time range", highlight=False)
 
 
 def _passage(hit: Mapping[str, Any]) -> Text:

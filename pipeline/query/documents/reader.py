@@ -26,7 +26,7 @@ from pipeline.query.documents.reads import ROW_WITH_VECTOR, WHOLE_ROW, DocumentR
 from pipeline.query.documents.vectors import Likened, chunk_vector, mean_vector
 from pipeline.query.search import Searcher
 from pipeline.query.shaping import partition_of
-from pipeline.records import METADATA_FIELD, Position
+from pipeline.records import NOT_METADATA, Position
 from pipeline.store import Key
 
 _CUT = "the document is larger than one answer may be: the first of its chunks are shown, and no text"
@@ -178,14 +178,14 @@ def _version(
     *,
     version: int | None = None,
 ) -> DocumentVersion:
-    declared = {field.name for field in reads.snapshot.info.fields} | {METADATA_FIELD}
+    hidden = {field.name for field in reads.snapshot.info.fields} | NOT_METADATA
     first = rows[0]
     return DocumentVersion(
         event_time=shown_time(first["event_time"]),
         version=version,
         partition=partition,
         source=Origin(*position_in(first)),
-        metadata={name: first[name] for name in first if name not in declared},
+        metadata={name: first[name] for name in first if name not in hidden},
         text=joined.text if joined else None,
         text_exact=joined is not None and joined.exact,
         complete=joined is not None,

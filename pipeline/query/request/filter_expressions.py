@@ -29,6 +29,7 @@ from pipeline.query.request.filters import (
 )
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_expressions import MetadataField, balanced, prefix_range
+from pipeline.records import NODE_FIELDS
 from pipeline.store import Capabilities, CollectionInfo, capabilities_of, keyword_settings_of, literal
 
 FieldType = Literal["string", "integer", "number", "boolean", "other"]
@@ -95,6 +96,8 @@ def compile_filter(node: Filter, fields: FilterableFields, at: str = "/filter", 
     if not fields.dynamic:
         known = ", ".join(sorted(name for name, known_type in fields.declared.items() if known_type != "other"))
         raise InvalidRequest(f"{at}/key", f"names no field of the collection; it has {known}")
+    if path[0] in NODE_FIELDS:
+        raise InvalidRequest(f"{at}/key", "names a field for LlamaIndex, which is no metadata")
     return MetadataField(path, fields.server).condition(node, at, negated=negated)
 
 

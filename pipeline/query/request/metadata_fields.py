@@ -8,6 +8,8 @@ import heapq
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from pipeline.records import NODE_FIELDS
+
 Path: TypeAlias = tuple[str, ...]
 """The names that lead to a field."""
 Kind: TypeAlias = str
@@ -38,7 +40,7 @@ class MetadataNames:
     def learn_row(self, row: Mapping[str, Any], declared: Container[str]) -> None:
         """Note the fields at the top of a row's metadata."""
         for name, value in row.items():
-            if name not in declared:
+            if name not in declared and name not in NODE_FIELDS:
                 self._learn((name,), value)
 
     def learn_nested(self, row: Mapping[str, Any], paths: Iterable[Path]) -> None:

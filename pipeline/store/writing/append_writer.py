@@ -120,8 +120,10 @@ class AppendWriter(Writer):
         policy: WritePolicy = DEFAULT_POLICY,
         *,
         append_ids: AppendIds = "topic-id",
+        nodes: bool = False,
     ) -> None:
-        """`append_ids`: as the collection's stamp says."""
+        """`append_ids`: as the collection's stamp says. `nodes`: rows have LlamaIndex's fields."""
+        self._nodes = nodes
         self._with_topic_id = append_ids == "topic-id"
         self._rows: DocumentRows[Position] = DocumentRows(api, collection, partitions, partitioning, policy)
         self._partitions = partitions
@@ -153,7 +155,8 @@ class AppendWriter(Writer):
         by_position = {embedded.put.position: embedded.put for embedded in puts}
         for embedded in puts:
             topic_id = embedded.put.topic_id if self._with_topic_id else None
-            group = RowGroup(embedded.put.position, append_rows(embedded, topic_id), row_sizes(embedded))
+            rows, sizes = append_rows(embedded, topic_id, nodes=self._nodes), row_sizes(embedded, nodes=self._nodes)
+            group = RowGroup(embedded.put.position, rows, sizes)
             groups.setdefault(self._place(embedded.put), []).append(group)
         sent = self._rows.upsert(groups, [embedded.put for embedded in puts], set())
         refused = [(by_position[position], *refusal) for position, refusal in sent.refused.items()]

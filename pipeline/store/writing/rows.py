@@ -20,6 +20,7 @@ from pipeline.records import (
     Position,
 )
 from pipeline.store.milvus.api import Row
+from pipeline.store.writing.llama_nodes import node_maker
 
 _ID_BYTES = 20
 _HASH_BYTES = 16
@@ -94,27 +95,31 @@ def row_hash(document: Document) -> str:
     return blake2b(content, digest_size=_HASH_BYTES).hexdigest()
 
 
-def document_rows(embedded: EmbeddedPut, milvus_partition: str) -> list[Row]:
-    """The rows, one a chunk, of a document that replaces its earlier versions."""
+def document_rows(embedded: EmbeddedPut, milvus_partition: str, *, nodes: bool = False) -> list[Row]:
+    """The rows, one a chunk, of a document that replaces its earlier versions; `nodes`: with LlamaIndex's fields."""
     document = embedded.put.document
-    return _rows(embedded, row_ids(document.tenant, document.doc_id, milvus_partition, range(len(embedded.chunks))))
+    ids = row_ids(document.tenant, document.doc_id, milvus_partition, range(len(embedded.chunks)))
+    return _rows(embedded, ids, nodes=nodes)
 
 
-def append_rows(embedded: EmbeddedPut, topic_id: str | None) -> list[Row]:
+def append_rows(embedded: EmbeddedPut, topic_id: str | None, *, nodes: bool = False) -> list[Row]:
     """The rows, one a chunk, of a record that is a separate document; `topic_id` as in `append_row_id`."""
-    return _rows(embedded, append_row_ids(embedded.put.position, topic_id, range(len(embedded.chunks))))
+    ids = append_row_ids(embedded.put.position, topic_id, range(len(embedded.chunks)))
+    return _rows(embedded, ids, nodes=nodes)
 
 
-def row_sizes(embedded: EmbeddedPut) -> list[int]:
+def row_sizes(embedded: EmbeddedPut, *, nodes: bool = False) -> list[int]:
     """Bytes of each row of the document in a request; an upper estimate."""
     fixed = _ROW_OVERHEAD_BYTES + 4 * embedded.vectors.shape[1] + len(embedded.put.document.doc_id.encode())
     fixed += len(orjson.dumps(embedded.put.document.metadata))
+    if nodes and (make := node_maker(embedded.put.document)):
+        fixed += len(orjson.dumps(make("")))
     return [
         fixed + (len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode())) for chunk in embedded.chunks
     ]
 
 
-def _rows(embedded: EmbeddedPut, ids: list[str]) -> list[Row]:
+def _rows(embedded: EmbeddedPut, ids: list[str], *, nodes: bool) -> list[Row]:
     put = embedded.put
     shared: dict[str, Any] = dict(put.document.metadata)
     if put.document.tenant is not None:
@@ -122,8 +127,16 @@ def _rows(embedded: EmbeddedPut, ids: list[str]) -> list[Row]:
     shared["doc_id"] = put.document.doc_id
     shared["event_time"] = put.document.event_time
     shared["kafka_topic"], shared["kafka_partition"], shared["kafka_offset"] = put.position
+    make = node_maker(put.document) if nodes else None
     return [
-        {**shared, "id": identifier, "chunk": number, "text": chunk.text, VECTOR_FIELD: vector}
+        {
+            **shared,
+            **(make(identifier) if make else {}),
+            "id": identifier,
+            "chunk": number,
+            "text": chunk.text,
+            VECTOR_FIELD: vector,
+        }
         for number, (identifier, chunk, vector) in enumerate(zip(ids, embedded.chunks, embedded.vectors, strict=True))
     ]
 

@@ -20,6 +20,7 @@ from pipeline.store.partitions import MilvusPartitions
 from pipeline.store.writing.append_writer import DEFAULT_POLICY, DocumentRows, Unfinished, Writer, too_many
 from pipeline.store.writing.application import Application, Step
 from pipeline.store.writing.ledger.ledger import Ledger
+from pipeline.store.writing.llama_nodes import with_nodes
 from pipeline.store.writing.protocol.decisions import (
     Applied,
     Change,
@@ -58,13 +59,15 @@ class UpsertWriter(Writer):
         ledger: Ledger | None = None,
         durable: Callable[[Position], bool] = lambda _: False,
         verify: bool = True,
+        nodes: bool = False,
     ) -> None:
-        """`durable` and `verify`: see `RedoCheck`."""
+        """`durable` and `verify`: see `RedoCheck`. `nodes`: rows have LlamaIndex's fields."""
         self._api = api
         self._collection = collection
         self._partitions = partitions
         self._partitioning = partitioning
-        self._fingerprint = fingerprint
+        self._nodes = nodes
+        self._fingerprint = with_nodes(fingerprint) if nodes else fingerprint
         self._ledger = ledger or Ledger(api, collection, policy)
         self._redo = RedoCheck(api, collection, self._ledger, partitioning, durable=durable, verify=verify)
         self._rows: DocumentRows[Key] = DocumentRows(api, collection, partitions, partitioning, policy)
@@ -261,7 +264,8 @@ class UpsertWriter(Writer):
             if step.put is not None and step.hashes is not None:
                 puts.append(step.put.put)
                 partition = step.hashes.milvus_partition
-                group = RowGroup(key, document_rows(step.put, partition), row_sizes(step.put))
+                rows = document_rows(step.put, partition, nodes=self._nodes)
+                group = RowGroup(key, rows, row_sizes(step.put, nodes=self._nodes))
                 groups.setdefault(partition, []).append(group)
         sent = self._rows.upsert(groups, puts, self._touched)
         work.refused.update(sent.refused)

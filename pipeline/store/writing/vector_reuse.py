@@ -11,6 +11,7 @@ from pipeline.errors import NotFound, NotLoaded, RequestTooLarge
 from pipeline.records import VECTOR_FIELD, Chunk
 from pipeline.store.milvus.api import MilvusApi
 from pipeline.store.milvus.expressions import ids_expression
+from pipeline.store.writing.llama_nodes import chunking_of
 from pipeline.store.writing.protocol.decisions import DocumentHashes, Entry, WritePlan
 from pipeline.store.writing.rows import row_ids
 
@@ -30,9 +31,14 @@ def stored_vectors(
     """
     vectors: list[dict[str, NDArray[np.float32]]] = [{} for _ in chunks]
     by_partition: dict[str, dict[str, int]] = {}
+    chunking = chunking_of(fingerprint)
     for number, (put, document) in enumerate(zip(plan.to_embed, chunks, strict=True)):
         entry = plan.stored.get(put.key)
-        if entry is None or entry.fingerprint != fingerprint or not _promising(entry, plan.hashes[put.key], document):
+        if (
+            entry is None
+            or chunking_of(entry.fingerprint) != chunking
+            or not _promising(entry, plan.hashes[put.key], document)
+        ):
             continue
         for partition, count in entry.footprint.items():
             ids = row_ids(*put.key, partition, range(count))

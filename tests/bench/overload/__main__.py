@@ -16,9 +16,9 @@ from rich.console import Console
 from pipeline.telemetry import configure_logging
 from tests.bench.overload.burst import burst
 from tests.bench.overload.soak import soak
-from tests.bench.overload.workers import workers
 from tests.bench.report import Target, show_table, show_targets
 from tests.bench.stage import stage
+from tests.bench.workers import workers
 
 PARTS = ("burst", "soak")
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-overload ARGS=…", description=__doc__)
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--clients", type=int, default=300, help="of the burst; by default ten times query.concurrency")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the burst")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the burst")
     parser.add_argument("--minutes", type=float, default=8.0, help="of the soak")
     parser.add_argument("--model", default="hash:384")
     options = parser.parse_args()

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from tests.bench.overload.workers import Figures, Workers, request
 from tests.bench.report import Target, say
 from tests.bench.stage import KAFKA_PARTITIONS
+from tests.bench.workers import Figures, Workers, request
 from tests.support.rigs.load import Load
 from tests.support.rigs.publisher import publisher
 

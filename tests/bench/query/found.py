@@ -1,7 +1,8 @@
 """What the modes find: known items on a Milvus that fills a keyword index."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,22 @@ _TIME_MS = 1_795_348_800_000
 
 def measure(uri: str, model: Embedder, labelled: LabelledTexts) -> dict[str, Any]:
     """Share of the queries of each kind whose text is the first, and among the first `DEPTH`, by mode."""
+    with filled(uri, model, labelled.texts) as collection, closing(connect(uri)) as api:
+        searcher = Searcher(api, collection, one_version=lambda _: False)
+        return {mode: _of_mode(searcher, model, labelled, body) for mode, body in MODES.items()}
+
+
+@contextmanager
+def filled(uri: str, model: Embedder, texts: Sequence[str]) -> Iterator[str]:
+    """The name of a collection that holds these texts; dropped with the block."""
     collection = unique("found")
     with closing(connect(uri)) as api:
-        open_collection(api, collection, {"name": "bench"}, model.stamp.dimension, IndexSettings("FLAT"), create=True)
+        index = IndexSettings("FLAT")
+        open_collection(api, collection, asdict(model.stamp), model.stamp.dimension, index, create=True)
         open_ledger(api, collection)
         try:
-            _fill(api, collection, model, labelled.texts)
-            searcher = Searcher(api, collection, one_version=lambda _: False)
-            return {mode: _of_mode(searcher, model, labelled, body) for mode, body in MODES.items()}
+            _fill(api, collection, model, texts)
+            yield collection
         finally:
             for name in (collection, f"{collection}__ledger"):
                 api.drop_collection(name)

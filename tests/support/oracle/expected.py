@@ -57,7 +57,8 @@ class History(list[Version]):
     1. All in one Kafka partition: they are processed in turn. A smaller version number than the document's loses;
        without a number on one side the later record wins.
     2. In several: only where each has a number, and then the greatest one wins in whatever order they arrive; of
-       equal ones the one with the later timestamp.
+       equal ones the one with the later timestamp. Of records of one Kafka partition with one number the timestamps
+       count as rising, so that there the later record wins.
     """
 
     @property
@@ -88,18 +89,29 @@ class History(list[Version]):
             return list(dict.fromkeys(stages)), False
         if not self.shared:
             return list(dict.fromkeys(stages[len(below) - 1 :])), True
-        least = max(map(_order, below))
-        return [each for each in stages if _order(each) >= least], True
+        order = self._order()
+        least = max(order[each] for each in below)
+        return [each for each in stages if order[each] >= least], True
 
     @property
     def shared(self) -> bool:
         """Whether its records are in several Kafka partitions."""
         return len({each.log for each in self}) > 1
 
+    def _order(self) -> dict[Version, tuple[int, int]]:
+        """Of each record its number and its timestamp, or that of an earlier one of its log with its number."""
+        latest: dict[tuple[Log, int], int] = {}
+        order = {}
+        for each in self:
+            of = each.log, _number(each)
+            latest[of] = max(each.time_ms, latest.get(of, each.time_ms))
+            order[each] = _number(each), latest[of]
+        return order
+
     def _stages(self) -> list[Version]:
         if self.shared:
             assert all(each.number is not None for each in self), f"{self[0]}: in two Kafka partitions"
-            return sorted(self, key=_order)
+            return sorted(self, key=self._order().__getitem__)
         stages: list[Version] = []
         for each in self:
             before = stages[-1] if stages else None
@@ -111,11 +123,6 @@ class History(list[Version]):
 def _number(version: Version) -> int:
     assert version.number is not None
     return version.number
-
-
-def _order(version: Version) -> tuple[int, int]:
-    """Of a version among those of several Kafka partitions: of equal numbers the later timestamp."""
-    return _number(version), version.time_ms
 
 
 @dataclass

@@ -106,6 +106,20 @@ def test_of_equal_versions_in_two_kafka_partitions_the_later_timestamp_wins_and_
     assert History([late, replace(early, document=None)]).last == [late]
 
 
+def test_of_equal_versions_in_one_of_two_kafka_partitions_the_later_record_wins_though_its_timestamp_is_earlier() -> (
+    None
+):
+    first, second, other = (
+        Version((*log, offset), Wanted("a", f"{offset}", 0, {}), 10, ms)
+        for log, offset, ms in ((LOG, 1, 9), (LOG, 2, 5), (OTHER, 7, 7))
+    )
+    history = History([other, first, second])
+    assert history.newest is second
+    assert history.since({LOG: 3}) == ([first, second], True)
+    assert history.since({OTHER: 8}) == ([other, first, second], True)
+    assert History([replace(other, time_ms=10), first, second]).newest.offset == 7
+
+
 def test_differences_of_shared_documents_are_set_apart() -> None:
     verdict = Verdict(lost=["a", "ab"], stale=["a (newest at 1): text"], duplicates=["b: chunk 1 2 times"])
     verdict.set_apart({"a"})

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumers.cli.search import request_body, search
+from consumers.cli.search.local import local_search
+from consumers.cli.search.request import request_body
 from consumers.config import Settings, load_settings
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import Mismatch, UsageError
@@ -20,6 +21,11 @@ from pipeline.store.collection.schema import documents_spec
 from tests.support.fakes.milvus import FakeMilvus
 
 MODEL = HashEmbedder("hash:8")
+
+
+def search(settings: Settings, body: dict[str, Any]) -> dict[str, Any]:
+    with local_search(settings, body) as ask:
+        return ask()
 
 
 def test_a_name_that_milvus_would_cut_is_a_usage_error() -> None:

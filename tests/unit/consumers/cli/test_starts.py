@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.cli.search import search
+from consumers.cli.search.local import local_search
 from consumers.cli.serve import run as serve
 from consumers.config import Settings, load_settings
 from pipeline.errors import Unavailable, UsageError
@@ -118,8 +118,9 @@ def test_a_signal_at_work_ends_the_loading_that_follows() -> None:
 
 
 def test_a_missing_collection_fails_a_search_before_its_model_is_loaded(milvus: FakeMilvus, no_model: Settings) -> None:
-    with pytest.raises(Unavailable, match="the collection news does not exist yet"):
-        search(no_model, {"query": "q"})
+    missing = pytest.raises(Unavailable, match="the collection news does not exist yet")
+    with local_search(no_model, {"query": "q"}) as ask, missing:
+        ask()
 
 
 def test_a_taken_port_fails_a_query_worker_before_its_model_is_loaded(milvus: FakeMilvus) -> None:

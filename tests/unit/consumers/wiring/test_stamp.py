@@ -8,7 +8,7 @@ from consumers.wiring.collection import new_writer, open_configured, open_existi
 from consumers.wiring.stamp import own_stamp
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import HashEmbedder
-from pipeline.errors import Mismatch
+from pipeline.errors import Mismatch, UsageError
 from pipeline.records import EmbeddedPut, Put
 from pipeline.store import CollectionStamp, IndexSettings, MilvusPartitions, Writer, open_collection
 from tests.support.documents import put
@@ -144,3 +144,21 @@ def _write_as_former_version(api: FakeMilvus, configured: Settings, record: Put)
 def test_the_own_group_fills_the_collection_with_its_topics() -> None:
     own: CollectionStamp = own_stamp(settings("kafka.topics=a,b", "kafka.group_id=g"), MODEL)
     assert own.fillers == {"g": frozenset({"a", "b"})}
+
+
+@pytest.mark.parametrize("mode", ["upsert", "append"])
+def test_rows_have_the_fields_of_the_programs_that_are_configured(mode: str) -> None:
+    api = FakeMilvus()
+    for offset, sets in enumerate([[], ["milvus.compat=llamaindex"], ["milvus.compat=[]"]]):
+        write(api, settings(f"mode={mode}", *sets), put(str(offset), "text", offset))
+    rows = {row["doc_id"]: row for rows in api.stored("documents").values() for row in rows.values()}
+    assert [doc_id for doc_id in rows if "_node_type" in rows[doc_id]] == ["1"]
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("value", ["llamaindex", " llamaindex ,", "[llamaindex]"])
+def test_programs_are_named_in_a_list_or_a_text(value: str) -> None:
+    assert settings(f"milvus.compat={value}").milvus.compat == ("llamaindex",)
+    for wrong in ("langchain", "[llamaindex, x]"):
+        with pytest.raises(UsageError, match=r"milvus\.compat"):
+            settings(f"milvus.compat={wrong}")

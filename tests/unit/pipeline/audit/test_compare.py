@@ -17,6 +17,7 @@ from pipeline.audit import (
 )
 from pipeline.records import Delete, Position, Put
 from pipeline.store.partition_names import Partitioning
+from pipeline.store.writing.llama_nodes import with_nodes
 from pipeline.store.writing.protocol.decisions import NOWHERE, DocumentHashes, Entry, final
 from pipeline.store.writing.rows import append_rows, content_hash, document_rows, row_hash
 from tests.support.documents import delete, embedded, put
@@ -152,6 +153,13 @@ def test_a_document_cut_by_another_chunking_is_compared_without_its_texts() -> N
         "problem",
         ["stale"],
     )
+
+
+def test_rows_with_fields_for_other_programs_are_as_sound_as_those_without() -> None:
+    stored = [stored_row(row, HOME) for row in document_rows(embedded(DOCUMENT), HOME, nodes=True)]
+    finding = compare_document(state(DOCUMENT), entry(DOCUMENT, fingerprint=with_nodes("model")), stored, SCOPE)
+    assert summary(finding) == ("sound", [])
+    assert not finding.unread_chunking
 
 
 @pytest.mark.parametrize(("place", "fits"), [("m202611", True), ("_default", True), ("m202610", False)])

@@ -1,66 +1,17 @@
-"""`milvus-stream search`: one search without a server, answered as the query worker answers."""
+"""The request of `milvus-stream search`: its options as the body of POST /v1/search."""
 
-import asyncio
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
-from consumers.config import Settings
 from consumers.query.conditions import OPERATORS, all_of, condition
-from consumers.wiring import connections, documents
-from consumers.wiring.collection import search_params
-from consumers.wiring.freshness import freshness_watch, has_kafka
-from consumers.wiring.reranking import reranking
-from consumers.wiring.searches import search_service, searcher
-from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
-from pipeline.query import (
-    MAX_SEARCH_BODY_BYTES,
-    DirectEmbedder,
-    InvalidRequest,
-    MalformedRequest,
-    answer_json,
-    decode_json,
-    parse_request,
-)
-from pipeline.telemetry import QueryMetrics
+from pipeline.query import MAX_SEARCH_BODY_BYTES, MalformedRequest, decode_json
 
 _MOST_CHARS = MAX_SEARCH_BODY_BYTES
-
-
-def search(settings: Settings, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer one request body of POST /v1/search; by words, or by vectors that it has, without loading the model.
-
-    Raises UsageError, Unavailable, Mismatch.
-    """
-    try:
-        # The service checks it again; here before a model is loaded.
-        request = parse_request(body, settings.query.max_limit)
-    except InvalidRequest as error:
-        raise UsageError(f"search {error}") from None
-    search_params(settings)
-    if request.waits and not has_kafka(settings):
-        raise UsageError("search --wait-for reads offsets of the consumer group: set kafka.bootstrap_servers")
-    with ExitStack() as stack:
-        api = stack.enter_context(connections.milvus(settings))
-        check_search(settings, api)
-        model = embedder = None
-        if request.embeds:
-            model = stack.enter_context(documents.embedder(settings, queries_first=True))
-            embedder = DirectEmbedder(model.embed_queries)
-        wanted = settings.query.rerank.default if request.rerank is None else bool(request.rerank)
-        reranker = stack.enter_context(reranking(settings, wanted=wanted))
-        configured = searcher(settings, api, model, reranker)
-        fresh = freshness_watch(settings, api) if request.waits else None
-        metrics = QueryMetrics(CollectorRegistry())
-        with closing(search_service(settings, configured, embedder, metrics, freshness=fresh)) as service:
-            return answer_json(asyncio.run(service.answer(body)))
 
 
 def request_body(

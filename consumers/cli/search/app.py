@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from consumers.cli.common.options import ConfigFile, Json, Sets, load, print_json
+from consumers.cli.common.options import ConfigFile, Json, Sets, Url, load
 
 Vector = Annotated[
     str | None,
@@ -37,6 +37,10 @@ Records = Annotated[
     list[str] | None,
     typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
 ]
+Interval = Annotated[
+    str | None,
+    typer.Option(metavar="5s", help="repeat the search; off a terminal only results that are new or changed"),
+]
 
 
 def search(
@@ -64,13 +68,15 @@ def search(
     strong: Annotated[
         bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
     ] = False,
+    url: Url = None,
+    watch: Interval = None,
     json_: Json = False,
 ) -> None:
-    """Search once, without a server."""
+    """Search once, or with --watch repeatedly; without a server, or with --url by a running query worker."""
     settings = load(config, sets)
-    from consumers.cli import search as command
+    from consumers.cli.search.request import request_body
 
-    body = command.request_body(
+    body = request_body(
         text,
         vector=vector,
         mode=mode,
@@ -90,13 +96,6 @@ def search(
         wait_for=wait_for or [],
         strong=strong,
     )
-    if not json_:
-        body["highlights"] = True
-    result = command.search(settings, body)
-    if json_:
-        print_json(result)
-    else:
-        from consumers.cli.common.output import stdout
-        from consumers.cli.common.results import show_answer
+    from consumers.cli.search import run as command
 
-        show_answer(result, stdout())
+    command.run(settings, body, url=url, every=watch, json_=json_)

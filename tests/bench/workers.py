@@ -1,4 +1,4 @@
-"""An ingest worker and a query worker to load, and what clients see of them."""
+"""An ingest worker and a query worker to measure, and what clients see of them."""
 
 import json
 import signal
@@ -49,7 +49,10 @@ class Workers:
     ingest: Running
     serve: Running
     topic: str
+    group: str
+    collection: str
     port: int
+    """Of the query worker."""
 
     def use(self, name: str) -> dict[str, float]:
         """Memory, descriptors and threads of one of them now."""
@@ -94,7 +97,7 @@ def workers(made: Stage, model: str) -> Iterator[Workers]:
             "query": {"port": 0},
             "telemetry": {"port": 0, "log_format": "json"},
         }
-        config = made.folder / "overload.yaml"
+        config = made.folder / "workers.yaml"
         config.write_text(yaml.safe_dump(settings))
         with publisher(made.kafka, topic) as sender:
             sender.publish(Load(1, KAFKA_PARTITIONS).next_records(DOCUMENTS))
@@ -102,23 +105,25 @@ def workers(made: Stage, model: str) -> Iterator[Workers]:
         command = ["-m", "consumers.cli"]
         options = ["-c", str(config)]
         with (
-            running([*command, "ingest", *options], made.folder / "overload-ingest.log") as ingest,
-            running([*command, "serve", *options], made.folder / "overload-serve.log") as serve,
+            running([*command, "ingest", *options], made.folder / "ingest.log") as ingest,
+            running([*command, "serve", *options], made.folder / "serve.log") as serve,
         ):
-            port = int(_listening(serve)["port"])
-            made_workers = Workers(ingest, serve, topic, port)
+            port = int(listening(serve)["port"])
+            made_workers = Workers(ingest, serve, topic, job["group"], job["collection"], port)
             say("waiting until the first documents are stored")
-            eventually(lambda: _finished(_listening(ingest)["address"]) >= DOCUMENTS, within=180, every=0.5)
+            eventually(lambda: finished(ingest) >= DOCUMENTS, within=180, every=0.5)
             yield made_workers
 
 
-def _listening(worker: Running) -> dict[str, Any]:
+def listening(worker: Running) -> dict[str, Any]:
+    """Wait until a worker listens, and return the line that says where."""
     eventually(lambda: ".listening" in worker.errors(), within=120, what=f"a worker's port: {worker.errors()[-2000:]}")
     line = next(line for line in worker.errors().splitlines() if ".listening" in line)
     found: dict[str, Any] = json.loads(line)
     return found
 
 
-def _finished(address: str) -> float:
-    lines = httpx.get(f"{address}/metrics", timeout=30).text.splitlines()
+def finished(ingest: Running) -> float:
+    """Records that the ingest worker has finished."""
+    lines = httpx.get(f"{listening(ingest)['address']}/metrics", timeout=30).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("ingest_records_total{"))
