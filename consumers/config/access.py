@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from consumers.config.section import Section
 from consumers.config.units import Secret
 
-_BEARER = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+BEARER = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
 """RFC 6750."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class OidcSection(Section):
@@ -36,7 +36,7 @@ class OidcSection(Section):
     def _nobody_changes_its_keys_on_the_way(cls, value: str | None) -> str | None:
         if value is not None:
             parts = urlsplit(value)
-            local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+            local = parts.scheme == "http" and parts.hostname in LOOPBACK
             if not (parts.hostname and (parts.scheme == "https" or local)):
                 raise ValueError("must be an https address (http on this machine only)")
         return value
@@ -78,6 +78,6 @@ class ClientSection(Section):
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, key: Secret | None) -> Secret | None:
-        if key is not None and not _BEARER.fullmatch(key.get_secret_value()):
+        if key is not None and not BEARER.fullmatch(key.get_secret_value()):
             raise ValueError("has characters that no key or token has")
         return key

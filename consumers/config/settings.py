@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.access import AuthSection, ClientSection
+from consumers.config.rerank import RerankSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Origins, Parameters, Secret
 from pipeline.timestamps import format_duration
@@ -299,6 +300,7 @@ class QuerySection(_Section):
         description="web sites whose scripts may use the API and read its answers (CORS), such as "
         "https://app.example.com; `*`: all",
     )
+    rerank: RerankSection = RerankSection()
 
     canary: Duration | None = Field(
         None,

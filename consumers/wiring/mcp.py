@@ -12,6 +12,7 @@ from consumers.query.mcp.sources import StoredDocuments
 from consumers.query.mcp.tools import Tools
 from consumers.query.searches import Searches
 from consumers.wiring.freshness import freshness_watch
+from consumers.wiring.reranking import reranking
 from consumers.wiring.searches import search_service, searcher
 from pipeline.embedding import Embedder
 from pipeline.errors import UsageError
@@ -34,11 +35,18 @@ def check_mcp_installed() -> None:
 @contextmanager
 def mcp_tools(settings: Settings, api: MilvusServerApi, model: Embedder) -> Iterator[Tools]:
     """The tools over the configured collection. Raises Mismatch for a collection of another model."""
-    search, metrics = searcher(settings, api, model), QueryMetrics(CollectorRegistry())
+    metrics = QueryMetrics(CollectorRegistry())
     with (
+        reranking(settings, wanted=settings.query.rerank.default) as reranker,
         closing(QueryBatcher(model.embed_queries)) as batcher,
         closing(
-            search_service(settings, search, batcher, metrics, freshness=freshness_watch(settings, api))
+            search_service(
+                settings,
+                searcher(settings, api, model, reranker),
+                batcher,
+                metrics,
+                freshness=freshness_watch(settings, api),
+            )
         ) as service,
     ):
         searches = Searches(service, Admission(service.concurrency), local=True)

@@ -17,10 +17,11 @@ from consumers.wiring.canary import canary
 from consumers.wiring.freshness import freshness_watch
 from consumers.wiring.mcp import mcp_installed
 from consumers.wiring.page import page
+from consumers.wiring.reranking import reranking
 from consumers.wiring.searches import cursors, search_service, searcher
-from pipeline.embedding import Embedder
+from pipeline.embedding import Embedder, embed_documents
 from pipeline.errors import MilvusStreamError
-from pipeline.query import EmbeddingService, QueryBatcher, Searcher, embed_documents
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher
 from pipeline.store import MilvusServerApi
 from pipeline.telemetry import QueryMetrics
 
@@ -42,12 +43,13 @@ def query_app(
     Raises Mismatch for a collection of another model.
     """
     metrics = QueryMetrics(registry)
-    search = searcher(settings, api, model)
     with (
+        reranking(settings) as reranker,
         canary(settings, api, metrics),
         closing(QueryBatcher(model.embed_queries)) as batcher,
         closing(QueryBatcher(partial(embed_documents, model), cache_size=0)) as documents,
     ):
+        search = searcher(settings, api, model, reranker)
         service = search_service(
             settings, search, batcher, metrics, cursors=cursors(settings), freshness=freshness_watch(settings, api)
         )

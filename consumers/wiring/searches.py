@@ -8,10 +8,20 @@ from typing import Any
 
 from consumers.config import Settings
 from consumers.wiring.collection import search_params
+from consumers.wiring.documents import embedding_settings
 from consumers.wiring.modes import mode_stamped
-from pipeline.embedding import Embedder
+from pipeline.embedding import Embedder, unrelated_similarity
 from pipeline.errors import Unavailable
-from pipeline.query import Cursors, FreshnessWatch, QueryEmbedder, Searcher, SearchService, SearchSettings
+from pipeline.query import (
+    Cursors,
+    FreshnessWatch,
+    QueryEmbedder,
+    RelevanceScale,
+    Reranking,
+    Searcher,
+    SearchService,
+    SearchSettings,
+)
 from pipeline.store import (
     CollectionInfo,
     CollectionStamp,
@@ -24,11 +34,14 @@ from pipeline.store import (
 from pipeline.telemetry import QueryMetrics
 
 
-def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -> Searcher:
+def searcher(
+    settings: Settings, api: MilvusServerApi, model: Embedder | None, reranking: Reranking | None = None
+) -> Searcher:
     """A searcher over the configured collection.
 
     A collection that does not exist yet is no error: searches are answered 503 until a worker has created it. Its mode
-    is that of its stamp, or the configured one where it has no stamp. `model`: None where every search is by words.
+    is that of its stamp, or the configured one where it has no stamp. `model`: None where every search is by words;
+    `reranking`: None where none is reranked.
     Raises Mismatch for a collection of another model, or of another program; UsageError (milvus.search_params).
     """
     stamp = None if model is None else asdict(model.stamp)
@@ -38,10 +51,18 @@ def searcher(settings: Settings, api: MilvusServerApi, model: Embedder | None) -
         SearchSettings(params=search_params(settings)),
         accept=lambda info: _accept(info, stamp),
         one_version=lambda info: mode_stamped(collection_stamp(api, info), settings).one_version,
+        reranking=reranking,
+        scale=_scale(settings, model),
     )
     with suppress(Unavailable):
         new.check()
     return new
+
+
+def _scale(settings: Settings, model: Embedder | None) -> RelevanceScale | None:
+    """The model's scale of relevance; None where there is none. The first use of a model measures it."""
+    unrelated = None if model is None else unrelated_similarity(model, embedding_settings(settings))
+    return None if unrelated is None else RelevanceScale(unrelated)
 
 
 def _accept(info: CollectionInfo, model: Mapping[str, Any] | None) -> None:

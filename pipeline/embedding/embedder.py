@@ -127,3 +127,12 @@ class EmbeddingSettings:
     def tuning_folder(self) -> Path:
         """Of measured batch plans."""
         return self.cache_folder / "tuning"
+
+
+def embed_documents(model: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors of whole texts as documents, shape (n, dimension); tokens beyond the model's limit are cut off."""
+    limit = model.tokenizer.max_tokens
+    tokens = model.tokenizer.tokenize(texts, fits=limit)
+    return model.embed(
+        [Chunk(0, 0, len(text), text, read.ids[:limit]) for text, read in zip(texts, tokens, strict=True)]
+    )

@@ -12,7 +12,7 @@ from pipeline.query.documents.answer import DocumentHistory, StoredDocument
 from pipeline.query.documents.errors import DocumentUnreadable, NoSuchDocument
 from pipeline.query.documents.reader import DocumentReader
 from pipeline.query.documents.service import DocumentService
-from pipeline.query.embeddings import MAX_INPUTS, Embeddings, EmbeddingService, InputType, embed_documents
+from pipeline.query.embeddings import MAX_INPUTS, Embeddings, EmbeddingService, InputType
 from pipeline.query.freshness.newest import NewestEventTime
 from pipeline.query.freshness.offsets import NotFreshYet, OffsetReader, OffsetsUnavailable
 from pipeline.query.freshness.watch import FreshnessReport, FreshnessWatch
@@ -20,6 +20,7 @@ from pipeline.query.highlights import mark
 from pipeline.query.listing import DocumentStatistics, ListedDocument
 from pipeline.query.partition_census import PartitionCensus, PartitionState
 from pipeline.query.query_batcher import QueryBatcher
+from pipeline.query.relevance import RelevanceScale
 from pipeline.query.request.body import decode_json, parse_body
 from pipeline.query.request.cursor_request import cursor_request_model
 from pipeline.query.request.filters import StrictModel, is_text
@@ -33,6 +34,9 @@ from pipeline.query.request.request import (
     request_model,
 )
 from pipeline.query.request.similar import DocumentRequest, SimilarRequest, parse_similar, similar_model
+from pipeline.query.rerank.model_reranker import ModelReranker
+from pipeline.query.rerank.reranker import Reranker, RerankFailed
+from pipeline.query.rerank.step import Reranking
 from pipeline.query.search import Searcher, SearchSettings
 from pipeline.query.service import DirectEmbedder, Overloaded, QueryEmbedder, SearchReport, SearchService
 from pipeline.query.terms import terms_of
@@ -63,6 +67,7 @@ __all__ = [
     "InvalidRequest",
     "ListedDocument",
     "MalformedRequest",
+    "ModelReranker",
     "NewestEventTime",
     "NoSuchDocument",
     "NotFreshYet",
@@ -73,6 +78,10 @@ __all__ = [
     "PartitionState",
     "QueryBatcher",
     "QueryEmbedder",
+    "RelevanceScale",
+    "RerankFailed",
+    "Reranker",
+    "Reranking",
     "Result",
     "SearchAnswer",
     "SearchAnswers",
@@ -88,7 +97,6 @@ __all__ = [
     "answer_json",
     "cursor_request_model",
     "decode_json",
-    "embed_documents",
     "is_canary",
     "is_text",
     "mark",

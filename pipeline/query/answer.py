@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.query.facet_counts import Facets
+from pipeline.query.rerank.reranker import RerankFailure
 
 Mode = Literal["dense", "keyword", "hybrid"]
 """By meaning, by exact words, or both."""
@@ -34,11 +35,12 @@ class Result:
     """Higher is always better. By meaning: COSINE and IP as Milvus gives them, L2 as 1 / (1 + distance). By words: as
     BM25 gives it. By both: up to 1, which a row has that is the first of both orders; where the query names a stored
     document by its id, that order counts too, and the others then have at most a third unless `fusion` has weights.
+    Of reranked results: the reranker's, from 0 to 1.
     """
     scores: Mapping[str, float]
     """By both: the scores `dense` and `keyword` of those of the two searches that found it. `id`: 1, where the query
     names the document by its id; by words then `keyword` as well, where they are there. With recency the share
-    `recency` that its age has left, up to 1. Else empty.
+    `recency` that its age has left, up to 1. Of reranked results `rerank`, the reranker's score. Else empty.
     """
     event_time: str
     """RFC 3339, UTC."""
@@ -52,6 +54,10 @@ class Result:
     """Offsets [start, end) in `text`, in code points, of the terms of the query; null where they were not wanted."""
     passage: tuple[int, int] | None = None
     """Offsets of the sentence of `text` that fits best; null with `highlights`."""
+    relevance: float | None = None
+    """From 0 to 1: 0.5 at a similarity that a text which has nothing to do with the query rarely reaches. Of reranked
+    results the reranker's score. Null where it is not known, as for what only words or ids found.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedRerank:
+    """Where a row was before and after reranking, from 1."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainedResult:
     """The origin of one result's score."""
 
@@ -129,6 +143,8 @@ class ExplainedResult:
     """By `dense`, `keyword` and `id`, whichever found the row."""
     fused: float | None
     """Of a hybrid search: the score of both, before recency."""
+    rerank: ExplainedRerank | None = None
+    """Where the results were reranked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +200,9 @@ class SearchResult:
     """There may be results after these."""
     returned: tuple[bytes, ...] = ()
     """The digests of the results, for the cursor of a single text."""
+    rerank_s: float | None = None
+    """What reranking took; None: nothing was to be reranked."""
+    rerank_failure: RerankFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +212,8 @@ class Timing:
     embed: float
     search: float
     total: float
+    rerank: float | None = None
+    """The part of `search` that reranking took, also where it failed; null where nothing was to be reranked."""
 
 
 @dataclass(frozen=True, slots=True)

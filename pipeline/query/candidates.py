@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pipeline.errors import MilvusAway, NotLoaded, Unavailable
 from pipeline.query.answer import FetchRound
 from pipeline.query.canary_rows import except_canaries, without_canaries
+from pipeline.query.fusion import ID
 from pipeline.query.plan import SearchPlan
 from pipeline.query.ranking import best, rank, results_in
 from pipeline.query.recency import recent_first
@@ -25,6 +26,12 @@ _MOST_ROWS = 16_384
 """Of one search; Milvus's own bound."""
 _CLOCK_SLACK_S = 0.01
 """gRPC may end a call a moment before its deadline."""
+
+
+_CUT_OFF = (
+    "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
+    "the time range or the filter"
+)
 
 
 class DeadlinePassed(Unavailable):
@@ -77,6 +84,11 @@ class RankedCandidates:
     """There may be others behind them."""
     cut_off: bool = False
     """Fewer than wanted, because no more candidates may be read."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an answer says of what is not there."""
+        return (*map(_leg_warning, self.missing), *([_CUT_OFF] if self.cut_off else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,3 +257,9 @@ def in_time(call: Callable[[float], T], deadline: float, clock: Callable[[], flo
         if clock() >= deadline - _CLOCK_SLACK_S:
             raise DeadlinePassed("Milvus did not answer in the time of the request") from error
         raise
+
+
+def _leg_warning(name: str) -> str:
+    if name == ID:
+        return "Milvus did not answer the search for the ids in the query: what only that finds is missing"
+    return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"

@@ -17,7 +17,6 @@ from pipeline.errors import RateLimited
 from pipeline.query.candidates import DeadlinePassed
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.service import Overloaded, QueryEmbedder
-from pipeline.records import Chunk
 
 InputType = Literal["query", "document"]
 """What a text is to the model: many models put another prompt before each."""
@@ -37,15 +36,6 @@ class Embeddings:
     """Shape (texts, dimension), finite, in the order of the texts."""
     tokens: int
     """Of all texts, without special tokens and prompts."""
-
-
-def embed_documents(model: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors of whole texts as documents, shape (n, dimension); tokens beyond the model's limit are cut off."""
-    limit = model.tokenizer.max_tokens
-    tokens = model.tokenizer.tokenize(texts, fits=limit)
-    return model.embed(
-        [Chunk(0, 0, len(text), text, read.ids[:limit]) for text, read in zip(texts, tokens, strict=True)]
-    )
 
 
 class EmbeddingService:

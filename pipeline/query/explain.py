@@ -6,6 +6,7 @@ from typing import Literal
 from pipeline.query.answer import (
     ExplainedIndex,
     ExplainedQuery,
+    ExplainedRerank,
     ExplainedResult,
     Explanation,
     FusionUsed,
@@ -40,11 +41,15 @@ def explained(
     candidates: RankedCandidates,
     *,
     checked: Sequence[Sequence[Hit]],
+    reranked: bool,
     results: Sequence[Sequence[Result]],
     searched: Searched,
     phases_ms: Mapping[str, float],
 ) -> Explanation:
-    """The explanation of `results`; `checked` are the ranked hits after their check with the ledger."""
+    """The explanation of `results`; `checked` are the ranked hits after their check with the ledger.
+
+    `reranked`: whether the results are in another order than these.
+    """
     trace, ranked = candidates.trace, candidates.hits
     assert trace.retrieved is not None  # noqa: S101 - a search without an answer of Milvus has raised
     request, retrieved = method.request, trace.retrieved
@@ -58,7 +63,8 @@ def explained(
         used = None if fusion is None else FusionUsed(fusion.k, fusion.weights)
         of_query = {name: of_queries[number] for name, of_queries in orders.items()}
         fused = None if fusion is None else retrieved.hits[number]
-        queries.append(ExplainedQuery(used, older, _explained(results[number], of_query, fused)))
+        before = checked[number] if reranked else None
+        queries.append(ExplainedQuery(used, older, _explained(results[number], of_query, fused, before)))
     by_vectors = DENSE in orders
     return Explanation(
         mode=method.mode,
@@ -83,11 +89,23 @@ def left_out(before: Sequence[Hit], after: Sequence[Hit], *, limit: int, group_b
 
 
 def _explained(
-    results: Sequence[Result], orders: Mapping[str, Sequence[Hit]], fused: Sequence[Hit] | None
+    results: Sequence[Result],
+    orders: Mapping[str, Sequence[Hit]],
+    fused: Sequence[Hit] | None,
+    before: Sequence[Hit] | None,
 ) -> tuple[ExplainedResult, ...]:
     places: dict[str, dict[str, Place]] = {}
     for name, hits in orders.items():
         for rank, hit in enumerate(hits, 1):
             places.setdefault(hit.id, {}).setdefault(name, Place(rank, hit.score))
     scores = {} if fused is None else {hit.id: hit.score for hit in fused}
-    return tuple(ExplainedResult(result.id, places.get(result.id, {}), scores.get(result.id)) for result in results)
+    ranks = {} if before is None else {hit.id: rank for rank, hit in enumerate(before, 1)}
+    return tuple(
+        ExplainedResult(
+            result.id,
+            places.get(result.id, {}),
+            scores.get(result.id),
+            ExplainedRerank(ranks[result.id], after) if result.id in ranks else None,
+        )
+        for after, result in enumerate(results, 1)
+    )

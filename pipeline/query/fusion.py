@@ -39,5 +39,7 @@ def fuse(legs: Mapping[str, Sequence[Hit]], fusion: Fusion) -> list[Hit]:
         for rank, hit in enumerate(legs[name], 1):
             before = fused.get(hit.id)
             score = share * (fusion.k + 1) / (fusion.k + rank) + (before.score if before else 0.0)
-            fused[hit.id] = replace(hit, score=score, legs={**(before.legs if before else {}), name: hit.score})
+            scores = {**(before.legs if before else {}), name: hit.score}
+            cosine = hit.cosine if before is None or hit.cosine is not None else before.cosine
+            fused[hit.id] = replace(hit, score=score, legs=scores, cosine=cosine)
     return sorted(fused.values(), key=lambda hit: -hit.score)

@@ -9,6 +9,7 @@ from pipeline.errors import Unavailable
 from pipeline.query.answer import Result
 from pipeline.query.candidates import CandidateSearch
 from pipeline.query.partition_index import PartitionIndex
+from pipeline.query.relevance import RelevanceScale
 from pipeline.query.request.filter_expressions import FilterableFields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.metadata_fields import MetadataNames
@@ -37,13 +38,16 @@ def read_results(
     names: MetadataNames,
     *,
     max_bytes: int,
+    scale: RelevanceScale | None,
 ) -> ResultRows:
-    """The results; `names` learns those of their metadata.
+    """The results; `names` learns those of their metadata. `scale` as in `shaped`, for vectors of the queries' texts.
 
     Raises InvalidRequest where they have more than `max_bytes` as JSON, and Unavailable where there is none.
     """
     request = search.request
     terms = [terms_of(text) if request.highlights else None for text in request.queries]
+    # What a vector of the client's own, or of a stored document, has in common with unrelated texts was not measured.
+    known = scale if request.vector is None and any(request.queries) else None
     digests: list[bytes] = []
     results: list[list[Result]] = [[] for _ in ranked]
     size = 0
@@ -54,7 +58,7 @@ def read_results(
                 whole = False  # many long texts take seconds
                 break
             names.learn_row(hit.fields, fields.declared)
-            result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms[query])
+            result = shaped(hit, request.fields, frozenset(fields.declared), existing, terms=terms[query], scale=known)
             size += len(orjson.dumps(result))
             if size > max_bytes:
                 raise _too_large(max_bytes)

@@ -88,6 +88,8 @@ class DenseRetriever(Retriever):
                 **rows.consistency,
             ),
         )
+        if index.metric == "COSINE":
+            return Retrieved([[replace(hit, cosine=hit.score) for hit in hits] for hits in hits_of_queries])
         if index.metric != "L2":
             return Retrieved(hits_of_queries)
         return Retrieved(

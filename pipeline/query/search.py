@@ -16,15 +16,17 @@ from pipeline.query.description import CollectionDescription, describe_collectio
 from pipeline.query.explain import Phases, explained
 from pipeline.query.facets import check_facets, read_facets
 from pipeline.query.filter_warnings import filter_warnings
-from pipeline.query.fusion import ID
 from pipeline.query.listing import DocumentListing
 from pipeline.query.method import SearchMethod, chosen_method
 from pipeline.query.partition_index import PartitionIndex
 from pipeline.query.partition_list import PartitionList
 from pipeline.query.plan import plan_search
+from pipeline.query.ranking import results_in
+from pipeline.query.relevance import RelevanceScale
 from pipeline.query.request.filter_expressions import FilterableFields, filterable_fields
 from pipeline.query.request.invalid_request import InvalidRequest
 from pipeline.query.request.request import SearchRequest
+from pipeline.query.rerank.step import Reranked, Reranking, rerank_step
 from pipeline.query.result_rows import read_results
 from pipeline.query.retrievers import Queries
 from pipeline.query.returned import NOTHING, Returned
@@ -32,12 +34,7 @@ from pipeline.query.row_count import count_rows
 from pipeline.query.tenancy import NamesByTenant
 from pipeline.query.version_check import VersionCheck
 from pipeline.records import VECTOR_FIELD
-from pipeline.store import CollectionInfo, MilvusServerApi, as_of
-
-_CUT_OFF = (
-    "there may be more results: as many rows as one search may were read, and many are of the same documents; narrow "
-    "the time range or the filter"
-)
+from pipeline.store import CollectionInfo, Hit, MilvusServerApi, as_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +100,17 @@ class Searcher:
         *,
         accept: Callable[[CollectionInfo], None] = lambda _: None,
         one_version: Callable[[CollectionInfo], bool] = lambda _: True,
+        reranking: Reranking | None = None,
+        scale: RelevanceScale | None = None,
     ) -> None:
         """`accept` raises Mismatch for a collection that must not be searched with this query's vectors.
 
-        `one_version`: whether a document of the collection has one current version (mode upsert).
+        `one_version`: whether a document of the collection has one current version (mode upsert). `reranking`: None
+        where there is no reranker. `scale`: of the model; None where it is not known.
         """
         self._accept = accept
+        self._reranking = reranking
+        self._scale = scale
         self._one_version = one_version
         self._api = api
         self._collection = collection
@@ -224,25 +226,22 @@ class Searcher:
     def _search(self, wanted: _Wanted, existing: PartitionIndex) -> SearchResult:
         phases = Phases(self._clock)
         request = wanted.request
+        if (step := rerank_step(self._reranking, request)) is not None:
+            wanted = replace(wanted, request=step.candidates)
         method, search, fields = self._planned(wanted, existing)
         phases.end("plan")
         candidates = search.ranked()
         phases.end("candidates")
-        ranked = candidates.hits
-        warnings = (*map(_leg_warning, candidates.missing), *([_CUT_OFF] if candidates.cut_off else []))
-        if search.checked:
-            ranked, of_versions = self._versions.current(
-                search.collection.name,
-                ranked,
-                limit=request.limit,
-                timeout_s=wanted.deadline - self._clock(),
-                group_by=request.group_by,
-                consistency=search.consistency,
-            )
-            warnings += of_versions
-            phases.end("versions")
+        ranked, of_versions = self._current(search, candidates.hits, phases)
+        warnings = (*candidates.warnings, *of_versions)
+        reranked = Reranked([[*hits] for hits in ranked])
+        if step is not None:
+            reranked = step.reranked(search, ranked)
+            warnings += reranked.warnings
+            phases.end("rerank")
         names = self._names.of(wanted.tenant)
-        shown = read_results(search, ranked, fields, existing, names, max_bytes=self._settings.max_answer_bytes)
+        most = self._settings.max_answer_bytes
+        shown = read_results(search, reranked.hits, fields, existing, names, max_bytes=most, scale=self._scale)
         phases.end("rows")
         warnings = (*filter_warnings(names, search, fields, self._clock), *warnings)
         phases.end("warnings")
@@ -251,10 +250,17 @@ class Searcher:
             phases.end("facets")
         total, of_count = self._total(search, phases)
         searched = Searched(search.plan.covered, search.plan.skipped)
+        cut = any(results_in(hits, request.group_by) > request.limit for hits in ranked)
         explanation = None
         if request.explain:
             explanation = explained(
-                method, candidates, checked=ranked, results=shown.results, searched=searched, phases_ms=phases.ms
+                method,
+                candidates,
+                checked=ranked,
+                reranked=reranked.changed,
+                results=shown.results,
+                searched=searched,
+                phases_ms=phases.ms,
             )
         return SearchResult(
             results=shown.results,
@@ -265,8 +271,10 @@ class Searcher:
             total=total,
             explanation=explanation,
             facets=facets,
-            more=candidates.more or not shown.whole,
+            more=candidates.more or not shown.whole or cut,
             returned=shown.digests,
+            rerank_s=reranked.seconds,
+            rerank_failure=reranked.failure,
         )
 
     def _planned(
@@ -304,6 +312,23 @@ class Searcher:
         )
         return method, search, fields
 
+    def _current(
+        self, search: CandidateSearch, ranked: list[list[Hit]], phases: Phases
+    ) -> tuple[list[list[Hit]], tuple[str, ...]]:
+        """The hits without rows of older versions, and what to warn of."""
+        if not search.checked:
+            return ranked, ()
+        current = self._versions.current(
+            search.collection.name,
+            ranked,
+            limit=search.request.limit,
+            timeout_s=search.deadline - self._clock(),
+            group_by=search.request.group_by,
+            consistency=search.consistency,
+        )
+        phases.end("versions")
+        return current
+
     def _total(self, search: CandidateSearch, phases: Phases) -> tuple[int | None, tuple[str, ...]]:
         if not search.request.count:
             return None, ()
@@ -311,12 +336,6 @@ class Searcher:
         counted = count_rows(self._api, search.collection.name, search.plan, left_s, search.consistency)
         phases.end("count")
         return counted
-
-
-def _leg_warning(name: str) -> str:
-    if name == ID:
-        return "Milvus did not answer the search for the ids in the query: what only that finds is missing"
-    return f"Milvus did not answer the {name} search of this hybrid search: what only that finds is missing"
 
 
 def _check_vectors(vectors: NDArray[np.float32], many: bool) -> None:

@@ -192,7 +192,12 @@ class SearchService:
         `ready`: when there were vectors; `embedded`: whether a model made them.
         """
         ended = asyncio.get_running_loop().time()
-        timing = Timing(*(round(span * 1000, 3) for span in (ready - arrived, ended - ready, ended - arrived)))
+        embed, search, total = (round(span * 1000, 3) for span in (ready - arrived, ended - ready, ended - arrived))
+        timing = Timing(embed, search, total, None if result.rerank_s is None else round(result.rerank_s * 1000, 3))
+        if result.rerank_s is not None:
+            self._metrics.seconds.labels("rerank").observe(result.rerank_s)
+        if result.rerank_failure is not None:
+            self._metrics.rerank_failures.labels(result.rerank_failure).inc()
         for phase in ("embed", "search", "total") if embedded else ("search", "total"):
             self._metrics.seconds.labels(phase).observe(getattr(timing, phase) / 1000)
         for results in result.results:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pipeline.query.answer import Origin, Result
 from pipeline.query.highlights import mark
 from pipeline.query.partition_index import PartitionIndex
+from pipeline.query.relevance import RelevanceScale
+from pipeline.query.rerank.reranker import RERANK
 from pipeline.query.terms import Terms
 from pipeline.records import NOT_METADATA
 from pipeline.store import DEFAULT_PARTITION, Hit
@@ -12,9 +14,18 @@ from pipeline.timestamps import format_time
 
 
 def shaped(
-    hit: Hit, fields: Sequence[str] | None, declared: frozenset[str], existing: PartitionIndex, terms: Terms | None
+    hit: Hit,
+    fields: Sequence[str] | None,
+    declared: frozenset[str],
+    existing: PartitionIndex,
+    *,
+    terms: Terms | None,
+    scale: RelevanceScale | None,
 ) -> Result:
-    """A hit as a result, with the metadata named in `fields` (None: all). `terms`: those to highlight, if any."""
+    """A hit as a result, with the metadata named in `fields` (None: all). `terms`: those to highlight, if any.
+
+    `scale`: None where the relevance of a vector is not known.
+    """
     row = hit.fields
     highlights, passage = (None, None) if terms is None else mark(row["text"], terms)
     names = [name for name in (row if fields is None else fields) if name in row and name not in declared]
@@ -31,7 +42,14 @@ def shaped(
         metadata={name: row[name] for name in names if name not in NOT_METADATA},
         highlights=highlights,
         passage=passage,
+        relevance=_relevance(hit, scale),
     )
+
+
+def _relevance(hit: Hit, scale: RelevanceScale | None) -> float | None:
+    if (by_reranker := hit.legs.get(RERANK)) is not None:
+        return by_reranker
+    return None if scale is None or hit.cosine is None else scale.of(hit.cosine)
 
 
 def partition_of(event_time: int, existing: PartitionIndex) -> str | None:

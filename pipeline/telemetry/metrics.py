@@ -204,9 +204,14 @@ class QueryMetrics:
             "milvus_stream_canary_failures_total", "Canaries that could not be published, or not be found in time."
         )
         self.documents = declare.counter("query_documents_total", "Reads of one document answered.", ("outcome",))
+        self.rerank_failures = declare.counter(
+            "query_rerank_failures_total", "Searches whose results were not reranked as they should.", ("reason",)
+        )
+        for reason in ("timeout", "overloaded", "failed"):
+            self.rerank_failures.labels(reason)
         for outcome in ("ok", "invalid", "overloaded", "unavailable", "late", "timeout", "error"):
             self.requests.labels(outcome)
         for outcome in ("ok", "invalid", "overloaded", "unavailable", "timeout", "error", "not_found"):
             self.documents.labels(outcome)
-        for phase in ("embed", "wait", "search", "total"):
+        for phase in ("embed", "wait", "search", "rerank", "total"):
             self.seconds.labels(phase)

@@ -6,11 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.query import InvalidRequest, Searcher, SearchResult, SearchSettings, parse_request
+from pipeline.embedding import UnrelatedSimilarity
+from pipeline.query import (
+    InvalidRequest,
+    RelevanceScale,
+    Reranking,
+    Searcher,
+    SearchResult,
+    SearchSettings,
+    parse_request,
+)
 from pipeline.store import IndexSettings, MilvusServerApi, open_collection
 from pipeline.store.partition_names import partition_name
 from pipeline.timestamps import event_time_ms
 from tests.support.names import unique
+from tests.support.rigs.reranking import ScriptedReranker
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -102,6 +112,24 @@ def test_chunks_of_a_document_are_together_and_the_limit_counts_documents(api: M
     found = find(api, shelf, axis(0), limit=3, group_size=2)
     assert places(found) == [(f"2026-11-20 {document}", chunk) for document in range(3) for chunk in range(2)]
     assert len(find(api, shelf, axis(0), limit=9, group_size=10).results[0]) == 27
+
+
+@pytest.mark.parametrize("top", [20, 60])
+def test_candidates_are_reranked_also_where_they_are_read_whole_afterwards(
+    api: MilvusServerApi, shelf: str, top: int
+) -> None:
+    reranker = ScriptedReranker()
+    scale = RelevanceScale(UnrelatedSimilarity(0.1, 0.4))
+    searcher = Searcher(api, shelf, reranking=Reranking(reranker), scale=scale)
+    vectors = np.array([axis(0)], np.float32)
+    body = {"query": "a b", "mode": "dense", "limit": 5, "group_by": None}
+    plain = searcher.search(parse_request({**body, "limit": 27}), vectors, 20.0, now_ms=0)
+    found = searcher.search(parse_request({**body, "rerank": {"top": top}}), vectors, 20.0, now_ms=0)
+    ((_, texts, _),) = reranker.calls
+    assert texts == [result.text for result in plain.results[0]][:top]
+    assert places(found) == places(plain)[:top][::-1][:5]
+    assert plain.results[0][0].relevance == pytest.approx(scale.of(1.0), abs=1e-3)
+    assert [result.relevance for result in found.results[0]] == [result.score for result in found.results[0]]
 
 
 def test_rows_are_counted_by_filter_and_time_range(api: MilvusServerApi, shelf: str) -> None:

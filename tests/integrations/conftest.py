@@ -20,8 +20,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumers.query.app import create_app
-from pipeline.embedding import HashEmbedder
-from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService, embed_documents
+from pipeline.embedding import HashEmbedder, embed_documents
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService
 from pipeline.store import IndexSettings, MilvusServerApi, connect, open_collection
 from pipeline.store.partition_names import partition_name
 from pipeline.telemetry.metrics import QueryMetrics

@@ -1225,9 +1225,37 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "threads make the first pass of a process",
         function="pipeline.embedding.engine.openvino_passes.OpenVinoPasses.__init__",
-        old="self._pass_once(compiled)",
+        old="pass_once(compiled, inputs, padding_id)",
         new="None",
         tests=("tests/unit/pipeline/embedding/engine/test_openvino_passes.py",),
+    ),
+    Mutation(
+        "a reranker's answer with an index twice orders results",
+        function="consumers.query.rerank_endpoint.scores_of",
+        old="index in scores",
+        new="False",
+        tests=("tests/unit/consumers/query/test_rerank_endpoint.py",),
+    ),
+    Mutation(
+        "a reranker is waited for beyond its places",
+        function="pipeline.query.rerank.step.Reranking.scores",
+        old="not self._places.acquire(blocking=False)",
+        new="not self._places.acquire()",
+        tests=("tests/unit/pipeline/query/rerank/test_step.py",),
+    ),
+    Mutation(
+        "pages end where the candidates of a reranked one do",
+        function="pipeline.query.search.Searcher._search",
+        old="candidates.more or not shown.whole or cut",
+        new="candidates.more or not shown.whole",
+        tests=("tests/unit/pipeline/query/rerank/test_service.py",),
+    ),
+    Mutation(
+        "a client's own vector has the relevance of a query",
+        function="pipeline.query.result_rows.read_results",
+        old="request.vector is None and any(request.queries)",
+        new="True",
+        tests=("tests/unit/pipeline/query/test_relevance.py",),
     ),
     Mutation(
         "a command that reads an answer of any size",

@@ -25,6 +25,7 @@ def prepare(
     calibration: Annotated[
         str | None, typer.Option(metavar="FILE", help="texts for int8, one a line [default: embedding.calibration]")
     ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="the model of query.rerank.model instead")] = False,
     json_: Json = False,
 ) -> None:
     """Convert a model into embedding.cache_folder, e.g. when an image is built; done already: nothing happens."""
@@ -34,7 +35,7 @@ def prepare(
     settings = load(config, [*(sets or ()), *overrides])
     from consumers.cli.model import prepared as command
 
-    result = command.prepare(settings)
+    result = command.prepare_reranker(settings) if rerank else command.prepare(settings)
     print_json(result) if json_ else command.show_prepared(result)
 
 

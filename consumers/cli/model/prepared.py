@@ -7,7 +7,7 @@ from typing import Any
 from consumers.cli.common.output import stdout, table
 from consumers.config import Settings
 from consumers.wiring.documents import embedding_settings
-from pipeline.embedding import PreparedModel, PreparedModels, Refused, prepared_model
+from pipeline.embedding import PreparedModel, PreparedModels, Refused, prepared_cross_encoder, prepared_model
 from pipeline.errors import NotFound, UsageError
 
 _MIB = 2**20
@@ -22,6 +22,14 @@ def prepare(settings: Settings) -> dict[str, Any]:
         raise UsageError(
             f"OpenVINO cannot run {wanted.model}: {refused}. Workers run it with torch, which needs no preparation"
         ) from refused
+
+
+def prepare_reranker(settings: Settings) -> dict[str, Any]:
+    """Prepare the configured cross-encoder. Raises UsageError where there is none, or OpenVINO cannot run it."""
+    section = settings.query.rerank
+    if section.model is None or section.url is not None:
+        raise UsageError("query.rerank.model names no model of this machine: set it, and no query.rerank.url")
+    return _described(prepared_cross_encoder(section.model, embedding_settings(settings)), usable=True)
 
 
 def listed(settings: Settings) -> list[dict[str, Any]]:
@@ -45,8 +53,8 @@ def remove(settings: Settings, name: str) -> list[dict[str, Any]]:
 def show_prepared(model: Mapping[str, Any]) -> None:
     """One line for people."""
     sys.stdout.write(
-        f"{model['model']} ({model['precision']}, {model['dimension']} dimensions, {model['bytes'] / _MIB:.0f} MiB) is "
-        f"prepared in {model['folder']}\n"
+        f"{model['model']} ({model['kind']}, {model['precision']}, {model['dimension']} dimensions, "
+        f"{model['bytes'] / _MIB:.0f} MiB) is prepared in {model['folder']}\n"
     )
 
 
@@ -55,10 +63,11 @@ def show_list(models: Sequence[Mapping[str, Any]]) -> None:
     if not models:
         sys.stdout.write("no model is prepared here\n")
         return
-    columns = ("model", "precision", "dimensions", "tokens", "MiB", "OpenVINO", "id")
+    columns = ("model", "kind", "precision", "dimensions", "tokens", "MiB", "OpenVINO", "id")
     rows = [
         (
             model["model"],
+            model["kind"],
             model["precision"],
             model["dimension"],
             model["max_tokens"],
@@ -86,6 +95,7 @@ def _described(model: PreparedModel, *, usable: bool) -> dict[str, Any]:
     return {
         "id": model.folder.name,
         "model": manifest.name,
+        "kind": manifest.kind,
         "precision": manifest.precision,
         "dimension": manifest.dimension,
         "pooling": manifest.pooling,

@@ -61,6 +61,9 @@ def search(
     group_size: Annotated[int, typer.Option(min=1, max=10, help="most chunks of a document")] = 1,
     count: Annotated[bool, typer.Option("--count", help="count the rows that filter and time range match")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="print how the results were found")] = False,
+    rerank: Annotated[
+        bool | None, typer.Option("--rerank/--no-rerank", help="order the best results by query.rerank")
+    ] = None,
     wait_for: Records = None,
     strong: Annotated[
         bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
@@ -89,6 +92,7 @@ def search(
         group_size=group_size,
         explain=explain,
         count=count,
+        rerank=rerank,
         wait_for=wait_for or [],
         strong=strong,
     )

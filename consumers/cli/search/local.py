@@ -11,6 +11,7 @@ from consumers.config import Settings
 from consumers.wiring import connections, documents
 from consumers.wiring.collection import search_params
 from consumers.wiring.freshness import freshness_watch, has_kafka
+from consumers.wiring.reranking import reranking
 from consumers.wiring.searches import search_service, searcher
 from consumers.wiring.start_checks import check_search
 from pipeline.errors import UsageError
@@ -61,5 +62,7 @@ def _open(settings: Settings, request: SearchRequest, stack: ExitStack) -> Searc
         embedder = DirectEmbedder(model.embed_queries)
     fresh = freshness_watch(settings, api) if request.waits else None
     metrics = QueryMetrics(CollectorRegistry())
-    configured = searcher(settings, api, model)
+    wanted = settings.query.rerank.default if request.rerank is None else bool(request.rerank)
+    reranker = stack.enter_context(reranking(settings, wanted=wanted))
+    configured = searcher(settings, api, model, reranker)
     return stack.enter_context(closing(search_service(settings, configured, embedder, metrics, freshness=fresh)))

@@ -31,6 +31,7 @@ def request_body(
     group_size: int = 1,
     explain: bool = False,
     count: bool = False,
+    rerank: bool | None = None,
     wait_for: Sequence[str] = (),
     strong: bool = False,
 ) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def request_body(
         body["params"] = dict(map(_parameter, params))
     # What is not given is left to the defaults of a request.
     body.update({name: value for name, value in (("explain", explain), ("count", count)) if value})
+    if rerank is not None:
+        body["rerank"] = rerank
     if group_size != 1:
         body["group_size"] = group_size
     if mode is not None:

@@ -34,8 +34,8 @@ that the time ran out before enough documents were collected. `explain` adds how
 rows the filter and the time range match. `limit` times the number of texts and the bytes of the results are bounded; a
 request beyond is answered 422.
 `highlights` adds to each result where its text has terms of the query, and the sentence that fits best. `facets` counts
-values of metadata. `next_cursor` leads to the next page: send it as `cursor`, with nothing else but `limit` and
-`timeout_ms`."""
+values of metadata. `rerank` lets a reranker order the best candidates, where the service has one. `next_cursor` leads
+to the next page: send it as `cursor`, with nothing else but `limit` and `timeout_ms`."""
 
 _log = structlog.get_logger(__name__)
 

@@ -1,6 +1,7 @@
 """Forward passes of a prepared model with OpenVINO on a CPU."""
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,23 +50,8 @@ class OpenVinoPasses(Passes):
         self._dimension = dimension
         self._unit_length = unit_length
         self._thread = threading.local()
-        with _FIRST_PASS:
-            self._pass_once(compiled)
-
-    def _pass_once(self, compiled: "openvino.CompiledModel") -> None:
-        """Make one pass before there are threads.
-
-        OpenVINO makes its tables of types in the first pass of a process. It then waits for Python's lock while it
-        holds the lock of the table: two threads that both make their first pass wait for each other for ever, and with
-        them the process (2026.4.1: 15 of 60 processes that tried).
-        """
-        row = np.full((1, 1), self._padding_id, np.int64)
-        inputs = {"input_ids": row, "attention_mask": np.ones_like(row)}
-        if self._masks_prompt:
-            inputs["pooling_mask"] = np.ones_like(row)
-        request = compiled.create_infer_request()
-        request.infer(inputs, share_inputs=True)
-        np.array(request.get_output_tensor(0).data)
+        inputs = ["input_ids", "attention_mask", *(["pooling_mask"] if masks_prompt else [])]
+        pass_once(compiled, inputs, padding_id)
 
     @override
     def run(self, ids: Ids, special_tokens: SpecialTokens) -> VectorsFuture | None:
@@ -103,6 +89,21 @@ class OpenVinoPasses(Passes):
             assert self._compiled is not None  # noqa: S101 - `close` comes after the last pass
             request = self._thread.request = self._compiled.create_infer_request()
         return request
+
+
+def pass_once(compiled: "openvino.CompiledModel", inputs: Sequence[str], padding_id: int) -> None:
+    """Make one pass before there are threads; `inputs`: the names of the model's.
+
+    OpenVINO makes its tables of types in the first pass of a process. It then waits for Python's lock while it
+    holds the lock of the table: two threads that both make their first pass wait for each other for ever, and with
+    them the process (2026.4.1: 15 of 60 processes that tried).
+    """
+    row = np.full((1, 1), padding_id, np.int64)
+    values = {"input_ids": row, "token_type_ids": np.zeros_like(row)}
+    with _FIRST_PASS:
+        request = compiled.create_infer_request()
+        request.infer({name: values.get(name, np.ones_like(row)) for name in inputs}, share_inputs=True)
+        np.array(request.get_output_tensor(0).data)
 
 
 def shape_step(longest: int) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,16 @@ _VOCABULARY_BYTES = 100 * 2**20
 """Three times the longest known tokenizer.json (256,000 tokens); it takes about eight times its size in memory."""
 
 
-def find_model(model: str) -> Path:
+def find_model(model: str, setting: str = "embedding.model") -> Path:
     """The folder for a configured model: a folder, an installed package's, or the hub's cache on this machine.
 
-    Nothing is downloaded. Raises `UsageError` that says how to get the files.
+    `setting`: where it is configured. Nothing is downloaded. Raises `UsageError` that says how to get the files.
     """
     folder = Path(model).expanduser()
     if model and folder.is_dir():
         return folder
     if not model or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise UsageError(f"embedding.model: there is no folder {model!r}")
+        raise UsageError(f"{setting}: there is no folder {model!r}")
     if model in _PACKAGED:
         package, inside = _PACKAGED[model]
         spec = importlib.util.find_spec(package)
@@ -54,8 +54,8 @@ def find_model(model: str) -> Path:
         return cached
     hint = " or install milvus-stream[local], which brings this model," if model in _PACKAGED else ""
     raise UsageError(
-        f"embedding.model: {model!r} is no folder, and its files are not on this machine, and a worker downloads none: "
-        f"run `hf download {model} --local-dir FOLDER` where there is a network{hint} and set embedding.model to FOLDER"
+        f"{setting}: {model!r} is no folder, and its files are not on this machine, and a worker downloads none: "
+        f"run `hf download {model} --local-dir FOLDER` where there is a network{hint} and set {setting} to FOLDER"
     )
 
 
@@ -74,6 +74,16 @@ def check_model(folder: Path) -> None:
         _check_weights(kind, place)
     _check_tokenizer(folder / modules[0]["path"])
     _check_adapter(folder / modules[0]["path"], folder)
+
+
+def check_transformer(folder: Path) -> None:
+    """Raise `UsageError` unless a folder is a transformers model with safe weights and no foreign code."""
+    _check_files(folder)
+    _check_code(folder)
+    _check_settings(_FIRST_MODULE, folder)
+    _check_weights(_FIRST_MODULE, folder)
+    _check_tokenizer(folder)
+    _check_adapter(folder, folder)
 
 
 def _check_types(types: list[str], folder: Path) -> None:
@@ -132,16 +142,26 @@ def digest_model(folder: Path) -> str:
     Pooling and the input limit are fields of the stamp instead, so that old and new spellings of the same settings are
     one model.
     """
+    return digest_of(_parts(folder))
+
+
+def digest_of(parts: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 in hex over contents, each with a label."""
     total = hashlib.sha256()
-    for label, content in _parts(folder):
+    for label, content in parts:
         total.update(f"{label} {content}\n".encode())
     return total.hexdigest()
 
 
 def digest_source(folder: Path, digest: str) -> str:
     """SHA-256 in hex over everything that is read from a model's folder: `digest`, its `digest_model`, and settings."""
+    return digest_settings(folder, digest, {"", *(module["path"] for module in _modules(folder))})
+
+
+def digest_settings(folder: Path, digest: str, places: Iterable[str]) -> str:
+    """SHA-256 in hex over `digest` and the settings in these places of a model's folder."""
     total = hashlib.sha256(digest.encode())
-    for inside in sorted({"", *(module["path"] for module in _modules(folder))}):
+    for inside in sorted(places):
         for path in sorted((folder / inside).glob("*.json")):
             if not _is_vocabulary(path):
                 total.update(f"{inside}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -154,12 +174,9 @@ def _parts(folder: Path) -> Iterator[tuple[str, str]]:
         kind, place = _kind(module, folder), folder / module["path"]
         yield "module", kind
         if kind in _WITH_WEIGHTS:
-            yield "config", _canonical(place / "config.json", without=_BOOKKEEPING)
-            for path in sorted(place.glob("*.safetensors")):
-                with path.open("rb") as file:
-                    yield "weights", hashlib.file_digest(file, "sha256").hexdigest()
+            yield from weights_of(place)
     first = folder / first_folder(folder)
-    yield from _vocabulary(first)
+    yield from vocabulary_of(first)
     for path in sorted(first.glob("sentence_*_config.json")):
         yield "lower case", str(bool(_read_json(path).get("do_lower_case")))
     settings = folder / "config_sentence_transformers.json"
@@ -169,7 +186,15 @@ def _parts(folder: Path) -> Iterator[tuple[str, str]]:
         yield "prompts", json.dumps([prompts, content.get("default_prompt_name"), content.get("truncate_dim")])
 
 
-def _vocabulary(place: Path) -> Iterator[tuple[str, str]]:
+def weights_of(place: Path) -> Iterator[tuple[str, str]]:
+    """The hashed architecture and weights in a module's folder."""
+    yield "config", _canonical(place / "config.json", without=_BOOKKEEPING)
+    for path in sorted(place.glob("*.safetensors")):
+        with path.open("rb") as file:
+            yield "weights", hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def vocabulary_of(place: Path) -> Iterator[tuple[str, str]]:
     """The tokenizer.json without its truncation and padding, else the older vocabulary files."""
     whole = place / "tokenizer.json"
     if whole.exists():

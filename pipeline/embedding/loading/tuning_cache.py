@@ -59,17 +59,21 @@ class TuningCache:
         """Cache the plan; a folder that cannot be written to is only logged."""
         content = json.dumps({"measured_for": self._circumstances, "plan": asdict(plan)}, indent=1, sort_keys=True)
         try:
-            path = self._path.expanduser()
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Another process may write the same at this moment, and a name that can be guessed could be a link.
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-                written = Path(file.name)
-                try:
-                    file.write(content)
-                    file.close()
-                    written.replace(path)
-                except BaseException:
-                    written.unlink()
-                    raise
+            write_whole(self._path.expanduser(), content)
         except (OSError, RuntimeError) as error:
             log.info("tuning.not_remembered", path=str(self._path), error=str(error))
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a file of measurements, whole or not at all. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Another process may write the same at this moment, and a name that can be guessed could be a link.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        written = Path(file.name)
+        try:
+            file.write(content)
+            file.close()
+            written.replace(path)
+        except BaseException:
+            written.unlink()
+            raise

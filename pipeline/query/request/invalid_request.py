@@ -10,6 +10,7 @@ _OBJECTS = {
     "SimilarRequest": 'the body must be a JSON object such as {"doc_id": "ticket-4711"}',
     "FusionOptions": 'must be an object such as {"k": 60, "dense": 1, "keyword": 1}',
     "RecencyOptions": 'must be an object such as {"half_life": "12h", "weight": 0.3}',
+    "RerankOptions": 'must be true, false, or an object such as {"top": 50, "budget_ms": 500}',
     "FreshnessOptions": 'must be an object such as {"level": "strong"}',
     "AwaitedOffset": 'must be an object such as {"topic": "documents", "partition": 0, "offset": 42}',
     "TimeWindow": 'must be an object such as {"last": "24h"} or {"from": "2026-11-22", "to": …}',
@@ -91,7 +92,7 @@ def _path(loc: tuple[str | int, ...]) -> list[str | int]:
             in_branch = False
             continue
         path.append(part)
-        in_branch = path == ["query"] or (
+        in_branch = path in (["query"], ["rerank"]) or (
             path[0] == "filter" and (path[-1] in ("filter", "key") or path[-2] == "filters")
         )
     return path

@@ -24,6 +24,7 @@ from pipeline.query.request.body import parse_body
 from pipeline.query.request.filters import BoundedFilter, FieldName, StrictModel
 from pipeline.query.request.freshness import FreshnessOptions
 from pipeline.query.request.options import FusionOptions, IndexParameters, RecencyOptions
+from pipeline.query.request.rerank import MAX_CANDIDATES, Rerank, RerankOptions
 from pipeline.query.request.value_types import Between, Duration, Expected, Time
 from pipeline.query.request.vectors import MAX_VECTORS, Vector
 
@@ -221,6 +222,8 @@ class SearchRequest(ResultOptions, TextQuery):
     """How fresh the answer must be; null: bounded."""
     explain: Annotated[bool, Expected("must be true or false")] = False
     """Add to the answer how it was found."""
+    rerank: Rerank | None = None
+    """Let a reranker order the best candidates; null: as the service is configured."""
     count: Annotated[bool, Expected("must be true or false")] = False
     """Add to the answer how many rows the filter and the time range match, whatever the query."""
 
@@ -262,6 +265,19 @@ class SearchRequest(ResultOptions, TextQuery):
         if self.params is not None and mode == "keyword":
             message = "is for searches by vectors; this one is by words"
             raise PydanticCustomError("params", message, {"at": "/params"})
+        return self
+
+    @model_validator(mode="after")
+    def _check_rerank(self) -> "SearchRequest":
+        if not self.rerank:
+            return self
+        if self.query is None:
+            message = "needs a text in query: a reranker reads it"
+            raise PydanticCustomError("rerank", message, {"at": "/rerank"})
+        options = self.rerank if isinstance(self.rerank, RerankOptions) else RerankOptions()
+        if options.window(self.limit, self.texts * self.group_size) is None:
+            message = "takes at most {most} chunks, of all texts together: lower top and limit, or send fewer texts"
+            raise PydanticCustomError("rerank", message, {"most": MAX_CANDIDATES, "at": "/rerank"})
         return self
 
     @property

@@ -6,7 +6,7 @@ from pymilvus import MilvusClient
 from pymilvus.client.types import LoadState
 
 from pipeline import failpoints
-from pipeline.errors import MilvusStreamError, NotFound, UsageError
+from pipeline.errors import MilvusStreamError, NotFound, Unavailable, UsageError
 from pipeline.records import VECTOR_FIELD
 from pipeline.store.milvus.api import DEFAULT_PARTITION, CollectionInfo, CollectionSpec, ServerInfo
 from pipeline.store.milvus.calls import RetryingCaller
@@ -162,7 +162,12 @@ class CollectionAdmin:
                 return
             except NotFound:
                 self._run.pause(wait)
-        self._see_loaded(collection, partition)
+        try:
+            self._see_loaded(collection, partition)
+        except NotFound as error:
+            if partition in self.partitions(collection):  # a busy server takes longer: that must not end a worker
+                raise Unavailable(f"Milvus lists partition {partition} and does not find it yet: {error}") from error
+            raise
 
     def _see_loaded(self, collection: str, partition: str) -> None:
         """Load a new partition where it is not loaded with its collection, as where only some partitions were loaded.

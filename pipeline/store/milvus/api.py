@@ -83,6 +83,8 @@ class Hit:
     fields: Mapping[str, Any]
     legs: Mapping[str, float] = field(default_factory=dict)
     """The scores of which `score` is made, where several searches were fused."""
+    cosine: float | None = None
+    """That of the vectors, where an index with the metric COSINE found the row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from consumers.http.server import HttpServer, listen
 from consumers.query.app import create_app
-from pipeline.embedding import HashEmbedder
-from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService, embed_documents
+from pipeline.embedding import HashEmbedder, embed_documents
+from pipeline.query import EmbeddingService, QueryBatcher, Searcher, SearchService
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.asgi import client_of, send

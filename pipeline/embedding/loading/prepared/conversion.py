@@ -6,10 +6,8 @@ there can be none.
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +37,10 @@ from pipeline.embedding.loading.checkpoint import (  # noqa: E402
     reference_vectors,
 )
 from pipeline.embedding.loading.openvino_model import prepared_passes  # noqa: E402
+from pipeline.embedding.loading.prepared.converting import compiled_exactly, converted, converter_versions, save  # noqa: E402
+from pipeline.embedding.loading.prepared.cross_encoder_conversion import convert_cross_encoder  # noqa: E402
 from pipeline.embedding.loading.prepared.folder import Request, write_refusal  # noqa: E402
 from pipeline.embedding.loading.prepared.manifest import (  # noqa: E402
-    MODEL_FILE,
     REFERENCE_FILE,
     TOKENIZER_FILE,
     Manifest,
@@ -52,13 +51,11 @@ from pipeline.embedding.loading.prepared.quantization import quantized  # noqa: 
 from pipeline.embedding.loading.probes import probe_sequences  # noqa: E402
 from pipeline.errors import UsageError  # noqa: E402
 
-_PACKAGES = ("openvino", "torch", "transformers", "sentence-transformers")
 _MOST_DISTANCE = {"float": 1e-3, "int8": 0.35}
 """Greatest distance of a converted model's vector to torch's in float32, relative to its length.
 
 Rounding stays below 1e-5 in float32. 0.35 is a cosine of 0.94: int8 changes vectors, but does not make others of them.
 """
-_MOST_ROWS = 65_536
 
 
 class _Probes(NamedTuple):
@@ -95,7 +92,7 @@ def main() -> None:
     request = Request(**json.loads(sys.argv[1]))
     destination = Path(request.destination)
     try:
-        convert(request, destination)
+        (convert_cross_encoder if request.kind == "cross-encoder" else convert)(request, destination)
     except UsageError as error:
         write_refusal(destination, str(error))
 
@@ -122,12 +119,12 @@ def convert(request: Request, destination: Path) -> None:
         masks_prompt=_masks_prompt(model, tokenizer),
         unit_length=normalizes(model),
         truncated=model.truncate_dim is not None,
-        versions={name: version(name) for name in _PACKAGES},
+        versions=converter_versions(),
     )
     probes = _probes(model, manifest, tokenizer)
-    converted = _converted(model, manifest, destination, probes)
+    in_float = _converted(model, manifest, destination, probes)
     if request.precision == "int8":
-        _save(quantized(converted, tokenizer, manifest, request.calibration), destination)
+        save(quantized(in_float, tokenizer, manifest, request.calibration), destination)
         _compare(probes, manifest, destination, _MOST_DISTANCE["int8"])
     write_manifest(destination, replace(manifest, files=file_digests(destination)))
 
@@ -138,79 +135,19 @@ def _masks_prompt(model: SentenceTransformer, tokenizer: ModelTokenizer) -> bool
     return has_prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in model)
 
 
-def _example(padding_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of two rows of which one is padded, so that nothing that depends on the mask is a constant."""
-    ids = torch.full((2, 9), padding_id, dtype=torch.int64)
-    ids[:, :5] = 1 + padding_id
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    return ids, mask
-
-
-def _traced(model: torch.nn.Module, names: Sequence[str], manifest: Manifest) -> openvino.Model:
-    """The model as its operations were called once."""
-    ids, mask = _example(manifest.padding_id)
-    with torch.inference_mode():
-        return openvino.convert_model(
-            model,
-            example_input={name: ids if name == "input_ids" else mask for name in names},
-            input=[(name, openvino.PartialShape([-1, -1]), openvino.Type.i64) for name in names],
-        )
-
-
-def _exported(model: torch.nn.Module, names: Sequence[str], manifest: Manifest) -> openvino.Model:
-    """The model as torch's exporter gives it: three times as slow as tracing, for what tracing does not take."""
-    ids, mask = _example(manifest.padding_id)
-    rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
-    tokens = torch.export.Dim("tokens", min=2, max=manifest.max_tokens)
-    exported = torch.export.export(
-        model,
-        tuple(ids if name == "input_ids" else mask for name in names),
-        dynamic_shapes=tuple({0: rows, 1: tokens} for _ in names),
-        strict=False,
-    )
-    converted = openvino.convert_model(exported)
-    for port, name in zip(converted.inputs, names, strict=True):
-        port.get_tensor().set_names({name})
-    return converted
-
-
 def _converted(
     model: SentenceTransformer, manifest: Manifest, destination: Path, probes: Sequence[_Probes]
 ) -> openvino.Model:
-    """The whole model for any number and length of texts, compared and saved; the first of `_WAYS` that is right.
-
-    Of a window that hides every token of a padded row, OpenVINO's fused attention makes NaN. Attention in single steps
-    is slower and has no such case. Raises UsageError where no way is right.
-    """
+    """The whole model for any number and length of texts, compared and saved. Raises as `converted`."""
     transformer: Any = model[0]
-    names = ["input_ids", "attention_mask", *(["pooling_mask"] if manifest.masks_prompt else [])]
-    reasons = []
-    for attention, convert_module in _WAYS:
-        try:
-            transformer.model.set_attn_implementation(attention)
-            whole = _WholeModel(list(model), masks_prompt=manifest.masks_prompt).eval()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of tracing, which torch is about to replace
-                converted = convert_module(whole, names, manifest)
-            _save(converted, destination)
-            _compare(probes, manifest, destination, _MOST_DISTANCE["float"])
-        # Converter, exporter and the model's code are foreign: any of these means that they do not fit together.
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        except UsageError as error:
-            reasons.append(str(error))
-        else:
-            return converted
-    raise UsageError("; ".join(dict.fromkeys(reasons)))
-
-
-_WAYS = (("sdpa", _traced), ("eager", _traced), ("sdpa", _exported), ("eager", _exported))
-"""Attention functions of transformers, and how the model is read; the fastest first."""
-
-
-def _save(model: openvino.Model, destination: Path) -> None:
-    openvino.save_model(model, destination / MODEL_FILE, compress_to_fp16=False)
+    return converted(
+        _WholeModel(list(model), masks_prompt=manifest.masks_prompt).eval(),
+        ["input_ids", "attention_mask", *(["pooling_mask"] if manifest.masks_prompt else [])],
+        manifest,
+        destination,
+        set_attention=transformer.model.set_attn_implementation,
+        compare=lambda: _compare(probes, manifest, destination, _MOST_DISTANCE["float"]),
+    )
 
 
 def _probes(model: SentenceTransformer, manifest: Manifest, tokenizer: ModelTokenizer) -> list[_Probes]:
@@ -227,9 +164,7 @@ def _probes(model: SentenceTransformer, manifest: Manifest, tokenizer: ModelToke
 
 def _compare(probes: Sequence[_Probes], manifest: Manifest, destination: Path, most_distance: float) -> None:
     """Raise UsageError unless the saved model gives torch's vectors."""
-    options = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
-    compiled = openvino.Core().compile_model(destination / MODEL_FILE, "CPU", options)
-    passes = prepared_passes(compiled, manifest, manifest.dimension)
+    passes = prepared_passes(compiled_exactly(destination), manifest, manifest.dimension)
     for sequences, special_tokens, expected in probes:
         distance = np.linalg.norm(_vectors(passes, sequences, special_tokens) - expected, axis=1)
         relative = float((distance / np.linalg.norm(expected, axis=1)).max())

@@ -16,6 +16,8 @@ import structlog
 
 from pipeline.embedding.loading.prepared.manifest import (
     CONVERTER,
+    SETTINGS,
+    Kind,
     Manifest,
     Precision,
     file_digests,
@@ -46,6 +48,7 @@ class Request:
     """File of texts that an int8 model is calibrated on; None: texts of the standard library's documentation."""
     destination: str = ""
     """Folder to be filled."""
+    kind: Kind = "embedding"
 
     @property
     def key(self) -> str:
@@ -95,18 +98,22 @@ class PreparedModels:
             log.warning("model.damaged", folder=str(folder), why=str(error), what="it is prepared again")
             return None
 
-    def named(self, name: str, precision: Precision) -> PreparedModel | None:
+    def named(self, name: str, precision: Precision, kind: Kind = "embedding") -> PreparedModel | None:
         """The prepared model of a name, for a machine without the model's own files; None where there is none.
 
         Raises UsageError where two models of that name were prepared.
         """
-        prepared = [one for one in self.all() if one.manifest.name == name and one.manifest.precision == precision]
-        usable = [one for one in prepared if self.usable(one)]
+        wanted = (name, precision, kind)
+        usable = [
+            model
+            for model in self.all()
+            if (model.manifest.name, model.manifest.precision, model.manifest.kind) == wanted and self.usable(model)
+        ]
         if len({one.manifest.digest for one in usable}) > 1:
             raise UsageError(
-                f"embedding.model: {name!r} is not on this machine, and {self.folder} has {len(usable)} prepared "
-                "models of that name: set embedding.model to the folder of the one that is meant, or remove the others "
-                "with `milvus-stream model remove`"
+                f"{SETTINGS[kind]}: {name!r} is not on this machine, and {self.folder} has {len(usable)} prepared "
+                f"models of that name: set {SETTINGS[kind]} to the folder of the one that is meant, or remove the "
+                "others with `milvus-stream model remove`"
             )
         return next((one for one in usable if one.manifest.files == file_digests(one.folder)), None)
 

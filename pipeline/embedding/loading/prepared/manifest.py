@@ -19,6 +19,10 @@ _FILES = (MODEL_FILE, WEIGHTS_FILE, TOKENIZER_FILE, REFERENCE_FILE)
 
 Precision: TypeAlias = Literal["float", "int8"]
 """Of the stored weights. `float` runs in float32 or bfloat16, as chosen when it is compiled."""
+Kind: TypeAlias = Literal["embedding", "cross-encoder"]
+"""What the model computes: a vector of a text, or how well a text answers a query."""
+SETTINGS: dict[Kind, str] = {"embedding": "embedding.model", "cross-encoder": "query.rerank.model"}
+"""Where a model of this kind is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,9 @@ class Manifest:
     """Whether the model's last step scales vectors to length 1."""
     truncated: bool
     """Whether `dimension` is less than that step gives: the model itself keeps only a part, which is not scaled."""
+    kind: Kind = "embedding"
+    token_types: bool = False
+    """Whether the model has the input `token_type_ids`: which tokens are of the query, and which of the text."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the packages that converted it."""
     files: dict[str, str] = field(default_factory=dict)

@@ -75,8 +75,9 @@ def _convert(request: Request) -> None:
     if done.returncode == 0:
         return
     output = " ".join(done.stderr.split())[-_SHOWN:]
+    otherwise = "embedding.engine to torch" if request.kind == "embedding" else "query.rerank.url in place of the model"
     raise MilvusStreamError(
         f"the conversion of {request.name} for OpenVINO ended with status {done.returncode}: {output}. Killed (-9) "
         "means that memory was short: prepare the model on a larger machine with `milvus-stream model prepare`, or set "
-        "embedding.engine to torch"
+        f"{otherwise}"
     )

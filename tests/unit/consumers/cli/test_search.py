@@ -116,6 +116,7 @@ def test_a_search_by_a_vector_loads_no_model(milvus: FakeMilvus, without_model: 
 def test_options_are_in_the_body_where_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert options("q") == {"query": "q", "limit": 3}
     monkeypatch.setattr(sys, "stdin", io.StringIO("[[1, 2.5]]"))
+    assert [options("q", rerank=wanted)["rerank"] for wanted in (True, False)] == [True, False]
     body = options(vector="-", params=["ef=128", "level=high"], group_size=2, explain=True, count=True)
     assert body == {
         "vector": [[1, 2.5]],

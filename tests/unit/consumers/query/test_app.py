@@ -100,7 +100,7 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
     response = bench.search(time={"from": "2026-11-22"})
     assert response.status_code == 200
     body = response.json()
-    assert set(body.pop("timing_ms")) == {"embed", "search", "total"}
+    assert set(body.pop("timing_ms")) == {"embed", "search", "total", "rerank"}
     assert body.pop("freshness") == {"event_time": None, "lag_s": None}
     assert body == {
         "results": [
@@ -117,6 +117,7 @@ def test_the_answer_has_exactly_the_documented_shape(bench: Bench, library: Libr
                 "metadata": {"title": "A"},
                 "highlights": None,
                 "passage": None,
+                "relevance": None,
             }
         ],
         "facets": None,

@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     Gemma3TextConfig,
     Gemma3TextModel,
@@ -24,6 +25,7 @@ from transformers import (
     Qwen3Config,
     Qwen3Model,
     XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
     XLMRobertaModel,
 )
 
@@ -45,20 +47,24 @@ def minilm() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def _transformer(model: Any, tokenizer: Any, folder: Path, limit: int = 48) -> Any:
-    # Default initialisation (0.02) makes all texts alike; then a wrong mask or pooling would go unseen.
+def _randomize(model: Any) -> None:
+    """Default initialisation (0.02) makes all texts alike; then a wrong mask or pooling would go unseen."""
     torch.manual_seed(7)
     for weight in model.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.5)
+
+
+def _transformer(model: Any, tokenizer: Any, folder: Path, limit: int = 48) -> Any:
+    _randomize(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Transformer(str(folder), max_seq_length=limit)
 
 
-def _wordpiece() -> Any:
+def _wordpiece(**options: Any) -> Any:
     special: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return _Fast(tokenizer_file=str(minilm() / "tokenizer.json"), model_max_length=64, **special)
+    return _Fast(tokenizer_file=str(minilm() / "tokenizer.json"), model_max_length=64, **special, **options)
 
 
 def _of_kind(make: Any, config: Any, folder: Path, *, tokenizer: Any = None, limit: int = 48) -> Any:
@@ -237,6 +243,27 @@ def without_special_tokens(folder: Path) -> Path:
     modules = [transformer, Pooling(HIDDEN, "mean"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
     return folder / "model"
+
+
+def cross_encoder(folder: Path, kind: str = "bert", labels: int = 1) -> Path:
+    """A cross-encoder with random weights, `bert` with token types or `xlm-roberta` without; returns where."""
+    tokenizer: Any
+    model: Any
+    if kind == "bert":
+        tokenizer = _wordpiece(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+        bert = BertConfig(vocab_size=30522, max_position_embeddings=64, **_SMALL)
+        bert.num_labels = labels
+        model = BertForSequenceClassification(bert)
+    else:
+        tokenizer = _unigram()
+        tokenizer.model_max_length = 128
+        roberta = XLMRobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=1, **_SMALL)
+        roberta.num_labels = labels
+        model = XLMRobertaForSequenceClassification(roberta)
+    _randomize(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 KINDS: dict[str, Callable[[Path], SentenceTransformer]] = {

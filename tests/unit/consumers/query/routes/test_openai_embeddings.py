@@ -15,8 +15,8 @@ import pytest
 import structlog
 
 from consumers.query.routes.openai_embeddings import LARGE_BODIES_BYTES
-from pipeline.embedding import HashEmbedder
-from pipeline.query import EmbeddingService, InvalidRequest, Overloaded, QueryBatcher, embed_documents
+from pipeline.embedding import HashEmbedder, embed_documents
+from pipeline.query import EmbeddingService, InvalidRequest, Overloaded, QueryBatcher
 from pipeline.records import Chunk
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.query_app import QueryApp, query_app

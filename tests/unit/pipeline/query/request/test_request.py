@@ -207,7 +207,8 @@ def test_results_of_all_texts_together_are_bounded(texts: int, limit: int, advic
         (
             {"query": "q", "limt": 1},
             "/limt: is not a known key; known are query, vector, mode, fusion, params, limit, time, filter, fields, "
-            "group_by, group_size, min_score, recency, timeout_ms, highlights, facets, freshness, explain, count",
+            "group_by, group_size, min_score, recency, timeout_ms, highlights, facets, freshness, explain, rerank, "
+            "count",
         ),
         ({"query": "q", "limit": "10"}, "/limit: must be a whole number from 1 to 1,000"),
         ({"query": "q", "timeout_ms": 9.5}, "/timeout_ms: must be a whole number from 10 to 60,000"),

@@ -6,7 +6,7 @@ import pytest
 from pymilvus.client.types import LoadState
 from pymilvus.exceptions import MilvusException
 
-from pipeline.errors import NotFound
+from pipeline.errors import NotFound, Unavailable
 from pipeline.store.milvus.admin import LATE_PARTITION_WAITS_S, CollectionAdmin
 from pipeline.store.milvus.api import ServerInfo
 from pipeline.store.milvus.calls import RetryingCaller
@@ -20,10 +20,14 @@ class LateClient:
 
     def __init__(self, late: int) -> None:
         self.late = late
+        self.listed = ["d20261122"]
         self.loaded: list[str] = []
 
     def create_partition(self, collection: str, partition: str, **_: Any) -> None:
         assert (collection, partition) == ("docs", "d20261122")
+
+    def list_partitions(self, collection: str, **_: Any) -> list[str]:
+        return ["_default", *self.listed]
 
     def get_load_state(self, collection: str, partition: str = "", **_: Any) -> dict[str, Any]:
         if not partition:
@@ -50,8 +54,15 @@ def test_a_partition_that_is_found_late_is_loaded() -> None:
     assert client.loaded == ["d20261122"]
 
 
-def test_a_partition_that_is_not_found_in_the_end_is_an_error() -> None:
+def test_a_partition_that_is_listed_and_not_found_in_the_end_is_waited_for_by_the_caller() -> None:
     client = LateClient(99)
-    with pytest.raises(NotFound, match="partition not found"):
+    with pytest.raises(Unavailable, match="lists partition d20261122 and does not find it yet"):
         create(client)
     assert client.loaded == []
+
+
+def test_a_partition_that_is_not_even_listed_is_an_error() -> None:
+    client = LateClient(99)
+    client.listed = []
+    with pytest.raises(NotFound, match="partition not found"):
+        create(client)
