@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumers.query.app import create_app
-from pipeline.embedding import HashEmbedder
+from pipeline.embedding import HashEmbedder, embed_documents
 from pipeline.query import (
     Cursors,
     EmbeddingService,
@@ -16,7 +16,6 @@ from pipeline.query import (
     QueryBatcher,
     Searcher,
     SearchService,
-    embed_documents,
 )
 from pipeline.store import MilvusServerApi, connect
 from pipeline.telemetry.metrics import QueryMetrics

@@ -16,8 +16,8 @@ from consumers.local import LocalMilvusLite, LocalMilvusStandalone
 from consumers.local.server import LocalServer, free_ports
 from consumers.query.app import create_app
 from consumers.wiring.query import readiness
-from pipeline.embedding import HashEmbedder
-from pipeline.query import EmbeddingService, FreshnessWatch, QueryBatcher, Searcher, SearchService, embed_documents
+from pipeline.embedding import HashEmbedder, embed_documents
+from pipeline.query import EmbeddingService, FreshnessWatch, QueryBatcher, Searcher, SearchService
 from pipeline.store import connect
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.chaos.servers import Killable
