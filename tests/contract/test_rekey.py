@@ -121,7 +121,7 @@ def test_offsets_that_an_open_transaction_commits_are_waited_for(kafka: RealRig)
             group_commits(admin, settings.group_id, retried=RetriableError, deadline_s=0.5)
         producer.commit_transaction(30)
         commits = group_commits(admin, settings.group_id, retried=RetriableError, deadline_s=10.0)
-    assert {place: commit.offset for place, commit in commits.items()} == {KafkaPartition(topic, 0): 7}
+    assert {place: commit.offset for place, commit in commits.items()} == {(topic, 0): 7}
 
 
 def test_what_names_no_document_is_forwarded_as_it_is(kafka: RealRig) -> None:
