@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
@@ -87,11 +88,12 @@ class QueryWorker:
             raise UsageError(f"{address} answers with {kind or 'no content-type'} and not JSON: {_NO_WORKER}")
         try:
             answer = decode_json(content)
-            _check_depth(answer)
+            _check_printable(answer)
         except MalformedRequest as error:
             raise Unavailable(f"{address}: the answer is not JSON: {error}") from None
         try:
-            _check_times(form.validate_python(answer))
+            # Strict: what is printed as a number must be none in quotes.
+            _check_times(form.validate_json(content, strict=True))
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = "/".join(str(part) for part in problem["loc"]) or "event_time"
@@ -208,10 +210,16 @@ def _document_path(doc_id: str, below: str, tenant: str | None) -> str:
     return f"/v1/documents/{name}{below}?timeout_ms={_DOCUMENT_MS}{whose}"
 
 
-def _check_depth(answer: object) -> None:
-    """Raise MalformedRequest where printing the answer could need more stack than there is; metadata has 32 levels."""
+def _check_printable(answer: object) -> None:
+    """Raise MalformedRequest for what cannot be printed as JSON.
+
+    A number beyond 64-bit floats would become Infinity. A deep nesting could need more stack than there is; metadata
+    has 32 levels.
+    """
     level = [answer]
     for _ in range(_MOST_DEPTH):
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise MalformedRequest("a number in it is too large")
         level = [
             member
             for value in level
