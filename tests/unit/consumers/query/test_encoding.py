@@ -165,6 +165,20 @@ def unpacked(messages: list[Message]) -> list[bytes]:
     return asyncio.run(read())
 
 
+def test_behind_the_body_the_leaving_of_the_client_is_waited_for() -> None:
+    """Whoever waits for it would else read empty pieces for ever, and stop the event loop with that."""
+    messages = [*cut(gzip.compress(b"{}"), []), {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def read() -> list[str]:
+        unpacking = _Unpacking(receive)
+        return [(await unpacking())["type"] for _ in range(2)]
+
+    assert asyncio.run(read()) == ["http.request", "http.disconnect"]
+
+
 def cut(content: bytes, places: list[int]) -> list[Message]:
     ends = [*sorted(place % (len(content) + 1) for place in places), len(content)]
     starts = [0, *ends[:-1]]
