@@ -33,7 +33,6 @@ _MOST_DEPTH = 100
 _MOST_DETAIL_CHARS = 1_000
 _MOST_WAIT_S = 86_400
 _PROBLEM = "urn:milvus-stream:problem:"
-_HERE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _NO_WORKER = "give the address of a query worker, e.g. --url http://localhost:8080"
 
 
@@ -125,7 +124,7 @@ class QueryWorker:
         content = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
-            _client() as client,
+            _client(httpx.URL(address).host) as client,
             client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
         ):
             if response.is_redirect:
@@ -161,12 +160,13 @@ _DOCUMENT: TypeAdapter[Any] = TypeAdapter(StoredDocument)
 _HISTORY: TypeAdapter[Any] = TypeAdapter(DocumentHistory)
 
 
-def _client() -> httpx.AsyncClient:
-    """A client that takes proxies and certificates from the environment. Raises UsageError."""
+def _client(host: str) -> httpx.AsyncClient:
+    """A client for a host that takes proxies and certificates from the environment. Raises UsageError."""
+    # What listens on this machine is not reached through a proxy, which would see the key.
+    direct = [f"all://[{host}]" if ":" in host else f"all://{host}"] if _is_loopback(host) else []
     try:
-        # What listens on this machine is not reached through a proxy.
         return httpx.AsyncClient(
-            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(_HERE), follow_redirects=False
+            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(direct), follow_redirects=False
         )
     except OSError as error:
         raise UsageError(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None

@@ -91,14 +91,17 @@ def test_no_redirect_is_followed(server: ScriptedServer, status: int) -> None:
         assert other.sent == []
 
 
-def test_what_listens_here_is_not_reached_through_a_proxy(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_what_listens_here_is_not_reached_through_a_proxy(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    assert QueryWorker(server.address, "ms_key").search(BODY)["mode"] == "dense"
+    with scripted_server(host=host) as server:
+        server.body = json.dumps(ANSWER).encode()
+        worker = QueryWorker(server.address, "ms_key")
+        assert not worker.sends_key_in_clear
+        assert worker.search(BODY)["mode"] == "dense"
 
 
 @pytest.mark.parametrize(
