@@ -59,7 +59,11 @@ class UnpackedBodies:
             await self._app(scope, receive, send)
         elif encodings in (["gzip"], ["x-gzip"]):
             _describe_unpacked(scope)
-            await self._app(scope, _Unpacking(receive), send)
+            try:
+                await self._app(scope, _Unpacking(receive), send)
+            except HttpProblem as error:
+                # Of a reader that leaves the answer to others. Here the audit log and the origin's headers are around.
+                await error.problem.response(error.headers)(scope, receive, send)
         else:
             detail = "send the body as it is, or with the header content-encoding: gzip"
             problem = Problem(415, "unknown-encoding", "The encoding of the body is not known", detail)
