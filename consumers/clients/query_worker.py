@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
@@ -32,7 +33,6 @@ _MOST_DEPTH = 100
 _MOST_DETAIL_CHARS = 1_000
 _MOST_WAIT_S = 86_400
 _PROBLEM = "urn:milvus-stream:problem:"
-_HERE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _NO_WORKER = "give the address of a query worker, e.g. --url http://localhost:8080"
 
 
@@ -87,11 +87,12 @@ class QueryWorker:
             raise UsageError(f"{address} answers with {kind or 'no content-type'} and not JSON: {_NO_WORKER}")
         try:
             answer = decode_json(content)
-            _check_depth(answer)
+            _check_printable(answer)
         except MalformedRequest as error:
             raise Unavailable(f"{address}: the answer is not JSON: {error}") from None
         try:
-            _check_times(form.validate_python(answer))
+            # Strict: what is printed as a number must be none in quotes.
+            _check_times(form.validate_json(content, strict=True))
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = "/".join(str(part) for part in problem["loc"]) or "event_time"
@@ -123,7 +124,7 @@ class QueryWorker:
         content = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
-            _client() as client,
+            _client(httpx.URL(address).host) as client,
             client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
         ):
             if response.is_redirect:
@@ -159,12 +160,13 @@ _DOCUMENT: TypeAdapter[Any] = TypeAdapter(StoredDocument)
 _HISTORY: TypeAdapter[Any] = TypeAdapter(DocumentHistory)
 
 
-def _client() -> httpx.AsyncClient:
-    """A client that takes proxies and certificates from the environment. Raises UsageError."""
+def _client(host: str) -> httpx.AsyncClient:
+    """A client for a host that takes proxies and certificates from the environment. Raises UsageError."""
+    # What listens on this machine is not reached through a proxy, which would see the key.
+    direct = [f"all://[{host}]" if ":" in host else f"all://{host}"] if _is_loopback(host) else []
     try:
-        # What listens on this machine is not reached through a proxy.
         return httpx.AsyncClient(
-            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(_HERE), follow_redirects=False
+            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(direct), follow_redirects=False
         )
     except OSError as error:
         raise UsageError(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None
@@ -208,10 +210,16 @@ def _document_path(doc_id: str, below: str, tenant: str | None) -> str:
     return f"/v1/documents/{name}{below}?timeout_ms={_DOCUMENT_MS}{whose}"
 
 
-def _check_depth(answer: object) -> None:
-    """Raise MalformedRequest where printing the answer could need more stack than there is; metadata has 32 levels."""
+def _check_printable(answer: object) -> None:
+    """Raise MalformedRequest for what cannot be printed as JSON.
+
+    A number beyond 64-bit floats would become Infinity. A deep nesting could need more stack than there is; metadata
+    has 32 levels.
+    """
     level = [answer]
     for _ in range(_MOST_DEPTH):
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise MalformedRequest("a number in it is too large")
         level = [
             member
             for value in level

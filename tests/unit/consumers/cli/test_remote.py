@@ -240,6 +240,29 @@ def test_an_answer_does_not_steer_the_terminal() -> None:
     assert ran.stderr.count("\n") == 1
 
 
+def test_no_text_of_a_document_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "x\x1b]0;title\x07\n\x9b31m"
+    source = {"topic": hostile, "partition": 0, "offset": 1}
+    version = {
+        **dict.fromkeys(("event_time", "partition", "text"), hostile),
+        "version": 1,
+        "source": source,
+        "metadata": {hostile: [hostile]},
+        "text_exact": False,
+        "complete": True,
+        "chunks": [{"id": hostile, "chunk": 0, "text": hostile}],
+    }
+    of_all = {"doc_id": hostile, "tenant": hostile, "mode": "append", "pending": True, "warnings": [hostile]}
+    document = {**version, **of_all, "earlier": [version]}
+    with scripted_server() as server:
+        server.body = json.dumps(document).encode()
+        run("documents", "show", "x", "--url", server.address)
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).replace("\n", "").isprintable()
+    safe = r"x\u001b]0;title\u0007 \u009b31m"
+    assert shown.out.endswith(f"\n\nearlier: {safe}/0/1, {safe}\n")
+
+
 NOT_NEEDED = {"torch", "transformers", "sentence_transformers", "openvino", "pymilvus", "grpc", "kafka", "fastapi"}
 LOADED = """
 import json, sys
