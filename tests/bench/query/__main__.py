@@ -26,6 +26,7 @@ _PACKAGES = ("milvus-stream", "milvus-lite", "pymilvus", "openvino")
 
 
 PARTS = ("found", "latency", "partitions")
+_HYBRID_TEXTS = 500
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def _on_lite(
             _show(out, corpus, len(labelled.texts), by_mode)
             wanted += found.targets(corpus, by_mode)
         if "latency" in options.only:
-            with found.filled(uri, model, texts.documents()[: options.texts]) as collection:
+            with found.filled(uri, model, texts.documents()[:_HYBRID_TEXTS]) as collection:
                 figures = latency.hybrid(folder, uri, collection, options.model, _asked())
             show_table(out, "searches on Milvus Lite, ms", [figures])
             result["hybrid"], wanted = figures, [*wanted, *latency.hybrid_targets(figures)]

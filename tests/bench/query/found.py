@@ -49,6 +49,7 @@ def filled(uri: str, model: Embedder, texts: Sequence[str]) -> Iterator[str]:
         open_ledger(api, collection)
         try:
             _fill(api, collection, model, texts)
+            api.flush(collection)
             yield collection
         finally:
             for name in (collection, f"{collection}__ledger"):

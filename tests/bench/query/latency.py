@@ -17,7 +17,7 @@ from pymilvus import MilvusClient
 
 from consumers.kafka import GroupOffsets, KafkaSettings
 from pipeline.embedding import Embedder
-from tests.bench.query.clients import SearchClient, p50_ms, p99_ms, search_client
+from tests.bench.query.clients import p50_ms, p99_ms, search_client
 from tests.bench.report import Target, say
 from tests.bench.stage import KAFKA_PARTITIONS, Stage
 from tests.bench.workers import Workers, finished, listening, workers
@@ -40,14 +40,14 @@ _WANTED_ABOVE_PARTS, _WANTED_HYBRID, _WANTED_BESIDE, _WANTED_WAIT_MS = 1.2, 1.6,
 
 def measure(made: Stage, model_name: str, model: Embedder, asked: Sequence[str]) -> dict[str, float]:
     """All but hybrid, on the servers of `made`, with both workers as they come."""
-    with workers(made, model_name) as at, search_client(at.port) as client:
+    with workers(made, model_name) as at:
         texts = cycle(asked)
-        found = _above_parts(client, at, made.milvus, model, texts)
+        found = _above_parts(at, made.milvus, model, texts)
         found |= _after_writes(at, made.kafka, texts)
-        idle = _paced(client, texts, threading.Event())
+        idle = _paced(at, texts, threading.Event())
         rate = _drain_rate(at, made.kafka)
         with _published(made.kafka, at.topic, rate / 2) as ended:
-            beside = _paced(client, texts, ended)
+            beside = _paced(at, texts, ended)
         at.end()
     return {
         **found,
@@ -58,14 +58,11 @@ def measure(made: Stage, model_name: str, model: Embedder, asked: Sequence[str])
     }
 
 
-def _above_parts(
-    client: SearchClient, at: Workers, milvus: str, model: Embedder, texts: Iterator[str]
-) -> dict[str, float]:
+def _above_parts(at: Workers, milvus: str, model: Embedder, texts: Iterator[str]) -> dict[str, float]:
     """The same searches by the query worker, and by the model and pymilvus in this process, in turns."""
     ours, embedding, searching = [], [], []
-    raw = MilvusClient(milvus)
     say(f"{_SEARCHES} searches, each also as one embedding and one search of pymilvus")
-    try:
+    with closing(MilvusClient(milvus)) as raw, search_client(at.port) as client:
         for number in range(_SEARCHES + 20):
             body = {"query": next(texts), "limit": LIMIT, "mode": "dense"}
             seconds = client.seconds(body)
@@ -78,20 +75,19 @@ def _above_parts(
                 ours.append(seconds)
                 embedding.append(embedded - began)
                 searching.append(ended - embedded)
-    finally:
-        raw.close()
     return {"p50_ms": p50_ms(ours), "embed_p50_ms": p50_ms(embedding), "raw_search_p50_ms": p50_ms(searching)}
 
 
-def _paced(client: SearchClient, texts: Iterator[str], ended: threading.Event) -> list[float]:
+def _paced(at: Workers, texts: Iterator[str], ended: threading.Event) -> list[float]:
     """Searches at a steady pace for some time, or until `ended`."""
     say(f"{_PACED_PER_S} searches/s for {_PACED_S:.0f} s")
     taken = []
     begun = time.monotonic()
-    for number in range(int(_PACED_S * _PACED_PER_S)):
-        if ended.wait(max(0.0, begun + number / _PACED_PER_S - time.monotonic())):
-            raise RuntimeError("the records came to an end before the searches")
-        taken.append(client.seconds({"query": next(texts), "limit": LIMIT, "mode": "dense"}))
+    with search_client(at.port) as client:
+        for number in range(int(_PACED_S * _PACED_PER_S)):
+            if ended.wait(max(0.0, begun + number / _PACED_PER_S - time.monotonic())):
+                raise RuntimeError("the records came to an end before the searches")
+            taken.append(client.seconds({"query": next(texts), "limit": LIMIT, "mode": "dense"}))
     return taken
 
 
