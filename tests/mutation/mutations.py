@@ -1251,6 +1251,13 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         tests=("tests/unit/pipeline/query/rerank/test_service.py",),
     ),
     Mutation(
+        "a first start of a query worker loads what embeds documents, and keeps it",
+        function="pipeline.embedding.engine.model_embedder.ModelEmbedder.embed_few",
+        old="self._queries.get()",
+        new="self._documents.get()",
+        tests=("tests/unit/pipeline/embedding/loading/test_load.py",),
+    ),
+    Mutation(
         "a client's own vector has the relevance of a query",
         function="pipeline.query.result_rows.read_results",
         old="request.vector is None and any(request.queries)",
