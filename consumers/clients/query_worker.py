@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter, ValidationError
 
+from consumers.clients.http_client import http_client
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, RateLimited, Unavailable, UsageError
 from pipeline.query import (
     DocumentHistory,
@@ -32,7 +33,6 @@ _MOST_DEPTH = 100
 _MOST_DETAIL_CHARS = 1_000
 _MOST_WAIT_S = 86_400
 _PROBLEM = "urn:milvus-stream:problem:"
-_HERE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _NO_WORKER = "give the address of a query worker, e.g. --url http://localhost:8080"
 
 
@@ -123,7 +123,7 @@ class QueryWorker:
         content = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
-            _client() as client,
+            http_client(httpx.Timeout(_TOTAL_S, connect=_CONNECT_S)) as client,
             client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
         ):
             if response.is_redirect:
@@ -157,22 +157,6 @@ _SEARCH: TypeAdapter[Any] = TypeAdapter(
 _SIMILAR: TypeAdapter[Any] = TypeAdapter(SearchAnswer)
 _DOCUMENT: TypeAdapter[Any] = TypeAdapter(StoredDocument)
 _HISTORY: TypeAdapter[Any] = TypeAdapter(DocumentHistory)
-
-
-def _client() -> httpx.AsyncClient:
-    """A client that takes proxies and certificates from the environment. Raises UsageError."""
-    try:
-        # What listens on this machine is not reached through a proxy.
-        return httpx.AsyncClient(
-            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(_HERE), follow_redirects=False
-        )
-    except OSError as error:
-        raise UsageError(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None
-    except (ValueError, ImportError, httpx.InvalidURL):
-        # The message would repeat the address, which may hold a password.
-        raise UsageError(
-            "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: write http://HOST:PORT"
-        ) from None
 
 
 def _checked(url: str) -> str:

@@ -1237,6 +1237,20 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         tests=("tests/unit/consumers/query/test_rerank_endpoint.py",),
     ),
     Mutation(
+        "the key of a reranker on this machine goes through a proxy",
+        function="consumers.clients.http_client.http_client",
+        old="dict.fromkeys(_HERE)",
+        new="{}",
+        tests=("tests/unit/consumers/query/test_rerank_endpoint.py",),
+    ),
+    Mutation(
+        "a query worker that closes waits for its reranker's server",
+        function="consumers.query.rerank_endpoint.RerankEndpoint._end",
+        old="task.cancel()",
+        new="pass",
+        tests=("tests/unit/consumers/query/test_rerank_endpoint.py",),
+    ),
+    Mutation(
         "a reranker is waited for beyond its places",
         function="pipeline.query.rerank.step.Reranking.scores",
         old="not self._places.acquire(blocking=False)",

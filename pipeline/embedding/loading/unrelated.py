@@ -63,7 +63,9 @@ def measured(model: Embedder) -> UnrelatedSimilarity | None:
     by_query = model.embed_queries([query for _, query in queries])
     chunks = whole_texts(model, [text for _, text in texts])
     # By the runner of the queries and a few at a time, because a start of a query worker waits, and its memory grows.
-    by_text = np.concatenate([model.embed_few(chunks[at : at + _AT_A_TIME]) for at in range(0, len(chunks), _AT_A_TIME)])
+    by_text = np.concatenate(
+        [model.embed_few(chunks[at : at + _AT_A_TIME]) for at in range(0, len(chunks), _AT_A_TIME)]
+    )
     other = np.array([[topic != of_text for of_text, _ in texts] for topic, _ in queries])
     return summarized((_unit(by_query) @ _unit(by_text).T)[other])
 
