@@ -1251,6 +1251,13 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         tests=("tests/unit/consumers/query/test_rerank_endpoint.py",),
     ),
     Mutation(
+        "reading the candidates of a reranker takes all the time of a search",
+        function="pipeline.query.rerank.step.RerankStep._scored",
+        old="replace(search, deadline=now + budget_s)",
+        new="search",
+        tests=("tests/unit/pipeline/query/rerank/test_step.py",),
+    ),
+    Mutation(
         "a reranker is waited for beyond its places",
         function="pipeline.query.rerank.step.Reranking.scores",
         old="not self._places.acquire(blocking=False)",

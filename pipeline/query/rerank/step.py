@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from pipeline.errors import Unavailable
-from pipeline.query.candidates import CandidateSearch
+from pipeline.query.candidates import CandidateSearch, DeadlinePassed
 from pipeline.query.ranking import best, rank
 from pipeline.query.recency import recent_first
 from pipeline.query.request.invalid_request import InvalidRequest
@@ -85,11 +85,15 @@ class RerankStep:
 
     def _scored(self, search: CandidateSearch, ranked: Ranked, began: float) -> list[list[Hit]]:
         # What follows needs time, too, and an answer in the order of the search is better than none.
-        deadline = began + min(self.options.budget_ms / 1000, (search.deadline - search.clock()) / 2)
+        now = search.clock()
+        budget_s = min(self.options.budget_ms / 1000, (search.deadline - now) / 2)
+        deadline = began + budget_s
         candidates: list[list[Hit]] = [[] for _ in ranked]
         try:
-            for query, hit in search.whole(ranked):
+            for query, hit in replace(search, deadline=now + budget_s).whole(ranked):
                 candidates[query].append(hit)
+        except DeadlinePassed as error:
+            raise RerankFailed("timeout", "the candidates were not read in time") from error
         except Unavailable as error:
             raise RerankFailed("failed", f"the candidates could not be read: {error}") from error
         return [
