@@ -1,8 +1,8 @@
 """A query worker over HTTP, for the commands of this project: its answers checked, its refusals as their errors."""
 
 import asyncio
-import ipaddress
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter, ValidationError
 
-from consumers.clients.http_client import http_client
+from consumers.clients.http_client import http_client, is_loopback
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, RateLimited, Unavailable, UsageError
 from pipeline.query import (
     DocumentHistory,
@@ -53,7 +53,7 @@ class QueryWorker:
     def sends_key_in_clear(self) -> bool:
         """Whether a key would cross a network without TLS."""
         address = httpx.URL(self._url)
-        return self._api_key is not None and address.scheme == "http" and not _is_loopback(address.host)
+        return self._api_key is not None and address.scheme == "http" and not is_loopback(address.host)
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one request body of POST /v1/search."""
@@ -87,11 +87,12 @@ class QueryWorker:
             raise UsageError(f"{address} answers with {kind or 'no content-type'} and not JSON: {_NO_WORKER}")
         try:
             answer = decode_json(content)
-            _check_depth(answer)
+            _check_printable(answer)
         except MalformedRequest as error:
             raise Unavailable(f"{address}: the answer is not JSON: {error}") from None
         try:
-            _check_times(form.validate_python(answer))
+            # Strict: what is printed as a number must be none in quotes.
+            _check_times(form.validate_json(content, strict=True))
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             place = "/".join(str(part) for part in problem["loc"]) or "event_time"
@@ -123,7 +124,7 @@ class QueryWorker:
         content = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
-            http_client(httpx.Timeout(_TOTAL_S, connect=_CONNECT_S)) as client,
+            http_client(address, httpx.Timeout(_TOTAL_S, connect=_CONNECT_S)) as client,
             client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
         ):
             if response.is_redirect:
@@ -175,13 +176,6 @@ def _checked(url: str) -> str:
     return str(address).rstrip("/")
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _document_path(doc_id: str, below: str, tenant: str | None) -> str:
     """The address of a document below that of the query worker, its id in any characters."""
     # Bytes of the command line that are no UTF-8 are passed on as they are; the query worker refuses them.
@@ -192,10 +186,16 @@ def _document_path(doc_id: str, below: str, tenant: str | None) -> str:
     return f"/v1/documents/{name}{below}?timeout_ms={_DOCUMENT_MS}{whose}"
 
 
-def _check_depth(answer: object) -> None:
-    """Raise MalformedRequest where printing the answer could need more stack than there is; metadata has 32 levels."""
+def _check_printable(answer: object) -> None:
+    """Raise MalformedRequest for what cannot be printed as JSON.
+
+    A number beyond 64-bit floats would become Infinity. A deep nesting could need more stack than there is; metadata
+    has 32 levels.
+    """
     level = [answer]
     for _ in range(_MOST_DEPTH):
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise MalformedRequest("a number in it is too large")
         level = [
             member
             for value in level

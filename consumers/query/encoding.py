@@ -59,7 +59,11 @@ class UnpackedBodies:
             await self._app(scope, receive, send)
         elif encodings in (["gzip"], ["x-gzip"]):
             _describe_unpacked(scope)
-            await self._app(scope, _Unpacking(receive), send)
+            try:
+                await self._app(scope, _Unpacking(receive), send)
+            except HttpProblem as error:
+                # Of a reader that leaves the answer to others. Here the audit log and the origin's headers are around.
+                await error.problem.response(error.headers)(scope, receive, send)
         else:
             detail = "send the body as it is, or with the header content-encoding: gzip"
             problem = Problem(415, "unknown-encoding", "The encoding of the body is not known", detail)
@@ -82,16 +86,22 @@ class _Unpacking:
         """Received and not unpacked yet; never more than one piece of the server."""
         self._packed_bytes = 0
         self._ended = False
+        """The last piece was received."""
+        self._read = False
+        """The last piece was read."""
 
     async def __call__(self) -> Message:
         """The next piece, or that the client has left. Raises HttpProblem 400 and 413."""
+        if self._read:
+            return await self._receive()  # whoever waits here for the client's leaving must wait
         while True:
             piece = self._unpack()
             whole = self._unpacker.eof
             if whole and (self._unpacker.unused_data or self._packed):
                 raise _no_gzip("there is something behind the end of the gzip")
             if piece or (whole and self._ended):
-                return {"type": "http.request", "body": piece, "more_body": not (whole and self._ended)}
+                self._read = whole and self._ended
+                return {"type": "http.request", "body": piece, "more_body": not self._read}
             if self._ended:
                 raise _no_gzip("it is cut off")
             message = await self._receive()

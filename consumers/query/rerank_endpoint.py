@@ -50,7 +50,7 @@ class RerankEndpoint(Reranker):
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
-        self._client = http_client(timeout=None, headers=headers)
+        self._client = http_client(self._address, None, headers)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rerank", daemon=True)
         self._thread.start()

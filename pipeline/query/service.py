@@ -246,7 +246,7 @@ class SearchService:
     def _late(self) -> Exception:
         """The error of a request whose time ran out: more time is no advice where Milvus is away or starting."""
         try:
-            self._searcher.api.check_serving()
+            self._searcher.api.check_serving(self.collection)
         except MilvusStreamError as error:
             return error
         return DeadlinePassed("the time of the request ran out; allow more with timeout_ms")

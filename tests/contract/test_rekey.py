@@ -4,14 +4,18 @@ import json
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+import confluent_kafka
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from kafka import TopicPartition
+from kafka.errors import RetriableError
 
 from consumers.config import Settings, load_settings
 from consumers.kafka import KafkaSource, read_range, stable_ranges
+from consumers.kafka.client.connection import open_admin
+from consumers.kafka.groups.commits import group_commits
 from consumers.kafka.positions.start_positions import StartOffsets, StartPositions
 from consumers.rekey import RekeyMetrics, RekeySummary
 from consumers.rekey.forwarding import Forwarder
@@ -99,6 +103,25 @@ def test_every_document_has_one_kafka_partition_and_its_order(kafka: RealRig) ->
         orders.setdefault(key, []).append(number)
     assert all(len(partitions) == 1 for partitions in places.values())
     assert all(numbers == sorted(numbers) for numbers in orders.values())
+
+
+def test_offsets_that_an_open_transaction_commits_are_waited_for(kafka: RealRig) -> None:
+    topic = kafka.topic()
+    settings = kafka.settings(topic)
+    group = {"bootstrap.servers": settings.bootstrap_servers, "group.id": settings.group_id}
+    producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    with closing(Consumer(group)) as consumer, closing(open_admin(settings)) as admin:
+        # A worker commits where it begins before it reads: of a group without any commit Kafka knows no open one.
+        consumer.commit(offsets=[confluent_kafka.TopicPartition(topic, 0, 3)], asynchronous=False)
+        offsets = [confluent_kafka.TopicPartition(topic, 0, 7)]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 30)
+        with pytest.raises(Unavailable, match="committed offsets"):
+            group_commits(admin, settings.group_id, retried=RetriableError, deadline_s=0.5)
+        producer.commit_transaction(30)
+        commits = group_commits(admin, settings.group_id, retried=RetriableError, deadline_s=10.0)
+    assert {place: commit.offset for place, commit in commits.items()} == {(topic, 0): 7}
 
 
 def test_what_names_no_document_is_forwarded_as_it_is(kafka: RealRig) -> None:

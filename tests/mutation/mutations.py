@@ -1239,7 +1239,7 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     Mutation(
         "the key of a reranker on this machine goes through a proxy",
         function="consumers.clients.http_client.http_client",
-        old="dict.fromkeys(_HERE)",
+        old="dict.fromkeys(direct)",
         new="{}",
         tests=("tests/unit/consumers/query/test_rerank_endpoint.py",),
     ),
@@ -1326,6 +1326,27 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
         old="self._unpacker.decompress(self._packed, PIECE_BYTES)",
         new="self._unpacker.decompress(self._packed)",
         tests=("tests/unit/consumers/query/test_encoding.py",),
+    ),
+    Mutation(
+        "who waits for a client to leave reads empty pieces of its packed body for ever",
+        function="consumers.query.encoding._Unpacking.__call__",
+        old="if self._read:\n    return await self._receive()",
+        new="pass",
+        tests=("tests/unit/consumers/query/test_encoding.py",),
+    ),
+    Mutation(
+        "numbers in quotes pass for an answer of a query worker",
+        function="consumers.clients.query_worker.QueryWorker._checked_answer",
+        old="form.validate_json(content, strict=True)",
+        new="form.validate_json(content)",
+        tests=("tests/unit/consumers/clients/test_query_worker.py",),
+    ),
+    Mutation(
+        "a released ledger makes a 503 of every timeout",
+        function="pipeline.store.milvus.reachability.Reachability.check_serving",
+        old="call.collection in (None, collection)",
+        new="True",
+        tests=("tests/unit/pipeline/store/milvus/test_reachability.py",),
     ),
     Mutation(
         "every web site may read the API",

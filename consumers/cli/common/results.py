@@ -72,7 +72,8 @@ def _passage(hit: Mapping[str, Any]) -> Text:
     shown = Text()
     at = start
     for first, last in hit.get("highlights") or ():
-        if first >= start and last <= end:
+        # Another program's answer may name any offsets: each character is shown once at most.
+        if at <= first <= last <= end:
             shown.append(_safe(text[at:first]))
             shown.append(_safe(text[first:last]), style="bold")
             at = last

@@ -27,7 +27,8 @@ def show_document(document: Mapping[str, Any]) -> None:
         console.print("")
         console.print(printable(part, keep="\n\t"))
     for earlier in document["earlier"]:
-        console.print(f"\nearlier: {_place(earlier['source'])}, {earlier['event_time']}")
+        console.print("")
+        console.print(one_line(f"earlier: {_place(earlier['source'])}, {earlier['event_time']}"))
     notes = list(document["warnings"])
     if document["pending"]:
         notes.insert(0, "a change of the document is under way; this is the version before it")

@@ -69,12 +69,15 @@ def search(
         bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
     ] = False,
     url: Url = None,
+    cursor: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="with --url: the page that next_cursor of an answer leads to")
+    ] = None,
     watch: Interval = None,
     json_: Json = False,
 ) -> None:
     """Search once, or with --watch repeatedly; without a server, or with --url by a running query worker."""
     settings = load(config, sets)
-    from consumers.cli.search.request import request_body
+    from consumers.cli.search.request import page_body, request_body
 
     body = request_body(
         text,
@@ -96,6 +99,8 @@ def search(
         wait_for=wait_for or [],
         strong=strong,
     )
+    if cursor is not None:
+        body = page_body(cursor, body, url)
     from consumers.cli.search import run as command
 
     command.run(settings, body, url=url, every=watch, json_=json_)

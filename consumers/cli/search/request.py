@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,18 @@ def request_body(
     if conditions := [*map(_condition, where), *map(_filter, filters)]:
         body["filter"] = all_of(conditions)
     return body
+
+
+def page_body(cursor: str, body: Mapping[str, Any], url: str | None) -> dict[str, Any]:
+    """The body of a request for a further page; `body` is that of the other options, of which a page has but the limit.
+
+    Raises UsageError beside another option, and without a query worker: only those give cursors.
+    """
+    if url is None:
+        raise UsageError("--cursor is taken by a query worker: add --url, or search with a greater --limit")
+    if body.keys() - {"limit"}:
+        raise UsageError("--cursor holds the whole request: leave out the query and the options of the search")
+    return {"cursor": cursor, "limit": body["limit"]}
 
 
 def _vector(path: str) -> Any:

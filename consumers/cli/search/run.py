@@ -20,7 +20,7 @@ def run(settings: Settings, body: Mapping[str, Any], *, url: str | None, every: 
     `url`: of the query worker to ask; None: Milvus is searched from here. `every`: the interval at which it is
     repeated, until SIGINT or SIGTERM; None: once. Raises UsageError, Unavailable, Mismatch.
     """
-    if not json_:
+    if not json_ and "cursor" not in body:
         body = {**body, "highlights": True}
     if every is not None:
         _repeat(settings, body, url, every, json_=json_)

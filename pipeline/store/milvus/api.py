@@ -143,8 +143,8 @@ class MilvusApi(Protocol):
     def check_reachable(self) -> None:
         """Raise MilvusAway where the server is known not to answer; calls nothing. See `fail_fast` of `connect`."""
 
-    def check_serving(self) -> None:
-        """Raise MilvusAway, or the last answer where it was that the server cannot serve such calls; calls nothing."""
+    def check_serving(self, collection: str) -> None:
+        """Raise MilvusAway, or the last answer about the collection that the server cannot serve it; calls nothing."""
 
     def collections(self) -> list[str]:
         """Names of all collections."""

@@ -85,10 +85,10 @@ class RetryingCaller:
         if self._reachability is not None:
             self._reachability.check()
 
-    def check_serving(self) -> None:
+    def check_serving(self, collection: str) -> None:
         """As `Reachability.check_serving`; calls nothing."""
         if self._reachability is not None:
-            self._reachability.check_serving()
+            self._reachability.check_serving(collection)
 
     def __call__(
         self,
@@ -145,7 +145,7 @@ class RetryingCaller:
     def _answered(self, call: Call) -> None:
         self.watch.answered()
         if self._reachability is not None:
-            self._reachability.served(call.operation)
+            self._reachability.served(call)
 
     def _failed(self, call: Call, error: Exception) -> FailureKind:
         self.watch.failed(error)
@@ -153,7 +153,7 @@ class RetryingCaller:
         if self._reachability is not None:
             self._reachability.failed(error)
             if kind in _NOT_SERVING:
-                self._reachability.refused(call.operation, to_error(kind, call, error_text(error)))
+                self._reachability.refused(call, to_error(kind, call, error_text(error)))
         return kind
 
     def _attempt_timeout(self, attempt_s: float | None, total_s: float | None, elapsed_s: float) -> float:

@@ -121,8 +121,8 @@ class MilvusServer(CollectionAdmin, MilvusServerApi):
         self._run.check_reachable()
 
     @override
-    def check_serving(self) -> None:
-        self._run.check_serving()
+    def check_serving(self, collection: str) -> None:
+        self._run.check_serving(collection)
 
     @override
     def fence(self, left_s: LeftS) -> None:

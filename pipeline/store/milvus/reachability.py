@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import structlog
 
 from pipeline.errors import MilvusAway, MilvusStreamError
-from pipeline.store.milvus.error_mapping import FailureKind, classify, is_broken_connection
+from pipeline.store.milvus.error_mapping import Call, FailureKind, classify, is_broken_connection
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +61,8 @@ class Reachability:
         """The last answer, or the moment from which one is waited for."""
         self._away_since: float | None = None
         self._silent_probes = 0
-        self._refusals: dict[str, tuple[float, MilvusStreamError]] = {}
-        """By operation, where its last call was refused because the server could not serve it: when, and how."""
+        self._refusals: dict[Call, tuple[float, MilvusStreamError]] = {}
+        """Calls that were last refused because the server could not serve them: when, and how."""
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="milvus-probe", daemon=True)
@@ -85,24 +85,25 @@ class Reachability:
             away_s = max(self._clock() - since, 0.0)
             raise MilvusAway(f"Milvus is away since {away_s:.0f} s; the line milvus.away of the log says why", away_s)
 
-    def check_serving(self) -> None:
-        """Raise MilvusAway as `check`, or a refusal of a moment ago of an operation that has not succeeded since.
+    def check_serving(self, collection: str) -> None:
+        """Raise MilvusAway as `check`, or a refusal of a moment ago of a call that has not succeeded since.
 
-        Whoever has waited in vain learns from it that the server is starting, and not that it is slow.
+        Whoever has waited in vain for this collection learns from it that the server is starting, and not that it is
+        slow. Refusals about another collection say nothing: a ledger may be released while its documents are loaded.
         """
         self.check()
-        for refused_at, refusal in [*self._refusals.values()]:
-            if self._clock() - refused_at < REFUSAL_S:
+        for call, (refused_at, refusal) in self._refusals.copy().items():
+            if call.collection in (None, collection) and self._clock() - refused_at < REFUSAL_S:
                 raise type(refusal)(str(refusal))  # a new one: each raise adds to the traceback
 
-    def served(self, operation: str) -> None:
+    def served(self, call: Call) -> None:
         """A call succeeded."""
-        self._refusals.pop(operation, None)
+        self._refusals.pop(call, None)
         self.answered()
 
-    def refused(self, operation: str, refusal: MilvusStreamError) -> None:
+    def refused(self, call: Call, refusal: MilvusStreamError) -> None:
         """A call met a server that cannot serve it now."""
-        self._refusals[operation] = self._clock(), refusal
+        self._refusals[call] = self._clock(), refusal
 
     @contextmanager
     def calling(self) -> Iterator[None]:

@@ -146,7 +146,7 @@ class FakeMilvus:
         if self.down:
             raise MilvusAway("the server cannot be reached")
 
-    def check_serving(self) -> None:
+    def check_serving(self, collection: str) -> None:
         self.check_reachable()
         if self.refusal is not None:
             raise self.refusal

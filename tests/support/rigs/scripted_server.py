@@ -30,8 +30,8 @@ class ScriptedServer:
 
 
 @contextmanager
-def scripted_server(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedServer]:
-    """A server that answers until the end of the block; with `tls` over https."""
+def scripted_server(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[ScriptedServer]:
+    """A server that answers until the end of the block; with `tls` over https. `host`: one of this machine."""
     script = ScriptedServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,10 +55,10 @@ def scripted_server(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedServe
         def handle_error(self, *_: object) -> None:
             """A client that leaves early is what some tests are about."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((host, 0), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    script.address = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
+    script.address = f"{'http' if tls is None else 'https'}://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

@@ -22,7 +22,7 @@ from consumers.query.access import Access, KeyFile, change_keys, new_key
 from consumers.query.app import create_app
 from pipeline.embedding import HashEmbedder
 from pipeline.errors import MilvusStreamError, UsageError
-from pipeline.query import DirectEmbedder, Searcher, SearchService
+from pipeline.query import Cursors, DirectEmbedder, Searcher, SearchService
 from pipeline.store import IndexSettings, open_collection, open_ledger, open_marks
 from pipeline.telemetry.metrics import QueryMetrics
 from tests.support.documents import DIMENSION, delete, put
@@ -111,6 +111,38 @@ def test_a_search_prints_what_it_prints_here(
         shown.append((TIMES.sub(r"TIME\1", captured.out), captured.err))
     assert shown[0] == shown[1]
     assert shown[0][0].strip()
+
+
+def test_a_cursor_leads_to_the_next_page(url: str, milvus: FakeMilvus, capsys: pytest.CaptureFixture[str]) -> None:
+    del url  # it has filled the collection
+    registry = CollectorRegistry()
+    embed = DirectEmbedder(HashEmbedder(f"hash:{DIMENSION}").embed_queries)
+    cursors = Cursors(b"0" * 32, COLLECTION)
+    service = SearchService(Searcher(milvus, COLLECTION), embed, QueryMetrics(registry), cursors=cursors)
+    with served(create_app(service, dict, registry=registry)) as address:
+        there = [*ELSEWHERE, "--url", address, "--limit", "1"]
+        run("search", "refund", "--json", *there)
+        first = json.loads(capsys.readouterr().out)
+        run("search", "--cursor", first["next_cursor"], "--json", *there)
+        second = json.loads(capsys.readouterr().out)
+        run("search", "--cursor", first["next_cursor"], *there)
+        shown = capsys.readouterr().out
+    pages = [[result["doc_id"] for result in page["results"]] for page in (first, second)]
+    assert sorted([*pages[0], *pages[1]]) == ["..", "a/b"]
+    assert pages[1][0] in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cursor", "c"], "add --url, or search with a greater --limit"),
+        (["--cursor", "c", "refund", "--url", "http://127.0.0.1:1"], "leave out the query and the options"),
+        (["--cursor", "c", "--count", "--url", "http://127.0.0.1:1"], "leave out the query and the options"),
+    ],
+)
+def test_a_cursor_is_for_a_query_worker_and_holds_the_whole_request(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run("search", *arguments, *QUIET)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +238,29 @@ def test_an_answer_does_not_steer_the_terminal() -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("milvus-stream: search x\\u001b[2J milvus-stream: forged")
     assert ran.stderr.count("\n") == 1
+
+
+def test_no_text_of_a_document_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "x\x1b]0;title\x07\n\x9b31m"
+    source = {"topic": hostile, "partition": 0, "offset": 1}
+    version = {
+        **dict.fromkeys(("event_time", "partition", "text"), hostile),
+        "version": 1,
+        "source": source,
+        "metadata": {hostile: [hostile]},
+        "text_exact": False,
+        "complete": True,
+        "chunks": [{"id": hostile, "chunk": 0, "text": hostile}],
+    }
+    of_all = {"doc_id": hostile, "tenant": hostile, "mode": "append", "pending": True, "warnings": [hostile]}
+    document = {**version, **of_all, "earlier": [version]}
+    with scripted_server() as server:
+        server.body = json.dumps(document).encode()
+        run("documents", "show", "x", "--url", server.address)
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).replace("\n", "").isprintable()
+    safe = r"x\u001b]0;title\u0007 \u009b31m"
+    assert shown.out.endswith(f"\n\nearlier: {safe}/0/1, {safe}\n")
 
 
 NOT_NEEDED = {"torch", "transformers", "sentence_transformers", "openvino", "pymilvus", "grpc", "kafka", "fastapi"}

@@ -91,14 +91,17 @@ def test_no_redirect_is_followed(server: ScriptedServer, status: int) -> None:
         assert other.sent == []
 
 
-def test_what_listens_here_is_not_reached_through_a_proxy(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_what_listens_here_is_not_reached_through_a_proxy(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    assert QueryWorker(server.address, "ms_key").search(BODY)["mode"] == "dense"
+    with scripted_server(host=host) as server:
+        server.body = json.dumps(ANSWER).encode()
+        worker = QueryWorker(server.address, "ms_key")
+        assert not worker.sends_key_in_clear
+        assert worker.search(BODY)["mode"] == "dense"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +229,11 @@ def test_a_long_refusal_is_cut(server: ScriptedServer) -> None:
         (json.dumps({**ANSWER, "results": [{**RESULT, "text": None}]}).encode(), {}, "results/0/text"),
         (json.dumps({**ANSWER, "results": [{**RESULT, "event_time": "soon"}]}).encode(), {}, "event_time"),
         (json.dumps({**ANSWER, "results": [{**RESULT, "event_time": "2026-11-22"}]}).encode(), {}, "no time zone"),
+        (json.dumps({**ANSWER, "results": [{**RESULT, "score": "0.5"}]}).encode(), {}, "results/0/score"),
+        (json.dumps({**ANSWER, "total": "5"}).encode(), {}, "total"),
+        (json.dumps({**ANSWER, "timing_ms": {"embed": "1", "search": "2", "total": 3}}).encode(), {}, "embed"),
+        (json.dumps(ANSWER).replace("0.5", "1e999").encode(), {}, "a number in it is too large"),
+        (json.dumps(ANSWER).replace('"en"', "[-1e999]").encode(), {}, "a number in it is too large"),
         (b"\x1f\x8b", {"content-encoding": "gzip"}, "content-encoding"),
         (b"{}", {"content-length": "9999"}, "cannot be reached"),
     ],

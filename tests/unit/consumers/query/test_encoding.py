@@ -5,6 +5,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,9 @@ from starlette.types import Message
 from consumers.http.problems import HttpProblem
 from consumers.query import encoding
 from consumers.query.encoding import PIECE_BYTES, _Unpacking
+from consumers.query.origins import Origins
 from tests.support.fakes.milvus import FakeMilvus
+from tests.support.rigs.page import keys
 from tests.support.rigs.query_app import QueryApp, query_app, served
 from tests.support.rigs.search import Library
 
@@ -147,6 +150,28 @@ def test_tools_take_packed_bodies_and_refuse_broken_ones(address: str) -> None:
     assert bomb.status_code == 413
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/v1/search"])
+def test_a_broken_body_is_400_for_the_audit_log_and_the_site_that_sent_it(
+    milvus: FakeMilvus, tmp_path: Path, path: str
+) -> None:
+    access, texts = keys(tmp_path / "keys.json")
+    headers = {
+        **PACKED,
+        "accept": "application/json, text/event-stream",
+        "authorization": f"Bearer {texts['reader']}",
+        "origin": "https://app.example.com",
+    }
+    with (
+        query_app(milvus, mcp=True, access=access, origins=Origins([headers["origin"]])) as made,
+        structlog.testing.capture_logs() as lines,
+        served(made.app) as opened,  # innermost: the line is written when the answer has been sent
+    ):
+        answer = httpx.post(f"{opened}{path}", content=b"no gzip", headers=headers)
+    assert kind(answer) == (400, "malformed")
+    assert answer.headers["access-control-allow-origin"] == headers["origin"]
+    assert [(line["route"], line["status"]) for line in lines if line["event"] == "query.audit"] == [(path, 400)]
+
+
 def unpacked(messages: list[Message]) -> list[bytes]:
     """The pieces that a reader of the whole body gets."""
 
@@ -163,6 +188,20 @@ def unpacked(messages: list[Message]) -> list[bytes]:
                 return pieces
 
     return asyncio.run(read())
+
+
+def test_behind_the_body_the_leaving_of_the_client_is_waited_for() -> None:
+    """Whoever waits for it would else read empty pieces for ever, and stop the event loop with that."""
+    messages = [*cut(gzip.compress(b"{}"), []), {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def read() -> list[str]:
+        unpacking = _Unpacking(receive)
+        return [(await unpacking())["type"] for _ in range(2)]
+
+    assert asyncio.run(read()) == ["http.request", "http.disconnect"]
 
 
 def cut(content: bytes, places: list[int]) -> list[Message]:

@@ -116,6 +116,11 @@ def test_a_result_without_a_passage_shows_its_text() -> None:
     assert printed(pipe(), hit("", passage=[0, 0], highlights=[]))[1].strip() == ""
 
 
+def test_offsets_of_another_program_show_no_character_twice() -> None:
+    shown = hit("0123456789", passage=[0, 10], highlights=[[8, 0], [9, 1], [10, 2], [-5, 3], [2, 4], [3, 5], [6, 99]])
+    assert printed(pipe(), shown)[1].strip() == "0123456789"
+
+
 def test_control_and_format_characters_are_shown_as_escapes() -> None:
     assert one_line("a\x9b31m\u202eb\x1b\n c") == "a\\u009b31m\\u202eb\\u001b c"
 

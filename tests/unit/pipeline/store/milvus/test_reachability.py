@@ -6,7 +6,7 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 from pymilvus.exceptions import MilvusException
 
-from pipeline.errors import MilvusAway, RequestRefused, Unavailable
+from pipeline.errors import MilvusAway, NotLoaded, RequestRefused, Unavailable
 from pipeline.store.milvus.calls import RetryingCaller
 from pipeline.store.milvus.error_mapping import Call, RetryPolicy
 from pipeline.store.milvus.reachability import INTERVAL_S, PROBE_S, REFUSAL_S, SILENT_S, Reachability
@@ -167,21 +167,35 @@ def test_who_waited_in_vain_learns_that_the_server_could_not_serve(server: Serve
     with pytest.raises(Unavailable):
         server.query()
     with pytest.raises(Unavailable, match=r"query of collection 'documents'.*not ready"):
-        server.run.check_serving()
+        server.run.check_serving("documents")
     server.pass_time(REFUSAL_S + 1)
-    server.run.check_serving()
+    server.run.check_serving("documents")
     with pytest.raises(Unavailable):
         server.query()
     server.error = None
     server.run(Call("describe", "documents"), server.call)
     with pytest.raises(Unavailable, match="not ready"):
-        server.run.check_serving()
+        server.run.check_serving("documents")
     server.query()
-    server.run.check_serving()
+    server.run.check_serving("documents")
     server.error = BAD_EXPRESSION
     with pytest.raises(RequestRefused):
         server.query()
-    server.run.check_serving()
+    server.run.check_serving("documents")
+
+
+def test_a_refusal_about_one_collection_says_nothing_about_another(server: Server) -> None:
+    server.error = MilvusException(code=65535, message="collection not loaded")
+    ledger = Call("query", "documents_ledger")
+    with pytest.raises(NotLoaded):
+        server.run(ledger, server.call)
+    server.error = None
+    server.run.check_serving("documents")
+    server.query()
+    with pytest.raises(NotLoaded):
+        server.run.check_serving("documents_ledger")
+    server.run(ledger, server.call)
+    server.run.check_serving("documents_ledger")
 
 
 def test_nothing_is_sent_while_there_are_no_calls(server: Server) -> None:

@@ -16,7 +16,13 @@ from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store, write
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-VALUES = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | TEXTS
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
+)
 METADATA = st.dictionaries(TEXTS.filter(bool), VALUES | st.lists(VALUES) | st.dictionaries(TEXTS, VALUES), max_size=4)
 
 

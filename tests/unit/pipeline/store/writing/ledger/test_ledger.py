@@ -6,6 +6,7 @@ from pipeline.store.writing.ledger.ledger import Ledger
 from pipeline.store.writing.protocol.decisions import final, intent
 from pipeline.store.writing.requests.upsert_requests import WritePolicy
 from tests.support.documents import put
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.stores import Store
 
 KEY = (None, "d")
@@ -22,7 +23,9 @@ def ledger(store: Store) -> Ledger:
 
 
 @pytest.mark.parametrize("outage", [False, True])
-def test_what_is_written_while_the_next_batch_is_planned_is_what_that_batch_finds(ledger: Ledger, outage: bool) -> None:
+def test_what_is_written_while_the_next_batch_is_planned_is_what_that_batch_finds(
+    ledger: Ledger, fake: FakeMilvus, outage: bool
+) -> None:
     read = ledger.read([KEY])  # the next batch is planned
     assert BEGUN is not None
     ledger.write([BEGUN])
@@ -31,7 +34,9 @@ def test_what_is_written_while_the_next_batch_is_planned_is_what_that_batch_find
     if outage:
         ledger.invalidate()
     ledger.cache(read)  # its plan is made
+    calls = len(fake.calls)
     ledger.refresh([KEY])
+    assert (len(fake.calls) > calls) is outage, "what this worker has written itself is not read again"
     entry = ledger.entry(KEY)
     assert entry is not None
     assert (entry.position, entry.pending) == (NEW.position, False)
