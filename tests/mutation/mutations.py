@@ -1259,7 +1259,7 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     ),
     Mutation(
         "a reranker is waited for beyond its places",
-        function="pipeline.query.rerank.step.Reranking.scores",
+        function="pipeline.query.rerank.step.Reranking.place",
         old="not self._places.acquire(blocking=False)",
         new="not self._places.acquire()",
         tests=("tests/unit/pipeline/query/rerank/test_step.py",),

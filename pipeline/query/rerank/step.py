@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -73,7 +74,8 @@ class RerankStep:
             return Reranked(self._best(ranked), warnings=(_TOO_MANY,))
         began = self.reranking.clock()
         try:
-            hits = self._scored(search, ranked, began)
+            with self.reranking.place():
+                hits = self._scored(search, ranked, began)
         except RerankFailed as failed:
             log.warning("rerank.failed", reason=failed.reason, why=str(failed))
             took = self.reranking.clock() - began
@@ -136,16 +138,21 @@ class Reranking:
         self.default = default
         self.clock = clock
 
-    def scores(self, query: str, texts: Sequence[str], deadline: float) -> list[float]:
-        """The scores of the texts. `deadline` is on the clock. Raises RerankFailed."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Be one of the searches that read candidates, which take memory, and wait. Raises RerankFailed if none may."""
         if not self._places.acquire(blocking=False):
             raise RerankFailed("overloaded", "as many searches as may wait for the reranker already")
         try:
-            if (left_s := deadline - self.clock()) <= 0:
-                raise RerankFailed("timeout")
-            return self._reranker.scores(query, texts, left_s)
+            yield
         finally:
             self._places.release()
+
+    def scores(self, query: str, texts: Sequence[str], deadline: float) -> list[float]:
+        """The scores of the texts. `deadline` is on the clock. Raises RerankFailed."""
+        if (left_s := deadline - self.clock()) <= 0:
+            raise RerankFailed("timeout")
+        return self._reranker.scores(query, texts, left_s)
 
 
 def rerank_step(reranking: Reranking | None, request: SearchRequest) -> RerankStep | None:

@@ -261,6 +261,37 @@ def test_searches_beyond_the_places_keep_their_order_at_once(
     assert find(searcher, rerank=True).rerank_failure is None, "the place was given back"
 
 
+def test_a_search_without_a_place_reads_no_candidates_for_a_reranker(
+    milvus: FakeMilvus, reranker: ScriptedReranker, ten: Library
+) -> None:
+    """A list of texts has one place for all of them, and candidates are whole rows, which take memory."""
+    reads = lambda: sum(operation == "query" for operation, _, _ in milvus.calls)  # noqa: E731
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(texts: Sequence[str]) -> list[float]:
+        entered.set()
+        assert leave.wait(30)
+        return [0.5] * len(texts)
+
+    reranker.score = slow
+    settings = SearchSettings(FetchSettings(whole_rows=2))
+    searcher = Searcher(milvus, COLLECTION, settings, reranking=Reranking(reranker, max_waiting=1))
+    find(searcher, limit=2)
+    before = reads()
+    find(searcher, limit=2)
+    plain = reads() - before
+    vectors = np.array([[1, 0], [0, 1]], np.float32)
+    first = threading.Thread(target=lambda: find(searcher, vectors, query=["a", "b"], rerank=True))
+    first.start()
+    assert entered.wait(30)
+    before = reads()
+    assert find(searcher, limit=2, rerank=True).rerank_failure == "overloaded"
+    assert reads() - before == plain
+    leave.set()
+    first.join()
+    assert [query for query, _, _ in reranker.calls] == ["a", "b"]
+
+
 def test_no_time_left_asks_nobody(searcher: Searcher, reranker: ScriptedReranker, ten: Library) -> None:
     ticks = iter(range(0, 10_000, 2))
     late = Searcher(
