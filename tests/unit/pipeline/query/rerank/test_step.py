@@ -261,11 +261,14 @@ def test_searches_beyond_the_places_keep_their_order_at_once(
     assert find(searcher, rerank=True).rerank_failure is None, "the place was given back"
 
 
+def reads(milvus: FakeMilvus) -> int:
+    return sum(operation == "query" for operation, _, _ in milvus.calls)
+
+
 def test_a_search_without_a_place_reads_no_candidates_for_a_reranker(
     milvus: FakeMilvus, reranker: ScriptedReranker, ten: Library
 ) -> None:
     """A list of texts has one place for all of them, and candidates are whole rows, which take memory."""
-    reads = lambda: sum(operation == "query" for operation, _, _ in milvus.calls)  # noqa: E731
     entered, leave = threading.Event(), threading.Event()
 
     def slow(texts: Sequence[str]) -> list[float]:
@@ -277,16 +280,16 @@ def test_a_search_without_a_place_reads_no_candidates_for_a_reranker(
     settings = SearchSettings(FetchSettings(whole_rows=2))
     searcher = Searcher(milvus, COLLECTION, settings, reranking=Reranking(reranker, max_waiting=1))
     find(searcher, limit=2)
-    before = reads()
+    before = reads(milvus)
     find(searcher, limit=2)
-    plain = reads() - before
+    plain = reads(milvus) - before
     vectors = np.array([[1, 0], [0, 1]], np.float32)
     first = threading.Thread(target=lambda: find(searcher, vectors, query=["a", "b"], rerank=True))
     first.start()
     assert entered.wait(30)
-    before = reads()
+    before = reads(milvus)
     assert find(searcher, limit=2, rerank=True).rerank_failure == "overloaded"
-    assert reads() - before == plain
+    assert reads(milvus) - before == plain
     leave.set()
     first.join()
     assert [query for query, _, _ in reranker.calls] == ["a", "b"]
