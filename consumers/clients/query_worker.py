@@ -1,7 +1,6 @@
 """A query worker over HTTP, for the commands of this project: its answers checked, its refusals as their errors."""
 
 import asyncio
-import ipaddress
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter, ValidationError
 
+from consumers.clients.http_client import http_client, is_loopback
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, RateLimited, Unavailable, UsageError
 from pipeline.query import (
     DocumentHistory,
@@ -53,7 +53,7 @@ class QueryWorker:
     def sends_key_in_clear(self) -> bool:
         """Whether a key would cross a network without TLS."""
         address = httpx.URL(self._url)
-        return self._api_key is not None and address.scheme == "http" and not _is_loopback(address.host)
+        return self._api_key is not None and address.scheme == "http" and not is_loopback(address.host)
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one request body of POST /v1/search."""
@@ -124,7 +124,7 @@ class QueryWorker:
         content = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
-            _client(httpx.URL(address).host) as client,
+            http_client(address, httpx.Timeout(_TOTAL_S, connect=_CONNECT_S)) as client,
             client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
         ):
             if response.is_redirect:
@@ -160,23 +160,6 @@ _DOCUMENT: TypeAdapter[Any] = TypeAdapter(StoredDocument)
 _HISTORY: TypeAdapter[Any] = TypeAdapter(DocumentHistory)
 
 
-def _client(host: str) -> httpx.AsyncClient:
-    """A client for a host that takes proxies and certificates from the environment. Raises UsageError."""
-    # What listens on this machine is not reached through a proxy, which would see the key.
-    direct = [f"all://[{host}]" if ":" in host else f"all://{host}"] if _is_loopback(host) else []
-    try:
-        return httpx.AsyncClient(
-            timeout=httpx.Timeout(_TOTAL_S, connect=_CONNECT_S), mounts=dict.fromkeys(direct), follow_redirects=False
-        )
-    except OSError as error:
-        raise UsageError(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None
-    except (ValueError, ImportError, httpx.InvalidURL):
-        # The message would repeat the address, which may hold a password.
-        raise UsageError(
-            "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: write http://HOST:PORT"
-        ) from None
-
-
 def _checked(url: str) -> str:
     """The address without a slash at its end. Raises UsageError."""
     try:
@@ -191,13 +174,6 @@ def _checked(url: str) -> str:
     if address.query or address.fragment or "?" in url or "#" in url:
         raise UsageError("--url: leave out what begins with ? or #")
     return str(address).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _document_path(doc_id: str, below: str, tenant: str | None) -> str:

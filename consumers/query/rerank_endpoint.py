@@ -4,11 +4,13 @@ import asyncio
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, Literal
 
 import httpx
 from typing_extensions import override
 
+from consumers.clients.http_client import http_client
 from pipeline.query import Reranker, RerankFailed
 
 _BATCH = 32
@@ -19,6 +21,7 @@ _MOST_CHARS = 32_768
 """Of a text; what is behind is not sent, as no reranker reads it."""
 _BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 _SLACK_S = 0.25
+_CLOSING = "the query worker is closing"
 
 
 class _TooLarge(Exception):
@@ -36,7 +39,10 @@ class RerankEndpoint(Reranker):
         model: str | None = None,
         key: str | None = None,
     ) -> None:
-        """`url`: without the path. `model`: its name there, for shape cohere. `key`: the bearer token."""
+        """`url`: without the path. `model`: its name there, for shape cohere. `key`: the bearer token.
+
+        Raises UsageError where a proxy or certificates that the environment names cannot be used.
+        """
         self._address = url.rstrip("/") + ("/rerank" if shape == "tei" else "/v2/rerank")
         self._shape = shape
         self._model = model
@@ -44,10 +50,10 @@ class RerankEndpoint(Reranker):
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
+        self._client = http_client(self._address, None, headers)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rerank", daemon=True)
         self._thread.start()
-        self._client = httpx.AsyncClient(headers=headers, follow_redirects=False)
 
     @override
     def scores(self, query: str, texts: Sequence[str], timeout_s: float) -> list[float]:
@@ -56,19 +62,29 @@ class RerankEndpoint(Reranker):
             found = asyncio.run_coroutine_threadsafe(asked, self._loop)
         except RuntimeError as error:  # of a loop that is closed
             asked.close()
-            raise RerankFailed("failed", "the query worker is closing") from error
+            raise RerankFailed("failed", _CLOSING) from error
         try:
             return found.result(timeout_s + _SLACK_S)
         except TimeoutError:
             found.cancel()
             raise RerankFailed("timeout") from None
+        except CancelledError:
+            raise RerankFailed("failed", _CLOSING) from None
 
     @override
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        """End what is under way, so that no search waits for it any more, and close the connections."""
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._client.aclose()
 
     async def _scores(self, query: str, texts: Sequence[str], timeout_s: float) -> list[float]:
         try:
@@ -79,7 +95,7 @@ class RerankEndpoint(Reranker):
         except (TimeoutError, httpx.TimeoutException):
             raise RerankFailed("timeout") from None
         except _TooLarge:
-            raise RerankFailed("failed", "the server answers 413 to a single text") from None
+            raise RerankFailed("failed", "the server answers 413: the texts are more than it takes") from None
         except RerankFailed:
             raise
         except Exception as error:  # the edge of this loop: the search that waits keeps its order, whatever it was
@@ -115,7 +131,7 @@ class RerankEndpoint(Reranker):
 
     async def _answer(self, body: Mapping[str, Any]) -> Any:
         """The JSON of an answer. No redirect is followed: it would take the texts and the key elsewhere."""
-        async with self._client.stream("POST", self._address, json=body, timeout=None) as response:
+        async with self._client.stream("POST", self._address, json=body) as response:
             if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
                 raise _TooLarge
             if response.status_code in _BUSY:

@@ -83,6 +83,9 @@ class Embedder(Protocol):
         Raises `Unavailable` when memory does not hold even the shortest chunk.
         """
 
+    def embed_few(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        """Embed a few chunks as documents, as `embed`, with what embeds queries: slower, and nothing more is loaded."""
+
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed the texts as queries: vectors of shape (n, dimension). Tokens beyond the model's limit are cut off."""
 
@@ -131,8 +134,11 @@ class EmbeddingSettings:
 
 def embed_documents(model: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
     """Vectors of whole texts as documents, shape (n, dimension); tokens beyond the model's limit are cut off."""
+    return model.embed(whole_texts(model, texts))
+
+
+def whole_texts(model: Embedder, texts: Sequence[str]) -> list[Chunk]:
+    """Each text as one chunk; tokens beyond the model's limit are cut off."""
     limit = model.tokenizer.max_tokens
     tokens = model.tokenizer.tokenize(texts, fits=limit)
-    return model.embed(
-        [Chunk(0, 0, len(text), text, read.ids[:limit]) for text, read in zip(texts, tokens, strict=True)]
-    )
+    return [Chunk(0, 0, len(text), text, read.ids[:limit]) for text, read in zip(texts, tokens, strict=True)]

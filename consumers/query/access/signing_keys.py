@@ -4,7 +4,6 @@ PyJWT's own client is not used: it blocks the event loop, takes an answer of any
 """
 
 import asyncio
-import ipaddress
 import json
 import random
 import time
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
+from consumers.clients.http_client import is_loopback
 from pipeline.backoff import Backoff
 from pipeline.errors import Unavailable
 
@@ -133,14 +133,7 @@ def is_safe(address: str) -> bool:
         host = parts.hostname or ""
     except ValueError:
         return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
 
 
 async def _json(client: httpx.AsyncClient, address: str) -> Mapping[str, Any]:

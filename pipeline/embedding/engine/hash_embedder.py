@@ -74,6 +74,8 @@ class HashEmbedder:
         """Vectors of the chunks' texts, shape (n, dimension)."""
         return self.embed_queries([chunk.text for chunk in chunks])
 
+    embed_few = embed
+
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts, shape (n, dimension); a chunk with the same text has the same vector."""
         size = self._dimension

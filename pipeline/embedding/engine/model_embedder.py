@@ -77,6 +77,10 @@ class ModelEmbedder:
         """Vectors of the chunks as documents, shape (n, dimension)."""
         return self._vectors(self._documents.get(), self.tokenizer.document_ids(chunks), self._document_tokens)
 
+    def embed_few(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        """Vectors of the chunks as documents, by the runner of the queries: a second one takes time and memory."""
+        return self._vectors(self._queries.get(), self.tokenizer.document_ids(chunks), self._document_tokens)
+
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts as queries, shape (n, dimension)."""
         return self._vectors(self._queries.get(), self.tokenizer.query_ids(texts), self._query_tokens)

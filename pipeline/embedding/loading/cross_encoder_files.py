@@ -28,15 +28,21 @@ def cross_encoder_request(name: str, folder: Path) -> Request:
 def _check_head(folder: Path) -> None:
     """Raise `UsageError` unless the model has a head that gives one number."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architectures = config.get("architectures") or []
+    if not isinstance(config, dict):
+        raise UsageError(
+            f"query.rerank.model: {folder / 'config.json'} is no JSON object: save or copy the model again"
+        )
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list):
+        architectures = []
     if not any(str(name).endswith(_ARCHITECTURE) for name in architectures):
         found = ", ".join(map(str, architectures)) or "nothing"
         raise UsageError(
             f"query.rerank.model: {folder} is no cross-encoder: its config.json names {found}, not a model "
             f"…{_ARCHITECTURE}"
         )
-    labels = config.get("id2label") or {}
-    count = config.get("num_labels", len(labels) or 2)
+    labels = config.get("id2label")
+    count = config.get("num_labels", len(labels) if isinstance(labels, dict) and labels else 2)
     if count != 1:
         raise UsageError(
             f"query.rerank.model: the model in {folder} has {count} labels; a reranker has one number for each text"

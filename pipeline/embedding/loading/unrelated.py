@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from pipeline.embedding.embedder import Embedder, EmbeddingSettings, embed_documents
+from pipeline.embedding.embedder import Embedder, EmbeddingSettings, whole_texts
 from pipeline.embedding.loading.tuning_cache import write_whole
 
 RARE_PERCENTILE = 99.5
@@ -23,6 +23,7 @@ Some topics do have to do with each other. So with MiniLM it is 0.43, and of 100
 text above it among 4,000, while 0.5 to 0.7 is usual for a text that answers a query.
 """
 _TEXTS = 200
+_AT_A_TIME = 4
 _MIN_CHARS = 40
 _VERSION = 1
 """Number of this measurement; what another one has written is measured again."""
@@ -60,7 +61,11 @@ def measured(model: Embedder) -> UnrelatedSimilarity | None:
     """Measure: names of the topics of Python's documentation as queries, with texts of other topics."""
     queries, texts = _queries_and_texts()
     by_query = model.embed_queries([query for _, query in queries])
-    by_text = embed_documents(model, [text for _, text in texts])
+    chunks = whole_texts(model, [text for _, text in texts])
+    # By the runner of the queries and a few at a time, because a start of a query worker waits, and its memory grows.
+    by_text = np.concatenate(
+        [model.embed_few(chunks[at : at + _AT_A_TIME]) for at in range(0, len(chunks), _AT_A_TIME)]
+    )
     other = np.array([[topic != of_text for of_text, _ in texts] for topic, _ in queries])
     return summarized((_unit(by_query) @ _unit(by_text).T)[other])
 

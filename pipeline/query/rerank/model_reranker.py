@@ -11,6 +11,8 @@ from typing_extensions import override
 from pipeline.embedding import CrossEncoder
 from pipeline.query.rerank.reranker import Reranker, RerankFailed
 
+_CLOSING = "the query worker is closing"
+
 
 class ModelReranker(Reranker):
     """Scores one query after another; what nobody waits for any more ends with the pass under way."""
@@ -18,6 +20,7 @@ class ModelReranker(Reranker):
     def __init__(self, model: CrossEncoder) -> None:
         """Owns the model: `close` closes it."""
         self._model = model
+        self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rerank")
 
     @override
@@ -26,11 +29,12 @@ class ModelReranker(Reranker):
         try:
             found = self._thread.submit(self._run, query, texts, given_up)
         except RuntimeError as error:  # of an executor that was shut down
-            raise RerankFailed("failed", "the query worker is closing") from error
+            raise RerankFailed("failed", _CLOSING) from error
         return [float(score) for score in sigmoid(self._waited(found, given_up, timeout_s))]
 
     @override
     def close(self) -> None:
+        self._closing.set()
         self._thread.shutdown(cancel_futures=True)
         self._model.close()
 
@@ -42,7 +46,7 @@ class ModelReranker(Reranker):
         except TimeoutError:
             raise RerankFailed("timeout") from None
         except CancelledError as error:
-            raise RerankFailed("failed", "the query worker is closing") from error
+            raise RerankFailed("failed", _CLOSING) from error
         finally:
             given_up.set()
             found.cancel()
@@ -54,6 +58,8 @@ class ModelReranker(Reranker):
                 logits[batch] = found
                 if given_up.is_set():
                     raise RerankFailed("timeout")
+                if self._closing.is_set():
+                    raise RerankFailed("failed", _CLOSING)
         except Exception as error:  # the edge of this thread: who waits gets the error, and the next query is tried
             if isinstance(error, RerankFailed):
                 raise

@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
 
 from pipeline.errors import Unavailable
-from pipeline.query.candidates import CandidateSearch
+from pipeline.query.candidates import CandidateSearch, DeadlinePassed
 from pipeline.query.ranking import best, rank
 from pipeline.query.recency import recent_first
 from pipeline.query.request.invalid_request import InvalidRequest
@@ -73,7 +74,8 @@ class RerankStep:
             return Reranked(self._best(ranked), warnings=(_TOO_MANY,))
         began = self.reranking.clock()
         try:
-            hits = self._scored(search, ranked, began)
+            with self.reranking.place():
+                hits = self._scored(search, ranked, began)
         except RerankFailed as failed:
             log.warning("rerank.failed", reason=failed.reason, why=str(failed))
             took = self.reranking.clock() - began
@@ -85,11 +87,15 @@ class RerankStep:
 
     def _scored(self, search: CandidateSearch, ranked: Ranked, began: float) -> list[list[Hit]]:
         # What follows needs time, too, and an answer in the order of the search is better than none.
-        deadline = began + min(self.options.budget_ms / 1000, (search.deadline - search.clock()) / 2)
+        now = search.clock()
+        budget_s = min(self.options.budget_ms / 1000, (search.deadline - now) / 2)
+        deadline = began + budget_s
         candidates: list[list[Hit]] = [[] for _ in ranked]
         try:
-            for query, hit in search.whole(ranked):
+            for query, hit in replace(search, deadline=now + budget_s).whole(ranked):
                 candidates[query].append(hit)
+        except DeadlinePassed as error:
+            raise RerankFailed("timeout", "the candidates were not read in time") from error
         except Unavailable as error:
             raise RerankFailed("failed", f"the candidates could not be read: {error}") from error
         return [
@@ -132,16 +138,21 @@ class Reranking:
         self.default = default
         self.clock = clock
 
-    def scores(self, query: str, texts: Sequence[str], deadline: float) -> list[float]:
-        """The scores of the texts. `deadline` is on the clock. Raises RerankFailed."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Be one of the searches that read candidates, which take memory, and wait. Raises RerankFailed if none may."""
         if not self._places.acquire(blocking=False):
             raise RerankFailed("overloaded", "as many searches as may wait for the reranker already")
         try:
-            if (left_s := deadline - self.clock()) <= 0:
-                raise RerankFailed("timeout")
-            return self._reranker.scores(query, texts, left_s)
+            yield
         finally:
             self._places.release()
+
+    def scores(self, query: str, texts: Sequence[str], deadline: float) -> list[float]:
+        """The scores of the texts. `deadline` is on the clock. Raises RerankFailed."""
+        if (left_s := deadline - self.clock()) <= 0:
+            raise RerankFailed("timeout")
+        return self._reranker.scores(query, texts, left_s)
 
 
 def rerank_step(reranking: Reranking | None, request: SearchRequest) -> RerankStep | None:

@@ -1,10 +1,12 @@
 """A reranker behind HTTP: what is sent to it, and that no answer of it can be more than a failure."""
 
+import asyncio
 import gzip
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from consumers.query.rerank_endpoint import RerankEndpoint, scores_of
 from pipeline.query import RerankFailed
+from tests.support.waiting import eventually
 
 Answer = tuple[int, dict[str, str], bytes]
 KEY = "sesame-0123456789"
@@ -260,3 +263,44 @@ def test_a_key_that_no_header_can_hold_is_not_in_the_failure() -> None:
             reranker.scores("q", texts(1), 30)
         reranker.close()
     assert "sesame" not in str(failed.value)
+
+
+def test_closing_ends_what_waits_for_the_server() -> None:
+    """The server takes no more connections, and does not refuse them either."""
+    failures: list[RerankFailed] = []
+
+    def search() -> None:
+        with pytest.raises(RerankFailed) as failed:
+            reranker.scores("q", texts(1), 60)
+        failures.append(failed.value)
+
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        reranker = RerankEndpoint(f"http://127.0.0.1:{server.getsockname()[1]}", "tei")
+        waiting = threading.Thread(target=search, daemon=True)
+        waiting.start()
+        eventually(lambda: asyncio.all_tasks(reranker._loop))
+        reranker.close()
+        waiting.join(10)
+    assert [failure.reason for failure in failures] == ["failed"]
+    with pytest.raises(RerankFailed, match="closing"):
+        reranker.scores("q", texts(1), 30)
+
+
+def test_a_key_for_this_machine_is_not_sent_to_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tei) as proxy, serving(tei) as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with endpoint(server) as reranker:
+            assert reranker.scores("q", texts(3), 30) == [0.0, 0.001, 0.002]
+    assert proxy.requests == []
+
+
+def test_cohere_that_takes_no_request_of_the_size_is_not_said_to_refuse_one_text() -> None:
+    assert "single" not in str(failure(lambda _: as_json({}, 413), "cohere"))

@@ -121,6 +121,8 @@ def changed(folder: Path, copy: Path, **config: object) -> Path:
         ({"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
         ({"architectures": ["BertModel"]}, "no cross-encoder"),
         ({"architectures": None}, "no cross-encoder"),
+        ({"architectures": 5}, "no cross-encoder"),
+        ({"id2label": 5}, "2 labels"),
         ({"id2label": {"0": "no", "1": "yes"}}, "2 labels"),
     ],
 )
@@ -129,6 +131,14 @@ def test_what_is_no_cross_encoder_or_has_code_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         cross_encoder_request("m", changed(bert, tmp_path / "copy", **config))
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", "{"])
+def test_settings_that_are_no_object_are_refused(bert: Path, tmp_path: Path, content: str) -> None:
+    copy = changed(bert, tmp_path / "copy")
+    (copy / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=r"config\.json"):
+        cross_encoder_request("m", copy)
 
 
 def test_pickled_weights_are_refused(bert: Path, tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 """The engine follows from the machine, the settings and what OpenVINO can run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
+from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder, unrelated_similarity
+from pipeline.embedding.embedder import whole_texts
 from pipeline.embedding.engine.model_embedder import ModelEmbedder
 from pipeline.embedding.loading import load, openvino_model
 from pipeline.embedding.loading.prepared.folder import PreparedModel
 from pipeline.embedding.loading.prepared.manifest import REFERENCE_FILE
+from pipeline.embedding.loading.probes import PROBES
 from pipeline.errors import UsageError
 from tests.unit.pipeline.embedding.loaded_models import prepared_settings, settings
 from tests.unit.pipeline.embedding.tiny_models import build
@@ -68,6 +71,18 @@ def test_queries_first_compiles_nothing_for_documents(tiny: Path) -> None:
     assert embedder.embed_queries(["the fox"]).shape == (1, 32)
     assert embedder.execution.layout == "padded"
     assert [*made, embedder._documents._runner is not None] == [True, False, True]
+    embedder.close()
+
+
+def test_the_first_start_measures_unrelated_texts_with_what_embeds_queries(tiny: Path, tmp_path: Path) -> None:
+    settings = prepared_settings(tiny)
+    embedder = load_embedder(settings, queries_first=True)
+    assert isinstance(embedder, ModelEmbedder)
+    few = embedder.embed_few(whole_texts(embedder, PROBES))
+    assert unrelated_similarity(embedder, replace(settings, cache_folder=tmp_path)) is not None
+    assert embedder._documents._runner is None, "a second runner takes 100 MB and seconds to tune"
+    documents = embedder.embed(whole_texts(embedder, PROBES))
+    assert few == pytest.approx(documents, abs=1e-3)
     embedder.close()
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.query import ModelReranker, RerankFailed
 from pipeline.query.rerank.model_reranker import sigmoid
+from tests.support.waiting import eventually
 
 Passes = Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
@@ -82,6 +83,33 @@ def test_what_waits_too_long_is_never_begun() -> None:
     first.join()
     reranker.close()
     assert (answers, model.ran) == ([[0.5, 0.5]], 2)
+
+
+def test_closing_waits_for_the_pass_under_way_only() -> None:
+    entered, leave = threading.Event(), threading.Event()
+    failures: list[RerankFailed] = []
+
+    def before() -> None:
+        entered.set()
+        assert leave.wait(30)
+
+    def search() -> None:
+        with pytest.raises(RerankFailed) as failed:
+            reranker.scores("q", ["0", "1"], 60)
+        failures.append(failed.value)
+
+    model = Model(before)
+    reranker = ModelReranker(model)
+    waiting = threading.Thread(target=search)
+    waiting.start()
+    assert entered.wait(30)
+    closing = threading.Thread(target=reranker.close)
+    closing.start()
+    eventually(lambda: reranker._thread._shutdown)
+    leave.set()
+    closing.join()
+    waiting.join()
+    assert (model.ran, model.closed, [failure.reason for failure in failures]) == (1, True, ["failed"])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bad_alloc"), TimeoutError("x"), ValueError("y")])

@@ -2,13 +2,23 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.query import InvalidRequest, RerankFailed, Reranking, Searcher, SearchSettings, parse_request
+from pipeline.errors import Unavailable
+from pipeline.query import (
+    FetchSettings,
+    InvalidRequest,
+    RerankFailed,
+    Reranking,
+    Searcher,
+    SearchSettings,
+    parse_request,
+)
 from pipeline.query.request.rerank import MAX_CANDIDATES, RerankOptions
 from pipeline.query.rerank.reranker import RerankFailure
 from pipeline.store import IndexSettings
@@ -16,7 +26,7 @@ from pipeline.store.collection.schema import documents_spec
 from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.reranking import ScriptedReranker
-from tests.support.rigs.search import COLLECTION, EAST, Library, clock, doc_ids, find, library, milvus
+from tests.support.rigs.search import COLLECTION, DOCUMENTS, EAST, Clock, Library, clock, doc_ids, find, library, milvus
 
 __all__ = ["clock", "library", "milvus"]
 
@@ -45,6 +55,23 @@ def ten(library: Library) -> Library:
     for number in range(10):
         library.put(str(number), 5.0 * number)
     return library
+
+
+class Slow(FakeMilvus):
+    """Reads of rows, of which the first takes longer than it may."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.allowed: list[float] = []
+
+    def query(self, *args: Any, timeout: float | None = None, **options: Any) -> list[dict[str, Any]]:
+        assert timeout is not None
+        self.allowed.append(timeout)
+        if len(self.allowed) == 1:
+            self.clock.now += timeout + 0.1
+            raise Unavailable("the deadline was exceeded")
+        return super().query(*args, timeout=timeout, **options)
 
 
 def test_the_best_candidates_come_in_the_rerankers_order(
@@ -234,6 +261,40 @@ def test_searches_beyond_the_places_keep_their_order_at_once(
     assert find(searcher, rerank=True).rerank_failure is None, "the place was given back"
 
 
+def reads(milvus: FakeMilvus) -> int:
+    return sum(operation == "query" for operation, _, _ in milvus.calls)
+
+
+def test_a_search_without_a_place_reads_no_candidates_for_a_reranker(
+    milvus: FakeMilvus, reranker: ScriptedReranker, ten: Library
+) -> None:
+    """A list of texts has one place for all of them, and candidates are whole rows, which take memory."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(texts: Sequence[str]) -> list[float]:
+        entered.set()
+        assert leave.wait(30)
+        return [0.5] * len(texts)
+
+    reranker.score = slow
+    settings = SearchSettings(FetchSettings(whole_rows=2))
+    searcher = Searcher(milvus, COLLECTION, settings, reranking=Reranking(reranker, max_waiting=1))
+    find(searcher, limit=2)
+    before = reads(milvus)
+    find(searcher, limit=2)
+    plain = reads(milvus) - before
+    vectors = np.array([[1, 0], [0, 1]], np.float32)
+    first = threading.Thread(target=lambda: find(searcher, vectors, query=["a", "b"], rerank=True))
+    first.start()
+    assert entered.wait(30)
+    before = reads(milvus)
+    assert find(searcher, limit=2, rerank=True).rerank_failure == "overloaded"
+    assert reads(milvus) - before == plain
+    leave.set()
+    first.join()
+    assert [query for query, _, _ in reranker.calls] == ["a", "b"]
+
+
 def test_no_time_left_asks_nobody(searcher: Searcher, reranker: ScriptedReranker, ten: Library) -> None:
     ticks = iter(range(0, 10_000, 2))
     late = Searcher(
@@ -241,6 +302,22 @@ def test_no_time_left_asks_nobody(searcher: Searcher, reranker: ScriptedReranker
     )  # each look at the clock is two seconds later
     found = find(late, rerank=True, limit=2)
     assert (doc_ids(found), found.rerank_failure, reranker.calls) == (["0", "1"], "timeout", [])
+
+
+def test_reading_the_candidates_is_part_of_the_budget(reranker: ScriptedReranker, clock: Clock) -> None:
+    """The first read of whole rows takes all the time that it may, and a little more."""
+    milvus = Slow(clock)
+    milvus.create_collection(DOCUMENTS)
+    for number in range(3):
+        Library(milvus).put(str(number), 5.0 * number)
+    settings = SearchSettings(FetchSettings(whole_rows=2))
+    searcher = Searcher(milvus, COLLECTION, settings, clock, reranking=Reranking(reranker))
+    found = find(searcher, timeout_s=20.0, limit=3, rerank={"budget_ms": 500})
+    first, *others = milvus.allowed
+    assert first == pytest.approx(0.5)
+    assert all(left_s > 10 for left_s in others)
+    assert (doc_ids(found), found.rerank_failure, found.partial) == (["0", "1", "2"], "timeout", False)
+    assert reranker.calls == []
 
 
 def test_half_of_the_time_is_left_for_what_follows(
