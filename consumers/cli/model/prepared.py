@@ -6,22 +6,35 @@ from typing import Any
 
 from consumers.cli.common.output import stdout, table
 from consumers.config import Settings
-from consumers.wiring.documents import embedding_settings
-from pipeline.embedding import PreparedModel, PreparedModels, Refused, prepared_cross_encoder, prepared_model
+from consumers.wiring.documents import embedder, embedding_settings
+from pipeline.embedding import (
+    PreparedModel,
+    PreparedModels,
+    Refused,
+    prepared_cross_encoder,
+    prepared_model,
+    unrelated_similarity,
+)
 from pipeline.errors import NotFound, UsageError
 
 _MIB = 2**20
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
-    """Prepare the configured model. Raises UsageError where OpenVINO cannot run it."""
+    """Prepare the configured model, and measure what query workers need of it beside its vectors.
+
+    Raises UsageError where OpenVINO cannot run it.
+    """
     wanted = embedding_settings(settings)
     try:
-        return _described(prepared_model(wanted), usable=True)
+        model = prepared_model(wanted)
     except Refused as refused:
         raise UsageError(
             f"OpenVINO cannot run {wanted.model}: {refused}. Workers run it with torch, which needs no preparation"
         ) from refused
+    with embedder(settings, queries_first=True) as loaded:
+        unrelated_similarity(loaded, wanted)
+    return _described(model, usable=True)
 
 
 def prepare_reranker(settings: Settings) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _path(settings: EmbeddingSettings, model: Embedder) -> Path:
-    digest = hashlib.sha256(
-        f"{_VERSION} {RARE_PERCENTILE} {model.stamp.fingerprint} {model.dtype}".encode()
-    ).hexdigest()
+    # Not by precision: bf16 moves a cosine by less than 0.01, and an image is prepared on another machine. int8 has a
+    # fingerprint of its own.
+    digest = hashlib.sha256(f"{_VERSION} {RARE_PERCENTILE} {model.stamp.fingerprint}".encode()).hexdigest()
     return settings.cache_folder / "similarity" / f"{digest[:32]}.json"
 
 

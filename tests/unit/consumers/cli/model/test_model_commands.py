@@ -32,6 +32,7 @@ def test_prepare_list_remove(tiny: Path, tmp_path: Path) -> None:
     made = json.loads(run("prepare", "--model", str(tiny), "--json", *cache(tmp_path)))
     assert (made["model"], made["precision"], made["dimension"], made["usable"]) == (str(tiny), "float", 32, True)
     assert Path(made["folder"]).is_dir()
+    assert len([*(tmp_path / "similarity").glob("*.json")]) == 1, "no query worker measures it again"
     assert "is prepared in" in run("prepare", "--model", str(tiny), *cache(tmp_path))
     assert json.loads(run("list", "--json", *cache(tmp_path))) == [made]
     assert made["id"] in run("list", *cache(tmp_path))
