@@ -88,7 +88,7 @@ bench-overload: install ## both workers under ten times the load and over 8 minu
 chaos: install ## workers under seeded faults, then an exact comparison: make chaos MINUTES=10 SEED="1 2"
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(ARGS)
 
-mutants: install ## break the code in known ways, one at a time; fails where no test notices, about 10 minutes
+mutants: install ## break the code in known ways, one at a time; fails where no test notices, an hour or two
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
