@@ -53,6 +53,7 @@ def show_answer(answer: Mapping[str, Any], console: Console) -> None:
     for one in answer.get("answers", [answer]):
         show_results({**answer, "results": one["results"], "warnings": []}, console)
     show_total(answer, console)
+    _show_facets(answer.get("facets"), console)
     if answer.get("explain") is not None:
         console.print(Text(json.dumps(answer["explain"], indent=2)))
     for warning in answer["warnings"]:
@@ -63,6 +64,15 @@ def show_total(answer: Mapping[str, Any], console: Console) -> None:
     """Print how many rows match, where they were counted."""
     if answer.get("total") is not None:
         console.print(f"{answer['total']:,} rows match filter and time range", highlight=False)
+
+
+def _show_facets(facets: Mapping[str, Any] | None, console: Console) -> None:
+    """Print one line for each field: its most frequent values with their counts."""
+    for field in () if facets is None else facets["fields"]:
+        values = [f"{json.dumps(one['value'], ensure_ascii=False)} {one['count']:,}" for one in field["values"]]
+        more = [f"{field['other_values']:,} further values"] if field["other_values"] else []
+        sample = f" (of {facets['rows_read']:,} rows, a sample)" if facets is not None and facets["sampled"] else ""
+        _print(console, Text(one_line(f"{field['name']}: {', '.join([*values, *more]) or 'no values'}{sample}")))
 
 
 def _passage(hit: Mapping[str, Any]) -> Text:

@@ -33,6 +33,18 @@ HalfLife = Annotated[
 Parameters = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="parameter of the index, e.g. ef=128; repeatable")
 ]
+Fusion = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=NUMBER", help="hybrid: the weights dense and keyword, id, or k; e.g. --fusion dense=1; repeatable"
+    ),
+]
+Fields = Annotated[
+    list[str] | None, typer.Option("--field", metavar="NAME", help="metadata that --json shows; repeatable [all]")
+]
+Facets = Annotated[
+    list[str] | None, typer.Option("--facet", metavar="NAME", help="count the values of metadata; repeatable")
+]
 Records = Annotated[
     list[str] | None,
     typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
@@ -57,9 +69,15 @@ def search(
     filters: Filters = None,
     min_score: MinScore = None,
     recency: HalfLife = None,
+    fusion: Fusion = None,
     param: Parameters = None,
+    chunks: Annotated[
+        bool, typer.Option("--chunks", help="every chunk that matches, not the best one of each document")
+    ] = False,
     group_size: Annotated[int, typer.Option(min=1, max=10, help="most chunks of a document")] = 1,
     count: Annotated[bool, typer.Option("--count", help="count the rows that filter and time range match")] = False,
+    facets: Facets = None,
+    fields: Fields = None,
     explain: Annotated[bool, typer.Option("--explain", help="print how the results were found")] = False,
     rerank: Annotated[
         bool | None, typer.Option("--rerank/--no-rerank", help="order the best results by query.rerank")
@@ -91,7 +109,11 @@ def search(
         filters=filters or [],
         min_score=min_score,
         recency=recency,
+        fusion=fusion or [],
         params=param or [],
+        chunks=chunks,
+        facets=facets or [],
+        fields=fields or [],
         group_size=group_size,
         explain=explain,
         count=count,

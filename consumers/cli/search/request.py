@@ -1,6 +1,7 @@
 """The request of `milvus-stream search`: its options as the body of POST /v1/search."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,11 @@ def request_body(
     filters: Sequence[str] = (),
     min_score: float | None = None,
     recency: str | None = None,
+    fusion: Sequence[str] = (),
     params: Sequence[str] = (),
+    chunks: bool = False,
+    facets: Sequence[str] = (),
+    fields: Sequence[str] = (),
     group_size: int = 1,
     explain: bool = False,
     count: bool = False,
@@ -40,32 +45,32 @@ def request_body(
     `vector`: path of a JSON file, or `-`. `filters`: JSON.
     Raises UsageError where a file or an option cannot be read.
     """
-    body: dict[str, Any] = {} if text is None else {"query": text}
-    if vector is not None:
-        body["vector"] = _vector(vector)
-    body["limit"] = limit
-    if params:
-        body["params"] = dict(map(_parameter, params))
-    # What is not given is left to the defaults of a request.
-    body.update({name: value for name, value in (("explain", explain), ("count", count)) if value})
-    if rerank is not None:
-        body["rerank"] = rerank
-    if group_size != 1:
-        body["group_size"] = group_size
-    if mode is not None:
-        body["mode"] = mode
-    if last or from_ or to:
-        times = {"last": last, "from": from_, "to": to}
-        body["time"] = {name: value for name, value in times.items() if value}
-    if min_score is not None:
-        body["min_score"] = min_score
-    if recency is not None:
-        body["recency"] = {"half_life": recency}
+    times = {"last": last, "from": from_, "to": to}
     freshness: dict[str, Any] = {"level": "strong"} if strong else {}
     if wait_for:
         freshness["wait_for"] = [_awaited(text) for text in wait_for]
-    if freshness:
-        body["freshness"] = freshness
+    given = {
+        "query": text,
+        "vector": None if vector is None else _vector(vector),
+        "limit": limit,
+        "params": dict(map(_parameter, params)) or None,
+        "fusion": dict(map(_weight, fusion)) or None,
+        "facets": [*facets] or None,
+        "fields": [*fields] or None,
+        "explain": explain or None,
+        "count": count or None,
+        "rerank": rerank,
+        "group_size": None if group_size == 1 else group_size,
+        "mode": mode,
+        "time": {name: value for name, value in times.items() if value} or None,
+        "min_score": min_score,
+        "recency": None if recency is None else {"half_life": recency},
+        "freshness": freshness or None,
+    }
+    # What is not given is left to the defaults of a request.
+    body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if chunks:
+        body["group_by"] = None
     if conditions := [*map(_condition, where), *map(_filter, filters)]:
         body["filter"] = all_of(conditions)
     return body
@@ -107,6 +112,18 @@ def _parameter(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise UsageError(f"--param {text!r}: write --param NAME=VALUE, e.g. --param ef=128")
     return name, int(value) if re.fullmatch(r"-?\d{1,18}", value, re.ASCII) else value
+
+
+def _weight(text: str) -> tuple[str, Any]:
+    """`keyword=0.5`; the request checks the name."""
+    name, _, value = text.partition("=")
+    try:
+        number = json.loads(value)
+    except ValueError:
+        number = None
+    if not name or isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise UsageError(f"--fusion {text!r}: write --fusion NAME=NUMBER, e.g. --fusion dense=1 --fusion keyword=0.5")
+    return name, number
 
 
 def _filter(text: str) -> Any:

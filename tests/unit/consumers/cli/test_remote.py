@@ -92,6 +92,7 @@ SEARCHES = [
     ["refund", "--from", "2026-11-01", "--to", "2026-12-24", "--min-score", "-1"],
     ["refund", "--group-size", "2", "--count", "--explain", "--strong"],
     ["refund", "--where", "lnag=en"],
+    ["refund", "--chunks", "--facet", "lang", "--facet", "none", "--field", "lang", "--mode", "dense"],
     ["--vector", "{vector}"],
 ]
 

@@ -129,6 +129,28 @@ def test_options_are_in_the_body_where_they_are_given(tmp_path: Path, monkeypatc
     assert parse_request(body).params == {"ef": 128, "level": "high"}
 
 
+def test_weights_facets_and_fields_are_in_the_body_where_they_are_given() -> None:
+    weights = ["dense=1", "keyword=0.5", "k=7"]
+    body = options("q", fusion=weights, chunks=True, facets=["lang"], fields=["tag", "lang"])
+    assert body == {
+        "query": "q",
+        "limit": 3,
+        "fusion": {"dense": 1, "keyword": 0.5, "k": 7},
+        "group_by": None,
+        "facets": ["lang"],
+        "fields": ["tag", "lang"],
+    }
+    parse_request(body)
+
+
+@pytest.mark.parametrize(
+    "weight", ["dense", "=1", "dense=", "dense=x", "dense=true", "dense=NaN", "dense=Infinity", ""]
+)
+def test_a_weight_that_is_no_number_is_refused(weight: str) -> None:
+    with pytest.raises(UsageError, match="write --fusion NAME=NUMBER"):
+        options("q", fusion=[weight])
+
+
 @pytest.mark.parametrize("parameter", ["ef", "=5", ""])
 def test_a_parameter_without_a_name_or_a_value_is_refused(parameter: str) -> None:
     with pytest.raises(UsageError, match="write --param NAME=VALUE"):
