@@ -8,7 +8,7 @@ from consumers.kafka.client.lease_clock import LeaseClock, suspend_clock
 from consumers.kafka.groups.binding import NO_COLLECTION, CollectionBinding, check_commits, fills, topic_commits
 from consumers.kafka.groups.commits import PartitionLag, group_lag
 from consumers.kafka.groups.group_offsets import GroupOffsets
-from consumers.kafka.groups.group_watch import GroupWatch, forget_group
+from consumers.kafka.groups.group_watch import GroupMember, GroupWatch, forget_group
 from consumers.kafka.groups.job_membership import JobMembership, job_group
 from consumers.kafka.groups.live_group import LiveGroup
 from consumers.kafka.positions.offset_tracker import OffsetTracker
@@ -36,6 +36,7 @@ __all__ = [
     "NO_COLLECTION",
     "BrokerInfo",
     "CollectionBinding",
+    "GroupMember",
     "GroupOffsets",
     "GroupWatch",
     "JobMembership",

@@ -3,10 +3,21 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from consumers.config import Settings
 from consumers.dead_letters import DeadLetter, decode_dead_letter
-from consumers.kafka import KafkaSettings, MissingTopic, PartitionLag, group_lag, newest, topic_facts, topic_ranges
+from consumers.kafka import (
+    GroupMember,
+    GroupWatch,
+    KafkaSettings,
+    MissingTopic,
+    PartitionLag,
+    group_lag,
+    newest,
+    topic_facts,
+    topic_ranges,
+)
 from consumers.query.web.ports import DeadLetterSample, KafkaPartitionState, PipelineState
 from consumers.wiring.connections import kafka_settings
 from pipeline.errors import NotFound
@@ -20,9 +31,9 @@ _SHOWN_CHARS = 4_000
 
 
 class PipelineReader:
-    """Reads lag, rate, last flush and the newest dead letters; for one thread.
+    """Reads lag, rate, last flush, workers and the newest dead letters; for one thread.
 
-    The dead letters are read again only when their topic has new ones. The workers of the group are not read.
+    The dead letters are read again only when their topic has new ones.
     """
 
     def __init__(self, settings: Settings, api: MilvusServerApi, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +59,12 @@ class PipelineReader:
             last_flush_ms=self._last_flush(),
             dead_letters=dict(Counter(dead_letter.reason for dead_letter in dead_letters).most_common()),
             samples=[_sample(dead_letter) for dead_letter in dead_letters[:_SAMPLES]],
+            workers=self._workers(),
         )
+
+    def _workers(self) -> Sequence[str]:
+        with closing(GroupWatch(self._kafka)) as group:
+            return [_worker(member) for member in group.members()]
 
     def _rate(self, lags: Sequence[PartitionLag]) -> float | None:
         """Offsets committed a second since the last reading."""
@@ -73,6 +89,14 @@ class PipelineReader:
             self._dead_letters = [decode_dead_letter(record) for record in newest(self._kafka, self._topic, _READ)]
             self._ends = ends
         return self._dead_letters
+
+
+def _worker(member: GroupMember) -> str:
+    topics: dict[str, list[str]] = {}
+    for topic, partition in member.partitions:
+        topics.setdefault(topic, []).append(str(partition))
+    assigned = "; ".join(f"{topic}/{', '.join(numbers)}" for topic, numbers in topics.items())
+    return printable(f"{member.client_id} at {member.host}: {assigned or 'no Kafka partition'}")
 
 
 def _sample(dead_letter: DeadLetter) -> DeadLetterSample:

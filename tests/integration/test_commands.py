@@ -20,6 +20,7 @@ from consumers.cli import status
 from consumers.cli.collections import dropping, listing
 from consumers.cli.dlq import reading as dead_letters
 from consumers.cli.doctor import run as doctor
+from consumers.wiring.pipeline_state import PipelineReader
 from pipeline.errors import NotFound, UsageError
 from pipeline.store import connect
 from tests.support.names import unique
@@ -91,6 +92,21 @@ def _publish(kafka: str, topic: str, numbers: range, poison: list[bytes]) -> Non
     for value in poison:
         producer.produce(topic, key=b"bad", value=value, partition=0)
     assert producer.flush(20) == 0
+
+
+def test_the_page_of_the_query_worker_reads_the_pipeline(site: ScriptSite) -> None:
+    settings = site.settings()
+    with closing(connect(site.milvus)) as api:
+        reader = PipelineReader(settings, api)
+        state = reader.read()
+        assert [(one.topic, one.partition, one.end - (one.committed or 0)) for one in state.kafka_partitions] == [
+            (site.name, number, sum(each % 2 == number for each in range(LATER))) for number in range(2)
+        ]
+        assert sum(state.dead_letters.values()) == len(state.samples) == POISON
+        assert all("\x1b" not in sample.record for sample in state.samples)
+        assert state.last_flush_ms is not None
+        assert state.workers == [], "the worker has ended"
+        assert reader.read().records_per_s == 0.0
 
 
 def test_the_script_answers_on_stdout_and_by_its_exit_code(site: ScriptSite) -> None:

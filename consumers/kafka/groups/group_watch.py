@@ -1,7 +1,10 @@
-"""Whether a consumer group has members, seen from outside; and the deletion of a group."""
+"""The members of a consumer group, seen from outside; and the deletion of a group."""
 
 import threading
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 from kafka.admin import KafkaAdminClient
 from kafka.errors import (
@@ -16,6 +19,7 @@ from consumers.kafka.client.errors import kafka_errors
 from consumers.kafka.client.retry import retry_until_deadline
 from consumers.kafka.groups.commits import COORDINATOR_MOVES
 from pipeline.errors import MilvusStreamError
+from pipeline.records import KafkaPartition
 
 _ANSWER_S = 2.0
 """The answer is for a request that waits to be sent."""
@@ -31,8 +35,26 @@ def forget_group(settings: KafkaSettings, group_id: str) -> None:
         raise MilvusStreamError(f"the group {group_id} could not be deleted: {outcome}")
 
 
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """One member of a consumer group, as it describes itself."""
+
+    client_id: str
+    host: str
+    partitions: tuple[KafkaPartition, ...]
+    """The Kafka partitions that are assigned to it."""
+
+
+def _member(found: Mapping[str, Any]) -> GroupMember:
+    assignment = found["member_assignment"]
+    # Bytes where it is not that of a consumer, and nothing while the group rebalances.
+    assigned = assignment.get("assigned_partitions", ()) if isinstance(assignment, Mapping) else ()
+    partitions = sorted((each["topic"], number) for each in assigned for number in each["partitions"])
+    return GroupMember(found["client_id"], found["client_host"].removeprefix("/"), tuple(partitions))
+
+
 class GroupWatch:
-    """The question whether a consumer group has members, for any thread."""
+    """A consumer group seen from outside: whether it has members, and which; for any thread."""
 
     def __init__(self, settings: KafkaSettings, group_id: str | None = None) -> None:
         """`group_id`: another group than that of the settings."""
@@ -43,6 +65,17 @@ class GroupWatch:
 
     def active(self) -> bool:
         """Ask the group's coordinator. Raises Unavailable, and UsageError without the right to Describe."""
+        group = self._described()
+        return group is not None and group["group_state"] not in _INACTIVE
+
+    def members(self) -> list[GroupMember]:
+        """The members, by client and host; none while they share out the Kafka partitions. Raises as `active`."""
+        group = self._described()
+        members = [] if group is None else [_member(found) for found in group["members"]]
+        return sorted(members, key=lambda member: (member.client_id, member.host, member.partitions))
+
+    def _described(self) -> Mapping[str, Any] | None:
+        """The group as its coordinator describes it; None: there is none."""
         with self._lock:
             try:
                 with kafka_errors(f"the state of group {self._group_id}"):
@@ -56,13 +89,15 @@ class GroupWatch:
         with self._lock:
             self._drop()
 
-    def _ask(self) -> bool:
+    def _ask(self) -> Mapping[str, Any] | None:
         if self._admin is None:
             self._admin = open_admin(self._settings)
-        answer = self._admin.describe_groups([self._group_id])[self._group_id]
+        answer: Mapping[str, Any] = self._admin.describe_groups([self._group_id])[self._group_id]
         error = answer["error"]
-        if error is None or GroupIdNotFoundError.__name__ in error:
-            return error is None and answer["group_state"] not in _INACTIVE
+        if error is None:
+            return answer
+        if GroupIdNotFoundError.__name__ in error:
+            return None
         if any(moved.__name__ in error for moved in COORDINATOR_MOVES):
             self._drop()  # the client keeps the coordinator it has found once
             raise CoordinatorNotAvailableError(error)
