@@ -23,6 +23,8 @@ LOG_TAIL_LINES = 20
 # Below the range from which Linux takes the ports of outgoing connections (32768 and up, ip_local_port_range), so that
 # a port found free is not taken by somebody's connection before the server binds it.
 _PORTS = range(20_000, 32_000)
+_GIVEN_S = 60.0
+"""How long a server may take until it listens on a port that it was given: until then the port looks free."""
 _GUARD = Path(__file__).with_name("guard.py")
 
 
@@ -39,11 +41,28 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports on which nothing listens."""
-    ports = [port for port in random.sample(_PORTS, min(len(_PORTS), 64 + count)) if is_free(port)]
-    if len(ports) < count:
-        raise Unavailable(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop} on this machine")
-    return ports[:count]
+    """`count` different ports on which nothing listens, and which no other process of this user was given just now."""
+    folder = Path.home() / ".cache" / "milvus-stream"
+    folder.mkdir(parents=True, exist_ok=True)
+    given = folder / "ports"
+    with exclusively(folder / "ports.lock"):
+        now = time.time()
+        recent = {port: at for port, at in _ports_given(given) if 0 <= now - at < _GIVEN_S}
+        tried = random.sample(_PORTS, min(len(_PORTS), 64 + count))
+        ports = [port for port in tried if port not in recent and is_free(port)][:count]
+        if len(ports) < count:
+            raise Unavailable(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop} on this machine")
+        recent.update(dict.fromkeys(ports, now))
+        given.write_text("".join(f"{port} {at}\n" for port, at in recent.items()))
+    return ports
+
+
+def _ports_given(path: Path) -> Iterator[tuple[int, float]]:
+    """The ports that were given, and when; nothing of a file that is not whole."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        for line in path.read_text().splitlines():
+            port, at = line.split()
+            yield int(port), float(at)
 
 
 def tail(path: Path) -> str:

@@ -273,3 +273,13 @@ def test_a_real_milvus_starts_again_on_its_data(tmp_path: Path) -> None:
     environment = {**os.environ, "SCRIPT": textwrap.dedent(STANDALONE_TWICE)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout == "same data on the same port\n", done.stderr
+
+
+def test_a_port_that_was_given_is_given_to_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while nothing listens on it yet: servers that start together took each other's ports."""
+    monkeypatch.setattr("consumers.local.server._PORTS", range(20_000, 20_200))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = [free_ports(16) for _ in range(3)]
+    assert len({port for ports in given for port in ports}) == 3 * 16
+    (tmp_path / ".cache" / "milvus-stream" / "ports").write_text("x")
+    assert len(free_ports(2)) == 2, "a file that is not whole is no obstacle"
