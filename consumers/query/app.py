@@ -18,6 +18,7 @@ from consumers.query.mcp.sources import StoredDocuments
 from consumers.query.mcp.tools import Tools
 from consumers.query.openapi import publish
 from consumers.query.origins import NO_ORIGINS, OriginLayer, Origins
+from consumers.query.refusals import HeldRefusals
 from consumers.query.routes.documents import add_documents
 from consumers.query.routes.freshness import add_freshness
 from consumers.query.routes.openai_embeddings import EmbeddingsRequest, add_embeddings
@@ -104,6 +105,7 @@ def _add_layers(app: FastAPI, access: Access, origins: Origins, *, pages: bool) 
     app.add_middleware(HeadAsGet)
     app.add_middleware(UnpackedBodies)
     app.add_middleware(UntilSent)
+    app.add_middleware(HeldRefusals)
     app.add_middleware(AccessLayer, access=access)
     if pages:
         app.add_middleware(PageLayer)
