@@ -24,7 +24,7 @@ class Held:
             await send({"type": "http.response.start", "status": scope["status"], "headers": []})
             await send({"type": "http.response.body", "body": b""})
 
-        monkeypatch.setattr(refusals.asyncio, "sleep", sleep)
+        monkeypatch.setattr("consumers.query.refusals.asyncio.sleep", sleep)
         self.layer = HeldRefusals(app)
 
     def begin(self, status: int) -> tuple[asyncio.Task[None], list[str]]:
@@ -33,7 +33,7 @@ class Held:
         async def send(message: Any) -> None:
             sent.append(message["type"])
 
-        return asyncio.ensure_future(self.layer({"status": status}, None, send)), sent  # type: ignore[arg-type,dict-item]
+        return asyncio.ensure_future(self.layer({"status": status}, None, send)), sent  # type: ignore[arg-type]
 
 
 def test_a_refusal_is_held_and_then_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
