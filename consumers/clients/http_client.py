@@ -1,7 +1,7 @@
 """The HTTP client for other servers: proxies and certificates are those of the environment."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
@@ -30,6 +30,16 @@ def http_client(
         raise UsageError(
             "the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: write http://HOST:PORT"
         ) from None
+
+
+async def at_most(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes | None:
+    """An answer as its pieces arrive; None where it has more bytes, of which no more than a piece is read."""
+    content = bytearray()
+    async for piece in pieces:
+        content += piece
+        if len(content) > most_bytes:
+            return None
+    return bytes(content)
 
 
 def is_loopback(host: str) -> bool:

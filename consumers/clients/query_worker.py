@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter, ValidationError
 
-from consumers.clients.http_client import http_client, is_loopback
+from consumers.clients.http_client import at_most, http_client, is_loopback
 from pipeline.errors import MilvusStreamError, Mismatch, NotFound, RateLimited, Unavailable, UsageError
 from pipeline.query import (
     DocumentHistory,
@@ -121,11 +121,11 @@ class QueryWorker:
             headers["authorization"] = f"Bearer {self._api_key}"
         if body is not None:
             headers["content-type"] = "application/json"
-        content = None if body is None else json.dumps(body).encode()
+        sent = None if body is None else json.dumps(body).encode()
         async with (
             asyncio.timeout(_TOTAL_S),
             http_client(address, httpx.Timeout(_TOTAL_S, connect=_CONNECT_S)) as client,
-            client.stream("GET" if body is None else "POST", address, content=content, headers=headers) as response,
+            client.stream("GET" if body is None else "POST", address, content=sent, headers=headers) as response,
         ):
             if response.is_redirect:
                 target = response.headers.get("location", "")[:_MOST_DETAIL_CHARS]
@@ -134,12 +134,9 @@ class QueryWorker:
                 )
             if response.headers.get("content-encoding", "identity").lower() != "identity":
                 raise UsageError(f"{address} answers in a content-encoding that was not asked for: {_NO_WORKER}")
-            received = bytearray()
-            async for piece in response.aiter_raw():
-                received += piece
-                if len(received) > _MOST_BYTES:
-                    raise UsageError(f"{address} answers with more than {_MOST_BYTES // 2**20} MiB: {_NO_WORKER}")
-            return response.status_code, response.headers, bytes(received)
+            if (content := await at_most(response.aiter_raw(), _MOST_BYTES)) is None:
+                raise UsageError(f"{address} answers with more than {_MOST_BYTES // 2**20} MiB: {_NO_WORKER}")
+            return response.status_code, response.headers, content
 
 
 def _with_zone(text: str) -> str:

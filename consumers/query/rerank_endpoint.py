@@ -10,7 +10,7 @@ from typing import Any, Literal
 import httpx
 from typing_extensions import override
 
-from consumers.clients.http_client import http_client
+from consumers.clients.http_client import at_most, http_client
 from pipeline.query import Reranker, RerankFailed
 
 _BATCH = 32
@@ -138,11 +138,8 @@ class RerankEndpoint(Reranker):
                 raise RerankFailed("overloaded", f"the server answers {response.status_code}")
             if response.status_code != httpx.codes.OK:
                 raise RerankFailed("failed", f"the server answers {response.status_code}")
-            content = bytearray()
-            async for piece in response.aiter_raw():
-                content += piece
-                if len(content) > _MOST_BYTES:
-                    raise RerankFailed("failed", f"the server answers more than {_MOST_BYTES:,} bytes")
+            if (content := await at_most(response.aiter_raw(), _MOST_BYTES)) is None:
+                raise RerankFailed("failed", f"the server answers more than {_MOST_BYTES:,} bytes")
         try:
             return json.loads(content)
         except (ValueError, RecursionError):

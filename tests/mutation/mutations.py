@@ -1287,8 +1287,8 @@ _CachedEntry(entry, before, settled, now, outages=outages, outdated=was_in_fligh
     ),
     Mutation(
         "a command that reads an answer of any size",
-        function="consumers.clients.query_worker.QueryWorker._sent",
-        old="len(received) > _MOST_BYTES",
+        function="consumers.clients.http_client.at_most",
+        old="len(content) > most_bytes",
         new="False",
         tests=("tests/unit/consumers/clients/test_query_worker.py",),
     ),

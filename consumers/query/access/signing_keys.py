@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
-from consumers.clients.http_client import is_loopback
+from consumers.clients.http_client import at_most, is_loopback
 from pipeline.backoff import Backoff
 from pipeline.errors import Unavailable
 
@@ -141,11 +141,8 @@ async def _json(client: httpx.AsyncClient, address: str) -> Mapping[str, Any]:
     async with client.stream("GET", address, headers={"accept": "application/json"}) as response:
         if response.status_code != httpx.codes.OK:
             raise _Unusable(f"{address} answers {response.status_code}")
-        content = bytearray()
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > _MOST_BYTES:
-                raise _Unusable(f"{address} answers more than {_MOST_BYTES:,} bytes")
+        if (content := await at_most(response.aiter_bytes(), _MOST_BYTES)) is None:
+            raise _Unusable(f"{address} answers more than {_MOST_BYTES:,} bytes")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
