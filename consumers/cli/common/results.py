@@ -68,10 +68,12 @@ def show_total(answer: Mapping[str, Any], console: Console) -> None:
 
 def _show_facets(facets: Mapping[str, Any] | None, console: Console) -> None:
     """Print one line for each field: its most frequent values with their counts."""
-    for field in () if facets is None else facets["fields"]:
+    if facets is None:
+        return
+    sample = f" (of {facets['rows_read']:,} rows, a sample)" if facets["sampled"] else ""
+    for field in facets["fields"]:
         values = [f"{json.dumps(one['value'], ensure_ascii=False)} {one['count']:,}" for one in field["values"]]
         more = [f"{field['other_values']:,} further values"] if field["other_values"] else []
-        sample = f" (of {facets['rows_read']:,} rows, a sample)" if facets is not None and facets["sampled"] else ""
         _print(console, Text(one_line(f"{field['name']}: {', '.join([*values, *more]) or 'no values'}{sample}")))
 
 

@@ -45,6 +45,14 @@ Fields = Annotated[
 Facets = Annotated[
     list[str] | None, typer.Option("--facet", metavar="NAME", help="count the values of metadata; repeatable")
 ]
+Chunks = Annotated[bool, typer.Option("--chunks", help="every chunk that matches, not the best one of each document")]
+Rerank = Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="order the best results by query.rerank")]
+Strong = Annotated[
+    bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
+]
+Cursor = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="with --url: the page that next_cursor of an answer leads to")
+]
 Records = Annotated[
     list[str] | None,
     typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="wait until this record is processed; repeatable"),
@@ -71,25 +79,17 @@ def search(
     recency: HalfLife = None,
     fusion: Fusion = None,
     param: Parameters = None,
-    chunks: Annotated[
-        bool, typer.Option("--chunks", help="every chunk that matches, not the best one of each document")
-    ] = False,
+    chunks: Chunks = False,
     group_size: Annotated[int, typer.Option(min=1, max=10, help="most chunks of a document")] = 1,
     count: Annotated[bool, typer.Option("--count", help="count the rows that filter and time range match")] = False,
     facets: Facets = None,
     fields: Fields = None,
     explain: Annotated[bool, typer.Option("--explain", help="print how the results were found")] = False,
-    rerank: Annotated[
-        bool | None, typer.Option("--rerank/--no-rerank", help="order the best results by query.rerank")
-    ] = None,
+    rerank: Rerank = None,
     wait_for: Records = None,
-    strong: Annotated[
-        bool, typer.Option("--strong", help="see everything that Milvus has acknowledged; some 0.3 s slower")
-    ] = False,
+    strong: Strong = False,
     url: Url = None,
-    cursor: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="with --url: the page that next_cursor of an answer leads to")
-    ] = None,
+    cursor: Cursor = None,
     watch: Interval = None,
     json_: Json = False,
 ) -> None:
