@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.query import ModelReranker, RerankFailed
 from pipeline.query.rerank.model_reranker import sigmoid
-from tests.support.waiting import eventually
+from tests.support.waiting import Gate, eventually
 
 Passes = Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
@@ -47,66 +47,52 @@ def test_scores_come_in_the_order_of_the_texts() -> None:
 
 
 def test_what_nobody_waits_for_ends_with_the_pass_under_way() -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def before() -> None:
-        entered.set()
-        assert leave.wait(30)
-
-    model = Model(before)
+    gate = Gate()
+    model = Model(gate)
     reranker = ModelReranker(model)
     with pytest.raises(RerankFailed) as late:
         reranker.scores("q", ["0", "1"], 0.01)
     assert late.value.reason == "timeout"
-    assert entered.wait(30)
-    leave.set()
+    gate.await_call()
+    gate.open()
     reranker.close()
     assert model.ran == 1
 
 
 def test_what_waits_too_long_is_never_begun() -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def before() -> None:
-        entered.set()
-        assert leave.wait(30)
-
-    model = Model(before)
+    gate = Gate()
+    model = Model(gate)
     reranker = ModelReranker(model)
     answers: list[list[float]] = []
     first = threading.Thread(target=lambda: answers.append(reranker.scores("q", ["0", "0"], 60)))
     first.start()
-    assert entered.wait(30)
+    gate.await_call()
     with pytest.raises(RerankFailed):
         reranker.scores("q", ["1", "1"], 0.01)
-    leave.set()
+    gate.open()
     first.join()
     reranker.close()
     assert (answers, model.ran) == ([[0.5, 0.5]], 2)
 
 
 def test_closing_waits_for_the_pass_under_way_only() -> None:
-    entered, leave = threading.Event(), threading.Event()
+    gate = Gate()
     failures: list[RerankFailed] = []
-
-    def before() -> None:
-        entered.set()
-        assert leave.wait(30)
 
     def search() -> None:
         with pytest.raises(RerankFailed) as failed:
             reranker.scores("q", ["0", "1"], 60)
         failures.append(failed.value)
 
-    model = Model(before)
+    model = Model(gate)
     reranker = ModelReranker(model)
     waiting = threading.Thread(target=search)
     waiting.start()
-    assert entered.wait(30)
+    gate.await_call()
     closing = threading.Thread(target=reranker.close)
     closing.start()
     eventually(lambda: reranker._thread._shutdown)
-    leave.set()
+    gate.open()
     closing.join()
     waiting.join()
     assert (model.ran, model.closed, [failure.reason for failure in failures]) == (1, True, ["failed"])

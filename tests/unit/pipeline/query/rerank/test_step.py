@@ -27,6 +27,7 @@ from pipeline.store.milvus.api import ServerInfo
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.reranking import ScriptedReranker
 from tests.support.rigs.search import COLLECTION, DOCUMENTS, EAST, Clock, Library, clock, doc_ids, find, library, milvus
+from tests.support.waiting import Gate
 
 __all__ = ["clock", "library", "milvus"]
 
@@ -239,21 +240,20 @@ def test_never_more_than_the_bound_is_scored(limit: int, texts: int, top: int | 
 def test_searches_beyond_the_places_keep_their_order_at_once(
     make: Callable[..., Searcher], reranker: ScriptedReranker, ten: Library
 ) -> None:
-    entered, leave = threading.Event(), threading.Event()
+    gate = Gate()
 
     def slow(texts: Sequence[str]) -> list[float]:
-        entered.set()
-        assert leave.wait(30)
+        gate()
         return [0.5] * len(texts)
 
     reranker.score = slow
     searcher = make(max_waiting=1)
     first = threading.Thread(target=lambda: find(searcher, rerank=True))
     first.start()
-    assert entered.wait(30)
+    gate.await_call()
     second = find(searcher, rerank=True)
     plain = find(searcher)
-    leave.set()
+    gate.open()
     first.join()
     assert second.rerank_failure == "overloaded"
     assert doc_ids(second) == doc_ids(plain)
@@ -269,11 +269,10 @@ def test_a_search_without_a_place_reads_no_candidates_for_a_reranker(
     milvus: FakeMilvus, reranker: ScriptedReranker, ten: Library
 ) -> None:
     """A list of texts has one place for all of them, and candidates are whole rows, which take memory."""
-    entered, leave = threading.Event(), threading.Event()
+    gate = Gate()
 
     def slow(texts: Sequence[str]) -> list[float]:
-        entered.set()
-        assert leave.wait(30)
+        gate()
         return [0.5] * len(texts)
 
     reranker.score = slow
@@ -286,11 +285,11 @@ def test_a_search_without_a_place_reads_no_candidates_for_a_reranker(
     vectors = np.array([[1, 0], [0, 1]], np.float32)
     first = threading.Thread(target=lambda: find(searcher, vectors, query=["a", "b"], rerank=True))
     first.start()
-    assert entered.wait(30)
+    gate.await_call()
     before = reads(milvus)
     assert find(searcher, limit=2, rerank=True).rerank_failure == "overloaded"
     assert reads(milvus) - before == plain
-    leave.set()
+    gate.open()
     first.join()
     assert [query for query, _, _ in reranker.calls] == ["a", "b"]
 
