@@ -4,20 +4,24 @@ import random
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from consumers.kafka import KafkaSettings, Source, suspend_clock
+from consumers.kafka import KafkaSettings, RememberedPositions, Source, suspend_clock
 from consumers.local.kafka import LocalKafka
 from pipeline.errors import MilvusStreamError, OffsetsLost, UsageError
 from pipeline.records import KafkaPartition
+from pipeline.store import Marks, PositionMarks
+from pipeline.store.collection.opening import open_marks
+from tests.support.fakes.milvus import FakeMilvus
 from tests.support.rigs.kafka import Member, RealRig, Rig, now_ms
 from tests.support.waiting import eventually
 
 
 @contextmanager
-def member(rig: Rig, settings: KafkaSettings) -> Iterator[Member]:
-    source = rig.source(settings)
+def member(rig: Rig, settings: KafkaSettings, **more: Any) -> Iterator[Member]:
+    source = rig.source(settings, **more)
     try:
         yield Member(source)
     finally:
@@ -398,6 +402,34 @@ def test_a_topic_recreated_while_it_is_read_stops_the_worker(rig: Rig) -> None:
         with pytest.raises(OffsetsLost, match="recreated"):
             eventually(lambda: reader.source.lag() == {} or reader.poll(), within=8)
         assert len(reader.records) == 5
+
+
+def test_a_topic_recreated_before_a_rebalance_stops_the_worker_and_every_start_after_it(rig: Rig) -> None:
+    topic, group = rig.topic(), "group_" + rig.topic()
+    settings = rig.settings(topic, group=group)
+    milvus = FakeMilvus()
+    open_marks(milvus, "docs")
+
+    def memory() -> RememberedPositions:
+        return RememberedPositions(PositionMarks(Marks(milvus, "docs"), group), group, lambda _: True)
+
+    fill(rig, topic, 5)
+    with member(rig, settings, memory=memory()) as reader:
+        reader.finish(reader.read(5))
+        assert reader.commit()
+        rig.recreate(topic)
+        eventually(lambda: not rig.committed(group))  # the broker forgets the commits of a deleted topic
+        fill(rig, topic, 9)
+        rig.expel(reader.source)
+        with pytest.raises(OffsetsLost, match="recreated since offset 0 was remembered in Milvus"):
+            eventually(reader.poll, within=15)
+        assert len(reader.records) == 5
+    with pytest.raises(OffsetsLost, match="recreated"), member(rig, settings, memory=memory()):
+        pass
+    with member(rig, settings, memory=memory(), accept_gap=True) as accepted:
+        assert len(accepted.read(9)) == 9
+    with member(rig, settings, memory=memory()) as later:
+        assert len(later.read(9)) == 9
 
 
 def test_a_missing_topic_is_a_setting_to_correct(rig: Rig) -> None:

@@ -825,6 +825,13 @@ if sum(group.sizes) <= policy.max_bytes:
         tests=("tests/unit/consumers/ingest/test_power_loss.py",),
     ),
     Mutation(
+        "a topic made again is taken for one that was never read",
+        function="consumers.kafka.positions.start_positions.StartPositions._former",
+        old="self._memory is None",
+        new="True",
+        tests=("tests/contract/test_kafka_source.py", "tests/unit/consumers/kafka/positions/test_start_positions.py"),
+    ),
+    Mutation(
         "offsets are committed without the leader epoch",
         function="consumers.kafka.positions.start_positions.StartPositions.metadata",
         old="self.epochs.before(partition, offset)",

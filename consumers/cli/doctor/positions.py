@@ -49,6 +49,10 @@ class _NoCollection(PositionMemory):
         return {}
 
     @override
+    def former(self, topic: str) -> Mapping[KafkaPartition, int]:
+        return {}
+
+    @override
     def filled(self, topic: str) -> bool:
         return False
 

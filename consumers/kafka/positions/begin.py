@@ -34,14 +34,15 @@ def begin_at(
 
     1. The log ends below the position that Milvus remembers: it was truncated. Stop.
     2. No commit, a remembered position: the commits have expired, or the first start ended before its commit.
-    3. No commit, not read before: the first start. Begin at `first`.
-    4. No commit, read before, the log begins at 0: a new Kafka partition, or a commit that expired or was deleted.
+    3. No commit, and Milvus remembers a deleted topic of the same name, whose commits the broker has deleted. Stop.
+    4. No commit, not read before: the first start. Begin at `first`.
+    5. No commit, read before, the log begins at 0: a new Kafka partition, or a commit that expired or was deleted.
        Begin at 0; to read records again is exact.
-    5. No commit, read before, the log begins later: unread records may be gone, and nobody knows how many. Stop.
-    6. A commit for another topic id: the topic was deleted and recreated. Stop.
-    7. A commit outside the log: records were deleted unread, or the log was truncated. Stop.
-    8. A commit ahead of the position that Milvus remembers: Milvus has lost documents. Stop.
-    9. A commit within the log: begin there.
+    6. No commit, read before, the log begins later: unread records may be gone, and nobody knows how many. Stop.
+    7. A commit for another topic id: the topic was deleted and recreated. Stop.
+    8. A commit outside the log: records were deleted unread, or the log was truncated. Stop.
+    9. A commit ahead of the position that Milvus remembers: Milvus has lost documents. Stop.
+    10. A commit within the log: begin there.
     """
     name = f"{partition[0]}/{partition[1]}"
     position = remembered.position
@@ -50,6 +51,8 @@ def begin_at(
     if commit is None:
         if position is not None:
             return begin_without_commit(partition, log, position)
+        if remembered.former is not None:
+            raise _recreated(name, f"offset {remembered.former} was remembered in Milvus", log)
         if not read_before:
             return first
         if log.start == 0:
@@ -60,11 +63,7 @@ def begin_at(
             log.start,
         )
     if commit.topic_id and topic_id and commit.topic_id != topic_id:
-        raise AcceptableGap(
-            f"{name}: the topic was deleted and recreated since offset {commit.offset} was committed; "
-            f"the new log holds offsets {log.start} to {log.end}. {REMEDY}",
-            log.start,
-        )
+        raise _recreated(name, f"offset {commit.offset} was committed", log)
     if commit.offset < log.start:
         raise AcceptableGap(
             f"{name}: the next record to read is {commit.offset}, but the log begins at {log.start}: "
@@ -79,6 +78,14 @@ def begin_at(
         )
     check_commit(partition, commit.offset, remembered)
     return commit.offset
+
+
+def _recreated(name: str, since: str, log: LogRange) -> AcceptableGap:
+    return AcceptableGap(
+        f"{name}: the topic was deleted and recreated since {since}; what was unread is gone, "
+        f"and the new log holds offsets {log.start} to {log.end}. {REMEDY}",
+        log.start,
+    )
 
 
 REMEDY = (

@@ -35,6 +35,8 @@ class Remembered:
     """The position of this group."""
     filled: bool = True
     """Whether the collection holds documents of the topic."""
+    former: int | None = None
+    """How far this group has read a topic of the same name that was deleted, if nothing is known of the present one."""
 
 
 UNASKED = Remembered()
@@ -46,6 +48,9 @@ class PositionMemory(Protocol):
 
     def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
         """The positions of this group on these topics. Raises Unavailable."""
+
+    def former(self, topic: str) -> Mapping[KafkaPartition, int]:
+        """How far this group has read a deleted topic of this name. Raises Unavailable."""
 
     def filled(self, topic: str) -> bool:
         """Whether the collection holds documents of the topic. Raises Unavailable."""
@@ -89,6 +94,14 @@ class RememberedPositions(PositionMemory):
     def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
         self._topic_ids = dict(topic_ids)
         return self._own()
+
+    @override
+    def former(self, topic: str) -> Mapping[KafkaPartition, int]:
+        topic_id = self._topic_ids.get(topic)
+        if not topic_id:  # a broker before 2.8 does not say
+            return {}
+        former = self._marks.former(topic, topic_id)
+        return {name: position.offset for name, position in former.items() if position.group == self._group}
 
     @override
     def filled(self, topic: str) -> bool:

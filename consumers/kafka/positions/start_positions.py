@@ -199,7 +199,10 @@ class StartPositions:
         stored, filled = self._remembered(commits)
         committed = {topic for topic, _ in commits}
         known = committed | {topic for topic, _ in stored or ()}
-        new_topics = {topic for topic, _ in partitions if topic not in known and not self._is_stored(topic)}
+        unknown = {topic for topic, _ in partitions if topic not in known}
+        former = self._former(unknown) if stored is not None else {}
+        recreated = {topic for topic, _ in former}
+        new_topics = {topic for topic in unknown if topic in recreated or not self._is_stored(topic)}
         # A member that finds a topic without any commit decides for all of its Kafka partitions, not only its own.
         first_starts = {name for topic in new_topics for name in self._partitions_of(topic)}
         first_starts |= {name for name in partitions if name[0] in new_topics}
@@ -218,6 +221,7 @@ class StartPositions:
             first_starts=first_starts,
             stored=stored,
             filled=filled,
+            former=former,
         )
 
     def _remembered(
@@ -233,8 +237,21 @@ class StartPositions:
         except Unavailable:
             return None, {}
 
+    def _former(self, topics: Collection[str]) -> Mapping[KafkaPartition, int]:
+        """Return what Milvus remembers of deleted topics of these names; the broker forgets their commits."""
+        if self._memory is None:
+            return {}
+        former: dict[KafkaPartition, int] = {}
+        for topic in topics:
+            former.update(self._memory.former(topic))
+        return former
+
     def _begin(self, name: KafkaPartition, situation: "_Situation") -> int:
         stored, commit, log = situation.stored, situation.commits.get(name), situation.ranges[name]
+        remembered = UNASKED
+        if stored is not None:
+            filled, former = situation.filled.get(name[0], True), situation.former.get(name)
+            remembered = Remembered(stored.get(name), filled, former)
         offset = begin_at(
             name,
             log,
@@ -242,7 +259,7 @@ class StartPositions:
             topic_id=self.topic_ids.get(name[0], ""),
             read_before=name not in situation.first_starts,
             first=situation.first.get(name, 0),
-            remembered=UNASKED if stored is None else Remembered(stored.get(name), situation.filled.get(name[0], True)),
+            remembered=remembered,
         )
         if commit is not None:
             self.compaction.check_commit(name, offset, commit.read_to_ms, log.end)
@@ -304,6 +321,8 @@ class _Situation:
     stored: Mapping[KafkaPartition, StoredPosition] | None
     """None: Milvus was not asked, or does not answer."""
     filled: Mapping[str, bool]
+    former: Mapping[KafkaPartition, int]
+    """How far deleted topics were read, of those topics of which nothing else is known."""
 
 
 def commit_metadata(

@@ -62,6 +62,19 @@ class PositionMarks:
                 positions[topics[log], int(number)] = _stored(mark)
         return positions
 
+    def former(self, topic: str, topic_id: str) -> Mapping[KafkaPartition, StoredPosition]:
+        """The positions, of any group, in deleted topics of this name: in the last one of each Kafka partition.
+
+        Raises Unavailable.
+        """
+        newest: dict[KafkaPartition, Mark] = {}
+        for name, mark in self._marks.read("position").items():
+            log, _, number = name.rpartition("/")
+            key = topic, int(number)
+            if mark.payload["topic"] == topic and log not in (topic, topic_id):
+                newest[key] = max(mark, newest.get(key, mark), key=lambda each: each.written_ms)
+        return {key: _stored(mark) for key, mark in newest.items()}
+
     def write(
         self,
         offsets: Mapping[KafkaPartition, int],

@@ -405,7 +405,9 @@ class FakeSource:
         self._topic_ids |= {topic: self._broker.describe(topic)[0] for topic, _ in partitions}
         remembered = self._remembered()
         known = {topic for topic, _ in (*commits, *remembered)}
+        former = {} if self._memory is None else self._former(self._memory, partitions, known)
         known |= {topic for topic in self._settings.topics if self._stored is not None and self._stored(topic)}
+        known -= {topic for topic, _ in former}
         positions, decided = {}, {}
         for name in partitions:
             if only_new_topics and name[0] in known:
@@ -421,7 +423,7 @@ class FakeSource:
                     topic_id=self._topic_ids[name[0]],
                     read_before=name[0] in known,
                     first=self._first(name, log),
-                    remembered=Remembered(remembered.get(name), filled),
+                    remembered=Remembered(remembered.get(name), filled, former.get(name)),
                 )
             except AcceptableGap as gap:
                 if not self._accept_gap or name in self._accepted:
@@ -436,6 +438,15 @@ class FakeSource:
                 self._memory.assigned(positions, decided)
         self._store(decided)
         return positions
+
+    @staticmethod
+    def _former(
+        memory: PositionMemory, partitions: Collection[KafkaPartition], known: Collection[str]
+    ) -> dict[KafkaPartition, int]:
+        former: dict[KafkaPartition, int] = {}
+        for topic in {topic for topic, _ in partitions} - set(known):
+            former.update(memory.former(topic))
+        return former
 
     def _remembered(self) -> Mapping[KafkaPartition, StoredPosition]:
         return {} if self._memory is None else self._memory.read(self._topic_ids)

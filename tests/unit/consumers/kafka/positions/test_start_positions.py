@@ -205,13 +205,61 @@ def test_a_gap_is_accepted_once_a_start() -> None:
         positions.find([P])
 
 
-def test_a_topic_made_again_has_a_memory_of_its_own() -> None:
+def recreate(site: Site, topic_id: str, *, end: int = 9000) -> None:
+    """As the broker does: it forgets the commits of a deleted topic."""
+    site.admin.topic_id, site.admin.start, site.admin.end = topic_id, 0, end
+    site.admin.commits.clear()
+
+
+@pytest.mark.parametrize("end", [0, 100, 9000])
+def test_a_topic_made_again_stops_the_start_until_that_is_accepted(end: int) -> None:
     site = Site()
     read_to(site, 3000)
-    site.admin.topic_id = "id-2"
-    site.admin.commits.clear()
-    assert site.start() == 0
+    recreate(site, "id-2", end=end)
+    with pytest.raises(OffsetsLost, match=f"recreated since offset 3000 was remembered.* holds offsets 0 to {end}"):
+        site.start()
+    assert (site.admin.commits, site.remembered()) == ({}, {})
+    assert site.start(accept_gap=True) == 0
     assert site.remembered() == {P: 0}
+    assert site.start() == 0, "accepted once for all"
+
+
+def test_a_topic_made_again_twice_is_compared_with_the_last_one() -> None:
+    site = Site()
+    read_to(site, 3000)
+    recreate(site, "id-2")
+    site.start(accept_gap=True)
+    read_to(site, 20)
+    recreate(site, "id-3")
+    with pytest.raises(OffsetsLost, match="since offset 20 was remembered"):
+        site.start()
+
+
+def test_a_topic_made_again_that_only_another_group_has_read_is_new() -> None:
+    site = Site()
+    read_to(site, 3000)
+    recreate(site, "id-2")
+    site.settings = KafkaSettings("x:9092", (TOPIC,), "another")
+    assert site.start() == 0
+
+
+def test_a_topic_made_again_while_it_is_read_stops_a_member_that_finds_it_new() -> None:
+    site = Site()
+    positions = site.positions()
+    positions.before_joining()
+    positions.find([P])
+    read_to(site, 3000)
+    recreate(site, "id-2")
+    with pytest.raises(OffsetsLost, match="recreated"):
+        positions.find([P])
+
+
+def test_a_topic_whose_broker_names_no_ids_is_not_taken_for_another_one() -> None:
+    site = Site()
+    site.admin.topic_id = ""
+    read_to(site, 3000)
+    recreate(site, "id-1")  # or the broker was upgraded, which looks the same
+    assert site.start() == 0
 
 
 def test_while_milvus_is_away_a_commit_is_followed_and_compared_before_the_next_position_is_written() -> None:
