@@ -54,6 +54,7 @@ from pipeline.store.flushing.positions import (
     PositionMarks,
     PositionStore,
     StoredPosition,
+    StoredPositions,
     positions_seen,
     topic_ids_seen,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "PositionStore",
     "RowScan",
     "StoredPosition",
+    "StoredPositions",
     "StoredRows",
     "StoredVersion",
     "SweepPolicy",

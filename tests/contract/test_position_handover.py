@@ -12,7 +12,7 @@ from typing_extensions import override
 from consumers.kafka import KafkaSettings, RememberedPositions, Source
 from pipeline.errors import Unavailable
 from pipeline.records import KafkaPartition
-from pipeline.store import Marks, PositionMarks, StoredPosition
+from pipeline.store import Marks, PositionMarks, StoredPositions
 from pipeline.store.collection.opening import open_marks
 from tests.support.fakes.milvus import FakeMilvus
 from tests.support.names import unique
@@ -133,7 +133,7 @@ class Counted(RememberedPositions):
     unanswered = 0
 
     @override
-    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+    def read(self, topic_ids: Mapping[str, str]) -> StoredPositions:
         try:
             return super().read(topic_ids)
         except Unavailable:

@@ -826,9 +826,9 @@ if sum(group.sizes) <= policy.max_bytes:
     ),
     Mutation(
         "a topic made again is taken for one that was never read",
-        function="consumers.kafka.positions.start_positions.StartPositions._former",
-        old="self._memory is None",
-        new="True",
+        function="consumers.kafka.positions.start_positions.StartPositions._situation",
+        old="unknown & {topic for topic, _ in (stored.former if stored else ())}",
+        new="set()",
         tests=("tests/contract/test_kafka_source.py", "tests/unit/consumers/kafka/positions/test_start_positions.py"),
     ),
     Mutation(

@@ -13,7 +13,7 @@ from consumers.wiring import connections
 from consumers.wiring.ingest import position_memory, stored_topics
 from pipeline.errors import MilvusStreamError
 from pipeline.records import KafkaPartition
-from pipeline.store import Marks, MilvusServerApi, StoredPosition, marks_name
+from pipeline.store import Marks, MilvusServerApi, StoredPositions, marks_name
 
 CHECK = "kafka.offsets"
 _BEFORE = ("kafka.reachable", "kafka.topics", "kafka.group")
@@ -45,12 +45,8 @@ class _NoCollection(PositionMemory):
     """The memory of a collection that does not exist: it is empty, so whatever Kafka has committed is ahead of it."""
 
     @override
-    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
-        return {}
-
-    @override
-    def former(self, topic: str) -> Mapping[KafkaPartition, int]:
-        return {}
+    def read(self, topic_ids: Mapping[str, str]) -> StoredPositions:
+        return StoredPositions({}, {})
 
     @override
     def filled(self, topic: str) -> bool:

@@ -52,7 +52,7 @@ def begin_at(
         if position is not None:
             return begin_without_commit(partition, log, position)
         if remembered.former is not None:
-            raise _recreated(name, f"offset {remembered.former} was remembered in Milvus", log)
+            raise _recreated(name, f"offset {remembered.former.offset} was remembered in Milvus", log)
         if not read_before:
             return first
         if log.start == 0:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from consumers.kafka.topics.admin import LogRange
 from pipeline.errors import OffsetsLost
 from pipeline.records import KafkaPartition
-from pipeline.store import PositionMarks, StoredPosition
+from pipeline.store import PositionMarks, StoredPosition, StoredPositions
 
 SKIP = "To go on without them: `milvus-stream ingest --accept-gap`, once"
 
@@ -35,8 +35,8 @@ class Remembered:
     """The position of this group."""
     filled: bool = True
     """Whether the collection holds documents of the topic."""
-    former: int | None = None
-    """How far this group has read a topic of the same name that was deleted, if nothing is known of the present one."""
+    former: StoredPosition | None = None
+    """The position of this group in a deleted topic of the same name, if nothing is known of the present one."""
 
 
 UNASKED = Remembered()
@@ -46,11 +46,8 @@ UNASKED = Remembered()
 class PositionMemory(Protocol):
     """Milvus's memory of the offsets, as the start of reading uses it."""
 
-    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+    def read(self, topic_ids: Mapping[str, str]) -> StoredPositions:
         """The positions of this group on these topics. Raises Unavailable."""
-
-    def former(self, topic: str) -> Mapping[KafkaPartition, int]:
-        """How far this group has read a deleted topic of this name. Raises Unavailable."""
 
     def filled(self, topic: str) -> bool:
         """Whether the collection holds documents of the topic. Raises Unavailable."""
@@ -91,17 +88,9 @@ class RememberedPositions(PositionMemory):
         self._writes: list[Collection[KafkaPartition]] = []
 
     @override
-    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+    def read(self, topic_ids: Mapping[str, str]) -> StoredPositions:
         self._topic_ids = dict(topic_ids)
         return self._own()
-
-    @override
-    def former(self, topic: str) -> Mapping[KafkaPartition, int]:
-        topic_id = self._topic_ids.get(topic)
-        if not topic_id:  # a broker before 2.8 does not say
-            return {}
-        former = self._marks.former(topic, topic_id)
-        return {name: position.offset for name, position in former.items() if position.group == self._group}
 
     @override
     def filled(self, topic: str) -> bool:
@@ -164,16 +153,19 @@ class RememberedPositions(PositionMemory):
 
     def _compare(self, expected: Mapping[KafkaPartition, int]) -> None:
         """Compare with commits that Milvus could not be compared with when they were read."""
-        stored = self._own()
+        stored = self._own().current
         for name, commit in expected.items():
             position = stored.get(name)
             check_commit(name, commit, Remembered(position, position is not None or self._filled(name[0])))
         with self._lock:  # what was added in between is still to be compared
             self._expected = dict(self._expected.items() - expected.items())
 
-    def _own(self) -> dict[KafkaPartition, StoredPosition]:
+    def _own(self) -> StoredPositions:
+        def own(positions: Mapping[KafkaPartition, StoredPosition]) -> Mapping[KafkaPartition, StoredPosition]:
+            return {name: position for name, position in positions.items() if position.group == self._group}
+
         stored = self._marks.read(self._topic_ids)
-        return {name: position for name, position in stored.items() if position.group == self._group}
+        return StoredPositions(own(stored.current), own(stored.former))
 
 
 def check_commit(partition: KafkaPartition, commit: int, remembered: Remembered) -> None:

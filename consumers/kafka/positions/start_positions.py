@@ -26,7 +26,7 @@ from consumers.kafka.positions.remembered import UNASKED, AcceptableGap, Positio
 from consumers.kafka.topics.admin import LogRange, compacted_topics, existing_topics, log_ranges, topic_ids
 from pipeline.errors import OffsetsLost, Unavailable
 from pipeline.records import KafkaPartition
-from pipeline.store import StoredPosition
+from pipeline.store import StoredPositions
 
 log = structlog.get_logger(__name__)
 
@@ -197,11 +197,9 @@ class StartPositions:
             if name in commits:
                 self._binding.check(name, commits[name])
         stored, filled = self._remembered(commits)
-        committed = {topic for topic, _ in commits}
-        known = committed | {topic for topic, _ in stored or ()}
+        known = {topic for topic, _ in (*commits, *(stored.current if stored else ()))}
         unknown = {topic for topic, _ in partitions if topic not in known}
-        former = self._former(unknown) if stored is not None else {}
-        recreated = {topic for topic, _ in former}
+        recreated = unknown & {topic for topic, _ in (stored.former if stored else ())}
         new_topics = {topic for topic in unknown if topic in recreated or not self._is_stored(topic)}
         # A member that finds a topic without any commit decides for all of its Kafka partitions, not only its own.
         first_starts = {name for topic in new_topics for name in self._partitions_of(topic)}
@@ -221,37 +219,29 @@ class StartPositions:
             first_starts=first_starts,
             stored=stored,
             filled=filled,
-            former=former,
+            recreated=recreated,
         )
 
     def _remembered(
         self, commits: Mapping[KafkaPartition, Commit]
-    ) -> tuple[Mapping[KafkaPartition, StoredPosition] | None, Mapping[str, bool]]:
+    ) -> tuple[StoredPositions | None, Mapping[str, bool]]:
         """Return what Milvus remembers (None: not asked, or away), and whether it holds documents of other topics."""
         if self._memory is None:
             return None, {}
         try:
             stored = self._memory.read(self.topic_ids)
-            unknown = {name[0] for name in commits if name not in stored and name[0] in self.topic_ids}
+            unknown = {name[0] for name in commits if name not in stored.current and name[0] in self.topic_ids}
             return stored, {topic: self._memory.filled(topic) for topic in unknown}
         except Unavailable:
             return None, {}
-
-    def _former(self, topics: Collection[str]) -> Mapping[KafkaPartition, int]:
-        """Return what Milvus remembers of deleted topics of these names; the broker forgets their commits."""
-        if self._memory is None:
-            return {}
-        former: dict[KafkaPartition, int] = {}
-        for topic in topics:
-            former.update(self._memory.former(topic))
-        return former
 
     def _begin(self, name: KafkaPartition, situation: "_Situation") -> int:
         stored, commit, log = situation.stored, situation.commits.get(name), situation.ranges[name]
         remembered = UNASKED
         if stored is not None:
-            filled, former = situation.filled.get(name[0], True), situation.former.get(name)
-            remembered = Remembered(stored.get(name), filled, former)
+            filled = situation.filled.get(name[0], True)
+            former = stored.former.get(name) if name[0] in situation.recreated else None
+            remembered = Remembered(stored.current.get(name), filled, former)
         offset = begin_at(
             name,
             log,
@@ -318,11 +308,11 @@ class _Situation:
     """Of the Kafka partitions to be decided."""
     first: Mapping[KafkaPartition, int]
     first_starts: Collection[KafkaPartition]
-    stored: Mapping[KafkaPartition, StoredPosition] | None
+    stored: StoredPositions | None
     """None: Milvus was not asked, or does not answer."""
     filled: Mapping[str, bool]
-    former: Mapping[KafkaPartition, int]
-    """How far deleted topics were read, of those topics of which nothing else is known."""
+    recreated: Collection[str]
+    """Topics of which only positions in a deleted one of the same name are known; the broker forgets its commits."""
 
 
 def commit_metadata(

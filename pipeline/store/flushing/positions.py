@@ -44,6 +44,16 @@ class StoredPosition:
     """Where the group began to read it; None once Kafka had confirmed a commit."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPositions:
+    """What the collection remembers of some topics."""
+
+    current: Mapping[KafkaPartition, StoredPosition]
+    """In the topics as they are now."""
+    former: Mapping[KafkaPartition, StoredPosition]
+    """In deleted topics of the same names, the last one of each Kafka partition; empty where the ids are unknown."""
+
+
 class PositionMarks:
     """The positions in one collection's marks, by topic id and Kafka partition."""
 
@@ -52,28 +62,21 @@ class PositionMarks:
         self._marks = marks
         self._group = group
 
-    def read(self, topic_ids: Mapping[str, str]) -> Mapping[KafkaPartition, StoredPosition]:
+    def read(self, topic_ids: Mapping[str, str]) -> StoredPositions:
         """The positions of these topics ("": the id is unknown), of any group. Raises Unavailable."""
-        topics = {topic_id or topic: topic for topic, topic_id in topic_ids.items()}
-        positions: dict[KafkaPartition, StoredPosition] = {}
+        current: dict[KafkaPartition, StoredPosition] = {}
+        former: dict[KafkaPartition, Mark] = {}
         for name, mark in self._marks.read("position").items():
             log, _, number = name.rpartition("/")
-            if log in topics:
-                positions[topics[log], int(number)] = _stored(mark)
-        return positions
-
-    def former(self, topic: str, topic_id: str) -> Mapping[KafkaPartition, StoredPosition]:
-        """The positions, of any group, in deleted topics of this name: in the last one of each Kafka partition.
-
-        Raises Unavailable.
-        """
-        newest: dict[KafkaPartition, Mark] = {}
-        for name, mark in self._marks.read("position").items():
-            log, _, number = name.rpartition("/")
-            key = topic, int(number)
-            if mark.payload["topic"] == topic and log not in (topic, topic_id):
-                newest[key] = max(mark, newest.get(key, mark), key=lambda each: each.written_ms)
-        return {key: _stored(mark) for key, mark in newest.items()}
+            topic = mark.payload["topic"]
+            if topic not in topic_ids:
+                continue
+            key, topic_id = (topic, int(number)), topic_ids[topic]
+            if log == (topic_id or topic):
+                current[key] = _stored(mark)
+            elif topic_id and log != topic:
+                former[key] = max(mark, former.get(key, mark), key=lambda each: each.written_ms)
+        return StoredPositions(current, {key: _stored(mark) for key, mark in former.items()})
 
     def write(
         self,

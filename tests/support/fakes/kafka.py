@@ -20,7 +20,7 @@ from consumers.kafka.topics.admin import LogRange
 from pipeline import failpoints
 from pipeline.errors import OffsetsLost, Unavailable, UsageError
 from pipeline.records import KafkaPartition, Position, Receipt, Rejected, SourceRecord
-from pipeline.store import StoredPosition
+from pipeline.store import StoredPositions
 
 _STEP_S = 0.002
 
@@ -403,9 +403,10 @@ class FakeSource:
     def _begin(self, partitions: Collection[KafkaPartition], *, only_new_topics: bool) -> dict[KafkaPartition, int]:
         commits = self._broker.commits(self._settings.group_id)
         self._topic_ids |= {topic: self._broker.describe(topic)[0] for topic, _ in partitions}
-        remembered = self._remembered()
+        stored = StoredPositions({}, {}) if self._memory is None else self._memory.read(self._topic_ids)
+        remembered = stored.current
         known = {topic for topic, _ in (*commits, *remembered)}
-        former = {} if self._memory is None else self._former(self._memory, partitions, known)
+        former = {name: position for name, position in stored.former.items() if name[0] not in known}
         known |= {topic for topic in self._settings.topics if self._stored is not None and self._stored(topic)}
         known -= {topic for topic, _ in former}
         positions, decided = {}, {}
@@ -438,18 +439,6 @@ class FakeSource:
                 self._memory.assigned(positions, decided)
         self._store(decided)
         return positions
-
-    @staticmethod
-    def _former(
-        memory: PositionMemory, partitions: Collection[KafkaPartition], known: Collection[str]
-    ) -> dict[KafkaPartition, int]:
-        former: dict[KafkaPartition, int] = {}
-        for topic in {topic for topic, _ in partitions} - set(known):
-            former.update(memory.former(topic))
-        return former
-
-    def _remembered(self) -> Mapping[KafkaPartition, StoredPosition]:
-        return {} if self._memory is None else self._memory.read(self._topic_ids)
 
     def _first(self, name: KafkaPartition, log: LogRange) -> int:
         timestamp_ms = start_timestamp_ms(self._settings.start_from)

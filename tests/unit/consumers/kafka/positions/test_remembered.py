@@ -68,7 +68,7 @@ class Owner(RememberedPositions):
 
 
 def stored(milvus: FakeMilvus) -> dict[KafkaPartition, StoredPosition]:
-    return dict(PositionMarks(Marks(milvus, "docs"), "g").read(IDS))
+    return dict(PositionMarks(Marks(milvus, "docs"), "g").read(IDS).current)
 
 
 def offsets(milvus: FakeMilvus) -> dict[KafkaPartition, int]:

@@ -79,7 +79,7 @@ class Site:
         return positions.find([P]).positions[P]
 
     def remembered(self) -> dict[KafkaPartition, int]:
-        positions = PositionMarks(Marks(self.milvus, "docs"), GROUP).read({TOPIC: self.admin.topic_id})
+        positions = PositionMarks(Marks(self.milvus, "docs"), GROUP).read({TOPIC: self.admin.topic_id}).current
         return {name: position.offset for name, position in positions.items()}
 
 
