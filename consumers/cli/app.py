@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from consumers.cli import config as config_group
 from consumers.cli import keys as keys_group
 from consumers.cli import local as local_group
 from consumers.cli.collections.app import app as collections_app
@@ -25,6 +24,7 @@ from consumers.cli.common.options import (
     print_json,
 )
 from consumers.cli.common.signals import StopSignals, exit_on_sigterm
+from consumers.cli.config import app as config_group
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
 from consumers.cli.embed.app import bench_app, embed

@@ -8,9 +8,10 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.access import AuthSection, ClientSection
+from consumers.config.record import RecordSection
 from consumers.config.rerank import RerankSection
 from consumers.config.section import Section as _Section
-from consumers.config.units import Bytes, Duration, FormatName, Origins, Parameters, Secret
+from consumers.config.units import Bytes, Duration, Origins, Parameters, Secret
 from pipeline.timestamps import format_duration
 
 _LEAST_KEY_CHARS = 16
@@ -63,24 +64,6 @@ class DeadLettersSection(_Section):
     max_ratio: float | None = Field(0.5, gt=0, lt=1, description="more of the last `window` records stop the worker")
     window: int = Field(2_000, ge=1, le=1_000_000, description="records of one Kafka partition")
     max_consecutive: int | None = Field(1_000, ge=1, description="more in a row stop the worker")
-
-
-class RecordSection(_Section):
-    """The format of records, and which field means what."""
-
-    format: FormatName = Field(
-        "auto",
-        description="auto: a value that parses as JSON or begins with { is JSON, and must be an object; any other one "
-        "is the text itself",
-    )
-    id_field: str = Field("id", description="the document's id; where it is missing, the record's key")
-    text_field: str = Field("text", description="the text to embed")
-    time_field: str = Field("event_time", description="the event time; where it is missing, Kafka's timestamp")
-    version_field: str | None = Field(
-        None, description="an integer or RFC 3339 time; the greater version wins, whatever the order of the records"
-    )
-    tenant_field: str | None = Field(None, description="the tenant; equal ids of two tenants are two documents")
-    delete_field: str | None = Field(None, description="a record where this field is true deletes its own id")
 
 
 class IndexSection(_Section):

@@ -46,13 +46,16 @@ def _rules(settings: Settings, model_tokens: int | None) -> Mapping[str, Any]:
         "record.tenant_field": record.tenant_field,
         "record.version_field": record.version_field,
     }
+    identity = {record.id_field, record.tenant_field, record.version_field}
     if mode_of(settings).one_version:
-        return rules
+        return rules | {"record.fields": {name: record.fields[name] for name in identity & record.fields.keys()}}
     coarser = _UNITS[_UNITS.index(partitioning.by) + 1 :]
     tiers = [f"{format_duration(tier.older_than)} by {tier.by}" for tier in partitioning.tiers if tier.by in coarser]
     return rules | {
         "record.text_field": record.text_field,
         "record.time_field": record.time_field,
+        "record.fields": dict(record.fields),
+        "record.text_template": record.text_template,
         _MAX_TOKENS: chunking.max_tokens or model_tokens,
         "chunking.overlap": chunking.overlap,
         "partitioning.by": partitioning.by,

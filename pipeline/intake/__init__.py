@@ -4,9 +4,10 @@ Every record becomes a Put, a Delete or a Rejected with a precise reason; nothin
 """
 
 from pipeline.intake.decoder import Decoder
+from pipeline.intake.field_paths import FieldPaths
 from pipeline.intake.fold import Folded, fold
 from pipeline.intake.formats import REGISTRY as FORMATS
 from pipeline.intake.mapping import IntakeLimits, RecordMapping
 from pipeline.intake.reasons import Reason, quoted
 
-__all__ = ["FORMATS", "Decoder", "Folded", "IntakeLimits", "Reason", "RecordMapping", "fold", "quoted"]
+__all__ = ["FORMATS", "Decoder", "FieldPaths", "Folded", "IntakeLimits", "Reason", "RecordMapping", "fold", "quoted"]

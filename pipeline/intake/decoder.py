@@ -1,17 +1,19 @@
 """The decoder: from a record to the operation in it, or to the reason for its rejection."""
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats import REGISTRY
+from pipeline.intake.field_paths import FieldPaths
+from pipeline.intake.formats import REGISTRY, Content
 from pipeline.intake.mapping import FieldMapping, IntakeLimits, RecordMapping
 from pipeline.intake.reasons import Reason
 from pipeline.records import Operation, Rejected, SourceRecord
 
 
 class Decoder:
-    """Decodes records: format, then field mapping. Pure, so one may serve several threads."""
+    """Decodes records: format, then field paths, then field mapping. Pure, so one may serve several threads."""
 
     def __init__(self, mapping: RecordMapping, limits: IntakeLimits, *, append: bool) -> None:
         self._format = REGISTRY[mapping.format]
+        self._paths = FieldPaths(mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template)
         self._mapping = FieldMapping(mapping, limits, append=append)
         self._max_record_bytes = limits.max_record_bytes
 
@@ -27,7 +29,7 @@ class Decoder:
             self._check_size(record)
             content = self._format.read(record)
             stage = "validate"
-            return self._mapping.operation(record, content, now_ms)
+            return self._mapping.operation(record, self._arranged(content), now_ms)
         except RecordRejected as error:
             return Rejected(record, stage, error.reason, str(error))
 
@@ -37,13 +39,16 @@ class Decoder:
         Of a value that cannot be read the key is taken for the id, as most producers have it.
         """
         try:
-            content = self._format.read(record) if record.defect is None else None
+            content = self._arranged(self._format.read(record)) if record.defect is None else None
         except RecordRejected:
             content = None
         try:
             return self._mapping.identity(record, content)
         except RecordRejected:
             return None
+
+    def _arranged(self, content: Content) -> Content:
+        return self._paths.apply(content) if self._paths and isinstance(content, dict) else content
 
     def _check_size(self, record: SourceRecord) -> None:
         if record.size > self._max_record_bytes:

@@ -1,7 +1,8 @@
 """The field mapping: from the content of a record to a Put or a Delete, with every reason to refuse a field."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
 
@@ -44,6 +45,9 @@ class RecordMapping:
     version_field: str | None = None
     tenant_field: str | None = None
     delete_field: str | None = None
+    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Where fields are taken from, see `FieldPaths`."""
+    text_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

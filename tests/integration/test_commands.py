@@ -171,6 +171,17 @@ def test_the_script_where_servers_are_away_or_something_is_wrong(site: ScriptSit
     assert "PARTITION/OFFSET" in position.err
 
 
+def test_what_becomes_of_the_newest_records_of_a_topic(site: ScriptSite) -> None:
+    done = site.together(("config test", "--topic", site.name, "--last", "500", "--json"))[0]
+    assert (done.code, "Traceback" in done.err) == (5, False)
+    verdicts = [json.loads(line) for line in done.out.splitlines()]
+    assert len(verdicts) == DOCUMENTS + POISON + LATER
+    assert sum(one["operation"] == "reject" for one in verdicts) == POISON
+    assert all(one["chunks"] and one["partition"].startswith("d") for one in verdicts if one["operation"] == "store")
+    missing = site.together(("config test", "--topic", site.name + "x"))[0]
+    assert (missing.code, site.name in missing.err) == (2, True)
+
+
 def test_status_before_anything_was_ingested(site: ScriptSite) -> None:
     other = unique("none")
     report = status.collect(

@@ -1,0 +1,155 @@
+"""Field paths: fields of a document are taken from anywhere in a record, before the field mapping sees it.
+
+A path is a JSONPath of names and indices (RFC 9535, a singular query): `$.after.id`, `$['a b'].items[0]`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pipeline.errors import RecordRejected
+from pipeline.intake.reasons import Reason, quoted
+
+Step: TypeAlias = str | int
+"""A name in an object, or an index in a list."""
+_BETWEEN_PARTS = "\n\n"
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPath:
+    """One place in a record."""
+
+    text: str
+    """As it was written."""
+    steps: Sequence[Step]
+
+    @classmethod
+    def parse(cls, text: str) -> "FieldPath":
+        """Read a path. Raises ValueError."""
+        from jsonpath_rfc9535 import JSONPathError, compile  # noqa: PLC0415 - 100 ms, where a path is configured
+
+        try:
+            query = compile(text)
+        except JSONPathError as error:
+            raise ValueError(f"{text!r} is no JSONPath such as $.after.id: {error}") from None
+        if not query.singular_query() or not query.segments:
+            raise ValueError(f"{text!r} does not name one field: use names and indices only, such as $.items[0].id")
+        selectors = [segment.selectors[0] for segment in query.segments]
+        return cls(text, tuple(getattr(one, "name", getattr(one, "index", None)) for one in selectors))
+
+    def value(self, content: Mapping[str, Any]) -> Any:
+        """The value there; None where there is none."""
+        found = _at(content, self.steps)
+        return None if found is _MISSING else found
+
+    def remove(self, content: dict[str, Any]) -> None:
+        """Take the value out of the content, and objects that it leaves empty. What is in a list stays there."""
+        holders: list[tuple[dict[str, Any], str]] = []
+        here: Any = content
+        for step in self.steps:
+            if not isinstance(step, str) or not isinstance(here, dict) or step not in here:
+                return
+            holders.append((here, step))
+            here = here[step]
+        for number, (holder, name) in enumerate(reversed(holders)):
+            if number == 0 or not holder[name]:
+                del holder[name]
+
+
+class FieldPaths:
+    """Moves values to the fields that are named for them. Pure, so one may serve several threads.
+
+    1. A field takes the first of its paths that has a value. The text joins all of its paths with an empty line
+       between them, or fills a template.
+    2. A field whose paths have no value keeps what the record has under its own name.
+    3. What was taken leaves its old place: a text would else be stored a second time, among the metadata. A field of
+       its own keeps it (`title: $.title`).
+    """
+
+    def __init__(self, fields: Mapping[str, Sequence[str]], *, text_field: str, text_template: str | None) -> None:
+        """Raises ValueError for a path or template that cannot be read."""
+        self._paths = {name: tuple(FieldPath.parse(path) for path in paths) for name, paths in fields.items()}
+        self._text_field = text_field
+        self._template = None if text_template is None else TextTemplate(text_template)
+        if self._template is not None and text_field in self._paths:
+            raise ValueError(f"record.text_template and record.fields.{text_field} both say what the text is: drop one")
+
+    def __bool__(self) -> bool:
+        return bool(self._paths) or self._template is not None
+
+    def apply(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content with its values moved; the argument is changed. Raises RecordRejected."""
+        taken: list[FieldPath] = []
+        fields: dict[str, Any] = {}
+        for name, paths in self._paths.items():
+            present = [path for path in paths if path.value(content) is not None]
+            if not present:
+                continue
+            if name == self._text_field and len(paths) > 1:
+                fields[name] = _BETWEEN_PARTS.join(_part(path, content) for path in present)
+            else:
+                del present[1:]
+                fields[name] = present[0].value(content)
+            taken += present
+        if self._template is not None:
+            text, used = self._template.fill(content)
+            if used:
+                fields[self._text_field] = text
+                taken += used
+        # A whole object first: what is taken out of it as well stays in it.
+        for path in sorted(taken, key=lambda path: len(path.steps)):
+            path.remove(content)
+        return content | fields
+
+
+class TextTemplate:
+    """A text with places for values: `{title}: {$.body.plain}`; `{{` and `}}` are braces."""
+
+    def __init__(self, template: str) -> None:
+        """Raises ValueError."""
+        self._parts: list[str | FieldPath] = []
+        end = 0
+        for match in _PLACEHOLDER.finditer(template):
+            self._parts.append(template[end : match.start()])
+            end = match.end()
+            if match[0] in ("{{", "}}"):
+                self._parts.append(match[0][0])
+            elif match[1] is None or not match[1].strip():
+                raise ValueError(f"record.text_template has an unpaired or empty {match[0]}: write {{{{ for a brace")
+            else:
+                path = match[1].strip()
+                self._parts.append(FieldPath.parse(path) if path.startswith("$") else FieldPath(path, (path,)))
+        self._parts.append(template[end:])
+        if not any(isinstance(part, FieldPath) for part in self._parts):
+            raise ValueError("record.text_template names no field, so all documents would have the same text")
+
+    def fill(self, content: Mapping[str, Any]) -> tuple[str, Sequence[FieldPath]]:
+        """The text, and the paths that had values; a missing value is an empty one. Raises RecordRejected."""
+        used = [part for part in self._parts if isinstance(part, FieldPath) and part.value(content) is not None]
+        text = "".join(
+            part if isinstance(part, str) else _part(part, content) if part in used else "" for part in self._parts
+        )
+        return text.strip(), used
+
+
+def _part(path: FieldPath, content: Mapping[str, Any]) -> str:
+    value = path.value(content)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RecordRejected(Reason.INVALID_TEXT, f"the part of the text at {quoted(path.text)} must be a string")
+    return str(value)
+
+
+def _at(value: Any, steps: Sequence[Step]) -> Any:
+    for step in steps:
+        if isinstance(step, str):
+            if not isinstance(value, dict) or step not in value:
+                return _MISSING
+            value = value[step]
+        else:
+            if not isinstance(value, list) or not -len(value) <= step < len(value):
+                return _MISSING
+            value = value[step]
+    return value
