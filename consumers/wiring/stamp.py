@@ -46,9 +46,9 @@ def _rules(settings: Settings, model_tokens: int | None) -> Mapping[str, Any]:
         "record.tenant_field": record.tenant_field,
         "record.version_field": record.version_field,
     }
-    identity = {record.id_field, record.tenant_field, record.version_field}
     if mode_of(settings).one_version:
-        return rules | {"record.fields": {name: record.fields[name] for name in identity & record.fields.keys()}}
+        identity = {record.id_field, record.tenant_field, record.version_field}
+        return rules | {"record.fields": {name: paths for name, paths in record.fields.items() if name in identity}}
     coarser = _UNITS[_UNITS.index(partitioning.by) + 1 :]
     tiers = [f"{format_duration(tier.older_than)} by {tier.by}" for tier in partitioning.tiers if tier.by in coarser]
     return rules | {

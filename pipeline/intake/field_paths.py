@@ -37,8 +37,7 @@ class FieldPath:
             raise ValueError(f"{text!r} is no JSONPath such as $.after.id: {error}") from None
         if not query.singular_query() or not query.segments:
             raise ValueError(f"{text!r} does not name one field: use names and indices only, such as $.items[0].id")
-        selectors = [segment.selectors[0] for segment in query.segments]
-        return cls(text, tuple(getattr(one, "name", getattr(one, "index", None)) for one in selectors))
+        return cls(text, tuple(_step(segment.selectors[0]) for segment in query.segments))
 
     def value(self, content: Mapping[str, Any]) -> Any:
         """The value there; None where there is none."""
@@ -133,6 +132,12 @@ class TextTemplate:
             part if isinstance(part, str) else _part(part, content) if part in used else "" for part in self._parts
         )
         return text.strip(), used
+
+
+def _step(selector: Any) -> Step:
+    """The step of a selector by name or by index, which a singular query has no others than."""
+    step: Step = selector.name if hasattr(selector, "name") else selector.index
+    return step
 
 
 def _part(path: FieldPath, content: Mapping[str, Any]) -> str:
