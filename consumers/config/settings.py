@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.access import AuthSection, ClientSection
+from consumers.config.registry import RegistrySection
 from consumers.config.rerank import RerankSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, FormatName, Origins, Parameters, Secret
@@ -71,7 +72,8 @@ class RecordSection(_Section):
     format: FormatName = Field(
         "auto",
         description="auto: a value that parses as JSON or begins with { is JSON, and must be an object; any other one "
-        "is the text itself",
+        "is the text itself; with `registry.url` one that names a schema is read by it. avro, protobuf, json_schema: "
+        "only values that name such a schema",
     )
     id_field: str = Field("id", description="the document's id; where it is missing, the record's key")
     text_field: str = Field("text", description="the text to embed")
@@ -338,6 +340,7 @@ class Settings(_Section):
     kafka: KafkaSection = KafkaSection()
     dead_letters: DeadLettersSection = DeadLettersSection()
     record: RecordSection = RecordSection()
+    registry: RegistrySection = RegistrySection()
     mode: Literal["upsert", "append"] = Field(
         "upsert", description="upsert: one current version per key; append: every record is its own document"
     )
