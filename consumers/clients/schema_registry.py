@@ -1,7 +1,7 @@
-"""The client of a schema registry, as far as decoding needs it: schemas by id, and those that they refer to.
+"""The client of a schema registry: schemas by id, and those that they refer to.
 
-Confluent's client is not used: it brings a second Kafka client, repeats requests by rules of its own, and bounds neither
-the size of an answer nor the time that it takes as a whole.
+Confluent's client is not used: it brings a second Kafka client, repeats requests by rules of its own, and bounds
+neither the size of an answer nor the time that it takes as a whole.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ class SchemaRegistry(SchemaSource):
             if len(found) + len(above) >= _MOST_REFERENCES:
                 message = f"schema {ref} refers to more than {_MOST_REFERENCES} others"
                 raise RecordRejected(Reason.UNUSABLE_SCHEMA, message)
-            name, subject, version = one
+            _, subject, version = one
             try:
                 referred = self._answer(f"/subjects/{quote(subject, safe='')}/versions/{version}{asked}")
             except _NotThere:

@@ -15,7 +15,7 @@ from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 def decoder(settings: Settings) -> Decoder:
     """The decoder of the configured records.
 
-    Raises UsageError for a format that needs a schema registry where there is none, or where packages of it are missing.
+    Raises UsageError for a format that needs a schema registry where there is none, or lacks the packages for it.
     """
     times = settings.partitioning
     return Decoder(

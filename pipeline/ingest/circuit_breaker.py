@@ -53,9 +53,9 @@ class CircuitBreaker:
         clock: Callable[[], float] = time.monotonic,
         server: str = "milvus",
     ) -> None:
-        """`server`: what cannot be reached, for the log. `on_retry` gets the stage of every call that will be repeated; `other_call` shows whether the server answers.
+        """`on_retry` gets the stage of every call that will be repeated; `other_call` shows whether the server answers.
 
-        It is any cheap read, and raises Unavailable.
+        It is any cheap read, and raises Unavailable. `server`: what is called, for the log.
         """
         self._backoff = backoff
         self._on_retry = on_retry

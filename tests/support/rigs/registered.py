@@ -95,9 +95,7 @@ def proto_classes() -> dict[str, Any]:
     """
     types = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="ticket.proto", package="example", syntax="proto3")
-    file.dependency.extend(
-        f"google/protobuf/{name}.proto" for name in ("timestamp", "wrappers", "struct", "duration")
-    )
+    file.dependency.extend(f"google/protobuf/{name}.proto" for name in ("timestamp", "wrappers", "struct", "duration"))
     file.dependency.append("owner.proto")
     ticket = file.message_type.add(name="Ticket")
     part = ticket.nested_type.add(name="Part")
@@ -149,6 +147,4 @@ def proto_classes() -> dict[str, Any]:
     for described in (owner, file):
         pool.AddSerializedFile(described.SerializeToString())
     names = ("Ticket", "Ticket.Part", "Owner")
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"example.{name}")) for name in names
-    }
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"example.{name}")) for name in names}

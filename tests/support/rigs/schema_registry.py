@@ -31,9 +31,7 @@ class FakeSchemaRegistry:
     _subjects: dict[str, list[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def register(
-        self, subject: str, schema: str, kind: str = "AVRO", references: Sequence[dict[str, Any]] = ()
-    ) -> int:
+    def register(self, subject: str, schema: str, kind: str = "AVRO", references: Sequence[dict[str, Any]] = ()) -> int:
         """The id of a schema, which is a version of the subject from now on."""
         body = {"schema": schema, "schemaType": kind, "references": list(references)}
         with self._lock:
@@ -49,7 +47,7 @@ class FakeSchemaRegistry:
         """The GUID of an id."""
         return str(uuid5(NAMESPACE_URL, json.dumps(self._schemas[number - 1])))
 
-    def answer(self, method: str, target: str, body: bytes) -> Answer:
+    def answer(self, method: str, target: str, body: bytes) -> Answer:  # noqa: PLR0911 - one for each path
         """Status and JSON of the answer to a request."""
         parts = urlsplit(target)
         serialized = parse_qs(parts.query).get("format") == ["serialized"]

@@ -102,6 +102,9 @@ class _Shape:
         if isinstance(schema, str):
             return self._name(schema)
         kind = schema["type"]
+        return self._complex(schema, kind) if isinstance(kind, str) else self.measure(kind)
+
+    def _complex(self, schema: Mapping[str, Any], kind: str) -> tuple[int, int]:
         if kind in ("record", "error"):
             return self._record(schema)
         if kind in ("array", "map"):
@@ -112,10 +115,8 @@ class _Shape:
         if kind == "fixed":
             self.converts = True
             return 0, int(schema["size"])
-        if isinstance(kind, str):
-            self.converts |= kind not in _PLAIN or "logicalType" in schema
-            return 0, 0 if kind in _NO_BYTES else 1
-        return self.measure(kind)
+        self.converts |= kind not in _PLAIN or "logicalType" in schema
+        return 0, 0 if kind in _NO_BYTES else 1
 
     def _name(self, name: str) -> tuple[int, int]:
         if name in self._named:

@@ -131,9 +131,7 @@ class _Fields:
         entry = field.message_type
         if entry is not None and entry.GetOptions().map_entry:
             member = self._single(entry.fields_by_name["value"])
-            return lambda value, top, depth: {
-                _map_key(key): member(value[key], top, depth + 1) for key in value
-            }
+            return lambda value, top, depth: {_map_key(key): member(value[key], top, depth + 1) for key in value}
         single = self._single(field)
         return lambda value, top, depth: [single(member, top, depth + 1) for member in value]
 

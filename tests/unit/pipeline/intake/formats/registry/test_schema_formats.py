@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,7 @@ NOW_MS = 1_795_348_800_000
 LIMITS = IntakeLimits(2**20, 600_000, None)
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TICKET = {"id": 7, "text": "The refund failed.", "event_time": NOON, "state": "OPEN", "tags": [], "counts": {}}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOON_MS = 1_795_348_800_000
 
 
@@ -135,7 +136,10 @@ def test_the_schema_may_be_named_by_a_guid_in_a_header(registry: FakeSchemaRegis
     assert stored(decode(registry, value, headers=tuple(headers)))["state"] == "OPEN"
     part = proto_classes()["Ticket.Part"]
     headers = []
-    value = registered.protobuf(registry.address, part, )(part(id="a", text="b"))
+    value = registered.protobuf(
+        registry.address,
+        part,
+    )(part(id="a", text="b"))
     number = int.from_bytes(value[1:5])
     headers = [("__value_schema_id", b"\x01" + UUID(registry.guid(number)).bytes + value[5:8])]
     assert isinstance(decode(registry, value[8:], headers=tuple(headers)), Put)
@@ -270,17 +274,18 @@ def test_without_a_registry_the_words_say_what_to_set() -> None:
     for key, value in ((b"k", framed(1, b"x")), (framed(1, b"\x02k"), None)):
         record = SourceRecord(Position("documents", 0, 1), NOW_MS, key, value)
         assert "set registry.url" in refused(decoder.decode(record, NOW_MS), Reason.UNSUPPORTED_FORMAT)
-    with pytest.raises(UsageError, match="record.format is avro, which needs a schema registry: set registry.url"):
+    with pytest.raises(UsageError, match=r"record\.format is avro, .*: set registry\.url"):
         Decoder(RecordMapping(format="avro"), LIMITS, append=False)
 
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+moments = st.datetimes(timezones=st.just(UTC))
 tickets = st.fixed_dictionaries(
     {
         "id": st.one_of(st.integers(-(2**63), 2**63 - 1), texts),
         "text": texts,
-        "event_time": st.datetimes(datetime(1900, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),
-        "changed": st.none() | st.datetimes(datetime(1, 1, 2), timezones=st.just(UTC)),
+        "event_time": moments,
+        "changed": st.none() | moments,
         "day": st.none() | st.dates(),
         "price": st.none() | st.decimals(-9_999_999, 9_999_999, places=2),
         "raw": st.none() | st.binary(max_size=20),
@@ -303,7 +308,7 @@ def test_any_avro_record_is_stored_deleted_or_refused_with_a_reason(
         assert operation.document.text == ticket["text"]
         assert operation.document.metadata["tags"] == ticket["tags"]
         assert operation.document.metadata["counts"] == ticket["counts"]
-        assert operation.document.event_time == int(ticket["event_time"].timestamp() * 1000 // 1)
+        assert operation.document.event_time == (ticket["event_time"] - EPOCH) // timedelta(milliseconds=1)
         if ticket["price"] is not None:
             assert operation.document.metadata["price"] == float(ticket["price"])
     elif isinstance(operation, Rejected):
@@ -325,11 +330,11 @@ def test_any_bytes_behind_a_schema_give_an_operation(registry: FakeSchemaRegistr
     assert isinstance(operation, Put | Delete | Rejected)
 
 
-@given(id_=texts, text=texts, size=st.integers(-(2**63), 2**63 - 1), rank=st.floats(), raw=st.binary(max_size=9))
+@given(id_=texts, text=texts, size=st.integers(-(2**63), 2**63 - 1), rank=st.floats())
 def test_any_protobuf_message_is_stored_or_refused_with_a_reason(
-    registry: FakeSchemaRegistry, id_: str, text: str, size: int, rank: float, raw: bytes
+    registry: FakeSchemaRegistry, id_: str, text: str, size: int, rank: float
 ) -> None:
-    ticket = proto_classes()["Ticket"](id=id_, text=text, size=size, rank=rank, raw=raw)
+    ticket = proto_classes()["Ticket"](id=id_, text=text, size=size, rank=rank)
     operation = decode(registry, _proto_writer(registry)(ticket))
     if isinstance(operation, Put):
         metadata = operation.document.metadata
