@@ -31,7 +31,7 @@ def decoder(settings: Settings) -> Decoder:
 
 
 def _schema_registry(settings: Settings) -> SchemaRegistry | None:
-    """The configured schema registry. Nothing is asked of it here."""
+    """The configured schema registry. No request is sent here."""
     section = settings.registry
     if section.url is None:
         return None

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Producer
 from pymilvus import MilvusClient
 
-from tests.support.oracle.observed import committed_and_end, read_all
+from tests.support.oracle.observed import committed_and_end, headers_of, read_all
 from tests.support.processes import Running, running
 from tests.support.rigs import registered
 from tests.support.rigs.registered import KEY, proto_classes
@@ -89,7 +89,7 @@ def test_records_of_all_three_formats_are_stored_deleted_and_dead_lettered(
         "proto-2": "Protobuf",
     }
     (dead,) = read_all(kafka_bootstrap, f"{topic}.dlq")
-    assert dict(dead.headers())["__connect.errors.exception.message"].decode().startswith("the schema registry has no")
+    assert headers_of(dead)["__connect.errors.exception.message"].decode().startswith("the schema registry has no")
 
 
 def over_an_outage(bootstrap: str, topic: str, registry: FakeSchemaRegistry, worker: Running) -> int:

@@ -21,7 +21,7 @@ from google.protobuf import (
 
 TOPIC = "documents"
 VALUE, KEY = MessageField.VALUE, MessageField.KEY
-Header = tuple[str, bytes | None]
+Header = tuple[str, Any]
 Write = Callable[..., bytes]
 
 AVRO_SCHEMA = """{"type": "record", "name": "Ticket", "namespace": "com.example", "fields": [
@@ -72,7 +72,7 @@ def in_header() -> dict[str, Any]:
 
 
 def _writer(serializer: Any) -> Write:
-    def write(value: Any, part: str = VALUE, headers: list[Header] | None = None, topic: str = TOPIC) -> bytes:
+    def write(value: Any, part: MessageField = VALUE, headers: list[Header] | None = None, topic: str = TOPIC) -> bytes:
         written = serializer(value, SerializationContext(topic, part, headers))
         assert isinstance(written, bytes)
         return written
