@@ -1,6 +1,7 @@
 """The HTTP client for other servers: proxies and certificates are those of the environment."""
 
 import ipaddress
+import ssl
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
@@ -9,9 +10,13 @@ from pipeline.errors import UsageError
 
 
 def http_client(
-    address: str, timeout: httpx.Timeout | None, headers: Mapping[str, str] | None = None
+    address: str,
+    timeout: httpx.Timeout | None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    trusted: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
-    """A client for the server at an address, which follows no redirects.
+    """A client for the server at an address, which follows no redirects; `trusted`: certificates to check it by.
 
     Raises UsageError where the address, or the proxy or the certificates that the environment names cannot be used.
     """
@@ -21,8 +26,11 @@ def http_client(
         raise UsageError(f"{address} is no address of a server: {error}") from None
     # What listens on this machine is not reached through a proxy, which would see the key.
     direct = [f"all://[{host}]" if ":" in host else f"all://{host}"] if is_loopback(host) else []
+    verify: ssl.SSLContext | bool = True if trusted is None else trusted
     try:
-        return httpx.AsyncClient(timeout=timeout, headers=headers, mounts=dict.fromkeys(direct), follow_redirects=False)
+        return httpx.AsyncClient(
+            timeout=timeout, headers=headers, mounts=dict.fromkeys(direct), verify=verify, follow_redirects=False
+        )
     except OSError as error:
         raise UsageError(f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}") from None
     except (ValueError, ImportError, httpx.InvalidURL):

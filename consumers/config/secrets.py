@@ -10,7 +10,14 @@ ENV_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """`${NAME}`: replaced by the environment."""
 
 
-NULL_SECRETS = ("milvus.token", "query.cursor_key", "query.rerank.key", "client.api_key")
+NULL_SECRETS = (
+    "milvus.token",
+    "query.cursor_key",
+    "query.rerank.key",
+    "client.api_key",
+    "registry.password",
+    "registry.token",
+)
 """Secrets that may be null: there is none."""
 
 

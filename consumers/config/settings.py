@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from consumers.config.access import AuthSection, ClientSection
 from consumers.config.record import RecordSection
+from consumers.config.registry import RegistrySection
 from consumers.config.rerank import RerankSection
 from consumers.config.section import Section as _Section
 from consumers.config.units import Bytes, Duration, Origins, Parameters, Secret
@@ -321,6 +322,7 @@ class Settings(_Section):
     kafka: KafkaSection = KafkaSection()
     dead_letters: DeadLettersSection = DeadLettersSection()
     record: RecordSection = RecordSection()
+    registry: RegistrySection = RegistrySection()
     mode: Literal["upsert", "append"] = Field(
         "upsert", description="upsert: one current version per key; append: every record is its own document"
     )

@@ -335,7 +335,11 @@ class IngestWorker:
     def ready(self) -> Mapping[str, str]:
         """Problems for the readiness probe: what cannot be used at the moment."""
         problems = {f"milvus ({stage})": why for stage, why in self._flow.waiting_reasons.items()}
-        named = {"flush": self._governor.problem(), "dead letters": self._dead_letters.problem}
+        named = {
+            "schema registry": self._flow.registry_problem,
+            "flush": self._governor.problem(),
+            "dead letters": self._dead_letters.problem,
+        }
         problems |= {name: why for name, why in named.items() if why is not None}
         return problems | kafka_problem(self._source, self._policy.session_s)
 

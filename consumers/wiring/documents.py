@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from consumers.clients.schema_registry import SchemaRegistry
 from consumers.config import Settings
 from consumers.wiring.modes import mode_of
 from pipeline.chunking import Chunker, ChunkingPolicy
@@ -12,7 +13,10 @@ from pipeline.intake import Decoder, IntakeLimits, RecordMapping
 
 
 def decoder(settings: Settings) -> Decoder:
-    """The decoder of the configured records."""
+    """The decoder of the configured records.
+
+    Raises UsageError for a format that needs a schema registry where there is none, or lacks the packages for it.
+    """
     times = settings.partitioning
     return Decoder(
         RecordMapping(**settings.record.model_dump()),
@@ -22,6 +26,22 @@ def decoder(settings: Settings) -> Decoder:
             max_event_age_ms=None if times.max_event_age is None else _ms(times.max_event_age),
         ),
         append=not mode_of(settings).one_version,
+        schemas=_schema_registry(settings),
+    )
+
+
+def _schema_registry(settings: Settings) -> SchemaRegistry | None:
+    """The configured schema registry. No request is sent here."""
+    section = settings.registry
+    if section.url is None:
+        return None
+    return SchemaRegistry(
+        section.url,
+        user=section.user,
+        password=None if section.password is None else section.password.get_secret_value(),
+        token=None if section.token is None else section.token.get_secret_value(),
+        ca_file=section.ca_file,
+        timeout_s=section.timeout.total_seconds(),
     )
 
 

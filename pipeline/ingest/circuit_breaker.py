@@ -51,16 +51,18 @@ class CircuitBreaker:
         other_call: Callable[[], object],
         limit: RefusalLimit,
         clock: Callable[[], float] = time.monotonic,
+        server: str = "milvus",
     ) -> None:
         """`on_retry` gets the stage of every call that will be repeated; `other_call` shows whether the server answers.
 
-        It is any cheap read, and raises Unavailable.
+        It is any cheap read, and raises Unavailable. `server`: what is called, for the log.
         """
         self._backoff = backoff
         self._on_retry = on_retry
         self._other_call = other_call
         self._limit = limit
         self._clock = clock
+        self._server = server
         self._unlisted: dict[str, _Unlisted] = {}
         self._changed = threading.Condition()
         self._failures = 0
@@ -136,14 +138,14 @@ class CircuitBreaker:
                     return True
                 self._changed.wait(None if self._probing else wait)
             if self._ended:
-                raise Stopped("ended while waiting for Milvus")
+                raise Stopped(f"ended while waiting for {self._server}")
             return False
 
     def _record_failure(self, stage: str, error: Unavailable, *, probing: bool) -> None:
         self._on_retry(stage)
         with self._changed:
             if stage not in self._waiting:
-                log.warning("milvus.unavailable", stage=stage, why=str(error), what="waiting and trying again")
+                log.warning(f"{self._server}.unavailable", stage=stage, why=str(error), what="waiting and trying again")
             self._waiting[stage] = str(error)
             # Calls that were under way when the outage began fail together: they count as one failure.
             if probing or not self._failures:
@@ -155,7 +157,7 @@ class CircuitBreaker:
     def _record_success(self, stage: str, *, probing: bool) -> None:
         with self._changed:
             if self._waiting.pop(stage, None) is not None:
-                log.info("milvus.available", stage=stage)
+                log.info(f"{self._server}.available", stage=stage)
             if probing:
                 self._failures = 0
             self._release(probing)

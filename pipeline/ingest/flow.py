@@ -13,8 +13,8 @@ After an assignment a barrier follows the batches submitted before it: once it h
 what it remembers of the store. Only records folded into one that could not be stored go back to the first stage
 (see WriteStage).
 
-Errors. A record that can never be stored goes to the dead letters. While Milvus cannot be reached, the stage waits and
-repeats its call. Any other error ends all stages; the first one is raised by `check`.
+Errors. A record that can never be stored goes to the dead letters. While Milvus or the schema registry cannot be
+reached, the stage waits and repeats its call. Any other error ends all stages; the first one is raised by `check`.
 """
 
 import threading
@@ -30,6 +30,7 @@ from pipeline.embedding import Embedder
 from pipeline.errors import MilvusStreamError
 from pipeline.ingest.circuit_breaker import CircuitBreaker, RefusalLimit
 from pipeline.ingest.context import FlowContext, FlowQueues
+from pipeline.ingest.decoding import PatientDecoder
 from pipeline.ingest.embed import WINDOW_TOKENS, EmbedStage
 from pipeline.ingest.ownership.in_flight import SetAside
 from pipeline.ingest.ownership.partition_fencing import PartitionFence
@@ -109,6 +110,15 @@ class IngestFlow:
             other_call=other_call,
             limit=policy.refusals,
         )
+        # One of its own: while the registry is away, what is decoded already is still written.
+        self._registry = CircuitBreaker(
+            policy.retry,
+            lambda stage: metrics.retries.labels(stage).inc(),
+            other_call=other_call,
+            limit=policy.refusals,
+            server="registry",
+        )
+        patient = PatientDecoder(decoder, self._registry)
         rejections = Rejections(dead_letters, limits)
         bounds = bounds or RedoBounds()
         context = FlowContext(
@@ -117,10 +127,10 @@ class IngestFlow:
         restorer = None
         if lookup is not None:
             restorer = DocumentRestorer(
-                decoder=decoder, writer=writer, lookup=lookup, breaker=self._breaker, bounds=bounds, metrics=metrics
+                decoder=patient, writer=writer, lookup=lookup, breaker=self._breaker, bounds=bounds, metrics=metrics
             )
         prepare = Preparer(
-            context, decoder=decoder, chunker=chunker, writer=writer, mode=policy.mode, restorer=restorer
+            context, decoder=patient, chunker=chunker, writer=writer, mode=policy.mode, restorer=restorer
         )
         embed = EmbedStage(context, embedder, policy.window_tokens)
         write = WriteStage(
@@ -206,6 +216,11 @@ class IngestFlow:
         """By stage: why it is waiting for Milvus at the moment."""
         return self._breaker.waiting_reasons
 
+    @property
+    def registry_problem(self) -> str | None:
+        """Why decoding is waiting for the schema registry at the moment; None where it is not."""
+        return self._registry.waiting_reasons.get("decode")
+
     def check(self) -> None:
         """Raise the error that ended the flow, if one did."""
         if self._error is not None:
@@ -244,4 +259,5 @@ class IngestFlow:
     def _end(self) -> None:
         self._ending.set()
         self._breaker.end()
+        self._registry.end()
         self._queues.abort()

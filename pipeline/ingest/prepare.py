@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from pipeline.chunking import Chunker
 from pipeline.ingest.context import FlowContext
+from pipeline.ingest.decoding import PatientDecoder
 from pipeline.ingest.restore import DocumentRestorer, Verdict
 from pipeline.ingest.stages import Barrier, Decoded, Planned, Refused, Submitted, folded_deletes, sizes_of
 from pipeline.ingest.write_modes import WriteMode
-from pipeline.intake import Decoder
 from pipeline.records import Delete, Put, Rejected
 from pipeline.store import Earlier, Key, WritePlan, Writer
 
@@ -20,7 +20,7 @@ class Preparer:
         self,
         context: FlowContext,
         *,
-        decoder: Decoder,
+        decoder: PatientDecoder,
         chunker: Chunker,
         writer: Writer,
         mode: WriteMode,

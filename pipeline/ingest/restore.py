@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from pipeline.ingest.circuit_breaker import CircuitBreaker
+from pipeline.ingest.decoding import PatientDecoder
 from pipeline.ingest.ownership.redo_bounds import RedoBounds
 from pipeline.ingest.ports import RecordLookup
 from pipeline.ingest.stages import Refused
-from pipeline.intake import Decoder
 from pipeline.records import Delete, Position, Put, Rejected, SourceRecord
 from pipeline.store import NOWHERE, Entry, Key, Unfinished, Writer, ledger_id
 from pipeline.telemetry import IngestMetrics
@@ -45,7 +45,7 @@ class DocumentRestorer:
     def __init__(
         self,
         *,
-        decoder: Decoder,
+        decoder: PatientDecoder,
         writer: Writer,
         lookup: RecordLookup,
         breaker: CircuitBreaker,

@@ -2,24 +2,39 @@
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.field_paths import FieldPaths
-from pipeline.intake.formats import REGISTRY, Content
+from pipeline.intake.formats import Content, format_of
+from pipeline.intake.formats.registry import FramedKeys, SchemaReaders, SchemaSource, check_packages
+from pipeline.intake.formats.values import key_text
 from pipeline.intake.mapping import FieldMapping, IntakeLimits, RecordMapping
 from pipeline.intake.reasons import Reason
 from pipeline.records import Operation, Rejected, SourceRecord
 
 
 class Decoder:
-    """Decodes records: format, then field paths, then field mapping. Pure, so one may serve several threads."""
+    """Decodes records: format, then field paths, then field mapping. One may serve several threads."""
 
-    def __init__(self, mapping: RecordMapping, limits: IntakeLimits, *, append: bool) -> None:
-        self._format = REGISTRY[mapping.format]
+    def __init__(
+        self, mapping: RecordMapping, limits: IntakeLimits, *, append: bool, schemas: SchemaSource | None = None
+    ) -> None:
+        """`schemas`: the schema registry; None: there is none.
+
+        Raises UsageError for a format that needs one, and where a package of the extra `registry` is missing.
+        """
+        readers = None
+        if schemas is not None:
+            check_packages()
+            readers = SchemaReaders(schemas, mapping.names)
+        self._format = format_of(mapping.format, readers)
         self._paths = FieldPaths(mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template)
-        self._mapping = FieldMapping(mapping, limits, append=append)
+        keys = key_text if readers is None else FramedKeys(readers, mapping.id_field).read
+        self._mapping = FieldMapping(mapping, limits, append=append, key_text=keys, compact=readers is not None)
         self._max_record_bytes = limits.max_record_bytes
 
     def decode(self, record: SourceRecord, now_ms: int | None) -> Operation:
-        """The operation of this record; raises nothing, whatever its bytes are.
+        """The operation of this record, whatever its bytes are.
 
+        Raises Unavailable where its schema is needed and the registry cannot be asked, UsageError where the registry
+        refuses the credentials, and nothing else.
         `now_ms` None: its event time may be any, because it was accepted before.
         """
         stage = "decode"
@@ -36,7 +51,7 @@ class Decoder:
     def identify(self, record: SourceRecord) -> tuple[str | None, str] | None:
         """Tenant and doc_id of a record that was rejected; None where they cannot be read.
 
-        Of a value that cannot be read the key is taken for the id, as most producers have it.
+        Of a value that cannot be read the key is taken for the id, as most producers have it. Raises as `decode`.
         """
         try:
             content = self._arranged(self._format.read(record)) if record.defect is None else None

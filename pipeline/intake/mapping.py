@@ -1,7 +1,7 @@
 """The field mapping: from the content of a record to a Put or a Delete, with every reason to refuse a field."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
@@ -10,7 +10,7 @@ import orjson
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats import Content
-from pipeline.intake.formats.values import decode_utf8
+from pipeline.intake.formats.values import key_text
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import (
     MAX_DOC_ID_BYTES,
@@ -49,6 +49,12 @@ class RecordMapping:
     """Where fields are taken from, see `FieldPaths`."""
     text_template: str | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the fields with a meaning."""
+        names = (self.id_field, self.text_field, self.time_field, self.version_field, self.tenant_field)
+        return frozenset(name for name in (*names, self.delete_field) if name is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
@@ -64,13 +70,26 @@ class IntakeLimits:
 class FieldMapping:
     """Applies a RecordMapping; pure, so one may serve several threads."""
 
-    def __init__(self, mapping: RecordMapping, limits: IntakeLimits, *, append: bool) -> None:
+    def __init__(
+        self,
+        mapping: RecordMapping,
+        limits: IntakeLimits,
+        *,
+        append: bool,
+        key_text: Callable[[SourceRecord], str] = key_text,
+        compact: bool = False,
+    ) -> None:
+        """`key_text`: reads the id in a key; called only where the id is not in the value.
+
+        `compact`: a record may be far smaller than its metadata as JSON, because the names are in a schema.
+        """
+        self._key_text = key_text
+        self._measured_from = 0 if compact else _MAY_EXCEED_METADATA
         self._mapping = mapping
         self._limits = limits
         self._append = append
         required = (mapping.id_field, mapping.text_field, mapping.time_field)
-        optional = (mapping.version_field, mapping.tenant_field, mapping.delete_field)
-        self._consumed = frozenset(name for name in (*required, *optional) if name is not None)
+        self._consumed = mapping.names
         # Formatted once: for each record it would cost more than reading its fields.
         self._id_field, self._text_field, self._time_field = (f"the field {quoted(name)}" for name in required)
 
@@ -98,7 +117,7 @@ class FieldMapping:
             metadata=self._metadata(content),
             tenant=self._tenant(content),
         )
-        if record.size > _MAY_EXCEED_METADATA:
+        if record.size > self._measured_from:
             _check_metadata_size(document)
         return Put(record.position, record.timestamp_ms, document, self._version(content), record.topic_id)
 
@@ -113,7 +132,7 @@ class FieldMapping:
                 "a null value cannot say whose document to delete; with record.tenant_field set, delete by a record "
                 "where record.delete_field is true",
             )
-        doc_id = _checked_id(decode_utf8(record.key, "the key"), "the key")
+        doc_id = _checked_id(self._key_text(record), "the key")
         return Delete(record.position, record.timestamp_ms, doc_id, topic_id=record.topic_id)
 
     def _delete(self, record: SourceRecord, content: dict[str, Any]) -> Delete:
@@ -142,7 +161,7 @@ class FieldMapping:
         if value is not None:
             raise RecordRejected(Reason.INVALID_ID, f"{self._id_field} must be a string or an integer")
         if record.key or (record.key is not None and not self._append):
-            return _checked_id(decode_utf8(record.key, "the key"), "the key")
+            return _checked_id(self._key_text(record), "the key")
         if self._append:
             return "/".join(map(str, record.position))
         message = f"{self._id_field} is missing and the record has no key, so its document has no id"

@@ -20,7 +20,8 @@ class TextFormat:
         # With the schema's id in a header nothing in the bytes distinguishes Avro from text: much Avro is valid UTF-8.
         if any(name == _SCHEMA_ID_HEADER for name, _ in record.headers):
             message = (
-                f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON; produce JSON or plain text"
+                f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON: set registry.url, and "
+                "record.format to auto, avro, protobuf or json_schema; or produce JSON or plain text"
             )
             raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
         return text

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.reasons import Reason
+from pipeline.records import SourceRecord
 
 _JSON_TYPES: Mapping[type, str] = {
     list: "a list",
@@ -24,7 +25,7 @@ def decode_utf8(value: bytes, what: str) -> str:
         raise RecordRejected(Reason.INVALID_UTF8, message) from None
 
 
-def refuse_registry_value(value: bytes) -> None:
+def refuse_registry_value(value: bytes, what: str = "the value") -> None:
     """Raise RecordRejected for Confluent's wire format (Avro, Protobuf, JSON Schema).
 
     It begins with a zero byte; no text and no JSON does.
@@ -32,8 +33,16 @@ def refuse_registry_value(value: bytes) -> None:
     if value[:1] == b"\x00":
         raise RecordRejected(
             Reason.UNSUPPORTED_FORMAT,
-            "the value begins with a zero byte as a schema registry's format does; produce JSON or plain text",
+            f"{what} begins with a zero byte as a schema registry's format does: set registry.url, and record.format "
+            "to auto, avro, protobuf or json_schema; or produce JSON or plain text",
         )
+
+
+def key_text(record: SourceRecord) -> str:
+    """The key as it is. Raises RecordRejected where it is no text, or in a schema registry's format."""
+    key = record.key or b""
+    refuse_registry_value(key, "the key")
+    return decode_utf8(key, "the key")
 
 
 def json_type(value: object) -> str:

@@ -120,6 +120,7 @@ class Rig:
     unlisted: UnlistedPolicy | None = None
     """When answers in unlisted words refuse a document; None: the product's own rule, too slow for a test."""
     refusals: RefusalLimit = REFUSALS
+    registry_url: str | None = None
 
     def __post_init__(self) -> None:
         settings = self._settings()
@@ -184,6 +185,7 @@ class Rig:
             {
                 "mode": "append" if self.append else "upsert",
                 "record": {"version_field": self.version_field},
+                "registry": {"url": self.registry_url},
                 "kafka": {
                     "bootstrap_servers": "fake:9092",
                     "topics": TOPIC,
