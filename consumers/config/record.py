@@ -23,8 +23,8 @@ class RecordSection(Section):
     format: FormatName = Field(
         "auto",
         description="auto: a value that parses as JSON or begins with { is JSON, and must be an object; any other one "
-        "is the text itself; with `registry.url` one that names a schema is read by it. avro, protobuf, json_schema: "
-        "only values that name such a schema",
+        "is the text itself; with `registry.url` one that names a schema is read by it; events of Debezium and "
+        "CloudEvents are recognized. debezium, cloudevents, avro, protobuf, json_schema: only such values",
     )
     id_field: str = Field("id", description="the document's id; where it is missing, the record's key")
     text_field: str = Field("text", description="the text to embed")

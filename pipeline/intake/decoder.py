@@ -1,8 +1,10 @@
 """The decoder: from a record to the operation in it, or to the reason for its rejection."""
 
 from pipeline.errors import RecordRejected
+from pipeline.intake.content import Content, Deletion
 from pipeline.intake.field_paths import FieldPaths
-from pipeline.intake.formats import Content, format_of
+from pipeline.intake.formats import format_of
+from pipeline.intake.formats.json_keys import JsonKeys
 from pipeline.intake.formats.registry import FramedKeys, SchemaReaders, SchemaSource, check_packages
 from pipeline.intake.formats.values import key_text
 from pipeline.intake.mapping import FieldMapping, IntakeLimits, RecordMapping
@@ -27,6 +29,8 @@ class Decoder:
         self._format = format_of(mapping.format, readers)
         self._paths = FieldPaths(mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template)
         keys = key_text if readers is None else FramedKeys(readers, mapping.id_field).read
+        if mapping.format != "text":
+            keys = JsonKeys(keys, mapping.id_field, rows=mapping.format == "debezium").read
         self._mapping = FieldMapping(mapping, limits, append=append, key_text=keys, compact=readers is not None)
         self._max_record_bytes = limits.max_record_bytes
 
@@ -63,7 +67,11 @@ class Decoder:
             return None
 
     def _arranged(self, content: Content) -> Content:
-        return self._paths.apply(content) if self._paths and isinstance(content, dict) else content
+        if not self._paths:
+            return content
+        if isinstance(content, Deletion):
+            return Deletion(self._paths.apply(content.fields))
+        return self._paths.apply(content) if isinstance(content, dict) else content
 
     def _check_size(self, record: SourceRecord) -> None:
         if record.size > self._max_record_bytes:

@@ -9,7 +9,7 @@ from unicodedata import category
 import orjson
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats import Content
+from pipeline.intake.content import Content, Deletion
 from pipeline.intake.formats.values import key_text
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import (
@@ -99,12 +99,16 @@ class FieldMapping:
             return self._tombstone(record)
         if isinstance(content, str):
             return self._put(record, {self._mapping.text_field: content}, now_ms)
+        if isinstance(content, Deletion):
+            return self._deletion(record, content.fields)
         if self._deletes(content):
             return self._delete(record, content)
         return self._put(record, content, now_ms)
 
     def identity(self, record: SourceRecord, content: Content) -> tuple[str | None, str]:
         """Tenant and doc_id alone, whatever else is wrong. Raises RecordRejected where they are missing or wrong."""
+        if isinstance(content, Deletion):
+            content = content.fields
         if isinstance(content, dict):
             return self._tenant(content), self._doc_id(record, content)
         return self._tenant({}), self._doc_id(record, {})
@@ -139,6 +143,18 @@ class FieldMapping:
         self._refuse_delete_in_append_mode()
         doc_id, tenant = self._doc_id(record, content), self._tenant(content)
         return Delete(record.position, record.timestamp_ms, doc_id, tenant, self._version(content), record.topic_id)
+
+    def _deletion(self, record: SourceRecord, fields: dict[str, Any]) -> Delete:
+        self._refuse_delete_in_append_mode()
+        tenant_field = self._mapping.tenant_field
+        if tenant_field is not None and fields.get(tenant_field) is None:
+            message = (
+                f"it deletes a document and does not say whose: the row before the change lacks the field "
+                f"{quoted(tenant_field)}; have the database log whole rows (REPLICA IDENTITY FULL)"
+            )
+            raise RecordRejected(Reason.DELETE_WITHOUT_TENANT, message)
+        doc_id, tenant = self._doc_id(record, fields), self._tenant(fields)
+        return Delete(record.position, record.timestamp_ms, doc_id, tenant, topic_id=record.topic_id)
 
     def _refuse_delete_in_append_mode(self) -> None:
         if self._append:

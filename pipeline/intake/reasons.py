@@ -21,6 +21,7 @@ class Reason(StrEnum):
     LONE_SURROGATE = "lone_surrogate"
     NOT_FINITE = "not_finite"
     NOT_AN_OBJECT = "not_an_object"
+    NO_DOCUMENT = "no_document"
     NESTED_TOO_DEEP = "nested_too_deep"
     MISSING_ID = "missing_id"
     INVALID_ID = "invalid_id"

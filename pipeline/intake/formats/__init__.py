@@ -5,17 +5,16 @@ this room and enter it in REGISTRY; the configuration takes its names from there
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 from pipeline.errors import UsageError
+from pipeline.intake.content import Content
 from pipeline.intake.formats.auto import AutoFormat
+from pipeline.intake.formats.enveloped import Enveloped
 from pipeline.intake.formats.json import JsonFormat
 from pipeline.intake.formats.registry import SCHEMA_FORMATS, SchemaFormat, SchemaReaders, WhereFramed
 from pipeline.intake.formats.text import TextFormat
 from pipeline.records import SourceRecord
-
-Content: TypeAlias = dict[str, Any] | str | None
-"""The fields of a document, or its text alone; None deletes the document whose id is the record's key."""
 
 
 class Format(Protocol):
@@ -25,20 +24,33 @@ class Format(Protocol):
         """The content of the record. Raises RecordRejected; with a schema registry also Unavailable."""
 
 
-REGISTRY: Mapping[str, Format] = {"auto": AutoFormat(), "json": JsonFormat(), "text": TextFormat()}
-"""The values of `record.format` that need no schema registry."""
+_JSON = JsonFormat()
+REGISTRY: Mapping[str, Format] = {
+    "auto": AutoFormat(),
+    "json": _JSON,
+    "text": TextFormat(),
+    "debezium": _JSON,
+    "cloudevents": _JSON,
+}
+"""The values of `record.format` that need no schema registry, and what reads the bytes of their values."""
 NAMES = (*REGISTRY, *SCHEMA_FORMATS.values())
 """All values of `record.format`."""
 
 
 def format_of(name: str, readers: SchemaReaders | None) -> Format:
     """The format of a name. `readers` None: there is no schema registry. Raises UsageError where it needs one."""
-    if name in REGISTRY:
-        plain = REGISTRY[name]
-        return WhereFramed(SchemaFormat(readers), plain) if readers is not None and name == "auto" else plain
-    if readers is None:
-        raise UsageError(f"record.format is {name}, which needs a schema registry: set registry.url")
-    return SchemaFormat(readers, name)
+    if name in ("json", "text"):
+        return REGISTRY[name]
+    if name not in REGISTRY:
+        if readers is None:
+            raise UsageError(f"record.format is {name}, which needs a schema registry: set registry.url")
+        return Enveloped(SchemaFormat(readers, name))
+    inner = REGISTRY[name] if readers is None else WhereFramed(SchemaFormat(readers), REGISTRY[name])
+    match name:
+        case "debezium" | "cloudevents":
+            return Enveloped(inner, name)
+        case _:
+            return Enveloped(inner)
 
 
 __all__ = ["NAMES", "REGISTRY", "Content", "Format", "format_of"]

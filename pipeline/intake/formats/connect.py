@@ -1,18 +1,25 @@
 """The envelope of Kafka Connect's JsonConverter: `{"schema": …, "payload": …}`."""
 
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats.values import json_type
-from pipeline.intake.reasons import Reason
+from pipeline.intake.reasons import Reason, quoted
 
 _MEMBERS = {"schema", "payload"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CONNECT, _DEBEZIUM = "org.apache.kafka.connect.data.", "io.debezium.time."
 
 
 def unwrap(fields: dict[str, Any]) -> dict[str, Any] | None:
     """The payload of an envelope, else the fields themselves; None where the payload is null.
 
-    Raises RecordRejected for a payload of another type.
+    Values whose schema is a date, a time or a decimal are written as such. Raises RecordRejected for a payload of
+    another type, or a value that does not fit its schema.
     """
     if fields.keys() != _MEMBERS:
         return fields
@@ -20,4 +27,92 @@ def unwrap(fields: dict[str, Any]) -> dict[str, Any] | None:
     if payload is not None and not isinstance(payload, dict):
         message = f"the payload beside the schema is {json_type(payload)}, not an object"
         raise RecordRejected(Reason.NOT_AN_OBJECT, message)
-    return payload
+    return None if payload is None else _struct(payload, fields["schema"])
+
+
+def _struct(value: dict[str, Any], schema: Any) -> dict[str, Any]:
+    members = schema.get("fields") if isinstance(schema, dict) else None
+    for member in members if isinstance(members, list) else ():
+        name = member.get("field") if isinstance(member, dict) else None
+        if isinstance(name, str) and value.get(name) is not None:
+            value[name] = _typed(name, value[name], member)
+    return value
+
+
+def _typed(field: str, value: Any, schema: Mapping[str, Any]) -> Any:
+    """The value as its schema means it; as it is where the schema says nothing of use."""
+    written = _LOGICAL.get(str(schema.get("name")))
+    if written is not None:
+        try:
+            return written(value, schema)
+        except OverflowError:  # such as `infinity` of PostgreSQL: no date, and not lost
+            return value
+        except (TypeError, ValueError, KeyError, ArithmeticError):
+            message = f"the field {quoted(field)} does not fit its schema {quoted(str(schema.get('name')))}"
+            raise RecordRejected(Reason.INVALID_BODY, message) from None
+    if isinstance(value, dict):
+        return _struct(value, schema)
+    items = schema.get("items")
+    if isinstance(value, list) and isinstance(items, dict):
+        return [member if member is None else _typed(field, member, items) for member in value]
+    return value
+
+
+def _decimal(value: Any, schema: Mapping[str, Any]) -> int | float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value  # `decimal.format: NUMERIC`
+    return _scaled(value, int(schema["parameters"]["scale"]))
+
+
+def _variable(value: Any, _: Mapping[str, Any]) -> int | float:
+    return _scaled(value["value"], int(value["scale"]))
+
+
+def _scaled(encoded: str, scale: int) -> int | float:
+    """As a reader of JSON takes the number: a whole one exactly, others as a 64-bit float."""
+    if abs(scale) > 1_000:
+        raise ValueError("no database has such a scale")
+    unscaled = int.from_bytes(b64decode(encoded, validate=True), signed=True)
+    return unscaled * 10**-scale if scale <= 0 else float(Decimal(unscaled).scaleb(-scale))
+
+
+def _moment(per_second: int) -> Callable[[Any, Any], str]:
+    def written(value: Any, _: Any) -> str:
+        moment = _EPOCH + timedelta(microseconds=_whole(value) * 1_000_000 // per_second)
+        return moment.isoformat().replace("+00:00", "Z")
+
+    return written
+
+
+def _time(per_second: int) -> Callable[[Any, Any], str]:
+    def written(value: Any, _: Any) -> str:
+        return (_EPOCH + timedelta(microseconds=_whole(value) * 1_000_000 // per_second)).time().isoformat()
+
+    return written
+
+
+def _date(value: Any, _: Any) -> str:
+    return (date(1970, 1, 1) + timedelta(days=_whole(value))).isoformat()
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError(value)
+
+
+_LOGICAL: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    f"{_CONNECT}Date": _date,
+    f"{_CONNECT}Time": _time(1_000),
+    f"{_CONNECT}Timestamp": _moment(1_000),
+    f"{_CONNECT}Decimal": _decimal,
+    f"{_DEBEZIUM}Date": _date,
+    f"{_DEBEZIUM}Time": _time(1_000),
+    f"{_DEBEZIUM}MicroTime": _time(1_000_000),
+    f"{_DEBEZIUM}NanoTime": _time(1_000_000_000),
+    f"{_DEBEZIUM}Timestamp": _moment(1_000),
+    f"{_DEBEZIUM}MicroTimestamp": _moment(1_000_000),
+    f"{_DEBEZIUM}NanoTimestamp": _moment(1_000_000_000),
+    "io.debezium.data.VariableScaleDecimal": _variable,
+}
+"""By the name of a schema: how its values are written in the document."""

@@ -32,7 +32,10 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
         (["batch.max_bytes=1MiB or so"], "batch.max_bytes: write a number of bytes"),
         (["partitioning.retention=90d"], "partitioning.retention: it is partitioning.max_event_age now"),
         (["partitioning.too_old=dead_letter"], "unknown setting partitioning.too_old"),
-        (["record.format=xml"], "record.format: must be one of auto, json, text, avro, protobuf, json_schema"),
+        (
+            ["record.format=xml"],
+            "record.format: must be one of auto, json, text, debezium, cloudevents, avro, protobuf, json_schema",
+        ),
         (["milvus=5"], "setting milvus: expected keys below it"),
         (["nonsense"], "write --set section.key=value"),
         (["milvus.collection=has space"], "milvus.collection"),
@@ -100,7 +103,7 @@ def test_sizes(text: str, size: int) -> None:
 
 def test_the_schema_names_the_formats() -> None:
     schema = Settings.model_json_schema()["$defs"]["RecordSection"]["properties"]["format"]
-    assert schema["enum"] == ["auto", "json", "text", "avro", "protobuf", "json_schema"]
+    assert schema["enum"] == ["auto", "json", "text", "debezium", "cloudevents", "avro", "protobuf", "json_schema"]
 
 
 def test_another_index_type_does_not_inherit_the_parameters_of_hnsw() -> None:

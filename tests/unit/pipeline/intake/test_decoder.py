@@ -118,6 +118,7 @@ def test_a_bad_record_is_refused_with_its_reason_and_what_to_do(bad: Bad) -> Non
 
 FOUND_ELSEWHERE = {
     Reason.INVALID_HEADER_NAME,  # found while reading, see below
+    Reason.NO_DOCUMENT,  # see formats/test_debezium.py
     # With a schema registry, see formats/registry.
     Reason.NO_SCHEMA_ID,
     Reason.UNKNOWN_SCHEMA,

@@ -1,0 +1,18 @@
+"""What a format reads from a record, before its fields have a meaning."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The document of these fields is to be deleted; the id, where it is missing, is in the key.
+
+    It has no version: it deletes what is before it in its Kafka partition.
+    """
+
+    fields: dict[str, Any]
+
+
+Content: TypeAlias = dict[str, Any] | str | Deletion | None
+"""The fields of a document, or its text alone; None deletes the document whose id is the record's key."""

@@ -1,0 +1,51 @@
+"""Keys that are JSON objects, as Kafka Connect and Debezium write them: `{"id": 1}`."""
+
+from collections.abc import Callable
+
+import orjson
+
+from pipeline.errors import RecordRejected
+from pipeline.intake.formats.values import json_type
+from pipeline.intake.reasons import Reason, quoted
+from pipeline.records import SourceRecord
+
+_WRAPPER = {"schema", "payload"}
+
+
+class JsonKeys:
+    """The id in a key: in its field, else in its only field, else the key itself."""
+
+    def __init__(self, other: Callable[[SourceRecord], str], id_field: str, *, rows: bool) -> None:
+        """`other` reads all other keys. `rows`: the only field of any object is the id, whatever its name."""
+        self._other = other
+        self._id_field = id_field
+        self._rows = rows
+
+    def read(self, record: SourceRecord) -> str:
+        """The id, not checked yet. Raises RecordRejected, and as `other`."""
+        key = record.key or b""
+        if not key.startswith(b"{"):
+            return self._other(record)
+        try:
+            fields = orjson.loads(key)
+        except orjson.JSONDecodeError:
+            return self._other(record)
+        rows = self._rows
+        if fields.keys() == _WRAPPER:
+            fields, rows = fields["payload"], True
+        if not isinstance(fields, dict):
+            return _id(fields, "the payload of the key")
+        if self._id_field in fields:
+            return _id(fields[self._id_field], f"the field {quoted(self._id_field)} of the key")
+        if rows and len(fields) == 1:
+            ((name, value),) = fields.items()
+            return _id(value, f"the field {quoted(name)} of the key")
+        return self._other(record)
+
+
+def _id(value: object, what: str) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    raise RecordRejected(
+        Reason.INVALID_ID, f"{what} is {json_type(value)}, and no id: it must be a string or an integer"
+    )
