@@ -1,6 +1,7 @@
 """Records in Confluent's wire format, written by Confluent's own serializers, become documents or say why not."""
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -354,3 +355,13 @@ def _proto_writer(registry: FakeSchemaRegistry) -> registered.Write:
 
 def _json_writer(registry: FakeSchemaRegistry) -> registered.Write:
     return _WRITERS.setdefault("json", registered.json_schema(registry.address))
+
+
+@pytest.mark.parametrize("package", ["fastavro", "google.protobuf"])
+def test_without_the_extra_the_start_says_what_to_install(
+    registry: FakeSchemaRegistry, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=r"pip install milvus-stream\[registry\]") as refused:
+        decode(registry, None)
+    assert refused.value.exit_code == 2
