@@ -1,7 +1,9 @@
 """What a format reads from a record, before its fields have a meaning."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+from pipeline.records import SourceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +18,10 @@ class Deletion:
 
 Content: TypeAlias = dict[str, Any] | str | Deletion | None
 """The fields of a document, or its text alone; None deletes the document whose id is the record's key."""
+
+
+class Format(Protocol):
+    """How the bytes of a record are read."""
+
+    def read(self, record: SourceRecord) -> Content:
+        """The content of the record. Raises RecordRejected; with a schema registry also Unavailable."""

@@ -5,24 +5,14 @@ this room and enter it in REGISTRY; the configuration takes its names from there
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from pipeline.errors import UsageError
-from pipeline.intake.content import Content
+from pipeline.intake.content import Format
 from pipeline.intake.formats.auto import AutoFormat
 from pipeline.intake.formats.enveloped import Enveloped
 from pipeline.intake.formats.json import JsonFormat
 from pipeline.intake.formats.registry import SCHEMA_FORMATS, SchemaFormat, SchemaReaders, WhereFramed
 from pipeline.intake.formats.text import TextFormat
-from pipeline.records import SourceRecord
-
-
-class Format(Protocol):
-    """How the bytes of a record are read."""
-
-    def read(self, record: SourceRecord) -> Content:
-        """The content of the record. Raises RecordRejected; with a schema registry also Unavailable."""
-
 
 _JSON = JsonFormat()
 REGISTRY: Mapping[str, Format] = {
@@ -53,4 +43,4 @@ def format_of(name: str, readers: SchemaReaders | None) -> Format:
             return Enveloped(inner)
 
 
-__all__ = ["NAMES", "REGISTRY", "Content", "Format", "format_of"]
+__all__ = ["NAMES", "REGISTRY", "format_of"]

@@ -83,11 +83,11 @@ def event_content(event: dict[str, Any], record: SourceRecord) -> Content:
     media_type = str(event.get("datacontenttype") or "application/json")
     if (encoded := event.get("data_base64")) is not None:
         try:
-            data = b64decode(encoded, validate=True)
+            unpacked = b64decode(encoded, validate=True)
         except (TypeError, ValueError, binascii.Error):
             message = f"the field {quoted('data_base64')} of the CloudEvent is not base64"
             raise RecordRejected(Reason.INVALID_BODY, message) from None
-        return _content(data, media_type, attributes, record)
+        return _content(unpacked, media_type, attributes, record)
     data = event.get("data")
     if isinstance(data, dict):
         return attributes | data

@@ -1,11 +1,12 @@
 """Formats around other formats: records that say by themselves that they are an event of Debezium or a CloudEvent."""
 
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import structlog
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.content import Content
+from pipeline.intake.content import Content, Format
 from pipeline.intake.formats import cloudevents, debezium
 from pipeline.intake.reasons import Reason
 from pipeline.records import SourceRecord
@@ -14,25 +15,21 @@ log = structlog.get_logger(__name__)
 
 Envelope: TypeAlias = Literal["debezium", "cloudevents"]
 
-_LACKS = {
+_LACKS: Mapping[Envelope, str] = {
     "debezium": "it has neither the fields op and source of Debezium's envelope nor __deleted of a flattened row",
     "cloudevents": "it has neither the header ce_specversion nor the content type application/cloudevents+json, nor "
     "the fields specversion, id, source and type",
 }
 
 
-class Inner(Protocol):
-    """The format of what is inside, and of records without an envelope."""
-
-    def read(self, record: SourceRecord) -> Content:
-        """The content of the record. Raises RecordRejected, with a schema registry also Unavailable."""
-
-
 class Enveloped:
     """Takes the envelope off. Decides by what a record says of itself, for each record by itself."""
 
-    def __init__(self, inner: Inner, required: Envelope | None = None) -> None:
-        """`required`: a record without this envelope is refused; None: it is what `inner` reads."""
+    def __init__(self, inner: Format, required: Envelope | None = None) -> None:
+        """`inner` reads what is inside, and records without an envelope.
+
+        `required`: a record without this envelope is refused; None: it is what `inner` reads.
+        """
         self._inner = inner
         self._required = required
         self._seen: set[tuple[str, str]] = set()
@@ -42,9 +39,8 @@ class Enveloped:
         envelope, content = self._opened(record)
         if envelope is not None:
             self._log_once(record.position.topic, envelope)
-        if self._required not in (None, envelope) and record.value is not None:
-            lacks = _LACKS[self._required or ""]
-            message = f"record.format is {self._required}, and the value is another one: {lacks}"
+        if self._required is not None and self._required != envelope and record.value is not None:
+            message = f"record.format is {self._required}, and the value is another one: {_LACKS[self._required]}"
             raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
         return content
 

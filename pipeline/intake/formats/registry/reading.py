@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import orjson
 
 from pipeline.errors import RecordRejected, UsageError
+from pipeline.intake.content import Content, Format
 from pipeline.intake.formats.json import JsonFormat
 from pipeline.intake.formats.registry.avro import AvroReader
 from pipeline.intake.formats.registry.protobuf import ProtobufReader
@@ -141,21 +142,14 @@ class SchemaFormat:
             raise RecordRejected(error.reason, f"{error} (schema {ref}, {JSON})") from None
 
 
-class PlainFormat(Protocol):
-    """A format that needs no registry."""
-
-    def read(self, record: SourceRecord) -> dict[str, Any] | str | None:
-        """The content of the record. Raises RecordRejected."""
-
-
 class WhereFramed:
     """Reads values that name a schema by it, and all others as another format does."""
 
-    def __init__(self, framed: SchemaFormat, other: PlainFormat) -> None:
+    def __init__(self, framed: Format, other: Format) -> None:
         self._framed = framed
         self._other = other
 
-    def read(self, record: SourceRecord) -> dict[str, Any] | str | None:
+    def read(self, record: SourceRecord) -> Content:
         """The content of the record. Raises RecordRejected, Unavailable."""
         framed = record.value is not None and is_framed(record.value, record.headers, VALUE_HEADER)
         return self._framed.read(record) if framed else self._other.read(record)

@@ -48,6 +48,7 @@ def rejected(*arguments: Any, **options: Any) -> Rejected:
 
 def binary(attributes: dict[str, Any] = ATTRIBUTES, data: Any = DATA) -> tuple[bytes, list[tuple[str, bytes]]]:
     message = to_binary(CloudEvent(attributes, data))
+    assert isinstance(message.value, bytes)
     return message.value, list(message.headers.items())
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.errors import RecordRejected
 from pipeline.intake import Decoder, RecordMapping
-from pipeline.intake.formats import REGISTRY, Content, Format
+from pipeline.intake.content import Content, Format
+from pipeline.intake.formats import REGISTRY
 from pipeline.intake.formats.json import MAX_DEPTH
 from pipeline.intake.reasons import Reason
 from pipeline.records import Document, Position, Put, SourceRecord

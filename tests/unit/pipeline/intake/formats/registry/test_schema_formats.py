@@ -41,7 +41,7 @@ def decode(
     *,
     key: bytes | None = b"k",
     headers: tuple[tuple[str, bytes | None], ...] = (),
-    **mapping: str,
+    **mapping: Any,
 ) -> Operation:
     source = SchemaRegistry(registry.address)
     names = RecordMapping(format=record_format, delete_field="deleted", **mapping)
