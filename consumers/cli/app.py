@@ -15,6 +15,7 @@ import typer
 from consumers.cli import config as config_group
 from consumers.cli import keys as keys_group
 from consumers.cli import local as local_group
+from consumers.cli import topics as topics_group
 from consumers.cli.collections.app import app as collections_app
 from consumers.cli.common.options import (
     ConfigFile,
@@ -28,6 +29,7 @@ from consumers.cli.common.signals import StopSignals, exit_on_sigterm
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
 from consumers.cli.embed.app import bench_app, embed
+from consumers.cli.init.app import init
 from consumers.cli.model.app import app as model_app
 from consumers.cli.search.app import search
 from pipeline.errors import MilvusStreamError
@@ -43,6 +45,7 @@ app = typer.Typer(
 for name, group in (
     ("config", config_group.app),
     ("local", local_group.app),
+    ("topics", topics_group.app),
     ("dlq", dlq_app),
     ("collections", collections_app),
     ("documents", documents_app),
@@ -72,6 +75,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
+
+app.command()(init)
 
 # --- workers -----------------------------------------------------------------------------------------------------
 
