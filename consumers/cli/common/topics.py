@@ -4,10 +4,10 @@ import re
 import sys
 from typing import Any
 
+from consumers.cli.common.inventory import quick_kafka
 from consumers.cli.common.output import stdout, table
 from consumers.config import Settings
 from consumers.kafka import MissingTopic, create_topic, topic_facts, topic_names, topic_ranges
-from consumers.wiring.connections import kafka_settings
 from pipeline.errors import UsageError
 from pipeline.telemetry import printable
 
@@ -33,7 +33,7 @@ def make_missing(settings: Settings, topic: str, partitions: int) -> dict[str, A
     """Make the topic where it is missing, and say what there is. Raises UsageError, Unavailable."""
     if _NAME.fullmatch(topic) is None or topic in (".", ".."):
         raise UsageError(f"topic {topic!r}: write letters, digits, dots, _ and -, at most 249")
-    kafka = kafka_settings(settings)
+    kafka = quick_kafka(settings)
     before = topic_facts(kafka, [topic])[topic]
     if isinstance(before, MissingTopic):
         create_topic(kafka, topic, partitions=partitions)
@@ -49,7 +49,7 @@ def listed(settings: Settings) -> list[dict[str, Any]]:
 
     `records` counts offsets: it is too high where a topic is compacted or written by transactions.
     """
-    kafka = kafka_settings(settings)
+    kafka = quick_kafka(settings)
     facts = topic_facts(kafka, [name for name in topic_names(kafka) if not name.startswith("__")])
     found = {name: fact for name, fact in facts.items() if not isinstance(fact, MissingTopic)}
     records = dict.fromkeys(found, 0)
