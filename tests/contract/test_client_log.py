@@ -15,7 +15,11 @@ from consumers.local.server import free_ports
 from pipeline.errors import Unavailable
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    # kafka-python leaves the sockets of refused connections to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_an_outage_is_one_line_at_each_end(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ _CONNECTION_LOGGER = "kafka.net.connection"
 _ATTEMPTS = re.compile(
     r"Connection failed|%s: Connection lost|Bootstrap |%s: socket disconnected|%s: Error (receiving|sending)|%s: Abort"
     r"|%s: Request timed out|DNS lookup failed|No node available|No broker metadata|Metadata refresh"
-    r"|Marking the coordinator dead|Group Coordinator Request failed|Error sending %s to node"
+    r"|Fetch to node %s failed|Marking the coordinator dead|Group Coordinator Request failed|Error sending %s to node"
     r"|Heartbeat failed for group %s: coordinator|Heartbeat session expired"
 )
 """What is logged of connections, as kafka-python 3.0 writes it."""
