@@ -5,6 +5,7 @@ or configuration, 3 a dependency cannot be reached, 4 schema, model or version m
 and 143 ended by SIGINT or SIGTERM before the work began.
 """
 
+import importlib.metadata
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from consumers.cli.common.options import (
 from consumers.cli.common.signals import StopSignals, exit_on_sigterm
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
+from consumers.cli.documents.app import show as show_document
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.init.app import init
 from consumers.cli.model.app import app as model_app
@@ -36,9 +38,8 @@ from pipeline.errors import MilvusStreamError
 
 app = typer.Typer(
     name="milvus-stream",
-    help="Kafka topics, searchable by meaning in Milvus.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -54,6 +55,29 @@ for name, group in (
     ("bench", bench_app),
 ):
     app.add_typer(group, name=name)
+for name, group in (
+    ("collection", collections_app),
+    ("document", documents_app),
+    ("key", keys_group.app),
+    ("models", model_app),
+    ("topic", topics_group.app),
+):
+    app.add_typer(group, name=name, hidden=True)  # what somebody types who has the number wrong
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"milvus-stream {importlib.metadata.version('milvus-stream')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Kafka topics, searchable by meaning in Milvus."""
 
 
 def main() -> None:
@@ -169,6 +193,7 @@ def mcp(config: ConfigFile = None, sets: Sets = None) -> None:
 
 
 app.command()(search)
+app.command("get")(show_document)
 app.command()(embed)
 
 
