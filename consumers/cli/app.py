@@ -5,6 +5,7 @@ or configuration, 3 a dependency cannot be reached, 4 schema, model or version m
 and 143 ended by SIGINT or SIGTERM before the work began.
 """
 
+import importlib.metadata
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import typer
 
 from consumers.cli import keys as keys_group
 from consumers.cli import local as local_group
+from consumers.cli import topics as topics_group
 from consumers.cli.collections.app import app as collections_app
 from consumers.cli.common.options import (
     ConfigFile,
@@ -27,22 +29,24 @@ from consumers.cli.common.signals import StopSignals, exit_on_sigterm
 from consumers.cli.config import app as config_group
 from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
+from consumers.cli.documents.app import show as show_document
 from consumers.cli.embed.app import bench_app, embed
+from consumers.cli.init.app import init
 from consumers.cli.model.app import app as model_app
 from consumers.cli.search.app import search
 from pipeline.errors import MilvusStreamError
 
 app = typer.Typer(
     name="milvus-stream",
-    help="Kafka topics, searchable by meaning in Milvus.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 for name, group in (
     ("config", config_group.app),
     ("local", local_group.app),
+    ("topics", topics_group.app),
     ("dlq", dlq_app),
     ("collections", collections_app),
     ("documents", documents_app),
@@ -51,6 +55,29 @@ for name, group in (
     ("bench", bench_app),
 ):
     app.add_typer(group, name=name)
+for name, group in (
+    ("collection", collections_app),
+    ("document", documents_app),
+    ("key", keys_group.app),
+    ("models", model_app),
+    ("topic", topics_group.app),
+):
+    app.add_typer(group, name=name, hidden=True)  # what somebody types who has the number wrong
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"milvus-stream {importlib.metadata.version('milvus-stream')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Kafka topics, searchable by meaning in Milvus."""
 
 
 def main() -> None:
@@ -72,6 +99,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
+
+app.command()(init)
 
 # --- workers -----------------------------------------------------------------------------------------------------
 
@@ -164,6 +193,7 @@ def mcp(config: ConfigFile = None, sets: Sets = None) -> None:
 
 
 app.command()(search)
+app.command("get")(show_document)
 app.command()(embed)
 
 

@@ -2,6 +2,15 @@
 
 from consumers.config.loading import configuration_file, load_settings, masked_values
 from consumers.config.settings import Settings
+from consumers.config.starter import json_schema, starter_yaml
 from consumers.config.yaml_source import exposed_secrets
 
-__all__ = ["Settings", "configuration_file", "exposed_secrets", "load_settings", "masked_values"]
+__all__ = [
+    "Settings",
+    "configuration_file",
+    "exposed_secrets",
+    "json_schema",
+    "load_settings",
+    "masked_values",
+    "starter_yaml",
+]

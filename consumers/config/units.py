@@ -66,8 +66,15 @@ def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
 
 Parameters = Annotated[dict[str, Any], BeforeValidator(_parameters)]
 """Parameters of an index by name."""
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
-Bytes = Annotated[int, BeforeValidator(_size)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(format_duration),
+    WithJsonSchema({"type": "string", "examples": ["500ms", "30s", "24h", "7d"]}),
+]
+Bytes = Annotated[
+    int, BeforeValidator(_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512KiB", "1MiB"]})
+]
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: "********" if secret.get_secret_value() else "")]
 FormatName = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": [*FORMATS]})]
 """A name in the registry of record formats."""

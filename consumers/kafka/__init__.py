@@ -27,6 +27,7 @@ from consumers.kafka.topics.admin import (
     check_topics,
     create_topic,
     topic_facts,
+    topic_names,
 )
 from consumers.kafka.topics.lookup import KafkaLookup
 from consumers.kafka.topics.reader import newest, offsets_at, read_range, records_at, stable_ranges, topic_ranges
@@ -75,5 +76,6 @@ __all__ = [
     "suspend_clock",
     "topic_commits",
     "topic_facts",
+    "topic_names",
     "topic_ranges",
 ]

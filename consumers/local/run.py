@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -22,9 +22,12 @@ def run_local(
     directory: Path | None = None,
     kafka_port: int | None = None,
     milvus_port: int | None = None,
+    *,
+    prepare: Callable[[str, str], None] = lambda _kafka, _milvus: None,
 ) -> None:
     """Run Kafka and Milvus until SIGTERM or Ctrl-C; prints one JSON line with their addresses once both answer.
 
+    `prepare` is called with the addresses before they are printed: what it makes is there for whoever reads the line.
     Data stays in `directory`; without one it goes to a temporary folder, removed at the end. Call from the main thread.
     UsageError: a port is taken, the folder is in use or a package is missing. Unavailable: a server did not start, or
     ended; the message ends with the last lines of its log.
@@ -42,6 +45,7 @@ def run_local(
             stack.callback(server.stop)
             server.launch()
         kafka_address, milvus_address = (server.await_ready() for server in servers)
+        prepare(kafka_address, milvus_address)
         print(json.dumps({"kafka": kafka_address, "milvus": milvus_address}), flush=True)  # noqa: T201
         while True:
             for server in servers:

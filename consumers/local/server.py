@@ -258,7 +258,8 @@ class LocalServer(ABC):
     def _require_free(self, port: int, what: str) -> None:
         if not is_free(port):
             raise UsageError(
-                f"port {port} ({what}) for {self.title} is in use; stop what listens there or choose another port"
+                f"port {port} ({what}) for {self.title} is in use; stop what listens there or choose another port "
+                "(`milvus-stream local up --free-ports` takes any)"
             )
 
     def _spawn(self, port: int) -> None:

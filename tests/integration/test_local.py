@@ -18,6 +18,7 @@ import psutil
 import pytest
 from kafka.admin import KafkaAdminClient
 
+from consumers.config import load_settings
 from consumers.local.guard import __file__ as guard_script
 from consumers.local.kafka import LocalKafka
 from consumers.local.milvus import LocalMilvusLite, LocalMilvusStandalone, is_milvus_ready
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.servers
 
 @contextmanager
 def local_up(directory: Path, *options: str) -> Iterator[Running]:
-    arguments = ["-m", "consumers.cli", "local", "up", "--dir", str(directory), *options]
+    arguments = ["-m", "consumers.cli", "local", "up", "--free-ports", "--dir", str(directory), *options]
     with running(arguments, directory / "stderr.txt") as up:
         yield up
 
@@ -66,6 +67,34 @@ def test_data_survives_kill_9_of_the_command_and_no_process_does(tmp_path: Path)
         started = up.descendants()
         assert up.end(signal.SIGTERM) == 0
         expect_gone(started, within=1)
+
+
+def test_topics_are_there_before_the_addresses_are_printed_and_made_once(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for said in ("made", "exists already"):
+        with local_up(tmp_path / "data", "--topic", "documents", "--topic", "news") as up:
+            addresses = up.json_line(within=60)
+            assert sorted(topics(addresses["kafka"])) == ["documents", "news"]
+            assert up.end(signal.SIGTERM) == 0
+            errors = up.errors()
+        assert errors.count(f"4 Kafka partitions: {said}") == 2
+        assert f"they stay in {tmp_path / 'data'}" in errors
+        (tmp_path / "printed.yaml").write_text(re.split(r"writes it\):\n", errors)[1])
+        settings = load_settings(tmp_path / "printed.yaml", {})
+        assert (settings.kafka.bootstrap_servers, settings.milvus.uri) == (addresses["kafka"], addresses["milvus"])
+
+
+def test_the_usual_ports_are_the_default_and_one_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # something else has it: the same to the command
+            busy.bind(("127.0.0.1", 9092))
+            busy.listen()
+        command = [sys.executable, "-m", "consumers.cli", "local", "up", "--dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == UsageError.exit_code
+    assert "port 9092 (--kafka-port) for Apache Kafka is in use" in done.stderr
+    assert "--free-ports" in done.stderr
 
 
 def test_ctrl_c_during_the_start_ends_everything(tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jgo
 import pytest
-from kafka import KafkaAdminClient
+import yaml
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
+from consumers.local.kafka import KAFKA_VERSION, java_and_class_path
 from tests.support.milvus import milvus_client
 from tests.support.rigs.load import Sent
 from tests.support.rigs.publisher import produce
@@ -76,19 +79,71 @@ def test_the_quickstart_leads_to_a_search_result(
     kafka_bootstrap: str, milvus_uri: str, unique_name: Callable[..., str], tmp_path: Path
 ) -> None:
     (config,), (publishing,) = _blocks("yaml", QUICKSTART), _blocks("python", QUICKSTART)
-    (tmp_path / "milvus-stream.yaml").write_text(config)
     topic = unique_name("quickstart")
-    install, local, *steps = _commands(QUICKSTART)
+    install, local, configure, *steps = _commands(QUICKSTART)
     assert install == ["make install", "source .venv/bin/activate", "milvus-stream --help"]
-    assert local == ["milvus-stream local up --kafka-port 9092 --milvus-port 19530"]
+    assert local == ["milvus-stream local up --topic documents"]
     with _shell(tmp_path, kafka_bootstrap, topic, milvus_uri, topic.replace("-", "_")) as shell:
         assert "ingest" in shell.run(shlex.split(install[2]))
-        assert {"--kafka-port", "--milvus-port"} <= set(shell.run(["milvus-stream", "local", "up", "--help"]).split())
-        program = publishing.replace("localhost:9092", kafka_bootstrap).replace('"documents"', f'"{topic}"')
-        shell.run([sys.executable, "-c", program])
+        assert {"--topic", "--free-ports"} <= set(shell.run(["milvus-stream", "local", "up", "--help"]).split())
+        printed = [shell.run(shlex.split(command)) for command in configure]
+        assert topic in printed[-1]
+        written = yaml.safe_load((tmp_path / "milvus-stream.yaml").read_text())
+        shown = yaml.safe_load(config)
+        assert {section: {key: written[section][key] for key in shown[section]} for section in shown} == shown
+        shell.run([sys.executable, "-c", _sent_to(publishing, kafka_bootstrap, topic)])
         _run_all([command for step in steps for command in step], shell, "ticket-4711")
     with closing(KafkaAdminClient(bootstrap_servers=kafka_bootstrap)) as admin:
         admin.delete_topics([topic])
+
+
+def test_the_producers_of_the_quickstart_agree_on_the_partition_of_a_key(
+    kafka_bootstrap: str, make_topic: Callable[..., str]
+) -> None:
+    """The CRC32 of librdkafka's own default puts this key elsewhere."""
+    topic = make_topic(16, prefix="producers")
+    (kafka_python,), (confluent,) = _blocks("python", QUICKSTART), _blocks("python confluent-kafka", QUICKSTART)
+    (console,) = _blocks("sh console", QUICKSTART)
+    one_id = confluent.replace("ticket-4712", "ticket-4711")
+    for program in (kafka_python, one_id, confluent):
+        subprocess.run([sys.executable, "-c", _sent_to(program, kafka_bootstrap, topic)], check=True, timeout=60)
+    _run_console_producer(_sent_to(console, kafka_bootstrap, topic))
+    with closing(KafkaConsumer(bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest")) as consumer:
+        consumer.assign([TopicPartition(topic, number) for number in range(16)])
+        records: list[Any] = []
+
+        def all_four() -> bool:
+            records.extend(record for batch in consumer.poll(timeout_ms=500).values() for record in batch)
+            return len(records) >= 4
+
+        eventually(all_four, within=30, what="the four records")
+    assert [json.loads(record.value)["id"] for record in records] == [record.key.decode() for record in records]
+    places = {(record.key, record.partition) for record in records}
+    assert len(places) == len({key for key, _ in places}) == 3
+
+
+def _sent_to(program: str, kafka: str, topic: str) -> str:
+    """A producer of a page, for the broker and the topic of a test."""
+    return (
+        program.replace("localhost:9092", kafka)
+        .replace('"documents"', f'"{topic}"')
+        .replace("--topic documents", f"--topic {topic}")
+    )
+
+
+def _run_console_producer(command: str) -> None:
+    """Run the command with a `kafka-console-producer.sh` made of Kafka's own class."""
+    java, _ = java_and_class_path()
+    jars = [str(jar) for jar in jgo.build(f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}").all_jars]
+    program = f"{java} -cp {os.pathsep.join(jars)} org.apache.kafka.tools.ConsoleProducer"
+    done = subprocess.run(
+        ["sh", "-c", command.replace("kafka-console-producer.sh", program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @contextmanager
@@ -153,7 +208,7 @@ class _Shell:
 
 
 def _run_all(commands: list[str], shell: _Shell, doc_id: str) -> None:
-    shows = {"search": doc_id, "curl": doc_id, "list": "invalid_json"}
+    shows = {"search": doc_id, "curl": doc_id, "dlq": "invalid_json"}
     port, server = 0, None
     for command in commands:
         words = shlex.split(command)

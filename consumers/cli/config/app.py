@@ -35,9 +35,9 @@ def lint(config: ConfigFile = None, sets: Sets = None) -> None:
 @app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of the configuration file."""
-    from consumers.config import Settings
+    from consumers.config import json_schema
 
-    print_json(Settings.model_json_schema())
+    print_json(json_schema())
 
 
 @app.command("test")

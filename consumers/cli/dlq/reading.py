@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumers.cli.common.inventory import dead_letter_topic
-from consumers.cli.common.output import one_line, progress_line, stdout, table, utc
+from consumers.cli.common.output import one_line, progress_line, stdout, utc
 from consumers.config import Settings
 from consumers.dead_letters import DeadLetter, decode_dead_letter
 from consumers.kafka import newest as newest_records
@@ -109,23 +109,16 @@ def one(settings: Settings, position: str) -> DeadLetterView:
 
 
 def show_list(dead_letters: Sequence[DeadLetterView]) -> None:
-    """Print dead letters as a table, newest first."""
+    """Print dead letters on two lines each, newest first: where and what, then why."""
     if not dead_letters:
         sys.stderr.write("no dead letters\n")
         return
-    rows = (
-        (
-            view.position,
-            view.origin,
-            _time(view.dead_letter.record),
-            view.dead_letter.stage,
-            view.dead_letter.reason,
-            view.dead_letter.message,
-        )
-        for view in dead_letters
-    )
-    columns = ("position", "rejected record", "its time", "stage", "reason", "message")
-    stdout().print(table(columns, rows))
+    console = stdout()
+    for view in dead_letters:
+        letter = view.dead_letter
+        facts = (view.position, letter.reason, f"{letter.stage} of {view.origin}", _time(letter.record) or "-")
+        console.print(one_line("  ".join(facts)))
+        console.print(f"  {one_line(letter.message)}")
 
 
 def show_one(view: DeadLetterView) -> None:

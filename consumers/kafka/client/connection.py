@@ -1,7 +1,6 @@
 """Connections to Kafka: the settings, checked once, and the three kafka-python clients made from them."""
 
 import difflib
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -11,11 +10,13 @@ from kafka.admin import KafkaAdminClient
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.errors import KafkaTimeoutError
 
+from consumers.kafka.client.client_log import reduce_client_log
 from consumers.kafka.client.errors import kafka_errors
 from consumers.kafka.client.internals import bound_reads, check_client, open_network
 from consumers.kafka.records.batches import ReadLimits
-from pipeline.errors import MilvusStreamError, UsageError
+from pipeline.errors import MilvusStreamError, Unavailable, UsageError
 from pipeline.timestamps import rfc3339_microseconds
 
 T = TypeVar("T")
@@ -218,9 +219,7 @@ def _open(make: Callable[..., T], settings: KafkaSettings, config: Mapping[str, 
         networks.append(open_network(**configs))
         return networks[0]
 
-    logger = logging.getLogger("kafka")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.WARNING)
+    reduce_client_log(settings.bootstrap_servers)
     config = {"bootstrap_timeout_ms": BOOTSTRAP_S * 1000, **config}
     try:
         with kafka_errors(f"a connection to {settings.bootstrap_servers}"):
@@ -229,10 +228,15 @@ def _open(make: Callable[..., T], settings: KafkaSettings, config: Mapping[str, 
                 kafka_client=network,
                 **config,
             )
-    except MilvusStreamError:
+    except MilvusStreamError as error:
         # A client whose constructor fails leaves its IO thread running and connecting for ever.
         for client in networks:
             client.close()
+        if isinstance(error.__cause__, KafkaTimeoutError):
+            raise Unavailable(
+                f"no Kafka broker answers at {settings.bootstrap_servers} ({error.__cause__}). Check "
+                "kafka.bootstrap_servers, that a broker listens there, and kafka.security_protocol"
+            ) from error
         raise
 
 

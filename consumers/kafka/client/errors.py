@@ -54,7 +54,8 @@ def translated(error: BaseException, operation: str) -> MilvusStreamError:
 
 def error_text(error: BaseException) -> str:
     """Return type and message of an error, for logs and messages."""
-    return f"{type(error).__name__}: {error}"
+    name, text = type(error).__name__, str(error)
+    return text if text.startswith(f"{name}:") else f"{name}: {text}"  # kafka-python's errors begin with their name
 
 
 def fenced(error: Exception | None = None) -> MembershipLost:

@@ -82,8 +82,8 @@ def begin_at(
 
 def _recreated(name: str, since: str, log: LogRange) -> AcceptableGap:
     return AcceptableGap(
-        f"{name}: the topic was deleted and recreated since {since}; what was unread is gone, "
-        f"and the new log holds offsets {log.start} to {log.end}. {REMEDY}",
+        f"{name}: the topic was deleted and recreated since {since}, or this is another Kafka; "
+        f"what was unread is gone, and the new log holds offsets {log.start} to {log.end}. {REMEDY}",
         log.start,
     )
 

@@ -209,6 +209,12 @@ def broker_info(settings: KafkaSettings) -> BrokerInfo:
     return BrokerInfo(settings.bootstrap_servers, version, len(names))
 
 
+def topic_names(settings: KafkaSettings) -> list[str]:
+    """List the topics that this user may see. Raises Unavailable, UsageError."""
+    with closing(open_admin(settings)) as admin, kafka_errors("the list of topics"):
+        return sorted(admin.list_topics())
+
+
 def create_topic(
     settings: KafkaSettings,
     name: str,

@@ -128,3 +128,21 @@ def test_a_supervisor_loads_no_model_and_no_client() -> None:
     loaded = set(python(code).stdout.split())
     assert "uvicorn" in loaded
     assert not {"torch", "transformers", "pymilvus", "kafka", "fastapi"} & loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--version"], "milvus-stream "),
+        (["-h"], "Usage: "),
+        (["dlq", "list", "-h"], "Usage: "),
+        (["topic", "list", "-h"], "List the topics"),
+        (["collection", "info", "-h"], "Usage: "),
+        (["get", "-h"], "Show a document"),
+        (["--show-completion", "bash"], "complete"),
+    ],
+)
+def test_what_somebody_tries_first(arguments: list[str], says: str) -> None:
+    ran = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert says in ran.stdout

@@ -1,0 +1,83 @@
+"""kafka-python's log of a real outage: the patterns by which it is reduced are those of the version installed."""
+
+import logging
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from kafka import TopicPartition
+from kafka.errors import NoOffsetForPartitionError
+from structlog.testing import capture_logs
+
+from consumers.kafka.client.connection import KafkaSettings, open_admin, open_consumer
+from consumers.local.kafka import LocalKafka
+from consumers.local.server import free_ports
+from pipeline.errors import Unavailable
+from tests.support.waiting import eventually
+
+pytestmark = [
+    pytest.mark.servers,
+    # kafka-python leaves the sockets of refused connections to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def test_an_outage_is_one_line_at_each_end(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    settings = KafkaSettings(f"127.0.0.1:{port}", ("documents",), "log")
+    received = Counter()
+    logging.getLogger("kafka").addHandler(received)
+    try:
+        with capture_logs() as lines:
+            kafka = LocalKafka(tmp_path, port)
+            with kafka, closing(open_admin(settings)) as admin:
+                admin.create_topics({"documents": {"num_partitions": 1}}, wait_for_metadata=True)
+                consumer = open_consumer(settings, group=True)
+                consumer.subscribe(["documents"])
+
+                def assigned() -> bool:
+                    with suppress(NoOffsetForPartitionError):
+                        consumer.poll(100)
+                    return bool(consumer.assignment())
+
+                eventually(assigned, within=30, what="an assignment")
+                consumer.seek(TopicPartition("documents", 0), 0)
+                consumer.poll(100)
+            with closing(consumer):
+                before = received.lines
+
+                def noisy() -> bool:
+                    consumer.poll(200)
+                    return received.lines > before + 30
+
+                eventually(noisy, within=60, what="30 lines of kafka-python")
+                with kafka:
+
+                    def back() -> bool:
+                        consumer.poll(200)
+                        return lines[-1]["event"] == "kafka.connected"
+
+                    eventually(back, within=60, what="the end of the outage")
+                    assert [line["event"] for line in lines if line["event"] != "kafka.client"] == [
+                        "kafka.connection_lost",
+                        "kafka.connected",
+                    ]
+                    assert [line for line in lines if line["event"] == "kafka.client"] == []
+    finally:
+        logging.getLogger("kafka").removeHandler(received)
+
+
+def test_a_wrong_address_is_one_line_and_an_error_that_says_what_to_check() -> None:
+    settings = KafkaSettings("127.0.0.1:1", ("documents",), "log", options={"bootstrap_timeout_ms": 1_000})
+    with capture_logs() as lines, pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 .* Check kafka\.bootstrap_servers"):
+        open_admin(settings)
+    assert len(lines) <= 1
+
+
+class Counter(logging.Handler):
+    """Counts the warnings and errors of kafka-python."""
+
+    lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += record.levelno >= logging.WARNING
