@@ -92,7 +92,7 @@ mutants: install ## break the code in known ways, one at a time; fails where no 
 	$(BIN)/python -m tests.mutation $(ARGS)
 
 lock: install ## resolve the newest versions allowed by pyproject.toml into requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --extra oidc --extra mcp --extra langchain --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra int8 --extra oidc --extra mcp --extra langchain --extra registry --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 	for group in integrations integrations-llamaindex fuzz; do \
 	  $(BIN)/uv pip compile --group pyproject.toml:$$group --universal --python-version 3.11 --generate-hashes \

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from consumers.clients.schema_registry import SchemaRegistry
 from consumers.config import Settings
 from consumers.wiring.modes import mode_of
 from pipeline.chunking import Chunker, ChunkingPolicy
 from pipeline.embedding import Embedder, EmbeddingSettings, load_embedder
 from pipeline.intake import Decoder, IntakeLimits, RecordMapping
+
+if TYPE_CHECKING:
+    from consumers.clients.schema_registry import SchemaRegistry
 
 
 def decoder(settings: Settings) -> Decoder:
@@ -30,11 +33,13 @@ def decoder(settings: Settings) -> Decoder:
     )
 
 
-def _schema_registry(settings: Settings) -> SchemaRegistry | None:
+def _schema_registry(settings: Settings) -> "SchemaRegistry | None":
     """The configured schema registry. No request is sent here."""
     section = settings.registry
     if section.url is None:
         return None
+    from consumers.clients.schema_registry import SchemaRegistry  # noqa: PLC0415 - httpx, which nothing else needs
+
     return SchemaRegistry(
         section.url,
         user=section.user,

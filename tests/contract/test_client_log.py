@@ -55,7 +55,7 @@ def test_an_outage_is_one_line_at_each_end(tmp_path: Path) -> None:
 
                     def back() -> bool:
                         consumer.poll(200)
-                        return lines[-1]["event"] == "kafka.connected"
+                        return bool(lines[-1]["event"] == "kafka.connected")
 
                     eventually(back, within=60, what="the end of the outage")
                     assert [line["event"] for line in lines if line["event"] != "kafka.client"] == [

@@ -3,15 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-import structlog
-
 from pipeline.errors import RecordRejected
 from pipeline.intake.content import Content, Format
 from pipeline.intake.formats import cloudevents, debezium
 from pipeline.intake.reasons import Reason
 from pipeline.records import SourceRecord
-
-log = structlog.get_logger(__name__)
 
 Envelope: TypeAlias = Literal["debezium", "cloudevents"]
 
@@ -56,7 +52,9 @@ class Enveloped:
     def _log_once(self, topic: str, envelope: Envelope) -> None:
         if (topic, envelope) not in self._seen:
             self._seen.add((topic, envelope))
-            log.info("format.recognized", topic=topic, format=envelope)
+            import structlog  # noqa: PLC0415 - not for commands that decode nothing
+
+            structlog.get_logger(__name__).info("format.recognized", topic=topic, format=envelope)
 
 
 def _of_fields(fields: dict[str, Any], record: SourceRecord) -> tuple[Envelope | None, Content]:
