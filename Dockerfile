@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/cache \
     && pip install --no-cache-dir --require-hashes -r /tmp/uv.lock \
     && uv venv /opt/milvus-stream \
     && uv pip install --python /opt/milvus-stream --require-hashes --constraints requirements.lock \
-       -r pyproject.toml --extra oidc -r /tmp/extra.lock
+       -r pyproject.toml --extra oidc --extra registry -r /tmp/extra.lock
 COPY README.md LICENSE ./
 COPY pipeline pipeline
 COPY consumers consumers
