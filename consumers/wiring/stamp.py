@@ -40,8 +40,9 @@ def _rules(settings: Settings, model_tokens: int | None) -> Mapping[str, Any]:
     record, chunking, partitioning = settings.record, settings.chunking, settings.partitioning
     rules: dict[str, Any] = {
         "mode": settings.mode,
-        # Of a text the key is the id; all other formats take the fields that are named here.
-        "record.format": "text" if record.format == "text" else "not text",
+        # Of a text the key is the id, of Debezium's rows the only field of the key; all other formats take the fields
+        # that are named here.
+        "record.format": record.format if record.format in ("text", "debezium") else "not text",
         "record.id_field": record.id_field,
         "record.tenant_field": record.tenant_field,
         "record.version_field": record.version_field,

@@ -78,6 +78,11 @@ def test_the_data_is_the_document_and_the_attributes_are_fields(mode: str, mappi
     }
 
 
+def test_a_field_of_the_data_is_kept_where_an_attribute_has_its_name() -> None:
+    value, headers = binary(data={**DATA, "ce_id": "of the data"})
+    assert document(value, headers).metadata["ce_id"] == "of the data"
+
+
 def test_attributes_can_be_id_and_time() -> None:
     mapping = RecordMapping(id_field="ce_subject", time_field="ce_time")
     value, headers = binary(data={"text": "x"})
