@@ -16,7 +16,15 @@ class Deletion:
     fields: dict[str, Any]
 
 
-Content: TypeAlias = dict[str, Any] | str | Deletion | None
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document's text, and fields that came with it by another way."""
+
+    text: str
+    fields: dict[str, Any]
+
+
+Content: TypeAlias = dict[str, Any] | str | Text | Deletion | None
 """The fields of a document, or its text alone; None deletes the document whose id is the record's key."""
 
 

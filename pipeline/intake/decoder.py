@@ -1,7 +1,7 @@
 """The decoder: from a record to the operation in it, or to the reason for its rejection."""
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.content import Content, Deletion
+from pipeline.intake.content import Content, Deletion, Text
 from pipeline.intake.field_paths import FieldPaths
 from pipeline.intake.formats import format_of
 from pipeline.intake.formats.json_keys import JsonKeys
@@ -27,6 +27,7 @@ class Decoder:
             check_packages()
             readers = SchemaReaders(schemas, mapping.names)
         self._format = format_of(mapping.format, readers)
+        self._text_field = mapping.text_field
         self._paths = FieldPaths(mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template)
         keys = key_text if readers is None else FramedKeys(readers, mapping.id_field).read
         if mapping.format != "text":
@@ -67,6 +68,8 @@ class Decoder:
             return None
 
     def _arranged(self, content: Content) -> Content:
+        if isinstance(content, Text):
+            content = {**content.fields, self._text_field: content.text}
         if not self._paths:
             return content
         if isinstance(content, Deletion):

@@ -26,6 +26,8 @@ from pipeline.records import (
 from pipeline.timestamps import event_time_ms, rfc3339_microseconds
 
 _MAY_HOLD_INTEGERS = frozenset({int, dict, list})
+_MOST_BITS = 8 * MAX_DOC_ID_BYTES
+"""Of an integer that is an id."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INVISIBLE = frozenset({"Cc", "Cf"})
 """Control and format characters."""
@@ -173,7 +175,7 @@ class FieldMapping:
         if isinstance(value, str):
             return _checked_id(value, self._id_field)
         if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+            return _checked_id(_digits(value), self._id_field)
         if value is not None:
             raise RecordRejected(Reason.INVALID_ID, f"{self._id_field} must be a string or an integer")
         if record.key or (record.key is not None and not self._append):
@@ -241,7 +243,7 @@ class FieldMapping:
             return None
         value = content.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+            value = _digits(value)
         if not isinstance(value, str) or not value.strip() or len(value.encode()) > MAX_DOC_ID_BYTES:
             message = f"the field {quoted(name)} must be a string or an integer, not empty and up to 1,024 bytes"
             raise RecordRejected(Reason.INVALID_TENANT, message)
@@ -294,6 +296,11 @@ def _check_metadata_size(document: Document) -> None:
     if size > MAX_METADATA_BYTES:
         message = f"the metadata has {size:,} bytes as JSON; Milvus takes {MAX_METADATA_BYTES:,}"
         raise RecordRejected(Reason.METADATA_TOO_LARGE, message)
+
+
+def _digits(value: int) -> str:
+    """The digits of a number, of one that is too long for any id only the first: Python refuses to write 4,300."""
+    return str(value) if value.bit_length() <= _MOST_BITS else "9" * (MAX_DOC_ID_BYTES + 1)
 
 
 def _checked_id(doc_id: str, what: str) -> str:

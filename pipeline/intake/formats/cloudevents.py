@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.content import Content
+from pipeline.intake.content import Content, Text
 from pipeline.intake.formats.json import JsonFormat
 from pipeline.intake.formats.text import TextFormat
 from pipeline.intake.formats.values import decode_utf8, json_type
@@ -36,7 +36,7 @@ def is_binary(headers: Headers) -> bool:
 
 def is_enclosed(headers: Headers) -> bool:
     """Whether the content type says that the value is an event, or a list of them."""
-    return _media_type(headers).startswith((_STRUCTURED, _BATCH))
+    return _media_type(headers).startswith("application/cloudevents")
 
 
 def is_event(fields: dict[str, Any]) -> bool:
@@ -48,6 +48,8 @@ def binary_event(record: SourceRecord) -> Content:
     """The content of an event whose data is the value. Raises RecordRejected."""
     if record.value is None:
         return None
+    version = next(value or b"" for name, value in record.headers if name == f"{_PREFIX}{_VERSION}")
+    _check_version(version.decode(errors="replace"))
     attributes = {
         name: decode_utf8(value or b"", f"the header {name}")
         for name, value in record.headers
@@ -60,7 +62,11 @@ def enclosed_event(record: SourceRecord) -> Content:
     """The content of the event that the value is, or of the only one in a list. Raises RecordRejected."""
     if record.value is None:
         return None
-    if not _media_type(record.headers).startswith(_BATCH):
+    media_type = _media_type(record.headers)
+    if not media_type.startswith((_STRUCTURED, _BATCH)):
+        message = f"the value is a CloudEvent in the format {quoted(media_type)}: send it in JSON"
+        raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
+    if media_type.startswith(_STRUCTURED):
         fields = _JSON.read(record)
         return None if fields is None else event_content(fields, record)
     try:
@@ -80,7 +86,8 @@ def event_content(event: dict[str, Any], record: SourceRecord) -> Content:
         missing = ", ".join(quoted(name) for name in sorted(_REQUIRED - event.keys())) or quoted(_VERSION)
         raise RecordRejected(Reason.NO_DOCUMENT, f"the CloudEvent lacks {missing}")
     attributes = {f"{_PREFIX}{name}": value for name, value in event.items() if name not in _NO_FIELDS}
-    media_type = str(event.get("datacontenttype") or "application/json")
+    _check_version(event[_VERSION])
+    media_type = str(event.get("datacontenttype") or "application/json").strip().lower()
     if (encoded := event.get("data_base64")) is not None:
         try:
             unpacked = b64decode(encoded, validate=True)
@@ -91,10 +98,16 @@ def event_content(event: dict[str, Any], record: SourceRecord) -> Content:
     data = event.get("data")
     if isinstance(data, dict):
         return attributes | data
-    if isinstance(data, str) and not _is_json(media_type):
-        return data
+    if isinstance(data, str) and media_type.startswith("text/"):
+        return Text(data, attributes)
     message = f"the data of the CloudEvent is {json_type(data)} and its content type {quoted(media_type)}: no document"
     raise RecordRejected(Reason.NOT_AN_OBJECT, message)
+
+
+def _check_version(version: str) -> None:
+    if not version.startswith("1."):
+        message = f"the CloudEvent has the {_VERSION} {quoted(version)}: only 1.0 is read"
+        raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
 
 
 def _content(data: bytes, media_type: str, attributes: dict[str, Any], record: SourceRecord) -> Content:
@@ -102,7 +115,8 @@ def _content(data: bytes, media_type: str, attributes: dict[str, Any], record: S
         fields = _JSON.read(SourceRecord(record.position, record.timestamp_ms, record.key, data))
         return None if fields is None else attributes | fields
     if media_type.startswith("text/"):
-        return _TEXT.read(SourceRecord(record.position, record.timestamp_ms, record.key, data))
+        text = _TEXT.read(SourceRecord(record.position, record.timestamp_ms, record.key, data))
+        return None if text is None else Text(text, attributes)
     message = f"the data of the CloudEvent has the content type {quoted(media_type)}: send JSON or text"
     raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
 

@@ -3,15 +3,19 @@
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.values import json_type
+from pipeline.intake.formats.values import json_type, number
 from pipeline.intake.reasons import Reason, quoted
 
 _MEMBERS = {"schema", "payload"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_S = 86_400
+_MOST_DECIMAL_BYTES, _MOST_SCALE = 64, 1_000
+"""Of databases PostgreSQL has the longest numbers, of which those with more than 150 digits are hardly data."""
+_EXACT = Context(prec=200)
 _CONNECT, _DEBEZIUM = "org.apache.kafka.connect.data.", "io.debezium.time."
 
 
@@ -30,6 +34,16 @@ def unwrap(fields: dict[str, Any]) -> dict[str, Any] | None:
     return None if payload is None else _struct(payload, fields["schema"])
 
 
+def unwrap_key(fields: dict[str, Any]) -> Any:
+    """The payload of a key in an envelope, as `unwrap` writes it, else the fields themselves. Raises RecordRejected."""
+    if fields.keys() != _MEMBERS:
+        return fields
+    payload, schema = fields["payload"], fields["schema"]
+    if isinstance(payload, dict):
+        return _struct(payload, schema)
+    return _typed("payload", payload, schema) if isinstance(schema, dict) else payload
+
+
 def _struct(value: dict[str, Any], schema: Any) -> dict[str, Any]:
     members = schema.get("fields") if isinstance(schema, dict) else None
     for member in members if isinstance(members, list) else ():
@@ -45,7 +59,7 @@ def _typed(field: str, value: Any, schema: Mapping[str, Any]) -> Any:
     if written is not None:
         try:
             return written(value, schema)
-        except OverflowError:  # such as `infinity` of PostgreSQL: no date, and not lost
+        except OverflowError:  # such as `infinity` of PostgreSQL: no date, and the number is not lost
             return value
         except (TypeError, ValueError, KeyError, ArithmeticError):
             message = f"the field {quoted(field)} does not fit its schema {quoted(str(schema.get('name')))}"
@@ -69,11 +83,10 @@ def _variable(value: Any, _: Mapping[str, Any]) -> int | float:
 
 
 def _scaled(encoded: str, scale: int) -> int | float:
-    """As a reader of JSON takes the number: a whole one exactly, others as a 64-bit float."""
-    if abs(scale) > 1_000:
-        raise ValueError("no database has such a scale")
-    unscaled = int.from_bytes(b64decode(encoded, validate=True), signed=True)
-    return unscaled * 10**-scale if scale <= 0 else float(Decimal(unscaled).scaleb(-scale))
+    unscaled = b64decode(encoded, validate=True)
+    if len(unscaled) > _MOST_DECIMAL_BYTES or abs(scale) > _MOST_SCALE:
+        raise ValueError("no database has such a number")
+    return number(Decimal(int.from_bytes(unscaled, signed=True)).scaleb(-scale, _EXACT))
 
 
 def _moment(per_second: int) -> Callable[[Any, Any], str]:
@@ -86,6 +99,8 @@ def _moment(per_second: int) -> Callable[[Any, Any], str]:
 
 def _time(per_second: int) -> Callable[[Any, Any], str]:
     def written(value: Any, _: Any) -> str:
+        if not 0 <= _whole(value) < _DAY_S * per_second:
+            raise OverflowError  # MySQL's TIME goes to 838 hours, and below zero: a span and no time of a day
         return (_EPOCH + timedelta(microseconds=_whole(value) * 1_000_000 // per_second)).time().isoformat()
 
     return written

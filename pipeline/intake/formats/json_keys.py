@@ -1,15 +1,15 @@
 """Keys that are JSON objects, as Kafka Connect and Debezium write them: `{"id": 1}`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 
 from pipeline.errors import RecordRejected
+from pipeline.intake.formats.connect import unwrap_key
 from pipeline.intake.formats.values import json_type
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import SourceRecord
-
-_WRAPPER = {"schema", "payload"}
 
 
 class JsonKeys:
@@ -30,22 +30,21 @@ class JsonKeys:
             fields = orjson.loads(key)
         except orjson.JSONDecodeError:
             return self._other(record)
-        rows = self._rows
-        if fields.keys() == _WRAPPER:
-            fields, rows = fields["payload"], True
-        if not isinstance(fields, dict):
-            return _id(fields, "the payload of the key")
-        if self._id_field in fields:
-            return _id(fields[self._id_field], f"the field {quoted(self._id_field)} of the key")
-        if rows and len(fields) == 1:
-            ((name, value),) = fields.items()
+        row = unwrap_key(fields)
+        if not isinstance(row, dict):
+            return _id(row, "the payload of the key")
+        if self._id_field in row:
+            return _id(row[self._id_field], f"the field {quoted(self._id_field)} of the key")
+        wrapped = row is not fields
+        if len(row) == 1 and (self._rows or wrapped):
+            ((name, value),) = row.items()
             return _id(value, f"the field {quoted(name)} of the key")
-        return self._other(record)
+        # Without its schema, which may change while the row is the same.
+        return orjson.dumps(row).decode() if wrapped else self._other(record)
 
 
-def _id(value: object, what: str) -> str:
+def _id(value: Any, what: str) -> str:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
-    raise RecordRejected(
-        Reason.INVALID_ID, f"{what} is {json_type(value)}, and no id: it must be a string or an integer"
-    )
+    message = f"{what} is {json_type(value)}, and no id: it must be a string or an integer"
+    raise RecordRejected(Reason.INVALID_ID, message)

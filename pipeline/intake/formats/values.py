@@ -1,6 +1,8 @@
 """Checks of raw values that the formats share."""
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.reasons import Reason
@@ -48,3 +50,13 @@ def key_text(record: SourceRecord) -> str:
 def json_type(value: object) -> str:
     """JSON's name for the type of a parsed value, with its article."""
     return _JSON_TYPES.get(type(value), "of another type")
+
+
+def number(value: Decimal) -> int | float:
+    """As a reader of JSON takes it: a whole number exactly, others as a 64-bit float. Raises ValueError beyond that."""
+    if int(value.as_tuple().exponent) >= 0:
+        return int(value)
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError("the number is larger than a 64-bit float can hold")
+    return found

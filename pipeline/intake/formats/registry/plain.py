@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats.json import MAX_DEPTH
+from pipeline.intake.formats.values import number
 from pipeline.intake.reasons import Reason, quoted
 
 AS_IS: frozenset[type] = frozenset({str, int, bool, type(None)})
@@ -54,16 +55,11 @@ def _moment(value: datetime) -> str:
     return value.isoformat().replace("+00:00", "Z")
 
 
-def _number(value: Decimal) -> int | float:
-    """As a reader of JSON takes it: whole numbers exactly, others as a 64-bit float."""
-    return int(value) if int(value.as_tuple().exponent) >= 0 else float(value)
-
-
 _WRITTEN: Mapping[type, Callable[[Any], Any]] = {
     bytes: base64,
     datetime: _moment,
     date: date.isoformat,
     time: time.isoformat,
-    Decimal: _number,
+    Decimal: number,
     UUID: str,
 }

@@ -98,6 +98,20 @@ def test_text_and_bytes() -> None:
     assert document(encoded, STRUCTURED).text == "x"
 
 
+@pytest.mark.parametrize("in_value", [False, True])
+def test_a_text_has_the_attributes_as_fields(in_value: bool) -> None:
+    mapping = RecordMapping(id_field="ce_subject", text_field="body")
+    plain = {**ATTRIBUTES, "datacontenttype": "Text/Plain"}
+    value: Any = {**plain, "specversion": "1.0", "data": "A text."}
+    headers: Any = STRUCTURED
+    if not in_value:
+        value = b"A text."
+        headers = [(f"ce_{name}", text.encode()) for name, text in ATTRIBUTES.items() if name != "datacontenttype"]
+        headers += [("ce_specversion", b"1.0"), ("content-type", b"Text/Plain")]
+    made = document(value, headers, mapping=mapping)
+    assert (made.doc_id, made.text, made.metadata["ce_type"]) == ("ticket-7", "A text.", "ticket.changed")
+
+
 def test_an_event_without_a_value_deletes_the_document_of_its_key() -> None:
     operation = decoded(None, [("ce_specversion", b"1.0")])
     assert isinstance(operation, Delete)
@@ -116,6 +130,8 @@ def test_an_event_without_a_value_deletes_the_document_of_its_key() -> None:
         ({**ATTRIBUTES, "specversion": "1.0", "data_base64": "!"}, STRUCTURED, Reason.INVALID_BODY, "data_base64"),
         (b"x", [("ce_specversion", b"1.0"), ("content-type", b"image/png")], Reason.UNSUPPORTED_FORMAT, "image/png"),
         (DATA, [("ce_specversion", b"1.0"), ("ce_id", b"\xff")], Reason.INVALID_UTF8, "ce_id"),
+        (DATA, [("ce_specversion", b"9.9")], Reason.UNSUPPORTED_FORMAT, "9.9"),
+        (b"\x02avro", [("content-type", b"application/cloudevents+avro")], Reason.UNSUPPORTED_FORMAT, "+avro"),
     ],
 )
 def test_what_is_no_document_is_refused(value: object, headers: Any, reason: Reason, words: str) -> None:

@@ -51,6 +51,8 @@ def test_a_deleted_row_deletes_its_document_without_a_version(before: Any, mappi
         (b'{"ticket_no": "T-7"}', "T-7"),
         (b"7", "7"),
         (b'{"a": 1, "b": 2}', '{"a": 1, "b": 2}'),
+        (b'{"schema": {"version": 1}, "payload": {"a": 1, "b": "x"}}', '{"a":1,"b":"x"}'),
+        (b'{"schema": {"version": 2}, "payload": {"a": 1, "b": "x"}}', '{"a":1,"b":"x"}'),
     ],
 )
 def test_a_tombstone_deletes_the_document_of_its_key(key: bytes, doc_id: str) -> None:
@@ -147,6 +149,8 @@ def typed(name: str, value: object, **parameters: str) -> Any:
         ("io.debezium.time.MicroTimestamp", 9_223_372_036_825_200_000, 9_223_372_036_825_200_000),
         ("io.debezium.data.VariableScaleDecimal", {"scale": 1, "value": number(-125)}, -12.5),
         ("io.debezium.data.VariableScaleDecimal", {"scale": -2, "value": number(12)}, 1200),
+        ("io.debezium.time.MicroTime", 90_000_000_000, 90_000_000_000),
+        ("io.debezium.time.Time", -1_000, -1_000),
         ("unknown", 5, 5),
     ],
 )
@@ -166,6 +170,8 @@ def test_a_decimal() -> None:
         ("io.debezium.data.VariableScaleDecimal", {"scale": 10**9, "value": number(1)}),
         ("io.debezium.data.VariableScaleDecimal", 5),
         ("org.apache.kafka.connect.data.Decimal", "!!"),
+        ("io.debezium.data.VariableScaleDecimal", {"scale": 0, "value": b64encode(b"\x7f" * 5_000).decode()}),
+        ("io.debezium.data.VariableScaleDecimal", {"scale": 400, "value": "not base64"}),
     ],
 )
 def test_a_value_that_does_not_fit_its_schema_is_refused_with_its_field(name: str, value: object) -> None:
@@ -173,6 +179,31 @@ def test_a_value_that_does_not_fit_its_schema_is_refused_with_its_field(name: st
     value = {"schema": {"fields": [row]}, "payload": event("c", after={**ROW, "v": value})}
     verdict = rejected(value, KEY)
     assert (verdict.reason, '"v"' in verdict.message) == (Reason.INVALID_BODY, True)
+
+
+def test_a_decimal_key_is_the_same_id_in_a_row_its_delete_and_its_tombstone() -> None:
+    decimal = {"name": "io.debezium.data.VariableScaleDecimal", "field": "id", "type": "struct"}
+    key_schema = {"type": "struct", "fields": [decimal]}
+    five = {"scale": 0, "value": "BQ=="}
+    key = json.dumps({"schema": key_schema, "payload": {"id": five}}).encode()
+    schema = {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": [decimal]}]}
+    stored = put({"schema": schema, "payload": event("c", after={**ROW, "id": five})}, key)
+    assert stored.document.doc_id == "5"
+    assert deleted({"schema": schema, "payload": event("d")}, key).doc_id == "5"
+    assert deleted(None, key).doc_id == "5"
+    alone = json.dumps({"schema": {"name": "org.apache.kafka.connect.data.Date"}, "payload": 20_779}).encode()
+    assert deleted(None, alone).doc_id == "2026-11-22"
+
+
+def test_a_number_that_is_too_long_for_an_id_is_refused() -> None:
+    schema = {
+        "fields": [{"field": "id", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "0"}}]
+    }
+    digits = b64encode(b"\x7f" * 64).decode()
+    value = {"schema": schema, "payload": {"id": digits, "text": "x"}}
+    assert document(value).doc_id == str(int.from_bytes(b"\x7f" * 64))
+    scaled = {"fields": [{**decimal, "parameters": {"scale": "-990"}}]}
+    assert rejected({**value, "schema": scaled}).reason in (Reason.ID_TOO_LONG, Reason.INVALID_BODY)
 
 
 JSON = st.recursive(
