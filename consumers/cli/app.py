@@ -29,6 +29,7 @@ from consumers.cli.dlq.app import app as dlq_app
 from consumers.cli.documents.app import app as documents_app
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.model.app import app as model_app
+from consumers.cli.publish.app import publish
 from consumers.cli.search.app import search
 from pipeline.errors import MilvusStreamError
 
@@ -165,6 +166,7 @@ def mcp(config: ConfigFile = None, sets: Sets = None) -> None:
 
 app.command()(search)
 app.command()(embed)
+app.command()(publish)
 
 
 @app.command()
