@@ -33,6 +33,7 @@ from consumers.cli.documents.app import show as show_document
 from consumers.cli.embed.app import bench_app, embed
 from consumers.cli.init.app import init
 from consumers.cli.model.app import app as model_app
+from consumers.cli.publish.app import publish
 from consumers.cli.search.app import search
 from pipeline.errors import MilvusStreamError
 
@@ -195,6 +196,7 @@ def mcp(config: ConfigFile = None, sets: Sets = None) -> None:
 app.command()(search)
 app.command("get")(show_document)
 app.command()(embed)
+app.command()(publish)
 
 
 @app.command()

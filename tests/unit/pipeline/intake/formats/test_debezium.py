@@ -196,9 +196,8 @@ def test_a_decimal_key_is_the_same_id_in_a_row_its_delete_and_its_tombstone() ->
 
 
 def test_a_number_that_is_too_long_for_an_id_is_refused() -> None:
-    schema = {
-        "fields": [{"field": "id", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "0"}}]
-    }
+    decimal = {"field": "id", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "0"}}
+    schema = {"fields": [decimal]}
     digits = b64encode(b"\x7f" * 64).decode()
     value = {"schema": schema, "payload": {"id": digits, "text": "x"}}
     assert document(value).doc_id == str(int.from_bytes(b"\x7f" * 64))
