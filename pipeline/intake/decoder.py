@@ -1,5 +1,7 @@
 """The decoder: from a record to the operation in it, or to the reason for its rejection."""
 
+from typing import Any
+
 from pipeline.errors import RecordRejected
 from pipeline.intake.content import Content, Deletion, Text
 from pipeline.intake.field_paths import FieldPaths
@@ -59,22 +61,24 @@ class Decoder:
         Of a value that cannot be read the key is taken for the id, as most producers have it. Raises as `decode`.
         """
         try:
-            content = self._arranged(self._format.read(record)) if record.defect is None else None
+            fields = self._arranged(self._format.read(record)) if record.defect is None else None
         except RecordRejected:
-            content = None
+            fields = None
         try:
-            return self._mapping.identity(record, content)
+            return self._mapping.identity(record, fields)
         except RecordRejected:
             return None
 
-    def _arranged(self, content: Content) -> Content:
-        if isinstance(content, Text):
+    def _arranged(self, content: Content) -> dict[str, Any] | Deletion | None:
+        if isinstance(content, str):
+            content = {self._text_field: content}
+        elif isinstance(content, Text):
             content = {**content.fields, self._text_field: content.text}
-        if not self._paths:
+        if not self._paths or content is None:
             return content
         if isinstance(content, Deletion):
             return Deletion(self._paths.apply(content.fields))
-        return self._paths.apply(content) if isinstance(content, dict) else content
+        return self._paths.apply(content)
 
     def _check_size(self, record: SourceRecord) -> None:
         if record.size > self._max_record_bytes:

@@ -9,7 +9,7 @@ from unicodedata import category
 import orjson
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.content import Content, Deletion
+from pipeline.intake.content import Deletion
 from pipeline.intake.formats.values import key_text
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import (
@@ -95,25 +95,22 @@ class FieldMapping:
         # Formatted once: for each record it would cost more than reading its fields.
         self._id_field, self._text_field, self._time_field = (f"the field {quoted(name)}" for name in required)
 
-    def operation(self, record: SourceRecord, content: Content, now_ms: int | None) -> Put | Delete:
-        """The operation that the record asks for. Raises RecordRejected."""
+    def operation(
+        self, record: SourceRecord, content: dict[str, Any] | Deletion | None, now_ms: int | None
+    ) -> Put | Delete:
+        """The operation that the record asks for; without content it deletes. Raises RecordRejected."""
         if content is None:
             return self._tombstone(record)
-        if isinstance(content, str):
-            return self._put(record, {self._mapping.text_field: content}, now_ms)
         if isinstance(content, Deletion):
             return self._deletion(record, content.fields)
         if self._deletes(content):
             return self._delete(record, content)
         return self._put(record, content, now_ms)
 
-    def identity(self, record: SourceRecord, content: Content) -> tuple[str | None, str]:
+    def identity(self, record: SourceRecord, content: dict[str, Any] | Deletion | None) -> tuple[str | None, str]:
         """Tenant and doc_id alone, whatever else is wrong. Raises RecordRejected where they are missing or wrong."""
-        if isinstance(content, Deletion):
-            content = content.fields
-        if isinstance(content, dict):
-            return self._tenant(content), self._doc_id(record, content)
-        return self._tenant({}), self._doc_id(record, {})
+        fields = content.fields if isinstance(content, Deletion) else content or {}
+        return self._tenant(fields), self._doc_id(record, fields)
 
     def _put(self, record: SourceRecord, content: dict[str, Any], now_ms: int | None) -> Put:
         document = Document(
