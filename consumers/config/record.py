@@ -36,7 +36,7 @@ class RecordSection(Section):
     delete_field: str | None = Field(None, description="a record where this field is true deletes its own id")
     fields: dict[str, FieldSources] = Field(
         default_factory=dict,
-        description="fields taken from elsewhere in a record by JSONPath, `{id: $.after.id, text: [$.title, $.body]}`; "
+        description="fields taken from elsewhere in a record by JSONPath, `{id: $.row.id, text: [$.title, $.body]}`; "
         "of several paths the first that has a value counts; the text joins them all. What was taken leaves its old "
         "place",
     )

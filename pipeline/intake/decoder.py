@@ -30,10 +30,12 @@ class Decoder:
             readers = SchemaReaders(schemas, mapping.names)
         self._format = format_of(mapping.format, readers)
         self._text_field = mapping.text_field
-        self._paths = FieldPaths(mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template)
+        self._paths = FieldPaths(
+            mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template, kept=mapping.names
+        )
         keys = key_text if readers is None else FramedKeys(readers, mapping.id_field).read
         if mapping.format != "text":
-            keys = JsonKeys(keys, mapping.id_field, rows=mapping.format == "debezium").read
+            keys = JsonKeys(keys, self._paths, mapping.id_field, rows=mapping.format == "debezium").read
         self._mapping = FieldMapping(mapping, limits, append=append, key_text=keys, compact=readers is not None)
         self._max_record_bytes = limits.max_record_bytes
 
@@ -61,7 +63,7 @@ class Decoder:
         Of a value that cannot be read the key is taken for the id, as most producers have it. Raises as `decode`.
         """
         try:
-            fields = self._arranged(self._format.read(record)) if record.defect is None else None
+            fields = self._arranged(self._format.read(record), text=False) if record.defect is None else None
         except RecordRejected:
             fields = None
         try:
@@ -69,7 +71,7 @@ class Decoder:
         except RecordRejected:
             return None
 
-    def _arranged(self, content: Content) -> dict[str, Any] | Deletion | None:
+    def _arranged(self, content: Content, *, text: bool = True) -> dict[str, Any] | Deletion | None:
         if isinstance(content, str):
             content = {self._text_field: content}
         elif isinstance(content, Text):
@@ -77,8 +79,14 @@ class Decoder:
         if not self._paths or content is None:
             return content
         if isinstance(content, Deletion):
-            return Deletion(self._paths.apply(content.fields))
-        return self._paths.apply(content)
+            return Deletion(self._paths.apply(content.fields, text=False))
+        try:
+            return self._paths.apply(content, text=text)
+        except RecordRejected:
+            without = self._paths.apply(content, text=False)
+            if self._mapping.deletes(without):  # which needs no text
+                return without
+            raise
 
     def _check_size(self, record: SourceRecord) -> None:
         if record.size > self._max_record_bytes:

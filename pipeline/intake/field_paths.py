@@ -1,10 +1,10 @@
 """Field paths: fields of a document are taken from anywhere in a record, before the field mapping sees it.
 
-A path is a JSONPath of names and indices (RFC 9535, a singular query): `$.after.id`, `$['a b'].items[0]`.
+A path is a JSONPath of names and indices (RFC 9535, a singular query): `$.ticket.id`, `$['a b'].items[0]`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,6 +16,8 @@ Step: TypeAlias = str | int
 _BETWEEN_PARTS = "\n\n"
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _MISSING = object()
+_MOST_BITS = 4_096
+"""Of an integer in a text: Python writes 4,300 digits and no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class FieldPath:
         try:
             query = compile(text)
         except JSONPathError as error:
-            raise ValueError(f"{text!r} is no JSONPath such as $.after.id: {error}") from None
+            raise ValueError(f"{text!r} is no JSONPath such as $.ticket.id: {error}") from None
         if not query.singular_query() or not query.segments:
             raise ValueError(f"{text!r} does not name one field: use names and indices only, such as $.items[0].id")
         return cls(text, tuple(_step(segment.selectors[0]) for segment in query.segments))
@@ -65,11 +67,19 @@ class FieldPaths:
        between them, or fills a template.
     2. A field whose paths have no value keeps what the record has under its own name.
     3. What was taken leaves its old place: a text would else be stored a second time, among the metadata. A field of
-       its own keeps it (`title: $.title`).
+       its own keeps it (`title: $.title`), and fields with a meaning stay, whatever else they are used for.
     """
 
-    def __init__(self, fields: Mapping[str, Sequence[str]], *, text_field: str, text_template: str | None) -> None:
-        """Raises ValueError for a path or template that cannot be read."""
+    def __init__(
+        self,
+        fields: Mapping[str, Sequence[str]],
+        *,
+        text_field: str,
+        text_template: str | None,
+        kept: Collection[str] = (),
+    ) -> None:
+        """`kept`: names of the fields with a meaning. Raises ValueError for a path or template that cannot be read."""
+        self._kept = frozenset(kept) - {text_field}
         self._paths = {name: tuple(FieldPath.parse(path) for path in paths) for name, paths in fields.items()}
         self._text_field = text_field
         self._template = None if text_template is None else TextTemplate(text_template)
@@ -79,13 +89,16 @@ class FieldPaths:
     def __bool__(self) -> bool:
         return bool(self._paths) or self._template is not None
 
-    def apply(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The content with its values moved; the argument is changed. Raises RecordRejected."""
+    def apply(self, content: dict[str, Any], *, text: bool = True) -> dict[str, Any]:
+        """The content with its values moved; the argument is changed, unless it raises RecordRejected.
+
+        `text` False: without that of the text, which is the only one that can be refused.
+        """
         taken: list[FieldPath] = []
         fields: dict[str, Any] = {}
         for name, paths in self._paths.items():
             present = [path for path in paths if path.value(content) is not None]
-            if not present:
+            if not present or (name == self._text_field and not text):
                 continue
             if name == self._text_field and len(paths) > 1:
                 fields[name] = _BETWEEN_PARTS.join(_part(path, content) for path in present)
@@ -93,15 +106,25 @@ class FieldPaths:
                 del present[1:]
                 fields[name] = present[0].value(content)
             taken += present
-        if self._template is not None:
-            text, used = self._template.fill(content)
+        if self._template is not None and text:
+            made, used = self._template.fill(content)
             if used:
-                fields[self._text_field] = text
+                fields[self._text_field] = made
                 taken += used
         # A whole object first: what is taken out of it as well stays in it.
         for path in sorted(taken, key=lambda path: len(path.steps)):
-            path.remove(content)
+            if len(path.steps) > 1 or path.steps[0] not in self._kept:
+                path.remove(content)
         return content | fields
+
+    def value(self, name: str, content: Mapping[str, Any]) -> Any:
+        """The value of this field, which is not the text; None where there is none."""
+        found = (path.value(content) for path in self._paths.get(name, ()))
+        return next((value for value in found if value is not None), content.get(name))
+
+    def moves(self, name: str) -> bool:
+        """Whether the field has paths."""
+        return name in self._paths
 
 
 class TextTemplate:
@@ -142,7 +165,8 @@ def _step(selector: Any) -> Step:
 
 def _part(path: FieldPath, content: Mapping[str, Any]) -> str:
     value = path.value(content)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    too_long = isinstance(value, int) and value.bit_length() > _MOST_BITS
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or too_long:
         raise RecordRejected(Reason.INVALID_TEXT, f"the part of the text at {quoted(path.text)} must be a string")
     return str(value)
 

@@ -103,7 +103,7 @@ class FieldMapping:
             return self._tombstone(record)
         if isinstance(content, Deletion):
             return self._deletion(record, content.fields)
-        if self._deletes(content):
+        if self.deletes(content):
             return self._delete(record, content)
         return self._put(record, content, now_ms)
 
@@ -160,7 +160,8 @@ class FieldMapping:
             message = "in mode append every record is a document of its own, so there is nothing to delete"
             raise RecordRejected(Reason.DELETE_IN_APPEND_MODE, message)
 
-    def _deletes(self, content: dict[str, Any]) -> bool:
+    def deletes(self, content: dict[str, Any]) -> bool:
+        """Whether the delete field of the content says so. Raises RecordRejected."""
         name = self._mapping.delete_field
         flag = None if name is None else content.get(name)
         if flag is None or isinstance(flag, bool):

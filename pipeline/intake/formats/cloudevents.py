@@ -12,7 +12,7 @@ import orjson
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.content import Content, Text
-from pipeline.intake.formats.json import JsonFormat
+from pipeline.intake.formats.json import JsonFormat, exact
 from pipeline.intake.formats.text import TextFormat
 from pipeline.intake.formats.values import decode_utf8, json_type
 from pipeline.intake.reasons import Reason, quoted
@@ -77,7 +77,7 @@ def enclosed_event(record: SourceRecord) -> Content:
         count = f"{len(events):,} events" if isinstance(events, list) else json_type(events)
         message = f"the batch of CloudEvents is {count}, and a record is one document: send one event a record"
         raise RecordRejected(Reason.NO_DOCUMENT, message)
-    return event_content(events[0], record)
+    return event_content(exact(record.value, events, "data")[0], record)
 
 
 def event_content(event: dict[str, Any], record: SourceRecord) -> Content:

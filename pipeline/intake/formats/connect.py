@@ -12,6 +12,7 @@ from pipeline.intake.reasons import Reason, quoted
 
 _MEMBERS = {"schema", "payload"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_LEVELS = 32
 _DAY_S = 86_400
 _MOST_DECIMAL_BYTES, _MOST_SCALE = 64, 1_000
 """Of databases PostgreSQL has the longest numbers, of which those with more than 150 digits are hardly data."""
@@ -44,17 +45,21 @@ def unwrap_key(fields: dict[str, Any]) -> Any:
     return _typed("payload", payload, schema) if isinstance(schema, dict) else payload
 
 
-def _struct(value: dict[str, Any], schema: Any) -> dict[str, Any]:
+def _struct(value: dict[str, Any], schema: Any, depth: int = 0) -> dict[str, Any]:
     members = schema.get("fields") if isinstance(schema, dict) else None
-    for member in members if isinstance(members, list) else ():
-        name = member.get("field") if isinstance(member, dict) else None
-        if isinstance(name, str) and value.get(name) is not None:
-            value[name] = _typed(name, value[name], member)
+    named = (member for member in (members if isinstance(members, list) else ()) if isinstance(member, dict))
+    # By name: a schema that names a field a thousand times would have it converted as often.
+    for name, member in {str(member.get("field")): member for member in named}.items():
+        if value.get(name) is not None:
+            value[name] = _typed(name, value[name], member, depth + 1)
     return value
 
 
-def _typed(field: str, value: Any, schema: Mapping[str, Any]) -> Any:
+def _typed(field: str, value: Any, schema: Mapping[str, Any], depth: int = 0) -> Any:
     """The value as its schema means it; as it is where the schema says nothing of use."""
+    if depth > _MOST_LEVELS:
+        message = f"the field {quoted(field)} is nested over {_MOST_LEVELS} levels deep"
+        raise RecordRejected(Reason.NESTED_TOO_DEEP, message)
     written = _LOGICAL.get(str(schema.get("name")))
     if written is not None:
         try:
@@ -65,10 +70,10 @@ def _typed(field: str, value: Any, schema: Mapping[str, Any]) -> Any:
             message = f"the field {quoted(field)} does not fit its schema {quoted(str(schema.get('name')))}"
             raise RecordRejected(Reason.INVALID_BODY, message) from None
     if isinstance(value, dict):
-        return _struct(value, schema)
+        return _struct(value, schema, depth)
     items = schema.get("items")
     if isinstance(value, list) and isinstance(items, dict):
-        return [member if member is None else _typed(field, member, items) for member in value]
+        return [member if member is None else _typed(field, member, items, depth + 1) for member in value]
     return value
 
 

@@ -13,6 +13,8 @@ from pipeline.intake.reasons import Reason, quoted
 _STORES = ("c", "u", "r")
 """Create, update, and read by a snapshot."""
 _DELETED = "__deleted"
+_UNAVAILABLE = "__debezium_unavailable_value"
+"""`unavailable.value.placeholder`: what PostgreSQL keeps apart from the row (TOAST) and was not changed."""
 _FLAGS = {"true": True, "false": False, True: True, False: False}
 
 
@@ -31,7 +33,7 @@ def changed_row(fields: dict[str, Any]) -> dict[str, Any] | Deletion:
     """The row of an envelope, as it is after the change. Raises RecordRejected."""
     operation = fields.get("op")
     if operation in _STORES:
-        return _row(fields, "after")
+        return _whole(_row(fields, "after"), fields.get("before"))
     if operation == "d":
         # Without REPLICA IDENTITY or supplemental logging a database does not say what the row was: the key does.
         return Deletion({} if fields.get("before") is None else _row(fields, "before"))
@@ -56,7 +58,21 @@ def flattened_row(fields: dict[str, Any]) -> dict[str, Any] | Deletion:
         message = f"the field {quoted(_DELETED)} of Debezium must be true or false"
         raise RecordRejected(Reason.INVALID_DELETE_FLAG, message)
     row = {name: value for name, value in fields.items() if name != _DELETED}
-    return Deletion(row) if deleted else row
+    return Deletion(row) if deleted else _whole(row, None)
+
+
+def _whole(row: dict[str, Any], before: Any) -> dict[str, Any]:
+    """The row with the values that the database did not send because they are unchanged. Raises RecordRejected."""
+    missing = [name for name, value in row.items() if value == _UNAVAILABLE]
+    for name in missing:
+        known = before.get(name, _UNAVAILABLE) if isinstance(before, dict) else _UNAVAILABLE
+        if known == _UNAVAILABLE:
+            message = (
+                f"the field {quoted(name)} holds {_UNAVAILABLE} for a long value that did not change: have the "
+                "database log whole rows (REPLICA IDENTITY FULL)"
+            )
+            raise RecordRejected(Reason.NO_DOCUMENT, message)
+    return {**row, **{name: before[name] for name in missing}}
 
 
 def _row(fields: dict[str, Any], name: str) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class JsonFormat:
         return fields
 
 
+def exact(value: bytes, parsed: Any, what: str) -> Any:
+    """What orjson has parsed of the value, with every digit of its integers. Raises RecordRejected where too deep."""
+    return json.loads(value) if _holds_large_float(what, (parsed,), 0) else parsed
+
+
 def _parse_object(value: bytes) -> dict[str, Any]:
     try:
         parsed = orjson.loads(value)

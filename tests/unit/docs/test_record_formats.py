@@ -26,7 +26,7 @@ def test_the_fields_from_elsewhere_are_taken_as_the_page_says() -> None:
     operation = decode(value, mapping)
     assert isinstance(operation, Put), operation
     assert (operation.document.doc_id, operation.document.text) == ("4713", "Refunds\n\nThey take ten days.")
-    assert operation.document.metadata == {"title": "Refunds", "after": {"lang": "en"}}
+    assert operation.document.metadata == {"title": "Refunds", "ticket": {"lang": "en"}}
 
 
 @pytest.mark.parametrize(("label", "value"), [example for example in EXAMPLES if example[0] != "mapped"])

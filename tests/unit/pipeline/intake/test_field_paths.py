@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.intake import FieldPaths, Reason, RecordMapping
+from pipeline.intake import Decoder, FieldPaths, Reason, RecordMapping
 from pipeline.intake.field_paths import FieldPath
-from tests.unit.pipeline.intake.decoding import document, rejected
+from pipeline.records import Delete
+from tests.unit.pipeline.intake.decoding import LIMITS, decode, document, put, record_of, rejected
 
 SOURCES: Mapping[str, Sequence[str]] = {"id": ("$.after.id",), "text": ("$.title", "$.body"), "event_time": ("$.ts",)}
 
@@ -68,6 +69,35 @@ def test_a_template_fills_the_text(template: str, text: str) -> None:
     arranged = arrange({"title": "T", "body": {"plain": "B", "html": "<b>"}, "n": 3}, {}, template)
     assert arranged["text"] == text
     assert "title" not in arranged
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        RecordMapping(text_template="{id}: {body} of {event_time}", version_field="v", tenant_field="org"),
+        RecordMapping(fields={"text": ("$.id", "$.body")}, version_field="v", tenant_field="org"),
+        RecordMapping(fields={"number": ("$.id",), "text": ("$.body",)}, version_field="v", tenant_field="org"),
+    ],
+)
+def test_a_field_with_a_meaning_stays_whatever_else_it_is_used_for(mapping: RecordMapping) -> None:
+    value = {"id": "7", "body": "x", "event_time": "2026-11-22T10:00:00Z", "v": 3, "org": "acme"}
+    made = put(value, mapping=mapping)
+    assert (made.document.doc_id, made.document.tenant, made.version) == ("7", "acme", 3)
+    assert made.document.event_time == 1_795_341_600_000
+
+
+def test_a_delete_and_an_identity_need_no_text() -> None:
+    mapping = RecordMapping(fields={"text": ("$.t", "$.b")}, delete_field="gone")
+    value = {"id": "7", "t": "x", "b": True}
+    assert rejected(value, mapping=mapping).reason == Reason.INVALID_TEXT
+    assert isinstance(decode({**value, "gone": True}, mapping=mapping), Delete)
+    assert Decoder(mapping, LIMITS, append=False).identify(record_of(value)) == (None, "7")
+
+
+def test_a_number_of_any_length_in_a_text_is_refused_or_written() -> None:
+    assert document({"n": 10**18, "id": "1"}, mapping=RecordMapping(text_template="{n}")).text == str(10**18)
+    raw = b'{"id": "1", "n": %s}' % (b"9" * 300)
+    assert len(document(raw, mapping=RecordMapping(text_template="{n}")).text) == 300
 
 
 def test_a_template_without_any_value_leaves_the_text_missing() -> None:

@@ -139,6 +139,16 @@ def test_what_is_no_document_is_refused(value: object, headers: Any, reason: Rea
     assert (verdict.reason, words in verdict.message) == (reason, True), verdict.message
 
 
+def test_a_batch_is_read_as_exactly_and_as_deep_as_a_value() -> None:
+    event = {**ATTRIBUTES, "specversion": "1.0"}
+    digits = json.dumps([{**event, "data": {"id": 12345678901234567890123, "text": "x"}}]).encode()
+    assert document(digits, BATCH).doc_id == "12345678901234567890123"
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    assert rejected([{**event, "data": {**DATA, "deep": deep}}], BATCH).reason == Reason.NESTED_TOO_DEEP
+
+
 def test_another_record_in_the_format_cloudevents_is_refused() -> None:
     verdict = rejected(DATA, mapping=RecordMapping(format="cloudevents"))
     assert (verdict.reason, "ce_specversion" in verdict.message) == (Reason.UNSUPPORTED_FORMAT, True)

@@ -73,6 +73,62 @@ def test_paths_are_those_of_the_row_also_for_a_delete() -> None:
     assert deleted(event("d", before=row), mapping=mapping).doc_id == "u1"
 
 
+@pytest.mark.parametrize("name", ["auto", "json", "debezium"])
+@pytest.mark.parametrize("key", [b'{"order_id": 1}', b'{"shop": 2, "order_id": 1}'])
+def test_a_tombstone_deletes_what_a_put_of_the_same_paths_wrote(name: str, key: bytes) -> None:
+    mapping = RecordMapping(format=name, fields={"id": ("$.order_id",)})
+    row = {"order_id": 1, "shop": 2, "text": "x", "__deleted": False}
+    if name != "json":
+        assert document(row, key, mapping=mapping).doc_id == "1"
+    assert deleted(None, key, mapping=mapping).doc_id == "1"
+    without = rejected(None, b'{"a": 1, "b": 2}', mapping=mapping)
+    assert (without.reason, "record.fields" in without.message) == (Reason.INVALID_ID, True)
+
+
+def test_every_digit_of_a_key_counts() -> None:
+    key = b'{"id": 12345678901234567890123}'
+    assert document(b'{"id": 12345678901234567890123, "text": "x"}', key).doc_id == "12345678901234567890123"
+    assert deleted(None, key).doc_id == "12345678901234567890123"
+
+
+@pytest.mark.parametrize("field", ["text", "lang"])
+def test_a_long_value_that_was_not_sent_is_that_of_before_or_the_row_is_refused(field: str) -> None:
+    unsent = {**ROW, field: "__debezium_unavailable_value"}
+    assert document(event("u", before=ROW, after=unsent), KEY).text == ROW["text"]
+    for value in (
+        event("u", after=unsent),
+        event("u", before={"id": 7}, after=unsent),
+        event("u", before=unsent, after=unsent),
+        {**unsent, "__deleted": "false"},
+    ):
+        verdict = rejected(value, KEY)
+        assert (verdict.reason, f'"{field}"' in verdict.message) == (Reason.NO_DOCUMENT, True)
+    assert deleted(event("d", before=unsent)).doc_id == "7"
+
+
+def nested(depth: int, inner: Any) -> Any:
+    for _ in range(depth):
+        inner = {"items": inner}
+    return inner
+
+
+def test_what_is_nested_too_deep_is_refused_in_a_schema_a_key_and_a_list() -> None:
+    value: Any = 1
+    for _ in range(900):
+        value = [value]
+    wrapped = {"schema": {"fields": [{"field": "a", **nested(900, {})}]}, "payload": {**ROW, "a": value}}
+    assert rejected(wrapped).reason == Reason.NESTED_TOO_DEEP
+    for payload in ({"a": value}, {"a": value, "y": 1}):
+        key = json.dumps({**wrapped, "payload": payload}).encode()
+        assert rejected(None, key).reason == Reason.NESTED_TOO_DEEP
+
+
+def test_a_schema_that_names_a_field_twice_converts_it_once() -> None:
+    field = {"field": "v", "name": "io.debezium.time.Date"}
+    value = {"schema": {"fields": [field, field]}, "payload": {**ROW, "v": 20_779}}
+    assert document(value).metadata["v"] == "2026-11-22"
+
+
 def test_a_delete_of_a_tenant_needs_the_row_before() -> None:
     mapping = RecordMapping(tenant_field="org")
     operation = deleted(event("d", before={**ROW, "org": "acme"}), mapping=mapping)
