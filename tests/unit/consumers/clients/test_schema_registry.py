@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_an_unknown_schema_is_not_asked_for_again_at_once(registry: FakeSchemaRe
     registry.register("a", SCHEMA)
     now[0] = 10.0
     assert client.schema(1).text == SCHEMA
+
+
+def test_a_number_that_no_registry_gives_is_unknown_without_a_request(script: ScriptedServer) -> None:
+    """Registries answer it with a 404 of their web server: as an outage it would hold the record for ever."""
+    script.status, script.body = 404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'
+    client = SchemaRegistry(script.address)
+    with pytest.raises(RecordRejected) as refused:
+        client.schema(2**31)
+    assert refused.value.reason == Reason.UNKNOWN_SCHEMA
+    assert not script.sent
+    with pytest.raises(Unavailable):
+        client.schema(2**31 - 1)
+    with pytest.raises(RecordRejected) as refused:
+        client.schema(UUID(int=1))
+    assert refused.value.reason == Reason.UNKNOWN_SCHEMA
 
 
 @pytest.mark.parametrize(
