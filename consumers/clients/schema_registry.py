@@ -98,10 +98,15 @@ class SchemaRegistry(SchemaSource):
         above: tuple[tuple[str, str, int], ...],
     ) -> None:
         """Read the schemas that a schema refers to, each behind its own ones. Raises RecordRejected, Unavailable."""
-        for entry in answer.get("references") or ():
+        entries = answer.get("references") or ()
+        if not isinstance(entries, list | tuple):
+            raise self._away("answers references that are no list")
+        for entry in entries:
             try:
                 one = (str(entry["name"]), str(entry["subject"]), int(entry["version"]))
-            except (TypeError, KeyError, ValueError):
+                path = f"/subjects/{quote(one[1], safe='')}/versions/{one[2]}{asked}"
+            # JSON's Infinity is an OverflowError, a lone surrogate a ValueError of its encoding.
+            except (TypeError, KeyError, ValueError, OverflowError):
                 raise self._away("answers a reference without name, subject and version") from None
             if one in found or one in above:
                 continue
@@ -110,7 +115,7 @@ class SchemaRegistry(SchemaSource):
                 raise RecordRejected(Reason.UNUSABLE_SCHEMA, message)
             _, subject, version = one
             try:
-                referred = self._answer(f"/subjects/{quote(subject, safe='')}/versions/{version}{asked}")
+                referred = self._answer(path)
             except _NotThere:
                 message = f"schema {ref} refers to version {version} of {quoted(subject)}, which the registry has not"
                 raise RecordRejected(Reason.UNUSABLE_SCHEMA, message) from None

@@ -92,6 +92,11 @@ def test_a_number_that_no_registry_gives_is_unknown_without_a_request(script: Sc
         (200, b"[]", "no JSON object"),
         (200, b'{"id": 1}', "answers no schema"),
         (200, b'{"schema": "{}", "references": [{"name": 1}]}', "a reference without"),
+        (200, b'{"schema": "{}", "references": 5}', "references that are no list"),
+        (200, b'{"schema": "{}", "references": {"name": "a"}}', "references that are no list"),
+        (200, b'{"schema": "{}", "references": [{"name": "a", "subject": "b", "version": Infinity}]}', "without"),
+        (200, rb'{"schema": "{}", "references": [{"name": "a", "subject": "\ud800", "version": 1}]}', "without"),
+        (404, b'{"error_code": []}', "answers 404"),
         (200, b'{"schema": "' + b"x" * (8 * 2**20) + b'"}', "answers more than 8,388,608 bytes"),
     ],
 )
