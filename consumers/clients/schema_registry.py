@@ -27,6 +27,9 @@ _MOST_BYTES = 8 * 1024 * 1024
 _MOST_REFERENCES = 200
 _UNKNOWN = frozenset({40401, 40402, 40403})
 """Codes of a registry for a subject, version or schema that it has not. Any other 404 is from something else."""
+_LARGEST_ID = 2**31 - 1
+"""A registry takes an id as a signed integer of 32 bits, and any other number for a path that it does not have."""
+_GUIDS = "/schemas/guids/"
 _UNKNOWN_FOR_S = 10.0
 _MOST_UNKNOWN = 1_000
 _SERIALIZED = "?format=serialized"
@@ -63,10 +66,12 @@ class SchemaRegistry(SchemaSource):
 
     @override
     def schema(self, ref: SchemaRef) -> RegisteredSchema:
+        if isinstance(ref, int) and ref > _LARGEST_ID:
+            raise _no_schema(ref)
         since = self._unknown.get(ref)
         if since is not None and self._clock() - since < _UNKNOWN_FOR_S:
             raise _no_schema(ref)
-        where = f"/schemas/ids/{ref}" if isinstance(ref, int) else f"/schemas/guids/{ref}"
+        where = f"/schemas/ids/{ref}" if isinstance(ref, int) else f"{_GUIDS}{ref}"
         try:
             answer = self._answer(where)
             schema_format = _format_of(answer, ref)
@@ -93,10 +98,15 @@ class SchemaRegistry(SchemaSource):
         above: tuple[tuple[str, str, int], ...],
     ) -> None:
         """Read the schemas that a schema refers to, each behind its own ones. Raises RecordRejected, Unavailable."""
-        for entry in answer.get("references") or ():
+        entries = answer.get("references") or ()
+        if not isinstance(entries, list | tuple):
+            raise self._away("answers references that are no list")
+        for entry in entries:
             try:
                 one = (str(entry["name"]), str(entry["subject"]), int(entry["version"]))
-            except (TypeError, KeyError, ValueError):
+                path = f"/subjects/{quote(one[1], safe='')}/versions/{one[2]}{asked}"
+            # JSON's Infinity is an OverflowError, a lone surrogate a ValueError of its encoding.
+            except (TypeError, KeyError, ValueError, OverflowError):
                 raise self._away("answers a reference without name, subject and version") from None
             if one in found or one in above:
                 continue
@@ -105,7 +115,7 @@ class SchemaRegistry(SchemaSource):
                 raise RecordRejected(Reason.UNUSABLE_SCHEMA, message)
             _, subject, version = one
             try:
-                referred = self._answer(f"/subjects/{quote(subject, safe='')}/versions/{version}{asked}")
+                referred = self._answer(path)
             except _NotThere:
                 message = f"schema {ref} refers to version {version} of {quoted(subject)}, which the registry has not"
                 raise RecordRejected(Reason.UNUSABLE_SCHEMA, message) from None
@@ -132,7 +142,7 @@ class SchemaRegistry(SchemaSource):
             raise self._away(f"answers {status} and no JSON; is registry.url right?") from None
         if not isinstance(answer, dict):
             raise self._away(f"answers {status} and no JSON object; is registry.url right?")
-        if status == httpx.codes.NOT_FOUND and answer.get("error_code") in _UNKNOWN:
+        if status == httpx.codes.NOT_FOUND and _says_unknown(path, answer.get("error_code")):
             raise _NotThere
         if status != httpx.codes.OK:
             raise self._away(f"answers {status}")
@@ -165,6 +175,11 @@ class SchemaRegistry(SchemaSource):
 
 class _NotThere(Exception):
     """The registry has no such schema, subject or version."""
+
+
+def _says_unknown(path: str, code: object) -> bool:
+    # A registry that is too old for GUIDs has no such path, and so none of the schemas.
+    return path.startswith(_GUIDS) or (isinstance(code, int) and code in _UNKNOWN)
 
 
 def _no_schema(ref: SchemaRef) -> RecordRejected:

@@ -29,6 +29,8 @@ _LARGEST_REQUEST = 64 * 2**20
 _REFUSALS = (InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
 _TRANSACTION_S = 8
 """The broker aborts a longer transaction. After a crash the next owner waits for that."""
+_KEY_SCHEMA = "__key_schema_id"
+"""The header that names the schema of a key. Behind it another key would be read by that schema."""
 _REMEDY = "The records are read again: the broker says then whether they were forwarded"
 
 
@@ -120,7 +122,7 @@ class Forwarder:
             self._topic,
             forwarded.key,
             record.value,
-            headers=[(name, value or b"") for name, value in record.headers],
+            headers=_headers(forwarded),
             timestamp_ms=record.timestamp_ms,
         )
 
@@ -138,6 +140,12 @@ class Forwarder:
             with kafka_errors(f"transactions (transactional id {self._transactional_id})"):
                 self._producer.init_transactions()
         return self._producer
+
+
+def _headers(forwarded: Forwarded) -> list[tuple[str, bytes]]:
+    record = forwarded.record
+    kept = forwarded.key == record.key
+    return [(name, value or b"") for name, value in record.headers if kept or name != _KEY_SCHEMA]
 
 
 def _behind(records: Sequence[Forwarded]) -> dict[KafkaPartition, int]:

@@ -8,6 +8,7 @@ from pipeline.errors import RecordRejected
 from pipeline.intake.reasons import Reason
 from pipeline.records import SourceRecord
 
+_KEY_SCHEMA_HEADER = "__key_schema_id"
 _JSON_TYPES: Mapping[type, str] = {
     list: "a list",
     str: "a string",
@@ -44,7 +45,15 @@ def key_text(record: SourceRecord) -> str:
     """The key as it is. Raises RecordRejected where it is no text, or in a schema registry's format."""
     key = record.key or b""
     refuse_registry_value(key, "the key")
-    return decode_utf8(key, "the key")
+    text = decode_utf8(key, "the key")
+    # With the schema's id in a header nothing in the bytes distinguishes Avro from text: much Avro is valid UTF-8.
+    if any(name == _KEY_SCHEMA_HEADER for name, _ in record.headers):
+        message = (
+            f"the header {_KEY_SCHEMA_HEADER} names a schema of the key: set registry.url; or produce the key as "
+            "plain text"
+        )
+        raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
+    return text
 
 
 def json_type(value: object) -> str:

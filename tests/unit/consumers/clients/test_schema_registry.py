@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_an_unknown_schema_is_not_asked_for_again_at_once(registry: FakeSchemaRe
     assert client.schema(1).text == SCHEMA
 
 
+def test_a_number_that_no_registry_gives_is_unknown_without_a_request(script: ScriptedServer) -> None:
+    """Registries answer it with a 404 of their web server: as an outage it would hold the record for ever."""
+    script.status, script.body = 404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'
+    client = SchemaRegistry(script.address)
+    with pytest.raises(RecordRejected) as refused:
+        client.schema(2**31)
+    assert refused.value.reason == Reason.UNKNOWN_SCHEMA
+    assert not script.sent
+    with pytest.raises(Unavailable):
+        client.schema(2**31 - 1)
+    with pytest.raises(RecordRejected) as refused:
+        client.schema(UUID(int=1))
+    assert refused.value.reason == Reason.UNKNOWN_SCHEMA
+
+
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
@@ -76,6 +92,11 @@ def test_an_unknown_schema_is_not_asked_for_again_at_once(registry: FakeSchemaRe
         (200, b"[]", "no JSON object"),
         (200, b'{"id": 1}', "answers no schema"),
         (200, b'{"schema": "{}", "references": [{"name": 1}]}', "a reference without"),
+        (200, b'{"schema": "{}", "references": 5}', "references that are no list"),
+        (200, b'{"schema": "{}", "references": {"name": "a"}}', "references that are no list"),
+        (200, b'{"schema": "{}", "references": [{"name": "a", "subject": "b", "version": Infinity}]}', "without"),
+        (200, rb'{"schema": "{}", "references": [{"name": "a", "subject": "\ud800", "version": 1}]}', "without"),
+        (404, b'{"error_code": []}', "answers 404"),
         (200, b'{"schema": "' + b"x" * (8 * 2**20) + b'"}', "answers more than 8,388,608 bytes"),
     ],
 )

@@ -271,6 +271,9 @@ def test_without_a_registry_the_words_say_what_to_set() -> None:
     for key, value in ((b"k", framed(1, b"x")), (framed(1, b"\x02k"), None)):
         record = SourceRecord(Position("documents", 0, 1), NOW_MS, key, value)
         assert "set registry.url" in refused(decoder.decode(record, NOW_MS), Reason.UNSUPPORTED_FORMAT)
+    headers = (("__key_schema_id", b"\x00\x00\x00\x00\x01"),)
+    record = SourceRecord(Position("documents", 0, 1), NOW_MS, b"\x06abc", None, headers)
+    assert "set registry.url" in refused(decoder.decode(record, NOW_MS), Reason.UNSUPPORTED_FORMAT)
     with pytest.raises(UsageError, match=r"record\.format is avro, .*: set registry\.url"):
         Decoder(RecordMapping(format="avro"), LIMITS, append=False)
 
