@@ -33,9 +33,10 @@ class Decoder:
         self._paths = FieldPaths(
             mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template, kept=mapping.names
         )
-        keys = key_text if readers is None else FramedKeys(readers, mapping.id_field).read
+        rows = mapping.format == "debezium"
+        keys = key_text if readers is None else FramedKeys(readers, self._paths, mapping.id_field, rows=rows).read
         if mapping.format != "text":
-            keys = JsonKeys(keys, self._paths, mapping.id_field, rows=mapping.format == "debezium").read
+            keys = JsonKeys(keys, self._paths, mapping.id_field, rows=rows).read
         self._mapping = FieldMapping(mapping, limits, append=append, key_text=keys, compact=readers is not None)
         self._max_record_bytes = limits.max_record_bytes
 

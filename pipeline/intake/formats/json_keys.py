@@ -9,12 +9,9 @@ from pipeline.errors import RecordRejected
 from pipeline.intake.field_paths import FieldPaths
 from pipeline.intake.formats.connect import unwrap_key
 from pipeline.intake.formats.json import exact
-from pipeline.intake.formats.values import json_type
+from pipeline.intake.formats.values import id_text, json_type
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import SourceRecord
-
-_MOST_BITS = 4_096
-"""Of an integer that is an id: Python writes 4,300 digits and no more."""
 
 
 class JsonKeys:
@@ -53,9 +50,7 @@ class JsonKeys:
 
 
 def _id(value: Any, what: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _MOST_BITS:
-        return str(value)
-    message = f"{what} is {json_type(value)}, and no id: it must be a string or an integer"
+    if (text := id_text(value)) is not None:
+        return text
+    message = f"{what} is {json_type(value)}, and no id: it must be a string or an integer of up to 1,024 bytes"
     raise RecordRejected(Reason.INVALID_ID, message)

@@ -18,6 +18,9 @@ _JSON_TYPES: Mapping[type, str] = {
     type(None): "null",
 }
 
+_MOST_BITS = 4_096
+"""Of an integer that is an id: Python writes 4,300 digits and no more."""
+
 
 def decode_utf8(value: bytes, what: str) -> str:
     """The text. Raises RecordRejected with the byte at which it stops being UTF-8."""
@@ -69,3 +72,12 @@ def number(value: Decimal) -> int | float:
     if not math.isfinite(found):
         raise ValueError("the number is larger than a 64-bit float can hold")
     return found
+
+
+def id_text(value: object) -> str | None:
+    """The text of a string or an integer that may be an id; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _MOST_BITS:
+        return str(value)
+    return None

@@ -225,6 +225,19 @@ def test_bytes_that_do_not_fit_name_format_schema_and_field(registry: FakeSchema
     assert "json_schema" in refused(decode(registry, broken), Reason.INVALID_JSON)
 
 
+def test_a_key_that_is_a_record_is_read_by_the_paths_of_the_id_and_of_debezium_by_its_only_field(
+    registry: FakeSchemaRegistry,
+) -> None:
+    schema = '{"type": "record", "name": "OrderKey", "fields": [{"name": "order_id", "type": "long"}]}'
+    key = registered.avro(registry.address, schema)({"order_id": 7}, KEY)
+    by_path = decode(registry, None, key=key, fields={"id": ("$.order_id",)})
+    by_row = decode(registry, None, "debezium", key=key)
+    assert isinstance(by_path, Delete)
+    assert isinstance(by_row, Delete)
+    assert (by_path.doc_id, by_row.doc_id) == ("7", "7")
+    refused(decode(registry, None, key=key), Reason.INVALID_ID)
+
+
 @pytest.mark.parametrize(
     "schema",
     ["{", '{"type": "nothing"}', '{"type": "record", "name": "A", "fields": [{"name": "x", "type": "Elsewhere"}]}'],
