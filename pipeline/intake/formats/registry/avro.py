@@ -1,6 +1,7 @@
 """Avro: from a registered schema to a function that reads the bytes written with it."""
 
 import io
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,14 +71,26 @@ class AvroReader:
         """The field that cannot be read: the last one of the first fields that fail together."""
         from fastavro import parse_schema  # noqa: PLC0415 - an extra
 
-        fields = self._declared.get("fields", ()) if isinstance(self._declared, dict) else ()
-        for count in range(1, len(fields) + 1):
-            first = parse_schema({**self._declared, "fields": fields[:count]}, named_schemas=dict(self._referred))
+        # Other types may have "fields", too, which nothing has checked.
+        record = isinstance(self._declared, dict) and self._declared["type"] in ("record", "error")
+        fields = self._declared["fields"] if record else []
+
+        def fails(index: int) -> bool:
+            first = {**self._declared, "fields": fields[: index + 1]}
+            schema = parse_schema(first, named_schemas=dict(self._referred))
             try:
-                self._read(io.BytesIO(body), first, None)
+                self._read(io.BytesIO(body), schema, None)
+            except MemoryError:
+                raise
             except Exception:  # as above
-                return f"the field {quoted(str(fields[count - 1]['name']))} cannot be read"
-        return "it cannot be read"
+                return True
+            return False
+
+        # What fails with some fields fails with more. One field after the other would read the body once for each.
+        index = bisect_left(range(len(fields)), True, key=fails)
+        if index == len(fields):
+            return "it cannot be read"
+        return f"the field {quoted(fields[index]['name'])} cannot be read"
 
 
 class _Shape:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from pipeline.errors import RecordRejected, UsageError
+from pipeline.errors import RecordRejected, Unavailable, UsageError
 from pipeline.intake.content import Content, Format
 from pipeline.intake.formats.json import JsonFormat
 from pipeline.intake.formats.registry.avro import AvroReader
@@ -79,8 +79,13 @@ class SchemaReaders:
             return known.reader.read(body)
         except RecordRejected as error:
             raise RecordRejected(error.reason, f"{error} (schema {ref}, {known.format})") from None
-        except ValueError as error:
-            message = f"{what} does not fit its schema {ref} ({known.format}): {error}"
+        except (MemoryError, Unavailable, UsageError):
+            raise
+        # Schema and bytes are both written by others, and what a library raises for a pair of them is not listed. A
+        # kind that is missing here would end the worker, and each one that reads the record after it.
+        except Exception as error:
+            problem = str(error) or type(error).__name__
+            message = f"{what} does not fit its schema {ref} ({known.format}): {problem}"
             raise RecordRejected(Reason.INVALID_BODY, message) from None
 
     def _of(self, ref: SchemaRef) -> _Known:

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,6 +253,46 @@ def test_a_list_of_items_without_bytes_cannot_fill_the_memory(registry: FakeSche
     number = registry.register("nulls", json.dumps({"type": "record", "name": "Nulls", "fields": fields}))
     message = refused(decode(registry, framed(number, b"\xfe\xff\xff\xff\xff\x1f\x00")), Reason.UNUSABLE_SCHEMA)
     assert "take no bytes" in message
+
+
+@pytest.mark.parametrize("fields", [5, [{}], {"name": 1}, None])
+def test_fields_of_a_type_that_has_none_are_not_looked_at(registry: FakeSchemaRegistry, fields: object) -> None:
+    number = registry.register("odd", json.dumps({"type": "string", "fields": fields}))
+    assert "it cannot be read" in refused(decode(registry, framed(number, b"\x7f")), Reason.INVALID_BODY)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 62, 63])
+def test_the_field_that_cannot_be_read_is_found_in_a_few_readings(
+    registry: FakeSchemaRegistry, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    """Read once for each field, a record of 200 kB holds a worker for many seconds."""
+    fields = [{"name": f"f{index}", "type": "string"} for index in range(64)]
+    number = registry.register("many", json.dumps({"type": "record", "name": "Many", "fields": fields}))
+    parsed: list[object] = []
+    monkeypatch.setattr("fastavro.parse_schema", _counted(parsed, fastavro.parse_schema))
+    message = refused(decode(registry, framed(number, b"\x02a" * bad + b"\x7f")), Reason.INVALID_BODY)
+    assert f'the field "f{bad}" cannot be read' in message
+    assert len(parsed) <= 1 + 7
+
+
+def _counted(calls: list[object], function: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(schema: object, **options: Any) -> Any:
+        calls.append(schema)
+        return function(schema, **options)
+
+    return counted
+
+
+def test_an_error_of_any_kind_is_a_reason_to_refuse(
+    registry: FakeSchemaRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = registered.avro(registry.address, '"string"')("k", KEY)
+
+    def broken(_reader: object, _body: bytes) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr("pipeline.intake.formats.registry.avro.AvroReader.read", broken)
+    assert ": AttributeError" in refused(decode(registry, None, key=key), Reason.INVALID_BODY)
 
 
 def test_a_record_nested_without_end_is_refused_and_ends_no_process(registry: FakeSchemaRegistry) -> None:
