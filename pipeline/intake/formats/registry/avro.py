@@ -20,6 +20,26 @@ _NO_BYTES = frozenset({"null"})
 Read = Callable[[io.BytesIO, Any, None], Any]
 
 
+_MOST_DECIMAL_BYTES = 64
+"""Of the digits of a decimal, some 150: to turn them into a number takes time by the square of their count."""
+
+
+def _bound_decimals() -> None:
+    """Have fastavro, for the whole process, refuse decimals that are too long, with ValueError."""
+    from fastavro.read import LOGICAL_READERS  # noqa: PLC0415 - an extra
+
+    for kind in ("bytes-decimal", "fixed-decimal"):
+        if not hasattr(read := LOGICAL_READERS[kind], "bounded"):
+
+            def bounded(data: Any, *more: Any, read: Callable[..., Any] = read) -> Any:
+                if len(data) > _MOST_DECIMAL_BYTES:
+                    raise ValueError(f"a decimal has {len(data):,} bytes, more than {_MOST_DECIMAL_BYTES}")
+                return read(data, *more)
+
+            bounded.bounded = True  # type: ignore[attr-defined]
+            LOGICAL_READERS[kind] = bounded
+
+
 class AvroReader:
     """Reads values of one schema; pure, so one may serve several threads."""
 
@@ -30,6 +50,8 @@ class AvroReader:
         """
         from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415 - an extra
         from fastavro._read_py import schemaless_reader as careful_reader  # noqa: PLC0415
+
+        _bound_decimals()
 
         named: dict[str, Any] = {}
         for _, text in schema.references:

@@ -226,6 +226,19 @@ def test_bytes_that_do_not_fit_name_format_schema_and_field(registry: FakeSchema
     assert "json_schema" in refused(decode(registry, broken), Reason.INVALID_JSON)
 
 
+@pytest.mark.parametrize("kind", ['"bytes"', '"fixed", "size": 200000, "name": "F"'])
+def test_a_decimal_of_many_digits_is_refused_at_once(registry: FakeSchemaRegistry, kind: str) -> None:
+    decimal = f'{{"type": {kind}, "logicalType": "decimal", "precision": 10, "scale": 0}}'
+    schema = f'{{"type": "record", "name": "D", "fields": [{{"name": "d", "type": {decimal}}}]}}'
+    number = registry.register("decimals", schema)
+    length = b"" if "fixed" in kind else b"\x80\xb5\x18"
+    message = refused(decode(registry, framed(number, length + b"\x7f" * 200_000)), Reason.INVALID_BODY)
+    assert "200,000 bytes" in message
+    key_number = registry.register("decimal-key", decimal)
+    key = framed(key_number, length + b"\x7f" * 200_000)
+    refused(decode(registry, None, key=key), Reason.INVALID_BODY)
+
+
 def test_a_key_that_is_a_record_is_read_by_the_paths_of_the_id_and_of_debezium_by_its_only_field(
     registry: FakeSchemaRegistry,
 ) -> None:
