@@ -139,7 +139,7 @@ def test_a_supervisor_loads_no_model_and_no_client() -> None:
         (["topic", "list", "-h"], "List the topics"),
         (["collection", "info", "-h"], "Usage: "),
         (["get", "-h"], "Show a document"),
-        (["--show-completion", "bash"], "complete"),
+        (["--help"], "--install-completion"),
     ],
 )
 def test_what_somebody_tries_first(arguments: list[str], says: str) -> None:
