@@ -5,7 +5,6 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 import binascii
 from base64 import b64decode
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -14,11 +13,9 @@ from pipeline.errors import RecordRejected
 from pipeline.intake.content import Content, Text
 from pipeline.intake.formats.json import JsonFormat, exact
 from pipeline.intake.formats.text import TextFormat
-from pipeline.intake.formats.values import decode_utf8, json_type
+from pipeline.intake.formats.values import Headers, decode_utf8, json_type
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import SourceRecord
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 _PREFIX = "ce_"
 _VERSION = "specversion"

@@ -7,15 +7,13 @@ from decimal import Context, Decimal
 from typing import Any
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.values import json_type, number
+from pipeline.intake.formats.values import MAX_DEPTH, MOST_DECIMAL_BYTES, json_type, number, too_deep
 from pipeline.intake.reasons import Reason, quoted
 
 _MEMBERS = {"schema", "payload"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_LEVELS = 32
 _DAY_S = 86_400
-_MOST_DECIMAL_BYTES, _MOST_SCALE = 64, 1_000
-"""Of databases PostgreSQL has the longest numbers, of which those with more than 150 digits are hardly data."""
+_MOST_SCALE = 1_000
 _EXACT = Context(prec=200)
 _CONNECT, _DEBEZIUM = "org.apache.kafka.connect.data.", "io.debezium.time."
 
@@ -57,9 +55,8 @@ def _struct(value: dict[str, Any], schema: Any, depth: int = 0) -> dict[str, Any
 
 def _typed(field: str, value: Any, schema: Mapping[str, Any], depth: int = 0) -> Any:
     """The value as its schema means it; as it is where the schema says nothing of use."""
-    if depth > _MOST_LEVELS:
-        message = f"the field {quoted(field)} is nested over {_MOST_LEVELS} levels deep"
-        raise RecordRejected(Reason.NESTED_TOO_DEEP, message)
+    if depth > MAX_DEPTH:
+        raise too_deep(f"the field {quoted(field)}")
     written = _LOGICAL.get(str(schema.get("name")))
     if written is not None:
         try:
@@ -89,7 +86,7 @@ def _variable(value: Any, _: Mapping[str, Any]) -> int | float:
 
 def _scaled(encoded: str, scale: int) -> int | float:
     unscaled = b64decode(encoded, validate=True)
-    if len(unscaled) > _MOST_DECIMAL_BYTES or abs(scale) > _MOST_SCALE:
+    if len(unscaled) > MOST_DECIMAL_BYTES or abs(scale) > _MOST_SCALE:
         raise ValueError("no database has such a number")
     return number(Decimal(int.from_bytes(unscaled, signed=True)).scaleb(-scale, _EXACT))
 

@@ -8,12 +8,10 @@ import orjson
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats.connect import unwrap
-from pipeline.intake.formats.values import decode_utf8, json_type, refuse_registry_value
+from pipeline.intake.formats.values import MAX_DEPTH, decode_utf8, json_type, refuse_registry_value, too_deep
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import SourceRecord
 
-MAX_DEPTH = 32
-"""Levels of objects and lists in a record, the outermost counted."""
 SPACES = b" \t\r\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """RFC 8259 lets a parser skip it; orjson does not."""
@@ -35,7 +33,7 @@ class JsonFormat:
             try:
                 fields = unwrap(json.loads(value))
             except RecursionError:  # in a Connect schema or a field given twice: what counts is known to be shallow
-                raise _too_deep("the value") from None
+                raise too_deep("the value") from None
         return fields
 
 
@@ -71,7 +69,7 @@ def _may_have_lost_digits(fields: dict[str, Any]) -> bool:
 
 def _holds_large_float(name: str, values: Iterable[Any], depth: int) -> bool:
     if depth > MAX_DEPTH:
-        raise _too_deep(f"the field {quoted(name)}")
+        raise too_deep(f"the field {quoted(name)}")
     suspect = False
     for value in values:
         kind = type(value)
@@ -82,10 +80,6 @@ def _holds_large_float(name: str, values: Iterable[Any], depth: int) -> bool:
         elif kind is dict:
             suspect |= _holds_large_float(name, value.values(), depth + 1)
     return suspect
-
-
-def _too_deep(what: str) -> RecordRejected:
-    return RecordRejected(Reason.NESTED_TOO_DEEP, f"{what} is nested over {MAX_DEPTH} levels deep")
 
 
 def is_beyond_json(error: orjson.JSONDecodeError) -> bool:
@@ -105,7 +99,7 @@ def _not_json(value: bytes, error: orjson.JSONDecodeError) -> RecordRejected:
     if "surrogate" in problem:
         return RecordRejected(Reason.LONE_SURROGATE, f"half of a surrogate pair without the other at {where}")
     if "recursion" in problem or "depth" in problem:
-        return _too_deep("the value")
+        return too_deep("the value")
     if "number is infinity" in problem:
         return RecordRejected(Reason.NOT_FINITE, f"the number at {where} is larger than a 64-bit float can hold")
     # An unsigned word that JavaScript and Python write, but JSON does not have.

@@ -1,11 +1,9 @@
 """The format `text`: values that are a document's text and nothing else."""
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.values import decode_utf8, refuse_registry_value
+from pipeline.intake.formats.values import VALUE_HEADER, decode_utf8, names_schema, refuse_registry_value
 from pipeline.intake.reasons import Reason
 from pipeline.records import SourceRecord
-
-_SCHEMA_ID_HEADER = "__value_schema_id"
 
 
 class TextFormat:
@@ -17,10 +15,9 @@ class TextFormat:
             return None
         refuse_registry_value(record.value)
         text = decode_utf8(record.value, "the value")
-        # With the schema's id in a header nothing in the bytes distinguishes Avro from text: much Avro is valid UTF-8.
-        if any(name == _SCHEMA_ID_HEADER for name, _ in record.headers):
+        if names_schema(record.headers, VALUE_HEADER):
             message = (
-                f"the header {_SCHEMA_ID_HEADER} names a schema and the value is no JSON: set registry.url, and "
+                f"the header {VALUE_HEADER} names a schema and the value is no JSON: set registry.url, and "
                 "record.format to auto, avro, protobuf or json_schema; or produce JSON or plain text"
             )
             raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)

@@ -1,14 +1,20 @@
 """Checks of raw values that the formats share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.reasons import Reason
 from pipeline.records import SourceRecord
 
-_KEY_SCHEMA_HEADER = "__key_schema_id"
+MAX_DEPTH = 32
+"""Levels of objects and lists in a record, the outermost counted."""
+MOST_DECIMAL_BYTES = 64
+"""Of the digits of a decimal, some 150: to turn them into a number takes time by the square of their count."""
+VALUE_HEADER, KEY_HEADER = "__value_schema_id", "__key_schema_id"
+"""In which a producer may name the schema of a value or key instead of in its bytes."""
+Headers = Sequence[tuple[str, bytes | None]]
 _JSON_TYPES: Mapping[type, str] = {
     list: "a list",
     str: "a string",
@@ -31,6 +37,16 @@ def decode_utf8(value: bytes, what: str) -> str:
         raise RecordRejected(Reason.INVALID_UTF8, message) from None
 
 
+def too_deep(what: str) -> RecordRejected:
+    """The refusal of a value or field with too many levels."""
+    return RecordRejected(Reason.NESTED_TOO_DEEP, f"{what} is nested over {MAX_DEPTH} levels deep")
+
+
+def names_schema(headers: Headers, header: str) -> bool:
+    """Whether the header names a schema. Nothing in the bytes then does, and much Avro is valid UTF-8."""
+    return any(name == header for name, _ in headers)
+
+
 def refuse_registry_value(value: bytes, what: str = "the value") -> None:
     """Raise RecordRejected for Confluent's wire format (Avro, Protobuf, JSON Schema).
 
@@ -49,11 +65,9 @@ def key_text(record: SourceRecord) -> str:
     key = record.key or b""
     refuse_registry_value(key, "the key")
     text = decode_utf8(key, "the key")
-    # With the schema's id in a header nothing in the bytes distinguishes Avro from text: much Avro is valid UTF-8.
-    if any(name == _KEY_SCHEMA_HEADER for name, _ in record.headers):
+    if names_schema(record.headers, KEY_HEADER):
         message = (
-            f"the header {_KEY_SCHEMA_HEADER} names a schema of the key: set registry.url; or produce the key as "
-            "plain text"
+            f"the header {KEY_HEADER} names a schema of the key: set registry.url; or produce the key as plain text"
         )
         raise RecordRejected(Reason.UNSUPPORTED_FORMAT, message)
     return text

@@ -7,21 +7,16 @@ from typing import Any
 
 import orjson
 
-from pipeline.errors import RecordRejected
-from pipeline.intake.formats.json import MAX_DEPTH
 from pipeline.intake.formats.registry.plain import AS_IS, plain
 from pipeline.intake.formats.registry.schemas import RegisteredSchema
-from pipeline.intake.reasons import Reason, quoted
+from pipeline.intake.formats.values import MAX_DEPTH, MOST_DECIMAL_BYTES, too_deep
+from pipeline.intake.reasons import quoted
 
 _PLAIN = frozenset({"null", "boolean", "int", "long", "string", "enum"})
 """Types whose values are those of JSON already."""
 _NO_BYTES = frozenset({"null"})
 
 Read = Callable[[io.BytesIO, Any, None], Any]
-
-
-_MOST_DECIMAL_BYTES = 64
-"""Of the digits of a decimal, some 150: to turn them into a number takes time by the square of their count."""
 
 
 def _bound_decimals() -> None:
@@ -32,8 +27,8 @@ def _bound_decimals() -> None:
         if not hasattr(read := LOGICAL_READERS[kind], "bounded"):
 
             def bounded(data: Any, *more: Any, read: Callable[..., Any] = read) -> Any:
-                if len(data) > _MOST_DECIMAL_BYTES:
-                    raise ValueError(f"a decimal has {len(data):,} bytes, more than {_MOST_DECIMAL_BYTES}")
+                if len(data) > MOST_DECIMAL_BYTES:
+                    raise ValueError(f"a decimal has {len(data):,} bytes, more than {MOST_DECIMAL_BYTES}")
                 return read(data, *more)
 
             bounded.bounded = True  # type: ignore[attr-defined]
@@ -72,7 +67,7 @@ class AvroReader:
         try:
             value = self._read(file, self._schema, None)
         except RecursionError:
-            raise RecordRejected(Reason.NESTED_TOO_DEEP, f"the value is nested over {MAX_DEPTH} levels deep") from None
+            raise too_deep("the value") from None
         except MemoryError:
             raise
         # There is no list of what fastavro raises for broken bytes: EOFError, IndexError, OverflowError …

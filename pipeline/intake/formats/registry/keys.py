@@ -3,8 +3,8 @@
 from pipeline.errors import RecordRejected
 from pipeline.intake.field_paths import FieldPaths
 from pipeline.intake.formats.registry.reading import SchemaReaders
-from pipeline.intake.formats.registry.wire import KEY_HEADER, is_framed, unframe
-from pipeline.intake.formats.values import id_text, key_text
+from pipeline.intake.formats.registry.wire import is_framed, unframe
+from pipeline.intake.formats.values import KEY_HEADER, id_text, key_text
 from pipeline.intake.reasons import Reason, quoted
 from pipeline.records import SourceRecord
 

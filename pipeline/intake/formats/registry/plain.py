@@ -9,8 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.json import MAX_DEPTH
-from pipeline.intake.formats.values import number
+from pipeline.intake.formats.values import MAX_DEPTH, number, too_deep
 from pipeline.intake.reasons import Reason, quoted
 
 AS_IS: frozenset[type] = frozenset({str, int, bool, type(None)})
@@ -28,12 +27,6 @@ def finite(name: str, value: float) -> float:
     raise RecordRejected(Reason.NOT_FINITE, f"the field {quoted(name)} holds NaN or infinity")
 
 
-def too_deep(name: str) -> RecordRejected:
-    """The refusal of a field with too many levels."""
-    message = f"the field {quoted(name)} is nested over {MAX_DEPTH} levels deep"
-    return RecordRejected(Reason.NESTED_TOO_DEEP, message)
-
-
 def plain(name: str, value: Any, depth: int = 1) -> Any:
     """The value of a field as JSON would have it. Raises RecordRejected."""
     kind = type(value)
@@ -44,7 +37,7 @@ def plain(name: str, value: Any, depth: int = 1) -> Any:
     if kind is dict or kind is list:
         depth += 1
         if depth > MAX_DEPTH:
-            raise too_deep(name)
+            raise too_deep(f"the field {quoted(name)}")
         if kind is dict:
             return {key: plain(name, member, depth) for key, member in value.items()}
         return [plain(name, member, depth) for member in value]

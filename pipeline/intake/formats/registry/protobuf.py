@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecordRejected
-from pipeline.intake.formats.json import MAX_DEPTH
-from pipeline.intake.formats.registry.plain import base64, finite, plain, too_deep
+from pipeline.intake.formats.registry.plain import base64, finite, plain
 from pipeline.intake.formats.registry.schemas import RegisteredSchema
 from pipeline.intake.formats.registry.wire import message_indexes
+from pipeline.intake.formats.values import MAX_DEPTH, too_deep
 from pipeline.intake.reasons import Reason, quoted
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class ProtobufReader:
             message = parse(body[start:])
         except DecodeError as error:
             if "MaxDepth" in str(error):
-                raise RecordRejected(
-                    Reason.NESTED_TOO_DEEP, f"the message is nested over {MAX_DEPTH} levels deep"
-                ) from None
+                raise too_deep("the message") from None
             raise ValueError(str(error)) from None
         found = dict(fields.defaults)
         for name in self._mapped:
@@ -119,7 +117,7 @@ class _Fields:
     def message(self, message: "Message", top: str, depth: int) -> dict[str, Any]:
         """The fields of a message inside another one. Raises RecordRejected."""
         if depth + 1 > MAX_DEPTH:
-            raise too_deep(top)
+            raise too_deep(f"the field {quoted(top)}")
         found = dict(self.defaults)
         for field, value in message.ListFields():
             found[field.name] = self.converted(field, value, top, depth + 1)

@@ -12,8 +12,8 @@ from pipeline.intake.formats.json import JsonFormat
 from pipeline.intake.formats.registry.avro import AvroReader
 from pipeline.intake.formats.registry.protobuf import ProtobufReader
 from pipeline.intake.formats.registry.schemas import AVRO, JSON, PROTOBUF, SchemaRef, SchemaSource
-from pipeline.intake.formats.registry.wire import VALUE_HEADER, Headers, is_framed, unframe
-from pipeline.intake.formats.values import json_type
+from pipeline.intake.formats.registry.wire import is_framed, unframe
+from pipeline.intake.formats.values import VALUE_HEADER, json_type
 from pipeline.intake.reasons import Reason
 from pipeline.records import SourceRecord
 
@@ -160,4 +160,4 @@ class WhereFramed:
         return self._framed.read(record) if framed else self._other.read(record)
 
 
-__all__ = ["Headers", "SchemaFormat", "SchemaReaders", "WhereFramed", "check_packages"]
+__all__ = ["SchemaFormat", "SchemaReaders", "WhereFramed", "check_packages"]

@@ -1,13 +1,12 @@
 """Confluent's wire format: which schema a value or key was written with, and where its bytes begin."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from pipeline.errors import RecordRejected
 from pipeline.intake.formats.registry.schemas import SchemaRef
+from pipeline.intake.formats.values import Headers, names_schema
 from pipeline.intake.reasons import Reason
 
-VALUE_HEADER, KEY_HEADER = "__value_schema_id", "__key_schema_id"
 _ID, _GUID = 0, 1
 """Magic bytes: what follows is an id of 4 bytes, or a GUID of 16."""
 _ID_END, _GUID_END = 5, 17
@@ -15,12 +14,10 @@ _MOST_INDEXES = 32
 """Messages inside one another in a .proto file."""
 _VARINT_BITS = 35
 
-Headers = Sequence[tuple[str, bytes | None]]
-
 
 def is_framed(data: bytes, headers: Headers, header: str) -> bool:
     """Whether a value or key names its schema: by the byte it begins with, or in the header."""
-    return data[:1] == b"\x00" or (bool(headers) and any(name == header for name, _ in headers))
+    return data[:1] == b"\x00" or names_schema(headers, header)
 
 
 def unframe(data: bytes, headers: Headers, header: str, what: str) -> tuple[SchemaRef, bytes]:

@@ -9,7 +9,7 @@ from pipeline.errors import RecordRejected
 from pipeline.intake import Decoder, RecordMapping
 from pipeline.intake.content import Content, Format
 from pipeline.intake.formats import REGISTRY
-from pipeline.intake.formats.json import MAX_DEPTH
+from pipeline.intake.formats.values import MAX_DEPTH
 from pipeline.intake.reasons import Reason
 from pipeline.records import Document, Position, Put, SourceRecord
 from tests.unit.pipeline.intake.decoding import LIMITS, NOW_MS, record_of
