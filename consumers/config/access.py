@@ -1,6 +1,5 @@
 """The settings of who may ask the query worker, and of what the commands that ask one send."""
 
-import re
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -8,11 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from consumers.config.section import Section
+from consumers.config.servers import bearer, is_private
 from consumers.config.units import Secret
-
-BEARER = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
-"""RFC 6750."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class OidcSection(Section):
@@ -34,11 +30,8 @@ class OidcSection(Section):
     @field_validator("issuer")
     @classmethod
     def _nobody_changes_its_keys_on_the_way(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            local = parts.scheme == "http" and parts.hostname in LOOPBACK
-            if not (parts.hostname and (parts.scheme == "https" or local)):
-                raise ValueError("must be an https address (http on this machine only)")
+        if value is not None and not (urlsplit(value).hostname and is_private(value)):
+            raise ValueError("must be an https address (http on this machine only)")
         return value
 
     @model_validator(mode="after")
@@ -78,6 +71,4 @@ class ClientSection(Section):
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, key: Secret | None) -> Secret | None:
-        if key is not None and not BEARER.fullmatch(key.get_secret_value()):
-            raise ValueError("has characters that no key or token has")
-        return key
+        return bearer(key, "key or token")

@@ -3,12 +3,11 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from consumers.config.access import BEARER, LOOPBACK
 from consumers.config.section import Section
+from consumers.config.servers import bearer, is_private, server_address
 from consumers.config.units import Duration, Secret
 
 
@@ -31,21 +30,12 @@ class RegistrySection(Section):
     @field_validator("url")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError("must be an http or https address")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must have no user, query or fragment; secrets belong into user and password, or token")
-        return value
+        return server_address(value, "secrets belong into user and password, or token")
 
     @field_validator("token")
     @classmethod
     def _fits_a_header(cls, token: Secret | None) -> Secret | None:
-        if token is not None and not BEARER.fullmatch(token.get_secret_value()):
-            raise ValueError("has characters that no token has")
-        return token
+        return bearer(token, "token")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -55,8 +45,6 @@ class RegistrySection(Section):
             raise ValueError("user and password belong together")
         if self.user is not None and self.token is not None:
             raise ValueError("user and token exclude each other")
-        if self.url is not None and (self.password or self.token):
-            parts = urlsplit(self.url)
-            if parts.scheme != "https" and parts.hostname not in LOOPBACK:
-                raise ValueError("url must be an https address where there is a secret (http on this machine only)")
+        if self.url is not None and (self.password or self.token) and not is_private(self.url):
+            raise ValueError("url must be an https address where there is a secret (http on this machine only)")
         return self

@@ -1,12 +1,11 @@
 """The settings of the reranker."""
 
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from consumers.config.access import BEARER, LOOPBACK
 from consumers.config.section import Section
+from consumers.config.servers import bearer, is_private, server_address
 from consumers.config.units import Secret
 
 
@@ -33,21 +32,12 @@ class RerankSection(Section):
     @field_validator("url")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError("must be an http or https address")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must have no user, query or fragment; a secret belongs into key")
-        return value
+        return server_address(value, "a secret belongs into key")
 
     @field_validator("key")
     @classmethod
     def _fits_a_header(cls, key: Secret | None) -> Secret | None:
-        if key is not None and not BEARER.fullmatch(key.get_secret_value()):
-            raise ValueError("has characters that no key or token has")
-        return key
+        return bearer(key, "key or token")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -55,10 +45,8 @@ class RerankSection(Section):
             raise ValueError("key and shape are those of a server, and url is missing")
         if self.url is not None and self.shape == "cohere" and self.model is None:
             raise ValueError("model is missing: shape cohere names the model in every request")
-        if self.url is not None and self.key is not None:
-            parts = urlsplit(self.url)
-            if parts.scheme != "https" and parts.hostname not in LOOPBACK:
-                raise ValueError("url must be an https address where there is a key (http on this machine only)")
+        if self.url is not None and self.key is not None and not is_private(self.url):
+            raise ValueError("url must be an https address where there is a key (http on this machine only)")
         if self.default and self.model is None and self.url is None:
             raise ValueError("default needs model or url")
         return self
