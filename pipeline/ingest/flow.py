@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -104,20 +105,16 @@ class IngestFlow:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._ending = threading.Event()
-        self._breaker = CircuitBreaker(
+        breaker = partial(
+            CircuitBreaker,
             policy.retry,
             lambda stage: metrics.retries.labels(stage).inc(),
             other_call=other_call,
             limit=policy.refusals,
         )
+        self._breaker = breaker()
         # One of its own: while the registry is away, what is decoded already is still written.
-        self._registry = CircuitBreaker(
-            policy.retry,
-            lambda stage: metrics.retries.labels(stage).inc(),
-            other_call=other_call,
-            limit=policy.refusals,
-            server="registry",
-        )
+        self._registry = breaker(server="registry")
         patient = PatientDecoder(decoder, self._registry)
         rejections = Rejections(dead_letters, limits)
         bounds = bounds or RedoBounds()

@@ -33,6 +33,7 @@ class Decoder:
         self._paths = FieldPaths(
             mapping.fields, text_field=mapping.text_field, text_template=mapping.text_template, kept=mapping.names
         )
+        self._arranges = self._paths.any  # asked for each record
         rows = mapping.format == "debezium"
         keys = key_text if readers is None else FramedKeys(readers, self._paths, mapping.id_field, rows=rows).read
         if mapping.format != "text":
@@ -77,7 +78,7 @@ class Decoder:
             content = {self._text_field: content}
         elif isinstance(content, Text):
             content = {**content.fields, self._text_field: content.text}
-        if not self._paths or content is None:
+        if not self._arranges or content is None:
             return content
         if isinstance(content, Deletion):
             return Deletion(self._paths.apply(content.fields, text=False))

@@ -15,7 +15,6 @@ Step: TypeAlias = str | int
 """A name in an object, or an index in a list."""
 _BETWEEN_PARTS = "\n\n"
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_MISSING = object()
 _MOST_BITS = 4_096
 """Of an integer in a text: Python writes 4,300 digits and no more."""
 
@@ -43,8 +42,14 @@ class FieldPath:
 
     def value(self, content: Mapping[str, Any]) -> Any:
         """The value there; None where there is none."""
-        found = _at(content, self.steps)
-        return None if found is _MISSING else found
+        value: Any = content
+        for step in self.steps:
+            if isinstance(step, str):
+                value = value.get(step) if isinstance(value, dict) else None
+            else:
+                there = isinstance(value, list) and -len(value) <= step < len(value)
+                value = value[step] if there else None
+        return value
 
     def remove(self, content: dict[str, Any]) -> None:
         """Take the value out of the content, and objects that it leaves empty. What is in a list stays there."""
@@ -86,7 +91,9 @@ class FieldPaths:
         if self._template is not None and text_field in self._paths:
             raise ValueError(f"record.text_template and record.fields.{text_field} both say what the text is: drop one")
 
-    def __bool__(self) -> bool:
+    @property
+    def any(self) -> bool:
+        """Whether a path or a template is configured."""
         return bool(self._paths) or self._template is not None
 
     def apply(self, content: dict[str, Any], *, text: bool = True) -> dict[str, Any]:
@@ -169,16 +176,3 @@ def _part(path: FieldPath, content: Mapping[str, Any]) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or too_long:
         raise RecordRejected(Reason.INVALID_TEXT, f"the part of the text at {quoted(path.text)} must be a string")
     return str(value)
-
-
-def _at(value: Any, steps: Sequence[Step]) -> Any:
-    for step in steps:
-        if isinstance(step, str):
-            if not isinstance(value, dict) or step not in value:
-                return _MISSING
-            value = value[step]
-        else:
-            if not isinstance(value, list) or not -len(value) <= step < len(value):
-                return _MISSING
-            value = value[step]
-    return value
